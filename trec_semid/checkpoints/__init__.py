@@ -1,0 +1,1 @@
+"""[torch.distributed.checkpoint] Save and load, complete or invisible."""

@@ -1,0 +1,1 @@
+"""What every layer may use: config, errors, paths, logs, seeds, ranks. Knows nothing of recommendation."""

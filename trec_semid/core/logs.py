@@ -1,0 +1,179 @@
+"""What a run says: JSON lines per rank, TensorBoard scalars, console messages and progress with ETA."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from trec_semid.core.paths import exists, is_local, join, make_folder, read_bytes, write_bytes
+from trec_semid.core.ranks import Ranks
+
+CONSOLE = Console(stderr=True)
+"""Where progress and messages go; results go to standard output."""
+T = TypeVar("T")
+_QUIET_S = 2.0
+"""Work shorter than this shows no progress bar [s]."""
+
+
+def set_up_console(ranks: Ranks | None = None, *, level: int = logging.INFO) -> None:
+    """Send log messages to the console on rank 0 and only warnings, with their rank, on the others."""
+    rank = ranks.rank if ranks else 0
+    handler = RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    handler.setFormatter(logging.Formatter("%(message)s" if rank == 0 else f"rank {rank}: %(message)s"))
+    package = logging.getLogger("trec_semid")
+    package.handlers[:] = [handler]
+    package.setLevel(level if rank == 0 else logging.WARNING)
+    package.propagate = False
+
+
+class RunLog:
+    """JSON-lines events of one rank, and TensorBoard scalars from rank 0.
+
+    `log.jsonl` holds rank 0, `log.rank-N.jsonl` the others. Every line has `time` [s since epoch],
+    `event`, `step` where there is one, and plain values. Appended to when a run resumes.
+    """
+
+    def __init__(self, folder: str, rank: int = 0, *, tensorboard: bool = False) -> None:
+        self.uri = join(make_folder(folder), "log.jsonl" if rank == 0 else f"log.rank-{rank}.jsonl")
+        self._local: IO[str] | None = None
+        self._remote: list[str] = []
+        if is_local(self.uri):
+            self._local = open(self.uri.removeprefix("file://"), "a", encoding="utf-8")  # noqa: SIM115
+        elif exists(self.uri):
+            self._remote = [read_bytes(self.uri).decode()]
+        self._tensorboard: Any = None
+        if tensorboard and rank == 0:
+            from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
+
+            self._tensorboard = SummaryWriter(folder.removeprefix("file://"))
+
+    def event(self, event: str, *, step: int | None = None, **values: object) -> None:
+        """Append one line."""
+        record: dict[str, object] = {"time": round(time.time(), 3), "event": event}
+        record |= {"step": step} if step is not None else {}
+        line = json.dumps(record | values, default=str) + "\n"
+        if self._local:
+            self._local.write(line)
+            self._local.flush()
+        else:
+            self._remote.append(line)  # object stores cannot append: written whole by flush()
+
+    def scalars(self, values: Mapping[str, float], *, step: int, event: str = "scalars") -> None:
+        """Append one line of numbers and write each to TensorBoard."""
+        self.event(event, step=step, **values)
+        if self._tensorboard:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Make everything said so far visible to readers."""
+        if self._remote:
+            write_bytes(self.uri, "".join(self._remote).encode())
+        if self._tensorboard:
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        if self._local:
+            self._local.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def read_events(uri: str) -> list[dict[str, Any]]:
+    """Return the events of a log file; a last line cut off by a crash is left out."""
+    events: list[dict[str, Any]] = []
+    for line in read_bytes(uri).decode().splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
+
+
+class Work:
+    """A piece of work with a known or unknown size; `advance` moves its bar."""
+
+    def __init__(self, description: str, total: int | None, *, shown: bool) -> None:
+        self._description, self._total, self._shown = description, total, shown
+        self._started = self._last_line = time.monotonic()
+        self._done = 0
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def advance(self, amount: int = 1) -> None:
+        """Say that `amount` more units are done; the bar appears once the work is long enough."""
+        self._done += amount
+        now = time.monotonic()
+        if not self._shown or now - self._started < _QUIET_S:
+            return
+        if CONSOLE.is_terminal:
+            self._show_bar()
+        elif now - self._last_line > 10:
+            self._last_line = now
+            CONSOLE.print(self._line(now - self._started), highlight=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+    def _show_bar(self) -> None:
+        if not self._bar:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=CONSOLE, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self._description, total=self._total)
+        self._bar.update(self._task, completed=self._done)
+
+    def _line(self, elapsed_s: float) -> str:
+        if not self._total:
+            return f"{self._description}: {self._done:,} in {elapsed_s:.0f} s"
+        left_s = elapsed_s * (self._total - self._done) / max(self._done, 1)
+        return f"{self._description}: {self._done:,} of {self._total:,}, about {left_s:.0f} s left"
+
+
+@contextmanager
+def working(description: str, total: int | None = None, *, shown: bool = True) -> Iterator[Work]:
+    """Show a bar with ETA around work of over two seconds; off a terminal, a line every 10 s."""
+    work = Work(description, total, shown=shown)
+    try:
+        yield work
+    finally:
+        work.close()
+
+
+def track(
+    items: Iterable[T], description: str, total: int | None = None, *, shown: bool = True
+) -> Iterator[T]:
+    """Yield the items and show progress over them."""
+    with working(description, total, shown=shown) as work:
+        for item in items:
+            yield item
+            work.advance()
+
+
+def say(text: str) -> None:
+    """Print a result to standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

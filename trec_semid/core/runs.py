@@ -1,0 +1,102 @@
+"""The run folder: everything one job wrote, in the files that other programs read."""
+
+import json
+import math
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from trec_semid.core.config import Config, config_checksum, dump_toml
+from trec_semid.core.errors import DataError
+from trec_semid.core.paths import exists, join, make_folder, read_bytes, write_bytes
+from trec_semid.core.versions import code_commit, package_versions
+
+
+@dataclass
+class RunFolder:
+    """One job's folder: `config.toml`, `run.json`, `log.jsonl`, `metrics.json`, and what the job adds.
+
+    Only rank 0 writes these; other ranks write files that carry their rank in the name.
+    """
+
+    uri: str
+    job: str
+    started: float = field(default_factory=time.monotonic)
+
+    def path(self, *parts: str) -> str:
+        """Return a path inside the folder."""
+        return join(self.uri, *parts)
+
+    def start(self, config: Config) -> None:
+        """Make the folder, save the resolved config and the command that runs it."""
+        make_folder(self.uri)
+        write_bytes(self.path("config.toml"), dump_toml(config).encode())
+        self.write_json(
+            "run.json",
+            {
+                "job": self.job,
+                "command": shlex.join(sys.argv),
+                "config_checksum": config_checksum(config),
+                "commit": code_commit(),
+                "versions": package_versions(),
+            },
+        )
+
+    def is_finished(self, config: Config) -> bool:
+        """Return whether this very config already ran here to its end."""
+        if not exists(self.path("metrics.json")) or not exists(self.path("run.json")):
+            return False
+        return self.read_json("run.json").get("config_checksum") == config_checksum(config)
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write a JSON file at once, or not at all."""
+        write_bytes(self.path(name), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the folder.
+
+        Raises:
+            DataError: the file is missing or not JSON.
+        """
+        try:
+            return json.loads(read_bytes(self.path(name)))
+        except FileNotFoundError:
+            raise DataError("no such file", file=self.path(name), remedy="Is this a finished run?") from None
+        except ValueError as error:
+            raise DataError(f"not JSON: {error}", file=self.path(name)) from None
+
+    def write_metrics(
+        self,
+        metrics: dict[str, float],
+        *,
+        seed: int,
+        dataset: str,
+        dataset_checksum: str,
+        counts: dict[str, int],
+    ) -> None:
+        """Write `metrics.json`, which also marks the run as finished.
+
+        Args:
+            metrics: `<split>/<metric>[@K][/<stratum>]` to a plain number; values that are not finite
+                are left out, since a reader cannot tell what they mean.
+            seed: the run's seed.
+            dataset: the dataset's name.
+            dataset_checksum: checksum from `dataset.json`.
+            counts: sizes behind the metrics, same key form.
+        """
+        self.write_json(
+            "metrics.json",
+            {
+                "job": self.job,
+                "dataset": dataset,
+                "dataset_checksum": dataset_checksum,
+                "seed": seed,
+                "commit": code_commit(),
+                "versions": package_versions(),
+                "wall_s": round(time.monotonic() - self.started, 3),
+                "metrics": {key: value for key, value in metrics.items() if math.isfinite(value)},
+                "counts": counts,
+            },
+        )

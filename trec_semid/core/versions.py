@@ -1,0 +1,34 @@
+"""Which code and which packages made a result."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "faiss-cpu", "numpy", "pyarrow", "polars")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that can change a number, and Python's."""
+    versions = {"python": platform.python_version()}
+    for name in ("trec-semid", *PACKAGES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def code_commit() -> str:
+    """Return the checkout's commit, with '+changes' when files differ from it; 'unknown' outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = _git(here, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+changes" if _git(here, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *words: str) -> str:
+    result = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)  # noqa: S603, S607
+    return result.stdout.strip()

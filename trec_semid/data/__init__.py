@@ -1,0 +1,1 @@
+"""From raw logs and content to plain batches. Knows nothing of torchrec."""

@@ -1,0 +1,1 @@
+"""[torchrec] Features to vectors: tables, lookups, key-jagged batches. Authored unsharded."""

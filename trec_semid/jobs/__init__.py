@@ -1,0 +1,1 @@
+"""One file per verb: its config class and run(config)."""

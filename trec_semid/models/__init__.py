@@ -1,0 +1,1 @@
+"""Rankers and retrievers: ordinary modules."""

@@ -1,0 +1,1 @@
+"""[torchrec] The only place with planner words: topology, constraints, plan, apply."""

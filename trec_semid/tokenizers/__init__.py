@@ -1,0 +1,1 @@
+"""From item content to semantic IDs."""

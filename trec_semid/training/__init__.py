@@ -1,0 +1,1 @@
+"""The loop is a generator; optimizers from one config."""
