@@ -1,7 +1,7 @@
 """Turns pydantic's validation errors into `file: key: problem; did you mean` lines."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,12 @@ def explain(
     return f"{where}: {len(lines)} problem{'s' if len(lines) > 1 else ''}\n" + "\n".join(lines)
 
 
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" with the choice nearest to `name`, or nothing when none is near."""
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
 def _source(location: tuple[str, ...], provenance: Provenance) -> str | None:
     # Tags of unions appear in pydantic's location but not in the file: drop parts that lead nowhere.
     at: tuple[str, ...] = ()
@@ -40,8 +46,7 @@ def _problem(fault: Any, kind: type[BaseModel]) -> str:
     got = fault.get("input")
     if fault["type"] == "extra_forbidden":
         name = str(fault["loc"][-1])
-        close = difflib.get_close_matches(name, _fields_at(kind, fault["loc"][:-1]), n=1)
-        return "unknown key" + (f"; did you mean '{close[0]}'?" if close else "")
+        return "unknown key" + did_you_mean(name, _fields_at(kind, fault["loc"][:-1]))
     if fault["type"] == "missing":
         return "missing, and it has no default"
     message = str(fault["msg"]).removeprefix("Value error, ")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -20,7 +20,9 @@ from rich.progress import (
 )
 
 from trec_semid.core.paths import exists, is_local, join, make_folder, read_bytes, write_bytes
-from trec_semid.core.ranks import Ranks
+
+if TYPE_CHECKING:
+    from trec_semid.core.ranks import Ranks  # imports torch, which the command line does without
 
 CONSOLE = Console(stderr=True)
 """Where progress and messages go; results go to standard output."""
@@ -29,7 +31,7 @@ _QUIET_S = 2.0
 """Work shorter than this shows no progress bar [s]."""
 
 
-def set_up_console(ranks: Ranks | None = None, *, level: int = logging.INFO) -> None:
+def set_up_console(ranks: "Ranks | None" = None, *, level: int = logging.INFO) -> None:
     """Send log messages to the console on rank 0 and only warnings, with their rank, on the others."""
     rank = ranks.rank if ranks else 0
     handler = RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="%H:%M:%S")

@@ -105,7 +105,11 @@ def join(uri: str, *parts: str) -> str:
 
 def open_file(uri: str, mode: str = "rb") -> IO[Any]:
     """Open a path or URI."""
-    return fsspec.open(uri, mode).open() if "://" in uri else open(uri, mode)
+    if "://" not in uri:
+        return open(uri, mode)
+    fs, inner = filesystem(uri)
+    opened: Any = fs.open(inner, mode)
+    return opened
 
 
 def exists(uri: str) -> bool:

@@ -1,6 +1,7 @@
 """Plain batches: (values, lengths) per feature, no torchrec.
 
-Legend: B rows of this rank's part of the batch, F features.
+Legend: B rows of this rank's part of the batch, F features. B is the same on every rank, as row-wise
+shards want it: a rank with one row less carries a padding row, which has no ids and weight 0.
 """
 
 from typing import NamedTuple
@@ -32,17 +33,33 @@ class RankingBatch(NamedTuple):
 
     features: Jagged
     labels: Tensor
-    """(B,) float32."""
+    """(B,) float32; 0 for a padding row."""
+    weights: Tensor
+    """(B,) float32: 1, or 0 for a padding row."""
     rows: Tensor
-    """(B,) int64: positions in the split's events, for joining predictions back."""
+    """(B,) int64: positions in the split's events, for joining predictions back; -1 for padding."""
     global_size: int
-    """Rows of this batch over all ranks; the loss is the mean over these."""
+    """Real rows of this batch over all ranks; the loss is the mean over these."""
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "RankingBatch":
         """Copy to a device."""
         return RankingBatch(
             self.features.to(device, non_blocking=non_blocking),
             self.labels.to(device, non_blocking=non_blocking),
+            self.weights.to(device, non_blocking=non_blocking),
             self.rows.to(device, non_blocking=non_blocking),
+            self.global_size,
+        )
+
+    def pinned(self) -> "RankingBatch":
+        """Copy into page-locked memory, from which a GPU copies without blocking."""
+        features = Jagged(
+            self.features.keys, self.features.values.pin_memory(), self.features.lengths.pin_memory()
+        )
+        return RankingBatch(
+            features,
+            self.labels.pin_memory(),
+            self.weights.pin_memory(),
+            self.rows.pin_memory(),
             self.global_size,
         )

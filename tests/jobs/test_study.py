@@ -1,0 +1,293 @@
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+from tests.jobs.study_jobs import find
+from trec_semid.core.config import load_config
+from trec_semid.core.errors import ConfigError, SemidError
+from trec_semid.jobs.study import StudyConfig, run
+from trec_semid.jobs.study_grid import as_sets, plan_runs
+from trec_semid.jobs.study_schedule import Schedule, what_to_keep
+from trec_semid.jobs.study_table import as_markdown, tabulate
+from trec_semid.jobs.study_workers import Look, Outcome
+
+GRID = """
+out = "{out}"
+seeds = [0, 1, 2]
+workers = 2
+metrics = ["test/auc"]
+[[step]]
+verb = "prepare"
+name = "data"
+[[step]]
+verb = "rank"
+name = "item"
+seeds = true
+set = {{ reads = "{{data}}", gain = 0.5 }}
+[[step]]
+verb = "rank"
+name = "both"
+seeds = true
+set = {{ reads = "{{data}}", gain = 0.6 }}
+[[step]]
+verb = "report"
+"""
+
+
+def study(tmp_path: Path, text: str = GRID, sets: tuple[str, ...] = ()) -> StudyConfig:
+    file = tmp_path / "study.toml"
+    file.write_text(text.format(out=tmp_path / "out"))
+    return load_config(StudyConfig, [str(file)], sets)
+
+
+def written(folder: Path) -> dict[str, float]:
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("metrics.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run(study(folder), find)
+
+
+def test_every_step_runs_once_for_every_seed(finished: tuple[Path, dict]):
+    folder, _ = finished
+    expected = {"data/metrics.json", "report/metrics.json"}
+    expected |= {f"{arm}/seed-{seed}/metrics.json" for arm in ("item", "both") for seed in (0, 1, 2)}
+    assert set(written(folder / "out")) == expected
+
+
+def test_table_holds_mean_and_sample_deviation_over_seeds(finished: tuple[Path, dict]):
+    folder, result = finished
+    cell = result["table"]["both"]["test/auc"]
+    assert cell["mean"] == pytest.approx(mean([0.6, 0.61, 0.62]))
+    assert cell["sd"] == pytest.approx(stdev([0.6, 0.61, 0.62]))
+    assert json.loads((folder / "out/study.json").read_text())["table"] == result["table"]
+    assert "| both | 3     | 0.6100 ± 0.0100 |" in (folder / "out/study.md").read_text()
+
+
+def test_workers_stay_alive_over_many_runs(finished: tuple[Path, dict]):
+    folder, _ = finished
+    pids = {file.read_text() for file in (folder / "out").rglob("pid")}
+    assert 1 <= len(pids) <= 2
+    assert str(os.getpid()) not in pids
+
+
+def test_console_output_of_a_run_goes_to_its_log_programs_too(finished: tuple[Path, dict]):
+    folder, _ = finished
+    text = (folder / "out/logs/item-seed-1.log").read_text()
+    assert "threads 1" in text
+    assert "said by a program" in text
+
+
+def test_report_reads_every_finished_run(finished: tuple[Path, dict]):
+    folder, _ = finished
+    assert (folder / "out/report/report.html").read_text().split() == ["seed-0", "seed-1", "seed-2"] * 2
+
+
+def test_second_study_keeps_everything(finished: tuple[Path, dict]):
+    folder, result = finished
+    before = written(folder / "out")
+    again = run(study(folder), find)
+    assert written(folder / "out") == before
+    assert all(row["was_kept"] for row in again["runs"])
+    assert again["table"] == result["table"]
+
+
+def test_only_what_changed_and_what_reads_it_is_made_anew(tmp_path: Path):
+    run(study(tmp_path), find)
+    before = written(tmp_path / "out")
+    changed = GRID.replace("gain = 0.6", "gain = 0.7")
+    run(study(tmp_path, changed), find)
+    after = written(tmp_path / "out")
+    assert {name for name in after if after[name] != before[name]} == {
+        "both/seed-0/metrics.json", "both/seed-1/metrics.json", "both/seed-2/metrics.json", "report/metrics.json",
+    }  # fmt: skip
+
+
+def test_new_data_makes_every_run_anew_although_their_configs_did_not_change(tmp_path: Path):
+    run(study(tmp_path), find)
+    before = written(tmp_path / "out")
+    changed = GRID.replace('name = "data"', 'name = "data"\nset = {{ value = 2.0 }}')
+    run(study(tmp_path, changed), find)
+    after = written(tmp_path / "out")
+    assert all(after[name] != before[name] for name in after)
+
+
+@pytest.mark.parametrize(("how", "word"), [("crash", "it broke"), ("refuse", "row 3"), ("die", "signal 9")])
+def test_failed_run_loses_only_itself_and_is_named_with_its_log(tmp_path: Path, how: str, word: str):
+    text = GRID.replace("gain = 0.5", f'gain = 0.5, how = "{how}"')
+    with pytest.raises(SemidError) as caught:
+        run(study(tmp_path, text, ("seeds=[0]",)), find)
+    assert caught.value.exit_code == 1
+    assert word in str(caught.value)
+    assert "item-seed-0.log" in str(caught.value)
+    assert "both" in (tmp_path / "out/study.md").read_text()
+    assert "item" not in (tmp_path / "out/study.md").read_text()
+    assert (tmp_path / "out/report/report.html").read_text() == "seed-0"
+
+
+def test_failed_run_is_tried_again_by_the_same_command(tmp_path: Path):
+    text = GRID.replace("gain = 0.5", 'gain = 0.5, how = "crash"')
+    with pytest.raises(SemidError):
+        run(study(tmp_path, text, ("seeds=[0]",)), find)
+    result = run(study(tmp_path, GRID, ("seeds=[0]",)), find)
+    assert set(result["table"]) == {"item", "both"}
+    assert (tmp_path / "out/report/report.html").read_text().split() == ["seed-0", "seed-0"]
+
+
+def test_runs_that_read_a_failed_one_are_not_run_and_say_why(tmp_path: Path):
+    text = GRID.replace('name = "data"', 'name = "data"\nset = {{ value = 2.0 }}').replace(
+        '"prepare"', '"rank"'
+    )
+    text = text.replace("value = 2.0", 'how = "crash"')
+    with pytest.raises(SemidError, match="item-seed-0: not run: it reads data, which failed"):
+        run(study(tmp_path, text), find)
+
+
+def test_all_faults_of_all_steps_are_told_before_anything_runs(tmp_path: Path):
+    text = GRID.replace("gain = 0.5", 'gian = 0.5, sleep_s = "long"').replace("gain = 0.6", 'gain = "high"')
+    with pytest.raises(ConfigError) as caught:
+        run(study(tmp_path, text), find)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "step 'item'" in message
+    assert "did you mean 'gain'" in message
+    assert "sleep_s" in message
+    assert "step 'both'" in message
+    assert message.count("gian") == 2  # once for all three seeds: the override and the key
+    assert written(tmp_path / "out") == {}
+
+
+def test_folder_that_no_job_of_ours_made_is_never_removed(tmp_path: Path):
+    precious = tmp_path / "out/item/seed-0"
+    precious.mkdir(parents=True)
+    (precious / "thesis.txt").write_text("mine")
+    run(study(tmp_path), find)
+    assert (precious / "thesis.txt").read_text() == "mine"
+
+
+def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path):
+    file = tmp_path / "study.toml"
+    text = GRID.replace("gain = 0.6", "gain = 0.6, sleep_s = 30.0").replace("[0, 1, 2]", "[0]")
+    file.write_text(text.format(out=tmp_path / "out"))
+    program = "; ".join(
+        [
+            "import sys",
+            "from tests.jobs.study_jobs import find",
+            "from trec_semid.core.config import load_config",
+            "from trec_semid.jobs.study import StudyConfig, run",
+            "run(load_config(StudyConfig, [sys.argv[1]]), find)",
+        ]
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(file)], cwd=Path(__file__).parents[2])
+    log = tmp_path / "out/logs/both-seed-0.log"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and "pid" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    pid = int(log.read_text().split("pid ")[1].split()[0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    result = run(study(tmp_path, text.replace("30.0", "0.0")), find)
+    assert set(result["table"]) == {"item", "both"}
+
+
+def test_no_worker_outlives_a_study(finished: tuple[Path, dict]):
+    assert finished
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            ('reads = "{{data}}", gain = 0.5', 'reads = "{{dat}}"'),
+            "'{dat}' is no earlier step; did you mean 'data'?",
+        ),
+        (('name = "both"', 'name = "item"'), "are called 'item'"),
+        (('name = "data"', 'name = "data"\nafter = ["item"]'), "after 'item' is no earlier step"),
+        (('verb = "report"', 'verb = "rank"\nset = {{ reads = "{{item}}" }}'), "one folder a seed"),
+        (('verb = "report"', 'verb = "reprt"'), "'prepare', 'tokenize', 'rank' or 'report'"),
+    ],
+)
+def test_study_file_with_a_fault_is_refused(tmp_path: Path, change: tuple[str, str], words: str):
+    with pytest.raises(ConfigError) as caught:
+        study(tmp_path, GRID.replace(*change))
+    assert words in str(caught.value)
+
+
+def test_seeded_step_reads_the_same_seed_of_an_earlier_one():
+    steps = [
+        {"verb": "tokenize", "name": "mmq", "seeds": True},
+        {
+            "verb": "rank",
+            "seeds": True,
+            "set": {"codes": {"file": "{mmq}/semantic_ids.parquet"}, "tag": "s{seed}"},
+        },
+    ]
+    planned = plan_runs(StudyConfig.model_validate({"out": "o", "seeds": [4, 7], "step": steps}))
+    assert [one.label for one in planned] == ["mmq-seed-4", "mmq-seed-7", "rank-seed-4", "rank-seed-7"]
+    last = planned[-1]
+    assert last.needs == ("mmq-seed-7",)
+    assert last.sets == (
+        'run="o/rank/seed-7"', "seed=7", 'codes.file="o/mmq/seed-7/semantic_ids.parquet"', 'tag="s7"',
+    )  # fmt: skip
+
+
+def test_values_of_a_step_become_overrides_that_toml_reads_back(tmp_path: Path):
+    values = {"a": 1, "b": {"c": [1, 2], "d": 'say "hi"', "e": True}, "f": 0.5}
+    sets = list(as_sets(values))
+    import tomllib
+
+    assert tomllib.loads("\n".join(sets)) == values
+
+
+def outcomes_of(schedule: Schedule, fails: set[str] = frozenset()) -> list[str]:
+    order = []
+    while (one := schedule.next_run()) is not None:
+        order.append(one.label)
+        schedule.end(Outcome(one.label, "broke" if one.label in fails else None, 1.0))
+    return order
+
+
+def test_schedule_runs_everything_after_what_it_needs(tmp_path: Path):
+    planned = plan_runs(study(tmp_path))
+    order = outcomes_of(Schedule(planned, []))
+    assert order == [one.label for one in planned]
+    schedule = Schedule(planned, [])
+    assert schedule.next_run().label == "data"
+    assert schedule.next_run() is None  # all others wait for it
+
+
+def test_stale_results_spread_to_all_that_was_made_from_them(tmp_path: Path):
+    planned = plan_runs(study(tmp_path))
+    states = {one.label: "finished" for one in planned} | {"item-seed-1": "other", "both-seed-0": "begun"}
+    kept, stale = what_to_keep(planned, [Look(one.label, None, states[one.label]) for one in planned])
+    assert {one.label for one in stale} == {"item-seed-1", "report"}
+    assert kept == {one.label for one in planned} - {"item-seed-1", "both-seed-0", "report"}
+
+
+def test_table_leaves_out_steps_without_the_metrics_and_marks_single_seeds():
+    runs = [
+        {"step": "codes", "metrics": {"all/entropy": 1.0}},
+        {"step": "item", "metrics": {"test/auc": 0.5, "test/gauc": 0.25}},
+        {"step": "both", "metrics": {"test/auc": 0.75}},
+    ]
+    table = tabulate(runs, ["test/gauc", "test/auc"])
+    assert list(table) == ["item", "both"]
+    assert as_markdown(table, ["test/gauc", "test/auc"]).splitlines() == [
+        "| run  | seeds | test/gauc | test/auc |",
+        "|------|-------|-----------|----------|",
+        "| item | 1     | 0.2500    | 0.5000   |",
+        "| both | 1     |           | 0.7500   |",
+    ]

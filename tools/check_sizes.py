@@ -1,0 +1,72 @@
+"""Hold the house's size rules that ruff does not know; print every fault, exit 1 when there is one.
+
+Files of the product have at most 300 lines, functions at most 60 lines and 8 parameters; public
+modules, classes and functions have docstrings; no module is a drawer of odds and ends.
+Usage: python tools/check_sizes.py [FOLDER...]
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDERS = ("trec_semid", "launch", "tools")
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 8
+DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def check_file(path: Path) -> Iterator[str]:
+    """Yield one `path:line: fault` for every broken rule."""
+    text = path.read_text()
+    lines = text.count("\n")
+    if lines > MAX_FILE_LINES:
+        yield f"{path}:1: {lines} lines, at most {MAX_FILE_LINES}. Split it at its second idea."
+    if set(path.stem.lower().split("_")) & DRAWERS:
+        yield f"{path}:1: '{path.stem}' names a drawer, not an idea. Name the module after what it holds."
+    tree = ast.parse(text, str(path))
+    if lines and not ast.get_docstring(tree):
+        yield f"{path}:1: the module has no docstring."
+    yield from (f"{path}:{fault}" for fault in check_scope(tree, public=True))
+
+
+def check_scope(scope: ast.AST, *, public: bool) -> Iterator[str]:
+    """Yield `line: fault` for the functions and classes inside a module, class or function."""
+    for node in ast.iter_child_nodes(scope):
+        if isinstance(node, Function | ast.ClassDef):
+            seen = public and not node.name.startswith("_")
+            if seen and not ast.get_docstring(node):
+                yield f"{node.lineno}: public '{node.name}' has no docstring."
+            if isinstance(node, Function):
+                yield from check_function(node)
+            # What a function defines inside itself is nobody's interface.
+            yield from check_scope(node, public=seen and isinstance(node, ast.ClassDef))
+        else:
+            yield from check_scope(node, public=public)
+
+
+def check_function(node: Function) -> Iterator[str]:
+    """Yield the faults of one function's size."""
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    if lines > MAX_FUNCTION_LINES:
+        yield f"{node.lineno}: '{node.name}' has {lines} lines, at most {MAX_FUNCTION_LINES}."
+    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    count = len([name for name in names if name not in ("self", "cls")])
+    if count > MAX_PARAMETERS:
+        yield f"{node.lineno}: '{node.name}' takes {count} parameters, not {MAX_PARAMETERS}. Take a config."
+
+
+def main(folders: list[str]) -> int:
+    """Check every Python file below the folders."""
+    files = sorted(file for folder in folders or FOLDERS for file in Path(folder).rglob("*.py"))
+    faults = [fault for file in files for fault in check_file(file)]
+    for fault in faults:
+        print(fault)
+    print(f"sizes: {len(files)} files, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""Loading a complete step into a model and its optimizers, on the same ranks or on others."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from trec_semid.checkpoints.folder import (
+    LOOP,
+    TENSORS,
+    check_files,
+    complete_steps,
+    latest_step,
+    read_file,
+    step_folder,
+)
+from trec_semid.checkpoints.random_state import restore_random_state
+from trec_semid.checkpoints.storage import storage_reader
+from trec_semid.checkpoints.tensors import (
+    Tensors,
+    Trainable,
+    make_state,
+    named_tensors,
+    set_hyperparameters,
+    shape_of,
+    take_over,
+)
+from trec_semid.core.errors import CheckpointError
+from trec_semid.core.paths import join
+from trec_semid.core.ranks import broadcast_object
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint holds beside tensors."""
+
+    step: int
+    loop: dict[str, Any]
+    """As given to `save`."""
+
+
+def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = None) -> Loaded:
+    """Load the newest complete step, or a given one, in place; all ranks make the same call.
+
+    On as many ranks and with the placement it was saved with, training goes on as if it had never stopped.
+    On another number of ranks the tensors are cut anew and random generators start from another rank's.
+    Optimizers left out of `trainable` are not loaded.
+
+    Raises:
+        CheckpointError: there is no complete step, a file is damaged, or model and checkpoint differ.
+    """
+    step = broadcast_object(latest_step(folder) if step is None else step)
+    if step is None:
+        raise CheckpointError(f"{folder}: no complete checkpoint here (got {complete_steps(folder)}).")
+    check_files(folder, step)
+    at = join(step_folder(folder, step), TENSORS)
+    saved = _saved_shapes(at)
+    make_state(trainable, set(saved))
+    tensors = named_tensors(trainable)
+    _check_fit(at, tensors, _relevant(saved, trainable))
+    dcp.load(tensors, storage_reader=storage_reader(at), no_dist=not dist.is_initialized())
+    take_over(trainable, tensors)
+    return Loaded(step, _resume_loop(folder, step, trainable))
+
+
+def _resume_loop(folder: str, step: int, trainable: Trainable) -> dict[str, Any]:
+    facts = json.loads(read_file(folder, step, LOOP))
+    for name, optimizer in trainable.optimizers.items():
+        set_hyperparameters(optimizer, facts["hyperparameters"].get(name, []))
+    states = facts["random_states"]
+    restore_random_state(states[(dist.get_rank() if dist.is_initialized() else 0) % len(states)])
+    return facts["loop"]
+
+
+def _saved_shapes(at: str) -> dict[str, tuple[int, ...]]:
+    try:
+        metadata = storage_reader(at).read_metadata().state_dict_metadata
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{at}: not readable: {error}. Load another step.") from error
+    return {name: tuple(getattr(entry, "size", ())) for name, entry in metadata.items()}
+
+
+def _relevant(saved: Mapping[str, tuple[int, ...]], trainable: Trainable) -> dict[str, tuple[int, ...]]:
+    prefixes = ("model/", *(f"optimizer/{name}/" for name in trainable.optimizers))
+    return {name: shape for name, shape in saved.items() if name.startswith(prefixes)}
+
+
+def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"{name}: in the model, not in the checkpoint" for name in tensors if name not in saved]
+    problems += [f"{name}: in the checkpoint, not in the model" for name in saved if name not in tensors]
+    shapes = {name: shape_of(tensor) for name, tensor in tensors.items()}
+    differing = [name for name, shape in shapes.items() if name in saved and saved[name] != shape]
+    problems += [f"{name}: got {saved[name]}, the model has {shapes[name]}" for name in differing]
+    if not problems:
+        return
+    shown = "\n  ".join(problems[:8]) + (f"\n  and {len(problems) - 8} more" if len(problems) > 8 else "")
+    raise CheckpointError(f"{at}: the checkpoint does not fit the model:\n  {shown}\n{_remedy(differing)}")
+
+
+def _remedy(differing: list[str]) -> str:
+    if differing and all(name.startswith("optimizer/") for name in differing):
+        return (
+            "The optimizer state has another shape than this placement gives it: row-wise Adagrad under "
+            "column-wise placement keeps a row state per column shard. Load on as many column shards as it "
+            "was saved with, or leave the optimizer out."
+        )
+    return "Use the config.toml of the run that saved it: tables, sizes and placement must agree."

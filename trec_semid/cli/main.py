@@ -1,0 +1,261 @@
+# ruff: noqa: D301 - a line of \b keeps the paragraph below it as it is written
+"""The command line: `trec-semid VERB CONFIG.toml... [--set a.b=c]`.
+
+Jobs are imported inside their verb, so that `--help` does not wait for torch.
+"""
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from trec_semid import __version__
+from trec_semid.core.errors import SemidError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+app = typer.Typer(
+    name="trec-semid",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="CONFIG.toml...", help="TOML files, merged left to right.", show_default=False),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one key; the value is TOML or a bare word."),
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def teach(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Semantic IDs on TorchRec: learn item codes from content, train rankers with them, report.
+
+    \b
+    The way through:
+      trec-semid doctor                                     does this machine's stack work?
+      trec-semid prepare  configs/quickstart/prepare.toml   raw logs and content -> dataset
+      trec-semid tokenize configs/quickstart/mmq.toml       dataset -> semantic IDs
+      trec-semid rank     configs/quickstart/rank.toml      dataset, semantic IDs -> ranker
+      trec-semid report   runs/quickstart/*/seed-*            finished runs -> one page
+    or all of it, over seeds and in parallel:
+      trec-semid study    configs/quickstart/study.toml
+
+    \b
+    Every CONFIG verb takes several files, merged left to right, and --set a.b=c on top.
+    Several processes:  torchrun --nproc-per-node 2 -m trec_semid.cli.main rank CONFIG.toml
+    Exit code: 0 all is well, 1 it failed, 2 the input (files, config, options) cannot be used.
+    """
+
+
+@app.command()
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Versions and imports only.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print facts and checks as JSON.")] = False,
+) -> None:
+    """Check that the installed stack works, or how to mend it.
+
+    Imports torch, torchrec and fbgemm in processes of their own, compares their versions with the
+    tested sets, runs their kernels and a two-process all-reduce, and looks at memory and disk.
+
+    \b
+    Reads:    the installed packages; nothing is written.
+    Example:  trec-semid doctor
+    Exit:     0 no check failed, 1 one did; each failure is followed by the command that mends it.
+    """
+    from trec_semid.jobs.doctor import run
+
+    run(quick=quick, as_json=json)
+
+
+@app.command()
+def prepare(files: Files, sets: Sets = None) -> None:
+    """Make a dataset folder from raw logs and item content.
+
+    \b
+    Reads:    interactions and items (Parquet, CSV/TSV, JSON lines, MovieLens, Amazon reviews) and
+              content (vectors, text, images, attributes) named in the config.
+    Writes:   the dataset folder: dataset.json, items, users, events, content.
+    Example:  trec-semid prepare configs/quickstart/prepare.toml --set out=data/ml-100k
+    Exit:     2 and no dataset where the input is bad; the error names file, row, field and value.
+    """
+    _run("prepare", files, sets)
+
+
+@app.command()
+def tokenize(files: Files, sets: Sets = None) -> None:
+    """Learn codebooks from item content: semantic IDs.
+
+    Every item of the dataset gets one code a position; items without content a reserved code.
+
+    \b
+    Reads:    a dataset folder.
+    Writes:   a run folder: semantic_ids.parquet, tokenizer/, quality.json, metrics.json.
+    Example:  trec-semid tokenize configs/quickstart/mmq.toml --set seed=1
+    """
+    _run("tokenize", files, sets)
+
+
+@app.command()
+def rank(files: Files, sets: Sets = None) -> None:
+    """Train a ranker over item-ID and semantic-ID tables.
+
+    Trains, selects on validation, evaluates on test, under both history protocols.
+
+    \b
+    Reads:    a dataset folder and, for semantic or both, a tokenize run's semantic_ids.parquet.
+    Writes:   a run folder: plan, checkpoints, predictions, metrics.json, log.jsonl.
+    Example:  trec-semid rank configs/quickstart/rank.toml --set representation=item
+    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main rank configs/quickstart/rank.toml
+    """
+    _run("rank", files, sets)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    out: Annotated[str | None, typer.Option("--out", metavar="FOLDER", help="Where the report goes.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Heading of the page.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="FOLDER", help="If it moved.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Compare finished runs on one page: intervals, paired tests, strata.
+
+    Also learning curves, calibration, codebooks, the plan, and the commands that made all of it.
+
+    \b
+    Reads:    run folders of rank and tokenize, and the dataset they read.
+    Writes:   FOLDER/report.html (one self-contained file), report.md and report.json; without --out
+              in the run's own folder, for several runs in 'report' beside the first.
+    Example:  trec-semid report runs/quickstart/item/seed-* runs/quickstart/both/seed-* --out report
+    """
+    options = {"runs": runs, "out": out, "title": title, "dataset": dataset}
+    _run("report", [], [f"{key}={_toml(value)}" for key, value in options.items() if value] + (sets or []))
+
+
+@app.command()
+def plan(
+    files: Files,
+    cluster: Annotated[str, typer.Option("--cluster", metavar="FILE", help="TOML file of the cluster.")],
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="JSON file for the plan.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Place a ranker's tables on any cluster, offline.
+
+    Needs no GPU and no memory for the tables.
+
+    \b
+    Reads:    a rank config and the dataset it names; the cluster's devices, memory and bandwidths.
+    Writes:   the plan as JSON where --out says; prints placement and memory of every rank.
+    Example:  trec-semid plan configs/quickstart/rank.toml --cluster configs/cluster/gpu-64.toml
+    """
+    named = [f"rank.{text}" for text in sets or []]
+    _run("plan", files, named)
+
+
+@app.command()
+def study(files: Files, sets: Sets = None) -> None:
+    """Run a grid of jobs over seeds, side by side, in one table.
+
+    Finished runs are kept, so the same command goes on after a failure or Ctrl-C.
+
+    \b
+    Reads:    a study file, whose steps name a verb, its config files and what differs.
+    Writes:   OUT/<step>/seed-<s>/ run folders, OUT/logs/, OUT/study.json and OUT/study.md.
+    Example:  trec-semid study configs/quickstart/study.toml --set workers=4
+    Exit:     1 where a run failed (the others still ran), 2 where any config has a fault (none ran).
+    """
+    _run("study", files, sets)
+
+
+@app.command()
+def config(
+    verb: Annotated[str, typer.Argument(metavar="VERB", help="Whose config.")],
+    files: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.toml...]", show_default=False)] = None,
+    sets: Sets = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema instead.")] = False,
+) -> None:
+    """Check a verb's config; print it with all defaults.
+
+    \b
+    Example:  trec-semid config rank configs/quickstart/rank.toml
+              trec-semid config rank --schema
+    """
+    import json
+
+    from trec_semid.core.config import dump_toml, load_config
+    from trec_semid.jobs.table import job_named
+
+    kind = job_named(verb).config
+    shown = json.dumps(kind.model_json_schema(), indent=1) if schema else None
+    typer.echo(shown or dump_toml(load_config(kind, files or [], sets or [])).rstrip())
+
+
+def _run(verb: str, files: list[str], sets: list[str] | None) -> None:
+    from trec_semid.core.config import load_config
+    from trec_semid.jobs.table import job_named
+
+    job = job_named(verb)
+    job.run(load_config(job.config, files, sets or []))
+
+
+def _toml(value: object) -> str:
+    import json
+
+    return json.dumps(value)  # strings and lists of strings are the same in TOML
+
+
+def main() -> None:
+    """Run the command line and exit with its code; the entry of `trec-semid` and of `-m`."""
+    try:
+        app(prog_name="trec-semid")
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _complain("interrupted; the same command goes on where it can")
+        raise
+    except SemidError as error:
+        _tell_torchrun(error)
+        _complain(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:
+        _tell_torchrun(error)
+        _complain(traceback.format_exc().rstrip())
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    where = f"rank {os.environ.get('RANK', '?')}: " if several else ""
+    sys.stderr.write(f"{where}{text}\n")
+    sys.stderr.flush()
+
+
+def _tell_torchrun(error: Exception) -> None:
+    """Leave the error where torchrun's summary of a failed launch looks for it."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+
+
+if __name__ == "__main__":
+    main()

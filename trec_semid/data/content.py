@@ -1,0 +1,74 @@
+"""Content of items: any number of named modalities, each an array that exists or an encoder's work."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, assert_never
+
+import pyarrow as pa
+from pydantic import Field
+
+from trec_semid.data.encoders.arrays import ColumnConfig, NpyConfig, column_chunks, in_array, npy_chunks
+from trec_semid.data.encoders.attributes import AttributesConfig, attribute_chunks
+from trec_semid.data.encoders.chunks import Array, Chunk, Items
+from trec_semid.data.encoders.image import ImageConfig, image_chunks
+from trec_semid.data.encoders.store import store_content
+from trec_semid.data.encoders.text import TextConfig, text_chunks
+from trec_semid.data.schema import ModalityFacts
+
+ContentConfig = Annotated[
+    NpyConfig | ColumnConfig | TextConfig | ImageConfig | AttributesConfig, Field(discriminator="kind")
+]
+"""How one modality comes about; `columns` lists the item columns it needs."""
+
+
+def write_contents(
+    configs: Mapping[str, ContentConfig],
+    items: pa.Table,
+    source_rows: Array,
+    out: str,
+    cache: str | None,
+    *,
+    num_source_rows: int | None = None,
+    items_file: str | None = None,
+) -> dict[str, ModalityFacts]:
+    """Write `content/<name>.npy` and `content/<name>.mask.npy` of every modality below `out`.
+
+    Args:
+        configs: modality name to how it comes about.
+        items: the N items in row order, with the columns that the configs name.
+        source_rows: (N,) int64 row of each item in the original items file.
+        out: dataset folder, path or URI.
+        cache: folder for encoded vectors, path or URI, shared by all datasets; None keeps nothing.
+        num_source_rows: rows of the original items file; array files must have as many.
+        items_file: the original items file, for error messages.
+
+    Returns:
+        The facts of each modality.
+
+    Raises:
+        DataError: content that cannot be used; names file, row, field and value.
+        ConfigError: attributes that cannot be projected to the wanted width.
+        StackError: an encoder's package is not installed.
+    """
+    facts: dict[str, ModalityFacts] = {}
+    read = Items(items, source_rows, num_source_rows, items_file)
+    for name, config in configs.items():
+        chunks = _chunks(config, read, cache)
+        blamed = in_array(config, read) if isinstance(config, NpyConfig) else read
+        facts[name] = store_content(name, chunks, blamed, out, dtype=config.dtype, source=config.source)
+    return facts
+
+
+def _chunks(config: ContentConfig, items: Items, cache: str | None) -> Iterator[Chunk]:
+    match config:
+        case NpyConfig():
+            return npy_chunks(config, items)
+        case ColumnConfig():
+            return column_chunks(config, items)
+        case TextConfig():
+            return text_chunks(config, items, cache)
+        case ImageConfig():
+            return image_chunks(config, items, cache)
+        case AttributesConfig():
+            return attribute_chunks(config, items)
+        case _:
+            assert_never(config)

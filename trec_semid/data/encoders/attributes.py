@@ -1,0 +1,222 @@
+"""Attribute content: categories, numbers and years of an item as one vector, without a network.
+
+Every item is a sparse row over features: one per frequent category value, one per number, one per
+decade. With `dim` the rows are projected to that width.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow makes its compute functions when it is imported)
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from pydantic import PositiveInt, model_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.data.encoders.chunks import Array, Chunk, Items
+from trec_semid.data.encoders.columns import read_numbers, read_values, read_years
+from trec_semid.data.encoders.store import Dtype
+
+_CHUNK = 2048
+_FIT_ROWS = 131_072
+"""Items that the singular vectors are computed from; more of them change them little."""
+_FARTHEST = 5.0
+"""Numbers are cut at this many standard deviations from their mean."""
+_DECADE = 10.0
+
+
+class AttributesConfig(Config):
+    """A vector of an item's categories, numbers and years; with none of them it is missing."""
+
+    kind: Literal["attributes"] = "attributes"
+    categories: list[str] = []
+    """Columns of strings, or lists of strings, each value a feature."""
+    numbers: list[str] = []
+    """Columns of numbers; each is standardised, and 0, its mean, where missing."""
+    years: list[str] = []
+    """Columns of years or dates; each is shared between the two decades nearest to it."""
+    separator: str | None = None
+    """Splits the strings of `categories` into several values, e.g. "|"."""
+    min_count: PositiveInt = 2
+    """Values that fewer items have are left out."""
+    max_values: PositiveInt = 1024
+    """At most so many values of each column, the most frequent."""
+    weighting: Literal["idf", "none"] = "idf"
+    """Weigh values by ln((1 + N) / (1 + items with it)) + 1, so that rare ones count more."""
+    dim: PositiveInt | None = None
+    """Project the features to this width; by default one dimension per feature."""
+    reduction: Literal["svd", "random"] = "svd"
+    """By truncated singular value decomposition, or by random signs (Johnson-Lindenstrauss)."""
+    dtype: Dtype = "float32"
+
+    @model_validator(mode="after")
+    def _has_columns(self) -> "AttributesConfig":
+        if not self.columns:
+            raise ValueError("names no column: give categories, numbers or years")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError("names a column twice")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """Item columns it needs."""
+        return [*self.categories, *self.numbers, *self.years]
+
+    @property
+    def source(self) -> str:
+        """Where the vectors come from."""
+        reduced = f", {self.reduction} to {self.dim}" if self.dim else ""
+        return f"attributes {', '.join(self.columns)}{reduced}"
+
+
+class Sparse(NamedTuple):
+    """Feature rows of N items in compressed form: row i is `ids[offsets[i]:offsets[i+1]]`."""
+
+    offsets: Array
+    """(N + 1,) int64."""
+    ids: Array
+    """(nnz,) int64."""
+    weights: Array
+    """(nnz,) float32."""
+    num_features: int
+
+    def dense(self, rows: Array) -> Array:
+        """Return (len(rows), num_features) float32."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        at = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(at)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        entries = np.repeat(self.offsets[rows], lengths) + within
+        full = np.zeros((len(rows), self.num_features), np.float32)
+        full[at, self.ids[entries]] = self.weights[entries]
+        return full
+
+
+class _Block(NamedTuple):
+    """What one column adds: feature `ids` with `weights` for items `rows`."""
+
+    rows: Array
+    ids: Array
+    weights: Array
+    num_features: int
+
+
+def attribute_chunks(config: AttributesConfig, items: Items) -> Iterator[Chunk]:
+    """Yield attribute vectors. Takes seconds for a million items, so nothing is cached.
+
+    Raises:
+        DataError: a column of a wrong type, a number that is not finite, or a year that is none.
+        ConfigError: `dim` is not less than the number of features.
+    """
+    sparse = attribute_features(config, items)
+    present = np.diff(sparse.offsets) > 0
+    components = _components(config, sparse, present) if config.dim else None
+    for start, stop in items.spans(_CHUNK):
+        rows = sparse.dense(np.arange(start, stop))
+        yield Chunk(rows if components is None else rows @ components, present[start:stop])
+
+
+def attribute_features(config: AttributesConfig, items: Items) -> Sparse:
+    """Return the feature rows; each column's part has length 1 (numbers: their standard scores).
+
+    An item without any known value has an empty row.
+    """
+    blocks = [_categories(config, items, name) for name in config.categories]
+    blocks += [_numbers(items, name) for name in config.numbers]
+    blocks += [_decades(items, name) for name in config.years]
+    firsts = np.cumsum([0, *(block.num_features for block in blocks)])
+    rows = np.concatenate([block.rows for block in blocks])
+    ids = np.concatenate([block.ids + first for block, first in zip(blocks, firsts[:-1], strict=True)])
+    weights = np.concatenate([block.weights for block in blocks]).astype(np.float32)
+    order = np.argsort(rows, kind="stable")
+    counts = np.bincount(rows, minlength=len(items.source_rows))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Sparse(offsets, ids[order], weights[order], int(firsts[-1]))
+
+
+def _categories(config: AttributesConfig, items: Items, name: str) -> _Block:
+    num_items = len(items.source_rows)
+    rows, values = read_values(items, name, 0, num_items, config.separator)
+    encoded = pc.dictionary_encode(values)
+    num_values = len(encoded.dictionary)
+    # A value an item names twice counts once.
+    pairs = np.unique(rows * max(num_values, 1) + np.asarray(encoded.indices))
+    rows, ids = pairs // max(num_values, 1), pairs % max(num_values, 1)
+    counts = np.bincount(ids, minlength=num_values)
+    # Ordered by count, then name: not by who came first, so that other orders of items agree.
+    by_name = np.asarray(pc.array_sort_indices(encoded.dictionary)).astype(np.int64)
+    ranked = by_name[np.argsort(-counts[by_name], kind="stable")]
+    kept = ranked[: config.max_values]
+    kept = kept[counts[kept] >= config.min_count]
+    new_ids = np.full(num_values, -1)
+    new_ids[kept] = np.arange(len(kept))
+    known = new_ids[ids] >= 0
+    rows, ids, counts = rows[known], new_ids[ids[known]], counts[kept]
+    weights = np.ones(len(ids))
+    if config.weighting == "idf":
+        weights = (np.log((1 + num_items) / (1 + counts)) + 1)[ids]
+    return _Block(rows, ids, weights / _norms(rows, weights, num_items)[rows], len(kept))
+
+
+def _numbers(items: Items, name: str) -> _Block:
+    values = read_numbers(items, name)
+    rows = np.flatnonzero(~np.isnan(values))
+    known = values[rows]
+    deviation = known.std() if len(known) else 0.0
+    scores = (known - known.mean()) / deviation if deviation > 0 else np.zeros(len(known))
+    return _Block(rows, np.zeros(len(rows), np.int64), scores.clip(-_FARTHEST, _FARTHEST), 1)
+
+
+def _decades(items: Items, name: str) -> _Block:
+    years = read_years(items, name)
+    rows = np.flatnonzero(~np.isnan(years))
+    if not len(rows):
+        return _Block(rows, rows, np.empty(0), 1)
+    place = years[rows] / _DECADE
+    first = int(np.floor(place.min()))
+    below = np.floor(place)
+    upper = place - below
+    weights = np.stack([1 - upper, upper], axis=1)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    ids = np.stack([below, below + 1], axis=1).astype(np.int64) - first
+    used = weights > 0
+    num_features = int(ids[used].max()) + 1
+    return _Block(np.repeat(rows, 2)[used.reshape(-1)], ids[used], weights[used], num_features)
+
+
+def _norms(rows: Array, weights: Array, num_items: int) -> Array:
+    return np.sqrt(np.bincount(rows, weights**2, minlength=num_items))
+
+
+def _components(config: AttributesConfig, sparse: Sparse, present: Array) -> Array:
+    """Return the (num_features, dim) projection."""
+    dim = config.dim or 0
+    if dim >= sparse.num_features:
+        raise ConfigError(
+            f'content of kind "attributes": dim = {dim}, but {", ".join(config.columns)} give '
+            f"{sparse.num_features} features. Leave dim out, or lower it or min_count."
+        )
+    if config.reduction == "random":
+        from trec_semid.core.seeds import numpy_generator  # imports torch
+
+        signs = numpy_generator(0, "attributes", sparse.num_features, dim).choice(
+            np.array([-1.0, 1.0], np.float32), (sparse.num_features, dim)
+        )
+        return signs / np.float32(np.sqrt(dim))
+    return _singular_vectors(sparse, present, dim)
+
+
+def _singular_vectors(sparse: Sparse, present: Array, dim: int) -> Array:
+    """Return the leading right singular vectors of the feature rows, from their Gram matrix."""
+    fitted = np.flatnonzero(present)[:: max(1, len(present) // _FIT_ROWS)]  # spread over the items
+    gram = np.zeros((sparse.num_features, sparse.num_features))
+    for start in range(0, len(fitted), _CHUNK):
+        rows = sparse.dense(fitted[start : start + _CHUNK])
+        gram += rows.T @ rows
+    _, vectors = np.linalg.eigh(gram)
+    leading = vectors[:, ::-1][:, :dim]
+    # The sign of a singular vector is free: make its largest entry positive.
+    largest = np.abs(leading).argmax(axis=0)
+    return (leading * np.sign(leading[largest, np.arange(dim)])).astype(np.float32)

@@ -1,0 +1,126 @@
+"""Side fields: categories and numbers of items and users as small integer ids with a vocabulary."""
+
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import Field, PositiveInt
+
+from trec_semid.core.config import Config
+from trec_semid.data.raw.columns import Floats, Where, as_numbers, as_text
+from trec_semid.data.raw.entities import Entities
+from trec_semid.data.schema import FieldFacts
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class CategoryField(Config):
+    """One value or several per entity; ids are counted over the sorted values."""
+
+    kind: Literal["category"] = "category"
+    column: str
+    separator: str | None = Field(default=None, min_length=1)
+    """Where one text holds several values, what stands between them. List columns need none."""
+    min_count: PositiveInt = 1
+    """Values of fewer entities become id 0."""
+
+
+class NumberField(Config):
+    """A number in quantile buckets; edges are fitted on the entities of the dataset and kept."""
+
+    kind: Literal["number"] = "number"
+    column: str
+    buckets: int = Field(10, ge=2, le=10_000)
+    """Equal values never lie in two buckets, so there can be fewer."""
+
+
+FieldConfig = Annotated[CategoryField | NumberField, Field(discriminator="kind")]
+
+
+class SideField(NamedTuple):
+    """A field as it is stored."""
+
+    facts: FieldFacts
+    ids: pa.Array
+    """int32, or list<int32>, in row order."""
+    vocabulary: pa.Table
+    """`id`, `value`, and for numbers `low` (included) and `high` (excluded)."""
+
+
+def build_field(config: CategoryField | NumberField, entities: Entities, rows: Rows) -> SideField:
+    """Turn a source column into ids.
+
+    Args:
+        config: the field.
+        entities: all items or users of the source.
+        rows: (N,) which of them the dataset has, in row order.
+
+    Raises:
+        DataError: there is no such column, or a value does not fit the kind of field.
+    """
+    column, where = entities.column(config.column)
+    if isinstance(config, NumberField):
+        numbers = as_numbers(column, where, nan_is_missing=True)
+        return _bucket(numbers[rows], config.buckets)
+    return _index(_values(config, column, where).gather(rows), config.min_count)
+
+
+def _values(config: CategoryField, column: pa.ChunkedArray, where: Where) -> pl.Series:
+    """Return text, or lists of text."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        if config.separator:
+            where.refuse_type(column.type, "text where a separator is given")
+        return cast("pl.Series", pl.from_arrow(column)).cast(pl.List(pl.String))
+    if pa.types.is_boolean(column.type):
+        return cast("pl.Series", pl.from_arrow(column)).cast(pl.String)
+    text = as_text(column, where)
+    return text.str.split(config.separator) if config.separator else text
+
+
+def _index(values: pl.Series, min_count: int) -> SideField:
+    is_list = isinstance(values.dtype, pl.List)
+    frame = pl.DataFrame({"row": np.arange(len(values)), "value": values})
+    frame = frame.explode("value") if is_list else frame
+    frame = frame.with_columns(pl.col("value").str.strip_chars()).filter(pl.col("value").fill_null("") != "")
+    frame = frame.unique(["row", "value"], keep="first", maintain_order=True)
+    counts = frame.group_by("value").len().filter(pl.col("len") >= min_count).sort("value")
+    vocabulary = counts.select("value").with_row_index("id", offset=1).cast({"id": pl.Int32})
+    found = frame.join(vocabulary, on="value", how="inner", maintain_order="left")
+    rows, ids = found["row"].to_numpy(), found["id"].to_numpy()
+    facts = FieldFacts(kind="category", size=len(vocabulary) + 1, is_list=is_list)
+    table = pa.table({name: vocabulary[name].to_arrow() for name in ("id", "value")})
+    table = table.cast(pa.schema([("id", pa.int32()), ("value", pa.string())]))
+    if not is_list:
+        column = np.zeros(len(values), np.int32)
+        column[rows] = ids
+        return SideField(facts, pa.array(column), table)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(values)))]).astype(np.int32)
+    return SideField(facts, pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)), table)
+
+
+def _bucket(numbers: Floats, buckets: int) -> SideField:
+    known = numbers[~np.isnan(numbers)]
+    # Edges are values that occur, so that whole numbers stay readable.
+    shares = np.linspace(0, 1, buckets + 1)[1:-1]
+    edges = np.unique(np.quantile(known, shares, method="higher")) if len(known) else np.zeros(0)
+    edges = edges[edges > known.min()] if len(known) else edges
+    ids = np.where(np.isnan(numbers), 0, 1 + np.searchsorted(edges, numbers, side="right")).astype(np.int32)
+    num_buckets = len(edges) + 1 if len(known) else 0
+    low = [None, *edges.tolist()][:num_buckets]
+    high = [*edges.tolist(), None][:num_buckets]
+    table = pa.table(
+        {
+            "id": pa.array(range(1, num_buckets + 1), pa.int32()),
+            "value": pa.array([_interval(a, b) for a, b in zip(low, high, strict=True)], pa.string()),
+            "low": pa.array(low, pa.float64()),
+            "high": pa.array(high, pa.float64()),
+        }
+    )
+    return SideField(FieldFacts(kind="number", size=num_buckets + 1), pa.array(ids), table)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None:
+        return "all" if high is None else f"< {high:g}"
+    return f">= {low:g}" if high is None else f"{low:g} to < {high:g}"

@@ -1,0 +1,150 @@
+"""Writing a dataset folder: tables, events, checksum; complete or not at all."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trec_semid.core.errors import DataError
+from trec_semid.core.logs import working
+from trec_semid.core.paths import (
+    arrow_filesystem,
+    exists,
+    find_files,
+    is_folder,
+    join,
+    list_folder,
+    make_folder,
+    open_file,
+    write_bytes,
+)
+from trec_semid.data.fields import SideField
+from trec_semid.data.raw.columns import MICROSECONDS
+from trec_semid.data.raw.files import first_line
+from trec_semid.data.schema import EVENT_SCHEMA, SPLITS, DatasetFacts
+from trec_semid.data.timeline import Timeline
+
+DESCRIPTION, CONFIG = "dataset.json", "config.toml"
+_ROWS_PER_GROUP = 1 << 18
+_ROWS_PER_FILE = 1 << 22
+_BLOCK_BYTES = 1 << 23
+
+
+@contextmanager
+def writing(out: str) -> Iterator[None]:
+    """Word what can go wrong while a dataset is written.
+
+    Raises:
+        DataError: the disk is full, or the place cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if full:
+            problem, remedy = (
+                "the disk is full; nothing was written",
+                "Free some space or choose another `out`",
+            )
+        else:
+            problem, remedy = f"cannot be written: {first_line(error)}", "Choose another `out`"
+        raise DataError(problem, file=out, remedy=remedy) from None
+
+
+def check_out(out: str) -> None:
+    """Check that `out` is free or holds a dataset, which a new one may replace.
+
+    Raises:
+        DataError: something else is there.
+    """
+    holds_other = is_folder(out) and list_folder(out) and not exists(join(out, DESCRIPTION))
+    if holds_other or (exists(out) and not is_folder(out)):
+        raise DataError("there is something else than a dataset", file=out, remedy="Choose another `out`")
+
+
+def write_table(folder: str, name: str, table: pa.Table) -> None:
+    """Write one Parquet file below the folder."""
+    uri = join(folder, name)
+    make_folder(uri.rpartition("/")[0])
+    fs, inner = arrow_filesystem(uri)
+    pq.write_table(table, inner, filesystem=fs)
+
+
+def write_entities(
+    folder: str, entity: str, ids: pa.Array, readable: Mapping[str, pa.Array], fields: Mapping[str, SideField]
+) -> None:
+    """Write items.parquet or users.parquet, and the vocabulary of every side field."""
+    columns: dict[str, Any] = {f"{entity}_id": ids, "row": pa.array(np.arange(len(ids)))}
+    columns |= readable
+    for name, field in fields.items():
+        columns[name] = field.ids
+        write_table(folder, f"fields/{entity}_{name}.parquet", field.vocabulary)
+    write_table(folder, f"{entity}s.parquet", pa.table(columns))
+
+
+def write_events(folder: str, timeline: Timeline) -> None:
+    """Write events/part-*.parquet in order, several row groups each."""
+    num_events = len(timeline.users)
+    make_folder(join(folder, "events"))
+    with working("write events", num_events) as work:
+        for part, first in enumerate(range(0, num_events, _ROWS_PER_FILE)):
+            fs, inner = arrow_filesystem(join(folder, "events", f"part-{part:05d}.parquet"))
+            with pq.ParquetWriter(inner, EVENT_SCHEMA, filesystem=fs) as writer:
+                last = min(first + _ROWS_PER_FILE, num_events)
+                for start in range(first, last, _ROWS_PER_GROUP):
+                    stop = min(start + _ROWS_PER_GROUP, last)
+                    writer.write_table(_slice(timeline, start, stop))
+                    work.advance(stop - start)
+
+
+def _slice(timeline: Timeline, start: int, stop: int) -> pa.Table:
+    rows = slice(start, stop)
+    labels = pa.nulls(stop - start, pa.float32())
+    if timeline.labels is not None:
+        labels = pa.array(timeline.labels[rows], from_pandas=True)  # NaN becomes null
+    times = pa.nulls(stop - start, pa.int64())
+    if timeline.times is not None:
+        times = pa.array(timeline.times[rows] // MICROSECONDS)
+    columns = [
+        pa.array(timeline.users[rows], pa.int64()),
+        pa.array(timeline.items[rows], pa.int64()),
+        labels,
+        times,
+        pa.array(timeline.order[rows], pa.int64()),
+        _named(timeline.parts[rows], SPLITS),
+        _named(timeline.behaviours[rows], timeline.behaviour_names),
+    ]
+    return pa.table(columns, schema=EVENT_SCHEMA)
+
+
+def _named(codes: np.ndarray[Any, Any], names: tuple[str, ...] | list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(list(names), pa.string()))
+
+
+def checksum(folder: str) -> str:
+    """Return a sha256 over names and contents of all data files, in sorted order.
+
+    The config is left out: it says where the dataset lies, and equal data has equal checksums anywhere.
+    """
+    digest = hashlib.sha256()
+    for name in find_files(folder):
+        if name in (DESCRIPTION, CONFIG):
+            continue
+        content = hashlib.sha256()
+        with open_file(join(folder, name)) as file:
+            while block := file.read(_BLOCK_BYTES):
+                content.update(block)
+        digest.update(f"{name}\n{content.hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def write_description(folder: str, facts: DatasetFacts) -> None:
+    """Write dataset.json, which says that the folder is complete."""
+    content = json.dumps(facts.model_dump(mode="json"), indent=1, allow_nan=False)
+    write_bytes(join(folder, DESCRIPTION), (content + "\n").encode())

@@ -1,0 +1,142 @@
+"""What makes an event positive."""
+
+import operator
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import DataError
+from trec_semid.data.raw.events import RawEvents
+
+Array = np.ndarray[Any, Any]
+Labels = np.ndarray[Any, np.dtype[np.float32]]
+_COMPARE: dict[str, Callable[[Array, float], Array]] = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq,
+}  # fmt: skip
+
+
+class ThresholdLabel(Config):
+    """Positive where the rating compares as stated, negative elsewhere."""
+
+    kind: Literal["threshold"] = "threshold"
+    op: Literal[">", ">=", "<", "<=", "=="] = ">"
+    threshold: float
+    missing: Literal["refuse", "null"] = "refuse"
+    """What an event without a rating becomes: an error, or an event without a label."""
+
+
+class GivenLabel(Config):
+    """The rating column is the label, 0 or 1."""
+
+    kind: Literal["given"] = "given"
+    missing: Literal["refuse", "null"] = "refuse"
+    """What an event without a label becomes: an error, or an event without a label."""
+
+
+class BehaviourLabel(Config):
+    """Positive where the behaviour is one of these, negative elsewhere."""
+
+    kind: Literal["behaviour"] = "behaviour"
+    positive: list[str] = Field(min_length=1)
+
+
+class AllPositive(Config):
+    """Implicit feedback: every event is positive."""
+
+    kind: Literal["all_positive"] = "all_positive"
+
+
+class NoLabel(Config):
+    """Sequences only: events carry no label."""
+
+    kind: Literal["none"] = "none"
+
+
+LabelConfig = Annotated[
+    ThresholdLabel | GivenLabel | BehaviourLabel | AllPositive | NoLabel, Field(discriminator="kind")
+]
+
+
+def label_rule(config: LabelConfig) -> str:
+    """Return the rule in words."""
+    match config:
+        case ThresholdLabel():
+            return f"rating {config.op} {config.threshold:g}"
+        case GivenLabel():
+            return "given as 0 or 1"
+        case BehaviourLabel():
+            return f"behaviour is {' or '.join(config.positive)}"
+        case AllPositive():
+            return "every event is positive"
+        case NoLabel():
+            return "none"
+
+
+def check_label_columns(config: LabelConfig, *, has_rating: bool, has_behaviour: bool) -> None:
+    """Check that the source maps what the rule needs.
+
+    Raises:
+        ValueError: it does not.
+    """
+    kind, needs_rating = config.kind, isinstance(config, (ThresholdLabel, GivenLabel))
+    if needs_rating and not has_rating:
+        raise ValueError(f"label.kind '{kind}' needs a rating: map that column of the interactions")
+    if isinstance(config, BehaviourLabel) and not has_behaviour:
+        raise ValueError(f"label.kind '{kind}' needs a behaviour: map that column of the interactions")
+
+
+def make_labels(config: LabelConfig, events: RawEvents) -> Labels | None:
+    """Return (n,) float32 labels, NaN where an event has none; None where no event has one.
+
+    Raises:
+        DataError: a rating is missing, a given label is neither 0 nor 1, or a behaviour does not occur.
+    """
+    match config:
+        case ThresholdLabel():
+            ratings = _ratings(config, events)
+            labels = _COMPARE[config.op](ratings, config.threshold).astype(np.float32)
+            labels[np.isnan(ratings)] = np.nan
+            return labels
+        case GivenLabel():
+            return _given(_ratings(config, events), events)
+        case BehaviourLabel():
+            return _from_behaviours(config, events)
+        case AllPositive():
+            return np.ones(len(events.users), np.float32)
+        case NoLabel():
+            return None
+
+
+def _ratings(config: ThresholdLabel | GivenLabel, events: RawEvents) -> Labels:
+    assert events.ratings is not None, "check_label_columns comes first"
+    if config.missing == "refuse":
+        remedy = 'Fill it in, or set label.missing = "null"'
+        _refuse("the rating is missing", np.isnan(events.ratings), events, remedy)
+    return events.ratings
+
+
+def _given(ratings: Labels, events: RawEvents) -> Labels:
+    wrong = ~((ratings == 0) | (ratings == 1) | np.isnan(ratings))
+    _refuse("neither 0 nor 1", wrong, events, 'Correct it, or use label.kind = "threshold"', ratings)
+    return ratings
+
+
+def _from_behaviours(config: BehaviourLabel, events: RawEvents) -> Labels:
+    assert events.behaviours is not None, "check_label_columns comes first"
+    for name in config.positive:
+        if name not in events.behaviour_names:
+            remedy = f"It has: {', '.join(events.behaviour_names)}"
+            raise DataError("no event has this behaviour", field="behaviour", value=name, remedy=remedy)
+    is_positive = np.array([name in config.positive for name in events.behaviour_names])
+    return is_positive[events.behaviours].astype(np.float32)
+
+
+def _refuse(problem: str, bad: Array, events: RawEvents, remedy: str, values: Labels | None = None) -> None:
+    if bad.any():
+        first = int(np.argmax(bad))
+        file, row = events.locate(first)
+        value = None if values is None else float(values[first])
+        raise DataError(problem, file=file, row=row, field="rating", value=value, remedy=remedy)

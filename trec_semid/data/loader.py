@@ -1,0 +1,151 @@
+"""Ranking batches from arrays in memory: no Python loop over rows, equal steps on every rank."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar, final
+
+import numpy as np
+import torch
+
+from trec_semid.core.seeds import numpy_generator
+from trec_semid.data.batches import Jagged, RankingBatch
+from trec_semid.data.features import Feature, Sources
+from trec_semid.data.ragged import Ragged
+
+Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T")
+
+
+class RankingRows(NamedTuple):
+    """The rows of one split with their histories under one protocol. N rows."""
+
+    users: Array
+    """(N,) int64."""
+    items: Array
+    """(N,) int64."""
+    labels: Array
+    """(N,) float32."""
+    histories: Ragged | None
+
+
+@final
+class BatchMaker:
+    """Makes the features of any rows of one split."""
+
+    def __init__(
+        self, rows: RankingRows, features: Sequence[Feature], sources: Sources, *, pinned: bool = False
+    ) -> None:
+        self.rows, self._sources, self._pinned = rows, sources, pinned
+        self._features = tuple(features)
+        self._keys = tuple(feature.name for feature in features)
+
+    def make(self, chosen: Array, global_size: int, num_padding: int = 0) -> RankingBatch:
+        """Return the batch of the given row numbers, in their order, and padding rows after them."""
+        parts = self._parts(chosen)
+        padding = np.zeros(num_padding, np.int32)
+        lengths = [piece for _, lengths in parts for piece in (lengths, padding)]
+        batch = RankingBatch(
+            Jagged(
+                self._keys,
+                torch.from_numpy(np.concatenate([ids for ids, _ in parts], dtype=np.int64)),
+                torch.from_numpy(np.concatenate(lengths, dtype=np.int32, casting="unsafe")),
+            ),
+            torch.from_numpy(np.append(self.rows.labels[chosen], padding).astype(np.float32)),
+            torch.from_numpy(np.repeat(np.array([1, 0], np.float32), [len(chosen), num_padding])),
+            torch.from_numpy(np.append(chosen, padding - 1)),
+            global_size,
+        )
+        return batch.pinned() if self._pinned else batch
+
+    def make_part(self, rows: Array, rank: int, world_size: int) -> RankingBatch:
+        """Return a rank's part of the global batch of the given rows, padded to the longest part."""
+        part = part_of(rows, rank, world_size)
+        return self.make(part, len(rows), -(-len(rows) // world_size) - len(part))
+
+    def _parts(self, chosen: Array) -> list[tuple[Array, Array]]:
+        """Return (ids, lengths) of each feature."""
+        one_each = np.ones(len(chosen), np.int64)
+        entities = {
+            "user": (self.rows.users[chosen], one_each),
+            "item": (self.rows.items[chosen], one_each),
+        }
+        if self.rows.histories is not None:
+            entities["history"] = self.rows.histories.take(chosen)
+        return [self._part(feature, *entities[feature.entity]) for feature in self._features]
+
+    def _part(self, feature: Feature, rows: Array, lengths: Array) -> tuple[Array, Array]:
+        if feature.name in self._sources.fields:
+            return self._sources.fields[feature.name].take(rows)
+        if feature.role in ("item_code", "history_code"):
+            assert self._sources.codes is not None, "code features are described with codes at hand"
+            return self._sources.codes[feature.position][rows], lengths
+        return rows, lengths
+
+
+@final
+class TrainLoader:
+    """Shuffled training batches; the position is (epoch, step) and can be set to go on from there.
+
+    Every epoch is a permutation seeded by (seed, epoch). Global batch i holds its rows i * batch_size and
+    on; ranks take contiguous parts whose sizes differ by one at most, so all ranks make the same number of
+    steps and the rows of a step do not depend on the number of ranks.
+    """
+
+    def __init__(self, maker: BatchMaker, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self._maker, self._batch_size, self._seed = maker, batch_size, seed
+        self._rank, self._world_size = rank, world_size
+        self.epoch, self.step = 0, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch, the last and smaller one included."""
+        return -(-len(self._maker.rows.labels) // self._batch_size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position of the next batch."""
+        return {"epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a position."""
+        self.epoch, self.step = state["epoch"], state["step"]
+
+    def batches(self) -> Iterator[RankingBatch]:
+        """Yield what is left of this epoch; the position moves as batches are taken."""
+        num_rows = len(self._maker.rows.labels)
+        order = numpy_generator(self._seed, "epoch", self.epoch).permutation(num_rows)
+        for step, batch in enumerate(prefetch(self._epoch_batches(order, self.step)), self.step):
+            self.step = step + 1
+            yield batch
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def _epoch_batches(self, order: Array, first_step: int) -> Iterator[RankingBatch]:
+        for step in range(first_step, self.steps_per_epoch):
+            rows = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield self._maker.make_part(rows, self._rank, self._world_size)
+
+
+def evaluation_batches(
+    maker: BatchMaker, *, batch_size: int, rank: int, world_size: int
+) -> Iterator[RankingBatch]:
+    """Yield this rank's part of a split in order, in the same number of batches on every rank."""
+    num_rows = len(maker.rows.labels)
+    for start in range(0, num_rows, batch_size):
+        rows = np.arange(start, min(start + batch_size, num_rows))
+        yield maker.make_part(rows, rank, world_size)
+
+
+def part_of(rows: Array, rank: int, world_size: int) -> Array:
+    """Return a rank's contiguous part; sizes differ by one at most, earlier ranks hold the longer ones."""
+    size, longer = divmod(len(rows), world_size)
+    start = rank * size + min(rank, longer)
+    return rows[start : start + size + (rank < longer)]
+
+
+def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Make items ahead in a thread, at most `depth` of them; an error there is raised here."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        ahead = deque(pool.submit(next, items, None) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not None:
+            ahead.append(pool.submit(next, items, None))
+            yield item

@@ -1,0 +1,63 @@
+"""One sequence of all events, and what happens to events of equal time."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from trec_semid.core.seeds import numpy_generator
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+TieRule = Literal["shuffled", "published"]
+
+
+def sort_events(
+    times: Ints | None, positions: Ints | None, num_events: int, ties: TieRule, seed: int
+) -> Ints:
+    """Return the event indices in the one order that everything downstream uses.
+
+    Events are sorted by time, or by position in the user's sequence where there are no times. Equal keys
+    are shuffled with the seed, so that nothing in the order of a file (logs are often written rating by
+    rating, or item by item) leaks into a split, or stay in the published order: by position where both
+    are known, then by row in the source.
+
+    Args:
+        times: (n,) or None.
+        positions: (n,) or None; one of the two is there.
+        num_events: n.
+        ties: what to do with equal keys.
+        seed: of the shuffle.
+    """
+    keys = positions if times is None else times
+    assert keys is not None, "the config asks for one of both"
+    if ties == "shuffled":
+        first = numpy_generator(seed, "ties").permutation(num_events)
+    elif times is not None and positions is not None:
+        first = np.argsort(positions, kind="stable")
+    else:
+        return np.argsort(keys, kind="stable")
+    return first[np.argsort(keys[first], kind="stable")]
+
+
+def count_ties(users: np.ndarray[Any, Any], times: Ints, by_user: Ints) -> int:
+    """Return how many events share their user and time with another event.
+
+    Args:
+        users: (n,) user of every event, in order.
+        times: (n,) its time, not decreasing.
+        by_user: stable argsort of `users`.
+    """
+    users, times = users[by_user], times[by_user]
+    equal = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    tied = np.zeros(len(users), bool)
+    tied[1:] |= equal
+    tied[:-1] |= equal
+    return int(tied.sum())
+
+
+def tie_rule(ties: TieRule, seed: int, *, has_times: bool) -> str:
+    """Return the rule in words, as `dataset.json` keeps it."""
+    if not has_times:
+        return "ties unknown"
+    if ties == "published":
+        return "equal timestamps keep the published order"
+    return f"equal timestamps shuffled with seed {seed}"

@@ -1,0 +1,182 @@
+"""From raw data to a dataset folder."""
+
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from trec_semid.core.config import Config, dump_toml
+from trec_semid.core.paths import join, staged_folder, write_bytes
+from trec_semid.data.content import ContentConfig, write_contents
+from trec_semid.data.encoders.arrays import NpyConfig
+from trec_semid.data.fields import FieldConfig, SideField, build_field
+from trec_semid.data.filters import FilterConfig
+from trec_semid.data.folder import (
+    CONFIG,
+    check_out,
+    checksum,
+    write_description,
+    write_entities,
+    write_events,
+    writing,
+)
+from trec_semid.data.labels import LabelConfig, check_label_columns, label_rule, make_labels
+from trec_semid.data.linking import Kept, Links, link
+from trec_semid.data.negatives import NegativesConfig
+from trec_semid.data.ordering import TieRule, tie_rule
+from trec_semid.data.raw.files import describe
+from trec_semid.data.schema import DatasetFacts, ModalityFacts
+from trec_semid.data.sources.source import Needs
+from trec_semid.data.sources.table import SourceConfig, read_source
+from trec_semid.data.splits import GlobalTemporal, SplitConfig, split_rule
+from trec_semid.data.timeline import Timeline, arrange, describe_splits, with_negatives
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+_RESERVED = {"item_id", "user_id", "row", "id"}
+
+
+class EntityConfig(Config):
+    """What the dataset keeps of items or users beside their ids."""
+
+    readable: dict[Name, str] = {}
+    """Columns that people read in reports, such as a title: name in the dataset = source column."""
+    fields: dict[Name, FieldConfig] = {}
+    """Side fields: name in the dataset = how it comes about."""
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "EntityConfig":
+        taken = (self.readable.keys() & self.fields.keys()) | (_RESERVED & {*self.readable, *self.fields})
+        if taken:
+            raise ValueError(f"name used twice or kept for the dataset itself: {', '.join(sorted(taken))}")
+        return self
+
+    def columns(self) -> list[str]:
+        """Return the source columns it needs."""
+        return [*self.readable.values(), *(field.column for field in self.fields.values())]
+
+
+class ItemsConfig(EntityConfig):
+    """What the dataset keeps of items."""
+
+    keep_where: str | None = None
+    """Column of true and false (or 1 and 0); only items where it is true stay."""
+
+
+class PrepareConfig(Config):
+    """A dataset: where it comes from, what stays, what counts as positive, how it is split."""
+
+    name: str = Field(min_length=1)
+    out: str
+    """Path or URI of the dataset folder."""
+    seed: int = Field(default=0, ge=0)
+    source: SourceConfig
+    items: ItemsConfig = ItemsConfig()
+    users: EntityConfig = EntityConfig()
+    filter: FilterConfig = FilterConfig()
+    label: LabelConfig
+    split: SplitConfig
+    ties: TieRule = "shuffled"
+    """Order of events of equal time: shuffled with the seed, or as published (`order` column, then row)."""
+    negatives: NegativesConfig | None = None
+    content: dict[Name, ContentConfig] = {}
+    cache: str | None = None
+    """Folder for encoded content, shared by all datasets."""
+
+    @model_validator(mode="after")
+    def _fits_source(self) -> "PrepareConfig":
+        columns = self.source.event_columns()
+        has_rating, has_behaviour = columns.rating is not None, columns.behaviour is not None
+        check_label_columns(self.label, has_rating=has_rating, has_behaviour=has_behaviour)
+        if isinstance(self.split, GlobalTemporal) and columns.timestamp is None:
+            raise ValueError(
+                "split 'global_temporal' needs timestamps: map that column, or split 'leave_one_out' or "
+                "'per_user_temporal'"
+            )
+        if self.negatives and self.label.kind == "none":
+            raise ValueError("negatives need positives: label.kind is 'none'")
+        return self
+
+    def needs(self) -> Needs:
+        """Return the item and user columns it uses."""
+        content = [column for config in self.content.values() for column in config.columns]
+        keep = [self.items.keep_where] if self.items.keep_where else []
+        return Needs([*self.items.columns(), *content, *keep], self.users.columns())
+
+    def content_files(self) -> list[str]:
+        """Return the array files of its content."""
+        return [content.file for content in self.content.values() if isinstance(content, NpyConfig)]
+
+
+def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
+    """Write the dataset folder, all of it or nothing.
+
+    Raises:
+        ConfigError: a package that carries the data is not installed.
+        DataError: input that cannot be used, or a place that cannot be written.
+    """
+    check_out(config.out)
+    links, timeline, files = _read(config)
+    with writing(config.out), staged_folder(config.out) as folder:
+        item_fields = _write_kept(folder, links.items, config.items)
+        user_fields = _write_kept(folder, links.users, config.users)
+        modalities = _write_content(folder, links.items, config)
+        write_events(folder, timeline)
+        write_bytes(join(folder, CONFIG), dump_toml(config).encode())
+        facts = DatasetFacts(
+            name=config.name,
+            num_users=len(links.users.ids),
+            num_items=len(links.items.ids),
+            num_events=len(timeline.users),
+            modalities=modalities,
+            item_fields={name: field.facts for name, field in item_fields.items()},
+            user_fields={name: field.facts for name, field in user_fields.items()},
+            split_rule=split_rule(config.split),
+            splits=describe_splits(timeline, len(links.users.ids), len(links.items.ids)),
+            tie_rule=tie_rule(config.ties, config.seed, has_times=timeline.times is not None),
+            tied_events=timeline.tied_events,
+            label_rule=label_rule(config.label) + (config.negatives.rule() if config.negatives else ""),
+            has_timestamps=timeline.times is not None,
+            filter_rule=config.filter.rule(config.items.keep_where),
+            source={"kind": config.source.kind, "files": describe([*files, *config.content_files()]), "counts": links.counts},
+            checksum=checksum(folder),
+        )
+        write_description(folder, facts)
+    return facts
+
+
+def _read(config: PrepareConfig) -> tuple[Links, Timeline, list[str]]:
+    source = read_source(config.source, config.needs())
+    labels = make_labels(config.label, source.events)
+    links = link(source, labels, config.filter, config.items.keep_where)
+    names = source.events.behaviour_names
+    timeline = arrange(links.events, names, config.split, config.ties, config.seed)
+    if config.negatives:
+        timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
+    return links, timeline, source.files
+
+
+def _write_kept(folder: str, kept: Kept, config: EntityConfig) -> dict[str, SideField]:
+    fields = {name: build_field(field, kept.entities, kept.rows) for name, field in config.fields.items()}
+    readable = {name: _taken(kept, column) for name, column in config.readable.items()}
+    write_entities(folder, kept.entities.entity, kept.ids, readable, fields)
+    return fields
+
+
+def _taken(kept: Kept, column: str) -> pa.ChunkedArray:
+    return kept.entities.column(column)[0].take(pa.array(kept.rows))
+
+
+def _write_content(folder: str, kept: Kept, config: PrepareConfig) -> dict[str, ModalityFacts]:
+    names = list(dict.fromkeys(name for content in config.content.values() for name in content.columns))
+    columns = {name: _taken(kept, name) for name in names if name != "item_id"}
+    table = pa.table({"item_id": kept.ids, **columns})
+    return write_contents(
+        config.content,
+        table,
+        kept.rows.astype(np.int64),
+        folder,
+        config.cache,
+        num_source_rows=len(kept.entities.ids),
+        items_file=kept.entities.origins[0][1] if kept.entities.origins else None,
+    )

@@ -1,0 +1,1 @@
+"""Raw input: files, streams of rows, and columns read strictly."""

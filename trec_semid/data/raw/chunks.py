@@ -1,0 +1,90 @@
+"""How an input table is written, and a piece of its rows."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+from pydantic import Field
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import DataError
+
+Format = Literal["parquet", "csv", "tsv", "jsonl"]
+_SUFFIXES: dict[str, Format] = {
+    ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
+}  # fmt: skip
+_SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
+
+
+class Chunk(NamedTuple):
+    """Consecutive rows of one file."""
+
+    table: pa.Table
+    file: str
+    first_row: int
+    """Number of its first row in the file; rows count from 1 and a header line is not a row."""
+    stored_bytes: int
+    """How much of the stored file this chunk stands for."""
+
+    @property
+    def origins(self) -> "Origins":
+        """Return where the chunk's rows come from."""
+        return [(0, self.file, self.first_row)]
+
+
+Origins = list[tuple[int, str, int]]
+"""Of rows read in chunks: index of each chunk's first row, its file, and that row's number there."""
+
+
+def locate(origins: Origins, index: int) -> tuple[str, int]:
+    """Return the file and row number of one of the rows read in chunks."""
+    start, file, row = max(origin for origin in origins if origin[0] <= index)
+    return file, row + index - start
+
+
+class FileConfig(Config):
+    """One input table: a file, a folder of files, or a glob pattern."""
+
+    path: str
+    format: Format | None = None
+    """None takes it from the file name: .parquet, .csv, .tsv, .jsonl, the text forms also with .gz."""
+    separator: str | None = Field(default=None, min_length=1)
+    """Between fields of a text file; None is ',' in csv and a tab in tsv."""
+    header: list[str] | None = None
+    """Column names of text files that have no header line."""
+    encoding: str = "utf-8"
+    quoted: bool = True
+    """Whether '"' encloses fields that hold separators or line ends."""
+    null_values: list[str] = []
+    """Texts of text files that mean 'missing', e.g. ["NA"]; an empty field always does."""
+
+    def format_of(self, file: str) -> Format:
+        """Return the format of one file.
+
+        Raises:
+            DataError: neither the config nor the name says it.
+        """
+        if self.format:
+            return self.format
+        name = file.lower().removesuffix(".gz")
+        for suffix, named in _SUFFIXES.items():
+            if name.endswith(suffix):
+                return named
+        remedy = f"Name it by one of {', '.join(_SUFFIXES)} or set format"
+        raise DataError("unknown file format", file=file, remedy=remedy)
+
+    def separator_of(self, file: str) -> str:
+        """Return what stands between the fields of a text file."""
+        return self.separator or _SEPARATORS[self.format_of(file)]
+
+
+def check_columns(file: str, have: Sequence[str], wanted: Iterable[str] | None) -> None:
+    """Check that a file has the columns the config maps.
+
+    Raises:
+        DataError: one is not there.
+    """
+    for name in wanted or ():
+        if name not in have:
+            remedy = f"Map one of: {', '.join(list(have)[:30])}"
+            raise DataError("no such column", file=file, field=name, remedy=remedy)

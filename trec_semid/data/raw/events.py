@@ -1,0 +1,162 @@
+"""Interactions as compact columns: streamed in, ids replaced by integers on the way."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import model_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import DataError
+from trec_semid.data.raw.chunks import Chunk, Origins, locate
+from trec_semid.data.raw.columns import Ints, TimeUnit, Where, as_ids, as_integers, as_numbers, as_times
+
+Array = np.ndarray[Any, Any]
+_MAX_BEHAVIOURS = 100
+
+
+class EventColumns(Config):
+    """Which column of the interactions means what; what is not named is not read."""
+
+    user: str
+    item: str
+    rating: str | None = None
+    """A number the label rule judges."""
+    timestamp: str | None = None
+    timestamp_unit: TimeUnit = "s"
+    timestamp_format: str | None = None
+    """strptime pattern where times are text."""
+    order: str | None = None
+    """Position in the user's sequence (any increasing whole number); used where there are no timestamps,
+    and between equal timestamps under the tie rule 'published'."""
+    behaviour: str | None = None
+    """Kind of event: impression, click, ..."""
+
+    @model_validator(mode="after")
+    def _defines_a_sequence(self) -> "EventColumns":
+        if self.timestamp is None and self.order is None:
+            raise ValueError("map a timestamp or an order column: without one there is no sequence")
+        return self
+
+    def names(self) -> list[str]:
+        """Return the mapped columns."""
+        named = (self.user, self.item, self.rating, self.timestamp, self.order, self.behaviour)
+        return [name for name in named if name is not None]
+
+
+class RawEvents(NamedTuple):
+    """Interactions in source order. Legend: n events."""
+
+    users: Array
+    """(n,) int32 into `user_ids`."""
+    items: Array
+    """(n,) int32 into `item_ids`."""
+    ratings: Array | None
+    """(n,) float32, NaN where missing."""
+    times: Array | None
+    """(n,) int64 [microseconds since 1970]."""
+    positions: Array | None
+    """(n,) int64."""
+    behaviours: Array | None
+    """(n,) int32 into `behaviour_names`."""
+    user_ids: pa.Array
+    item_ids: pa.Array
+    behaviour_names: list[str]
+    origins: Origins
+    """First event, file and row number of every chunk that was read."""
+
+    def locate(self, event: int) -> tuple[str, int]:
+        """Return the file and row an event came from."""
+        return locate(self.origins, event)
+
+
+class _Codes:
+    """A column of text as integers, counted by first appearance."""
+
+    def __init__(self) -> None:
+        self._chunks: list[pa.Array] = []
+
+    def add(self, texts: pa.Array) -> None:
+        self._chunks.append(texts.dictionary_encode())
+
+    def finish(self) -> tuple[Array, pa.Array]:
+        kind = pa.dictionary(pa.int32(), pa.string())
+        joined = pa.chunked_array(self._chunks, kind).unify_dictionaries()
+        self._chunks.clear()
+        codes = [chunk.indices.to_numpy() for chunk in joined.chunks]
+        last = joined.chunk(joined.num_chunks - 1)
+        return np.concatenate(codes), last.dictionary
+
+
+def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
+    """Read all interactions into compact columns.
+
+    Memory: 8 bytes an event for the ids, 4 for a rating, 8 for a time, 8 for a position, once more while
+    the pieces are joined.
+
+    Raises:
+        DataError: a value does not fit its column.
+    """
+    users, items, behaviours = _Codes(), _Codes(), _Codes()
+    ratings: list[Array] = []
+    times: list[Ints] = []
+    positions: list[Ints] = []
+    origins: Origins = []
+    num_events = 0
+    for chunk in chunks:
+        if chunk.table.num_rows == 0:
+            continue
+        origins.append((num_events, chunk.file, chunk.first_row))
+        num_events += chunk.table.num_rows
+        users.add(as_ids(*_column(chunk, columns.user)))
+        items.add(as_ids(*_column(chunk, columns.item)))
+        if columns.rating:
+            ratings.append(as_numbers(*_column(chunk, columns.rating)).astype(np.float32))
+        if columns.timestamp:
+            times.append(_times(chunk, columns, columns.timestamp))
+        if columns.order:
+            positions.append(as_integers(*_column(chunk, columns.order)))
+        if columns.behaviour:
+            behaviours.add(as_ids(*_column(chunk, columns.behaviour)))
+    user_codes, user_ids = users.finish()
+    item_codes, item_ids = items.finish()
+    kinds, kind_ids = behaviours.finish() if columns.behaviour else (None, pa.array([], pa.string()))
+    return RawEvents(
+        user_codes,
+        item_codes,
+        _joined(ratings),
+        _joined(times),
+        _joined(positions),
+        kinds,
+        user_ids,
+        item_ids,
+        _few(kind_ids.to_pylist(), columns, origins),
+        origins,
+    )
+
+
+def _column(chunk: Chunk, name: str) -> tuple[pa.ChunkedArray, Where]:
+    return chunk.table.column(name), Where(chunk.origins, name)
+
+
+def _times(chunk: Chunk, columns: EventColumns, name: str) -> Ints:
+    column, where = _column(chunk, name)
+    return as_times(column, where, columns.timestamp_unit, pattern=columns.timestamp_format)
+
+
+def _joined(pieces: list[Array]) -> Array | None:
+    if not pieces:
+        return None
+    whole = np.concatenate(pieces)
+    pieces.clear()
+    return whole
+
+
+def _few(names: list[str], columns: EventColumns, origins: Origins) -> list[str]:
+    if len(names) > _MAX_BEHAVIOURS:
+        remedy = "Map a column that names kinds of events"
+        raise DataError(
+            f"{len(names)} different behaviours", file=origins[0][1], field=columns.behaviour, remedy=remedy
+        )
+    return names

@@ -1,0 +1,136 @@
+"""Input files: finding them, opening them as streams, and wording what can go wrong with them."""
+
+import csv
+import gzip
+import hashlib
+import importlib.util
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, NamedTuple, cast
+
+import polars as pl
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from trec_semid.core.errors import ConfigError, DataError, SemidError
+from trec_semid.core.paths import exists, filesystem, is_folder, join, list_folder, open_file
+
+PACKAGE_PREFIX = "package:"
+"""`package:NAME/FOLDER` is a folder that an installed package carries."""
+_BLOCK_BYTES = 1 << 23
+
+
+class FileFacts(NamedTuple):
+    """What identifies an input file's content."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+def resolve(path: str) -> str:
+    """Return a path as it is, or the folder on disk behind `package:NAME/FOLDER`.
+
+    The package is located and not imported, so its own dependencies need not be there.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    if not path.startswith(PACKAGE_PREFIX):
+        return path
+    name, _, inner = path.removeprefix(PACKAGE_PREFIX).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{path}: package '{name}' is not installed. Remedy: pip install {name}.")
+    return join(spec.submodule_search_locations[0], inner)
+
+
+def find_inputs(path: str) -> list[str]:
+    """Return the files that a file, folder or glob pattern names, sorted.
+
+    Names that start with a dot or underscore are markers of other programs and are left out of folders.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    path = resolve(path)
+    found = [path]
+    if is_folder(path):
+        names = [name for name in list_folder(path) if not name.startswith((".", "_"))]
+        found = [join(path, name) for name in names if not is_folder(join(path, name))]
+    elif any(mark in path for mark in "*?[") and not exists(path):
+        fs, inner = filesystem(path)
+        names = sorted(cast("list[str]", fs.glob(inner)))
+        found = names if isinstance(fs, LocalFileSystem) else [str(fs.unstrip_protocol(n)) for n in names]
+    elif not exists(path):
+        found = []
+    if not found:
+        raise DataError("no such file", file=path, remedy="Correct the path in the config")
+    return found
+
+
+def size_of(uri: str) -> int:
+    """Return a file's size [bytes], -1 where there is none."""
+    fs, inner = filesystem(uri)
+    return int(cast("int", fs.size(inner))) if fs.exists(inner) else -1
+
+
+def fingerprint(uri: str) -> FileFacts:
+    """Read a file once and return its size and sha256."""
+    digest = hashlib.sha256()
+    size = 0
+    with reading(uri), open_file(uri) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return FileFacts(uri, size, digest.hexdigest())
+
+
+@contextmanager
+def open_stream(uri: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Yield the (unpacked) bytes of a file and, to follow progress, the stored file below them."""
+    with open_file(uri) as stored:
+        if uri.endswith(".gz"):
+            with gzip.GzipFile(fileobj=stored) as unpacked:
+                yield cast("IO[bytes]", unpacked), stored
+        else:
+            yield stored, stored
+
+
+@contextmanager
+def reading(file: str) -> Iterator[None]:
+    """Turn whatever a reader raises about `file` into a DataError.
+
+    Raises:
+        DataError: the file is missing, truncated, damaged, or not what its name says.
+    """
+    try:
+        yield
+    except SemidError:
+        raise
+    except FileNotFoundError:
+        raise DataError("no such file", file=file, remedy="Correct the path in the config") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        remedy = "Copy or download it again and compare its size with the original"
+        raise DataError(f"truncated or damaged gzip file: {error}", file=file, remedy=remedy) from None
+    except (pa.ArrowException, pl.exceptions.PolarsError, UnicodeError, OSError, csv.Error) as error:
+        raise DataError(f"cannot be read: {first_line(error)}", file=file, remedy=_remedy(file)) from None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, without machine addresses."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"\s+at 0x[0-9a-f]+", "", lines[0]).rstrip(".")
+
+
+def _remedy(file: str) -> str:
+    if file.endswith(".parquet"):
+        return "It is truncated, damaged or no Parquet file: write or download it again"
+    return "Check that it is complete and that format, separator and encoding in the config fit it"
+
+
+def describe(files: list[str]) -> list[dict[str, Any]]:
+    """Return name, size and sha256 of files, as `dataset.json` keeps them."""
+    return [fingerprint(file)._asdict() for file in files]

@@ -1,0 +1,61 @@
+"""Own data: Parquet, CSV, TSV or JSON-lines with columns mapped in the config."""
+
+from typing import Literal
+
+from trec_semid.core.config import Config
+from trec_semid.data.raw.chunks import FileConfig
+from trec_semid.data.raw.entities import Entities, Entity, collect_entities
+from trec_semid.data.raw.events import EventColumns, collect_events
+from trec_semid.data.raw.files import find_inputs
+from trec_semid.data.raw.formats import read_chunks
+from trec_semid.data.sources.source import Needs, Source
+
+
+class InteractionsTable(FileConfig, EventColumns):
+    """Where the interactions are and which column means what."""
+
+
+class EntityTable(FileConfig):
+    """Where items or users are."""
+
+    id: str
+    """Column of their id."""
+
+
+class TablesConfig(Config):
+    """Interactions, and where they exist items and users."""
+
+    kind: Literal["tables"] = "tables"
+    interactions: InteractionsTable
+    items: EntityTable | None = None
+    """Without it the catalogue is what the interactions name."""
+    users: EntityTable | None = None
+
+    def event_columns(self) -> EventColumns:
+        """Return the mapping of the interactions."""
+        return self.interactions
+
+
+def read_tables(config: TablesConfig, needs: Needs) -> Source:
+    """Read the tables.
+
+    Raises:
+        DataError: a file or a value that cannot be used.
+    """
+    items = _read_entities(config.items, needs.item_columns, "item")
+    users = _read_entities(config.users, needs.user_columns, "user")
+    columns = config.interactions
+    chunks = read_chunks(columns, columns.names(), work="interactions")
+    events = collect_events(chunks, columns)
+    tables = (config.interactions, config.items, config.users)
+    files = [file for table in tables if table for file in find_inputs(table.path)]
+    return Source(items, users, events, files)
+
+
+def _read_entities(config: EntityTable | None, columns: list[str], entity: Entity) -> Entities | None:
+    if config is None:
+        return None
+    # JSON values keep their types only where the whole object is read.
+    is_typed_by_line = config.format_of(find_inputs(config.path)[0]) == "jsonl"
+    wanted = None if is_typed_by_line else [config.id, *columns]
+    return collect_entities(read_chunks(config, wanted, work=f"{entity}s"), config.id, entity)

@@ -1,0 +1,147 @@
+"""Training, validation and test events, by time or by place in each user's sequence."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import DataError
+
+TRAIN, VALID, TEST = 0, 1, 2
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Parts = np.ndarray[Any, np.dtype[np.int8]]
+"""(n,) TRAIN, VALID or TEST of every event, in order."""
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Amount = Annotated[int, Field(ge=1)] | Fraction
+
+
+class GlobalTemporal(Config):
+    """One point in time for all: nothing learned can come from after what is evaluated."""
+
+    kind: Literal["global_temporal"] = "global_temporal"
+    first: Fraction = 0.9
+    """Share of all events, the earliest, that is training and validation; the rest is test."""
+    valid: Fraction = 0.1
+    """Share of these, the latest, that is validation."""
+
+
+class PerUserTemporal(Config):
+    """The last events of every user: each user is evaluated, and seen in training."""
+
+    kind: Literal["per_user_temporal"] = "per_user_temporal"
+    test: Amount = 0.1
+    """Number of a user's last events, or share of the user's events (rounded down)."""
+    valid: Amount = 0.1
+    """The same for the events before those; a share is again of all events of the user."""
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> "PerUserTemporal":
+        if isinstance(self.test, float) and isinstance(self.valid, float) and self.test + self.valid >= 1:
+            raise ValueError("test and valid together take every event; leave some for training")
+        return self
+
+
+class LeaveOneOut(Config):
+    """The last event of every user is test, the one before validation; under 3 events all is training."""
+
+    kind: Literal["leave_one_out"] = "leave_one_out"
+
+
+SplitConfig = Annotated[GlobalTemporal | PerUserTemporal | LeaveOneOut, Field(discriminator="kind")]
+
+
+def split_rule(config: SplitConfig) -> str:
+    """Return the rule in words."""
+    match config:
+        case GlobalTemporal():
+            train = 100 * config.first * (1 - config.valid)
+            valid = 100 * config.first * config.valid
+            return (
+                f"global temporal: first {train:g} % of events train, next {valid:g} % valid, rest test; "
+                "events at the time of a boundary go to the later part"
+            )
+        case PerUserTemporal():
+            return f"per-user temporal: last {_say(config.test)} test, {_say(config.valid)} before valid"
+        case LeaveOneOut():
+            return "leave-one-out: each user's last event test, the one before valid (from 3 events)"
+
+
+def split_events(config: SplitConfig, users: Ints, times: Ints | None, by_user: Ints) -> Parts:
+    """Return the part of every event.
+
+    Args:
+        config: the rule.
+        users: (n,) user rows of events in order.
+        times: (n,) not decreasing; None where unknown.
+        by_user: stable argsort of `users`.
+
+    Raises:
+        DataError: the rule needs times that are not there, or a part comes out empty.
+    """
+    match config:
+        case GlobalTemporal():
+            parts = _global(config, times, len(users))
+        case PerUserTemporal():
+            parts = _per_user(config.test, config.valid, users, by_user)
+        case LeaveOneOut():
+            parts = _per_user(1, 1, users, by_user)
+    sizes = np.bincount(parts, minlength=3)
+    for part, name in ((TRAIN, "train"), (VALID, "valid"), (TEST, "test")):
+        if sizes[part] == 0:
+            remedy = "Change [split], or filter less"
+            raise DataError(
+                f"split '{name}' is empty: {len(users)} events under '{split_rule(config)}'", remedy=remedy
+            )
+    return parts
+
+
+def _global(config: GlobalTemporal, times: Ints | None, num_events: int) -> Parts:
+    if times is None:
+        remedy = 'Map a timestamp, or use split.kind = "leave_one_out" or "per_user_temporal"'
+        raise DataError("split 'global_temporal' needs timestamps and this data has none", remedy=remedy)
+    parts = np.full(num_events, TRAIN, np.int8)
+    test_from = _boundary(times, config.first)
+    valid_from = _boundary(times[:test_from], 1 - config.valid)
+    parts[valid_from:] = VALID
+    parts[test_from:] = TEST
+    return parts
+
+
+def _boundary(times: Ints, share: float) -> int:
+    """Return where the later part begins: at the first event as old as the one that `share` falls on."""
+    cut = _floor(len(times) * share)
+    return int(np.searchsorted(times, times[cut], side="left")) if cut < len(times) else len(times)
+
+
+def _per_user(test: float, valid: float, users: Ints, by_user: Ints) -> Parts:
+    counts = np.bincount(users)
+    starts = np.cumsum(counts) - counts
+    position = np.empty(len(users), np.int64)
+    position[by_user] = np.arange(len(users)) - np.repeat(starts, counts)
+    num_test, num_valid = _taken(counts, test), _taken(counts, valid)
+    # One event at least stays for training: a user with fewer is training as a whole.
+    too_few = counts <= num_test + num_valid
+    num_test[too_few] = num_valid[too_few] = 0
+    from_end = counts[users] - position
+    parts = np.full(len(users), TRAIN, np.int8)
+    parts[from_end <= (num_test + num_valid)[users]] = VALID
+    parts[from_end <= num_test[users]] = TEST
+    return parts
+
+
+def _taken(counts: Ints, amount: float) -> Ints:
+    if isinstance(amount, int):
+        return np.full(len(counts), amount, np.int64)
+    return np.floor(counts * amount + 1e-9).astype(np.int64)
+
+
+def _floor(value: float) -> int:
+    return math.floor(value + 1e-9)  # 0.9 · 10 must be 9 whatever binary fractions say
+
+
+def _say(amount: float) -> str:
+    if isinstance(amount, int):
+        return f"{amount} event{'s' if amount > 1 else ''}"
+    return f"{100 * amount:g} %"

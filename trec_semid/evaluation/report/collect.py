@@ -1,0 +1,212 @@
+"""Reads finished run folders and refuses what cannot stand side by side in one report."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trec_semid.core.errors import DataError
+from trec_semid.core.logs import read_events
+from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.report.content import RunFacts
+
+RANK_FILES = ("log.jsonl", "plan.txt", "predictions")
+TOKENIZE_FILES = ("quality.json", "semantic_ids.parquet")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The small files of one run folder."""
+
+    uri: str
+    job: str
+    config: dict[str, Any]
+    """`config.toml`."""
+    made: dict[str, Any]
+    """`run.json`: command, commit, versions."""
+    result: dict[str, Any]
+    """`metrics.json`."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the folder's path."""
+        return self.uri.rstrip("/").rpartition("/")[2]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.result["seed"])
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the dataset that the run read."""
+        return str(self.result["dataset_checksum"])
+
+    def json(self, name: str) -> Any:
+        """Read a JSON file of the folder."""
+        return _read_json(join(self.uri, name))
+
+    def text(self, name: str) -> str:
+        """Read a text file of the folder."""
+        return read_bytes(join(self.uri, name)).decode()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Read what rank 0 logged."""
+        return read_events(join(self.uri, "log.jsonl"))
+
+    def facts(self, arm: str) -> RunFacts:
+        """Return how the run was made."""
+        return RunFacts(
+            run=self.name,
+            job=self.job,
+            arm=arm,
+            seed=self.seed,
+            command=str(self.made["command"]),
+            commit=str(self.result["commit"]),
+            versions=dict(self.result["versions"]),
+            wall_s=float(self.result["wall_s"]),
+            config_checksum=str(self.made["config_checksum"]),
+            dataset_checksum=self.checksum,
+        )
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Every run of a report, and the one dataset all of them read."""
+
+    dataset: Dataset
+    ranks: list[FinishedRun]
+    tokenizers: list[FinishedRun]
+    """Those given and those that a rank run's `semantic_ids` points to."""
+    notes: list[str]
+
+    def tokenizer_of(self, run: FinishedRun) -> FinishedRun | None:
+        """Return the tokenize run whose codes a rank run reads; None where there is none at hand."""
+        place = tokenizer_place(run)
+        if place is None:
+            return None
+        return next((made for made in self.tokenizers if is_same_place(made.uri, place)), None)
+
+
+def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
+    """Read run folders of the jobs `rank` and `tokenize`.
+
+    Args:
+        uris: run folders; one given twice counts once.
+        dataset: where the dataset lies now; None = where the first run found it.
+
+    Raises:
+        DataError: a folder is no finished run of these jobs, a file of it is missing, or the runs read
+            different datasets.
+    """
+    if not uris:
+        raise DataError("no run to report", remedy="Name at least one run folder")
+    runs = [read_run(uri) for uri in _distinct([uri.rstrip("/") for uri in uris])]
+    ranks = [run for run in runs if run.job == "rank"]
+    tokenizers = [run for run in runs if run.job == "tokenize"]
+    notes: list[str] = []
+    for place in _distinct([place for run in ranks if (place := tokenizer_place(run))]):
+        if any(is_same_place(run.uri, place) for run in tokenizers):
+            continue
+        if exists(join(place, "run.json")):
+            tokenizers.append(read_run(place))
+        else:
+            notes.append(f"The tokenize run {place} is not there, so its codebooks are not shown.")
+    _check_one_dataset([*ranks, *tokenizers])
+    first = (ranks or tokenizers)[0]
+    opened = Dataset(dataset or _string(first, "dataset"))
+    if opened.facts.checksum != first.checksum:
+        raise DataError(
+            f"this dataset is not the one that run '{first.name}' read, whose checksum is {first.checksum}",
+            file=join(opened.uri, "dataset.json"),
+            field="checksum",
+            value=opened.facts.checksum,
+            remedy="Name the right one with --dataset FOLDER, or run the jobs again on this one",
+        )
+    return Collection(opened, ranks, tokenizers, notes)
+
+
+def read_run(uri: str) -> FinishedRun:
+    """Read one finished run folder.
+
+    Raises:
+        DataError: not a run folder, not finished, of another job, or lacking a file of its job.
+    """
+    if not is_folder(uri):
+        raise DataError("no such run folder", file=uri)
+    for name in ("config.toml", "run.json"):
+        if not exists(join(uri, name)):
+            remedy = "A run folder is what `trec-semid rank` and `trec-semid tokenize` write"
+            raise DataError(f"not a run folder: it has no {name}", file=uri, remedy=remedy)
+    made = _read_json(join(uri, "run.json"), "job", "command", "config_checksum")
+    job = str(made["job"])
+    if job not in ("rank", "tokenize"):
+        remedy = "Only runs of the jobs rank and tokenize can be reported"
+        raise DataError(
+            "another job's run", file=join(uri, "run.json"), field="job", value=job, remedy=remedy
+        )
+    for name in ("metrics.json", *(RANK_FILES if job == "rank" else TOKENIZE_FILES)):
+        if not exists(join(uri, name)):
+            remedy = f"Let it run to its end: {made['command']}"
+            raise DataError(f"the run is not finished: it has no {name}", file=uri, remedy=remedy)
+    keys = ("dataset_checksum", "seed", "commit", "versions", "wall_s", "metrics")
+    result = _read_json(join(uri, "metrics.json"), *keys)
+    try:
+        config = tomllib.loads(read_bytes(join(uri, "config.toml")).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not TOML: {error}", file=join(uri, "config.toml")) from None
+    return FinishedRun(uri, job, config, made, result)
+
+
+def tokenizer_place(run: FinishedRun) -> str | None:
+    """Return the tokenize run folder that a rank run's `semantic_ids` names: the folder or a file in it."""
+    place = run.config.get("semantic_ids")
+    if not isinstance(place, str) or not place:
+        return None
+    place = place.rstrip("/")
+    return place.rpartition("/")[0] if place.endswith(".parquet") else place
+
+
+def is_same_place(uri: str, other: str) -> bool:
+    """Return whether two paths or URIs name one folder, such as `runs/a` and `./runs/a/`."""
+    return filesystem(uri)[1].rstrip("/") == filesystem(other)[1].rstrip("/")
+
+
+def _distinct(uris: Sequence[str]) -> list[str]:
+    return list({filesystem(uri)[1].rstrip("/"): uri for uri in reversed(uris)}.values())[::-1]
+
+
+def _check_one_dataset(runs: Sequence[FinishedRun]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        if run.checksum != first.checksum:
+            raise DataError(
+                f"runs on different datasets cannot be compared: run '{first.name}' read "
+                f"'{first.result.get('dataset')}' with checksum {first.checksum}, "
+                f"run '{run.name}' read '{run.result.get('dataset')}'",
+                file=join(run.uri, "metrics.json"),
+                field="dataset_checksum",
+                value=run.checksum,
+                remedy="Report them apart, or run both on the same dataset",
+            )
+
+
+def _string(run: FinishedRun, key: str) -> str:
+    value = run.config.get(key)
+    if not isinstance(value, str):
+        file = join(run.uri, "config.toml")
+        raise DataError("missing or not text", file=file, field=key, remedy="Name it with --dataset FOLDER")
+    return value
+
+
+def _read_json(uri: str, *keys: str) -> dict[str, Any]:
+    try:
+        content = json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", file=uri, remedy="Run the job again") from None
+    absent = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if absent:
+        raise DataError("missing key", file=uri, field=absent[0], remedy="Run the job again")
+    return content

@@ -1,0 +1,190 @@
+"""What a report says, as plain values: the page, the Markdown and `report.json` are three views of it."""
+
+from typing import Any, Literal
+
+from trec_semid.core.config import Config
+from trec_semid.data.schema import DatasetFacts
+
+Protocol = Literal["online", "frozen"]
+Dimension = Literal["popularity", "activity"]
+Better = Literal["high", "low", "one"]
+Verdict = Literal["better", "worse", "not distinguishable"]
+NOT_DISTINGUISHABLE: Verdict = "not distinguishable"
+
+
+class Arm(Config):
+    """Runs of one config that differ in nothing but seed and place."""
+
+    name: str
+    representation: str
+    tokenizer: str | None
+    """Kind of the tokenizer whose codes the arm reads, where it reads any."""
+    series: int
+    """Which colour and mark stand for it in every picture; the baseline is 0."""
+    seeds: list[int]
+    runs: list[str]
+    is_baseline: bool
+    parameters: dict[str, int]
+    """Numbers of weights, dense and in tables, as the run counted them."""
+
+
+class Estimate(Config):
+    """A metric of one arm; None where it is not defined, such as AUC of rows of one class."""
+
+    value: float | None
+    """Mean over seeds."""
+    sd: float | None
+    """Standard deviation over seeds; None for one seed."""
+    low: float | None
+    high: float | None
+    """Ends of the 95 % interval; None where too few users stand behind the value."""
+    by_seed: list[float | None]
+    valid: float | None = None
+    """The same metric on validation rows, mean over seeds."""
+    is_best: bool = False
+    """Whether it is better than that of every other arm by more than could be chance."""
+
+
+class Scores(Config):
+    """Metrics of every arm under one protocol, on the rows of the test part."""
+
+    protocol: Protocol
+    metrics: dict[str, dict[str, Estimate]]
+    """metric -> arm -> estimate."""
+
+
+class Comparison(Config):
+    """An arm against the baseline on the same users."""
+
+    arm: str
+    baseline: str
+    protocol: Protocol
+    stratum: str | None
+    """Slice of the test rows; None = all of them."""
+    metric: str
+    difference: float
+    """Arm minus baseline, both averaged over seeds."""
+    low: float
+    high: float
+    p: float
+    smallest_detectable: float
+    """The difference that this test would find with 80 % power at the 5 % level."""
+    verdict: Verdict
+
+
+class Stratum(Config):
+    """A slice of the test rows."""
+
+    dimension: Dimension
+    key: str
+    title: str
+    rows: int
+    positives: int
+    users: int
+    gauc_users: int
+    """Users with rows of both labels in this slice."""
+    metrics: dict[str, dict[str, Estimate]]
+    """metric -> arm -> estimate."""
+
+
+class Bin(Config):
+    """Test rows of about equal predicted probability."""
+
+    predicted: float
+    observed: float
+    rows: int
+
+
+class Curves(Config):
+    """Calibration and ROC of one arm, its seeds pooled."""
+
+    arm: str
+    calibration: list[Bin]
+    false_positive_rate: list[float]
+    true_positive_rate: list[float]
+
+
+class Learning(Config):
+    """What one rank run logged while it trained: (step, value) pairs by scalar."""
+
+    arm: str
+    seed: int
+    scalars: dict[str, list[tuple[int, float]]]
+    best_step: int | None
+
+
+class Codebooks(Config):
+    """What a tokenizer did to the catalogue: its `quality.json` and who reads it."""
+
+    name: str
+    run: str
+    seed: int
+    arms: list[str]
+    quality: dict[str, Any]
+
+
+class Plan(Config):
+    """A placement of tables and who used it."""
+
+    text: str
+    arms: list[str]
+    runs: list[str]
+
+
+class RunFacts(Config):
+    """How one run was made."""
+
+    run: str
+    job: str
+    arm: str
+    seed: int
+    command: str
+    commit: str
+    versions: dict[str, str]
+    wall_s: float
+    config_checksum: str
+    dataset_checksum: str
+
+
+class Bootstrap(Config):
+    """How intervals were made."""
+
+    replicates: int
+    level: float = 0.95
+    unit: str = "user"
+    seed: int
+
+
+class Counts(Config):
+    """Sizes behind the metrics of the test part."""
+
+    rows: int
+    positives: int
+    users: int
+    gauc_users: int
+    """Users with rows of both labels: the ones GAUC speaks of."""
+
+
+class Report(Config):
+    """Everything the report says."""
+
+    schema_version: int = 1
+    title: str
+    headline: list[str]
+    dataset: DatasetFacts
+    dataset_place: str
+    counts: Counts | None
+    """None when only tokenizers are reported."""
+    bootstrap: Bootstrap
+    arms: list[Arm]
+    baseline: str | None
+    """Name of the arm that others are compared with."""
+    scores: list[Scores]
+    comparisons: list[Comparison]
+    strata: list[Stratum]
+    curves: list[Curves]
+    learning: list[Learning]
+    codebooks: list[Codebooks]
+    plans: list[Plan]
+    runs: list[RunFacts]
+    notes: list[str]

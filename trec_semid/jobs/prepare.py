@@ -1,0 +1,92 @@
+"""`trec-semid prepare`: raw data to a dataset folder."""
+
+import io
+import logging
+
+from rich.console import Console
+from rich.table import Table
+
+from trec_semid.core.config import dump_toml
+from trec_semid.core.errors import DataError
+from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.paths import exists, join, read_bytes
+from trec_semid.core.ranks import barrier, process_group
+from trec_semid.data.folder import CONFIG
+from trec_semid.data.prepare import PrepareConfig, prepare_dataset
+from trec_semid.data.raw.files import size_of
+from trec_semid.data.schema import SCHEMA_VERSION, Dataset, DatasetFacts
+
+__all__ = ["PrepareConfig", "run", "summary"]
+
+_log = logging.getLogger(__name__)
+_A_DAY_S = 86_400.0
+
+
+def run(config: PrepareConfig) -> DatasetFacts:
+    """Make the dataset unless it is there already; under torchrun rank 0 works and the others wait.
+
+    Raises:
+        SemidError: input or a place that cannot be used.
+    """
+    with process_group(timeout_s=_A_DAY_S) as ranks:
+        set_up_console(ranks)
+        if ranks.is_main:
+            facts = _make(config)
+            say(summary(facts))
+        barrier()
+    return Dataset(config.out).facts
+
+
+def _make(config: PrepareConfig) -> DatasetFacts:
+    facts = finished(config)
+    if facts is not None:
+        _log.info("%s is already there", config.out)
+        return facts
+    facts = prepare_dataset(config)
+    _log.info("wrote %s", config.out)
+    return facts
+
+
+def finished(config: PrepareConfig) -> DatasetFacts | None:
+    """Return the facts of a dataset that this very config made, unless its source has changed in size."""
+    if not exists(join(config.out, CONFIG)) or not exists(join(config.out, "dataset.json")):
+        return None
+    if read_bytes(join(config.out, CONFIG)) != dump_toml(config).encode():
+        return None
+    try:
+        facts = Dataset(config.out).facts
+    except DataError:
+        return None  # written by another version
+    sizes = [(file["size"], size_of(file["file"])) for file in facts.source["files"]]
+    # A source that was removed since is no reason to lose the dataset.
+    changed = any(now not in (size, -1) for size, now in sizes)
+    return None if changed or facts.schema_version != SCHEMA_VERSION else facts
+
+
+def summary(facts: DatasetFacts) -> str:
+    """Return the facts as a table to read."""
+    lines = [
+        f"{facts.name}: {facts.num_users:,} users, {facts.num_items:,} items, {facts.num_events:,} events",
+        f"split: {facts.split_rule}",
+        f"ties: {facts.tie_rule}" + (f" ({facts.tied_events:,} events)" if facts.tied_events else ""),
+        f"label: {facts.label_rule}",
+        f"filter: {facts.filter_rule}",
+    ]
+    for name, modality in facts.modalities.items():
+        share = modality.present / max(facts.num_items, 1)
+        lines.append(f"content {name}: {modality.dim} numbers, {share:.1%} of items, from {modality.source}")
+    return "\n".join([*lines, _split_table(facts), f"checksum {facts.checksum}"])
+
+
+def _split_table(facts: DatasetFacts) -> str:
+    names = ("", "events", "positives", "users", "items", "users unseen", "items unseen", "events on these")
+    table = Table(*names, caption="unseen: without a training event")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, split in facts.splits.items():
+        numbers = (split.users, split.items, split.unseen_users, split.unseen_items, split.unseen_item_events)
+        positives = "" if split.positives is None else f"{split.positives:,}"
+        table.add_row(name, f"{split.events:,}", positives, *(f"{number:,}" for number in numbers))
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return text.getvalue().rstrip("\n")

@@ -1,0 +1,86 @@
+"""`trec-semid report RUN...`: one page, Markdown and JSON from finished runs."""
+
+import logging
+from typing import NamedTuple
+
+from pydantic import Field
+
+from trec_semid.core.config import Config
+from trec_semid.core.logs import set_up_console
+from trec_semid.core.paths import join, write_bytes
+from trec_semid.evaluation.report.build import build_report
+from trec_semid.evaluation.report.collect import collect_runs
+from trec_semid.evaluation.report.content import Report
+from trec_semid.evaluation.report.markdown import render_markdown
+from trec_semid.evaluation.report.render import render_json, render_page
+
+logger = logging.getLogger(__name__)
+
+
+class ReportConfig(Config):
+    """What to report, and where to."""
+
+    runs: list[str] = Field(min_length=1)
+    """Run folders of `rank` and `tokenize`; tokenizers that a rank run read are found from it."""
+    out: str | None = None
+    """Folder for the report; None = the run's own folder for one run, `report` beside the first for more."""
+    title: str | None = None
+    """Title of the page; None = made from the dataset's name."""
+    baseline: str | None = None
+    """Arm that the others are compared with; None = the one that reads item IDs alone."""
+    dataset: str | None = None
+    """Dataset folder, where it no longer lies where the runs found it."""
+    replicates: int = Field(1000, ge=100)
+    """Draws of users behind every interval."""
+    seed: int = 0
+    """Seed of these draws."""
+
+
+class WrittenReport(NamedTuple):
+    """Where the report lies, and what it says."""
+
+    page: str
+    markdown: str
+    numbers: str
+    report: Report
+
+
+def run(config: ReportConfig) -> WrittenReport:
+    """Write `report.html`, `report.md` and `report.json`.
+
+    Raises:
+        DataError: a folder is no finished run, files of it are missing or do not fit, or the runs read
+            different datasets; nothing is written then.
+    """
+    set_up_console()
+    report = build_report(
+        collect_runs(config.runs, config.dataset),
+        title=config.title,
+        baseline=config.baseline,
+        num_replicates=config.replicates,
+        seed=config.seed,
+    )
+    files = {
+        "report.json": render_json(report),
+        "report.md": render_markdown(report),
+        "report.html": render_page(report),
+    }
+    folder = config.out or default_folder(config.runs)
+    for name, text in files.items():
+        write_bytes(join(folder, name), text.encode())
+    logger.info("report: %s", join(folder, "report.html"))
+    return WrittenReport(
+        page=join(folder, "report.html"),
+        markdown=join(folder, "report.md"),
+        numbers=join(folder, "report.json"),
+        report=report,
+    )
+
+
+def default_folder(runs: list[str]) -> str:
+    """Return where a report goes that names no place."""
+    first = runs[0].rstrip("/")
+    if len({each.rstrip("/") for each in runs}) == 1:
+        return first
+    parent, slash, _ = first.rpartition("/")
+    return join(parent, "report") if parent else f"{slash}report"

@@ -1,0 +1,176 @@
+"""`trec-semid study`: a grid of jobs over seeds, side by side, with one table at the end.
+
+Nothing starts before the config of every run is valid. Finished runs are kept; a run is made anew when
+its config changed or when something it reads is made anew. A failed run costs only the runs that read it.
+"""
+
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any
+
+from trec_semid.core.errors import ConfigError, SemidError
+from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
+from trec_semid.core.versions import code_commit, package_versions
+from trec_semid.jobs.study_grid import PlannedRun, StudyConfig, plan_runs
+from trec_semid.jobs.study_progress import StudyProgress
+from trec_semid.jobs.study_schedule import Schedule, what_to_keep
+from trec_semid.jobs.study_table import as_markdown, tabulate
+from trec_semid.jobs.study_workers import FindJob, Look, Outcome, Worker, log_of
+from trec_semid.jobs.table import job_named
+
+__all__ = ["StudyConfig", "run"]
+log = logging.getLogger(__name__)
+
+
+def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
+    """Run what is not finished yet, write `study.json` and `study.md`, and print the table.
+
+    Args:
+        config: the grid.
+        find_job: gives a verb's job; must be picklable, since workers call it.
+
+    Returns:
+        The content of `study.json`.
+
+    Raises:
+        ConfigError: configs of the grid have faults; all are listed and nothing ran.
+        SemidError: runs failed; all others ran, and the table has them.
+    """
+    set_up_console()
+    started = time.monotonic()
+    planned = plan_runs(config)
+    make_folder(join(config.out, "logs"))
+    with _workers(config, find_job, len(planned)) as workers:
+        kept = _clear(planned, _look(planned, workers))
+        schedule = Schedule(planned, kept)
+        _run_all(config.out, schedule, [one for one in planned if one.label not in kept], workers)
+    result = _write_results(config, planned, schedule.outcomes, time.monotonic() - started)
+    _tell(config, planned, schedule.outcomes, result)
+    return result
+
+
+@contextmanager
+def _workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> Iterator[list[Worker]]:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # workers inherit it; torch reads it at its import
+    workers: list[Worker] = []
+    try:
+        workers += [Worker(find_job) for _ in range(min(config.workers, num_runs))]
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
+        os.environ.pop("OMP_NUM_THREADS")
+        os.environ |= {} if threads is None else {"OMP_NUM_THREADS": threads}
+        signal.signal(signal.SIGTERM, before)
+
+
+def _look(planned: list[PlannedRun], workers: list[Worker]) -> list[Look]:
+    """Validate every config; each worker does, and so has imported what it needs when work begins."""
+    for worker in workers:
+        worker.look(planned)
+    answers: list[list[Look]] = [worker.take() for worker in workers]
+    looks = answers[0]
+    pairs = zip(planned, looks, strict=True)
+    faults = list(dict.fromkeys(f"step '{one.step}': {look.fault}" for one, look in pairs if look.fault))
+    if faults:
+        raise ConfigError(f"nothing ran, {len(faults)} configs have faults:\n" + "\n".join(faults))
+    return looks
+
+
+def _clear(planned: list[PlannedRun], looks: list[Look]) -> set[str]:
+    """Remove stale folders and return the labels of the runs that are kept.
+
+    All are removed before anything is made anew, so that a study that is killed leaves no result
+    beside data it was not made from.
+    """
+    kept, stale = what_to_keep(planned, looks)
+    for one in stale:
+        if exists(join(one.folder, "run.json")):  # only what a job of ours wrote
+            log.info("%s: removed, its config or what it reads has changed", one.label)
+            remove(one.folder)
+    log.info("%d runs, %d of them finished already", len(planned), len(kept))
+    return kept
+
+
+def _run_all(out: str, schedule: Schedule, waiting: list[PlannedRun], workers: list[Worker]) -> None:
+    with StudyProgress(waiting, len(workers)) as progress:
+        while schedule.num_waiting or any(worker.order for worker in workers):
+            for worker in workers:
+                following = None if worker.order else schedule.next_run()
+                if following:
+                    worker.run(following, log_of(out, following))
+                    progress.begin(following)
+            busy = [worker for worker in workers if worker.order]
+            ready = wait(
+                [thing for worker in busy for thing in worker.waits_on()], timeout=1.0 if busy else 0
+            )
+            for worker in busy:
+                if any(thing in ready for thing in worker.waits_on()):
+                    schedule.end(worker.take())
+            for label in [label for label in schedule.outcomes if label in progress]:
+                progress.end(schedule.outcomes[label], join(out, "logs", f"{label}.log"))
+            progress.tick()
+
+
+def _write_results(
+    config: StudyConfig, planned: list[PlannedRun], outcomes: dict[str, Outcome], wall_s: float
+) -> dict[str, Any]:
+    rows = [_row(one, outcomes.get(one.label)) for one in planned]
+    table = tabulate([row for row in rows if not row["error"]], config.metrics)
+    result: dict[str, Any] = {
+        "command": shlex.join(sys.argv),
+        "commit": code_commit(),
+        "versions": package_versions(),
+        "wall_s": round(wall_s, 3),
+        "seeds": config.seeds,
+        "table": {step: {key: cell._asdict() for key, cell in row.items()} for step, row in table.items()},
+        "runs": rows,
+        "markdown": as_markdown(table, config.metrics),
+    }
+    write_bytes(join(config.out, "study.json"), (json.dumps(result, indent=1) + "\n").encode())
+    write_bytes(join(config.out, "study.md"), (result["markdown"] + "\n").encode())
+    return result
+
+
+def _row(one: PlannedRun, outcome: Outcome | None) -> dict[str, Any]:
+    file = join(one.folder, "metrics.json")
+    error = outcome.error if outcome else None
+    written: dict[str, Any] = json.loads(read_bytes(file)) if error is None and exists(file) else {}
+    return {
+        "step": one.step,
+        "seed": one.seed,
+        "verb": one.verb,
+        "folder": one.folder,
+        "error": error,
+        "was_kept": outcome is None,
+        "wall_s": written.get("wall_s", round(outcome.wall_s, 3) if outcome else None),
+        "metrics": written.get("metrics", {}),
+    }
+
+
+def _tell(
+    config: StudyConfig, planned: list[PlannedRun], outcomes: dict[str, Outcome], result: dict[str, Any]
+) -> None:
+    say(result["markdown"])
+    say(f"\ntable: {join(config.out, 'study.md')}")
+    reports = [one.folder for one in planned if one.verb == "report"]
+    for folder in reports:
+        say(f"report: {join(folder, 'report.html')}")
+    failed = {label: outcome.error for label, outcome in outcomes.items() if outcome.error}
+    if failed:
+        lines = [
+            f"  {label}: {error} (log: {join(config.out, 'logs', label)}.log)"
+            for label, error in failed.items()
+        ]
+        raise SemidError(f"{len(failed)} of {len(planned)} runs failed:\n" + "\n".join(lines))

@@ -1,0 +1,163 @@
+"""What a study consists of: its config, and the planned runs that its steps and seeds expand to."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, PositiveInt, model_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.explain import did_you_mean
+from trec_semid.core.paths import join
+
+FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "report": "out"}
+"""Verb -> key of its config that says where it writes; the study fills it in."""
+_PLACE = re.compile(r"\{([^{}]*)\}")
+
+
+class StepConfig(Config):
+    """One verb with its config files, run once or once a seed."""
+
+    verb: Literal["prepare", "tokenize", "rank", "report"]
+    name: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
+    """What the table and the run folders call it; the verb where nothing is said."""
+    files: list[str] = []
+    """Config files of the verb, merged left to right."""
+    set: dict[str, Any] = {}
+    """What differs from the files. `{out}`, `{seed}` and `{<name of an earlier step>}`, which stands
+    for that step's folder, are filled in; naming a step also means waiting for it."""
+    seeds: bool = False
+    """Whether it runs once for every seed of the study, with its `seed` set."""
+    after: list[str] = []
+    """Earlier steps to wait for besides those that `set` names."""
+
+    @property
+    def label(self) -> str:
+        """The step's name."""
+        return self.name or self.verb
+
+
+class StudyConfig(Config):
+    """A grid of runs and its table."""
+
+    out: str
+    """Folder of the study: run folders, logs and table go below it."""
+    seeds: list[int] = Field([0], min_length=1)
+    workers: PositiveInt = 1
+    """Processes that work through the runs side by side."""
+    threads: PositiveInt = 1
+    """Threads of each worker."""
+    metrics: list[str] = ["test/auc", "test/gauc", "test/log_loss"]
+    """Columns of the table: keys of the runs' `metrics.json`."""
+    step: list[StepConfig] = Field(min_length=1)
+    """In order: a step may name earlier ones only."""
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> "StudyConfig":
+        faults: list[str] = []
+        earlier: dict[str, StepConfig] = {}
+        for step in self.step:
+            if step.label in earlier or step.label in ("out", "seed", "logs"):
+                faults.append(f"two steps, or a step and a reserved word, are called '{step.label}'")
+            faults += _faults_of(step, earlier)
+            earlier[step.label] = step
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class PlannedRun(NamedTuple):
+    """One job of the grid: a step, at one seed where it has seeds."""
+
+    step: str
+    seed: int | None
+    verb: str
+    files: tuple[str, ...]
+    sets: tuple[str, ...]
+    folder: str
+    needs: tuple[str, ...]
+    """Labels of the planned runs whose results it reads."""
+
+    @property
+    def label(self) -> str:
+        """What logs and messages call it."""
+        return self.step if self.seed is None else f"{self.step}-seed-{self.seed}"
+
+
+def plan_runs(config: StudyConfig) -> list[PlannedRun]:
+    """Expand steps and seeds, each run after everything it needs."""
+    planned: list[PlannedRun] = []
+    for step in config.step:
+        seeds: list[int | None] = [*config.seeds] if step.seeds else [None]
+        planned += [_plan_run(config, step, seed, planned) for seed in seeds]
+    return planned
+
+
+def names_in(value: object) -> set[str]:
+    """Return what stands in braces anywhere inside a value."""
+    if isinstance(value, dict):
+        return names_in(list(value.values()))
+    if isinstance(value, list):
+        return {name for part in value for name in names_in(part)}
+    return set(_PLACE.findall(value)) if isinstance(value, str) else set()
+
+
+def as_sets(values: dict[str, Any], prefix: str = "") -> Iterable[str]:
+    """Yield `a.b=c` for every leaf, the value written as TOML."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from as_sets(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={json.dumps(value)}"
+
+
+def _plan_run(
+    config: StudyConfig, step: StepConfig, seed: int | None, planned: list[PlannedRun]
+) -> PlannedRun:
+    parts = [step.label] if seed is None else [step.label, f"seed-{seed}"]
+    known = {"out": config.out, "seed": str(seed)}
+    # A step with seeds reads the same seed's run of an earlier step with seeds.
+    known |= {run.step: run.folder for run in planned if run.seed in (None, seed)}
+    values: dict[str, Any] = {FOLDER_KEY[step.verb]: join(config.out, *parts)}
+    values |= {} if seed is None else {"seed": seed}
+    values |= _filled(step.set, known)
+    named = names_in(step.set) | set(step.after)
+    needs = [run.label for run in planned if run.step in named and (run.seed in (None, seed) or seed is None)]
+    if step.verb == "report":
+        shown = [run for run in planned if run.verb in ("tokenize", "rank")]
+        values.setdefault("runs", [run.folder for run in shown])
+        needs = [run.label for run in shown]
+    folder = str(values[FOLDER_KEY[step.verb]])
+    return PlannedRun(
+        step.label, seed, step.verb, tuple(step.files), tuple(as_sets(values)), folder, tuple(needs)
+    )
+
+
+def _filled(value: Any, known: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(part, known) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part, known) for part in value]
+    if isinstance(value, str):
+        return _PLACE.sub(lambda place: known[place[1]], value)
+    return value
+
+
+def _faults_of(step: StepConfig, earlier: dict[str, StepConfig]) -> list[str]:
+    reserved = ["out", "seed"] if step.seeds else ["out"]
+    faults: list[str] = []
+    for name in sorted(names_in(step.set) - set(reserved)):
+        if name not in earlier:
+            hint = did_you_mean(name, [*earlier, *reserved])
+            faults.append(f"step '{step.label}': '{{{name}}}' is no earlier step{hint}")
+        elif earlier[name].seeds and not step.seeds:
+            faults.append(
+                f"step '{step.label}': '{{{name}}}' is one folder a seed; say seeds = true here too"
+            )
+    for name in step.after:
+        if name not in earlier:
+            faults.append(
+                f"step '{step.label}': after '{name}' is no earlier step{did_you_mean(name, earlier)}"
+            )
+    return faults

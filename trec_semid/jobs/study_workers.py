@@ -1,0 +1,190 @@
+"""Worker processes of a study: each stays alive and runs many jobs, so torchrec is imported once a worker."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, Literal, NamedTuple
+
+from trec_semid.core.config import Config, config_checksum, load_config
+from trec_semid.core.errors import ConfigError, DataError, SemidError
+from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, write_bytes
+from trec_semid.core.runs import RunFolder
+from trec_semid.jobs.study_grid import PlannedRun
+from trec_semid.jobs.table import Job
+
+FindJob = Callable[[str], Job]
+State = Literal["finished", "begun", "other", "absent"]
+"""What a run's folder holds: this very run, a part of it, another run, or none of a study's jobs."""
+
+
+class Look(NamedTuple):
+    """What can be said of a planned run before it starts."""
+
+    label: str
+    fault: str | None
+    state: State
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    label: str
+    error: str | None
+    wall_s: float
+
+
+class Worker:
+    """A process that takes one order at a time; it is replaced when it dies."""
+
+    def __init__(self, find_job: FindJob) -> None:
+        self._find_job = find_job
+        self.order: PlannedRun | None = None
+        self.began = 0.0
+        self._start()
+
+    def look(self, planned: list[PlannedRun]) -> None:
+        """Order a check of every config; `take` returns a list of `Look`."""
+        self._pipe.send(planned)
+
+    def run(self, planned: PlannedRun, log: str) -> None:
+        """Order one run, its console output going to `log`; `take` returns an `Outcome`."""
+        self.order, self.began = planned, time.monotonic()
+        self._pipe.send((planned, log))
+
+    def waits_on(self) -> list[Any]:
+        """Return what becomes ready when there is an answer or the process died."""
+        return [self._pipe, self._process.sentinel]
+
+    def take(self) -> Any:
+        """Return the answer; a process that died answers with a failed `Outcome` and is replaced.
+
+        Raises:
+            SemidError: it died while looking at configs.
+        """
+        order, self.order = self.order, None
+        try:
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or 0
+        how = f"killed by signal {-code}" if code < 0 else f"process ended with code {code}"
+        how += " (out of memory?)" if code == -signal.SIGKILL else ""
+        if order is None:
+            raise SemidError(f"a study worker died at its start: {how}. Remedy: trec-semid doctor.")
+        self._start()
+        return Outcome(order.label, how, time.monotonic() - self.began)
+
+    def stop(self) -> None:
+        """End the process, gently first: what it was writing is cleaned up."""
+        self._process.terminate()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._find_job))
+        self._process.start()
+        theirs.close()
+
+
+def _serve(pipe: Connection, find_job: FindJob) -> None:
+    # Ctrl-C reaches the whole group: the study decides, and ends its workers by SIGTERM, which unwinds.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    while True:
+        try:
+            order = pipe.recv()
+        except EOFError:
+            return
+        if isinstance(order, list):
+            pipe.send([look_at(planned, find_job) for planned in order])
+        else:
+            pipe.send(execute(order[0], order[1], find_job))
+
+
+def look_at(planned: PlannedRun, find_job: FindJob) -> Look:
+    """Validate a run's config and see what its folder holds."""
+    try:
+        config = load_config(find_job(planned.verb).config, planned.files, planned.sets)
+    except ConfigError as error:
+        return Look(planned.label, str(error), "absent")
+    if _is_finished(planned, config, find_job):
+        return Look(planned.label, None, "finished")
+    run = RunFolder(planned.folder, planned.verb)
+    if not exists(run.path("run.json")):
+        return Look(planned.label, None, "absent")
+    try:
+        same = run.read_json("run.json").get("config_checksum") == config_checksum(config)
+    except DataError:
+        same = False
+    return Look(planned.label, None, "begun" if same else "other")
+
+
+def _is_finished(planned: PlannedRun, config: Config, find_job: FindJob) -> bool:
+    own = find_job(planned.verb).finished
+    if own is not None:
+        return bool(own(config))
+    return RunFolder(planned.folder, planned.verb).is_finished(config)
+
+
+def execute(planned: PlannedRun, log: str, find_job: FindJob) -> Outcome:
+    """Run one job with its console output in a file."""
+    started = time.monotonic()
+    error: str | None = None
+    with _output_to(log):
+        try:
+            job = find_job(planned.verb)
+            config = load_config(job.config, planned.files, planned.sets)
+            job.run(config)
+            if planned.verb == "report":
+                _mark_report(planned.folder, config)
+        except SemidError as refusal:
+            error = str(refusal)
+            sys.stderr.write(f"error: {error}\n")
+        except Exception as fault:
+            error = f"{type(fault).__name__}: {fault}"
+            traceback.print_exc()
+    return Outcome(planned.label, error, time.monotonic() - started)
+
+
+def _mark_report(folder: str, config: Config) -> None:
+    """Leave in a report's folder what a run folder has, so that the next study knows what it shows."""
+    run = RunFolder(folder, "report")
+    run.start(config)
+    run.write_metrics({}, seed=0, dataset="", dataset_checksum="", counts={})
+
+
+@contextmanager
+def _output_to(uri: str) -> Iterator[None]:
+    """Send what this process prints, from C++ too, to a file; a remote one is written at the end."""
+    make_folder(uri.rpartition("/")[0])
+    kept = [os.dup(number) for number in (1, 2)]
+    with open(filesystem(uri)[1], "wb") if is_local(uri) else tempfile.TemporaryFile() as target:
+        try:
+            for number in (1, 2):
+                os.dup2(target.fileno(), number)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)
+            if not is_local(uri):
+                target.seek(0)
+                write_bytes(uri, target.read())
+
+
+def log_of(out: str, planned: PlannedRun) -> str:
+    """Return where a run's console output goes."""
+    return join(out, "logs", f"{planned.label}.log")

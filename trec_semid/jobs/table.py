@@ -1,0 +1,40 @@
+"""The jobs a config file can run: one row a verb, imported only when asked for (torch takes seconds)."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.explain import did_you_mean
+
+JOBS = {
+    "prepare": "PrepareConfig",  # raw logs and content -> dataset folder
+    "tokenize": "TokenizeConfig",  # dataset -> tokenizer and semantic IDs
+    "rank": "RankConfig",  # dataset, semantic IDs -> ranker and its predictions
+    "report": "ReportConfig",  # finished runs -> one page
+    "plan": "PlanConfig",  # ranker config -> where its tables go on a cluster
+    "study": "StudyConfig",  # a grid of the others
+}
+"""Verb -> name of its config class; both it and `run` live in `trec_semid/jobs/<verb>.py`."""
+
+
+class Job(NamedTuple):
+    """What a verb needs and does."""
+
+    config: type[Config]
+    run: Callable[[Any], Any]
+    finished: Callable[[Any], object] | None = None
+    """Says truly of a config that its result is there already; None where only the run folder tells."""
+
+
+def job_named(verb: str) -> Job:
+    """Import a verb's module and return its config class and `run`.
+
+    Raises:
+        ConfigError: there is no such verb.
+    """
+    if verb not in JOBS:
+        raise ConfigError(f"no verb '{verb}'{did_you_mean(verb, JOBS)}. There are: {', '.join(JOBS)}.")
+    module = import_module(f"trec_semid.jobs.{verb}")
+    return Job(getattr(module, JOBS[verb]), module.run, getattr(module, "finished", None))

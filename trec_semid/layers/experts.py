@@ -1,0 +1,59 @@
+"""Experts that run side by side, and the loss that keeps them different."""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+
+@final
+class Experts(nn.Module):
+    """E experts over the same input, in one matrix product: z_e = W_e x + b_e.
+
+    With a hidden width each expert is z_e = W'_e relu(W_e x + b_e) + b'_e. MMQ (Multimodal
+    Mixture-of-Quantization tokenization, 2025) eq 2-3; it names one matrix per expert, so one linear
+    map is the default. Input (B, in_dim), output (B, E, out_dim).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, num_experts: int, *, hidden_dim: int | None = None) -> None:
+        super().__init__()
+        first = hidden_dim or out_dim
+        self.weight = nn.Parameter(_uniform(num_experts, in_dim, first, fan_in=in_dim))
+        self.bias = nn.Parameter(_uniform(num_experts, first, fan_in=in_dim))
+        self.last_weight: nn.Parameter | None = None
+        self.last_bias: nn.Parameter | None = None
+        if hidden_dim:
+            self.last_weight = nn.Parameter(_uniform(num_experts, first, out_dim, fan_in=first))
+            self.last_bias = nn.Parameter(_uniform(num_experts, out_dim, fan_in=first))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_dim) to (B, E, out_dim)."""
+        hidden = torch.matmul(x, self.weight) + self.bias.unsqueeze(1)
+        if self.last_weight is not None and self.last_bias is not None:
+            hidden = torch.baddbmm(self.last_bias.unsqueeze(1), torch.relu(hidden), self.last_weight)
+        return hidden.transpose(0, 1)
+
+    def overlap(self) -> Tensor:
+        """Return how alike the experts' (first) matrices are, see `weight_overlap`."""
+        return weight_overlap(self.weight)
+
+
+def weight_overlap(weights: Tensor) -> Tensor:
+    """Return || V V^T - I ||_F^2, rows of V being the experts' flattened weights at unit length.
+
+    Zero exactly when all experts are orthogonal. MMQ eq 11-12.
+
+    Args:
+        weights: (E, ...) float.
+
+    Returns:
+        () float.
+    """
+    rows = nn.functional.normalize(weights.flatten(1), dim=1)
+    return (rows @ rows.T - torch.eye(len(rows), device=rows.device, dtype=rows.dtype)).square().sum()
+
+
+def _uniform(*shape: int, fan_in: int) -> Tensor:
+    bound = 1.0 / math.sqrt(fan_in)
+    return torch.empty(*shape).uniform_(-bound, bound)

@@ -1,0 +1,57 @@
+"""k-means over faiss: the same centroids for the same points and seed."""
+
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+
+from trec_semid.core.errors import DataError
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Clusters(NamedTuple):
+    """What k-means found."""
+
+    centroids: Floats
+    """(K, D); unit length where the clustering was spherical."""
+    codes: Ints
+    """(N,): the nearest centroid of each point."""
+
+
+def fit_kmeans(
+    points: Floats, num_clusters: int, *, seed: int, iterations: int = 20, spherical: bool = False
+) -> Clusters:
+    """Cluster points by squared distance, or by cosine when spherical.
+
+    Empty clusters are refilled by splitting large ones. Threads are faiss's own (OMP_NUM_THREADS).
+
+    Args:
+        points: (N, D) float32.
+        num_clusters: K, at most N.
+        seed: picks the first centroids.
+        iterations: Lloyd steps.
+        spherical: centroids are kept at unit length and compared by inner product.
+
+    Raises:
+        DataError: fewer points than clusters.
+    """
+    if len(points) < num_clusters:
+        remedy = "Lower the codebook size or bring more items"
+        raise DataError(f"{num_clusters} clusters need as many items", value=len(points), remedy=remedy)
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    if spherical:
+        points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        num_clusters,
+        niter=iterations,
+        seed=seed % 2**31,
+        spherical=spherical,
+        min_points_per_centroid=1,
+        max_points_per_centroid=max(1, -(-len(points) // num_clusters)),
+    )
+    kmeans.train(points)
+    _, nearest = kmeans.index.search(points, 1)
+    return Clusters(np.asarray(kmeans.centroids, dtype=np.float32), nearest[:, 0])

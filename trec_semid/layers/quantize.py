@@ -1,0 +1,92 @@
+"""Cosine quantisation: nearest codes, and the two ways gradients pass the choice.
+
+Legend: B items, R positions, K codes of a codebook, D width. Codebooks are (R, K, D).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+class Quantized(NamedTuple):
+    """What quantisation says of B latents per position."""
+
+    codes: Tensor
+    """(B, R) int64."""
+    vectors: Tensor
+    """(B, R, D): the codewords, with gradients as the mode states."""
+    loss: Tensor
+    """(B, R): quantisation loss of each latent, sum over dimensions."""
+
+
+def nearest_codes(latents: Tensor, codebooks: Tensor) -> Tensor:
+    """Return (B, R) int64: the code with the largest cosine; the lowest code wins a tie (MMQ eq 7)."""
+    # The length of a latent does not move its argmax, so only the codebooks are normalised.
+    products = torch.bmm(latents.transpose(0, 1), normalize(codebooks, dim=-1).mT)
+    return products.argmax(-1).T.contiguous()
+
+
+def pick_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:
+    """Return (B, R, D): row codes[b, r] of codebook r."""
+    num_positions, _, dim = codebooks.shape
+    rows = codes + torch.arange(num_positions, device=codes.device) * codebooks.shape[1]
+    return torch.nn.functional.embedding(rows.reshape(-1), codebooks.reshape(-1, dim)).view(*codes.shape, dim)
+
+
+def quantize_soft_index(latents: Tensor, codebooks: Tensor, *, temperature: float) -> Quantized:
+    """Quantise with a hard index forward and a soft one backward.
+
+    soft = softmax(cos(z, C) / temperature), ind = soft + sg(onehot(argmax soft) - soft), q = ind C:
+    gradients of whatever reads q reach the latent and every codeword (MMQ eq 15-18; Index
+    Backpropagation Quantization, 2024). The loss is IBQ's double quantisation loss on unit-length
+    vectors, ||q^ - z^||^2 + ||sg[c^] - z^||^2 + 0.25 ||c^ - sg[z^]||^2 with c the chosen codeword.
+
+    Args:
+        latents: (B, R, D).
+        codebooks: (R, K, D).
+        temperature: small is sharp; cosines lie in [-1, 1].
+
+    Returns:
+        codes, codewords, losses.
+    """
+    unit, unit_codebooks = normalize(latents, dim=-1), normalize(codebooks, dim=-1)
+    cosine = torch.bmm(unit.transpose(0, 1), unit_codebooks.mT)
+    codes = cosine.argmax(-1).T.contiguous()
+    soft = torch.softmax(cosine / temperature, dim=-1)
+    chosen = pick_codewords(codebooks, codes)
+    # Zero in value, it carries the gradient of the index; the codewords' own is that of the hard index.
+    spread = torch.bmm(soft, codebooks.detach()).transpose(0, 1)
+    vectors = chosen + (spread - spread.detach())
+    unit_chosen = normalize(chosen, dim=-1)
+    loss = _squared(normalize(vectors, dim=-1), unit)
+    loss = loss + _squared(unit_chosen.detach(), unit) + 0.25 * _squared(unit_chosen, unit.detach())
+    return Quantized(codes, vectors, loss)
+
+
+def quantize_straight_through(
+    latents: Tensor, codebooks: Tensor, *, commitment: float = 0.25
+) -> Quantized:
+    """Quantise with the codeword forward and the identity backward: q = z + sg(c - z).
+
+    The codewords learn from the loss alone, ||sg[z^] - c^||^2 + commitment ||z^ - sg[c^]||^2 on
+    unit-length vectors (Neural Discrete Representation Learning, 2017, eq 3).
+
+    Args:
+        latents: (B, R, D).
+        codebooks: (R, K, D).
+        commitment: weight of the term that pulls latents to their codewords.
+
+    Returns:
+        codes, codewords, losses.
+    """
+    codes = nearest_codes(latents, codebooks)
+    chosen = pick_codewords(codebooks, codes)
+    unit, unit_chosen = normalize(latents, dim=-1), normalize(chosen, dim=-1)
+    loss = _squared(unit.detach(), unit_chosen) + commitment * _squared(unit, unit_chosen.detach())
+    return Quantized(codes, latents + (chosen - latents).detach(), loss)
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().sum(-1)

@@ -1,0 +1,161 @@
+"""GAUC: the AUC within each user, averaged by impressions."""
+
+from typing import Any, NamedTuple, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trec_semid.core.errors import DataError
+from trec_semid.core.ranks import gather_objects
+from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
+from trec_semid.metrics.keys import (
+    PairCounts,
+    check_float32,
+    check_labels,
+    check_scores,
+    check_users,
+    count_pairs,
+    dense_users,
+    pack,
+)
+
+
+class GroupAuc(NamedTuple):
+    """GAUC and what it was taken over."""
+
+    gauc: float
+    """Mean of the users' AUC, each weighted by its number of rows."""
+    user_mean: float
+    """Mean of the users' AUC, each counted once."""
+    num_users: int
+    """Users with both classes: those that count."""
+    num_one_class: int
+    """Users with one class, left out."""
+    num_rows: int
+    """Rows of the users that count."""
+
+
+class PerUser(NamedTuple):
+    """AUC of each user."""
+
+    users: NDArray[Any]
+    """(U,) ascending, as given."""
+    rows: NDArray[np.int64]
+    positives: NDArray[np.int64]
+    auc: NDArray[np.float64]
+    """(U,) NaN for a user with one class."""
+
+
+def per_user_auc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> PerUser:
+    """Return the AUC of each user, ties one half, exactly.
+
+    Args:
+        scores: (n,) any monotone scale, compared in its own precision.
+        labels: (n,) 0 or 1.
+        users: (n,) whose row it is: integers, fastest when dense from 0; need not be sorted.
+
+    Raises:
+        ShapeError: the lengths differ.
+        DataError: a score is NaN, or a label is neither 0 nor 1.
+    """
+    checked = check_scores(scores)
+    truth = check_labels(labels, len(checked))
+    dense, names = dense_users(users, len(checked))
+    keys = pack(checked, truth, dense)
+    keys.sort()
+    counts = count_pairs(keys)
+    present = counts.users if names is None else names[counts.users]
+    return PerUser(present, counts.negatives + counts.positives, counts.positives, counts.auc)
+
+
+def gauc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> GroupAuc:
+    """Area under the ROC curve within each user, averaged by impressions.
+
+    GAUC = Σ_u n_u · AUC_u / Σ_u n_u over the users with both classes, n_u = rows of user u; ties
+    count one half. Source: Zhu et al., "Optimized Cost per Click in Taobao Display Advertising",
+    2017, with impressions as weights.
+
+    Args:
+        scores: (n,) any monotone scale, compared in its own precision.
+        labels: (n,) 0 or 1.
+        users: (n,) whose row it is; need not be sorted.
+
+    Raises:
+        ShapeError: the lengths differ.
+        DataError: a score is NaN, a label is neither 0 nor 1, or no user has both classes.
+    """
+    each = per_user_auc(scores, labels, users)
+    sums = _Sums.of(each.rows, each.auc)
+    if not sums.num_users:
+        raise DataError(
+            f"GAUC needs a user with both classes; here are {len(each.users)} users without",
+            field="label",
+            remedy="Evaluate on more rows of each user, or look at AUC alone",
+        )
+    return sums.group_auc()
+
+
+@final
+class GaucAccumulator:
+    """GAUC over all rows that any rank has given, exact, in bounded memory; see `metrics.exchange`.
+
+    A user's rows may come in any updates, on any ranks. Scores are float32 and users dense rows, so
+    that rows of different updates and ranks can be compared as packed.
+    """
+
+    def __init__(self, *, max_rows: int = MAX_ROWS_IN_MEMORY) -> None:
+        self._rows = SortedRuns(max_rows)
+
+    def update(self, scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> None:
+        """Take (n,) float32 scores, (n,) labels and (n,) user rows below 2^31 of this rank.
+
+        Raises:
+            ShapeError: the lengths differ.
+            DataError: scores that are not float32 or NaN, labels that are neither 0 nor 1, or users
+                that are not dense rows.
+        """
+        checked = check_float32(scores)
+        truth = check_labels(labels, len(checked))
+        self._rows.append(pack(checked, truth, check_users(users, len(checked))))
+
+    def result(self) -> GroupAuc:
+        """Return GAUC over all ranks, the same on each; NaN while no user has both classes.
+
+        All ranks call it. The number of ranks and the order of rows move it by no more than the
+        rounding of one float64 sum.
+        """
+        sums = _Sums(0, 0, 0, 0.0, 0.0)
+        for counts in count_pairs_over_ranks(self._rows):
+            sums = sums.plus(_Sums.of_counts(counts))
+        total = _Sums(0, 0, 0, 0.0, 0.0)
+        for part in gather_objects(tuple(sums)):
+            total = total.plus(_Sums(*part))
+        return total.group_auc()
+
+
+class _Sums(NamedTuple):
+    num_users: int
+    num_one_class: int
+    num_rows: int
+    weighted: float
+    plain: float
+
+    @staticmethod
+    def of(rows: NDArray[np.int64], auc: NDArray[np.float64]) -> "_Sums":
+        counted = ~np.isnan(auc)
+        rows, auc = rows[counted], auc[counted]
+        weighted, plain = float((rows * auc).sum()), float(auc.sum())
+        return _Sums(len(auc), len(counted) - len(auc), int(rows.sum()), weighted, plain)
+
+    @staticmethod
+    def of_counts(counts: PairCounts) -> "_Sums":
+        return _Sums.of(counts.negatives + counts.positives, counts.auc)
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        return _Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))  # pyright: ignore[reportArgumentType]
+
+    def group_auc(self) -> GroupAuc:
+        if not self.num_users:
+            return GroupAuc(float("nan"), float("nan"), 0, self.num_one_class, 0)
+        mean, user_mean = self.weighted / self.num_rows, self.plain / self.num_users
+        return GroupAuc(mean, user_mean, self.num_users, self.num_one_class, self.num_rows)

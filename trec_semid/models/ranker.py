@@ -1,0 +1,63 @@
+"""What every ranker is: pooled tables, a dense part over them, and the loss outside the serving path."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from trec_semid.embeddings.collection import PooledTables
+
+
+class DenseRanker(nn.Module, ABC):
+    """Maps the embedded features of B rows, (B, F * dim) in feature order, to logits (B,)."""
+
+    @abstractmethod
+    def forward(self, embedded: Tensor) -> Tensor:
+        """Return one logit a row."""
+
+
+@final
+class Ranker(nn.Module):
+    """Tables and dense part together: ids to logits. Runs unsharded; sharding is applied from outside."""
+
+    def __init__(self, sparse: PooledTables, dense: DenseRanker) -> None:
+        super().__init__()
+        self.sparse, self.dense = sparse, dense
+
+    def forward(self, features: KeyedJaggedTensor) -> Tensor:
+        """Return (B,) logits."""
+        return self.dense(self.sparse(features))
+
+
+class RankerOutput(NamedTuple):
+    """What one rank says of its part of a batch."""
+
+    loss: Tensor
+    """() this rank's part of the loss, times the number of ranks: its mean over ranks is the global mean."""
+    logits: Tensor
+    """(B,)."""
+
+
+@final
+class RankerWithLoss(nn.Module):
+    """Binary cross-entropy over the global batch.
+
+    loss_rank = world_size / global_size * sum over the rank's rows of weight * BCE(logit, label).
+    Gradients are averaged over ranks (sum divided by world_size), which leaves the gradient of the mean
+    over the global batch whatever the number of ranks and however its rows are spread.
+    """
+
+    def __init__(self, ranker: Ranker, *, world_size: int) -> None:
+        super().__init__()
+        self.ranker, self.world_size = ranker, world_size
+
+    def forward(
+        self, features: KeyedJaggedTensor, labels: Tensor, weights: Tensor, global_size: int
+    ) -> RankerOutput:
+        """Return loss and logits of (B,) labels and weights (0 for padding rows)."""
+        logits = self.ranker(features)
+        total = functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
+        return RankerOutput(total * (self.world_size / global_size), torch.detach(logits))

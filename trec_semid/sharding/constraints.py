@@ -1,0 +1,128 @@
+"""What a config may say about where tables go: rules by table name or pattern."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, PositiveInt, field_validator
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import CacheParams
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.explain import did_you_mean
+from trec_semid.sharding.tables import (
+    COLUMN_TYPES,
+    EVERY_TYPE,
+    KERNELS,
+    REPLICATED_KERNEL,
+    Table,
+    offered_types,
+)
+
+
+class TableRule(Config):
+    """What the planner may do with the tables that a rule names; what is left out is free."""
+
+    sharding_types: list[str] | None = None
+    """Any of data_parallel, table_wise, column_wise, row_wise, table_row_wise, table_column_wise."""
+    kernels: list[str] | None = None
+    """Where weights of a sharded table lie: fused (device memory), fused_uvm (host memory),
+    fused_uvm_caching (host memory behind a device cache). Replicated tables have a kernel of their own."""
+    min_column_dim: PositiveInt | None = None
+    """Narrowest column shard the planner may cut; torchrec's default keeps tables up to 128 whole."""
+    cache_load_factor: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows that fused_uvm_caching keeps in device memory."""
+
+    @field_validator("sharding_types", "kernels")
+    @classmethod
+    def _known(cls, names: list[str] | None, info: Any) -> list[str] | None:
+        known = EVERY_TYPE if info.field_name == "sharding_types" else KERNELS["cuda"]
+        for name in names or []:
+            if name not in known:
+                raise ValueError(f"unknown '{name}'{did_you_mean(name, known)}")
+        if names == []:
+            raise ValueError("an empty list leaves nothing to choose; leave the key out instead")
+        return names
+
+
+class ShardingConfig(Config):
+    """Rules for placing tables; without one the planner chooses.
+
+    Some choices are left to rules. Column-wise placement under row-wise Adagrad: shards of a row would each
+    keep a state of their own, which is another optimizer. Host memory: only where device memory is too
+    small. Replicas on CPU: their dense update costs as much as the whole table in every step.
+    """
+
+    tables: dict[str, TableRule] = {}
+    """Table name or pattern (`t_item*`) to rule. An exact name beats patterns, a longer pattern beats a
+    shorter one."""
+
+
+def build_constraints(
+    sharding: ShardingConfig,
+    tables: Sequence[Table],
+    device: str,
+    *,
+    mean_lengths: Mapping[str, float],
+    splits_columns: bool,
+    offloads: bool,
+) -> dict[str, ParameterConstraints]:
+    """Return the planner's constraints, one entry per table.
+
+    Args:
+        sharding: the rules.
+        tables: the tables of the model.
+        device: "cpu" or "cuda".
+        mean_lengths: average number of ids a row has in a feature; 1 where not given.
+        splits_columns: whether tables without a rule may be split by columns.
+        offloads: whether tables without a rule may lie in host memory.
+
+    Raises:
+        ConfigError: a rule names no table, or leaves a table without any placement on this device.
+    """
+    _refuse_unmatched(sharding, [table.name for table in tables])
+    unasked = (() if splits_columns else COLUMN_TYPES) + (("data_parallel",) if device == "cpu" else ())
+    free_kernels = KERNELS[device] if offloads else KERNELS[device][:1]
+    constraints: dict[str, ParameterConstraints] = {}
+    for table in tables:
+        rule = _rule_of(table.name, sharding)
+        kinds, kernels = _allowed(table, rule, device)
+        constraints[table.name] = ParameterConstraints(
+            sharding_types=[kind for kind in kinds if rule.sharding_types or kind not in unasked],
+            compute_kernels=[name for name in kernels if rule.kernels or name in free_kernels]
+            + [REPLICATED_KERNEL],
+            min_partition=rule.min_column_dim,
+            pooling_factors=[mean_lengths.get(feature, 1.0) for feature in table.features],
+            cache_params=CacheParams(load_factor=rule.cache_load_factor) if rule.cache_load_factor else None,
+        )
+    return constraints
+
+
+def _allowed(table: Table, rule: TableRule, device: str) -> tuple[list[str], list[str]]:
+    offered = offered_types(table.pooling, device)
+    kinds = [kind for kind in offered if kind in (rule.sharding_types or offered)]
+    kernels = [name for name in KERNELS[device] if name in (rule.kernels or KERNELS[device])]
+    if not kernels:
+        kinds = [kind for kind in kinds if kind == "data_parallel"]
+    if not kinds:
+        raise ConfigError(
+            f"sharding: nothing is left for table '{table.name}' ({table.pooling}) on {device} "
+            f"(got sharding_types {rule.sharding_types or 'any'} and kernels {rule.kernels or 'any'}). "
+            f"Allow one of: {', '.join(offered)}; with kernels: {', '.join(KERNELS[device])}."
+        )
+    return kinds, kernels
+
+
+def _rule_of(name: str, sharding: ShardingConfig) -> TableRule:
+    if name in sharding.tables:
+        return sharding.tables[name]
+    matching = [pattern for pattern in sharding.tables if fnmatch.fnmatchcase(name, pattern)]
+    return sharding.tables[max(matching, key=len)] if matching else TableRule()
+
+
+def _refuse_unmatched(sharding: ShardingConfig, names: Sequence[str]) -> None:
+    for pattern in sharding.tables:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            hint = did_you_mean(pattern, names) or f" The tables are: {', '.join(names)}."
+            raise ConfigError(f"sharding.tables: no table is called '{pattern}'{hint}")

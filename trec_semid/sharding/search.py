@@ -1,0 +1,143 @@
+"""torchrec's planner, run so that equal inputs give equal plans in every process."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    ParameterConstraints,
+    PlannerError,
+    ShardingOption,
+    Stats,
+)
+from torchrec.distributed.types import ModuleSharder, ShardingPlan
+
+from trec_semid.sharding.constraints import ShardingConfig, build_constraints
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
+from trec_semid.sharding.placement import PlacedTable, Shard
+from trec_semid.sharding.tables import (
+    EVERY_TYPE,
+    Table,
+    find_tables,
+    table_sharders,
+    without_library_warnings,
+)
+from trec_semid.sharding.topology import ClusterConfig, build_topology
+
+
+class Workload(NamedTuple):
+    """What a step asks of the tables."""
+
+    batch_size: int
+    """Rows per rank and step."""
+    optimizer: SparseOptimizerConfig
+    mean_lengths: Mapping[str, float]
+    """Average ids per row of a feature; 1 where not given."""
+
+
+class Found(NamedTuple):
+    """The best plan."""
+
+    sharding_plan: ShardingPlan
+    tables: tuple[PlacedTable, ...]
+
+
+def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, workload: Workload) -> Found:
+    """Return the best plan in device memory, or with host memory where device memory is too small.
+
+    Host memory is always slower, and offering it at once makes the search several times longer.
+
+    Raises:
+        ConfigError: a rule does not fit the tables.
+        PlannerError: no plan fits.
+    """
+    tables = find_tables(model)
+    for offloads in (False, True):
+        constraints = build_constraints(
+            sharding,
+            tables,
+            cluster.device,
+            mean_lengths=workload.mean_lengths,
+            splits_columns=not workload.optimizer.is_row_wise,
+            offloads=offloads,
+        )
+        try:
+            return _search_once(model, tables, cluster, constraints, workload.batch_size)
+        except PlannerError:
+            if offloads or cluster.device == "cpu":
+                raise
+    raise AssertionError("the second attempt returns or raises")
+
+
+def _search_once(
+    model: nn.Module,
+    tables: list[Table],
+    cluster: ClusterConfig,
+    constraints: dict[str, ParameterConstraints],
+    batch_size: int,
+) -> Found:
+    topology = build_topology(cluster)
+    kept = _KeepBestPlan()
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=batch_size,
+        enumerator=_SortedEnumerator(topology, batch_size, constraints),
+        storage_reservation=FixedPercentageStorageReservation(0.0),  # ClusterConfig took it off already
+        stats=kept,
+        constraints=constraints,
+        debug=False,
+    )
+    with without_library_warnings():
+        plan = planner.plan(model, table_sharders())
+    placed = {option.name: option for option in kept.options}
+    return Found(plan, tuple(_placed(placed[table.name], table) for table in tables))
+
+
+class _KeepBestPlan(Stats):
+    """Keeps the chosen options, which say what each shard takes; the plan itself does not."""
+
+    def __init__(self) -> None:
+        self.options: list[ShardingOption] = []
+
+    def log(self, *args: Any, best_plan: list[ShardingOption], **kwargs: Any) -> None:
+        self.options = best_plan
+
+
+class _SortedEnumerator(EmbeddingEnumerator):
+    """Puts options into one order: the library's own follows the hash of strings, new in each process."""
+
+    def enumerate(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> list[ShardingOption]:
+        return sorted(super().enumerate(module, sharders), key=_order)
+
+
+def _order(option: ShardingOption) -> tuple[str, int, str]:
+    return option.fqn, EVERY_TYPE.index(option.sharding_type), option.compute_kernel
+
+
+def _placed(option: ShardingOption, table: Table) -> PlacedTable:
+    weight: torch.Tensor = option.tensor
+    return PlacedTable(
+        name=table.name,
+        rows=table.rows,
+        dim=table.dim,
+        dtype=str(weight.dtype).removeprefix("torch."),
+        weight_bytes=weight.numel() * weight.element_size(),
+        sharding_type=option.sharding_type,
+        kernel=option.compute_kernel,
+        shards=tuple(_shard(shard) for shard in option.shards),
+    )
+
+
+def _shard(shard: Any) -> Shard:
+    return Shard(
+        rank=shard.rank,
+        offset=(shard.offset[0], shard.offset[1]),
+        size=(shard.size[0], shard.size[1]),
+        hbm_bytes=shard.storage.hbm,
+        ddr_bytes=shard.storage.ddr,
+        time_ms=shard.perf.total,
+    )

@@ -1,0 +1,95 @@
+"""The hardware a plan is made for: nodes, devices, memory, bandwidths; any cluster, without having it."""
+
+import os
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torchrec.distributed.planner.types import (
+    HardwareConfig,
+    KernelConfig,
+    Topology,
+    TopologyFactory,
+    TrainerConfig,
+)
+
+from trec_semid.core.config import Config
+from trec_semid.core.ranks import Ranks
+
+GIB = 1024**3
+
+
+class ClusterConfig(Config):
+    """A cluster of equal nodes with equal devices; one rank runs per device.
+
+    Bandwidths are what a data sheet says for one direction [GB/s, 10^9 bytes]. They decide between
+    placements, not whether tables fit.
+    """
+
+    name: str = "cluster"
+    num_nodes: PositiveInt = 1
+    devices_per_node: PositiveInt = 1
+    device: Literal["cpu", "cuda"] = "cuda"
+    hbm_gib: float = Field(default=0.0, ge=0)
+    """Device memory of one device [GiB]; 0 for device = "cpu"."""
+    ddr_gib: PositiveFloat
+    """Host memory of one node [GiB], shared by its ranks."""
+    storage_reserve: float = Field(default=0.15, ge=0, lt=1)
+    """Share of either memory kept for dense parameters, activations and buffers."""
+    intra_node_gb_s: PositiveFloat = 300.0
+    """Device to device inside a node, per device [GB/s]."""
+    inter_node_gb_s: PositiveFloat = 25.0
+    """Device to device between nodes, per device [GB/s]."""
+    hbm_gb_s: PositiveFloat = 2000.0
+    """Memory bandwidth of one device [GB/s]."""
+    ddr_gb_s: PositiveFloat = 100.0
+    """Memory bandwidth of one node's host memory [GB/s], shared by its ranks."""
+    host_link_gb_s: PositiveFloat = 32.0
+    """Host memory to device, per device [GB/s]."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.num_nodes * self.devices_per_node
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Device memory a rank may fill with tables [bytes]."""
+        return int(self.hbm_gib * GIB * (1 - self.storage_reserve)) if self.device == "cuda" else 0
+
+    @property
+    def ddr_bytes(self) -> int:
+        """Host memory a rank may fill with tables [bytes]."""
+        return int(self.ddr_gib / self.devices_per_node * GIB * (1 - self.storage_reserve))
+
+    @staticmethod
+    def here(ranks: Ranks) -> "ClusterConfig":
+        """Describe the machines under the running process group, taking each node to be like this one."""
+        devices_per_node = min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), ranks.world_size)
+        is_gpu = ranks.device.type == "cuda"
+        hbm_bytes = torch.cuda.get_device_properties(ranks.device).total_memory if is_gpu else 0
+        return ClusterConfig(
+            name="this machine",
+            num_nodes=max(ranks.world_size // devices_per_node, 1),
+            devices_per_node=devices_per_node,
+            device="cuda" if is_gpu else "cpu",
+            hbm_gib=round(hbm_bytes / GIB, 2),
+            ddr_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 2),
+        )
+
+
+def build_topology(cluster: ClusterConfig) -> Topology:
+    """Return the planner's view of a cluster, with the reserve already taken off its memory."""
+    gb_s = 1e9 / 1e3  # the planner counts bytes per millisecond
+    hardware = HardwareConfig(
+        hbm_cap_bytes=cluster.hbm_bytes,
+        ddr_cap_bytes=cluster.ddr_bytes,
+        ssd_cap_bytes=0,
+        intra_host_bw=cluster.intra_node_gb_s * gb_s,
+        inter_host_bw=cluster.inter_node_gb_s * gb_s,
+        hbm_mem_bw=cluster.hbm_gb_s * gb_s,
+        ddr_mem_bw=cluster.ddr_gb_s / cluster.devices_per_node * gb_s,
+        hbm_to_ddr_mem_bw=cluster.host_link_gb_s * gb_s,
+    )
+    trainer = TrainerConfig(world_size=cluster.world_size, local_world_size=cluster.devices_per_node)
+    return TopologyFactory.create_topology(trainer, hardware, KernelConfig(compute_device=cluster.device))

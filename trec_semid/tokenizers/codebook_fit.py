@@ -1,0 +1,204 @@
+"""Gradient training of codebooks that stay alive: warm-up, clustered start, revival of dead codes.
+
+Works on any number of ranks: each takes its share of every global batch, and gradients are summed.
+Legend: B items, R positions, K codes, D width.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import TrainingError
+from trec_semid.core.seeds import derive_seed, numpy_generator
+from trec_semid.layers.kmeans import fit_kmeans
+from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.shards import copy_from_main, my_share, sum_gradients, sum_over_ranks, world_size
+from trec_semid.tokenizers.tokenizer import FitReport
+
+_CHUNK_ROWS = 4096
+_LEAST_PROGRESS = 1e-3
+"""A reconstruction loss lower by this share counts as progress."""
+
+
+class CodebookFitConfig(Config):
+    """How codebooks and the networks around them learn."""
+
+    epochs: PositiveInt = 200
+    warmup_epochs: NonNegativeInt = 10
+    """Epochs without quantisation, before codebooks start from clusters of the latents."""
+    batch_size: PositiveInt = 256
+    """Items of a step, over all ranks together."""
+    learning_rate: PositiveFloat = 1e-3
+    """At the start; it falls to zero along half a cosine."""
+    weight_decay: NonNegativeFloat = 1e-4
+    patience: PositiveInt | None = None
+    """Stop after so many epochs without progress in the reconstruction loss; None runs all epochs."""
+    kmeans_items: PositiveInt = 20_000
+    """Items drawn for the clustered start; 20 for each code where that is more."""
+    revive_every: PositiveInt = 5
+    """Epochs between revivals of codes that nothing chose, in the first half of training."""
+
+
+class Objective(NamedTuple):
+    """Losses of a batch."""
+
+    items: Tensor
+    """(): weighted loss, summed over the batch's items."""
+    weights: Tensor
+    """(): weighted loss of the weights alone."""
+    codes: Tensor
+    """(B, R) int64; K where missing."""
+    terms: dict[str, Tensor]
+    """Each unweighted term, summed over the items, for the log; holds `reconstruction`."""
+
+
+class Learner(Protocol):
+    """What this training needs of a tokenizer."""
+
+    codebooks: nn.Parameter
+    """(R, K, D)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything to be learned."""
+        ...
+
+    def latents(self, contents: Contents) -> tuple[Tensor, Tensor]:
+        """Return (B, R, D) and its presence (B, R)."""
+        ...
+
+    def objective(self, contents: Contents, *, quantized: bool) -> Objective:
+        """Return the losses of a batch."""
+        ...
+
+
+def fit_codebooks(
+    model: Learner, catalogue: Catalogue, rows: Rows, *, seed: int, config: CodebookFitConfig
+) -> Iterator[FitReport]:
+    """Train and yield the means of every epoch.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+        DataError: fewer items than codes at a position.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
+    best, best_epoch = float("inf"), 0
+    for epoch in range(1, config.epochs + 1):
+        quantized = epoch > config.warmup_epochs
+        if epoch == config.warmup_epochs + 1:
+            start_codebooks(model, catalogue, _sample(rows, model, config, seed), seed)
+        epoch_rows = numpy_generator(seed, "epoch", epoch).permutation(rows)
+        usage, scalars = _train_epoch(model, optimizer, catalogue, epoch_rows, config, quantized=quantized)
+        schedule.step()
+        if quantized:
+            revived = 0
+            if epoch <= config.epochs // 2 and epoch % config.revive_every == 0:
+                revived = revive_codes(model, optimizer, catalogue, rows, usage, derive_seed(seed, epoch))
+            scalars |= _describe(usage) | {"revived_codes": revived}
+        yield FitReport(epoch, config.epochs, scalars)
+        if not quantized or scalars["reconstruction"] < best * (1 - _LEAST_PROGRESS):
+            best, best_epoch = (scalars["reconstruction"] if quantized else best), epoch
+        if config.patience and epoch - best_epoch >= config.patience:
+            return
+
+
+def _train_epoch(
+    model: Learner,
+    optimizer: torch.optim.Optimizer,
+    catalogue: Catalogue,
+    rows: Rows,
+    config: CodebookFitConfig,
+    *,
+    quantized: bool,
+) -> tuple[Tensor, dict[str, float]]:
+    """Make one pass; return how often each code was chosen (R, K) and the mean of each loss term."""
+    num_positions, num_codes, _ = model.codebooks.shape
+    usage = torch.zeros(num_positions, num_codes + 1, device=model.device)
+    sums: dict[str, Tensor] = {}
+    for batch in np.array_split(rows, -(-len(rows) // config.batch_size)):
+        losses = model.objective(catalogue.batch(my_share(batch)).to(model.device), quantized=quantized)
+        optimizer.zero_grad()
+        (losses.items / len(batch) + losses.weights / world_size()).backward()
+        sum_gradients(model.parameters())
+        optimizer.step()
+        usage.scatter_add_(1, losses.codes.T, torch.ones_like(losses.codes.T, dtype=usage.dtype))
+        for name, value in losses.terms.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+    totals = sum_over_ranks(torch.stack(list(sums.values()))) / len(rows)
+    if not totals.isfinite().all():
+        raise TrainingError("tokenizer: the loss is not finite. Lower fit.learning_rate.")
+    return sum_over_ranks(usage)[:, :-1], dict(zip(sums, totals.tolist(), strict=True))
+
+
+@torch.no_grad()
+def start_codebooks(model: Learner, catalogue: Catalogue, rows: Rows, seed: int) -> None:
+    """Set every codebook to the means of spherical k-means clusters of its latents (rank 0 decides)."""
+    latents, present = _latents(model, catalogue, rows)
+    num_codes = model.codebooks.shape[1]
+    for position, codebook in enumerate(model.codebooks):
+        points = latents[present[:, position], position]
+        clusters = fit_kmeans(
+            points.cpu().numpy(), num_codes, seed=derive_seed(seed, "kmeans", position), spherical=True
+        )
+        centroids = torch.from_numpy(clusters.centroids).to(codebook)
+        # Cosine assignment ignores length, the decoder does not: codewords start as long as latents are.
+        codebook.copy_(centroids * points.norm(dim=1).mean())
+    model.codebooks.copy_(copy_from_main(model.codebooks.detach()))
+
+
+@torch.no_grad()
+def revive_codes(
+    model: Learner,
+    optimizer: torch.optim.Optimizer,
+    catalogue: Catalogue,
+    rows: Rows,
+    usage: Tensor,
+    seed: int,
+) -> int:
+    """Move codes that nothing chose onto latents of random items; return how many (equal on all ranks)."""
+    dead = usage == 0
+    if not dead.any():
+        return 0
+    num_codes = usage.shape[1]
+    random = numpy_generator(seed, "revive")
+    drawn = random.choice(rows, size=min(len(rows), 4 * num_codes), replace=False)
+    latents, present = _latents(model, catalogue, drawn)
+    moments = [value for key, value in optimizer.state[model.codebooks].items() if key != "step"]
+    for position in range(len(usage)):
+        candidates = latents[present[:, position], position]
+        codes = dead[position].nonzero().flatten()[: len(candidates)]
+        model.codebooks[position, codes] = candidates[: len(codes)]
+        for moment in moments:
+            moment[position, codes] = 0.0
+    model.codebooks.copy_(copy_from_main(model.codebooks.detach()))
+    return int(dead.sum())
+
+
+def _latents(model: Learner, catalogue: Catalogue, rows: Rows) -> tuple[Tensor, Tensor]:
+    parts = [
+        model.latents(contents.to(model.device)) for _, contents in catalogue.chunks(rows, _CHUNK_ROWS)
+    ]
+    return torch.cat([latents for latents, _ in parts]), torch.cat([present for _, present in parts])
+
+
+def _sample(rows: Rows, model: Learner, config: CodebookFitConfig, seed: int) -> Rows:
+    size = min(len(rows), max(config.kmeans_items, 20 * model.codebooks.shape[1]))
+    return np.sort(numpy_generator(seed, "kmeans items").choice(rows, size=size, replace=False))
+
+
+def _describe(usage: Tensor) -> dict[str, float]:
+    shares = usage / usage.sum(1, keepdim=True).clamp(min=1)
+    entropy = torch.special.entr(shares).sum(1).mean()
+    return {"entropy": float(entropy), "utilisation": float((usage > 0).float().mean())}

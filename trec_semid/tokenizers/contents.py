@@ -1,0 +1,84 @@
+"""Item content as tokenizers read it: vectors of every modality and which of them are there.
+
+Legend: B items of a batch, N items, M modalities.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trec_semid.core.errors import DataError
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Contents(NamedTuple):
+    """Content of B items, in the tokenizer's order of modalities."""
+
+    vectors: tuple[Tensor, ...]
+    """One (B, dim_m) float32 for each modality; rows that are not present are zeros."""
+    present: Tensor
+    """(B, M) bool: which items have which modality."""
+
+    def to(self, device: torch.device) -> "Contents":
+        """Copy to a device."""
+        return Contents(tuple(part.to(device) for part in self.vectors), self.present.to(device))
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Content of all items as arrays on disk or in memory; batches of it are checked as they are read."""
+
+    vectors: Mapping[str, np.ndarray[Any, Any]]
+    """Modality to (N, dim) float16 or float32, memory-mapped where large."""
+    present: Mapping[str, np.ndarray[Any, Any]]
+    """Modality to (N,) bool."""
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise DataError("no content to tokenize", remedy="Prepare the dataset with at least one modality")
+        for name, vectors in self.vectors.items():
+            for what, length in (("vectors", len(vectors)), ("mask", len(self.present[name]))):
+                if length != self.num_items:
+                    problem = f"{what} of {length} items, others have {self.num_items}"
+                    raise DataError(problem, field=name, remedy="Prepare the dataset again")
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(next(iter(self.vectors.values())))
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Width of each modality."""
+        return {name: vectors.shape[1] for name, vectors in self.vectors.items()}
+
+    def batch(self, rows: Rows) -> Contents:
+        """Read items.
+
+        Args:
+            rows: (B,) item rows, in any order.
+
+        Raises:
+            DataError: a vector that is present holds NaN or infinity.
+        """
+        parts: list[Tensor] = []
+        present = np.stack([np.asarray(self.present[name][rows], dtype=bool) for name in self.vectors], axis=1)
+        for column, (name, vectors) in enumerate(self.vectors.items()):
+            part = torch.from_numpy(np.ascontiguousarray(vectors[rows])).float()
+            part = torch.where(torch.from_numpy(present[:, column]).unsqueeze(1), part, 0.0)
+            if not part.isfinite().all():
+                row = int(rows[int((~part.isfinite()).any(1).nonzero()[0])])
+                raise DataError("NaN or infinite content", row=row, field=name, remedy="Prepare the data again")
+            parts.append(part)
+        return Contents(tuple(parts), torch.from_numpy(present))
+
+    def chunks(self, rows: Rows, chunk_rows: int) -> Iterator[tuple[Rows, Contents]]:
+        """Yield the items in chunks of at most `chunk_rows`, with their rows."""
+        for start in range(0, len(rows), chunk_rows):
+            part = rows[start : start + chunk_rows]
+            yield part, self.batch(part)

@@ -1,0 +1,187 @@
+"""MMQ: multimodal tokenizer with shared and specific experts, one cosine codebook per expert.
+
+Legend: B items, M modalities, R positions (= experts), D latent width.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple, final
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import softmax
+
+from trec_semid.core.config import Config
+from trec_semid.layers.experts import Experts
+from trec_semid.layers.mlp import Mlp
+from trec_semid.layers.quantize import (
+    Quantized,
+    nearest_codes,
+    pick_codewords,
+    quantize_soft_index,
+    quantize_straight_through,
+)
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, Objective, fit_codebooks
+from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
+
+
+class MmqConfig(Config):
+    """MMQ stage 1; defaults as published where the paper says them."""
+
+    kind: Literal["mmq"] = "mmq"
+    codebook_size: PositiveInt = 100
+    num_shared: NonNegativeInt = 2
+    """Experts over all modalities together."""
+    num_specific: PositiveInt = 2
+    """Experts of each modality."""
+    latent_dim: PositiveInt = 128
+    expert_hidden_dim: PositiveInt | None = None
+    """None: one linear map per expert, as published; a width makes it two layers."""
+    gate_hidden_dim: PositiveInt = 64
+    decoder_widths: tuple[PositiveInt, ...] = (256,)
+    """Hidden widths of the decoder and of each auxiliary decoder."""
+    codebook_learning: Literal["soft_index", "straight_through"] = "soft_index"
+    """How codewords get a gradient: through a soft index (IBQ), or from a codebook loss (VQ-VAE)."""
+    temperature: PositiveFloat = 0.1
+    """Of the soft index; cosines lie in [-1, 1]."""
+    reconstruction_weight: NonNegativeFloat = 12.0
+    auxiliary_weight: NonNegativeFloat = 10.0
+    orthogonality_weight: NonNegativeFloat = 0.005
+    quantization_weight: NonNegativeFloat = 1.0
+    """Of the codebook learning's own loss, which the paper lacks: without it codebooks get no gradient."""
+    fit: CodebookFitConfig = CodebookFitConfig()
+
+
+class Views(NamedTuple):
+    """What the experts and gates make of B items."""
+
+    x: Tensor
+    """(B, sum of widths): standardised content."""
+    latents: Tensor
+    """(B, R, D): shared experts first, then each modality's."""
+    present: Tensor
+    """(B, R) bool: False where a specific expert's modality is missing."""
+    gates: Tensor
+    """(B, R): weight of each position in the sum; 1 for shared, 0 where missing."""
+
+
+@final
+class Mmq(Tokenizer):
+    """Shared experts read all modalities, specific experts one; each picks a code by angle.
+
+    z_s,i = E_s,i(x), z_m,i = E_m,i(x_m), g_m = softmax(MLP_m(x_m)), c_i = argmax_j cos(z_i, C_i,j),
+    z_q = sum_i C_s,i[c] + sum_m sum_i g_m,i C_m,i[c], e_hat = decoder(z_q).
+    Source: MMQ: Multimodal Mixture-of-Quantization tokenization, 2025, eq 2-8, for N modalities.
+    Differs: x is standardised content, so decoders predict (e - mean) / std; a missing modality's
+    terms leave the sum, while shared experts read its neutral zero.
+    """
+
+    def __init__(self, config: MmqConfig, dims: Mapping[str, int]) -> None:
+        super().__init__(config, dims)
+        self.mmq_config = config
+        widths, latent_dim, hidden = list(dims.values()), config.latent_dim, config.expert_hidden_dim
+        self.shared = Experts(sum(widths), latent_dim, config.num_shared, hidden_dim=hidden)
+        self.specific = nn.ModuleList(
+            Experts(width, latent_dim, config.num_specific, hidden_dim=hidden) for width in widths
+        )
+        self.gates = nn.ModuleList(
+            Mlp(width, [config.gate_hidden_dim, config.num_specific]) for width in widths
+        )
+        num_positions = config.num_shared + len(widths) * config.num_specific
+        self.codebooks = nn.Parameter(torch.randn(num_positions, config.codebook_size, latent_dim) / latent_dim**0.5)
+        self.decoder = Mlp(latent_dim, [*config.decoder_widths, sum(widths)])
+        self.auxiliary_decoders = nn.ModuleList(
+            Mlp(latent_dim, [*config.decoder_widths, width]) for width in widths
+        )
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K at every position."""
+        return (self.mmq_config.codebook_size,) * self.codebooks.shape[0]
+
+    @property
+    def position_names(self) -> tuple[str, ...]:
+        """`shared_0`, `shared_1`, ..., then `<modality>_0`, ..."""
+        shared = [f"shared_{i}" for i in range(self.mmq_config.num_shared)]
+        specific = [f"{name}_{i}" for name in self.dims for i in range(self.mmq_config.num_specific)]
+        return (*shared, *specific)
+
+    def fit(self, catalogue: Catalogue, rows: Rows, seed: int) -> Iterator[FitReport]:
+        """Standardise, warm up without quantisation, start codebooks from clusters, train."""
+        self.standardiser.fit(catalogue, rows)
+        yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.mmq_config.fit)
+
+    @torch.no_grad()
+    def encode(self, contents: Contents) -> Tensor:
+        """Return the codes (B, R) int64."""
+        views = self.view(contents)
+        codes = nearest_codes(views.latents, self.codebooks)
+        return torch.where(views.present, codes, self.mmq_config.codebook_size)
+
+    @torch.no_grad()
+    def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
+        """Return e_hat (B, sum of widths)."""
+        codewords = pick_codewords(self.codebooks, codes.clamp(max=self.mmq_config.codebook_size - 1))
+        fused = torch.einsum("br,brd->bd", self._gates(self.standardiser(contents), contents.present), codewords)
+        return self.decoder(fused)
+
+    def view(self, contents: Contents) -> Views:
+        """Run experts and gates (eq 2, 3, 5, 6)."""
+        x = self.standardiser(contents)
+        parts = [expert(part) for expert, part in zip(self.specific, self._split(x), strict=True)]
+        latents = torch.cat([self.shared(x), *parts], dim=1)
+        return Views(x, latents, self._at_positions(contents.present), self._gates(x, contents.present))
+
+    def latents(self, contents: Contents) -> tuple[Tensor, Tensor]:
+        """Return latents (B, R, D) and which of them are present (B, R)."""
+        views = self.view(contents)
+        return views.latents, views.present
+
+    def objective(self, contents: Contents, *, quantized: bool) -> Objective:
+        """Return the losses of eq 9-14, summed over the items (see `docs/tokenizers.md`)."""
+        config, views = self.mmq_config, self.view(contents)
+        chosen = self._quantize(views.latents) if quantized else _as_it_is(views.latents)
+        fused = torch.einsum("br,brd->bd", views.gates, chosen.vectors)
+        errors = self.standardiser.errors(views.x, self.decoder(fused), contents.present)
+        auxiliary = self.standardiser.errors(views.x, self._auxiliary(chosen.vectors), contents.present)
+        terms = {
+            "reconstruction": errors.sum(),
+            "auxiliary": auxiliary.sum(),
+            "quantization": torch.where(views.present, chosen.loss, 0.0).sum(),
+        }
+        overlap = torch.stack([experts.overlap() for experts in (self.shared, *self.specific)]).sum()
+        items = config.reconstruction_weight * terms["reconstruction"]
+        items = items + config.auxiliary_weight * terms["auxiliary"]
+        items = items + config.quantization_weight * terms["quantization"]
+        codes = torch.where(views.present, chosen.codes, config.codebook_size)
+        return Objective(items, config.orthogonality_weight * overlap, codes, terms)
+
+    def _quantize(self, latents: Tensor) -> Quantized:
+        if self.mmq_config.codebook_learning == "soft_index":
+            return quantize_soft_index(latents, self.codebooks, temperature=self.mmq_config.temperature)
+        return quantize_straight_through(latents, self.codebooks)
+
+    def _gates(self, x: Tensor, present: Tensor) -> Tensor:
+        shared = x.new_ones(len(x), self.mmq_config.num_shared)
+        gates = [softmax(gate(part), dim=1) for gate, part in zip(self.gates, self._split(x), strict=True)]
+        return torch.where(self._at_positions(present), torch.cat([shared, *gates], dim=1), 0.0)
+
+    def _auxiliary(self, vectors: Tensor) -> Tensor:
+        """Rebuild each modality from its own codewords alone, ungated (eq 10)."""
+        config = self.mmq_config
+        groups = vectors[:, config.num_shared :].split(config.num_specific, dim=1)
+        parts = [decoder(group.sum(1)) for decoder, group in zip(self.auxiliary_decoders, groups, strict=True)]
+        return torch.cat(parts, dim=1)
+
+    def _at_positions(self, present: Tensor) -> Tensor:
+        shared = present.new_ones(len(present), self.mmq_config.num_shared)
+        return torch.cat([shared, present.repeat_interleave(self.mmq_config.num_specific, dim=1)], dim=1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(list(self.dims.values()), dim=1)
+
+
+def _as_it_is(latents: Tensor) -> Quantized:
+    nothing = latents.new_zeros(latents.shape[:2])
+    return Quantized(nothing.long(), latents, nothing)

@@ -1,0 +1,48 @@
+"""Fitting on several ranks: each takes its share of the rows, sums are taken over all."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Return how many ranks fit together; 1 outside a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def my_share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return every world_size-th row, starting at this rank; the shares of all ranks make up the rows."""
+    return rows[dist.get_rank() :: world_size()] if world_size() > 1 else rows
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Return the sum of every rank's tensor, on every rank."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its sum over ranks, in one exchange; absent gradients stay absent."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if world_size() == 1 or not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def copy_from_main(values: Tensor) -> Tensor:
+    """Return rank 0's tensor on every rank."""
+    if world_size() > 1:
+        values = values.contiguous()
+        dist.broadcast(values, src=0)
+    return values
+

@@ -1,0 +1,87 @@
+"""The space tokenizers work in: unit-length modality vectors, centred and scaled, side by side.
+
+Legend: B items, M modalities, D = sum of the modalities' widths.
+"""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from trec_semid.core.errors import ShapeError
+from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.shards import my_share, sum_over_ranks
+
+RECONSTRUCTION_CONVENTION = (
+    "mean over items of ||e - e_hat||^2, e = the item's present modality vectors, each at unit length, side by "
+    "side; missing modalities are left out of the sum; one modality's own error is the mean over the items that "
+    "have it"
+)
+"""How reconstruction is measured, for every tokenizer alike."""
+_SMALLEST_STD = 1e-4
+"""Dimensions that vary less are constant in half precision: they are centred but not blown up."""
+_CHUNK_ROWS = 8192
+
+
+@final
+class Standardiser(nn.Module):
+    """e = [v_1/|v_1|, v_2/|v_2|, ...], x = (e - mean) / std, and x = 0 where a modality is missing.
+
+    Mean and standard deviation are those of the items that have the modality. The zero is the neutral
+    value: nothing is known, so the average is assumed.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.names, self.dims = tuple(dims), tuple(dims.values())
+        self.register_buffer("mean", torch.zeros(sum(self.dims)))
+        self.register_buffer("std", torch.ones(sum(self.dims)))
+
+    def unit(self, contents: Contents) -> Tensor:
+        """Return e (B, D): the convention's vectors; zeros where a modality is missing."""
+        sizes = tuple(part.shape[1] for part in contents.vectors)
+        if sizes != self.dims:
+            expected = ", ".join(f"{name} = {dim}" for name, dim in zip(self.names, self.dims, strict=True))
+            raise ShapeError(f"contents: wrong widths (got {sizes}, expected {expected}).")
+        return torch.cat([normalize(part, dim=1) for part in contents.vectors], dim=1)
+
+    def forward(self, contents: Contents) -> Tensor:
+        """Return x (B, D)."""
+        x = (self.unit(contents) - self.mean) / self.std
+        return torch.where(self.spread(contents.present), x, 0.0)
+
+    def spread(self, per_modality: Tensor) -> Tensor:
+        """Return (B, D): each modality's value in (B, M) repeated over its dimensions."""
+        repeats = torch.tensor(self.dims, device=per_modality.device)
+        return per_modality.repeat_interleave(repeats, dim=1)
+
+    def errors(self, x: Tensor, rebuilt: Tensor, present: Tensor) -> Tensor:
+        """Return (B, M): ||e_m - e_hat_m||^2 of each modality, 0 where it is missing.
+
+        Args:
+            x: (B, D) standardised content.
+            rebuilt: (B, D) its reconstruction, standardised as well.
+            present: (B, M) bool.
+        """
+        squares = ((x - rebuilt) * self.std).square()  # e - e_hat = std (x - x_hat)
+        per_modality = torch.stack([part.sum(1) for part in squares.split(self.dims, dim=1)], dim=1)
+        return torch.where(present, per_modality, 0.0)
+
+    @torch.no_grad()
+    def fit(self, catalogue: Catalogue, rows: Rows) -> None:
+        """Measure mean and standard deviation over these items; every rank reads its share."""
+        sums = torch.zeros(3, len(self.mean), dtype=torch.float64)
+        for _, contents in catalogue.chunks(my_share(rows), _CHUNK_ROWS):
+            unit = self.unit(contents).double()  # rows that are missing are zeros and add nothing
+            sums += torch.stack([unit.sum(0), unit.square().sum(0), self.spread(contents.present).sum(0)])
+        sums = sum_over_ranks(sums.to(self.mean.device))
+        count = sums[2].clamp(min=1)
+        mean = sums[0] / count
+        std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std < _SMALLEST_STD, torch.ones_like(std), std))

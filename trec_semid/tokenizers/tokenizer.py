@@ -1,0 +1,84 @@
+"""What every tokenizer can do."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from trec_semid.core.config import Config
+from trec_semid.core.paths import join, staged_folder, write_bytes
+from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.standardise import Standardiser
+
+FORMAT_VERSION = 1
+
+
+class FitReport(NamedTuple):
+    """One finished round (epoch or level) of fitting."""
+
+    round: int
+    """Counts from 1."""
+    num_rounds: int
+    scalars: dict[str, float]
+    """What was measured in this round."""
+
+
+class Tokenizer(nn.Module, ABC):
+    """Maps the content of items to semantic IDs: one code per position.
+
+    Codes at position r lie in 0..codebook_sizes[r]-1; codebook_sizes[r] itself is the reserved
+    'missing' code of positions whose modality the item does not have. Legend: B items, R positions,
+    M modalities, D = sum of the modalities' widths.
+    """
+
+    def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dict(dims)
+        """Modality to width, in the order contents come in."""
+        self.standardiser = Standardiser(dims)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.standardiser.mean.device
+
+    @property
+    @abstractmethod
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each of the R positions."""
+
+    @property
+    @abstractmethod
+    def position_names(self) -> tuple[str, ...]:
+        """What each position is called in reports, e.g. `text_0`."""
+
+    @abstractmethod
+    def fit(self, catalogue: Catalogue, rows: Rows, seed: int) -> Iterator[FitReport]:
+        """Learn from the content of these items, yielding after every round.
+
+        Called on every rank with the same arguments; all ranks end with the same weights.
+        """
+
+    @abstractmethod
+    def encode(self, contents: Contents) -> Tensor:
+        """Return the codes (B, R) int64; they depend on nothing but each item's own content."""
+
+    @abstractmethod
+    def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
+        """Return e_hat (B, D) for items with these codes, in the space of `Standardiser.unit`.
+
+        The content is for methods whose decoder reads more of it than the codes (MMQ's gates).
+        """
+
+    def save(self, uri: str) -> None:
+        """Write the folder: `config.json` (config, modalities) and `weights.safetensors`."""
+        described = {"format": FORMAT_VERSION, "modalities": self.dims, "config": self.config.model_dump(mode="json")}
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with staged_folder(uri) as folder:
+            write_bytes(join(folder, "weights.safetensors"), safetensors.torch.save(weights))
+            write_bytes(join(folder, "config.json"), (json.dumps(described, indent=1) + "\n").encode())

@@ -1,0 +1,88 @@
+"""The training loop as a generator: one report per optimizer step; writes and prints nothing."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trec_semid.core.errors import TrainingError
+from trec_semid.core.ranks import Ranks
+from trec_semid.core.seeds import seed_everything
+from trec_semid.data.batches import RankingBatch
+from trec_semid.embeddings.collection import keyed_jagged
+from trec_semid.training.optimizers import Updates
+
+
+class StepReport(NamedTuple):
+    """One optimizer step."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    """Mean over the rows of the global batch, before the update."""
+    num_rows: int
+    """Rows of the global batch."""
+
+
+def train_steps(
+    model: nn.Module,
+    updates: Updates,
+    batches: Iterable[RankingBatch],
+    *,
+    steps_done: int,
+    ranks: Ranks,
+    seed: int,
+) -> Iterator[StepReport]:
+    """Train on the batches, one step each.
+
+    Each step's dropout is drawn from (seed, rank, step), so a resumed run draws what it would have drawn.
+
+    Args:
+        model: a `RankerWithLoss`, sharded or not.
+        updates: what updates it.
+        batches: this rank's parts of global batches, as many on every rank.
+        steps_done: steps before the first batch.
+        ranks: this process among its peers.
+        seed: of the dropout.
+
+    Raises:
+        TrainingError: the loss is not finite; the step's update has not happened on any rank.
+    """
+    for step, on_host in enumerate(batches, steps_done + 1):
+        batch = on_host.to(ranks.device, non_blocking=True)
+        if not model.training:  # whoever reads the reports may evaluate in between
+            model.train()
+        seed_everything(seed, "step", ranks.rank, step)
+        output = model(keyed_jagged(*batch.features), batch.labels, batch.weights, batch.global_size)
+        loss = mean_over_ranks(output.loss.detach())
+        if not math.isfinite(loss):
+            remedy = "Lower the learning rates or set optimizers.dense.clip_norm."
+            raise TrainingError(f"step {step}: the loss is {loss}. {remedy}")
+        apply_gradients(output.loss, updates)
+        yield StepReport(step, loss, batch.global_size)
+
+
+def apply_gradients(loss: Tensor, updates: Updates) -> None:
+    """Go backward, which updates sharded tables, and update everything else."""
+    optimizers = [updates.dense, updates.replicated] if updates.replicated else [updates.dense]
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if updates.clip_norm is not None:
+        dense = [weight for group in updates.dense.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(dense, updates.clip_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+    updates.schedule.step()
+
+
+def mean_over_ranks(value: Tensor) -> float:
+    """Return the mean of a scalar over ranks, the same on each."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value.item()
+    total = value.clone()
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
