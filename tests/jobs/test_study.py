@@ -108,9 +108,8 @@ def test_only_what_changed_and_what_reads_it_is_made_anew(tmp_path: Path):
     changed = GRID.replace("gain = 0.6", "gain = 0.7")
     run(study(tmp_path, changed), find)
     after = written(tmp_path / "out")
-    assert {name for name in after if after[name] != before[name]} == {
-        "both/seed-0/metrics.json", "both/seed-1/metrics.json", "both/seed-2/metrics.json", "report/metrics.json",
-    }  # fmt: skip
+    expected = {f"both/seed-{seed}/metrics.json" for seed in (0, 1, 2)} | {"report/metrics.json"}
+    assert {name for name in after if after[name] != before[name]} == expected
 
 
 def test_new_data_makes_every_run_anew_although_their_configs_did_not_change(tmp_path: Path):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
@@ -10,6 +10,7 @@ from tests.metrics.brute import brute_auc
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.metrics.auc import AucAccumulator, auc, roc_curve
 
+EXAMPLES = settings(max_examples=60, deadline=None)
 TIED = st.sampled_from([-1.5, -0.0, 0.0, 0.25, 0.25000003, 1e-30, 7.0])
 
 
@@ -21,12 +22,14 @@ def tied_rows(draw, min_size=2):
     return draw(hnp.arrays(np.float32, size, elements=TIED.map(np.float32))), labels
 
 
+@EXAMPLES
 @given(tied_rows())
 def test_auc_is_the_share_of_rightly_ordered_pairs_with_ties_one_half(rows):
     scores, labels = rows
     assert auc(scores, labels) == brute_auc(scores.tolist(), labels.tolist())
 
 
+@EXAMPLES
 @given(tied_rows(), st.randoms(use_true_random=False))
 def test_auc_does_not_depend_on_row_order(rows, random):
     scores, labels = rows
@@ -67,6 +70,7 @@ def test_accumulator_over_updates_equals_auc_of_all_rows():
     assert accumulator.result() == auc(np.append(scores, 0.5), np.append(labels, True))
 
 
+@EXAMPLES
 @given(tied_rows(min_size=10), st.integers(1, 9))
 def test_accumulator_that_spills_to_disk_is_exact(rows, max_rows):
     scores, labels = rows

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 
@@ -16,6 +16,7 @@ from trec_semid.metrics.binary import (
     reliability,
 )
 
+EXAMPLES = settings(max_examples=60, deadline=None)
 PROBABILITY = st.floats(0, 1, width=32)
 
 
@@ -25,6 +26,7 @@ def some_rows(num_rows=1000, seed=0):
     return scores, rng.random(num_rows) < scores
 
 
+@EXAMPLES
 @given(st.lists(st.tuples(PROBABILITY, st.booleans()), min_size=1, max_size=30))
 def test_metrics_are_their_formulas(rows):
     found = binary_metrics(*(np.array(column) for column in zip(*rows, strict=True)))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
@@ -9,6 +9,7 @@ from tests.metrics.brute import brute_gauc
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.metrics.gauc import GaucAccumulator, gauc, per_user_auc
 
+EXAMPLES = settings(max_examples=60, deadline=None)
 TIED = st.sampled_from([-2.0, -0.0, 0.0, 0.5, 0.50000006, 3.0])
 
 
@@ -25,6 +26,7 @@ def listed(rows):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@EXAMPLES
 @given(data=st.data())
 def test_gauc_is_what_pair_counting_gives(dtype, data):
     rows = data.draw(grouped_rows(dtype))
@@ -38,6 +40,7 @@ def test_gauc_is_what_pair_counting_gives(dtype, data):
     assert found[2:] == wanted[2:]
 
 
+@EXAMPLES
 @given(grouped_rows(), st.randoms(use_true_random=False))
 def test_per_user_auc_does_not_depend_on_row_order(rows, random):
     order = list(range(len(rows[0])))
@@ -46,6 +49,7 @@ def test_per_user_auc_does_not_depend_on_row_order(rows, random):
         np.testing.assert_array_equal(mine, theirs)
 
 
+@EXAMPLES
 @given(grouped_rows(), st.integers(1, 20), st.integers(1, 60))
 def test_accumulator_is_exact_for_any_updates_and_any_memory_bound(rows, num_updates, max_rows):
     accumulator = GaucAccumulator(max_rows=max_rows)
@@ -56,6 +60,7 @@ def test_accumulator_is_exact_for_any_updates_and_any_memory_bound(rows, num_upd
     assert found[2:] == wanted[2:]
 
 
+@EXAMPLES
 @given(grouped_rows(), st.randoms(use_true_random=False))
 def test_order_of_updates_does_not_matter(rows, random):
     parts = np.array_split(np.arange(len(rows[0])), 5)

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -12,14 +12,17 @@ from trec_semid.metrics.keys import (
     check_labels,
     check_scores,
     check_users,
-    count_pairs,
     dense_users,
+    in_threads,
     pack,
+    sort_keys,
 )
 
+EXAMPLES = settings(max_examples=60, deadline=None)
 FLOATS = st.floats(width=32, allow_nan=False)
 
 
+@EXAMPLES
 @given(hnp.arrays(np.float32, st.integers(1, 40), elements=FLOATS))
 def test_packed_float32_keeps_order_and_ties_of_every_pair(scores):
     keys = pack(scores, np.zeros(len(scores), bool)).astype(object)
@@ -29,6 +32,7 @@ def test_packed_float32_keeps_order_and_ties_of_every_pair(scores):
             assert (scores[i] == scores[j]) == (keys[i] == keys[j])
 
 
+@EXAMPLES
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(allow_nan=False)))
 def test_packed_float64_keeps_order_and_ties_of_every_pair(scores):
     keys = pack(scores, np.zeros(len(scores), bool)).astype(object)
@@ -52,10 +56,22 @@ def test_rows_past_one_chunk_are_packed_alike():
     np.testing.assert_array_equal(keys[at], pack(scores[at], labels[at], users[at]))
 
 
-def test_counts_of_no_rows_are_empty():
-    counts = count_pairs(np.empty(0, np.uint64))
-    assert all(len(column) == 0 for column in counts)
-    assert len(counts.auc) == 0
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_keys_are_sorted_on_any_number_of_threads(num_threads, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: num_threads)
+    keys = np.random.default_rng(0).integers(0, 1 << 63, 1_000_000).astype(np.uint64)
+    wanted = np.sort(keys)
+    sort_keys(keys)
+    np.testing.assert_array_equal(keys, wanted)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_work_in_threads_keeps_its_order_and_its_errors(num_threads, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: num_threads)
+    assert in_threads(lambda item: item * item, range(5)) == [0, 1, 4, 9, 16]
+    assert in_threads(lambda item: item, []) == []
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda item: 1 // item, range(3))
 
 
 def test_nan_score_is_refused_and_its_row_named():

@@ -51,6 +51,7 @@ CASES = {
     "data_parallel": Case("data_parallel", "table_wise"),
     "data_parallel, adagrad": Case("data_parallel", "row_wise", "adagrad"),
 }
+FEWER = {name: CASES[name] for name in ("row_wise", "table_wise", "column_wise, adagrad", "data_parallel")}
 
 
 def sparse_optimizer(kind: Any) -> SparseOptimizerConfig:
@@ -143,7 +144,7 @@ def two_ranks() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def four_ranks() -> list[dict[str, Any]]:
-    return run_ranks(everything, 4, CASES)
+    return run_ranks(everything, 4, FEWER)
 
 
 def whole_table(ranks: list[dict[str, Any]], case: str, name: str) -> np.ndarray:
@@ -155,8 +156,9 @@ def whole_table(ranks: list[dict[str, Any]], case: str, name: str) -> np.ndarray
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("world", ["two_ranks", "four_ranks"])
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize(
+    ("world", "case"), [("two_ranks", case) for case in CASES] + [("four_ranks", case) for case in FEWER]
+)
 def test_sharded_training_equals_training_written_out_by_hand(
     case: str, world: str, request: pytest.FixtureRequest
 ):
@@ -182,7 +184,7 @@ def test_column_wise_tables_are_really_split(two_ranks: list[dict[str, Any]]):
     for facts in two_ranks:
         parts = facts["column_wise, adagrad"]["tables"]["t_user"]
         assert parts
-        assert all(part.shape == (37, 8) for _, _, part in parts)
+        assert all(part.shape[0] == 37 and part.shape[1] < DIM for _, _, part in parts)
 
 
 @pytest.mark.ranks

@@ -156,4 +156,4 @@ def _all_steps(folder: str) -> list[int]:
 
 def _file_sizes(at: str) -> dict[str, int]:
     fs, inner = filesystem(at)
-    return {name: fs.size(join(inner, name)) for name in find_files(at) if name != MARKER}
+    return {name: int(fs.size(join(inner, name)) or 0) for name in find_files(at) if name != MARKER}

@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from trec_semid.checkpoints.folder import (
     LOOP,
+    MARKER,
     TENSORS,
     check_files,
-    complete_steps,
     latest_step,
     read_file,
     step_folder,
 )
 from trec_semid.checkpoints.random_state import restore_random_state
-from trec_semid.checkpoints.storage import storage_reader
+from trec_semid.checkpoints.storage import alone_without_warning, storage_reader
 from trec_semid.checkpoints.tensors import (
     Tensors,
     Trainable,
@@ -29,7 +29,7 @@ from trec_semid.checkpoints.tensors import (
 )
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import join
-from trec_semid.core.ranks import broadcast_object
+from trec_semid.core.ranks import broadcast_object, gather_objects
 
 
 class Loaded(NamedTuple):
@@ -50,16 +50,17 @@ def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = Non
     Raises:
         CheckpointError: there is no complete step, a file is damaged, or model and checkpoint differ.
     """
-    step = broadcast_object(latest_step(folder) if step is None else step)
+    step = broadcast_object(latest_step(folder)) if step is None else step
     if step is None:
-        raise CheckpointError(f"{folder}: no complete checkpoint here (got {complete_steps(folder)}).")
+        raise CheckpointError(f"{folder}: no complete checkpoint here (looked for step-N/{MARKER}).")
     check_files(folder, step)
     at = join(step_folder(folder, step), TENSORS)
     saved = _saved_shapes(at)
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
     _check_fit(at, tensors, _relevant(saved, trainable))
-    dcp.load(tensors, storage_reader=storage_reader(at), no_dist=not dist.is_initialized())
+    with alone_without_warning():
+        load(tensors, storage_reader=storage_reader(at), no_dist=not dist.is_initialized())
     take_over(trainable, tensors)
     return Loaded(step, _resume_loop(folder, step, trainable))
 
@@ -87,15 +88,19 @@ def _relevant(saved: Mapping[str, tuple[int, ...]], trainable: Trainable) -> dic
 
 
 def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]]) -> None:
-    problems = [f"{name}: in the model, not in the checkpoint" for name in tensors if name not in saved]
-    problems += [f"{name}: in the checkpoint, not in the model" for name in saved if name not in tensors]
-    shapes = {name: shape_of(tensor) for name, tensor in tensors.items()}
+    # A rank lists the optimizer state of its own shards only, so the model is what all ranks list together.
+    mine = {name: shape_of(tensor) for name, tensor in tensors.items()}
+    shapes = {name: shape for one in gather_objects(mine) for name, shape in one.items()}
+    problems = [f"{name}: in the model, not in the checkpoint" for name in shapes if name not in saved]
+    problems += [f"{name}: in the checkpoint, not in the model" for name in saved if name not in shapes]
     differing = [name for name, shape in shapes.items() if name in saved and saved[name] != shape]
     problems += [f"{name}: got {saved[name]}, the model has {shapes[name]}" for name in differing]
     if not problems:
         return
     shown = "\n  ".join(problems[:8]) + (f"\n  and {len(problems) - 8} more" if len(problems) > 8 else "")
-    raise CheckpointError(f"{at}: the checkpoint does not fit the model:\n  {shown}\n{_remedy(differing)}")
+    raise CheckpointError(
+        f"{at}: the checkpoint does not fit the model:\n  {shown}\n{_remedy(differing if len(differing) == len(problems) else [])}"
+    )
 
 
 def _remedy(differing: list[str]) -> str:

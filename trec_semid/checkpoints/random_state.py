@@ -1,4 +1,4 @@
-"""The random generators of this process as plain text, so that a resumed run draws what it would have drawn."""
+"""Random generators of this process as plain text: a resumed run draws what it would have drawn."""
 
 import base64
 

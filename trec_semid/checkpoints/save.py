@@ -6,12 +6,13 @@ from concurrent.futures import Future
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from trec_semid.checkpoints.folder import TENSORS, begin_step, commit_step, prune, step_folder
 from trec_semid.checkpoints.random_state import capture_random_state
-from trec_semid.checkpoints.storage import storage_writer
+from trec_semid.checkpoints.storage import alone_without_warning, storage_writer
 from trec_semid.checkpoints.tensors import Trainable, hyperparameters, named_tensors
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import join
@@ -23,15 +24,17 @@ class CheckpointWriter:
 
     A step is visible once everything of it is written: a process killed in between leaves nothing that a
     reader takes for a checkpoint. In the background, training goes on as soon as the tensors are copied to
-    host memory; the next `save`, or `wait`, first waits for the one before.
+    host memory; the next `save`, or `wait`, first waits for the one before. That needs a process group, and
+    without one a save is never in the background.
     """
 
     def __init__(self, folder: str, *, keep_last: int = 2, in_background: bool = False) -> None:
         self.folder, self.keep_last = folder, keep_last
-        self._in_background = in_background
+        self._in_background = in_background and dist.is_initialized()
         self._group: dist.ProcessGroup | None = None
-        if in_background and dist.is_initialized():
-            self._group = dist.new_group(backend="gloo")  # its messages must not mix with training's
+        if self._in_background:
+            group: Any = dist.new_group(backend="gloo")
+            self._group = group  # of its own: its messages must not mix with training's
         self._running: _Running | None = None
 
     def save(
@@ -72,8 +75,9 @@ class CheckpointWriter:
             self._running = _Running(_start(tensors, at, self._group), commit)
             return
         try:
-            dcp.save(tensors, storage_writer=storage_writer(at), no_dist=not dist.is_initialized())
-        except dcp.CheckpointException as error:
+            with alone_without_warning():
+                save(tensors, storage_writer=storage_writer(at), no_dist=not dist.is_initialized())
+        except CheckpointException as error:
             raise CheckpointError(f"{at}: cannot save: {_first_line(error)}") from error
         _on_main(commit)
 
@@ -130,12 +134,11 @@ class _Running:
 
 
 def _start(tensors: dict[str, Any], at: str, group: dist.ProcessGroup | None) -> "Future[Any]":
-    future = dcp.async_save(
+    future = async_save(
         tensors,
         storage_writer=storage_writer(at),
         process_group=group,
         async_stager=BlockingAsyncStager(),  # the default stager cannot copy sharded tables
-        no_dist=group is None,
     )
     assert isinstance(future, Future)
     return future
@@ -147,8 +150,8 @@ def _on_main(work: Callable[[], Any]) -> Any:
     if not dist.is_initialized() or dist.get_rank() == 0:
         try:
             outcome = work()
-        except (OSError, ValueError, TypeError, CheckpointError) as error:
-            outcome = CheckpointError(str(error))
+        except Exception as error:  # whatever it is, the other ranks wait for an outcome
+            outcome = CheckpointError(str(error) or type(error).__name__)
     outcome = broadcast_object(outcome)
     if isinstance(outcome, CheckpointError):
         raise outcome

@@ -100,7 +100,7 @@ def set_hyperparameters(optimizer: Optimizer, groups: list[dict[str, Any]]) -> N
 def _state_by_name(model: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
     if isinstance(optimizer, KeyedOptimizer):
         return optimizer.state_dict()["state"]
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {names[parameter]: state for parameter, state in optimizer.state.items()}
 
 

@@ -38,10 +38,16 @@ def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] =
     """
     merged: dict[str, Any] = {}
     provenance: Provenance = {}
-    for file in files:
-        _merge(merged, _parse_file(file), provenance, file, ())
-    for text in sets:
-        _merge(merged, _parse_override(text), provenance, f"--set {text}", ())
+    faults: list[str] = []
+    sources = [(file, file, _parse_file) for file in files]
+    sources += [(text, f"--set {text}", _parse_override) for text in sets]
+    for text, source, parse in sources:
+        try:
+            _merge(merged, parse(text), provenance, source, ())
+        except ConfigError as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
@@ -64,19 +70,23 @@ def _parse_file(file: str) -> dict[str, Any]:
         return tomllib.loads(read_bytes(file).decode())
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file.") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}.") from None
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
-    if not separator or not key.strip():
+    parts = [part.strip() for part in key.split(".")]
+    if not separator or not all(parts):
         raise ConfigError(f"--set {text}: expected key=value, e.g. --set train.batch_size=512.")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+        table = tomllib.loads(f"value = {value}")
+        parsed: Any = table["value"] if len(table) == 1 else value
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string
-    for part in reversed(key.strip().split(".")):
+    for part in reversed(parts):
         parsed = {part: parsed}
     return parsed
 

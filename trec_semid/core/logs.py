@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trec_semid.core.paths import exists, is_local, join, make_folder, read_bytes, write_bytes
+from trec_semid.core.paths import (
+    exists,
+    filesystem,
+    is_local,
+    join,
+    make_folder,
+    open_file,
+    read_bytes,
+    write_bytes,
+)
 
 if TYPE_CHECKING:
     from trec_semid.core.ranks import Ranks  # imports torch, which the command line does without
@@ -54,14 +64,16 @@ class RunLog:
         self._local: IO[str] | None = None
         self._remote: list[str] = []
         if is_local(self.uri):
-            self._local = open(self.uri.removeprefix("file://"), "a", encoding="utf-8")  # noqa: SIM115
+            self._local = open_file(self.uri, "a")
+            if _is_cut_off(self.uri):
+                self._local.write("\n")  # a crash cut the last line off: it must not swallow the next one
         elif exists(self.uri):
             self._remote = [read_bytes(self.uri).decode()]
         self._tensorboard: Any = None
         if tensorboard and rank == 0:
             from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
-            self._tensorboard = SummaryWriter(folder.removeprefix("file://"))
+            self._tensorboard = SummaryWriter(filesystem(folder)[1] if is_local(folder) else folder)
 
     def event(self, event: str, *, step: int | None = None, **values: object) -> None:
         """Append one line."""
@@ -97,6 +109,14 @@ class RunLog:
             self._tensorboard.close()
 
 
+def _is_cut_off(uri: str) -> bool:
+    with open_file(uri) as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
 def read_events(uri: str) -> list[dict[str, Any]]:
     """Return the events of a log file; a last line cut off by a crash is left out."""
     events: list[dict[str, Any]] = []
@@ -114,7 +134,7 @@ class Work:
     def __init__(self, description: str, total: int | None, *, shown: bool) -> None:
         self._description, self._total, self._shown = description, total, shown
         self._started = self._last_line = time.monotonic()
-        self._done = 0
+        self._done = self._done_before = 0
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -129,6 +149,11 @@ class Work:
         elif now - self._last_line > 10:
             self._last_line = now
             CONSOLE.print(self._line(now - self._started), highlight=False)
+
+    def restart_clock(self) -> None:
+        """Estimate the time left from here on, not from what came before, such as loading a model."""
+        self._started = self._last_line = time.monotonic()
+        self._done_before = self._done
 
     def close(self) -> None:
         """Take the bar away."""
@@ -151,7 +176,7 @@ class Work:
     def _line(self, elapsed_s: float) -> str:
         if not self._total:
             return f"{self._description}: {self._done:,} in {elapsed_s:.0f} s"
-        left_s = elapsed_s * (self._total - self._done) / max(self._done, 1)
+        left_s = elapsed_s * (self._total - self._done) / max(self._done - self._done_before, 1)
         return f"{self._description}: {self._done:,} of {self._total:,}, about {left_s:.0f} s left"
 
 

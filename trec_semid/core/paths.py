@@ -99,15 +99,26 @@ def is_local(uri: str) -> bool:
 
 
 def join(uri: str, *parts: str) -> str:
-    """Join path parts below a path or URI."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    """Join path parts below a path or URI; an empty path is the current folder."""
+    scheme, separator, path = uri.rpartition("://")
+    inner = "/".join(part.strip("/") for part in parts)
+    if not path.strip("/"):  # a root, or nothing
+        return f"{scheme}{separator}{path[:1]}{inner}"
+    return f"{scheme}{separator}{path.rstrip('/')}/{inner}"
+
+
+def parent_of(uri: str) -> str:
+    """Return the folder that a path or URI lies in; the root of a store is its own parent."""
+    scheme, separator, path = uri.rstrip("/").rpartition("://")
+    parent, slash, _ = path.rpartition("/")
+    return f"{scheme}{separator}{parent or slash}" or "."
 
 
 def open_file(uri: str, mode: str = "rb") -> IO[Any]:
     """Open a path or URI."""
-    if "://" not in uri:
-        return open(uri, mode)
     fs, inner = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return open(inner, mode, encoding=None if "b" in mode else "utf-8")
     opened: Any = fs.open(inner, mode)
     return opened
 
@@ -171,13 +182,14 @@ def read_bytes(uri: str) -> bytes:
 
 def write_bytes(uri: str, content: bytes) -> None:
     """Write a whole file so that a reader sees the old content or the new, never a part."""
-    parent = uri.rstrip("/").rpartition("/")[0]
-    if parent:
-        make_folder(parent)
+    make_folder(parent_of(uri))
     partial = f"{uri}.partial-{uuid.uuid4().hex[:8]}"
     try:
         with open_file(partial, "wb") as file:
             file.write(content)
+            if is_local(uri):
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave the new name with no content
         move(partial, uri)
     except BaseException:
         remove(partial)
@@ -188,17 +200,34 @@ def write_bytes(uri: str, content: bytes) -> None:
 def staged_folder(uri: str) -> Iterator[str]:
     """Yield a folder beside `uri` to write into; it becomes `uri` on success and vanishes on error.
 
-    An existing folder at `uri` is replaced only after everything was written.
+    An existing folder at `uri` is replaced only after everything was written, and comes back when the
+    replacing itself fails.
     """
     staging = f"{uri.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
     make_folder(staging)
     try:
         yield staging
-        remove(uri)
-        move(staging, uri)
+        _replace_folder(staging, uri)
     except BaseException:
         remove(staging)
         raise
+
+
+def _replace_folder(staging: str, uri: str) -> None:
+    if not is_local(uri):
+        remove(uri)
+        move(staging, uri)
+        return
+    old = f"{staging}-old"
+    if exists(uri):
+        move(uri, old)
+    try:
+        move(staging, uri)
+    except BaseException:
+        if exists(old):
+            move(old, uri)
+        raise
+    remove(old)
 
 
 @contextmanager

@@ -36,7 +36,9 @@ def process_group(*, timeout_s: float = 600.0) -> Iterator[Ranks]:
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    with_gpu = torch.cuda.is_available() and local_rank < torch.cuda.device_count()
+    # Asked of the node, not of this rank: every rank must choose the same backend.
+    on_node = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
+    with_gpu = torch.cuda.is_available() and on_node <= torch.cuda.device_count()
     device = torch.device("cuda", local_rank) if with_gpu else torch.device("cpu")
     if with_gpu:
         torch.cuda.set_device(device)
@@ -46,7 +48,7 @@ def process_group(*, timeout_s: float = 600.0) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
     with tempfile.TemporaryDirectory(prefix="trec-semid-") as scratch:
         where = {"init_method": "env://"}
-        if "MASTER_ADDR" not in os.environ:
+        if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
             where = {"init_method": f"file://{scratch}/store", "rank": rank, "world_size": world_size}
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **where)  # pyright: ignore[reportArgumentType]
         try:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -10,8 +11,21 @@ from typing import Any
 
 from trec_semid.core.config import Config, config_checksum, dump_toml
 from trec_semid.core.errors import DataError
-from trec_semid.core.paths import exists, join, make_folder, read_bytes, write_bytes
+from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.core.versions import code_commit, package_versions
+
+
+def command_line() -> str:
+    """Return the command that started this process, as a person would type it in any checkout."""
+    program, *words = sys.argv
+    if os.path.basename(program) not in ("trec-semid", "main.py"):
+        return shlex.join(sys.argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return shlex.join(["trec-semid", *words])
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    each = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    launch = ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc-per-node", each]
+    return shlex.join([*launch, "-m", "trec_semid.cli.main", *words])
 
 
 @dataclass
@@ -32,12 +46,13 @@ class RunFolder:
     def start(self, config: Config) -> None:
         """Make the folder, save the resolved config and the command that runs it."""
         make_folder(self.uri)
+        remove(self.path("metrics.json"))  # of another config: it would make this run look finished
         write_bytes(self.path("config.toml"), dump_toml(config).encode())
         self.write_json(
             "run.json",
             {
                 "job": self.job,
-                "command": shlex.join(sys.argv),
+                "command": command_line(),
                 "config_checksum": config_checksum(config),
                 "commit": code_commit(),
                 "versions": package_versions(),
@@ -96,7 +111,7 @@ class RunFolder:
                 "commit": code_commit(),
                 "versions": package_versions(),
                 "wall_s": round(time.monotonic() - self.started, 3),
-                "metrics": {key: value for key, value in metrics.items() if math.isfinite(value)},
-                "counts": counts,
+                "metrics": {key: float(value) for key, value in metrics.items() if math.isfinite(value)},
+                "counts": {key: int(value) for key, value in counts.items()},
             },
         )

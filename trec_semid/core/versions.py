@@ -23,6 +23,7 @@ def code_commit() -> str:
     """Return the checkout's commit, with '+changes' when files differ from it; 'unknown' outside one."""
     here = Path(__file__).resolve().parent
     try:
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # else an enclosing checkout is meant
         commit = _git(here, "rev-parse", "--short=12", "HEAD")
         return commit + ("+changes" if _git(here, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -6,6 +6,7 @@ from typing import Annotated, assert_never
 import pyarrow as pa
 from pydantic import Field
 
+from trec_semid.core.logs import working
 from trec_semid.data.encoders.arrays import ColumnConfig, NpyConfig, column_chunks, in_array, npy_chunks
 from trec_semid.data.encoders.attributes import AttributesConfig, attribute_chunks
 from trec_semid.data.encoders.chunks import Array, Chunk, Items
@@ -61,14 +62,22 @@ def write_contents(
 def _chunks(config: ContentConfig, items: Items, cache: str | None) -> Iterator[Chunk]:
     match config:
         case NpyConfig():
-            return npy_chunks(config, items)
+            return _tracked(npy_chunks(config, items), config, items)
         case ColumnConfig():
-            return column_chunks(config, items)
+            return _tracked(column_chunks(config, items), config, items)
         case TextConfig():
             return text_chunks(config, items, cache)
         case ImageConfig():
             return image_chunks(config, items, cache)
         case AttributesConfig():
-            return attribute_chunks(config, items)
+            return _tracked(attribute_chunks(config, items), config, items)
         case _:
             assert_never(config)
+
+
+def _tracked(chunks: Iterator[Chunk], config: ContentConfig, items: Items) -> Iterator[Chunk]:
+    """Show progress; the encoders show their own, batch by batch."""
+    with working(f"content from {config.source}", len(items.source_rows)) as work:
+        for chunk in chunks:
+            yield chunk
+            work.advance(len(chunk.present))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from trec_semid.core.errors import DataError
@@ -34,6 +35,8 @@ DESCRIPTION, CONFIG = "dataset.json", "config.toml"
 _ROWS_PER_GROUP = 1 << 18
 _ROWS_PER_FILE = 1 << 22
 _BLOCK_BYTES = 1 << 23
+_DELTAS = dict.fromkeys(("user_row", "item_row", "timestamp", "order"), "DELTA_BINARY_PACKED")
+"""A third of the size and a quarter of the time of Parquet's default for these."""
 
 
 @contextmanager
@@ -95,12 +98,17 @@ def write_events(folder: str, timeline: Timeline) -> None:
     with working("write events", num_events) as work:
         for part, first in enumerate(range(0, num_events, _ROWS_PER_FILE)):
             fs, inner = arrow_filesystem(join(folder, "events", f"part-{part:05d}.parquet"))
-            with pq.ParquetWriter(inner, EVENT_SCHEMA, filesystem=fs) as writer:
+            with _event_writer(fs, inner) as writer:
                 last = min(first + _ROWS_PER_FILE, num_events)
                 for start in range(first, last, _ROWS_PER_GROUP):
                     stop = min(start + _ROWS_PER_GROUP, last)
                     writer.write_table(_slice(timeline, start, stop))
                     work.advance(stop - start)
+
+
+def _event_writer(fs: pafs.FileSystem, path: str) -> pq.ParquetWriter:
+    small: Any = ["label", "split", "behaviour"]  # annotated as bool in pyarrow
+    return pq.ParquetWriter(path, EVENT_SCHEMA, filesystem=fs, use_dictionary=small, column_encoding=_DELTAS)
 
 
 def _slice(timeline: Timeline, start: int, stop: int) -> pa.Table:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trec_semid.core.seeds import numpy_generator
+from trec_semid.data.raw.columns import MICROSECONDS
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 TieRule = Literal["shuffled", "published"]
@@ -32,10 +33,31 @@ def sort_events(
     if ties == "shuffled":
         first = numpy_generator(seed, "ties").permutation(num_events)
     elif times is not None and positions is not None:
-        first = np.argsort(positions, kind="stable")
+        first = stable_argsort(positions)
     else:
+        return stable_argsort(keys)
+    return first[stable_argsort(keys[first])]
+
+
+def stable_argsort(keys: np.ndarray[Any, Any]) -> Ints:
+    """Return `np.argsort(keys, kind="stable")` of integers, several times faster.
+
+    Key and index are packed into one integer, which makes all keys different, so that the fast unstable
+    sort will do; where they do not fit into 63 bits, numpy's stable sort is used.
+    """
+    if len(keys) == 0:
+        return np.zeros(0, np.int64)
+    offsets = keys.astype(np.int64) - int(keys.min())
+    if not (offsets % MICROSECONDS).any():
+        offsets //= MICROSECONDS  # times in whole seconds
+    index_bits = len(keys).bit_length()
+    if int(offsets.max()).bit_length() + index_bits > 63 or int(offsets.min()) < 0:  # or it overflowed
         return np.argsort(keys, kind="stable")
-    return first[np.argsort(keys[first], kind="stable")]
+    offsets <<= index_bits
+    offsets |= np.arange(len(keys))
+    offsets.sort()
+    offsets &= (1 << index_bits) - 1
+    return offsets
 
 
 def count_ties(users: np.ndarray[Any, Any], times: Ints, by_user: Ints) -> int:

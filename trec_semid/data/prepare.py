@@ -1,6 +1,6 @@
 """From raw data to a dataset folder."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -138,7 +138,7 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
             label_rule=label_rule(config.label) + (config.negatives.rule() if config.negatives else ""),
             has_timestamps=timeline.times is not None,
             filter_rule=config.filter.rule(config.items.keep_where),
-            source={"kind": config.source.kind, "files": describe([*files, *config.content_files()]), "counts": links.counts},
+            source=_origin(config, files, links),
             checksum=checksum(folder),
         )
         write_description(folder, facts)
@@ -154,6 +154,11 @@ def _read(config: PrepareConfig) -> tuple[Links, Timeline, list[str]]:
     if config.negatives:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
     return links, timeline, source.files
+
+
+def _origin(config: PrepareConfig, files: list[str], links: Links) -> dict[str, Any]:
+    read = describe([*files, *config.content_files()])
+    return {"kind": config.source.kind, "files": read, "counts": links.counts}
 
 
 def _write_kept(folder: str, kept: Kept, config: EntityConfig) -> dict[str, SideField]:

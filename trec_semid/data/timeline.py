@@ -7,7 +7,7 @@ import numpy as np
 from trec_semid.core.errors import DataError
 from trec_semid.data.linking import Linked
 from trec_semid.data.negatives import NEGATIVE, NegativesConfig, add_negatives
-from trec_semid.data.ordering import TieRule, count_ties, sort_events
+from trec_semid.data.ordering import TieRule, count_ties, sort_events, stable_argsort
 from trec_semid.data.schema import SPLITS, Split, SplitFacts
 from trec_semid.data.splits import TRAIN, SplitConfig, split_events
 
@@ -52,7 +52,7 @@ def arrange(
     index = sort_events(events.times, events.positions, num_events, ties, seed)
     users, items = events.users[index], events.items[index]
     times = None if events.times is None else events.times[index]
-    by_user = np.argsort(users, kind="stable")
+    by_user = stable_argsort(users)
     tied = None if times is None else count_ties(users, times, by_user)
     parts = split_events(split, users, times, by_user)
     behaviours = np.zeros(num_events, np.int8)

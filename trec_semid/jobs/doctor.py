@@ -29,7 +29,7 @@ STANDS_ON = {"fbgemm": "torch", "torchrec": "fbgemm", "kernels": "fbgemm", "gloo
 """A trial is left out when the one it stands on failed: the same fault said once is enough."""
 _COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 _SCRIPT = Path(__file__).with_name("doctor_probes.py")
-_PATIENCE_S = 180.0
+_PATIENCE_S = 300.0
 
 
 def run(*, quick: bool = False, as_json: bool = False) -> list[Check]:

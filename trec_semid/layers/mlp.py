@@ -19,7 +19,9 @@ class Mlp(nn.Module):
         self, in_dim: int, widths: Sequence[int], *, dropout: float = 0.0, activate_last: bool = False
     ) -> None:
         if not widths:
-            raise ConfigError("Mlp: no layers (got widths = [], expected at least one). Name an output width.")
+            raise ConfigError(
+                "Mlp: no layers (got widths = [], expected at least one). Name an output width."
+            )
         super().__init__()
         self.in_dim, self.out_dim = in_dim, widths[-1]
         layers: list[nn.Module] = []

@@ -65,9 +65,7 @@ def quantize_soft_index(latents: Tensor, codebooks: Tensor, *, temperature: floa
     return Quantized(codes, vectors, loss)
 
 
-def quantize_straight_through(
-    latents: Tensor, codebooks: Tensor, *, commitment: float = 0.25
-) -> Quantized:
+def quantize_straight_through(latents: Tensor, codebooks: Tensor, *, commitment: float = 0.25) -> Quantized:
     """Quantise with the codeword forward and the identity backward: q = z + sg(c - z).
 
     The codewords learn from the loss alone, ||sg[z^] - c^||^2 + commitment ||z^ - sg[c^]||^2 on

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from trec_semid.core.errors import DataError
 from trec_semid.core.ranks import gather_objects
 from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
-from trec_semid.metrics.keys import check_float32, check_labels, check_scores, count_pairs, pack
+from trec_semid.metrics.keys import check_float32, check_labels, check_scores, pack, sort_keys
+from trec_semid.metrics.pairs import count_pairs
 
 
 class RocCurve(NamedTuple):
@@ -39,7 +40,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     truth = check_labels(labels, len(checked))
     _expect_both_classes(truth)
     keys = pack(checked, truth)
-    keys.sort()
+    sort_keys(keys)
     return float(count_pairs(keys).auc[0])
 
 

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from trec_semid.core.ranks import gather_objects
-from trec_semid.metrics.keys import USER_SHIFT, Keys, PairCounts, count_pairs
+from trec_semid.metrics.keys import USER_SHIFT, Keys, sort_keys
+from trec_semid.metrics.pairs import PairCounts, count_pairs
 
 MAX_ROWS_IN_MEMORY = 1 << 24
 """Rows a rank holds before it writes a sorted run to disk, and rows moved at once when counting."""
@@ -99,7 +100,7 @@ def count_pairs_over_ranks(store: SortedRuns) -> Iterator[PairCounts]:
     for first in range(0, len(boundaries) + 1, world_size):
         numbers = range(first, min(first + world_size, len(boundaries) + 1))
         keys = _all_to_all([_slice(runs, offsets, n, skip=n in ties) for n in numbers], world_size)
-        keys.sort()
+        sort_keys(keys)
         whole, cut = _split_edges(count_pairs(keys), first + rank)
         parts += cut
         yield whole
@@ -110,7 +111,7 @@ def count_pairs_over_ranks(store: SortedRuns) -> Iterator[PairCounts]:
 
 def _sorted(buffer: Sequence[Keys]) -> Keys:
     keys = np.concatenate(buffer)
-    keys.sort()
+    sort_keys(keys)
     return keys
 
 

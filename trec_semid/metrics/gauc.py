@@ -9,15 +9,15 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.ranks import gather_objects
 from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
 from trec_semid.metrics.keys import (
-    PairCounts,
     check_float32,
     check_labels,
     check_scores,
     check_users,
-    count_pairs,
     dense_users,
     pack,
+    sort_keys,
 )
+from trec_semid.metrics.pairs import PairCounts, count_pairs
 
 
 class GroupAuc(NamedTuple):
@@ -62,7 +62,7 @@ def per_user_auc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> PerU
     truth = check_labels(labels, len(checked))
     dense, names = dense_users(users, len(checked))
     keys = pack(checked, truth, dense)
-    keys.sort()
+    sort_keys(keys)
     counts = count_pairs(keys)
     present = counts.users if names is None else names[counts.users]
     return PerUser(present, counts.negatives + counts.positives, counts.positives, counts.auc)

@@ -6,38 +6,25 @@
 
 Sorted this way the rows of a user lie together, by score, and within a tie negatives come before
 positives: what AUC needs is then a matter of positions. numpy sorts 64-bit integers with SIMD.
-Legend: n rows, U users.
+Legend: n rows.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from trec_semid.core.errors import DataError, ShapeError
 
 Keys = NDArray[np.uint64]
+T = TypeVar("T")
 MAX_USERS = 1 << 31
 USER_SHIFT = np.uint64(33)
 _CHUNK_ROWS = 1 << 16
 """Rows packed at a time, so that what lies between input and key stays in the processor's cache."""
-
-
-class PairCounts(NamedTuple):
-    """What the sorted rows of each user say of its (negative, positive) pairs."""
-
-    users: NDArray[np.int64]
-    """(U,) ascending."""
-    negatives: NDArray[np.int64]
-    positives: NDArray[np.int64]
-    doubled_credit: NDArray[np.int64]
-    """(U,) 2 for every pair in the right order, 1 for every tie: twice the Mann-Whitney U, exactly."""
-
-    @property
-    def auc(self) -> NDArray[np.float64]:
-        """(U,) share of pairs in the right order, ties one half; NaN where a class is absent."""
-        pairs = self.negatives * self.positives
-        return np.where(pairs > 0, self.doubled_credit / (2.0 * np.maximum(pairs, 1)), np.nan)
 
 
 def check_scores(scores: ArrayLike) -> NDArray[Any]:
@@ -138,7 +125,8 @@ def pack(scores: NDArray[Any], labels: NDArray[np.bool_], users: NDArray[Any] | 
     else:
         ordered = None
     keys = np.empty(len(scores), np.uint64)
-    for start in range(0, len(scores), _CHUNK_ROWS):
+
+    def pack_chunk(start: int) -> None:
         part = slice(start, start + _CHUNK_ROWS)
         order = _ordered_bits(scores[part]) if ordered is None else ordered[part]
         key = order.astype(np.uint64)
@@ -147,32 +135,30 @@ def pack(scores: NDArray[Any], labels: NDArray[np.bool_], users: NDArray[Any] | 
         if users is not None:
             key |= users[part].astype(np.uint64) << USER_SHIFT
         keys[part] = key
+
+    in_threads(pack_chunk, range(0, len(scores), _CHUNK_ROWS))
     return keys
 
 
-def count_pairs(keys: Keys) -> PairCounts:
-    """Count, for each user of sorted keys, its rows of both classes and its rightly ordered pairs.
+def sort_keys(keys: Keys) -> None:
+    """Sort in place: split at quantiles, then the parts on as many threads as torch uses."""
+    num_parts = min(_num_threads(), max(1, len(keys) >> 18))
+    cuts = [len(keys) * part // num_parts for part in range(num_parts + 1)]
+    if num_parts > 1:
+        keys.partition(cuts[1:-1])
+    in_threads(lambda part: keys[cuts[part] : cuts[part + 1]].sort(), range(num_parts))
 
-    A positive at position i with j positives before it has i - j negatives before it. Inside a tie
-    negatives come first, so that counts tied pairs in full; a tie of a negatives and b positives
-    gives back a * b halves. All in integers: exact for fewer than 4.2e9 rows.
-    """
-    num_rows = len(keys)
-    if not num_rows:
-        none = np.empty(0, np.int64)
-        return PairCounts(none, none, none, none)
-    change = keys[1:] ^ keys[:-1]
-    starts = np.concatenate(([0], np.flatnonzero(change >= np.uint64(1) << USER_SHIFT) + 1))
-    bounds = np.append(starts, num_rows)
-    at_positive = np.flatnonzero(keys & np.uint64(1))
-    positive_bounds = np.searchsorted(at_positive, bounds)
-    negatives_before = at_positive - np.arange(len(at_positive))
-    positives = np.diff(positive_bounds)
-    credit = np.diff(_running_sum(negatives_before)[positive_bounds])
-    credit -= (starts - positive_bounds[:-1]) * positives  # negatives of the users before
-    doubled = 2 * credit - _tied_pairs(change, bounds)
-    users = (keys[starts] >> USER_SHIFT).astype(np.int64)
-    return PairCounts(users, np.diff(bounds) - positives, positives, doubled)
+
+def in_threads(work: Callable[[int], T], items: Sequence[int]) -> list[T]:
+    """Return `work(item)` for every item, on as many threads as torch uses; numpy frees the GIL."""
+    if _num_threads() == 1 or len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(_num_threads()) as pool:
+        return list(pool.map(work, items))
+
+
+def _num_threads() -> int:
+    return min(torch.get_num_threads(), 8)  # beyond that memory is the limit
 
 
 def _fits(users: NDArray[Any]) -> bool:
@@ -185,18 +171,3 @@ def _ordered_bits(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
     bits = (scores + np.float32(0)).view(np.uint32)  # adding 0 turns -0.0 into 0.0
     # Sign bit set: flip every bit, so that larger magnitudes come first. Else: set the sign bit.
     return bits ^ ((bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31))
-
-
-def _running_sum(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    total = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=total[1:])
-    return total
-
-
-def _tied_pairs(change: Keys, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return per user the number of (negative, positive) pairs of equal score."""
-    at_change = np.flatnonzero(change)
-    mixed = np.flatnonzero(change[at_change] == 1)  # where only the label differs: inside a tie
-    around = np.concatenate(([-1], at_change, [len(change)]))
-    tied = (around[mixed + 1] - around[mixed]) * (around[mixed + 2] - around[mixed + 1])
-    return np.diff(_running_sum(tied)[np.searchsorted(at_change[mixed], bounds)])

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, PositiveInt, field_validator
 from torchrec.distributed.planner.types import ParameterConstraints
@@ -83,15 +83,17 @@ def build_constraints(
     """
     _refuse_unmatched(sharding, [table.name for table in tables])
     unasked = (() if splits_columns else COLUMN_TYPES) + (("data_parallel",) if device == "cpu" else ())
-    free_kernels = KERNELS[device] if offloads else KERNELS[device][:1]
+    free = _Choice(
+        [kind for kind in EVERY_TYPE if kind not in unasked],
+        list(KERNELS[device] if offloads else KERNELS[device][:1]),
+    )
     constraints: dict[str, ParameterConstraints] = {}
     for table in tables:
         rule = _rule_of(table.name, sharding)
-        kinds, kernels = _allowed(table, rule, device)
+        choice = _choice(table, rule, device, free)
         constraints[table.name] = ParameterConstraints(
-            sharding_types=[kind for kind in kinds if rule.sharding_types or kind not in unasked],
-            compute_kernels=[name for name in kernels if rule.kernels or name in free_kernels]
-            + [REPLICATED_KERNEL],
+            sharding_types=choice.kinds,
+            compute_kernels=[*choice.kernels, REPLICATED_KERNEL],
             min_partition=rule.min_column_dim,
             pooling_factors=[mean_lengths.get(feature, 1.0) for feature in table.features],
             cache_params=CacheParams(load_factor=rule.cache_load_factor) if rule.cache_load_factor else None,
@@ -99,10 +101,15 @@ def build_constraints(
     return constraints
 
 
-def _allowed(table: Table, rule: TableRule, device: str) -> tuple[list[str], list[str]]:
+class _Choice(NamedTuple):
+    kinds: list[str]
+    kernels: list[str]
+
+
+def _choice(table: Table, rule: TableRule, device: str, free: _Choice) -> _Choice:
     offered = offered_types(table.pooling, device)
-    kinds = [kind for kind in offered if kind in (rule.sharding_types or offered)]
-    kernels = [name for name in KERNELS[device] if name in (rule.kernels or KERNELS[device])]
+    kernels = [name for name in KERNELS[device] if name in (rule.kernels or free.kernels)]
+    kinds = [kind for kind in offered if kind in (rule.sharding_types or free.kinds)]
     if not kernels:
         kinds = [kind for kind in kinds if kind == "data_parallel"]
     if not kinds:
@@ -111,7 +118,7 @@ def _allowed(table: Table, rule: TableRule, device: str) -> tuple[list[str], lis
             f"(got sharding_types {rule.sharding_types or 'any'} and kernels {rule.kernels or 'any'}). "
             f"Allow one of: {', '.join(offered)}; with kernels: {', '.join(KERNELS[device])}."
         )
-    return kinds, kernels
+    return _Choice(kinds, kernels)
 
 
 def _rule_of(name: str, sharding: ShardingConfig) -> TableRule:

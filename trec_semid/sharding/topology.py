@@ -92,4 +92,6 @@ def build_topology(cluster: ClusterConfig) -> Topology:
         hbm_to_ddr_mem_bw=cluster.host_link_gb_s * gb_s,
     )
     trainer = TrainerConfig(world_size=cluster.world_size, local_world_size=cluster.devices_per_node)
-    return TopologyFactory.create_topology(trainer, hardware, KernelConfig(compute_device=cluster.device))
+    # Without the switch the library takes bandwidths of its own and says nothing.
+    kernel = KernelConfig(compute_device=cluster.device, use_hardware_based_bandwidth=True)
+    return TopologyFactory.create_topology(trainer, hardware, kernel)

@@ -5,11 +5,11 @@ Legend: B items, R positions, K codes, D width.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from trec_semid.core.config import Config
@@ -17,7 +17,14 @@ from trec_semid.core.errors import TrainingError
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.shards import copy_from_main, my_share, sum_gradients, sum_over_ranks, world_size
+from trec_semid.tokenizers.shards import (
+    copy_from,
+    my_rank,
+    my_share,
+    sum_gradients,
+    sum_over_ranks,
+    world_size,
+)
 from trec_semid.tokenizers.tokenizer import FitReport
 
 _CHUNK_ROWS = 4096
@@ -28,12 +35,12 @@ _LEAST_PROGRESS = 1e-3
 class CodebookFitConfig(Config):
     """How codebooks and the networks around them learn."""
 
-    epochs: PositiveInt = 200
-    warmup_epochs: NonNegativeInt = 10
+    epochs: PositiveInt = 50
+    warmup_epochs: NonNegativeInt = 5
     """Epochs without quantisation, before codebooks start from clusters of the latents."""
-    batch_size: PositiveInt = 256
+    batch_size: PositiveInt = 128
     """Items of a step, over all ranks together."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 3e-3
     """At the start; it falls to zero along half a cosine."""
     weight_decay: NonNegativeFloat = 1e-4
     patience: PositiveInt | None = None
@@ -42,6 +49,12 @@ class CodebookFitConfig(Config):
     """Items drawn for the clustered start; 20 for each code where that is more."""
     revive_every: PositiveInt = 5
     """Epochs between revivals of codes that nothing chose, in the first half of training."""
+
+    @model_validator(mode="after")
+    def _quantizes(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs}): codebooks learn after it")
+        return self
 
 
 class Objective(NamedTuple):
@@ -144,18 +157,17 @@ def _train_epoch(
 
 @torch.no_grad()
 def start_codebooks(model: Learner, catalogue: Catalogue, rows: Rows, seed: int) -> None:
-    """Set every codebook to the means of spherical k-means clusters of its latents (rank 0 decides)."""
+    """Set every codebook to spherical k-means clusters of its latents; ranks take positions in turn."""
     latents, present = _latents(model, catalogue, rows)
-    num_codes = model.codebooks.shape[1]
     for position, codebook in enumerate(model.codebooks):
-        points = latents[present[:, position], position]
-        clusters = fit_kmeans(
-            points.cpu().numpy(), num_codes, seed=derive_seed(seed, "kmeans", position), spherical=True
-        )
-        centroids = torch.from_numpy(clusters.centroids).to(codebook)
-        # Cosine assignment ignores length, the decoder does not: codewords start as long as latents are.
-        codebook.copy_(centroids * points.norm(dim=1).mean())
-    model.codebooks.copy_(copy_from_main(model.codebooks.detach()))
+        owner = position % world_size()
+        if owner == my_rank():
+            points = latents[present[:, position], position]
+            position_seed = derive_seed(seed, "kmeans", position)
+            clusters = fit_kmeans(points.cpu().numpy(), len(codebook), seed=position_seed, spherical=True)
+            # Cosine assignment ignores length, the decoder does not: codewords start as long as latents are.
+            codebook.copy_(torch.from_numpy(clusters.centroids).to(codebook) * points.norm(dim=1).mean())
+        codebook.copy_(copy_from(owner, codebook))
 
 
 @torch.no_grad()
@@ -182,14 +194,12 @@ def revive_codes(
         model.codebooks[position, codes] = candidates[: len(codes)]
         for moment in moments:
             moment[position, codes] = 0.0
-    model.codebooks.copy_(copy_from_main(model.codebooks.detach()))
+    model.codebooks.copy_(copy_from(0, model.codebooks))
     return int(dead.sum())
 
 
 def _latents(model: Learner, catalogue: Catalogue, rows: Rows) -> tuple[Tensor, Tensor]:
-    parts = [
-        model.latents(contents.to(model.device)) for _, contents in catalogue.chunks(rows, _CHUNK_ROWS)
-    ]
+    parts = [model.latents(contents.to(model.device)) for _, contents in catalogue.chunks(rows, _CHUNK_ROWS)]
     return torch.cat([latents for latents, _ in parts]), torch.cat([present for _, present in parts])
 
 

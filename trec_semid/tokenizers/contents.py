@@ -67,18 +67,38 @@ class Catalogue:
             DataError: a vector that is present holds NaN or infinity.
         """
         parts: list[Tensor] = []
-        present = np.stack([np.asarray(self.present[name][rows], dtype=bool) for name in self.vectors], axis=1)
+        present = np.stack(
+            [np.asarray(self.present[name][rows], dtype=bool) for name in self.vectors], axis=1
+        )
         for column, (name, vectors) in enumerate(self.vectors.items()):
             part = torch.from_numpy(np.ascontiguousarray(vectors[rows])).float()
             part = torch.where(torch.from_numpy(present[:, column]).unsqueeze(1), part, 0.0)
             if not part.isfinite().all():
                 row = int(rows[int((~part.isfinite()).any(1).nonzero()[0])])
-                raise DataError("NaN or infinite content", row=row, field=name, remedy="Prepare the data again")
+                raise DataError(
+                    "NaN or infinite content", row=row, field=name, remedy="Prepare the data again"
+                )
             parts.append(part)
         return Contents(tuple(parts), torch.from_numpy(present))
+
+    def rows_with_content(self) -> Rows:
+        """Return the rows of items that have at least one modality."""
+        return np.flatnonzero(np.any([self.present[name] for name in self.vectors], axis=0))
 
     def chunks(self, rows: Rows, chunk_rows: int) -> Iterator[tuple[Rows, Contents]]:
         """Yield the items in chunks of at most `chunk_rows`, with their rows."""
         for start in range(0, len(rows), chunk_rows):
             part = rows[start : start + chunk_rows]
             yield part, self.batch(part)
+
+
+def require_items(num_items: int, codebook_size: int, *, field: str | None = None) -> None:
+    """Refuse to fit more codes than there are items.
+
+    Raises:
+        DataError: naming the modality, on every rank alike.
+    """
+    if num_items < codebook_size:
+        problem = f"a codebook of {codebook_size} codes needs at least as many items with content"
+        remedy = "Lower tokenizer.codebook_size or bring more items"
+        raise DataError(problem, field=field, value=num_items, remedy=remedy)

@@ -22,7 +22,7 @@ from trec_semid.layers.quantize import (
     quantize_straight_through,
 )
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, Objective, fit_codebooks
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.contents import Catalogue, Contents, Rows, require_items
 from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
 
 
@@ -35,11 +35,11 @@ class MmqConfig(Config):
     """Experts over all modalities together."""
     num_specific: PositiveInt = 2
     """Experts of each modality."""
-    latent_dim: PositiveInt = 128
+    latent_dim: PositiveInt = 64
     expert_hidden_dim: PositiveInt | None = None
     """None: one linear map per expert, as published; a width makes it two layers."""
     gate_hidden_dim: PositiveInt = 64
-    decoder_widths: tuple[PositiveInt, ...] = (256,)
+    decoder_widths: tuple[PositiveInt, ...] = (1024,)
     """Hidden widths of the decoder and of each auxiliary decoder."""
     codebook_learning: Literal["soft_index", "straight_through"] = "soft_index"
     """How codewords get a gradient: through a soft index (IBQ), or from a codebook loss (VQ-VAE)."""
@@ -89,7 +89,9 @@ class Mmq(Tokenizer):
             Mlp(width, [config.gate_hidden_dim, config.num_specific]) for width in widths
         )
         num_positions = config.num_shared + len(widths) * config.num_specific
-        self.codebooks = nn.Parameter(torch.randn(num_positions, config.codebook_size, latent_dim) / latent_dim**0.5)
+        self.codebooks = nn.Parameter(
+            torch.randn(num_positions, config.codebook_size, latent_dim) / latent_dim**0.5
+        )
         self.decoder = Mlp(latent_dim, [*config.decoder_widths, sum(widths)])
         self.auxiliary_decoders = nn.ModuleList(
             Mlp(latent_dim, [*config.decoder_widths, width]) for width in widths
@@ -109,6 +111,8 @@ class Mmq(Tokenizer):
 
     def fit(self, catalogue: Catalogue, rows: Rows, seed: int) -> Iterator[FitReport]:
         """Standardise, warm up without quantisation, start codebooks from clusters, train."""
+        for name in self.dims:
+            require_items(int(catalogue.present[name][rows].sum()), self.mmq_config.codebook_size, field=name)
         self.standardiser.fit(catalogue, rows)
         yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.mmq_config.fit)
 
@@ -121,9 +125,11 @@ class Mmq(Tokenizer):
 
     @torch.no_grad()
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
-        """Return e_hat (B, sum of widths)."""
+        """Return x_hat (B, sum of widths)."""
         codewords = pick_codewords(self.codebooks, codes.clamp(max=self.mmq_config.codebook_size - 1))
-        fused = torch.einsum("br,brd->bd", self._gates(self.standardiser(contents), contents.present), codewords)
+        fused = torch.einsum(
+            "br,brd->bd", self._gates(self.standardiser(contents), contents.present), codewords
+        )
         return self.decoder(fused)
 
     def view(self, contents: Contents) -> Views:
@@ -150,17 +156,21 @@ class Mmq(Tokenizer):
             "auxiliary": auxiliary.sum(),
             "quantization": torch.where(views.present, chosen.loss, 0.0).sum(),
         }
-        overlap = torch.stack([experts.overlap() for experts in (self.shared, *self.specific)]).sum()
         items = config.reconstruction_weight * terms["reconstruction"]
         items = items + config.auxiliary_weight * terms["auxiliary"]
         items = items + config.quantization_weight * terms["quantization"]
         codes = torch.where(views.present, chosen.codes, config.codebook_size)
-        return Objective(items, config.orthogonality_weight * overlap, codes, terms)
+        return Objective(items, config.orthogonality_weight * self._overlap(), codes, terms)
 
     def _quantize(self, latents: Tensor) -> Quantized:
         if self.mmq_config.codebook_learning == "soft_index":
             return quantize_soft_index(latents, self.codebooks, temperature=self.mmq_config.temperature)
         return quantize_straight_through(latents, self.codebooks)
+
+    def _overlap(self) -> Tensor:
+        """Compare experts within each group, where their matrices have one shape (eq 13)."""
+        groups = [module for module in self.modules() if isinstance(module, Experts)]
+        return torch.stack([group.overlap() for group in groups]).sum()
 
     def _gates(self, x: Tensor, present: Tensor) -> Tensor:
         shared = x.new_ones(len(x), self.mmq_config.num_shared)
@@ -171,7 +181,9 @@ class Mmq(Tokenizer):
         """Rebuild each modality from its own codewords alone, ungated (eq 10)."""
         config = self.mmq_config
         groups = vectors[:, config.num_shared :].split(config.num_specific, dim=1)
-        parts = [decoder(group.sum(1)) for decoder, group in zip(self.auxiliary_decoders, groups, strict=True)]
+        parts = [
+            decoder(group.sum(1)) for decoder, group in zip(self.auxiliary_decoders, groups, strict=True)
+        ]
         return torch.cat(parts, dim=1)
 
     def _at_positions(self, present: Tensor) -> Tensor:

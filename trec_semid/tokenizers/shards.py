@@ -10,13 +10,18 @@ from torch import Tensor, nn
 
 
 def world_size() -> int:
-    """Return how many ranks fit together; 1 outside a process group."""
+    """Return how many ranks there are; 1 outside a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def my_rank() -> int:
+    """Return which of them this one is."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def my_share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return every world_size-th row, starting at this rank; the shares of all ranks make up the rows."""
-    return rows[dist.get_rank() :: world_size()] if world_size() > 1 else rows
+    return rows[my_rank() :: world_size()]
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -39,10 +44,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def copy_from_main(values: Tensor) -> Tensor:
-    """Return rank 0's tensor on every rank."""
+def copy_from(rank: int, values: Tensor) -> Tensor:
+    """Return one rank's tensor on every rank."""
     if world_size() > 1:
-        values = values.contiguous()
-        dist.broadcast(values, src=0)
+        values = values.clone(memory_format=torch.contiguous_format)
+        dist.broadcast(values, src=rank)
     return values
-

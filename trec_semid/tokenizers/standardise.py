@@ -15,9 +15,9 @@ from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.shards import my_share, sum_over_ranks
 
 RECONSTRUCTION_CONVENTION = (
-    "mean over items of ||e - e_hat||^2, e = the item's present modality vectors, each at unit length, side by "
-    "side; missing modalities are left out of the sum; one modality's own error is the mean over the items that "
-    "have it"
+    "mean over items of ||e - e_hat||^2, e = the item's present modality vectors, each at unit length, "
+    "side by side; missing modalities are left out of the sum; one modality's own error is the mean over "
+    "the items that have it"
 )
 """How reconstruction is measured, for every tokenizer alike."""
 _SMALLEST_STD = 1e-4
@@ -30,14 +30,15 @@ class Standardiser(nn.Module):
     """e = [v_1/|v_1|, v_2/|v_2|, ...], x = (e - mean) / std, and x = 0 where a modality is missing.
 
     Mean and standard deviation are those of the items that have the modality. The zero is the neutral
-    value: nothing is known, so the average is assumed.
+    value: nothing is known, so the average is assumed. Unless `scaled`, std is 1, and x is e centred.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dims: Mapping[str, int]) -> None:
+    def __init__(self, dims: Mapping[str, int], *, scaled: bool = True) -> None:
         super().__init__()
+        self.scaled = scaled
         self.names, self.dims = tuple(dims), tuple(dims.values())
         self.register_buffer("mean", torch.zeros(sum(self.dims)))
         self.register_buffer("std", torch.ones(sum(self.dims)))
@@ -57,8 +58,8 @@ class Standardiser(nn.Module):
 
     def spread(self, per_modality: Tensor) -> Tensor:
         """Return (B, D): each modality's value in (B, M) repeated over its dimensions."""
-        repeats = torch.tensor(self.dims, device=per_modality.device)
-        return per_modality.repeat_interleave(repeats, dim=1)
+        parts = per_modality.split(1, dim=1)
+        return torch.cat([part.expand(-1, dim) for part, dim in zip(parts, self.dims, strict=True)], dim=1)
 
     def errors(self, x: Tensor, rebuilt: Tensor, present: Tensor) -> Tensor:
         """Return (B, M): ||e_m - e_hat_m||^2 of each modality, 0 where it is missing.
@@ -82,6 +83,7 @@ class Standardiser(nn.Module):
         sums = sum_over_ranks(sums.to(self.mean.device))
         count = sums[2].clamp(min=1)
         mean = sums[0] / count
-        std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std < _SMALLEST_STD, torch.ones_like(std), std))
+        if self.scaled:
+            std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
+            self.std.copy_(torch.where(std < _SMALLEST_STD, 1.0, std))

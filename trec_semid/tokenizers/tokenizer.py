@@ -35,12 +35,12 @@ class Tokenizer(nn.Module, ABC):
     M modalities, D = sum of the modalities' widths.
     """
 
-    def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
+    def __init__(self, config: Config, dims: Mapping[str, int], *, scaled: bool = True) -> None:
         super().__init__()
         self.config = config
         self.dims = dict(dims)
         """Modality to width, in the order contents come in."""
-        self.standardiser = Standardiser(dims)
+        self.standardiser = Standardiser(dims, scaled=scaled)
 
     @property
     def device(self) -> torch.device:
@@ -70,14 +70,18 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
-        """Return e_hat (B, D) for items with these codes, in the space of `Standardiser.unit`.
+        """Return x_hat (B, D), standardised like `Standardiser.forward`, for items with these codes.
 
         The content is for methods whose decoder reads more of it than the codes (MMQ's gates).
         """
 
     def save(self, uri: str) -> None:
         """Write the folder: `config.json` (config, modalities) and `weights.safetensors`."""
-        described = {"format": FORMAT_VERSION, "modalities": self.dims, "config": self.config.model_dump(mode="json")}
+        described = {
+            "format": FORMAT_VERSION,
+            "modalities": self.dims,
+            "config": self.config.model_dump(mode="json"),
+        }
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with staged_folder(uri) as folder:
             write_bytes(join(folder, "weights.safetensors"), safetensors.torch.save(weights))

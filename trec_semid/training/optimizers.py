@@ -1,14 +1,13 @@
 """Optimizers of dense parameters and of tables, from one config."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import KeyedOptimizer, KeyedOptimizerWrapper
 
 from trec_semid.core.config import Config
 from trec_semid.sharding.apply import dense_parameters, replicated_table_optimizer
@@ -21,7 +20,7 @@ class DenseOptimizerConfig(Config):
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = 1e-8
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the rate grows linearly from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -33,46 +32,64 @@ class DenseOptimizerConfig(Config):
 class OptimizersConfig(Config):
     """Both optimizers."""
 
-    dense: DenseOptimizerConfig = DenseOptimizerConfig()
-    tables: SparseOptimizerConfig = SparseOptimizerConfig()
+    dense: DenseOptimizerConfig = Field(default_factory=DenseOptimizerConfig)
+    tables: SparseOptimizerConfig = Field(default_factory=SparseOptimizerConfig)
 
 
 class Updates(NamedTuple):
     """What is stepped after backward; sharded tables are updated inside it."""
 
-    dense: KeyedOptimizer
+    dense: torch.optim.Optimizer
     replicated: torch.optim.Optimizer | None
     """Of tables placed data_parallel, with the arithmetic of the fused optimizer; None without any."""
-    schedule: LambdaLR
-    """Of the dense learning rate."""
-    clip_norm: float | None
-    """Largest gradient norm of dense parameters."""
+    config: DenseOptimizerConfig
+    total_steps: int
+    """Length of the schedule."""
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return those that are there."""
+        return [self.dense] if self.replicated is None else [self.dense, self.replicated]
 
 
 def build_updates(model: DistributedModelParallel, config: OptimizersConfig, *, total_steps: int) -> Updates:
-    """Return the optimizers of a sharded model, with their state allocated, so that it can be loaded."""
-    dense = build_dense_optimizer(dense_parameters(model), config.dense)
-    schedule = LambdaLR(dense, lambda step: rate_factor(step, config.dense, total_steps))
-    replicated = replicated_table_optimizer(model, config.tables)
-    return Updates(dense, replicated, schedule, config.dense.clip_norm)
+    """Return the optimizers of a sharded model."""
+    dense = build_dense_optimizer(dense_parameters(model).values(), config.dense)
+    return Updates(dense, replicated_table_optimizer(model, config.tables), config.dense, total_steps)
 
 
 def build_dense_optimizer(
-    parameters: dict[str, nn.Parameter], config: DenseOptimizerConfig
-) -> KeyedOptimizer:
+    parameters: Iterable[nn.Parameter], config: DenseOptimizerConfig
+) -> torch.optim.Optimizer:
     """Return AdamW in its fused form: one kernel for all parameters, on CPU and on GPU."""
+    return torch.optim.AdamW(
+        list(parameters),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
-    def adamw(params: Any) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            params,
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
 
-    return KeyedOptimizerWrapper(parameters, adamw)
+def update(loss: Tensor, updates: Updates, step: int) -> None:
+    """Go backward, which updates sharded tables, then update everything else.
+
+    Args:
+        loss: this rank's loss.
+        updates: the optimizers.
+        step: number of this step, from 1; it alone decides the dense learning rate.
+    """
+    for optimizer in updates.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    factor = rate_factor(step - 1, updates.config, updates.total_steps)
+    for group in updates.dense.param_groups:
+        group["lr"] = updates.config.learning_rate * factor
+        if updates.config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(group["params"], updates.config.clip_norm)
+    for optimizer in updates.optimizers:
+        optimizer.step()
 
 
 def rate_factor(step: int, config: DenseOptimizerConfig, total_steps: int) -> float:

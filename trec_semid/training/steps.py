@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from trec_semid.core.ranks import Ranks
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.batches import RankingBatch
 from trec_semid.embeddings.collection import keyed_jagged
-from trec_semid.training.optimizers import Updates
+from trec_semid.training.optimizers import Updates, update
 
 
 class StepReport(NamedTuple):
@@ -61,22 +60,8 @@ def train_steps(
         if not math.isfinite(loss):
             remedy = "Lower the learning rates or set optimizers.dense.clip_norm."
             raise TrainingError(f"step {step}: the loss is {loss}. {remedy}")
-        apply_gradients(output.loss, updates)
+        update(output.loss, updates, step)
         yield StepReport(step, loss, batch.global_size)
-
-
-def apply_gradients(loss: Tensor, updates: Updates) -> None:
-    """Go backward, which updates sharded tables, and update everything else."""
-    optimizers = [updates.dense, updates.replicated] if updates.replicated else [updates.dense]
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if updates.clip_norm is not None:
-        dense = [weight for group in updates.dense.param_groups for weight in group["params"]]
-        torch.nn.utils.clip_grad_norm_(dense, updates.clip_norm)
-    for optimizer in optimizers:
-        optimizer.step()
-    updates.schedule.step()
 
 
 def mean_over_ranks(value: Tensor) -> float:

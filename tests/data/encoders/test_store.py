@@ -15,7 +15,7 @@ from trec_semid.data.encoders.store import store_content
 def keep(vectors, out, *, present=None, dtype=None, cuts=()):
     vectors = np.asarray(vectors)
     present = np.ones(len(vectors), bool) if present is None else np.asarray(present)
-    rows = np.arange(len(vectors)) + 100
+    rows = np.arange(len(vectors)) + 99  # which messages count from 1
     items = Items(pa.table({"item_id": rows.astype(str)}), rows, None, "items.csv")
     pairs = zip(np.split(vectors, cuts), np.split(present, cuts), strict=True)
     chunks = (Chunk(part, mask) for part, mask in pairs)
@@ -36,7 +36,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_row(tmp_path, value):
     vectors[0, 0] = 2
     vectors[4, 1] = value
     with pytest.raises(
-        DataError, match=rf"items\.csv, row 104, field 'poster': .*dimension 1 \(got {value}\)"
+        DataError, match=rf"items\.csv, row 104, field 'poster': .*dimension 1 for item '103' \(got {value}\)"
     ):
         keep(vectors, tmp_path, cuts=(3,))
 

@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.logs import Work
 from trec_semid.data.encoders import text
 from trec_semid.data.encoders.chunks import Items
 from trec_semid.data.encoders.text import TextConfig, TextEncoder, text_chunks
@@ -97,6 +98,14 @@ def test_other_settings_or_weights_are_encoded_anew(model, tmp_path, change):
     (tmp_path / "model" / "weights").write_bytes(change.pop("weights", b"1"))
     encode(["abc"], tmp_path, cache, **change)
     assert model.texts == ["abc", "abc"]
+
+
+def test_the_time_left_is_estimated_without_the_time_that_loading_took():
+    work = Work("encoding texts", 100, shown=False)
+    work.advance(40)
+    work.restart_clock()
+    work.advance(20)
+    assert "60 of 100, about 20 s left" in work._line(10.0)
 
 
 def test_a_model_folder_that_is_not_there_is_named(tmp_path):

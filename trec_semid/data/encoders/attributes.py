@@ -21,7 +21,7 @@ from trec_semid.data.encoders.columns import read_numbers, read_values, read_yea
 from trec_semid.data.encoders.store import Dtype
 
 _CHUNK = 2048
-_FIT_ROWS = 131_072
+_FIT_ROWS = 65_536
 """Items that the singular vectors are computed from; more of them change them little."""
 _FARTHEST = 5.0
 """Numbers are cut at this many standard deviations from their mean."""
@@ -141,8 +141,9 @@ def _categories(config: AttributesConfig, items: Items, name: str) -> _Block:
     rows, values = read_values(items, name, 0, num_items, config.separator)
     encoded = pc.dictionary_encode(values)
     num_values = len(encoded.dictionary)
+    pairs = np.sort(rows * max(num_values, 1) + np.asarray(encoded.indices), kind="stable")
     # A value an item names twice counts once.
-    pairs = np.unique(rows * max(num_values, 1) + np.asarray(encoded.indices))
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     rows, ids = pairs // max(num_values, 1), pairs % max(num_values, 1)
     counts = np.bincount(ids, minlength=num_values)
     # Ordered by count, then name: not by who came first, so that other orders of items agree.

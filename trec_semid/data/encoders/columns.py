@@ -13,30 +13,27 @@ import pyarrow.types as pat
 from trec_semid.data.encoders.chunks import Array, Items
 
 _TEXT = pa.large_string()
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 _YEARS = (1000, 2200)
 """What can be a year; other numbers are mistakes or marks of absence."""
 
 
 def read_mask(items: Items, name: str, start: int, stop: int) -> Array:
-    """Return (n,) bool from a column of booleans or 0/1 numbers; null means missing.
+    """Return (n,) bool from booleans, 1 and 0, or text such as yes and no; null means missing.
 
     Raises:
-        DataError: no such column, another type, or a number other than 0 and 1.
+        DataError: no such column, or a value that is neither.
     """
-    column = items.column(name, start, stop)
-    if not (pat.is_boolean(column.type) or pat.is_integer(column.type) or pat.is_floating(column.type)):
-        raise items.fault(
-            "a mask column holds true/false or 1/0", name, value=str(column.type), remedy="Convert it"
-        )
-    values = np.asarray(column.cast(pa.float32()).fill_null(0.0))
-    odd = ~np.isin(values, (0.0, 1.0))
+    texts = pc.utf8_lower(read_texts(items, name, start, stop, joined_by=" ")).fill_null("")
+    is_true, is_false = (pc.is_in(texts, pa.array(words, _TEXT)) for words in (_TRUE, _FALSE))
+    odd = np.asarray(pc.invert(pc.or_(is_true, is_false)))
     if odd.any():
         at = int(np.argmax(odd))
-        remedy = "Use 1 for items that have the content and 0 or null for the others"
+        remedy = f"Write {', '.join(_TRUE + _FALSE[:-1])} or nothing"
         raise items.fault(
-            "neither true nor false", name, item=start + at, value=float(values[at]), remedy=remedy
+            "neither true nor false", name, item=start + at, value=texts[at].as_py(), remedy=remedy
         )
-    return values.astype(bool)
+    return np.asarray(is_true)
 
 
 def read_values(

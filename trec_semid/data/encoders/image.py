@@ -6,7 +6,7 @@ the usual ImageNet mean and deviation, and classify visibly worse with the latte
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, final
 
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
+from trec_semid.core.logs import Work, working
 from trec_semid.core.paths import join, read_bytes
 from trec_semid.data.encoders.cache import file_checksum, identity_of, open_cache
 from trec_semid.data.encoders.chunks import Array, Chunk, Items, spread
@@ -71,7 +71,7 @@ def image_chunks(config: ImageConfig, items: Items, cache: str | None) -> Iterat
     identity = identity_of(encoder="efficientnet-lite0", weights=file_checksum(path), picture=_PICTURE)
     num_items = len(items.source_rows)
     with open_cache(cache, identity) as stored, working("encoding pictures", num_items) as work:
-        encoder = ImageEncoder(path, config.batch_size, work.advance)
+        encoder = ImageEncoder(path, config.batch_size, work)
         for start, stop in items.spans(_CHUNK):
             files = _read_files(config, items, start, stop)
             present = np.array([content is not None for content in files])
@@ -96,8 +96,8 @@ class NotAPictureError(Exception):
 class ImageEncoder:
     """EfficientNet-Lite0 without its classifier, loaded at its first use."""
 
-    def __init__(self, weights: str, batch_size: int, advance: Callable[[int], None]) -> None:
-        self._weights, self._batch_size, self._advance = weights, batch_size, advance
+    def __init__(self, weights: str, batch_size: int, work: Work) -> None:
+        self._weights, self._batch_size, self._work = weights, batch_size, work
         self._network: Any = None
 
     def __call__(self, inputs: Sequence[bytes]) -> Array:
@@ -108,7 +108,10 @@ class ImageEncoder:
         """
         import torch
 
-        network = self._network = self._network or self._load()
+        if self._network is None:
+            self._network = self._load()
+            self._work.restart_clock()
+        network = self._network
         vectors: list[Array] = []
         for start in range(0, len(inputs), self._batch_size):
             batch = np.stack([pixels(content) for content in inputs[start : start + self._batch_size]])
@@ -116,7 +119,7 @@ class ImageEncoder:
             with torch.inference_mode():
                 features = network.extract_features((x.float() - 127.0) / 128.0)
             vectors.append(features.mean(dim=(2, 3)).cpu().numpy())
-            self._advance(len(batch))
+            self._work.advance(len(batch))
         return np.concatenate(vectors)
 
     def _load(self) -> Any:
@@ -135,7 +138,7 @@ def pixels(content: bytes) -> Array:
     Raises:
         NotAPictureError: it cannot be decoded.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content)) as opened:
@@ -146,6 +149,8 @@ def pixels(content: bytes) -> Array:
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
             picture = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             return np.array(picture)
+    except UnidentifiedImageError as error:
+        raise NotAPictureError(content, "its format is not known") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise NotAPictureError(content, str(error)) from error
 

@@ -69,12 +69,14 @@ class _Checks:
     def pass_on(self, chunk: Chunk, dtype: Dtype) -> Array:
         """Return the checked vectors of the next chunk in `dtype`, zero where the content is missing."""
         present = chunk.present
-        given = np.where(present[:, None], chunk.vectors, 0)
+        given = chunk.vectors if present.all() else np.where(present[:, None], chunk.vectors, 0)
         self._expect_finite(given, given, "not a finite number", "Mend the value, or mark it as missing")
-        with np.errstate(over="ignore"):
-            stored = given.astype(dtype)
-        remedy = 'Set dtype = "float32" for this content, or scale the vectors'
-        self._expect_finite(stored, given, f"too large for {dtype}", remedy)
+        stored = given
+        if given.dtype != dtype:
+            with np.errstate(over="ignore"):
+                stored = given.astype(dtype)
+            remedy = 'Set dtype = "float32" for this content, or scale the vectors'
+            self._expect_finite(stored, given, f"too large for {dtype}", remedy)
         self._watch(stored[present])
         self.num_rows += len(stored)
         self._dim, self._dtype = stored.shape[1], dtype

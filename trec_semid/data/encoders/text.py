@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, final
 
 import numpy as np
@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
+from trec_semid.core.logs import Work, working
 from trec_semid.core.paths import is_folder, is_local
 from trec_semid.data.encoders.cache import folder_checksum, identity_of, open_cache
 from trec_semid.data.encoders.chunks import Array, Chunk, Items, spread
@@ -74,7 +74,7 @@ def text_chunks(config: TextConfig, items: Items, cache: str | None) -> Iterator
     about = {"max_length": config.max_length, "normalise": config.normalise}
     identity = identity_of(encoder="sentence-transformers", weights=folder_checksum(folder), **about)
     with open_cache(cache, identity) as stored, working("encoding texts", len(items.source_rows)) as work:
-        encoder = TextEncoder(folder, config, work.advance)
+        encoder = TextEncoder(folder, config, work)
         for start, stop in items.spans(_CHUNK):
             texts = fill_template(config.pieces, items, start, stop)
             present = np.array([bool(text) for text in texts])
@@ -90,20 +90,22 @@ def text_chunks(config: TextConfig, items: Items, cache: str | None) -> Iterator
 class TextEncoder:
     """A sentence-transformers model, loaded at its first use."""
 
-    def __init__(self, folder: str, config: TextConfig, advance: Callable[[int], None]) -> None:
-        self._folder, self._config, self._advance = folder, config, advance
+    def __init__(self, folder: str, config: TextConfig, work: Work) -> None:
+        self._folder, self._config, self._work = folder, config, work
         self._model: Any = None
 
     def __call__(self, inputs: Sequence[bytes]) -> Array:
         """Return (n, D) float32 of n UTF-8 texts, the short ones first so that batches waste little."""
-        model = self._model = self._model or self._load()
+        if self._model is None:
+            self._model = self._load()
+            self._work.restart_clock()
         size = self._config.batch_size
         order = sorted(range(len(inputs)), key=lambda index: len(inputs[index]))
         vectors: list[Array] = []
         for start in range(0, len(order), size):
             batch = [inputs[index].decode() for index in order[start : start + size]]
             vectors.append(
-                model.encode(
+                self._model.encode(
                     batch,
                     batch_size=size,
                     show_progress_bar=False,
@@ -111,7 +113,7 @@ class TextEncoder:
                     normalize_embeddings=self._config.normalise,
                 )
             )
-            self._advance(len(batch))
+            self._work.advance(len(batch))
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return np.concatenate(vectors).astype(np.float32, copy=False)[back]

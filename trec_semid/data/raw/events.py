@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import model_validator
 
 from trec_semid.core.config import Config
@@ -14,6 +15,7 @@ from trec_semid.data.raw.columns import Ints, TimeUnit, Where, as_ids, as_intege
 
 Array = np.ndarray[Any, Any]
 _MAX_BEHAVIOURS = 100
+_ENCODED = pa.dictionary(pa.int32(), pa.string())
 
 
 class EventColumns(Config):
@@ -77,16 +79,28 @@ class _Codes:
     def __init__(self) -> None:
         self._chunks: list[pa.Array] = []
 
-    def add(self, texts: pa.Array) -> None:
-        self._chunks.append(texts.dictionary_encode())
+    def add(self, column: pa.ChunkedArray, where: Where) -> None:
+        self._chunks += _encode(column, where)
 
     def finish(self) -> tuple[Array, pa.Array]:
-        kind = pa.dictionary(pa.int32(), pa.string())
-        joined = pa.chunked_array(self._chunks, kind).unify_dictionaries()
+        joined = pa.chunked_array(self._chunks, _ENCODED).unify_dictionaries()
         self._chunks.clear()
-        codes = [chunk.indices.to_numpy() for chunk in joined.chunks]
-        last = joined.chunk(joined.num_chunks - 1)
-        return np.concatenate(codes), last.dictionary
+        codes = np.concatenate([chunk.indices.to_numpy() for chunk in joined.chunks])
+        texts = joined.chunk(joined.num_chunks - 1).dictionary
+        used = np.bincount(codes, minlength=len(texts)) > 0
+        if used.all():
+            return codes, texts
+        # A file can bring values along that no row has.
+        return (np.cumsum(used) - 1).astype(np.int32)[codes], texts.filter(pa.array(used))
+
+
+def _encode(column: pa.ChunkedArray, where: Where) -> list[pa.Array]:
+    """Keep the dictionaries that Parquet has already, where they hold nothing that must be refused."""
+    if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
+        clean = [chunk.null_count == 0 and chunk.dictionary.null_count == 0 for chunk in column.chunks]
+        if all(clean) and not any(pc.index(chunk.dictionary, "").as_py() >= 0 for chunk in column.chunks):
+            return column.cast(_ENCODED).chunks
+    return [as_ids(column, where).dictionary_encode()]
 
 
 def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
@@ -109,8 +123,8 @@ def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
             continue
         origins.append((num_events, chunk.file, chunk.first_row))
         num_events += chunk.table.num_rows
-        users.add(as_ids(*_column(chunk, columns.user)))
-        items.add(as_ids(*_column(chunk, columns.item)))
+        users.add(*_column(chunk, columns.user))
+        items.add(*_column(chunk, columns.item))
         if columns.rating:
             ratings.append(as_numbers(*_column(chunk, columns.rating)).astype(np.float32))
         if columns.timestamp:
@@ -118,7 +132,7 @@ def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
         if columns.order:
             positions.append(as_integers(*_column(chunk, columns.order)))
         if columns.behaviour:
-            behaviours.add(as_ids(*_column(chunk, columns.behaviour)))
+            behaviours.add(*_column(chunk, columns.behaviour))
     user_codes, user_ids = users.finish()
     item_codes, item_ids = items.finish()
     kinds, kind_ids = behaviours.finish() if columns.behaviour else (None, pa.array([], pa.string()))

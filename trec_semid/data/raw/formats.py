@@ -16,13 +16,16 @@ from trec_semid.data.raw.json_lines import read_json_lines
 _ROWS = 1 << 19
 
 
-def read_chunks(config: FileConfig, columns: Sequence[str] | None, *, work: str) -> Iterator[Chunk]:
+def read_chunks(
+    config: FileConfig, columns: Sequence[str] | None, *, work: str, repeating: Sequence[str] = ()
+) -> Iterator[Chunk]:
     """Stream the rows of a table with progress over its bytes.
 
     Args:
         config: where and how it is written.
         columns: columns to read, None for all.
         work: what the progress bar says.
+        repeating: text columns with many equal values, which Parquet may give as dictionaries.
 
     Raises:
         DataError: a file is missing, truncated, damaged, empty, or lacks a column.
@@ -32,7 +35,7 @@ def read_chunks(config: FileConfig, columns: Sequence[str] | None, *, work: str)
     with working(f"{work} [bytes]", sum(size_of(file) for file in files)) as bar:
         rows = 0
         for file in files:
-            for chunk in _read_file(config, file, wanted):
+            for chunk in _read_file(config, file, wanted, repeating):
                 rows += chunk.table.num_rows
                 yield chunk
                 bar.advance(chunk.stored_bytes)
@@ -40,21 +43,27 @@ def read_chunks(config: FileConfig, columns: Sequence[str] | None, *, work: str)
             raise DataError("no rows", file=config.path, remedy="Write it again or correct the path")
 
 
-def _read_file(config: FileConfig, file: str, columns: list[str] | None) -> Iterator[Chunk]:
+def _read_file(
+    config: FileConfig, file: str, columns: list[str] | None, repeating: Sequence[str]
+) -> Iterator[Chunk]:
     form = config.format_of(file)
     if form == "parquet":
-        return _read_parquet(file, columns)
+        return _read_parquet(file, columns, repeating)
     if form == "jsonl":
         return read_json_lines(file, columns)
     return read_delimited(config, file, columns)
 
 
-def _read_parquet(file: str, columns: list[str] | None) -> Iterator[Chunk]:
+def _read_parquet(file: str, columns: list[str] | None, repeating: Sequence[str]) -> Iterator[Chunk]:
     fs, inner = arrow_filesystem(file)
-    with reading(file), pq.ParquetFile(inner, filesystem=fs) as parquet:
-        check_columns(file, parquet.schema_arrow.names, columns)
-        size, rows, row = size_of(file), max(parquet.metadata.num_rows, 1), 1
-        for batch in parquet.iter_batches(_ROWS, columns=columns):
-            share = size * batch.num_rows // rows
-            yield Chunk(pa.Table.from_batches([batch]), file, row, share)
-            row += batch.num_rows
+    with reading(file):
+        with pq.ParquetFile(inner, filesystem=fs) as described:
+            schema, num_rows = described.schema_arrow, described.metadata.num_rows
+        check_columns(file, schema.names, columns)
+        texts = [name for name in repeating if pa.types.is_string(schema.field(name).type)]
+        size, row = size_of(file), 1
+        with pq.ParquetFile(inner, filesystem=fs, read_dictionary=texts) as parquet:
+            for batch in parquet.iter_batches(_ROWS, columns=columns):
+                share = size * batch.num_rows // num_rows
+                yield Chunk(pa.Table.from_batches([batch]), file, row, share)
+                row += batch.num_rows

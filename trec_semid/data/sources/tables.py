@@ -45,7 +45,8 @@ def read_tables(config: TablesConfig, needs: Needs) -> Source:
     items = _read_entities(config.items, needs.item_columns, "item")
     users = _read_entities(config.users, needs.user_columns, "user")
     columns = config.interactions
-    chunks = read_chunks(columns, columns.names(), work="interactions")
+    named = [name for name in (columns.user, columns.item, columns.behaviour) if name]
+    chunks = read_chunks(columns, columns.names(), work="interactions", repeating=named)
     events = collect_events(chunks, columns)
     tables = (config.interactions, config.items, config.users)
     files = [file for table in tables if table for file in find_inputs(table.path)]

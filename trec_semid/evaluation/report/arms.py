@@ -146,12 +146,11 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _choose_baseline(named: Mapping[str, Sequence[FinishedRun]], baseline: str | None) -> str:
+def _choose_baseline(named: Mapping[str, Sequence[FinishedRun]], baseline: str | None) -> str | None:
     if baseline is not None:
         if baseline not in named:
-            have = ", ".join(named)
+            have = ", ".join(named) or "none"
             raise DataError("no such arm for the baseline", value=baseline, remedy=f"The arms are: {have}")
         return baseline
-    return next(
-        (name for name, runs in named.items() if _representation(runs[0]) == BASELINE), next(iter(named))
-    )
+    of_items = [name for name, runs in named.items() if _representation(runs[0]) == BASELINE]
+    return next(iter([*of_items, *named]), None)

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trec_semid.core.errors import DataError
@@ -28,11 +28,8 @@ class FinishedRun:
     """`run.json`: command, commit, versions."""
     result: dict[str, Any]
     """`metrics.json`."""
-
-    @property
-    def name(self) -> str:
-        """The last part of the folder's path."""
-        return self.uri.rstrip("/").rpartition("/")[2]
+    name: str
+    """What the report calls it: its path below the folder that holds all runs."""
 
     @property
     def seed(self) -> int:
@@ -114,8 +111,9 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
             tokenizers.append(read_run(place))
         else:
             notes.append(f"The tokenize run {place} is not there, so its codebooks are not shown.")
-    _check_one_dataset([*ranks, *tokenizers])
-    first = (ranks or tokenizers)[0]
+    named = _name_apart([*ranks, *tokenizers])
+    _check_one_dataset(named)
+    first, num_ranks = named[0], len(ranks)
     opened = Dataset(dataset or _string(first, "dataset"))
     if opened.facts.checksum != first.checksum:
         raise DataError(
@@ -125,7 +123,7 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
             value=opened.facts.checksum,
             remedy="Name the right one with --dataset FOLDER, or run the jobs again on this one",
         )
-    return Collection(opened, ranks, tokenizers, notes)
+    return Collection(opened, named[:num_ranks], named[num_ranks:], notes)
 
 
 def read_run(uri: str) -> FinishedRun:
@@ -157,7 +155,7 @@ def read_run(uri: str) -> FinishedRun:
         config = tomllib.loads(read_bytes(join(uri, "config.toml")).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not TOML: {error}", file=join(uri, "config.toml")) from None
-    return FinishedRun(uri, job, config, made, result)
+    return FinishedRun(uri, job, config, made, result, uri.rstrip("/").rpartition("/")[2])
 
 
 def tokenizer_place(run: FinishedRun) -> str | None:
@@ -176,6 +174,18 @@ def is_same_place(uri: str, other: str) -> bool:
 
 def _distinct(uris: Sequence[str]) -> list[str]:
     return list({filesystem(uri)[1].rstrip("/"): uri for uri in reversed(uris)}.values())[::-1]
+
+
+def _name_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Call runs by the part of their paths in which they differ: `item/seed-0`, `both/seed-0`."""
+    if len(runs) < 2:
+        return list(runs)
+    parts = [filesystem(run.uri)[1].rstrip("/").split("/") for run in runs]
+    levels = enumerate(zip(*parts, strict=False))
+    common = next((depth for depth, names in levels if len(set(names)) > 1), min(map(len, parts)))
+    return [
+        replace(run, name="/".join(part[common:]) or part[-1]) for run, part in zip(runs, parts, strict=True)
+    ]
 
 
 def _check_one_dataset(runs: Sequence[FinishedRun]) -> None:

@@ -65,7 +65,7 @@ METRICS = (
 )
 COMPARED = ("gauc", "auc", "gauc_user_mean", "log_loss")
 """Metrics with a paired test against the baseline; normalised entropy is log loss on another scale."""
-SLICED = ("auc", "gauc")
+SLICED = ("gauc", "auc")
 """Metrics by popularity and activity."""
 MIN_USERS = 10
 """Users that must stand behind a number for it to have an interval and a verdict."""
@@ -155,9 +155,9 @@ def words(replicates: int) -> list[tuple[str, str]]:
     terms += [(f"{name.capitalize()} protocol", text) for name, text in PROTOCOLS.items()]
     drawn = (
         f"Users of the test part are drawn with replacement {replicates:,} times, each with all of their "
-        "rows; every arm is measured on the same draws, its seeds averaged within a draw. Where an arm has several "
-        "seeds, what another seed could have changed is added to every draw (Student's t with the standard "
-        "deviation between seeds). The interval holds the middle 95 % of the draws. With one seed it speaks "
-        f"of other users alone. Below {MIN_USERS} users none is given."
+        "rows; every arm is measured on the same draws, its seeds averaged within a draw. Where an arm has "
+        "several seeds, what another seed could have changed is added to every draw (Student's t with the "
+        "standard deviation between seeds). The interval holds the middle 95 % of the draws. With one seed "
+        f"it speaks of other users alone. Below {MIN_USERS} users none is given."
     )
     return [*terms, ARM_WORDS, ("95 % interval", drawn), *TEST_TERMS, *CODE_TERMS]

@@ -14,9 +14,7 @@ from trec_semid.evaluation.report.definitions import HEADLINE, MIN_USERS, STRATA
 from trec_semid.evaluation.report.words import (
     count,
     figure,
-    interval,
     listing,
-    p_value,
     share,
     signed,
     things,
@@ -31,7 +29,7 @@ def write_headline(
     counts: Counts,
     dataset: str,
 ) -> list[str]:
-    """Return the answer first, then what was compared and on what, each a sentence or two."""
+    """Return the answer first, then the tail of the catalogue, and what was compared on what."""
     return [*_answer(arms, comparisons), *_tail(comparisons), _compared(arms, counts, dataset)]
 
 
@@ -74,10 +72,7 @@ def _no_answer(arms: Sequence[Arm]) -> str:
 def _how_sure(chosen: Sequence[Comparison]) -> str:
     least, most = (figure(pick([each.smallest_detectable for each in chosen])) for pick in (min, max))
     limit = least if least == most else f"{least} to {most}, depending on the arm"
-    sure = [each for each in chosen if each.verdict != NOT_DISTINGUISHABLE]
-    told = [f"{each.arm} {interval(each.low, each.high, with_sign=True)}, p {_p(each.p)}" for each in sure]
-    intervals = f" 95 % intervals: {'; '.join(told)}." if told else ""
-    return f"The smallest difference that this data could have shown is {limit}.{intervals}"
+    return f"The smallest difference that this data could have shown is {limit}."
 
 
 def _tail(comparisons: Sequence[Comparison]) -> list[str]:
@@ -102,8 +97,3 @@ def _compared(arms: Sequence[Arm], counts: Counts, dataset: str) -> str:
 
 def _is(each: Comparison, stratum: str | None) -> bool:
     return each.metric == HEADLINE and each.protocol == "online" and each.stratum == stratum
-
-
-def _p(p: float) -> str:
-    text = p_value(p)
-    return text if text.startswith("<") else f"= {text}"

@@ -2,22 +2,20 @@
 
 import re
 
-from trec_semid.evaluation.report import codebooks, tables
+from trec_semid.evaluation.report import codebooks, facts, tables
 from trec_semid.evaluation.report.content import Report
 from trec_semid.evaluation.report.definitions import PROTOCOLS, words
 from trec_semid.evaluation.report.pictures import sliced_dimensions
 from trec_semid.evaluation.report.sections import (
     SLICE_WORDS,
     TEST_WORDS,
-    dataset_facts,
-    origin_facts,
     section_titles,
     subtitle,
 )
 from trec_semid.evaluation.report.tables import Cell, Table
 from trec_semid.evaluation.report.words import listing
 
-SPECIAL = str.maketrans({each: f"\\{each}" for each in "\\`*_[]<>|#"})
+SPECIAL = str.maketrans({each: f"\\{each}" for each in "\\`*_[]<>|#&"})
 
 
 def render_markdown(report: Report) -> str:
@@ -86,8 +84,8 @@ def _answer(report: Report) -> list[str]:
 
 
 def _data(report: Report) -> list[str]:
-    parts = [_pairs(dataset_facts(report)), markdown_table(tables.split_table(report))]
-    return [*parts, markdown_table(tables.modality_table(report))] if report.dataset.modalities else parts
+    parts = [_pairs(facts.dataset_facts(report)), markdown_table(facts.split_table(report))]
+    return [*parts, markdown_table(facts.modality_table(report))] if report.dataset.modalities else parts
 
 
 def _metrics(report: Report) -> list[str]:
@@ -116,7 +114,7 @@ def _calibration(report: Report) -> list[str]:
 
 
 def _training(report: Report) -> list[str]:
-    return [markdown_table(tables.training_table(report))]
+    return [markdown_table(facts.training_table(report))]
 
 
 def _codebooks(report: Report) -> list[str]:
@@ -133,7 +131,7 @@ def _plans(report: Report) -> list[str]:
 
 def _made(report: Report) -> list[str]:
     commands = "\n".join(f"# {run.run}\n{run.command}" for run in report.runs)
-    return [_pairs(origin_facts(report)), markdown_table(tables.run_table(report)), _fence(commands)]
+    return [_pairs(facts.origin_facts(report)), markdown_table(facts.run_table(report)), _fence(commands)]
 
 
 def _words(report: Report) -> list[str]:

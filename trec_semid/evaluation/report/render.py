@@ -7,14 +7,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from trec_semid import __version__
-from trec_semid.evaluation.report import codebooks, pictures, tables
+from trec_semid.evaluation.report import codebooks, facts, pictures, tables
 from trec_semid.evaluation.report.content import Report
 from trec_semid.evaluation.report.definitions import PROTOCOLS, words
 from trec_semid.evaluation.report.sections import (
     SLICE_WORDS,
     TEST_WORDS,
-    dataset_facts,
-    origin_facts,
     section_titles,
     subtitle,
 )
@@ -35,14 +33,13 @@ def render_page(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         tables=tables,
+        facts=facts,
         pictures=pictures,
         codes=codebooks,
         style=Markup(style),  # noqa: S704 - our own file
         version=__version__,
         subtitle=subtitle(report),
         sections=section_titles(report),
-        facts=dataset_facts(report),
-        origin=origin_facts(report),
         dimensions=pictures.sliced_dimensions(report),
         shown_codebooks=codebooks.pictured(report.codebooks),
         protocols=PROTOCOLS,

@@ -14,11 +14,9 @@ from trec_semid.evaluation.report.definitions import METRICS, SLICED, metric
 from trec_semid.evaluation.report.words import (
     NONE,
     count,
-    duration,
     figure,
     interval,
     p_value,
-    share,
     signed,
     things,
 )
@@ -120,29 +118,30 @@ def comparison_table(report: Report, protocol: str) -> Table:
     """Return every arm's paired difference from the baseline, metric by metric."""
     columns = [
         Column("Arm"),
-        Column("Difference", "arm − baseline"),
-        Column("95 % interval"),
+        Column("Difference", "95 % interval"),
+        Column("Verdict", is_text=True),
         Column("p"),
         Column("Smallest detectable", "80 % power, 5 % level"),
-        Column("Verdict", is_text=True),
     ]
     chosen = [each for each in report.comparisons if each.protocol == protocol and each.stratum is None]
     blocks = [
-        Block(f"{metric(key).title}, {metric(key).hint}", [_comparison_row(each) for each in group])
-        for key, group in _grouped((each.metric, each) for each in chosen)
+        Block(
+            f"{metric(key).title}, {metric(key).hint}",
+            [_comparison_row(each, report.bootstrap.replicates) for each in group],
+        )
+        for key, group in grouped((each.metric, each) for each in chosen)
     ]
-    caption = f"Paired differences from {report.baseline} on the same draws of users, {protocol} protocol."
+    caption = f"Each arm minus {report.baseline}, paired on the same draws of users, {protocol} protocol."
     return Table(caption, columns, blocks)
 
 
-def _comparison_row(each: Comparison) -> list[Cell]:
+def _comparison_row(each: Comparison, replicates: int) -> list[Cell]:
     return [
         Cell(each.arm),
-        Cell(signed(each.difference)),
-        Cell(interval(each.low, each.high, with_sign=True)),
-        Cell(p_value(each.p)),
-        Cell(figure(each.smallest_detectable)),
+        Cell(signed(each.difference), (interval(each.low, each.high, with_sign=True),)),
         verdict_cell(each),
+        Cell(p_value(each.p, replicates)),
+        Cell(figure(each.smallest_detectable)),
     ]
 
 
@@ -183,53 +182,6 @@ def _difference_cell(each: Comparison | None) -> Cell:
     return Cell(signed(each.difference), lines, VERDICT_CSS[each.verdict])
 
 
-def split_table(report: Report) -> Table:
-    """Return the sizes of train, valid and test and what training never saw."""
-    titles = (
-        "Part",
-        "Events",
-        "Positive",
-        "Users",
-        "Unseen users",
-        "Items",
-        "Unseen items",
-        "Events on unseen",
-    )
-    rows: list[list[Cell]] = []
-    for name, part in report.dataset.splits.items():
-        positives = NONE if part.positives is None else f"{count(part.positives)}"
-        of_positives = () if part.positives is None else (share(part.positives, part.events),)
-        rows.append(
-            [
-                Cell(name),
-                Cell(count(part.events)),
-                Cell(positives, of_positives),
-                Cell(count(part.users)),
-                Cell(count(part.unseen_users), (share(part.unseen_users, part.users),)),
-                Cell(count(part.items)),
-                Cell(count(part.unseen_items), (share(part.unseen_items, part.items),)),
-                Cell(count(part.unseen_item_events), (share(part.unseen_item_events, part.events),)),
-            ]
-        )
-    caption = "Sizes of the parts. Unseen: without a single training event."
-    return Table(caption, [Column(title) for title in titles], [Block("", rows)])
-
-
-def modality_table(report: Report) -> Table:
-    """Return the content vectors of the dataset and how many items have them."""
-    columns = [Column("Modality"), Column("Width"), Column("Items with it"), Column("Source", is_text=True)]
-    rows = [
-        [
-            Cell(name),
-            Cell(str(facts.dim), (facts.dtype,)),
-            Cell(count(facts.present), (share(facts.present, report.dataset.num_items),)),
-            Cell(facts.source, (), "text"),
-        ]
-        for name, facts in report.dataset.modalities.items()
-    ]
-    return Table("Content of items.", columns, [Block("", rows)])
-
-
 def calibration_table(report: Report) -> Table:
     """Return predicted and observed share of positives by group of rows."""
     columns = [Column("Group"), Column("Predicted"), Column("Observed"), Column("Rows")]
@@ -251,58 +203,7 @@ def calibration_table(report: Report) -> Table:
     return Table("Rows in ten groups of equal size by predicted probability, seeds pooled.", columns, blocks)
 
 
-def training_table(report: Report) -> Table:
-    """Return where every rank run ended and which step it kept."""
-    titles = ("Run", "Steps", "Last loss", "Best step", "Valid GAUC there", "Valid AUC there")
-    rows: list[list[Cell]] = []
-    for each in report.learning:
-        loss = each.scalars.get("train/loss", [])
-        at_best = {name: dict(points).get(each.best_step or 0) for name, points in each.scalars.items()}
-        rows.append(
-            [
-                Cell(each.arm, (f"seed {each.seed}",)),
-                Cell(count(max((step for points in each.scalars.values() for step, _ in points), default=0))),
-                Cell(figure(loss[-1][1] if loss else None)),
-                Cell(NONE if each.best_step is None else count(each.best_step)),
-                Cell(figure(at_best.get("valid/gauc"))),
-                Cell(figure(at_best.get("valid/auc"))),
-            ]
-        )
-    caption = "Training of every rank run; metrics are those logged at the step that was kept."
-    return Table(caption, [Column(title) for title in titles], [Block("", rows)])
-
-
-def run_table(report: Report) -> Table:
-    """Return how every run was made."""
-    columns = [
-        Column("Run"),
-        Column("Arm", is_text=True),
-        Column("Seed"),
-        Column("Wall time"),
-        Column("Commit"),
-        Column("Config checksum"),
-    ]
-    blocks = [
-        Block(
-            f"{job} runs",
-            [
-                [
-                    Cell(run.run),
-                    Cell(run.arm, (), "text"),
-                    Cell(str(run.seed)),
-                    Cell(duration(run.wall_s)),
-                    Cell(run.commit),
-                    Cell(run.config_checksum[:12]),
-                ]
-                for run in runs
-            ],
-        )
-        for job, runs in _grouped((run.job, run) for run in report.runs)
-    ]
-    return Table("Runs of this report.", columns, blocks)
-
-
-def _grouped(pairs: Iterable[tuple[str, T]]) -> list[tuple[str, list[T]]]:
+def grouped(pairs: Iterable[tuple[str, T]]) -> list[tuple[str, list[T]]]:
     groups: dict[str, list[T]] = {}
     for key, value in pairs:
         groups.setdefault(key, []).append(value)

@@ -24,9 +24,10 @@ def interval(low: float | None, high: float | None, *, with_sign: bool = False) 
     return f"{ends[0]} to {ends[1]}"
 
 
-def p_value(p: float) -> str:
-    """Return a p value; those too small for the bootstrap to tell apart are bounded."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def p_value(p: float, replicates: int) -> str:
+    """Return a p value; the least that so many draws can give is a bound."""
+    least = 2 / (replicates + 1)
+    return f"≤ {max(least, 0.001):.3f}" if p <= least * 1.001 or p < 0.001 else f"{p:.3f}"
 
 
 def count(value: float) -> str:

@@ -1,0 +1,76 @@
+"""A short training whose every source of state a checkpoint has to hold: tables, AdamW, rate, dropout."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from tests.sharding.models import BAGS, TinyModel, global_batch, my_part
+from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.ranks import Ranks
+from trec_semid.sharding.apply import dense_parameters, shard_model
+from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
+from trec_semid.sharding.plan import plan_on_ranks
+from trec_semid.sharding.tables import find_tables, table_shards
+from trec_semid.training.tables import initialise_tables
+
+OPTIMIZER = SparseOptimizerConfig(learning_rate=0.1)
+
+
+class Setup(NamedTuple):
+    trainable: Trainable
+    schedule: LambdaLR
+
+
+def set_up(ranks: Ranks, *, bags: str = "row_wise", codes: str = "table_wise", seed: int = 1) -> Setup:
+    rules = ShardingConfig.model_validate(
+        {
+            "tables": {
+                "t_[ui]*": {"sharding_types": [bags], "min_column_dim": 8},
+                "t_code": {"sharding_types": [codes]},
+            }
+        }
+    )
+    model = TinyModel()
+    plan = plan_on_ranks(model, ranks, rules, batch_size=5, optimizer=OPTIMIZER)
+    sharded = shard_model(model, plan, ranks, OPTIMIZER)
+    initialise_tables(sharded, std=0.3, seed=seed)
+    dense = torch.optim.AdamW(list(dense_parameters(sharded).values()), lr=0.05, weight_decay=0.1, fused=True)
+    schedule = LambdaLR(dense, lambda step: 0.8**step)
+    return Setup(Trainable(sharded, {"tables": sharded.fused_optimizer, "dense": dense}), schedule)
+
+
+def train(setup: Setup, ranks: Ranks, start: int, stop: int) -> list[float]:
+    losses: list[float] = []
+    model, dense = setup.trainable.model, setup.trainable.optimizers["dense"]
+    for step in range(start, stop):
+        batch = global_batch(step)
+        mine, weights = my_part(batch, ranks.rank, ranks.world_size)
+        logits = functional.dropout(model(mine.keyed_jagged(BAGS), mine.keyed_jagged(("code",))), 0.3)
+        total = functional.binary_cross_entropy_with_logits(logits, mine.labels, weights, reduction="sum")
+        loss = total * ranks.world_size / len(batch.labels)
+        dense.zero_grad()
+        loss.backward()
+        dense.step()
+        setup.schedule.step()
+        whole = loss.detach().clone()
+        dist.all_reduce(whole)
+        losses.append(whole.item())
+    return losses
+
+
+def contents(setup: Setup) -> dict[str, Any]:
+    """This rank's parts of every table, the dense weights, and the rate of the moment."""
+    model = setup.trainable.model
+    weights = model.state_dict()
+    return {
+        "tables": {
+            table.name: [(r, c, part.numpy().copy()) for r, c, part in table_shards(weights[table.key])]
+            for table in find_tables(model)
+        },
+        "dense": torch.cat([p.detach().flatten() for p in dense_parameters(model).values()]).numpy().copy(),
+        "rate": setup.trainable.optimizers["dense"].param_groups[0]["lr"],
+    }

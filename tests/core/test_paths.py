@@ -1,0 +1,245 @@
+import os
+import uuid
+from pathlib import Path
+from unittest import mock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trec_semid.core import paths
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.paths import (
+    PATHS,
+    arrow_filesystem,
+    exists,
+    filesystem,
+    find_files,
+    is_folder,
+    is_local,
+    join,
+    list_folder,
+    local_copy,
+    make_folder,
+    move,
+    open_file,
+    parent_of,
+    read_bytes,
+    remove,
+    staged_folder,
+    write_bytes,
+)
+
+SCHEMES = ["path", "file", "memory"]
+
+
+@pytest.fixture(params=SCHEMES)
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "memory":
+        return f"memory://test-{uuid.uuid4().hex}"
+    return str(tmp_path) if request.param == "path" else f"file://{tmp_path}"
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts", "joined"),
+    [
+        ("a", ("b",), "a/b"),
+        ("a/", ("/b/", "c"), "a/b/c"),
+        ("", ("b",), "b"),
+        ("/", ("b",), "/b"),
+        (".", ("b",), "./b"),
+        ("memory://", ("b",), "memory://b"),
+        ("memory://a", ("b",), "memory://a/b"),
+        ("file:///", ("b",), "file:///b"),
+        ("file:///a/", ("b",), "file:///a/b"),
+        ("s3://bucket", ("b", "c.txt"), "s3://bucket/b/c.txt"),
+    ],
+)
+def test_parts_are_joined_with_one_slash_and_roots_stay_roots(uri: str, parts: tuple[str, ...], joined: str):
+    assert join(uri, *parts) == joined
+
+
+@pytest.mark.parametrize(
+    ("uri", "parent"),
+    [
+        ("a/b.txt", "a"),
+        ("b.txt", "."),
+        ("/b.txt", "/"),
+        ("/a/b/", "/a"),
+        ("memory://b.txt", "memory://"),
+        ("memory://a/b.txt", "memory://a"),
+        ("file:///b.txt", "file:///"),
+        ("s3://bucket/a/b.txt", "s3://bucket/a"),
+    ],
+)
+def test_parent_of_a_file_is_its_folder(uri: str, parent: str):
+    assert parent_of(uri) == parent
+
+
+def test_what_is_written_is_read(root: str):
+    write_bytes(join(root, "a/b/c.bin"), b"\x00one")
+    assert read_bytes(join(root, "a/b/c.bin")) == b"\x00one"
+    assert exists(join(root, "a/b/c.bin"))
+    assert is_folder(join(root, "a/b"))
+    assert not is_folder(join(root, "a/b/c.bin"))
+
+
+def test_text_is_utf8_everywhere(root: str):
+    make_folder(root)
+    with open_file(join(root, "t.txt"), "w") as file:
+        file.write("é ≤ 語")
+    assert read_bytes(join(root, "t.txt")) == "é ≤ 語".encode()
+
+
+def test_folders_list_and_find_what_is_in_them(root: str):
+    for name in ("b.txt", "a.txt", "sub/c.txt"):
+        write_bytes(join(root, name), b"x")
+    assert list_folder(root) == ["a.txt", "b.txt", "sub"]
+    assert find_files(root) == ["a.txt", "b.txt", "sub/c.txt"]
+    assert list_folder(join(root, "none")) == []
+    assert find_files(join(root, "none")) == []
+
+
+def test_files_and_folders_are_moved_and_removed(root: str):
+    write_bytes(join(root, "a/x.txt"), b"1")
+    move(join(root, "a"), join(root, "b"))
+    assert find_files(root) == ["b/x.txt"]
+    move(join(root, "b/x.txt"), join(root, "b/y.txt"))
+    remove(join(root, "b"))
+    assert find_files(root) == []
+    remove(join(root, "b"))  # nothing there is fine
+
+
+def test_file_at_the_root_of_a_store_makes_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_bytes("memory://lonely.txt", b"1")
+    assert read_bytes("memory://lonely.txt") == b"1"
+    assert os.listdir(tmp_path) == []
+
+
+def test_home_folder_is_understood_by_every_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_bytes("~/a/x.txt", b"1")
+    assert (tmp_path / "a/x.txt").read_bytes() == b"1"
+    assert read_bytes("~/a/x.txt") == b"1"
+    assert exists("~/a/x.txt")
+
+
+def test_interrupted_write_leaves_the_old_content_and_no_rest(root: str):
+    write_bytes(join(root, "x.txt"), b"old")
+    with mock.patch.object(paths, "move", side_effect=Stop), pytest.raises(Stop):
+        write_bytes(join(root, "x.txt"), b"new")
+    assert read_bytes(join(root, "x.txt")) == b"old"
+    assert list_folder(root) == ["x.txt"]
+
+
+def test_full_disk_leaves_the_old_content_and_no_rest(tmp_path: Path):
+    write_bytes(str(tmp_path / "x.txt"), b"old")
+    with (
+        mock.patch.object(os, "fsync", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OSError),
+    ):
+        write_bytes(str(tmp_path / "x.txt"), b"new")
+    assert os.listdir(tmp_path) == ["x.txt"]
+    assert (tmp_path / "x.txt").read_bytes() == b"old"
+
+
+def test_staged_folder_appears_whole_and_replaces_the_old_one(root: str):
+    target = join(root, "data/set")
+    for name in ("old.txt", "new.txt"):
+        with staged_folder(target) as staging:
+            write_bytes(join(staging, "deep", name), b"1")
+            assert "deep" not in list_folder(target) or name == "new.txt"
+        assert find_files(target) == [f"deep/{name}"]
+    assert list_folder(join(root, "data")) == ["set"]
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_failed_staging_leaves_the_old_folder_and_no_rest(root: str, error: type[BaseException]):
+    target = join(root, "data/set")
+    with staged_folder(target) as staging:
+        write_bytes(join(staging, "old.txt"), b"1")
+    with pytest.raises(error), staged_folder(target) as staging:
+        write_bytes(join(staging, "new.txt"), b"1")
+        raise error
+    assert find_files(root) == ["data/set/old.txt"]
+
+
+def test_first_staging_that_fails_leaves_nothing(root: str):
+    with pytest.raises(Stop), staged_folder(join(root, "set")) as staging:
+        write_bytes(join(staging, "x.txt"), b"1")
+        raise Stop
+    assert find_files(root) == []
+
+
+def test_old_folder_comes_back_when_the_replacing_itself_fails(tmp_path: Path):
+    target = str(tmp_path / "set")
+    with staged_folder(target) as staging:
+        write_bytes(join(staging, "old.txt"), b"1")
+    real = paths.move
+
+    def fail_on_new(source: str, to: str) -> None:
+        if to == target and "-old" not in source:
+            raise Stop
+        real(source, to)
+
+    with mock.patch.object(paths, "move", side_effect=fail_on_new), pytest.raises(Stop):
+        with staged_folder(target) as staging:
+            write_bytes(join(staging, "new.txt"), b"1")
+    assert find_files(str(tmp_path)) == ["set/old.txt"]
+
+
+def test_local_copy_is_the_file_itself_or_a_copy_that_vanishes(root: str):
+    write_bytes(join(root, "x.bin"), b"12")
+    with local_copy(join(root, "x.bin")) as path:
+        assert Path(path).read_bytes() == b"12"
+        assert Path(path).name == "x.bin"
+    assert Path(path).exists() == is_local(root)
+
+
+def test_remote_folder_is_copied_whole():
+    root = f"memory://{uuid.uuid4().hex}/set"
+    write_bytes(join(root, "a/x.bin"), b"1")
+    with local_copy(root) as path:
+        assert Path(path, "a/x.bin").read_bytes() == b"1"
+    assert not Path(path).exists()
+
+
+def test_arrow_reads_and_writes_the_same_place(root: str):
+    make_folder(root)
+    table = pa.table({"x": [1, 2]})
+    fs, inner = arrow_filesystem(join(root, "t.parquet"))
+    pq.write_table(table, inner, filesystem=fs)
+    assert pq.read_table(inner, filesystem=fs).equals(table)
+    assert list_folder(root) == ["t.parquet"]
+
+
+def test_iopath_goes_through_the_same_door():
+    root = f"memory://{uuid.uuid4().hex}"
+    PATHS.mkdirs(root)
+    with PATHS.open(f"{root}/a.txt", "w") as file:
+        file.write("one")
+    assert read_bytes(f"{root}/a.txt") == b"one"
+    assert PATHS.ls(root) == ["a.txt"]
+    assert PATHS.exists(f"{root}/a.txt")
+    assert PATHS.isfile(f"{root}/a.txt")
+    assert PATHS.isdir(root)
+    assert Path(PATHS.get_local_path(f"{root}/a.txt")).read_text() == "one"
+    PATHS.mv(f"{root}/a.txt", f"{root}/b.txt")
+    PATHS.rm(f"{root}/b.txt")
+    assert not PATHS.exists(f"{root}/b.txt")
+
+
+def test_scheme_that_nothing_reads_is_a_config_error_with_its_remedy():
+    with pytest.raises(ConfigError, match="no file system for 'foo://'"):
+        filesystem("foo://x")
+
+
+def test_s3_without_its_package_names_the_extra():
+    with mock.patch.object(paths.fsspec.core, "url_to_fs", side_effect=ImportError("Install s3fs")):
+        with pytest.raises(ConfigError, match=r'pip install "trec-semid\[s3\]"'):
+            filesystem("s3://bucket/x")

@@ -1,0 +1,155 @@
+"""What the report says of the dataset and of how its runs were made."""
+
+from trec_semid.evaluation.report.content import Report
+from trec_semid.evaluation.report.tables import Block, Cell, Column, Table, grouped
+from trec_semid.evaluation.report.words import NONE, count, duration, figure, listing, share, things
+
+
+def dataset_facts(report: Report) -> list[tuple[str, str]]:
+    """Return the dataset's facts as (term, text)."""
+    facts = report.dataset
+    size = f"{count(facts.num_events)} events of {count(facts.num_users)} users"
+    pairs = [("Dataset", facts.name), ("Size", f"{size} on {count(facts.num_items)} items")]
+    if facts.num_users and facts.num_items:
+        pairs.append(("Density", share(facts.num_events, facts.num_users * facts.num_items)))
+    tied = "" if facts.tied_events is None else f" ({things(facts.tied_events, 'event')} tied)"
+    pairs += [
+        ("Label rule", facts.label_rule),
+        ("Split rule", facts.split_rule),
+        ("Order of equal times", f"{facts.tie_rule}{tied}"),
+        ("Filter", facts.filter_rule),
+        ("Side fields of items", listing(list(facts.item_fields)) or "none"),
+        ("Side fields of users", listing(list(facts.user_fields)) or "none"),
+    ]
+    if report.counts:
+        text = (
+            f"{count(report.counts.rows)} rows, {count(report.counts.positives)} positive, "
+            f"{things(report.counts.users, 'user')}, of whom {count(report.counts.gauc_users)} have rows of "
+            f"both labels"
+        )
+        pairs.append(("Scored test rows", text))
+    return [*pairs, ("Checksum", facts.checksum)]
+
+
+def origin_facts(report: Report) -> list[tuple[str, str]]:
+    """Return commits, versions, seeds and times as (term, text)."""
+    runs = report.runs
+    pairs = [
+        ("Commit", ", ".join(sorted({run.commit for run in runs}))),
+        ("Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))),
+        ("Wall time", f"{duration(sum(run.wall_s for run in runs))} over {things(len(runs), 'run')}"),
+        ("Dataset folder", report.dataset_place),
+        ("Dataset checksum", report.dataset.checksum),
+    ]
+    if report.arms:
+        text = f"{count(report.bootstrap.replicates)} draws of users, seed {report.bootstrap.seed}"
+        pairs.append(("Bootstrap", text))
+    return [*pairs, *_versions(report)]
+
+
+def _versions(report: Report) -> list[tuple[str, str]]:
+    sets: dict[str, list[str]] = {}
+    for run in report.runs:
+        text = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        sets.setdefault(text, []).append(run.run)
+    if len(sets) < 2:
+        return [("Versions", text) for text in sets]
+    return [(f"Versions of {listing(names)}", text) for text, names in sets.items()]
+
+
+def split_table(report: Report) -> Table:
+    """Return the sizes of train, valid and test and what training never saw."""
+    titles = (
+        "Part",
+        "Events",
+        "Positive",
+        "Users",
+        "Unseen users",
+        "Items",
+        "Unseen items",
+        "Events on unseen",
+    )
+    rows: list[list[Cell]] = []
+    for name, part in report.dataset.splits.items():
+        positives = NONE if part.positives is None else f"{count(part.positives)}"
+        of_positives = () if part.positives is None else (share(part.positives, part.events),)
+        rows.append(
+            [
+                Cell(name),
+                Cell(count(part.events)),
+                Cell(positives, of_positives),
+                Cell(count(part.users)),
+                Cell(count(part.unseen_users), (share(part.unseen_users, part.users),)),
+                Cell(count(part.items)),
+                Cell(count(part.unseen_items), (share(part.unseen_items, part.items),)),
+                Cell(count(part.unseen_item_events), (share(part.unseen_item_events, part.events),)),
+            ]
+        )
+    caption = "Sizes of the parts. Unseen: without a single training event."
+    return Table(caption, [Column(title) for title in titles], [Block("", rows)])
+
+
+def modality_table(report: Report) -> Table:
+    """Return the content vectors of the dataset and how many items have them."""
+    columns = [Column("Modality"), Column("Width"), Column("Items with it"), Column("Source", is_text=True)]
+    rows = [
+        [
+            Cell(name),
+            Cell(str(facts.dim), (facts.dtype,)),
+            Cell(count(facts.present), (share(facts.present, report.dataset.num_items),)),
+            Cell(facts.source, (), "text"),
+        ]
+        for name, facts in report.dataset.modalities.items()
+    ]
+    return Table("Content of items.", columns, [Block("", rows)])
+
+
+def training_table(report: Report) -> Table:
+    """Return where every rank run ended and which step it kept."""
+    titles = ("Run", "Steps", "Last loss", "Best step", "Valid GAUC there", "Valid AUC there")
+    rows: list[list[Cell]] = []
+    for each in report.learning:
+        loss = each.scalars.get("train/loss", [])
+        at_best = {name: dict(points).get(each.best_step or 0) for name, points in each.scalars.items()}
+        rows.append(
+            [
+                Cell(each.arm, (f"seed {each.seed}",)),
+                Cell(count(max((step for points in each.scalars.values() for step, _ in points), default=0))),
+                Cell(figure(loss[-1][1] if loss else None)),
+                Cell(NONE if each.best_step is None else count(each.best_step)),
+                Cell(figure(at_best.get("valid/gauc"))),
+                Cell(figure(at_best.get("valid/auc"))),
+            ]
+        )
+    caption = "Training of every rank run; metrics are those logged at the step that was kept."
+    return Table(caption, [Column(title) for title in titles], [Block("", rows)])
+
+
+def run_table(report: Report) -> Table:
+    """Return how every run was made."""
+    columns = [
+        Column("Run"),
+        Column("Arm", is_text=True),
+        Column("Seed"),
+        Column("Wall time"),
+        Column("Commit"),
+        Column("Config checksum"),
+    ]
+    blocks = [
+        Block(
+            f"{job} runs",
+            [
+                [
+                    Cell(run.run),
+                    Cell(run.arm, (), "text"),
+                    Cell(str(run.seed)),
+                    Cell(duration(run.wall_s)),
+                    Cell(run.commit),
+                    Cell(run.config_checksum[:12]),
+                ]
+                for run in runs
+            ],
+        )
+        for job, runs in grouped((run.job, run) for run in report.runs)
+    ]
+    return Table("Runs of this report.", columns, blocks)

@@ -1,0 +1,162 @@
+"""`trec-semid tokenize`: the content of a dataset to a tokenizer and semantic IDs."""
+
+import logging
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import NonNegativeInt
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.explain import did_you_mean
+from trec_semid.core.logs import RunLog, say, set_up_console, working
+from trec_semid.core.paths import is_local
+from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.core.runs import RunFolder
+from trec_semid.core.seeds import seed_everything
+from trec_semid.data.schema import Dataset
+from trec_semid.tokenizers.contents import Catalogue, Rows
+from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.quality import describe_quality, quality_metrics
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
+from trec_semid.tokenizers.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
+_A_DAY_S = 86_400.0
+
+
+class TokenizeConfig(Config):
+    """What `trec-semid tokenize` reads."""
+
+    dataset: str
+    """Dataset folder."""
+    run: str
+    """Run folder to write."""
+    seed: NonNegativeInt = 0
+    modalities: tuple[str, ...] | None = None
+    """Which content to read, in which order; None takes all of the dataset's."""
+    fit_on: Literal["catalogue", "train_items"] = "catalogue"
+    """Learn from every item's content, which is known before the item's first event, or only from items
+    that have a training event; all items are encoded either way."""
+    tokenizer: TokenizerConfig
+
+
+class Tokenized(NamedTuple):
+    """What a tokenize run comes to."""
+
+    run: str
+    metrics: dict[str, float]
+
+
+def run(config: TokenizeConfig) -> Tokenized:
+    """Fit a tokenizer, encode all items, write the run folder; a finished run is left as it is.
+
+    Raises:
+        SemidError: input or a config that cannot be used.
+    """
+    # Rank 0 clusters and describes alone while the others wait.
+    with process_group(timeout_s=_A_DAY_S) as ranks:
+        set_up_console(ranks)
+        folder, dataset = RunFolder(config.run, "tokenize"), Dataset(config.dataset)
+        if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
+            _log.info("%s is already done", config.run)
+        else:
+            _tokenize(config, folder, dataset, ranks)
+            barrier()
+        return Tokenized(config.run, folder.read_json("metrics.json")["metrics"])
+
+
+def _is_finished(folder: RunFolder, config: TokenizeConfig, dataset: Dataset) -> bool:
+    if not folder.is_finished(config):
+        return False
+    return folder.read_json("metrics.json")["dataset_checksum"] == dataset.facts.checksum
+
+
+def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks: Ranks) -> None:
+    catalogue = _open_catalogue(config, dataset)
+    rows = _rows_to_fit(config, dataset, catalogue)
+    seed_everything(config.seed, "tokenizer")
+    tokenizer = build_tokenizer(config.tokenizer, catalogue.dims).to(ranks.device)
+    if ranks.is_main:
+        folder.start(config)
+    barrier()
+    log = RunLog(config.run, ranks.rank, tensorboard=is_local(config.run))
+    log.event("start", items=catalogue.num_items, fitted_items=len(rows), modalities=catalogue.dims)
+    _fit(tokenizer, catalogue, rows, config, log)
+    encoded = encode_catalogue(tokenizer.eval(), catalogue)
+    if ranks.is_main:
+        quality = describe_quality(
+            tokenizer, config.tokenizer.kind, catalogue, encoded, rows, seed=config.seed
+        )
+        _write(folder, config, dataset, tokenizer, encoded, quality)
+    log.event("finish")
+    log.close()
+
+
+def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> Catalogue:
+    have = dataset.facts.modalities
+    for name in config.modalities or ():
+        if name not in have:
+            known = f"It has: {', '.join(have) or 'none'}."
+            raise ConfigError(f"modalities: no '{name}' in {dataset.uri}{did_you_mean(name, have)}. {known}")
+    names = config.modalities or tuple(have)
+    return Catalogue(
+        {name: dataset.content(name) for name in names}, {name: dataset.content_mask(name) for name in names}
+    )
+
+
+def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue) -> Rows:
+    rows = catalogue.rows_with_content()
+    if config.fit_on == "train_items":
+        seen = np.zeros(catalogue.num_items, dtype=bool)
+        scanner = dataset.event_files().to_batches(columns=["item_row", "split"])
+        for batch in scanner:
+            in_train = np.asarray(batch["split"].cast("string")) == "train"
+            seen[np.asarray(batch["item_row"])[in_train]] = True
+        rows = rows[seen[rows]]
+    return rows
+
+
+def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Rows, config: TokenizeConfig, log: RunLog) -> None:
+    with working(f"fit {config.tokenizer.kind}") as work:
+        for report in tokenizer.fit(catalogue, rows, config.seed):
+            log.scalars({f"fit/{key}": value for key, value in report.scalars.items()}, step=report.round)
+            work.advance()
+
+
+def _write(
+    folder: RunFolder,
+    config: TokenizeConfig,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    encoded: Encoded,
+    quality: dict[str, Any],
+) -> None:
+    tokenizer.save(folder.path("tokenizer"))
+    SemanticIds(dataset.item_ids, encoded.codes, tokenizer.codebook_sizes).save(
+        folder.path("semantic_ids.parquet")
+    )
+    folder.write_json("quality.json", quality)
+    metrics, counts = quality_metrics(quality)
+    facts = dataset.facts
+    folder.write_metrics(
+        metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
+    )
+    say(summary(quality))
+    _log.info("wrote %s", folder.uri)
+
+
+def summary(quality: dict[str, Any]) -> str:
+    """Return the quality as lines to read."""
+    agreement = quality["neighbour_agreement"]
+    return "\n".join(
+        [
+            f"{quality['tokenizer']}: {quality['num_items']:,} items, {len(quality['positions'])} positions",
+            f"reconstruction {quality['reconstruction']:.4f}, utilisation {quality['utilisation']:.1%}, "
+            f"entropy {quality['entropy']:.2f} nats",
+            f"unique tuples {quality['unique_share']:.1%}, largest group {quality['largest_group']}",
+            f"codes in common: neighbours {agreement['mean_code_overlap_of_neighbours']:.1%}, "
+            f"random pairs {agreement['mean_code_overlap_of_random_pairs']:.1%}",
+        ]
+    )

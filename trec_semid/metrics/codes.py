@@ -1,0 +1,167 @@
+"""How well codes are used, how often items collide, and whether items that share codes are alike.
+
+Legend: N items, R positions, K codebook size, D width.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Codes = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+_ANCHORS_A_CHUNK = 256
+
+
+class CodeUsage(NamedTuple):
+    """Use of one codebook by the items that have a code there; items with the 'missing' code stay out."""
+
+    counts: Ints
+    """(K,): items of each code."""
+    missing: int
+    """Items with the reserved 'missing' code."""
+
+    @property
+    def used(self) -> int:
+        """Codes that at least one item has."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the codebook that is used (VQGAN-LC: Scaling the Codebook Size of VQGAN, 2024)."""
+        return self.used / len(self.counts)
+
+    @property
+    def entropy(self) -> float:
+        """-sum_k p_k ln p_k [nats]; ln K where all codes are equally frequent, 0 without items."""
+        shares = self.counts[self.counts > 0] / max(1, self.counts.sum())
+        return float(-(shares * np.log(shares)).sum()) + 0.0
+
+    @property
+    def perplexity(self) -> float:
+        """exp(entropy): the effective number of codes."""
+        return float(np.exp(self.entropy))
+
+
+class Collisions(NamedTuple):
+    """How far whole tuples tell items apart; the 'missing' code counts as a code like any other."""
+
+    unique_tuples: int
+    groups: int
+    """Tuples that two or more items have."""
+    items_in_groups: int
+    largest_group: int
+    """Items of the most frequent tuple; 1 where all differ."""
+
+
+class SharedCodes(NamedTuple):
+    """Pairs of items that share just so many codes."""
+
+    shared_codes: int
+    pairs: int
+    mean_cosine: float
+
+
+class NeighbourAgreement(NamedTuple):
+    """Whether likeness of content and sharing of codes go together."""
+
+    k: int
+    overlap_of_neighbours: float
+    """Mean share of equal codes between an anchor and its k nearest items."""
+    overlap_of_pairs: float
+    """The same between an anchor and any other item: what chance gives."""
+    by_shared_codes: list[SharedCodes]
+
+
+def code_usage(codes: Codes, sizes: tuple[int, ...]) -> list[CodeUsage]:
+    """Count the codes of every position.
+
+    Args:
+        codes: (N, R); sizes[r] is the 'missing' code.
+        sizes: K of each position.
+    """
+    counts = [np.bincount(codes[:, r], minlength=size + 1) for r, size in enumerate(sizes)]
+    return [CodeUsage(count[:-1].astype(np.int64), int(count[-1])) for count in counts]
+
+
+def count_collisions(codes: Codes, sizes: tuple[int, ...]) -> Collisions:
+    """Group items by their whole tuple, exactly.
+
+    Args:
+        codes: (N, R).
+        sizes: K of each position.
+    """
+    _, group_sizes = np.unique(_tuple_keys(codes, sizes), return_counts=True)
+    shared = group_sizes[group_sizes > 1]
+    largest = int(group_sizes.max(initial=0))
+    return Collisions(len(group_sizes), len(shared), int(shared.sum()), largest)
+
+
+def neighbour_agreement(
+    vectors: Floats,
+    codes: Codes,
+    sizes: tuple[int, ...],
+    *,
+    k: int = 10,
+    max_anchors: int = 2000,
+    seed: int = 0,
+) -> NeighbourAgreement:
+    """Compare every anchor with all other items: content cosine against the number of equal codes.
+
+    Positions where either item has the 'missing' code are not equal, and leave the share's denominator.
+    With more items than `max_anchors`, anchors are a random sample; pass a sample of items where all
+    of them would be too many (cost: anchors times items).
+
+    Args:
+        vectors: (N, D); rows of zeros (items without content) are left out.
+        codes: (N, R).
+        sizes: K of each position.
+        k: neighbours of an anchor; fewer where there are not so many items.
+        max_anchors: bound on the anchors.
+        seed: picks the anchors.
+    """
+    lengths = np.linalg.norm(vectors, axis=1)
+    vectors, codes = vectors[lengths > 0] / lengths[lengths > 0, None], codes[lengths > 0]
+    num_items, num_positions = codes.shape
+    k = min(k, num_items - 1)
+    anchors = np.sort(np.random.default_rng(seed).permutation(num_items)[:max_anchors])
+    pairs, cosines = np.zeros(num_positions + 1, np.int64), np.zeros(num_positions + 1)
+    near = total = 0.0
+    for start in range(0, len(anchors) if k > 0 else 0, _ANCHORS_A_CHUNK):
+        chunk = anchors[start : start + _ANCHORS_A_CHUNK]
+        others = np.ones((len(chunk), num_items), dtype=bool)
+        others[np.arange(len(chunk)), chunk] = False
+        cosine = vectors[chunk] @ vectors.T
+        shared, comparable = _shared_codes(codes[chunk], codes, sizes)
+        overlap = shared / np.maximum(comparable, 1)
+        pairs += np.bincount(shared[others], minlength=num_positions + 1)
+        cosines += np.bincount(shared[others], weights=cosine[others], minlength=num_positions + 1)
+        total += overlap[others].sum()
+        nearest = np.argpartition(np.where(others, -cosine, np.inf), k - 1, axis=1)[:, :k]
+        near += np.take_along_axis(overlap, nearest, axis=1).sum()
+    rows = [SharedCodes(s, int(n), float(cosines[s] / n)) for s, n in enumerate(pairs) if n]
+    num_pairs = max(1, int(pairs.sum()))
+    return NeighbourAgreement(k, near / max(1, k * len(anchors)), total / num_pairs, rows)
+
+
+def _shared_codes(left: Codes, right: Codes, sizes: tuple[int, ...]) -> tuple[Ints, Ints]:
+    """Return two (A, N): positions with equal codes, positions where both have a code."""
+    shared = np.zeros((len(left), len(right)), np.int64)
+    comparable = np.zeros_like(shared)
+    for position, size in enumerate(sizes):
+        both = (left[:, position, None] < size) & (right[None, :, position] < size)
+        comparable += both
+        shared += both & (left[:, position, None] == right[None, :, position])
+    return shared, comparable
+
+
+def _tuple_keys(codes: Codes, sizes: tuple[int, ...]) -> Ints:
+    """Number the tuples so that equal tuples, and only they, have equal numbers."""
+    keys, bound = np.zeros(len(codes), np.int64), 1
+    for position, size in enumerate(sizes):
+        if bound * (size + 1) >= 2**63:
+            values, keys = np.unique(keys, return_inverse=True)
+            bound = len(values)
+        keys = keys * (size + 1) + codes[:, position]
+        bound *= size + 1
+    return keys

@@ -1,0 +1,45 @@
+"""Codes and reconstruction errors of a whole catalogue, chunk by chunk and over all ranks."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trec_semid.core.logs import working
+from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.shards import my_rank, sum_over_ranks, world_size
+from trec_semid.tokenizers.tokenizer import Tokenizer
+
+_CHUNK_BYTES = 64 * 2**20
+"""Bound on the scores (rows, R, K) and on the content (rows, D) of one chunk."""
+
+
+class Encoded(NamedTuple):
+    """Codes and errors of N items, in row order, on every rank."""
+
+    codes: np.ndarray[Any, np.dtype[np.int32]]
+    """(N, R)."""
+    errors: np.ndarray[Any, np.dtype[np.float32]]
+    """(N, M): ||e_m - e_hat_m||^2, 0 where the modality is missing."""
+
+
+@torch.no_grad()
+def encode_catalogue(tokenizer: Tokenizer, catalogue: Catalogue) -> Encoded:
+    """Encode and reconstruct every item; each rank does one stretch of the rows."""
+    num_items, sizes = catalogue.num_items, tokenizer.codebook_sizes
+    codes = torch.zeros(num_items, len(sizes), dtype=torch.int32)
+    errors = torch.zeros(num_items, len(tokenizer.dims))
+    mine = np.array_split(np.arange(num_items), world_size())[my_rank()]
+    chunk_rows = max(1, _CHUNK_BYTES // (4 * max(sum(sizes), sum(tokenizer.dims.values()))))
+    with working("encode items", len(mine), shown=my_rank() == 0) as work:
+        for rows, read in catalogue.chunks(mine, chunk_rows):
+            contents = read.to(tokenizer.device)
+            chosen = tokenizer.encode(contents)
+            rebuilt = tokenizer.reconstruct(contents, chosen)
+            x = tokenizer.standardiser(contents)
+            at = slice(int(rows[0]), int(rows[-1]) + 1)
+            codes[at] = chosen.int().cpu()
+            errors[at] = tokenizer.standardiser.errors(x, rebuilt, contents.present).cpu()
+            work.advance(len(rows))
+    # Every rank filled its own stretch and left zeros elsewhere.
+    return Encoded(sum_over_ranks(codes).numpy(), sum_over_ranks(errors).numpy())

@@ -1,0 +1,123 @@
+"""How good a tokenizer's codes are: `quality.json` and the metrics drawn from it."""
+
+from typing import Any
+
+import numpy as np
+
+from trec_semid.core.seeds import derive_seed, numpy_generator
+from trec_semid.metrics.codes import CodeUsage, code_usage, count_collisions, neighbour_agreement
+from trec_semid.tokenizers.contents import Catalogue, Rows
+from trec_semid.tokenizers.encode import Encoded
+from trec_semid.tokenizers.standardise import RECONSTRUCTION_CONVENTION
+from trec_semid.tokenizers.tokenizer import Tokenizer
+
+NUM_NEIGHBOURS = 10
+MAX_COMPARED_ITEMS = 20_000
+"""Items that neighbours are sought among; a random sample of larger catalogues."""
+
+
+def describe_quality(
+    tokenizer: Tokenizer, kind: str, catalogue: Catalogue, encoded: Encoded, fitted: Rows, *, seed: int
+) -> dict[str, Any]:
+    """Return the content of `quality.json`.
+
+    Args:
+        tokenizer: fitted.
+        kind: what its config calls it.
+        catalogue: all items.
+        encoded: their codes and errors.
+        fitted: rows the tokenizer was fitted on.
+        seed: draws the items that are compared with each other.
+    """
+    sizes = tokenizer.codebook_sizes
+    usage = code_usage(encoded.codes, sizes)
+    collisions = count_collisions(encoded.codes, sizes)
+    return {
+        "tokenizer": kind,
+        "num_items": catalogue.num_items,
+        "positions": [
+            _describe_position(name, use) for name, use in zip(tokenizer.position_names, usage, strict=True)
+        ],
+        "reconstruction": float(encoded.errors.sum(1, dtype=np.float64).mean()),
+        "reconstruction_convention": RECONSTRUCTION_CONVENTION,
+        **_describe_unfitted(catalogue, encoded, fitted),
+        "utilisation": float(np.mean([use.utilisation for use in usage])),
+        "entropy": float(np.mean([use.entropy for use in usage])),
+        "perplexity": float(np.mean([use.perplexity for use in usage])),
+        "unique_tuples": collisions.unique_tuples,
+        "unique_share": collisions.unique_tuples / catalogue.num_items,
+        "collision_groups": collisions.groups,
+        "items_in_collisions": collisions.items_in_groups,
+        "largest_group": collisions.largest_group,
+        "neighbour_agreement": _describe_neighbours(tokenizer, catalogue, encoded, seed),
+        "modalities": _describe_modalities(catalogue, encoded),
+    }
+
+
+def quality_metrics(quality: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
+    """Return the metrics and counts of `metrics.json`."""
+    names = ("reconstruction", "utilisation", "entropy", "perplexity", "unique_share")
+    metrics = {f"all/{name}": quality[name] for name in names}
+    for name, modality in quality["modalities"].items():
+        metrics[f"all/reconstruction/{name}"] = modality["reconstruction"]
+    if quality["reconstruction_of_unfitted_items"] is not None:
+        metrics["unfitted/reconstruction"] = quality["reconstruction_of_unfitted_items"]
+    agreement = quality["neighbour_agreement"]
+    metrics["all/neighbour_overlap"] = agreement["mean_code_overlap_of_neighbours"]
+    metrics["all/random_overlap"] = agreement["mean_code_overlap_of_random_pairs"]
+    names = ("unique_tuples", "collision_groups", "items_in_collisions", "largest_group")
+    counts = {"all/items": quality["num_items"], "fitted/items": quality["fitted_items"]} | {
+        f"all/{name}": quality[name] for name in names
+    }
+    return metrics, counts
+
+
+def _describe_position(name: str, usage: CodeUsage) -> dict[str, Any]:
+    return {
+        "name": name,
+        "size": len(usage.counts),
+        "used": usage.used,
+        "utilisation": usage.utilisation,
+        "entropy": usage.entropy,
+        "perplexity": usage.perplexity,
+        "missing": usage.missing,
+        "counts": usage.counts.tolist(),
+    }
+
+
+def _describe_unfitted(catalogue: Catalogue, encoded: Encoded, fitted: Rows) -> dict[str, Any]:
+    """Measure reconstruction of items with content that fitting left out: what new items will see."""
+    others = np.setdiff1d(catalogue.rows_with_content(), fitted)
+    error = float(encoded.errors[others].sum(1, dtype=np.float64).mean()) if len(others) else None
+    return {"fitted_items": len(fitted), "reconstruction_of_unfitted_items": error}
+
+
+def _describe_modalities(catalogue: Catalogue, encoded: Encoded) -> dict[str, Any]:
+    described: dict[str, Any] = {}
+    for column, (name, dim) in enumerate(catalogue.dims.items()):
+        present = int(catalogue.present[name].sum())
+        error = float(encoded.errors[:, column].sum(dtype=np.float64)) / max(present, 1)
+        described[name] = {"dim": dim, "present": present, "reconstruction": error}
+    return described
+
+
+def _describe_neighbours(
+    tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded, seed: int
+) -> dict[str, Any]:
+    rows = np.arange(catalogue.num_items)
+    if len(rows) > MAX_COMPARED_ITEMS:
+        rows = np.sort(numpy_generator(seed, "compared items").permutation(rows)[:MAX_COMPARED_ITEMS])
+    vectors = tokenizer.standardiser.unit(catalogue.batch(rows).to(tokenizer.device)).cpu().numpy()
+    agreement = neighbour_agreement(
+        vectors,
+        encoded.codes[rows],
+        tokenizer.codebook_sizes,
+        k=NUM_NEIGHBOURS,
+        seed=derive_seed(seed, "anchors"),
+    )
+    return {
+        "k": agreement.k,
+        "by_shared_codes": [row._asdict() for row in agreement.by_shared_codes],
+        "mean_code_overlap_of_neighbours": agreement.overlap_of_neighbours,
+        "mean_code_overlap_of_random_pairs": agreement.overlap_of_pairs,
+    }
