@@ -40,8 +40,15 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path) if request.param == "path" else f"file://{tmp_path}"
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
+
+
+def stage(target: str, name: str, error: type[BaseException] | None = None) -> None:
+    with staged_folder(target) as staging:
+        write_bytes(join(staging, name), b"1")
+        if error:
+            raise error
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_home_folder_is_understood_by_every_function(tmp_path: Path, monkeypatch
 
 def test_interrupted_write_leaves_the_old_content_and_no_rest(root: str):
     write_bytes(join(root, "x.txt"), b"old")
-    with mock.patch.object(paths, "move", side_effect=Stop), pytest.raises(Stop):
+    with mock.patch.object(paths, "move", side_effect=StopError), pytest.raises(StopError):
         write_bytes(join(root, "x.txt"), b"new")
     assert read_bytes(join(root, "x.txt")) == b"old"
     assert list_folder(root) == ["x.txt"]
@@ -141,7 +148,7 @@ def test_full_disk_leaves_the_old_content_and_no_rest(tmp_path: Path):
     write_bytes(str(tmp_path / "x.txt"), b"old")
     with (
         mock.patch.object(os, "fsync", side_effect=OSError(28, "No space left on device")),
-        pytest.raises(OSError),
+        pytest.raises(OSError, match="No space left"),
     ):
         write_bytes(str(tmp_path / "x.txt"), b"new")
     assert os.listdir(tmp_path) == ["x.txt"]
@@ -158,38 +165,33 @@ def test_staged_folder_appears_whole_and_replaces_the_old_one(root: str):
     assert list_folder(join(root, "data")) == ["set"]
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
 def test_failed_staging_leaves_the_old_folder_and_no_rest(root: str, error: type[BaseException]):
     target = join(root, "data/set")
-    with staged_folder(target) as staging:
-        write_bytes(join(staging, "old.txt"), b"1")
-    with pytest.raises(error), staged_folder(target) as staging:
-        write_bytes(join(staging, "new.txt"), b"1")
-        raise error
+    stage(target, "old.txt")
+    with pytest.raises(error):
+        stage(target, "new.txt", error)
     assert find_files(root) == ["data/set/old.txt"]
 
 
 def test_first_staging_that_fails_leaves_nothing(root: str):
-    with pytest.raises(Stop), staged_folder(join(root, "set")) as staging:
-        write_bytes(join(staging, "x.txt"), b"1")
-        raise Stop
+    with pytest.raises(StopError):
+        stage(join(root, "set"), "x.txt", StopError)
     assert find_files(root) == []
 
 
 def test_old_folder_comes_back_when_the_replacing_itself_fails(tmp_path: Path):
     target = str(tmp_path / "set")
-    with staged_folder(target) as staging:
-        write_bytes(join(staging, "old.txt"), b"1")
+    stage(target, "old.txt")
     real = paths.move
 
     def fail_on_new(source: str, to: str) -> None:
         if to == target and "-old" not in source:
-            raise Stop
+            raise StopError
         real(source, to)
 
-    with mock.patch.object(paths, "move", side_effect=fail_on_new), pytest.raises(Stop):
-        with staged_folder(target) as staging:
-            write_bytes(join(staging, "new.txt"), b"1")
+    with mock.patch.object(paths, "move", side_effect=fail_on_new), pytest.raises(StopError):
+        stage(target, "new.txt")
     assert find_files(str(tmp_path)) == ["set/old.txt"]
 
 
@@ -240,6 +242,6 @@ def test_scheme_that_nothing_reads_is_a_config_error_with_its_remedy():
 
 
 def test_s3_without_its_package_names_the_extra():
-    with mock.patch.object(paths.fsspec.core, "url_to_fs", side_effect=ImportError("Install s3fs")):
-        with pytest.raises(ConfigError, match=r'pip install "trec-semid\[s3\]"'):
-            filesystem("s3://bucket/x")
+    missing = mock.patch.object(paths.fsspec.core, "url_to_fs", side_effect=ImportError("Install s3fs"))
+    with missing, pytest.raises(ConfigError, match=r'pip install "trec-semid\[s3\]"'):
+        filesystem("s3://bucket/x")

@@ -115,9 +115,9 @@ def test_missing_and_broken_json_are_data_errors_with_the_file(uri: str):
     ],
 )
 def test_command_is_one_that_works_in_any_checkout(program: str, environment: dict[str, str], shown: str):
-    with mock.patch.object(runs.sys, "argv", [program, "rank", "my file.toml"]):
-        with mock.patch.dict(runs.os.environ, environment):
-            assert command_line() == shown
+    argv = mock.patch.object(runs.sys, "argv", [program, "rank", "my file.toml"])
+    with argv, mock.patch.dict(runs.os.environ, environment):
+        assert command_line() == shown
 
 
 def git(folder: Path, *words: str) -> str:

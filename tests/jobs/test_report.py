@@ -24,6 +24,13 @@ def test_a_report_is_a_page_markdown_and_json_in_one_folder(runs: list[str], tmp
     assert json.loads(Path(written.numbers).read_text())["title"] == "My title"
 
 
+def test_the_answer_and_the_place_are_printed(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    written = run(ReportConfig(runs=runs[:2], out=str(tmp_path / "out"), replicates=100))
+    assert capsys.readouterr().out == f"{written.report.headline[0]}\nreport: {written.page}\n"
+
+
 def test_the_same_runs_give_the_same_bytes(runs: list[str], tmp_path: Path):
     pages = [
         run(ReportConfig(runs=runs, out=str(tmp_path / name), replicates=100)).page for name in ("a", "b")

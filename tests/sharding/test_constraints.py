@@ -12,7 +12,7 @@ TABLES = find_tables(TinyModel())
 
 
 def build(rules: dict[str, Any], device: str = "cuda", **options: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"mean_lengths": {}, "splits_columns": True, "offloads": True, **options}
+    settings: dict[str, Any] = {"mean_lengths": {}, "left_to_rules": set(), "offloads": True, **options}
     return build_constraints(ShardingConfig.model_validate({"tables": rules}), TABLES, device, **settings)
 
 
@@ -55,26 +55,30 @@ def test_mean_lengths_follow_a_tables_features():
 
 
 def test_columns_are_split_and_host_memory_used_only_where_allowed():
-    constraint = build({}, splits_columns=False, offloads=False)["t_user"]
+    constraint = build({}, left_to_rules={"column_wise", "table_column_wise"}, offloads=False)["t_user"]
     assert constraint.sharding_types == ["data_parallel", "table_wise", "row_wise", "table_row_wise"]
     assert constraint.compute_kernels == ["fused", "dense"]
 
 
 def test_a_rule_may_ask_for_what_is_otherwise_left_out():
     rule = {"sharding_types": ["column_wise"], "kernels": ["fused_uvm"]}
-    constraint = build({"t_user": rule}, splits_columns=False, offloads=False)["t_user"]
+    constraint = build({"t_user": rule}, left_to_rules={"column_wise", "table_column_wise"}, offloads=False)[
+        "t_user"
+    ]
     assert (constraint.sharding_types, constraint.compute_kernels) == (
         ["column_wise"],
         ["fused_uvm", "dense"],
     )
 
 
-def test_on_cpu_nothing_is_replicated_unasked_and_sequence_tables_never():
-    constraints = build({}, device="cpu")
+def test_on_cpu_tables_are_replicated_only_by_a_rule_and_sequence_tables_never():
+    constraints = build({}, device="cpu", left_to_rules={"data_parallel"})
     assert all("data_parallel" not in constraint.sharding_types for constraint in constraints.values())
     assert "row_wise" in constraints["t_user"].sharding_types
     assert constraints["t_user"].compute_kernels == ["fused", "dense"]
-    asked = build({"t_user": {"sharding_types": ["data_parallel"]}}, device="cpu")
+    asked = build(
+        {"t_user": {"sharding_types": ["data_parallel"]}}, device="cpu", left_to_rules={"data_parallel"}
+    )
     assert asked["t_user"].sharding_types == ["data_parallel"]
     with pytest.raises(ConfigError, match=r"nothing is left for table 't_code' \(sequence\) on cpu"):
         build({"t_code": {"sharding_types": ["data_parallel"]}}, device="cpu")
@@ -105,4 +109,4 @@ def test_wrong_values_of_a_rule_are_refused(rule: dict[str, Any], text: str):
 
 def test_kernels_of_another_device_leave_nothing():
     with pytest.raises(ConfigError, match="with kernels: fused"):
-        build({"t_item": {"kernels": ["fused_uvm"]}}, device="cpu")
+        build({"t_item": {"kernels": ["fused_uvm"]}}, device="cpu", left_to_rules={"data_parallel"})

@@ -148,6 +148,21 @@ def test_row_wise_state_is_not_split_by_columns_unless_asked():
     assert {shard.size for shard in asked.tables[0].shards} == {(1000, 128)}
 
 
+def test_on_cpu_nothing_is_replicated_and_on_one_rank_nothing_split_without_a_rule():
+    model = model_of(user=5000, item=8000, code=10)
+    one, two = (
+        plan(model, ClusterConfig(device="cpu", devices_per_node=ranks, ddr_gib=8)).tables for ranks in (1, 2)
+    )
+    assert {table.sharding_type for table in one} == {"table_wise"}
+    assert "data_parallel" not in {table.sharding_type for table in two}
+    asked = plan(
+        model,
+        ClusterConfig(device="cpu", ddr_gib=8),
+        {"t_user": {"sharding_types": ["data_parallel"]}, "t_item": {"sharding_types": ["row_wise"]}},
+    )
+    assert [table.sharding_type for table in asked.tables] == ["data_parallel", "row_wise", "table_wise"]
+
+
 def test_tables_that_fit_nowhere_are_refused_with_sizes():
     with pytest.raises(PlanError) as error:
         plan(model_of(user=1000, item=400_000_000), gpus(hbm_gib=1, ddr_gib=8))

@@ -23,7 +23,7 @@ PARSER.add_argument("--rows", type=int, default=10_000_000)
 PARSER.add_argument("--users", type=int, default=500_000)
 PARSER.add_argument("--runs", type=int, default=5)
 PARSER.add_argument("--threads", type=int, default=2, help="threads of every contestant")
-PARSER.add_argument("--sample-users", type=int, default=5_000, help="users that pandas + scikit-learn gets")
+PARSER.add_argument("--sample-users", type=int, default=2_000, help="users that pandas + scikit-learn gets")
 PARSER.add_argument("--json", help="write the numbers here too")
 OPTIONS = PARSER.parse_args()
 for variable in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -103,7 +103,8 @@ def polars_packed(rows: Rows) -> float:
     )
     ranks = pl.col("r").filter(pl.col("y")).sum()
     frame = frame.group_by("u", maintain_order=True).agg(n=pl.len(), p=pl.col("y").sum(), r=ranks)
-    rows_before = pl.col("n").cum_sum() - pl.col("n")
+    n = pl.col("n").cast(pl.Float64)
+    rows_before = n.cum_sum() - n
     return polars_result(frame.with_columns(r=pl.col("r") - rows_before * pl.col("p")))
 
 

@@ -125,6 +125,7 @@ def measure(name: str, folder: Path, form: str, num_events: int) -> dict[str, fl
 
 
 def main() -> None:
+    """Make the data, run both ways, print what they took."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -164,12 +164,13 @@ def plan(
     Needs no GPU and no memory for the tables.
 
     \b
-    Reads:    a rank config and the dataset it names; the cluster's devices, memory and bandwidths.
+    Reads:    a rank config, which may have [sizes] beside it, and the dataset where sizes are not given;
+              the cluster's devices, memory and bandwidths.
     Writes:   the plan as JSON where --out says; prints placement and memory of every rank.
-    Example:  trec-semid plan configs/quickstart/rank.toml --cluster configs/cluster/gpu-64.toml
+    Example:  trec-semid plan configs/quickstart/rank.toml --cluster configs/cluster/h100_8x8.toml
     """
-    named = [f"rank.{text}" for text in sets or []]
-    _run("plan", files, named)
+    options = {"cluster": cluster, "out": out}
+    _run("plan", files, [f"{key}={_toml(value)}" for key, value in options.items() if value] + (sets or []))
 
 
 @app.command()

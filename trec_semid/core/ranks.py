@@ -1,5 +1,6 @@
 """Who am I among the processes, and the process group around a job."""
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import FileStore, PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
+
+_GROUPS = itertools.count()
+"""Numbers the process groups of this process; equal on all ranks, which join the same groups in order."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,15 @@ def process_group(*, timeout_s: float = 600.0) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)
         return
     backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
+    patience = timedelta(seconds=timeout_s)
     with tempfile.TemporaryDirectory(prefix="trec-semid-") as scratch:
-        where = {"init_method": "env://"}
-        if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
-            where = {"init_method": f"file://{scratch}/store", "rank": rank, "world_size": world_size}
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **where)  # pyright: ignore[reportArgumentType]
+        if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
+            store, _, _ = next(rendezvous("env://", timeout=patience))
+        else:
+            store = FileStore(f"{scratch}/store", world_size)
+        # torchrun's store outlives a group: the next one must not meet the keys of the last.
+        store = PrefixStore(f"group-{next(_GROUPS)}", store)
+        dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=world_size)
         try:
             yield Ranks(rank, world_size, local_rank, device)
         finally:

@@ -78,6 +78,8 @@ def _chunks(config: ContentConfig, items: Items, cache: str | None) -> Iterator[
 def _tracked(chunks: Iterator[Chunk], config: ContentConfig, items: Items) -> Iterator[Chunk]:
     """Show progress; the encoders show their own, batch by batch."""
     with working(f"content from {config.source}", len(items.source_rows)) as work:
-        for chunk in chunks:
+        for number, chunk in enumerate(chunks):
+            if number == 0:
+                work.restart_clock()  # what is fitted before the first chunk says nothing about the rest
             yield chunk
             work.advance(len(chunk.present))

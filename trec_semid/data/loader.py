@@ -63,6 +63,16 @@ class BatchMaker:
         part = part_of(rows, rank, world_size)
         return self.make(part, len(rows), -(-len(rows) // world_size) - len(part))
 
+    def mean_lengths(self) -> dict[str, float]:
+        """Return the average number of ids of each feature, which table placement depends on."""
+        sizes: dict[str, float] = {}
+        for feature in self._features:
+            field = self._sources.fields.get(feature.name)
+            histories = self.rows.histories if feature.entity == "history" else None
+            lengths = field.lengths if field else histories.lengths if histories else np.ones(1)
+            sizes[feature.name] = float(np.mean(lengths))
+        return sizes
+
     def _parts(self, chosen: Array) -> list[tuple[Array, Array]]:
         """Return (ids, lengths) of each feature."""
         one_each = np.ones(len(chosen), np.int64)

@@ -7,7 +7,8 @@ fields/<entity>_<field>.parquet    id (int32), value (string): the vocabulary of
 content/<modality>.npy  (num_items, dim) float16 or float32, row order of items.parquet
 content/<modality>.mask.npy        (num_items,) bool, True where the item has this content
 events/part-*.parquet   user_row, item_row (int64), label (float32 or null), timestamp (int64 or
-null), order (int64), split (train | valid | test), behaviour; sorted by order
+null), order (int64), split (train | valid | test), behaviour; sorted by order. Sampled negatives
+(label 0, behaviour 'negative') follow their positive and repeat its timestamp, order and split.
 """
 
 import json
@@ -92,6 +93,7 @@ class DatasetFacts(Config):
     tie_rule: str
     """How events of equal time are ordered; 'ties unknown' where there are no timestamps."""
     tied_events: int | None = None
+    """Observed events that share user and time with another one; None without timestamps."""
     label_rule: str
     has_timestamps: bool
     filter_rule: str = "none"

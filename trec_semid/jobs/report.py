@@ -1,20 +1,17 @@
 """`trec-semid report RUN...`: one page, Markdown and JSON from finished runs."""
 
-import logging
 from typing import NamedTuple
 
 from pydantic import Field
 
 from trec_semid.core.config import Config
-from trec_semid.core.logs import set_up_console
+from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.paths import join, write_bytes
 from trec_semid.evaluation.report.build import build_report
 from trec_semid.evaluation.report.collect import collect_runs
 from trec_semid.evaluation.report.content import Report
 from trec_semid.evaluation.report.markdown import render_markdown
 from trec_semid.evaluation.report.render import render_json, render_page
-
-logger = logging.getLogger(__name__)
 
 
 class ReportConfig(Config):
@@ -68,7 +65,7 @@ def run(config: ReportConfig) -> WrittenReport:
     folder = config.out or default_folder(config.runs)
     for name, text in files.items():
         write_bytes(join(folder, name), text.encode())
-    logger.info("report: %s", join(folder, "report.html"))
+    say(f"{report.headline[0]}\nreport: {join(folder, 'report.html')}")
     return WrittenReport(
         page=join(folder, "report.html"),
         markdown=join(folder, "report.md"),

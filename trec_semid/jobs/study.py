@@ -61,18 +61,28 @@ def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
 @contextmanager
 def _workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> Iterator[list[Worker]]:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # workers inherit it; torch reads it at its import
     workers: list[Worker] = []
+    # Workers inherit these: torch reads the first when it is imported, rich the second, for the logs.
+    with _environment({"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}):
+        try:
+            workers += [Worker(find_job) for _ in range(min(config.workers, num_runs))]
+            yield workers
+        finally:
+            for worker in workers:
+                worker.stop()
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
     try:
-        workers += [Worker(find_job) for _ in range(min(config.workers, num_runs))]
-        yield workers
+        yield
     finally:
-        for worker in workers:
-            worker.stop()
-        os.environ.pop("OMP_NUM_THREADS")
-        os.environ |= {} if threads is None else {"OMP_NUM_THREADS": threads}
-        signal.signal(signal.SIGTERM, before)
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
 
 
 def _look(planned: list[PlannedRun], workers: list[Worker]) -> list[Look]:

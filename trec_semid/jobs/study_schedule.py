@@ -45,7 +45,8 @@ class Schedule:
             return run
         if run.verb == "report" and len(lost) < len(run.needs):
             runs = [self._folders[need] for need in run.needs if need in self._good]
-            return run._replace(sets=(*run.sets, f"runs={json.dumps(runs)}"))
+            others = [text for text in run.sets if not text.startswith("runs=")]
+            return run._replace(sets=(*others, f"runs={json.dumps(runs)}"))
         self.end(Outcome(run.label, f"not run: it reads {lost[0]}, which failed", 0.0))
         return None
 

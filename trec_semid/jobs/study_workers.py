@@ -1,11 +1,13 @@
 """Worker processes of a study: each stays alive and runs many jobs, so torchrec is imported once a worker."""
 
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from trec_semid.core.config import Config, config_checksum, load_config
 from trec_semid.core.errors import ConfigError, DataError, SemidError
-from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, write_bytes
+from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, read_bytes, write_bytes
 from trec_semid.core.runs import RunFolder
 from trec_semid.jobs.study_grid import PlannedRun
 from trec_semid.jobs.table import Job
@@ -134,13 +136,25 @@ def _is_finished(planned: PlannedRun, config: Config, find_job: FindJob) -> bool
     own = find_job(planned.verb).finished
     if own is not None:
         return bool(own(config))
-    return RunFolder(planned.folder, planned.verb).is_finished(config)
+    run = RunFolder(planned.folder, planned.verb)
+    return run.is_finished(config) and _reads_same_data(run, config)
+
+
+def _reads_same_data(run: RunFolder, config: Config) -> bool:
+    """Return whether the dataset that the config names is still the one that the run read."""
+    file = join(str(config.model_dump().get("dataset")), "dataset.json")
+    if not exists(file):
+        return True  # no dataset of its own, or one that is about to be made
+    return json.loads(read_bytes(file)).get("checksum") == run.read_json("metrics.json").get(
+        "dataset_checksum"
+    )
 
 
 def execute(planned: PlannedRun, log: str, find_job: FindJob) -> Outcome:
     """Run one job with its console output in a file."""
     started = time.monotonic()
     error: str | None = None
+    sys.argv = ["trec-semid", *command_words(planned)]  # what the run folder says it was made by
     with _output_to(log):
         try:
             job = find_job(planned.verb)
@@ -155,6 +169,15 @@ def execute(planned: PlannedRun, log: str, find_job: FindJob) -> Outcome:
             error = f"{type(fault).__name__}: {fault}"
             traceback.print_exc()
     return Outcome(planned.label, error, time.monotonic() - started)
+
+
+def command_words(planned: PlannedRun) -> list[str]:
+    """Return what a person types after `trec-semid` for this run alone."""
+    if planned.verb == "report":
+        values = tomllib.loads("\n".join(text for text in planned.sets if text.startswith("runs=")))
+        others = [text for text in planned.sets if not text.startswith("runs=")]
+        return ["report", *values["runs"], *(word for text in others for word in ("--set", text))]
+    return [planned.verb, *planned.files, *(word for text in planned.sets for word in ("--set", text))]
 
 
 def _mark_report(folder: str, config: Config) -> None:

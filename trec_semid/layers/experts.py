@@ -19,7 +19,7 @@ class Experts(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, num_experts: int, *, hidden_dim: int | None = None) -> None:
         super().__init__()
         first = hidden_dim or out_dim
-        self.weight = nn.Parameter(_uniform(num_experts, in_dim, first, fan_in=in_dim))
+        self.weight = nn.Parameter(_uniform(num_experts, in_dim, first, fan_in=1))
         self.bias = nn.Parameter(_uniform(num_experts, first, fan_in=in_dim))
         self.last_weight: nn.Parameter | None = None
         self.last_bias: nn.Parameter | None = None
@@ -29,7 +29,7 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_dim) to (B, E, out_dim)."""
-        hidden = torch.matmul(x, self.weight) + self.bias.unsqueeze(1)
+        hidden = torch.matmul(x / self.weight.shape[1] ** 0.5, self.weight) + self.bias.unsqueeze(1)
         if self.last_weight is not None and self.last_bias is not None:
             hidden = torch.baddbmm(self.last_bias.unsqueeze(1), torch.relu(hidden), self.last_weight)
         return hidden.transpose(0, 1)

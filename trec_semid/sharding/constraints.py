@@ -1,7 +1,7 @@
 """What a config may say about where tables go: rules by table name or pattern."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import Field, PositiveInt, field_validator
@@ -12,7 +12,6 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.sharding.tables import (
-    COLUMN_TYPES,
     EVERY_TYPE,
     KERNELS,
     REPLICATED_KERNEL,
@@ -51,7 +50,8 @@ class ShardingConfig(Config):
 
     Some choices are left to rules. Column-wise placement under row-wise Adagrad: shards of a row would each
     keep a state of their own, which is another optimizer. Host memory: only where device memory is too
-    small. Replicas on CPU: their dense update costs as much as the whole table in every step.
+    small. Replicas on CPU: their dense update costs as much as the whole table in every step. On a single
+    rank, whatever splits tables.
     """
 
     tables: dict[str, TableRule] = {}
@@ -65,7 +65,7 @@ def build_constraints(
     device: str,
     *,
     mean_lengths: Mapping[str, float],
-    splits_columns: bool,
+    left_to_rules: Collection[str],
     offloads: bool,
 ) -> dict[str, ParameterConstraints]:
     """Return the planner's constraints, one entry per table.
@@ -75,16 +75,15 @@ def build_constraints(
         tables: the tables of the model.
         device: "cpu" or "cuda".
         mean_lengths: average number of ids a row has in a feature; 1 where not given.
-        splits_columns: whether tables without a rule may be split by columns.
+        left_to_rules: sharding types that only a rule may choose.
         offloads: whether tables without a rule may lie in host memory.
 
     Raises:
         ConfigError: a rule names no table, or leaves a table without any placement on this device.
     """
     _refuse_unmatched(sharding, [table.name for table in tables])
-    unasked = (() if splits_columns else COLUMN_TYPES) + (("data_parallel",) if device == "cpu" else ())
     free = _Choice(
-        [kind for kind in EVERY_TYPE if kind not in unasked],
+        [kind for kind in EVERY_TYPE if kind not in left_to_rules],
         list(KERNELS[device] if offloads else KERNELS[device][:1]),
     )
     constraints: dict[str, ParameterConstraints] = {}

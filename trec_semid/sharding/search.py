@@ -7,10 +7,12 @@ import torch
 from torch import nn
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import (
     ParameterConstraints,
     PlannerError,
+    Proposer,
     ShardingOption,
     Stats,
 )
@@ -20,6 +22,7 @@ from trec_semid.sharding.constraints import ShardingConfig, build_constraints
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.placement import PlacedTable, Shard
 from trec_semid.sharding.tables import (
+    COLUMN_TYPES,
     EVERY_TYPE,
     Table,
     find_tables,
@@ -27,6 +30,9 @@ from trec_semid.sharding.tables import (
     without_library_warnings,
 )
 from trec_semid.sharding.topology import ClusterConfig, build_topology
+
+_MOST_SHARDS_TRIED = 2048
+"""Combinations times ranks that are tried one by one: about a second."""
 
 
 class Workload(NamedTuple):
@@ -62,7 +68,7 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
             tables,
             cluster.device,
             mean_lengths=workload.mean_lengths,
-            splits_columns=not workload.optimizer.is_row_wise,
+            left_to_rules=_left_to_rules(cluster, workload.optimizer),
             offloads=offloads,
         )
         try:
@@ -71,6 +77,13 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
             if offloads or cluster.device == "cpu":
                 raise
     raise AssertionError("the second attempt returns or raises")
+
+
+def _left_to_rules(cluster: ClusterConfig, optimizer: SparseOptimizerConfig) -> set[str]:
+    if cluster.world_size == 1:
+        return {kind for kind in EVERY_TYPE if kind != "table_wise"}
+    columns: set[str] = set(COLUMN_TYPES) if optimizer.is_row_wise else set()
+    return columns | {"data_parallel"} if cluster.device == "cpu" else columns
 
 
 def _search_once(
@@ -87,6 +100,7 @@ def _search_once(
         batch_size=batch_size,
         enumerator=_SortedEnumerator(topology, batch_size, constraints),
         storage_reservation=FixedPercentageStorageReservation(0.0),  # ClusterConfig took it off already
+        proposer=_proposers(cluster.world_size),
         stats=kept,
         constraints=constraints,
         debug=False,
@@ -95,6 +109,12 @@ def _search_once(
         plan = planner.plan(model, table_sharders())
     placed = {option.name: option for option in kept.options}
     return Found(plan, tuple(_placed(placed[table.name], table) for table in tables))
+
+
+def _proposers(world_size: int) -> list[Proposer]:
+    # Trying every combination is exact, but takes minutes from a few tables and ranks on.
+    exhaustive = GridSearchProposer(max_proposals=_MOST_SHARDS_TRIED // world_size)
+    return [exhaustive, GreedyProposer(), GreedyProposer(use_depth=False), UniformProposer()]
 
 
 class _KeepBestPlan(Stats):

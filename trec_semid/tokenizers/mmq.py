@@ -40,7 +40,9 @@ class MmqConfig(Config):
     """None: one linear map per expert, as published; a width makes it two layers."""
     gate_hidden_dim: PositiveInt = 64
     decoder_widths: tuple[PositiveInt, ...] = (1024,)
-    """Hidden widths of the decoder and of each auxiliary decoder."""
+    """Hidden widths of the decoder of all modalities."""
+    auxiliary_widths: tuple[PositiveInt, ...] = (256,)
+    """Hidden widths of each modality's own decoder."""
     codebook_learning: Literal["soft_index", "straight_through"] = "soft_index"
     """How codewords get a gradient: through a soft index (IBQ), or from a codebook loss (VQ-VAE)."""
     temperature: PositiveFloat = 0.1
@@ -94,7 +96,7 @@ class Mmq(Tokenizer):
         )
         self.decoder = Mlp(latent_dim, [*config.decoder_widths, sum(widths)])
         self.auxiliary_decoders = nn.ModuleList(
-            Mlp(latent_dim, [*config.decoder_widths, width]) for width in widths
+            Mlp(latent_dim, [*config.auxiliary_widths, width]) for width in widths
         )
 
     @property

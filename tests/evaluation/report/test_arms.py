@@ -64,6 +64,15 @@ def test_a_label_is_part_of_the_name_and_keeps_equal_configs_apart(tmp_path: Pat
     assert [each.arm.name for each in group_arms(collect_runs(runs))] == ["item", "item · again"]
 
 
+def test_codes_that_an_item_arm_does_not_read_do_not_split_it(tmp_path: Path, dataset: str):
+    runs = []
+    for seed, kind in enumerate(("mmq", "rq_kmeans")):
+        codes = write_tokenize_run(str(tmp_path / kind), dataset, kind)
+        runs.append(write_rank_run(str(tmp_path / f"rank-{seed}"), dataset, semantic_ids=codes, seed=seed))
+    (arm,) = group_arms(collect_runs(runs))
+    assert (arm.arm.name, arm.arm.tokenizer) == ("item", None)
+
+
 def test_the_same_config_and_seed_twice_is_refused(tmp_path: Path, dataset: str):
     runs = [write_rank_run(str(tmp_path / name), dataset, seed=3) for name in ("a", "b")]
     with pytest.raises(DataError, match="same config and seed as run 'a'"):

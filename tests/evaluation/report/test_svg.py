@@ -61,7 +61,7 @@ def test_pictures_are_well_formed_and_escape_their_words():
 
 def test_a_picture_of_one_value_or_of_nothing_used_can_be_drawn():
     assert "svg" in draw_dots([Row("a", "", [Dot(0, 0.5, 0.5, 0.5, "")])], "t", "x")
-    assert "svg" in draw_curves([Curve(0, [5.0], [0.0], "")], "t", "x")
+    assert 'class="mark s0"' in draw_curves([Curve(0, [5.0], [0.0], "")], "t", "x")
     assert "svg" in draw_usage([0, 0], "t")
     assert "svg" in draw_usage([], "t")
 

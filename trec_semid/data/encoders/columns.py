@@ -30,9 +30,8 @@ def read_mask(items: Items, name: str, start: int, stop: int) -> Array:
     if odd.any():
         at = int(np.argmax(odd))
         remedy = f"Write {', '.join(_TRUE + _FALSE[:-1])} or nothing"
-        raise items.fault(
-            "neither true nor false", name, item=start + at, value=texts[at].as_py(), remedy=remedy
-        )
+        value = items.column(name)[start + at].as_py()
+        raise items.fault("neither true nor false", name, item=start + at, value=value, remedy=remedy)
     return np.asarray(is_true)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
 from trec_semid.core.config import Config
-from trec_semid.core.errors import DataError
+from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.logs import Work, working
 from trec_semid.core.paths import is_folder, is_local
 from trec_semid.data.encoders.cache import folder_checksum, identity_of, open_cache
@@ -67,6 +67,7 @@ def text_chunks(config: TextConfig, items: Items, cache: str | None) -> Iterator
     """Encode the items' texts; what the cache holds is not encoded again.
 
     Raises:
+        ConfigError: the model cannot read texts as long as `max_length`.
         DataError: a column that cannot be text, or no model in the folder.
         StackError: the package of sentence-transformers or of the weights is not installed.
     """
@@ -128,6 +129,10 @@ class TextEncoder:
         except (OSError, ValueError, KeyError) as error:
             remedy = "Give the folder of a sentence-transformers model, with its weights and tokenizer"
             raise DataError(f"not a text model: {error}", file=self._folder, remedy=remedy) from error
+        longest = int(model.tokenizer.model_max_length)
+        if self._config.max_length > longest:
+            problem = f"max_length = {self._config.max_length}, but the model reads at most {longest}"
+            raise ConfigError(f'content of kind "text": {problem} word pieces. Lower it.')
         model.max_seq_length = self._config.max_length
         return model
 

@@ -1,10 +1,11 @@
 """How an input table is written, and a piece of its rows."""
 
+import codecs
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
@@ -58,6 +59,22 @@ class FileConfig(Config):
     null_values: list[str] = []
     """Texts of text files that mean 'missing', e.g. ["NA"]; an empty field always does."""
 
+    @field_validator("separator")
+    @classmethod
+    def _separates(cls, separator: str | None) -> str | None:
+        if separator and any(mark in separator for mark in '"\r\n'):
+            raise ValueError("a quote or a line end cannot separate fields")
+        return separator
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError("unknown encoding; common ones are utf-8, latin-1, cp1252") from None
+        return encoding
+
     def format_of(self, file: str) -> Format:
         """Return the format of one file.
 
@@ -79,11 +96,14 @@ class FileConfig(Config):
 
 
 def check_columns(file: str, have: Sequence[str], wanted: Iterable[str] | None) -> None:
-    """Check that a file has the columns the config maps.
+    """Check that a file has the columns the config maps, and each once.
 
     Raises:
-        DataError: one is not there.
+        DataError: one is not there, or two have one name.
     """
+    if len(set(have)) < len(have):
+        twice = next(name for name in have if list(have).count(name) > 1)
+        raise DataError("two columns of one name", file=file, field=twice, remedy="Rename one of them")
     for name in wanted or ():
         if name not in have:
             remedy = f"Map one of: {', '.join(list(have)[:30])}"

@@ -16,6 +16,7 @@ from trec_semid.data.raw.files import find_inputs, first_line, open_stream, read
 _UNIT_SEPARATOR = "\x1f"
 """Stands in for separators of several characters, which Arrow's reader does not know."""
 _BLOCK_BYTES = 1 << 24
+_COPY_BYTES = 1 << 20
 
 
 def column_names(config: FileConfig) -> list[str]:
@@ -50,7 +51,7 @@ def _csv_chunks(
 ) -> Iterator[Chunk]:
     separator = config.separator_of(file)
     parse = pacsv.ParseOptions(
-        delimiter=separator if len(separator) == 1 else _UNIT_SEPARATOR,
+        delimiter=separator if len(separator.encode()) == 1 else _UNIT_SEPARATOR,
         quote_char='"' if config.quoted else False,
         newlines_in_values=config.quoted,
     )
@@ -67,19 +68,21 @@ def _csv_chunks(
 
 def _named(config: FileConfig, stream: IO[bytes], file: str) -> IO[bytes]:
     separator = config.separator_of(file)
-    if len(separator) == 1:
+    if len(separator.encode()) == 1:
         return stream
-    return cast("IO[bytes]", _Replaced(stream, separator.encode(), _UNIT_SEPARATOR.encode()))
+    encoded = separator.encode(config.encoding)
+    return cast("IO[bytes]", _Replaced(stream, encoded, _UNIT_SEPARATOR.encode()))
 
 
 def _rows(config: FileConfig, file: str, stream: IO[bytes]) -> Iterator[list[str]]:
-    text = io.TextIOWrapper(stream, config.encoding.replace("utf-8", "utf-8-sig"), newline="")
+    # Decoded line by line: a reader that decodes ahead could not tell which row is at fault.
+    lines = (line.decode(config.encoding).removeprefix("\ufeff") for line in stream)
     separator = config.separator_of(file)
     if len(separator) > 1:
-        yield from (line.rstrip("\r\n").split(separator) for line in text)
+        yield from (line.rstrip("\r\n").split(separator) for line in lines)
     else:
         quoting = csv.QUOTE_MINIMAL if config.quoted else csv.QUOTE_NONE
-        yield from csv.reader(text, delimiter=separator, quoting=quoting)
+        yield from csv.reader(lines, delimiter=separator, quoting=quoting)
 
 
 def _header(config: FileConfig, file: str) -> list[str]:
@@ -87,9 +90,6 @@ def _header(config: FileConfig, file: str) -> list[str]:
         return config.header
     with open_stream(file) as (stream, _):
         names = next(_rows(config, file, stream), [])
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError("two columns of one name", file=file, field=twice[0], remedy="Rename one of them")
     return names
 
 
@@ -120,7 +120,7 @@ class _Replaced(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         while size < 0 or len(self._ready) < size:
-            block = self._stream.read(_BLOCK_BYTES)
+            block = self._stream.read(_COPY_BYTES)
             text = (self._rest + block).replace(self._old, self._new)
             # A separator may lie across two blocks: keep back what could be its beginning.
             keep = len(self._old) - 1 if block else 0

@@ -62,7 +62,10 @@ def collect_entities(chunks: Iterable[Chunk], id_column: str, entity: Entity) ->
         num_rows += chunk.table.num_rows
         where = Where(chunk.origins, id_column)
         ids.append(as_ids(chunk.table.column(id_column), where))
-        tables.append(chunk.table)
+        index = chunk.table.column_names.index(id_column)
+        tables.append(chunk.table.set_column(index, id_column, ids[-1]))
+    if not tables:
+        raise DataError(f"no {entity}s", field=id_column, remedy="The table has no rows: write it again")
     table = _joined(tables, origins)
     entities = Entities(entity, pa.concat_arrays(ids), table, origins)
     _check_unique(entities, id_column)

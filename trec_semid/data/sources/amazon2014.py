@@ -78,6 +78,8 @@ def _products(path: str) -> Iterator[Chunk]:
                 before, position = position, stored.tell()
                 yield Chunk(pa.Table.from_pylist(products, _ITEM_SCHEMA), file, row, position - before)
                 row += len(products)
+        if row == 1:
+            raise DataError("no rows", file=file, remedy="Download it again or leave it out")
 
 
 def _parse_block(block: bytes, file: str, first_row: int) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from trec_semid.evaluation.report.content import (
     RunFacts,
 )
 from trec_semid.evaluation.report.headline import write_headline, write_tokenizer_headline
-from trec_semid.evaluation.report.measure import choose_replicates, measure_arms
+from trec_semid.evaluation.report.measure import ArmMeasures, choose_replicates, measure_arms
 
 SCALARS = ("train/loss", "valid/auc", "valid/gauc")
 MAX_POINTS = 200
@@ -44,27 +44,15 @@ def build_report(
         DataError: runs that cannot be compared or whose files do not fit each other.
     """
     arms = group_arms(collection, baseline)
-    dataset = collection.dataset
-    books = _codebooks(collection, arms)
-    notes = list(collection.notes)
-    how = Bootstrap(replicates=num_replicates, seed=seed)
-    if arms:
-        num_rows = len(read_predictions(arms[0].runs[0].uri, "test").row)
-        affordable = choose_replicates(num_replicates, num_rows, len(collection.ranks))
-        how = Bootstrap(replicates=affordable, seed=seed)
-        if affordable < num_replicates:
-            notes.append(
-                f"The test part is large: {affordable:,} draws of users instead of {num_replicates:,}."
-            )
-    notes += _seed_notes(arms)
+    dataset, books = collection.dataset, _codebooks(collection, arms)
+    how = _bootstrap(arms, num_replicates, seed)
     measures = measure_arms(arms, dataset, how) if arms else []
     comparisons = compare_with_baseline(arms, measures) if arms else []
-    counts = None
-    headline = write_tokenizer_headline(books, dataset.facts.name)
-    if arms:
-        found = measures[0].runs[0].counts
-        counts = Counts(**{name: found[name] for name in Counts.model_fields})
+    counts = _counts(measures[0]) if measures else None
+    if counts:
         headline = write_headline([each.arm for each in arms], comparisons, counts, dataset.facts.name)
+    else:
+        headline = write_tokenizer_headline(books, dataset.facts.name)
     return Report(
         title=title or f"Ranking report: {dataset.facts.name}",
         headline=headline,
@@ -82,8 +70,27 @@ def build_report(
         codebooks=books,
         plans=_plans(arms),
         runs=_runs(collection, arms),
-        notes=notes,
+        notes=[*collection.notes, *_draw_notes(how, num_replicates), *_seed_notes(arms)],
     )
+
+
+def _bootstrap(arms: Sequence[ArmRuns], wanted: int, seed: int) -> Bootstrap:
+    if not arms:
+        return Bootstrap(replicates=wanted, seed=seed)
+    num_rows = len(read_predictions(arms[0].runs[0].uri, "test").row)
+    affordable = choose_replicates(wanted, num_rows, sum(len(arm.runs) for arm in arms))
+    return Bootstrap(replicates=affordable, seed=seed)
+
+
+def _counts(first: ArmMeasures) -> Counts:
+    found = first.runs[0].counts
+    return Counts(**{name: found[name] for name in Counts.model_fields})
+
+
+def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
+    if how.replicates == wanted:
+        return []
+    return [f"The test part is large: {how.replicates:,} draws of users instead of {wanted:,}."]
 
 
 def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:

@@ -40,7 +40,7 @@ def _quality(quality: dict[str, Any]) -> list[Cell]:
     tuples = f"{count(quality['unique_tuples'])} of {count(num_items)}"
     colliding = quality["items_in_collisions"]
     return [
-        Cell(figure(quality["reconstruction"])),
+        Cell(figure(quality["reconstruction"]), _by_modality(quality)),
         Cell(share(quality["utilisation"], 1)),
         Cell(figure(quality["entropy"], 2)),
         Cell(share(quality["unique_share"], 1), (tuples,)),
@@ -51,6 +51,11 @@ def _quality(quality: dict[str, Any]) -> list[Cell]:
         Cell(_share_or_none(agreement.get("mean_code_overlap_of_neighbours"))),
         Cell(_share_or_none(agreement.get("mean_code_overlap_of_random_pairs"))),
     ]
+
+
+def _by_modality(quality: dict[str, Any]) -> tuple[str, ...]:
+    modalities = quality.get("modalities") or {}
+    return tuple(f"{name} {figure(each['reconstruction'])}" for name, each in modalities.items())
 
 
 def _share_or_none(value: float | None) -> str:

@@ -159,9 +159,12 @@ def read_run(uri: str) -> FinishedRun:
 
 
 def tokenizer_place(run: FinishedRun) -> str | None:
-    """Return the tokenize run folder that a rank run's `semantic_ids` names: the folder or a file in it."""
+    """Return the tokenize run folder that a rank run's `semantic_ids` names: the folder or a file in it.
+
+    None where the run reads no codes, whatever its config names.
+    """
     place = run.config.get("semantic_ids")
-    if not isinstance(place, str) or not place:
+    if not isinstance(place, str) or not place or run.config.get("representation") == "item":
         return None
     place = place.rstrip("/")
     return place.rpartition("/")[0] if place.endswith(".parquet") else place

@@ -95,7 +95,8 @@ def draw_curves(
     for curve in curves:
         frame.line(curve.xs, curve.ys, colour(curve.series), curve.told)
     for curve in curves:
-        points = zip(curve.xs, curve.ys, strict=True) if dots else curve.marks
+        is_dotted = dots or len(curve.xs) == 1  # one point makes no line
+        points = zip(curve.xs, curve.ys, strict=True) if is_dotted else curve.marks
         for px, py in points:
             frame.mark(frame.at_x(px), frame.at_y(py), curve.series, curve.told, size=3.6 if dots else 4.8)
     return frame.svg(title)

@@ -204,6 +204,7 @@ def calibration_table(report: Report) -> Table:
 
 
 def grouped(pairs: Iterable[tuple[str, T]]) -> list[tuple[str, list[T]]]:
+    """Return values by key, keys and values in the order in which they came."""
     groups: dict[str, list[T]] = {}
     for key, value in pairs:
         groups.setdefault(key, []).append(value)

@@ -1,0 +1,387 @@
+import json
+import os
+import subprocess
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trec_semid.core.config import load_config
+from trec_semid.core.errors import ConfigError, DataError, SemidError
+from trec_semid.data.prepare import PrepareConfig, prepare_dataset
+from trec_semid.data.schema import SPLITS, Dataset
+
+ITEMS = "item,title,genres,year,live\n" + "".join(
+    f"i{n},Title {n},{'a|b' if n % 2 else 'c'},{1990 + n},1\n" for n in range(10)
+)
+USERS = "user,gender\n" + "".join(f"u{n},{'FM'[n % 2]}\n" for n in range(5))
+LOG = "user,item,rating,time\n" + "".join(
+    f"u{n % 5},i{(n * 7) % 10},{1 + n % 5},{1000 + n}\n" for n in range(60)
+)
+
+
+def write(folder, *, log=LOG, items=ITEMS, users=USERS):
+    for name, text in (("log.csv", log), ("items.csv", items), ("users.csv", users)):
+        content = text if isinstance(text, bytes) else text.encode()
+        (folder / name).write_bytes(content)
+
+
+def config(folder, **more):
+    values = {
+        "name": "tiny",
+        "out": str(folder / "out"),
+        "source": {
+            "kind": "tables",
+            "interactions": {
+                "path": str(folder / "log.csv"),
+                "user": "user",
+                "item": "item",
+                "rating": "rating",
+                "timestamp": "time",
+            },
+            "items": {"path": str(folder / "items.csv"), "id": "item"},
+            "users": {"path": str(folder / "users.csv"), "id": "user"},
+        },
+        "items": {
+            "readable": {"title": "title"},
+            "fields": {
+                "genres": {"kind": "category", "column": "genres", "separator": "|"},
+                "year": {"kind": "number", "column": "year", "buckets": 3},
+            },
+        },
+        "users": {"fields": {"gender": {"kind": "category", "column": "gender"}}},
+        "label": {"kind": "threshold", "threshold": 3},
+        "split": {"kind": "global_temporal"},
+    }
+    return PrepareConfig.model_validate(values | more)
+
+
+def test_folder_holds_what_the_schema_says(tmp_path):
+    write(tmp_path)
+    facts = prepare_dataset(config(tmp_path))
+    data = Dataset(str(tmp_path / "out"))
+    assert data.facts == facts
+    items, users, events = data.items(), data.users(), data.events()
+    assert items.column_names == ["item_id", "row", "title", "genres", "year"]
+    assert items["item_id"].to_pylist() == [f"i{n}" for n in range(10)]
+    assert items["row"].to_pylist() == list(range(10))
+    assert users["gender"].to_pylist() == [1, 2, 1, 2, 1]
+    assert facts.item_fields["genres"].size == 4
+    assert events["order"].to_pylist() == list(range(60))
+    assert events["timestamp"].to_pylist() == [1000 + n for n in range(60)]
+    assert events["user_row"].to_pylist() == [n % 5 for n in range(60)]
+    assert events["item_row"].to_pylist() == [(n * 7) % 10 for n in range(60)]
+    assert events["label"].to_pylist() == [float(n % 5 > 2) for n in range(60)]
+    assert set(events["behaviour"].to_pylist()) == {"event"}
+    assert [data.events(split=part).num_rows for part in SPLITS] == [48, 6, 6]
+    assert (tmp_path / "out/fields/item_genres.parquet").exists()
+    assert [file["size"] for file in facts.source["files"]] == [len(LOG), len(ITEMS), len(USERS)]
+
+
+def test_same_input_config_and_seed_give_the_same_checksum_anywhere(tmp_path):
+    write(
+        tmp_path,
+        log="user,item,rating,time\n"
+        + "".join(f"u{n % 5},i{n % 10},{1 + n % 5},{n // 9}\n" for n in range(60)),
+    )
+    first = prepare_dataset(config(tmp_path))
+    again = prepare_dataset(config(tmp_path, out=str(tmp_path / "again")))
+    other = prepare_dataset(config(tmp_path, seed=1))
+    assert first.checksum == again.checksum != other.checksum
+    assert first.tied_events == 50  # 8 of each 9 events at one time, 2 of the last 6
+
+
+def test_datasets_can_live_behind_uris(tmp_path):
+    write(tmp_path)
+    facts = prepare_dataset(config(tmp_path, out="memory://prepared/tiny"))
+    data = Dataset("memory://prepared/tiny")
+    assert data.events().num_rows == facts.num_events == 60
+    assert facts.checksum == prepare_dataset(config(tmp_path)).checksum
+
+
+def slow_dataset(log, min_user, min_item):
+    """K-core, dense rows by first appearance, labels and leave-one-out, in plain Python."""
+    kept = list(range(len(log)))
+    while True:
+        users, items = [log[i][0] for i in kept], [log[i][1] for i in kept]
+        left = [i for i in kept if users.count(log[i][0]) >= min_user and items.count(log[i][1]) >= min_item]
+        if left == kept:
+            break
+        kept = left
+    in_time = sorted(kept, key=lambda i: (log[i][3], i))
+    users = [u for u in dict.fromkeys(row[0] for row in log) if any(log[i][0] == u for i in kept)]
+    items = [j for j in dict.fromkeys(row[1] for row in log) if any(log[i][1] == j for i in kept)]
+    parts = {}
+    for user in users:
+        mine = [i for i in in_time if log[i][0] == user]
+        for position, i in enumerate(mine):
+            from_end = len(mine) - position
+            parts[i] = "train" if len(mine) < 3 or from_end > 2 else ("test", "valid")[from_end - 1]
+    return [
+        (users.index(log[i][0]), items.index(log[i][1]), float(log[i][2] > 3), log[i][3], parts[i])
+        for i in in_time
+    ]
+
+
+ROW = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 5), st.integers(0, 9))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=40), st.integers(1, 3), st.integers(1, 3))
+def test_whole_preparation_equals_plain_python(tmp_path_factory, log, min_user, min_item):
+    folder = tmp_path_factory.mktemp("whole")
+    lines = "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in log)
+    write(folder, log="user,item,rating,time\n" + lines)
+    source = {"kind": "tables", "interactions": config(folder).source.interactions.model_dump()}
+    made = config(
+        folder,
+        source=source,
+        items={},
+        users={},
+        ties="published",
+        split={"kind": "leave_one_out"},
+        filter={"min_user_events": min_user, "min_item_events": min_item},
+    )
+    expected = slow_dataset(log, min_user, min_item)
+    if {row[-1] for row in expected} != set(SPLITS):
+        with pytest.raises(DataError, match=r"is empty|no event is left"):
+            prepare_dataset(made)
+        assert not (folder / "out").exists()
+        return
+    prepare_dataset(made)
+    events = Dataset(made.out).events(["user_row", "item_row", "label", "timestamp", "split"])
+    assert [tuple(row.values()) for row in events.to_pylist()] == expected
+
+
+def test_order_alone_defines_the_sequence(tmp_path):
+    write(tmp_path)
+    made = config(tmp_path).model_dump()
+    made["source"]["interactions"] |= {"timestamp": None, "order": "time"}
+    with pytest.raises(ValueError, match="split 'global_temporal' needs timestamps"):
+        PrepareConfig.model_validate(made)
+    made["split"] = {"kind": "leave_one_out"}
+    facts = prepare_dataset(PrepareConfig.model_validate(made))
+    assert (facts.tie_rule, facts.tied_events, facts.has_timestamps) == ("ties unknown", None, False)
+    events = Dataset(made["out"]).events()
+    assert events["timestamp"].null_count == 60
+    assert events["user_row"].to_pylist() == [n % 5 for n in range(60)]
+
+
+def test_behaviours_missing_labels_and_negatives_reach_the_folder(tmp_path):
+    log = "user,item,rating,time,kind\n" + "".join(
+        f"u{n % 5},i{(n * 3) % 7},{n % 2 if n != 4 else ''},{1000 + n},{'click' if n % 3 else 'view'}\n"
+        for n in range(60)
+    )
+    write(tmp_path, log=log)
+    made = config(tmp_path).model_dump()
+    made["source"]["interactions"]["behaviour"] = "kind"
+    made |= {
+        "label": {"kind": "given", "missing": "null"},
+        "negatives": {"per_positive": 2, "strategy": "uniform", "splits": ["train", "test"]},
+    }
+    facts = prepare_dataset(PrepareConfig.model_validate(made))
+    events = Dataset(made["out"]).events().to_pylist()
+    observed = [event for event in events if event["behaviour"] != "negative"]
+    assert [event["behaviour"] for event in observed] == ["click" if n % 3 else "view" for n in range(60)]
+    assert [event["label"] for event in observed] == [n % 2 if n != 4 else None for n in range(60)]
+    touched = {(event["user_row"], event["item_row"]) for event in observed}
+    negatives = [event for event in events if event["behaviour"] == "negative"]
+    assert not touched & {(event["user_row"], event["item_row"]) for event in negatives}
+    positives = facts.splits["train"].positives + facts.splits["test"].positives
+    assert len(negatives) == 2 * positives
+    assert "2 sampled negative(s) a positive in train and test, by uniform" in facts.label_rule
+
+
+def test_content_follows_the_items_that_stay(tmp_path):
+    live = ITEMS.replace("1993,1", "1993,0")
+    log = "".join(line + "\n" for line in LOG.splitlines() if ",i3," not in line)
+    write(tmp_path, items=live, log=log)
+    vectors = np.arange(40, dtype=np.float32).reshape(10, 4) + 1
+    np.save(tmp_path / "x.npy", vectors)
+    made = config(
+        tmp_path,
+        items={"keep_where": "live"},
+        content={
+            "x": {"kind": "npy", "file": str(tmp_path / "x.npy")},
+            "about": {"kind": "attributes", "categories": ["genres"], "separator": "|"},
+        },
+    )
+    facts = prepare_dataset(made)
+    data = Dataset(made.out)
+    np.testing.assert_array_equal(data.content("x"), np.delete(vectors, 3, axis=0))
+    assert data.content_mask("about").all()
+    assert facts.num_items == 9
+    assert facts.filter_rule == "items where live"
+    np.save(tmp_path / "x.npy", vectors[:9])
+    with pytest.raises(DataError, match="row counts disagree"):
+        prepare_dataset(made)
+    assert Dataset(made.out).facts == facts, "a failed run leaves the old dataset alone"
+
+
+BAD = {
+    "missing column": ({"log": LOG.replace("rating", "stars")}, r"log.csv, field 'rating': no such column"),
+    "wrong type": (
+        {"log": LOG + "u1,i1,abc,1100\n"},
+        r"log.csv, row 61, field 'rating': not a number \(got 'abc'\)",
+    ),
+    "nan rating": ({"log": LOG + "u1,i1,NaN,1100\n"}, r"row 61, field 'rating': not a finite number"),
+    "infinite rating": ({"log": LOG + "u1,i1,-inf,1100\n"}, r"row 61.*not a finite number"),
+    "missing rating": ({"log": LOG + "u1,i1,,1100\n"}, r"row 61, field 'rating': the rating is missing"),
+    "missing user": ({"log": LOG + ",i1,3,1100\n"}, r"row 61, field 'user': the id is missing"),
+    "duplicate items": (
+        {"items": ITEMS + "i2,again,a,2000,1\n"},
+        r"items.csv, row 11.*duplicate item id.*'i2'",
+    ),
+    "duplicate users": ({"users": USERS + "u0,F\n"}, r"users.csv, row 6.*duplicate user id.*'u0'"),
+    "unknown item": ({"log": LOG + "u1,zzz,3,1100\n"}, r"log.csv, row 61, field 'item'.*'zzz'.*drop"),
+    "unknown user": ({"log": LOG + "zzz,i1,3,1100\n"}, r"log.csv, row 61, field 'user'.*'zzz'.*drop"),
+    "negative time": ({"log": LOG + "u1,i1,3,-5\n"}, r"row 61, field 'time': negative time"),
+    "milliseconds": ({"log": LOG + "u1,i1,3,1500000000000\n"}, r"row 61.*timestamp_unit = \"ms\""),
+    "empty log": ({"log": "user,item,rating,time\n"}, r"log.csv: no rows"),
+    "empty file": ({"log": ""}, r"log.csv"),
+    "empty items": ({"items": ""}, r"items.csv"),
+    "short row": ({"log": LOG + "u1,i1\n"}, r"log.csv, row 61: has 2 fields where 4"),
+    "bad year": ({"items": ITEMS + "i10,T,a,soon,1\n"}, r"items.csv, row 11, field 'year': not a number"),
+    "empty split": ({"log": "user,item,rating,time\nu1,i1,3,5\nu2,i2,3,5\n"}, r"split 'train' is empty"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_input_is_refused_and_nothing_is_written(tmp_path, fault):
+    files, problem = BAD[fault]
+    write(tmp_path, **files)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(DataError, match=problem) as refusal:
+        prepare_dataset(config(tmp_path))
+    assert refusal.value.exit_code == 2
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    write(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(DataError, match=r"out: the disk is full; nothing was written"):
+        prepare_dataset(config(tmp_path))
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("out")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_really_full_disk_is_named_and_leaves_nothing(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        rng = np.random.default_rng(0)
+        ids = rng.permutation(40_000)
+        pq.write_table(
+            pa.table({"user": ids, "item": ids[::-1], "rating": ids % 5, "time": ids}),
+            tmp_path / "log.parquet",
+        )
+        table = {"path": str(tmp_path / "log.parquet"), "user": "user", "item": "item", "timestamp": "time"}
+        made = config(
+            tmp_path,
+            out=str(small / "out"),
+            source={"kind": "tables", "interactions": table},
+            items={},
+            users={},
+            label={"kind": "all_positive"},
+        )
+        with pytest.raises(DataError, match="the disk is full"):
+            prepare_dataset(made)
+        assert not os.listdir(small)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"label": {"kind": "behaviour", "positive": ["x"]}}, "needs a behaviour"),
+        ({"items": {"readable": {"row": "title"}}}, "kept for the dataset itself: row"),
+        ({"items": {"readable": {"Title!": "title"}}}, "should match pattern"),
+        ({"label": {"kind": "none"}, "negatives": {}}, "negatives need positives"),
+        ({"split": {"kind": "by_moon"}}, "global_temporal"),
+    ],
+)
+def test_configs_that_cannot_work_are_refused_before_reading(tmp_path, more, problem):
+    with pytest.raises(ValueError, match=problem):
+        config(tmp_path, **more)
+
+
+def test_example_configs_are_valid():
+    folder = os.path.join(os.path.dirname(__file__), "../../configs/data")
+    names = sorted(os.listdir(folder))
+    assert len(names) >= 5
+    for name in names:
+        load_config(PrepareConfig, [os.path.join(folder, name)])
+
+
+def test_typos_are_named_with_what_was_meant(tmp_path):
+    (tmp_path / "c.toml").write_text(
+        'name = "x"\nout = "y"\n[source]\nkind = "movielens"\nfolder = "z"\nreleas = "1m"\n'
+    )
+    with pytest.raises(ConfigError, match="did you mean 'release'"):
+        load_config(PrepareConfig, [str(tmp_path / "c.toml")])
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data())
+def test_mutated_tables_are_prepared_or_refused_whole(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("fuzz")
+    texts = {"log": LOG, "items": ITEMS, "users": USERS}
+    which = data.draw(st.sampled_from(sorted(texts)))
+    content = bytearray(texts[which].encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content)))
+        cut = data.draw(st.integers(0, 5))
+        new = data.draw(
+            st.one_of(st.binary(max_size=4), st.sampled_from([b",", b"\n", b'"', b"-1", b"1e99", b"nan"]))
+        )
+        content[at : at + cut] = new
+    write(folder, **{which: bytes(content)})
+    try:
+        facts = prepare_dataset(config(folder))
+    except SemidError:
+        assert sorted(os.listdir(folder)) == ["items.csv", "log.csv", "users.csv"]
+    else:
+        assert json.loads((folder / "out/dataset.json").read_text())["checksum"] == facts.checksum
+
+
+@pytest.mark.studydata
+def test_study_data_prepares_to_its_published_counts(study_data, tmp_path):
+    base = study_data / "ml100k_mm"
+    made = config(
+        tmp_path,
+        source={
+            "kind": "tables",
+            "interactions": {
+                "path": str(base / "interactions.parquet"),
+                "user": "user_id",
+                "item": "item_id",
+                "rating": "rating",
+                "timestamp": "timestamp",
+            },
+            "items": {"path": str(base / "items.parquet"), "id": "item_id"},
+        },
+        users={},
+        content={
+            "vision": {
+                "kind": "npy",
+                "file": str(base / "image_effnetlite0_1280.npy"),
+                "mask_column": "has_image",
+            }
+        },
+    )
+    facts = prepare_dataset(made)
+    assert (facts.num_users, facts.num_items, facts.num_events) == (943, 1682, 100_000)
+    assert facts.modalities["vision"].present == 1324
+    assert [facts.splits[part].events for part in SPLITS] == [81_000, 9_000, 10_000]

@@ -1,0 +1,141 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.datasets import write_small_dataset
+from trec_semid.core.config import load_config
+from trec_semid.core.errors import ConfigError, DataError, PlanError
+from trec_semid.data.schema import Dataset
+from trec_semid.jobs.plan import PlanConfig, Planned, run
+from trec_semid.sharding.plan import TablePlan
+from trec_semid.sharding.topology import GIB
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+
+INDUSTRIAL = "configs/plan/industrial.toml"
+
+
+def plan(*sets: str, files: tuple[str, ...] = (INDUSTRIAL,), cluster: str = "h100_1x8") -> Planned:
+    named = [f"cluster=configs/cluster/{cluster}.toml", *sets]
+    return run(load_config(PlanConfig, list(files), named))
+
+
+def rows_of(planned: Planned) -> dict[str, int]:
+    return {table.name: table.rows for table in planned.plan.tables}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "ranks"),
+    [("h100_1x8", 8), ("h100_8x8", 64), pytest.param("h100_64x8", 512, marks=pytest.mark.slow)],
+)
+def test_industrial_tables_are_planned_for_clusters_that_are_not_there(
+    cluster: str, ranks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = f"{tmp_path}/plan.json"
+    planned = plan(f"out={out}", cluster=cluster)
+    codes = {f"t_code_{position}": 3001 for position in range(6)}
+    more = {"t_prefix_2": 9_000_000, "t_prefix_3": 20_000_000}
+    assert rows_of(planned) == {"t_user_id": 30_000_000, "t_item_id": 40_000_000, **codes, **more}
+    loads = planned.plan.rank_loads()
+    assert len(loads) == ranks
+    assert max(load.hbm_bytes for load in loads) < 67.66 * GIB
+    assert sum(load.hbm_bytes for load in loads) > 23 * GIB
+    assert planned.plan.batch_size == 262_144 // ranks
+    assert TablePlan.from_json(Path(out).read_text()) == planned.plan
+    assert capsys.readouterr().out == f"{planned.plan.as_text()}\nPlan saved: {out}\n"
+
+
+@pytest.fixture
+def rank_file(tmp_path: Path) -> str:
+    dataset = write_small_dataset(str(tmp_path / "dataset"))
+    codes = np.zeros((40, 2), np.int32)
+    SemanticIds(Dataset(dataset).item_ids, codes, (7, 9)).save(
+        str(tmp_path / "codes" / "semantic_ids.parquet")
+    )
+    for unneeded in ("events", "content", "items.parquet", "users.parquet"):
+        path = tmp_path / "dataset" / unneeded
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    file = tmp_path / "rank.toml"
+    file.write_text(f'''
+dataset = "{dataset}"
+run = "{tmp_path}/run"
+representation = "both"
+semantic_ids = "{tmp_path}/codes"
+[tables]
+dim = 8
+''')
+    return str(file)
+
+
+def test_a_rank_configs_tables_are_planned_from_sizes_alone(rank_file: str):
+    planned = plan(files=(rank_file,), cluster="laptop_cpu")
+    assert rows_of(planned) == {
+        "t_user_id": 60,
+        "t_user_age": 5,
+        "t_item_id": 40,
+        "t_code_0": 8,
+        "t_code_1": 10,
+        "t_item_genres": 7,
+        "t_item_year": 6,
+    }
+    assert {table.dim for table in planned.plan.tables} == {8}
+
+
+def test_given_sizes_replace_those_of_the_dataset(rank_file: str):
+    planned = plan(
+        "sizes.num_items=1000", "sizes.codebook_sizes=[3]", files=(rank_file,), cluster="laptop_cpu"
+    )
+    rows = rows_of(planned)
+    assert (rows["t_item_id"], rows["t_user_id"], rows["t_code_0"]) == (1000, 60, 4)
+    assert "t_code_1" not in rows
+
+
+def test_rank_keys_may_stand_at_the_top_or_under_rank(rank_file: str):
+    at_top = plan("tables.dim=16", files=(rank_file,))
+    below = plan("rank.tables.dim=16", files=(rank_file,))
+    assert at_top.plan == below.plan
+    assert {table.dim for table in at_top.plan.tables} == {16}
+
+
+def test_histories_count_as_full_unless_told_otherwise():
+    full, short = plan(), plan("sizes.mean_lengths.history_item=1")
+    longest = {
+        name: max(load.hbm_bytes for load in planned.plan.rank_loads())
+        for name, planned in (("full", full), ("short", short))
+    }
+    assert longest["full"] > longest["short"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "error", "text"),
+    [
+        (
+            ["sizes.mean_lengths.history_itm=1"],
+            ConfigError,
+            "no feature 'history_itm'. The features are: user_id",
+        ),
+        (["reprsentation=item"], ConfigError, "unknown key; did you mean 'representation'"),
+        (['sharding.tables.t_itm_id.sharding_types=["row_wise"]'], ConfigError, "did you mean 't_item_id'"),
+        (["sizes.num_items=4_000_000_000", "sizes.num_users=4_000_000_000"], PlanError, "largest table 't_"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(sets: list[str], error: type[Exception], text: str):
+    with pytest.raises(error) as raised:
+        plan(*sets)
+    assert text in str(raised.value)
+
+
+def test_codes_without_sizes_and_without_a_file_are_refused(rank_file: str, tmp_path: Path):
+    with pytest.raises(DataError, match=r"semantic_ids\.parquet: no such file"):
+        plan(f"semantic_ids={tmp_path}/nowhere", files=(rank_file,))
+
+
+def test_an_unknown_cluster_file_is_refused(rank_file: str):
+    with pytest.raises(ConfigError, match=r"configs/cluster/nowhere\.toml: no such file"):
+        plan(files=(rank_file,), cluster="nowhere")
+
+
+def test_the_same_config_gives_the_same_plan(rank_file: str):
+    first, second = (plan(files=(rank_file,), cluster="h100_8x8") for _ in range(2))
+    assert first.plan.to_json() == second.plan.to_json()

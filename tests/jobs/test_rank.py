@@ -1,0 +1,238 @@
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from tests.jobs.ranking import losses_of, rank_config, train_with_plan, write_problem
+from tests.ranks import run_ranks
+from trec_semid.checkpoints.folder import best_step, complete_steps
+from trec_semid.core.config import load_config
+from trec_semid.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from trec_semid.core.logs import read_events
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.predictions import read_predictions
+from trec_semid.evaluation.ranking import split_metrics
+from trec_semid.evaluation.strata import training_strata
+from trec_semid.jobs import rank_loop
+from trec_semid.jobs.rank import RankConfig, run
+
+PLANS = ("row_wise", "table_wise")
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return write_problem(str(tmp_path_factory.mktemp("ranking")))
+
+
+@pytest.fixture(scope="module")
+def finished(problem, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("runs") / "both")
+    return folder, run(rank_config(problem, folder)).metrics
+
+
+def test_the_run_folder_holds_what_other_programs_read(finished):
+    names = {path.name for path in Path(finished[0]).iterdir()}
+    wanted = {"config.toml", "run.json", "log.jsonl", "plan.json", "plan.txt", "checkpoints", "predictions"}
+    assert wanted | {"metrics.json", "semantic_ids.parquet"} <= names
+    assert any(name.startswith("events.") for name in names)
+
+
+def test_metrics_equal_those_of_the_written_predictions(finished, problem):
+    folder, metrics = finished
+    for split in ("valid", "test"):
+        predictions = read_predictions(folder, split)
+        expected, counts = split_metrics(split, predictions, training_strata(Dataset(problem["dataset"])))
+        assert expected == pytest.approx(
+            {k: v for k, v in metrics.items() if k.split("/")[0].startswith(split)}
+        )
+        assert metrics[f"{split}/auc"] == pytest.approx(roc_auc_score(predictions.label, predictions.score))
+        assert metrics[f"{split}-frozen/log_loss"] == pytest.approx(
+            log_loss(predictions.label, predictions.score_frozen), rel=1e-5
+        )
+        stored = json.loads(Path(folder, "metrics.json").read_text())["counts"]
+        assert counts.items() <= stored.items()
+
+
+def test_predictions_stand_in_the_order_of_the_splits_events(finished, problem):
+    events = Dataset(problem["dataset"]).events(split="test").to_pandas()
+    table = pq.read_table(f"{finished[0]}/predictions/test-rank-0.parquet").to_pandas()
+    assert table.row.tolist() == list(range(len(events)))
+    assert table.user_row.tolist() == events.user_row.tolist()
+    assert table.item_row.tolist() == events.item_row.tolist()
+    assert table.label.tolist() == events.label.tolist()
+    assert (table.score != table.score_frozen).any()
+
+
+def test_the_signal_of_the_data_is_learned(finished):
+    assert finished[1]["test/auc"] > 0.68
+    assert finished[1]["test/gauc"] > 0.68
+
+
+def test_the_log_tells_every_step_evaluation_and_the_best(finished):
+    events = read_events(f"{finished[0]}/log.jsonl")
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "start"
+    assert kinds[-1] == "finish"
+    evaluations = [event for event in events if event["event"] == "evaluate"]
+    assert [event["step"] for event in evaluations] == [7, 14, 21]
+    assert [event["epoch"] for event in evaluations] == [1, 2, 3]
+    assert {"valid/auc", "valid/gauc", "valid/log_loss"} <= set(evaluations[0])
+    assert len(losses_of(finished[0])) == 21
+
+
+def test_the_weights_of_the_best_evaluation_are_the_ones_that_count(finished):
+    folder, metrics = finished
+    evaluations = [event for event in read_events(f"{folder}/log.jsonl") if event["event"] == "evaluate"]
+    best = max(evaluations, key=lambda event: event["valid/auc"])
+    assert metrics["valid/auc"] == pytest.approx(best["valid/auc"], abs=1e-12)
+    assert best_step(f"{folder}/checkpoints") == best["step"]
+
+
+def test_an_earlier_best_step_is_loaded_back(problem, tmp_path):
+    config = rank_config(
+        problem,
+        str(tmp_path / "r"),
+        optimizers={"dense": {"learning_rate": 0.2}, "tables": {"learning_rate": 1.0}},
+        train={"max_epochs": 6, "patience": 2},
+    )
+    metrics = run(config).metrics
+    events = read_events(f"{config.run}/log.jsonl")
+    aucs = [event["valid/auc"] for event in events if event["event"] == "evaluate"]
+    assert aucs.index(max(aucs)) < len(aucs) - 1, "the problem no longer overfits"
+    assert metrics["valid/auc"] == pytest.approx(max(aucs), abs=1e-12)
+    assert len(aucs) == min(aucs.index(max(aucs)) + 3, 6)
+
+
+def test_a_finished_run_is_left_as_it_is(finished, problem):
+    folder, metrics = finished
+    before = Path(folder, "metrics.json").stat().st_mtime_ns
+    assert run(rank_config(problem, folder)).metrics == metrics
+    assert Path(folder, "metrics.json").stat().st_mtime_ns == before
+
+
+def test_another_config_does_not_overwrite_a_run(finished, problem):
+    with pytest.raises(ConfigError, match="holds a run of another config"):
+        run(rank_config(problem, finished[0], seed=5))
+
+
+def run_until(monkeypatch, config: RankConfig, num_steps: int) -> None:
+    """Run, and be interrupted after so many steps."""
+    whole = rank_loop.train_steps
+
+    def stopping(*args, **kwargs):
+        for report in whole(*args, **kwargs):
+            yield report
+            if report.step == num_steps:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rank_loop, "train_steps", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+
+
+@pytest.mark.parametrize(
+    ("stop", "changes"),
+    [
+        (5, {"checkpoints": {"every_steps": 3}}),
+        (14, {}),
+        (16, {"train": {"evaluate_every_steps": 5}, "checkpoints": {"in_background": True}}),
+        (9, {"sharding": {"tables": {"t_*": {"sharding_types": ["data_parallel"]}}}}),
+    ],
+)
+def test_an_interrupted_run_ends_like_one_that_was_not(problem, tmp_path, monkeypatch, stop, changes):
+    changes = {"model": {"dropout": 0.3}, "optimizers": {"dense": {"schedule": "cosine"}}, **changes}
+    whole = rank_config(problem, str(tmp_path / "whole"), **changes)
+    expected = run(whole).metrics
+    config = rank_config(problem, str(tmp_path / "stopped"), **changes)
+    run_until(monkeypatch, config, stop)
+    assert not Path(config.run, "metrics.json").exists()
+    assert run(config).metrics == expected
+    resumed = [e["step"] for e in read_events(f"{config.run}/log.jsonl") if e["event"] == "resume"]
+    assert len(resumed) == 1
+    assert losses_of(config.run)[-1] == losses_of(whole.run)[-1]
+
+
+def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
+    shutil.copytree(problem["dataset"], tmp_path / "data")
+    config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "run"))
+    run_until(monkeypatch, config, 8)
+    facts = json.loads((tmp_path / "data/dataset.json").read_text())
+    (tmp_path / "data/dataset.json").write_text(json.dumps({**facts, "checksum": "other"}))
+    with pytest.raises(CheckpointError, match="trained on other data"):
+        run(config)
+
+
+def test_checkpoints_hold_the_semantic_ids_they_were_trained_with(finished):
+    (step, *_) = complete_steps(f"{finished[0]}/checkpoints")
+    inside = Path(finished[0], "checkpoints", f"step-{step}", "semantic_ids.parquet").read_bytes()
+    assert inside == Path(finished[0], "semantic_ids.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("representation", ["item", "semantic"])
+def test_items_can_be_their_ids_or_their_codes_alone(problem, tmp_path, representation):
+    config = rank_config(problem, str(tmp_path / "r"), representation=representation, train={"max_epochs": 1})
+    assert run(config).metrics["test/auc"] > 0.5
+    assert (tmp_path / "r/semantic_ids.parquet").exists() == (representation == "semantic")
+
+
+def test_runs_can_live_in_any_file_system(problem):
+    config = rank_config(problem, "memory://rank/r", train={"max_epochs": 1})
+    assert run(config).metrics["test/auc"] > 0.5
+
+
+def test_codes_need_a_tokenizer(problem):
+    with pytest.raises(ConfigError, match="representation 'semantic' needs semantic_ids"):
+        load_config(RankConfig, [], ["dataset=d", "run=r", "representation=semantic"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(problem, tmp_path):
+    config = rank_config(problem, str(tmp_path / "r"), optimizers={"tables": {"learning_rate": 1e30}})
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf).*learning rates"):
+        run(config)
+    assert not (tmp_path / "r/metrics.json").exists()
+
+
+def test_a_metric_that_validation_does_not_define_is_refused(problem, tmp_path):
+    shutil.copytree(problem["dataset"], tmp_path / "data")
+    path = tmp_path / "data/events/part-00000.parquet"
+    events = pq.read_table(path).to_pandas()
+    events.loc[events.split == "valid", "label"] = 1.0
+    pq.write_table(pq.read_table(path).from_pandas(events, schema=pq.read_schema(path)), path)
+    config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "r"))
+    with pytest.raises(DataError, match="validation does not define auc"):
+        run(config)
+
+
+def on_ranks(problem, folder: str):
+    return {plan: train_with_plan(problem, f"{folder}/{plan}", plan) for plan in PLANS}
+
+
+@pytest.fixture(scope="module")
+def on_one_two_and_four(problem, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    alone = train_with_plan(problem, str(folder / "alone"), "table_wise")
+    return alone, {n: run_ranks(on_ranks, n, problem, str(folder / f"on-{n}")) for n in (2, 4)}, folder
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_several_ranks_train_like_one(on_one_two_and_four, world_size, plan):
+    alone, several, _ = on_one_two_and_four
+    for result in several[world_size]:
+        assert result[plan]["losses"] == pytest.approx(alone["losses"], rel=2e-5)
+        assert result[plan]["metrics"] == pytest.approx(alone["metrics"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.ranks
+def test_predictions_of_all_ranks_together_are_those_of_one(on_one_two_and_four):
+    _, _, folder = on_one_two_and_four
+    expected = read_predictions(str(folder / "alone"), "test")
+    for world_size in (2, 4):
+        found = read_predictions(str(folder / f"on-{world_size}" / "row_wise"), "test")
+        assert found.user_row.tolist() == expected.user_row.tolist()
+        assert found.score == pytest.approx(expected.score, rel=1e-3)

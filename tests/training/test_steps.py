@@ -1,0 +1,112 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.jobs.ranking import rank_config, write_problem
+from trec_semid.core.errors import TrainingError
+from trec_semid.core.ranks import process_group
+from trec_semid.data.loader import TrainLoader
+from trec_semid.embeddings.tables import initial_rows
+from trec_semid.jobs.rank_setup import build_model, read_inputs, table_specs
+from trec_semid.sharding.apply import shard_model
+from trec_semid.sharding.plan import plan_on_ranks
+from trec_semid.training.optimizers import DenseOptimizerConfig, OptimizersConfig, build_updates, rate_factor
+from trec_semid.training.steps import train_steps
+from trec_semid.training.tables import initialise_tables
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    config = rank_config(write_problem(str(tmp_path_factory.mktemp("steps"))), "unused")
+    inputs = read_inputs(config)
+    maker = inputs.data.batch_maker("train", "frozen")
+    loader = TrainLoader(maker, batch_size=250, seed=0, rank=0, world_size=1)
+    return config, inputs, list(loader.batches())[:STEPS]
+
+
+def by_hand(setting, clip_norm=None) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The whole training in plain torch: embedding_bag, row-wise Adagrad written out, AdamW, mean loss."""
+    config, inputs, batches = setting
+    features = inputs.data.features
+    dense = build_model(config, features, world_size=1).ranker.dense
+    tables = {
+        spec.name: initial_rows(spec.name, 8, 0, spec.num_rows, std=config.tables.init_std, seed=config.seed)
+        for spec in table_specs(features)
+    }
+    sums = {name: torch.zeros(len(table)) for name, table in tables.items()}
+    adamw = torch.optim.AdamW(dense.parameters(), lr=0.01, weight_decay=config.optimizers.dense.weight_decay)
+    losses = []
+    for batch in batches:
+        leaves = {name: table.clone().requires_grad_() for name, table in tables.items()}
+        num_rows, at, columns = len(batch.labels), 0, []
+        for number, feature in enumerate(features):
+            lengths = batch.features.lengths[number * num_rows : (number + 1) * num_rows].long()
+            ids = batch.features.values[at : at + int(lengths.sum())]
+            at += len(ids)
+            offsets = lengths.cumsum(0) - lengths
+            columns.append(functional.embedding_bag(ids, leaves[feature.table], offsets, mode="mean"))
+        loss = functional.binary_cross_entropy_with_logits(dense(torch.cat(columns, 1)), batch.labels)
+        adamw.zero_grad()
+        loss.backward()
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(dense.parameters(), clip_norm)
+        adamw.step()
+        for name, leaf in leaves.items():
+            sums[name] += leaf.grad.pow(2).mean(1)
+            tables[name] = tables[name] - 0.1 * leaf.grad / (sums[name].sqrt() + 1e-8)[:, None]
+        losses.append(loss.item())
+    return losses, tables
+
+
+def by_the_loop(setting, batches=None, **changes):
+    config, inputs, own = setting
+    with process_group() as ranks:
+        model = build_model(config, inputs.data.features, world_size=1)
+        optimizers = config.optimizers.tables
+        plan = plan_on_ranks(model, ranks, config.sharding, batch_size=250, optimizer=optimizers)
+        sharded = shard_model(model, plan, ranks, optimizers)
+        initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
+        dense = config.optimizers.dense.model_copy(update=changes)
+        updates = build_updates(sharded, OptimizersConfig(dense=dense, tables=optimizers), total_steps=100)
+        reports = list(train_steps(sharded, updates, batches or own, steps_done=3, ranks=ranks, seed=0))
+        weights = {
+            name: value.local_shards()[0].tensor.clone() if hasattr(value, "local_shards") else value
+            for name, value in sharded.state_dict().items()
+        }
+    return reports, weights
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_the_sharded_loop_equals_the_training_written_out_in_plain_torch(setting, clip_norm):
+    losses, tables = by_hand(setting, clip_norm)
+    reports, weights = by_the_loop(setting, clip_norm=clip_norm)
+    assert [report.loss for report in reports] == pytest.approx(losses, rel=1e-5)
+    assert [report.step for report in reports] == [4, 5, 6, 7, 8, 9]
+    for name, table in tables.items():
+        found = weights[f"ranker.sparse.tables.embedding_bags.{name}.weight"]
+        torch.testing.assert_close(found, table, rtol=1e-3, atol=2e-5)
+
+
+def test_a_loss_that_is_not_finite_is_refused_before_any_weight_changes(setting):
+    _, _, batches = setting
+    broken = batches[0]._replace(labels=batches[0].labels.clone().fill_(math.nan))
+    with pytest.raises(TrainingError, match="step 4: the loss is nan"):
+        by_the_loop(setting, [broken])
+
+
+def test_warm_up_grows_in_equal_steps_and_cosine_falls_to_zero():
+    config = DenseOptimizerConfig(warmup_steps=4, schedule="cosine")
+    factors = [rate_factor(step, config, 12) for step in range(13)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors[8] == pytest.approx(0.5)
+    assert factors[12] == pytest.approx(0)
+    assert np.all(np.diff(factors[4:]) < 0)
+
+
+def test_a_constant_rate_stays():
+    assert [rate_factor(step, DenseOptimizerConfig(), 10) for step in (0, 5, 50)] == [1, 1, 1]

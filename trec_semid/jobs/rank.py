@@ -1,0 +1,200 @@
+"""`trec-semid rank`: train a ranker, select on validation, evaluate, write predictions and metrics."""
+
+import logging
+from typing import NamedTuple
+
+from trec_semid.core.config import config_checksum
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.logs import RunLog, set_up_console
+from trec_semid.core.paths import exists, is_local, read_bytes, write_bytes
+from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.core.runs import RunFolder
+from trec_semid.data.histories import Protocol
+from trec_semid.data.loader import TrainLoader
+from trec_semid.data.schema import Split
+from trec_semid.evaluation.predictions import PredictionWriter
+from trec_semid.evaluation.ranking import Named, RankAccumulator
+from trec_semid.evaluation.strata import Strata, strata_of_counts
+from trec_semid.jobs.rank_loop import RankTraining
+from trec_semid.jobs.rank_setup import RankConfig, RankInputs, build_model, read_inputs
+from trec_semid.sharding.apply import dense_parameters, shard_model
+from trec_semid.sharding.plan import TablePlan, plan_on_ranks
+from trec_semid.sharding.tables import find_tables
+from trec_semid.training.optimizers import build_updates
+from trec_semid.training.predict import predict
+from trec_semid.training.tables import initialise_tables
+
+__all__ = ["RankConfig", "Ranked", "run"]
+_log = logging.getLogger(__name__)
+SEMANTIC_IDS = "semantic_ids.parquet"
+
+
+class Ranked(NamedTuple):
+    """What a rank run comes to."""
+
+    run: str
+    metrics: dict[str, float]
+
+
+def run(config: RankConfig) -> Ranked:
+    """Train and evaluate, or go on where an interrupted run stopped; a finished run is left as it is.
+
+    Raises:
+        SemidError: input, config or run folder that cannot be used, or training that went wrong.
+    """
+    with process_group() as ranks:
+        set_up_console(ranks)
+        folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
+        if broadcast_object(ranks.is_main and _is_finished(folder, config, inputs)):
+            _log.info("%s is already done", config.run)
+        else:
+            _rank(config, folder, inputs, ranks)
+            barrier()
+        return Ranked(config.run, folder.read_json("metrics.json")["metrics"])
+
+
+def _is_finished(folder: RunFolder, config: RankConfig, inputs: RankInputs) -> bool:
+    checksum = inputs.dataset.facts.checksum
+    return folder.is_finished(config) and folder.read_json("metrics.json")["dataset_checksum"] == checksum
+
+
+def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> None:
+    _refuse_other_run(folder, config, ranks)
+    if ranks.is_main:
+        folder.start(config)
+        if inputs.semantic_ids:
+            inputs.semantic_ids.save(folder.path(SEMANTIC_IDS))
+    barrier()
+    log = RunLog(config.run, ranks.rank, tensorboard=is_local(config.run))
+    try:
+        training = _set_up(config, folder, inputs, ranks, log)
+        training.resume()
+        training.run()
+        metrics, counts = _write_predictions(training, folder, inputs)
+        counts |= _parameter_counts(training)
+        log.event("finish", step=training.steps, best_step=training.selection.best_step)
+        if ranks.is_main:
+            facts = inputs.dataset.facts
+            folder.write_metrics(
+                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
+            )
+    finally:
+        log.close()
+
+
+def _refuse_other_run(folder: RunFolder, config: RankConfig, ranks: Ranks) -> None:
+    """Keep what another config trained: its checkpoints are not ours to go on from or to overwrite."""
+    is_other = ranks.is_main and exists(folder.path("run.json")) and not _is_of(folder, config)
+    if broadcast_object(is_other):
+        raise ConfigError(
+            f"{folder.uri}: holds a run of another config. Set another `run`, or remove that folder."
+        )
+
+
+def _is_of(folder: RunFolder, config: RankConfig) -> bool:
+    return folder.read_json("run.json").get("config_checksum") == config_checksum(config)
+
+
+def _set_up(
+    config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks, log: RunLog
+) -> RankTraining:
+    pinned = ranks.device.type == "cuda"
+    train = inputs.data.batch_maker("train", "frozen", pinned=pinned)
+    model = build_model(config, inputs.data.features, world_size=ranks.world_size)
+    plan = plan_on_ranks(
+        model,
+        ranks,
+        config.sharding,
+        batch_size=-(-config.train.batch_size // ranks.world_size),
+        optimizer=config.optimizers.tables,
+        mean_lengths=train.mean_lengths(),
+    )
+    _tell_plan(folder, plan, ranks)
+    sharded = shard_model(model, plan, ranks, config.optimizers.tables)
+    initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
+    loader = TrainLoader(
+        train,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    total_steps = loader.steps_per_epoch * config.train.max_epochs
+    log.event(
+        "start",
+        dataset=inputs.dataset.facts.name,
+        representation=config.representation,
+        features=[feature.name for feature in inputs.data.features],
+        steps_per_epoch=loader.steps_per_epoch,
+        world_size=ranks.world_size,
+    )
+    return RankTraining(
+        config,
+        ranks,
+        log,
+        sharded,
+        build_updates(sharded, config.optimizers, total_steps=total_steps),
+        loader,
+        inputs.data.batch_maker("valid", "online", pinned=pinned),
+        folder.path("checkpoints"),
+        {SEMANTIC_IDS: read_bytes(folder.path(SEMANTIC_IDS))} if inputs.semantic_ids else {},
+        inputs.dataset.facts.checksum,
+    )
+
+
+def _tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks) -> None:
+    if ranks.is_main:
+        text = plan.as_text()
+        write_bytes(folder.path("plan.json"), plan.to_json().encode())
+        write_bytes(folder.path("plan.txt"), text.encode())
+        for line in text.splitlines():
+            _log.info("%s", line)
+
+
+def _write_predictions(training: RankTraining, folder: RunFolder, inputs: RankInputs) -> Named:
+    """Score valid and test with the best weights under both protocols; return metrics over all ranks."""
+    users, items = inputs.data.train_counts()
+    strata = strata_of_counts(items, users)
+    metrics: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    splits: tuple[Split, ...] = ("valid", "test")
+    for split in splits:
+        online, frozen = _score(training, folder, inputs, split, strata)
+        metrics |= {f"{split}/{name}": value for name, value in online[0].items()}
+        metrics |= {f"{split}-frozen/{name}": value for name, value in frozen[0].items()}
+        counts |= {f"{split}/{name}": value for name, value in online[1].items()}
+    return metrics, counts
+
+
+def _score(
+    training: RankTraining, folder: RunFolder, inputs: RankInputs, split: Split, strata: Strata
+) -> tuple[Named, Named]:
+    ranks, batch_size = training.ranks, training.config.train.evaluation_batch_size
+    protocols: tuple[Protocol, ...] = ("online", "frozen")
+    makers = [inputs.data.batch_maker(split, protocol) for protocol in protocols]
+    online, frozen = (predict(training.model, maker, batch_size=batch_size, ranks=ranks) for maker in makers)
+    rows = makers[0].rows
+    accumulators = RankAccumulator(strata), RankAccumulator(strata)
+    with PredictionWriter(
+        folder.uri, split, rank=ranks.rank, world_size=ranks.world_size, num_rows=len(rows.labels)
+    ) as writer:
+        for with_all, with_train in zip(online, frozen, strict=True):
+            chosen = with_all.rows
+            label, user, item = rows.labels[chosen], rows.users[chosen], rows.items[chosen]
+            writer.write(
+                row=chosen,
+                user_row=user,
+                item_row=item,
+                label=label,
+                score=with_all.scores,
+                score_frozen=with_train.scores,
+            )
+            for accumulator, scores in zip(accumulators, (with_all.scores, with_train.scores), strict=True):
+                accumulator.update(scores, label, user, item)
+    return accumulators[0].result(), accumulators[1].result()
+
+
+def _parameter_counts(training: RankTraining) -> dict[str, int]:
+    dense = sum(weight.numel() for weight in dense_parameters(training.model).values())
+    tables = sum(table.rows * table.dim for table in find_tables(training.model))
+    return {"parameters/dense": dense, "parameters/tables": tables}

@@ -1,0 +1,175 @@
+"""The training loop of `trec-semid rank`: steps, log, evaluation, selection, checkpoints, resume."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from trec_semid.checkpoints.folder import latest_step
+from trec_semid.checkpoints.load import load_checkpoint
+from trec_semid.checkpoints.save import CheckpointWriter
+from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.errors import CheckpointError, DataError
+from trec_semid.core.logs import RunLog, Work, working
+from trec_semid.core.ranks import Ranks, broadcast_object
+from trec_semid.data.loader import BatchMaker, TrainLoader
+from trec_semid.jobs.rank_setup import RankConfig
+from trec_semid.training.optimizers import Updates
+from trec_semid.training.predict import evaluate
+from trec_semid.training.selection import Selection
+from trec_semid.training.steps import StepReport, train_steps
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Pace:
+    """Loss and speed since the last line of the log."""
+
+    loss_sum: float = 0.0
+    num_rows: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, report: StepReport) -> None:
+        """Take a step."""
+        self.loss_sum += report.loss * report.num_rows
+        self.num_rows += report.num_rows
+
+    def scalars(self) -> dict[str, float]:
+        """Return what the log says, and begin anew."""
+        rows, elapsed_s = max(self.num_rows, 1), max(time.monotonic() - self.started, 1e-9)
+        said = {"train/loss": self.loss_sum / rows, "train/samples_per_s": round(rows / elapsed_s, 1)}
+        self.loss_sum, self.num_rows, self.started = 0.0, 0, time.monotonic()
+        return said
+
+
+@dataclass
+class RankTraining:
+    """Everything that takes part in the loop, and how far it is."""
+
+    config: RankConfig
+    ranks: Ranks
+    log: RunLog
+    model: DistributedModelParallel
+    updates: Updates
+    loader: TrainLoader
+    valid: BatchMaker
+    checkpoints: str
+    """Folder of checkpoints."""
+    extra_files: dict[str, bytes]
+    """What every checkpoint carries beside tensors: the semantic IDs it was trained with."""
+    dataset_checksum: str
+    steps: int = 0
+    """Optimizer steps done."""
+
+    def __post_init__(self) -> None:
+        train = self.config.train
+        self.selection = Selection(train.select_by, train.patience)
+        self._writer = CheckpointWriter(
+            self.checkpoints,
+            keep_last=self.config.checkpoints.keep_last,
+            in_background=self.config.checkpoints.in_background,
+        )
+        self._last_evaluated = 0
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it was trained on other data, or does not fit.
+        """
+        step = broadcast_object(latest_step(self.checkpoints))
+        if step is None:
+            return
+        loop = load_checkpoint(self.checkpoints, self._trainable(), step=step).loop
+        if loop["dataset_checksum"] != self.dataset_checksum:
+            raise CheckpointError(
+                f"{self.checkpoints}: step {step} was trained on other data than {self.config.dataset} "
+                "holds now. Set another `run`, or remove that folder."
+            )
+        self.steps = step
+        self.loader.load_state_dict(loop["loader"])
+        self.selection.load_state_dict(loop["selection"])
+        self._last_evaluated = loop["last_evaluated"]
+        _log.info("going on from step %d", step)
+        self.log.event("resume", step=step, epoch=self.loader.epoch)
+
+    def run(self) -> None:
+        """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
+        epochs, steps = self.config.train.max_epochs, self.loader.steps_per_epoch
+        with working("training", epochs * steps, shown=self.ranks.is_main) as work:
+            work.advance(self.steps)
+            while self.loader.epoch < epochs and not self.selection.is_over:
+                self._train_epoch(work)
+        self._writer.wait()
+        self._take_best()
+
+    def _train_epoch(self, work: Work) -> None:
+        train, pace = self.config.train, Pace()
+        batches = self.loader.batches()
+        reports = train_steps(
+            self.model, self.updates, batches, steps_done=self.steps, ranks=self.ranks, seed=self.config.seed
+        )
+        for report in reports:
+            self.steps = report.step
+            pace.add(report)
+            work.advance()
+            if report.step % train.log_every_steps == 0:
+                self.log.scalars(pace.scalars(), step=report.step)
+            if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
+                self._evaluate()
+                pace.started = time.monotonic()
+                if self.selection.is_over:
+                    return
+            elif _is_due(report.step, self.config.checkpoints.every_steps):
+                self._save(is_best=False)
+        is_last = self.loader.epoch == train.max_epochs
+        if self._last_evaluated < self.steps and (is_last or not train.evaluate_every_steps):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        train = self.config.train
+        metrics, _ = evaluate(
+            self.model, self.valid, batch_size=train.evaluation_batch_size, ranks=self.ranks
+        )
+        if train.select_by not in metrics:
+            remedy = "Choose train.select_by = 'log_loss', or another split rule"
+            problem = f"validation does not define {train.select_by}: no user, or no row, of either class"
+            raise DataError(problem, file=self.config.dataset, remedy=remedy)
+        self._last_evaluated = self.steps
+        values = {f"valid/{name}": metrics[name] for name in ("auc", "gauc", "log_loss") if name in metrics}
+        epoch = self.steps / self.loader.steps_per_epoch
+        self.log.scalars({"epoch": round(epoch, 4), **values}, step=self.steps, event="evaluate")
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        _log.info("step %d, epoch %.2f: %s", self.steps, epoch, shown)
+        is_best = self.selection.is_better(self.steps, metrics[train.select_by])
+        if is_best:
+            self.log.event("best", step=self.steps, **{f"valid/{train.select_by}": metrics[train.select_by]})
+        self._save(is_best=is_best)
+
+    def _save(self, *, is_best: bool) -> None:
+        loop = {
+            "loader": self.loader.state_dict(),
+            "selection": self.selection.state_dict(),
+            "last_evaluated": self._last_evaluated,
+            "dataset_checksum": self.dataset_checksum,
+        }
+        self._writer.save(
+            self.steps, self._trainable(), loop=loop, extra_files=self.extra_files, is_best=is_best
+        )
+        self.log.event("checkpoint", step=self.steps)
+
+    def _trainable(self) -> Trainable:
+        optimizers = {"fused": self.model.fused_optimizer, "dense": self.updates.dense}
+        if self.updates.replicated:
+            optimizers["replicated"] = self.updates.replicated
+        return Trainable(self.model, optimizers)
+
+    def _take_best(self) -> None:
+        if self.selection.best_step != self.steps:
+            load_checkpoint(self.checkpoints, Trainable(self.model), step=self.selection.best_step)
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

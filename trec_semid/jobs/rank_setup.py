@@ -1,0 +1,123 @@
+"""Config of `trec-semid rank`, the data it reads and the model it trains, before any sharding."""
+
+from typing import NamedTuple, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.paths import join
+from trec_semid.core.seeds import seed_everything
+from trec_semid.data.features import Feature, FeaturesConfig, Representation
+from trec_semid.data.histories import HistoryConfig
+from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.schema import Dataset
+from trec_semid.embeddings.collection import PooledTables
+from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.models.ppnet import PpnetConfig
+from trec_semid.models.ranker import Ranker, RankerWithLoss
+from trec_semid.models.table import RankerConfig, build_dense_ranker
+from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.training.optimizers import OptimizersConfig
+from trec_semid.training.selection import SelectBy
+
+
+class TrainConfig(Config):
+    """Length of training, selection of the best step, and what is said on the way."""
+
+    batch_size: PositiveInt = 1024
+    """Rows of a global batch, over all ranks."""
+    evaluation_batch_size: PositiveInt = 8192
+    """The same for evaluation."""
+    max_epochs: PositiveInt = 10
+    patience: PositiveInt = 2
+    """Evaluations without improvement after which training stops."""
+    select_by: SelectBy = "auc"
+    """Metric of the validation split (online protocol) that decides which step is best."""
+    evaluate_every_steps: PositiveInt | None = None
+    """Steps between evaluations; at the end of each epoch where not given."""
+    log_every_steps: PositiveInt = 20
+
+
+class CheckpointsConfig(Config):
+    """When to save besides at every evaluation, and how."""
+
+    every_steps: PositiveInt | None = None
+    """Steps between checkpoints; none between evaluations where not given."""
+    keep_last: PositiveInt = 1
+    """Newest checkpoints to keep; the best one is always kept."""
+    in_background: bool = False
+    """Whether training goes on while a checkpoint is written."""
+
+
+class RankConfig(Config):
+    """What `trec-semid rank` reads."""
+
+    dataset: str
+    """Dataset folder."""
+    run: str
+    """Run folder to write."""
+    seed: NonNegativeInt = 0
+    representation: Representation
+    """What stands for an item, as target and in histories: its ID, its codes, or both."""
+    semantic_ids: str | None = None
+    """Run folder of `trec-semid tokenize`, or a `.parquet` file; needed unless representation is 'item'."""
+    features: FeaturesConfig = FeaturesConfig()
+    history: HistoryConfig = HistoryConfig.model_validate({})
+    tables: TablesConfig = TablesConfig.model_validate({})
+    model: RankerConfig = PpnetConfig.model_validate({})
+    optimizers: OptimizersConfig = OptimizersConfig()
+    train: TrainConfig = TrainConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+
+    @model_validator(mode="after")
+    def _codes_where_needed(self) -> Self:
+        if self.representation != "item" and not self.semantic_ids:
+            raise ValueError(f"representation '{self.representation}' needs semantic_ids")
+        return self
+
+
+class RankInputs(NamedTuple):
+    """What is read before training."""
+
+    dataset: Dataset
+    data: RankingData
+    semantic_ids: SemanticIds | None
+    """None where only item IDs stand for items."""
+
+
+def read_inputs(config: RankConfig) -> RankInputs:
+    """Read the dataset and, unless items are their IDs alone, the semantic IDs.
+
+    Raises:
+        DataError: something is missing or does not fit together.
+    """
+    dataset = Dataset(config.dataset)
+    semantic_ids = None
+    if config.representation != "item" and config.semantic_ids:
+        is_file = config.semantic_ids.endswith(".parquet")
+        file = config.semantic_ids if is_file else join(config.semantic_ids, "semantic_ids.parquet")
+        semantic_ids = SemanticIds.load(file, dataset.item_ids)
+    codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
+    data = RankingData(dataset, config.features, config.history, config.representation, codes)
+    return RankInputs(dataset, data, semantic_ids)
+
+
+def build_model(config: RankConfig, features: tuple[Feature, ...], *, world_size: int) -> RankerWithLoss:
+    """Return the unsharded model: dense weights drawn from the seed, tables without memory (on `meta`)."""
+    seed_everything(config.seed, "dense weights")
+    sparse = PooledTables(
+        table_specs(features), config.tables, [feature.name for feature in features], device="meta"
+    )
+    dense = build_dense_ranker(config.model, features, config.tables.dim)
+    return RankerWithLoss(Ranker(sparse, dense), world_size=world_size)
+
+
+def table_specs(features: tuple[Feature, ...]) -> list[TableSpec]:
+    """Return the tables that features read, in the order of their first feature."""
+    names = dict.fromkeys(feature.table for feature in features)
+    readers = {name: [feature for feature in features if feature.table == name] for name in names}
+    return [
+        TableSpec(name, of[0].num_rows, tuple(feature.name for feature in of)) for name, of in readers.items()
+    ]
