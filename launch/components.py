@@ -1,9 +1,10 @@
 # ruff: noqa: UP006, UP035, UP045, PLR0913 - TorchX 0.7 reads these type names only, and flags are arguments
 """TorchX components: a verb on any scheduler TorchX knows, as `torchrun -m trec_semid.cli.main VERB`.
 
-    torchx run -s local_cwd launch/components.py:rank -j 1x2 -- configs/quickstart/rank.toml --set seed=1
+    torchx run -s local_cwd launch/components.py:rank -j 1x2 -- configs/quickstart/rank.toml --set=seed=1
 
-What follows `--` goes to the verb as it stands. Every argument of a component is a flag of `torchx run`.
+What follows `--` goes to the verb as it stands. TorchX refuses a word that begins with a dash and comes twice,
+so overrides are written `--set=a.b=c`. Every argument of a component is a flag of `torchx run`.
 """
 
 from typing import Any, Dict, List, Optional
@@ -34,7 +35,7 @@ def tokenize(
     """Learn codebooks from item content and give every item its semantic ID.
 
     Args:
-        args: config files and `--set a.b=c` of the verb
+        args: config files and `--set=a.b=c` of the verb
         j: nodes x processes per node, e.g. 2x8; one process per GPU
         name: name of the job, or experiment/name
         image: container image with the package; local_cwd takes no notice of it
@@ -68,7 +69,7 @@ def rank(
     """Train a ranker over sharded item-ID and semantic-ID tables, and evaluate it.
 
     Args:
-        args: config files and `--set a.b=c` of the verb
+        args: config files and `--set=a.b=c` of the verb
         j: nodes x processes per node, e.g. 2x8; one process per GPU
         name: name of the job, or experiment/name
         image: container image with the package; local_cwd takes no notice of it

@@ -42,7 +42,7 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 def broken_links(path: Path) -> list[str]:
     """Return a fault for every relative link that leads nowhere."""
-    links = _LINK.findall(_without_code(path.read_text()))
+    links = [link.partition("#")[0] for link in _LINK.findall(_without_code(path.read_text()))]
     return [f"{path}: link to {link} leads nowhere" for link in links if not (path.parent / link).exists()]
 
 
@@ -80,6 +80,9 @@ def main(words: list[str]) -> int:
     paths = named or [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     faults: list[str] = []
     for path in paths:
+        if not path.is_file():
+            faults.append(f"{path}: no such document")
+            continue
         faults += broken_links(path)
         if not links_only:
             with tempfile.TemporaryDirectory(prefix="trec-semid-docs-") as scratch:

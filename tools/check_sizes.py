@@ -1,7 +1,8 @@
 """Hold the house's size rules that ruff does not know; print every fault, exit 1 when there is one.
 
-Files of the product have at most 300 lines, functions at most 60 lines and 8 parameters; public
-modules, classes and functions have docstrings; no module is a drawer of odds and ends.
+Files of the product have at most 300 lines, functions at most 60 lines and 8 parameters (unless the file
+tells ruff why not); modules have docstrings, public classes and functions too, those of tools aside; no
+module is a drawer of odds and ends.
 Usage: python tools/check_sizes.py [FOLDER...]
 """
 
@@ -29,7 +30,10 @@ def check_file(path: Path) -> Iterator[str]:
     tree = ast.parse(text, str(path))
     if lines and not ast.get_docstring(tree):
         yield f"{path}:1: the module has no docstring."
-    yield from (f"{path}:{fault}" for fault in check_scope(tree, public=True))
+    excused = "noqa: " in text and "PLR0913" in text  # said to ruff, with its reason
+    for fault in check_scope(tree, public="tools" not in path.parts):
+        if not (excused and "parameters" in fault):
+            yield f"{path}:{fault}"
 
 
 def check_scope(scope: ast.AST, *, public: bool) -> Iterator[str]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError
@@ -66,6 +66,7 @@ def test_vocabulary_comes_from_the_items_that_stay():
     assert field.facts.size == 3
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.integers(-50, 50), st.floats(-1e6, 1e6)), min_size=1, max_size=60),
     st.integers(2, 12),

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError
@@ -19,6 +19,7 @@ def slow_core(pairs, min_user, min_item):
         left -= few
 
 
+@settings(deadline=None)
 @given(PAIRS, st.integers(0, 4), st.integers(0, 4))
 def test_core_equals_removal_event_by_event(pairs, min_user, min_item):
     users, items = np.array(pairs).T

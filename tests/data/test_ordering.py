@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.data.ordering import count_ties, sort_events, stable_argsort, tie_rule
@@ -10,6 +10,7 @@ KEYS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(KEYS)
 def test_packed_argsort_equals_numpys_stable_sort(keys):
     keys = np.array(keys, np.int64)
@@ -20,6 +21,7 @@ def test_packed_argsort_of_nothing_is_nothing():
     assert stable_argsort(np.zeros(0, np.int64)).tolist() == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=50), st.integers(0, 3))
 def test_shuffled_order_is_a_permutation_sorted_by_time_and_repeats_with_the_seed(times, seed):
     times = np.array(times)
@@ -36,6 +38,7 @@ def test_shuffled_ties_lose_the_order_of_the_file():
     assert not np.array_equal(order, sort_events(times, None, 1000, "shuffled", 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=30))
 def test_published_ties_follow_position_and_then_the_file(rows):
     times, positions = np.array(rows).T
@@ -45,6 +48,7 @@ def test_published_ties_follow_position_and_then_the_file(rows):
     assert sort_events(times, None, len(rows), "published", 0).tolist() == by_time
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=30))
 def test_ties_are_events_that_share_user_and_time(rows):
     rows = sorted(rows, key=lambda row: row[1])

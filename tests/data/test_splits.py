@@ -3,7 +3,7 @@ from math import floor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,6 +42,7 @@ def slow_per_user(users, test, valid):
     return parts
 
 
+@settings(deadline=None)
 @given(USERS, AMOUNTS, AMOUNTS)
 def test_per_user_split_equals_walking_every_user_from_the_end(users, test, valid):
     expected = slow_per_user(users, test, valid)
@@ -69,6 +70,7 @@ def slow_global(times, first, valid):
     return [TRAIN] * valid_from + [VALID] * (test_from - valid_from) + [TEST] * (len(times) - test_from)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 30), min_size=2, max_size=60),
     st.sampled_from([0.5, 0.8, 0.9]),

@@ -25,10 +25,7 @@ def rows_of(planned: Planned) -> dict[str, int]:
     return {table.name: table.rows for table in planned.plan.tables}
 
 
-@pytest.mark.parametrize(
-    ("cluster", "ranks"),
-    [("h100_1x8", 8), ("h100_8x8", 64), pytest.param("h100_64x8", 512, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(("cluster", "ranks"), [("h100_1x8", 8), ("h100_8x8", 64)])
 def test_industrial_tables_are_planned_for_clusters_that_are_not_there(
     cluster: str, ranks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -44,6 +41,15 @@ def test_industrial_tables_are_planned_for_clusters_that_are_not_there(
     assert planned.plan.batch_size == 262_144 // ranks
     assert TablePlan.from_json(Path(out).read_text()) == planned.plan
     assert capsys.readouterr().out == f"{planned.plan.as_text()}\nPlan saved: {out}\n"
+
+
+@pytest.mark.slow
+def test_large_tables_are_planned_for_512_devices():
+    planned = plan("representation=item", cluster="h100_64x8")
+    assert len(planned.plan.rank_loads()) == 512
+    assert sum(table.weight_bytes for table in planned.plan.tables) == 99_000_000 * 64 * 4
+    shards = [shard for table in planned.plan.tables for shard in table.shards]
+    assert sum(shard.size[0] * shard.size[1] for shard in shards) == 99_000_000 * 64
 
 
 @pytest.fixture

@@ -66,9 +66,19 @@ def test_predictions_stand_in_the_order_of_the_splits_events(finished, problem):
     assert (table.score != table.score_frozen).any()
 
 
-def test_the_signal_of_the_data_is_learned(finished):
-    assert finished[1]["test/auc"] > 0.68
-    assert finished[1]["test/gauc"] > 0.68
+def test_the_signal_of_the_data_is_learned_through_semantic_ids(problem, tmp_path):
+    # Codes tell the clusters that decide the labels; a perfect ranker has an AUC near 0.87.
+    config = rank_config(
+        problem,
+        str(tmp_path / "r"),
+        representation="semantic",
+        tables={"init_std": 0.3},
+        optimizers={"dense": {"learning_rate": 0.01}, "tables": {"learning_rate": 0.3}},
+        train={"batch_size": 100, "max_epochs": 12, "patience": 12, "log_every_steps": 20},
+    )
+    metrics = run(config).metrics
+    assert metrics["test/auc"] > 0.72
+    assert metrics["test/gauc"] > 0.72
 
 
 def test_the_log_tells_every_step_evaluation_and_the_best(finished):
@@ -134,6 +144,7 @@ def run_until(monkeypatch, config: RankConfig, num_steps: int) -> None:
             run(config)
 
 
+@pytest.mark.filterwarnings("ignore:.*autograd kernel was not registered.*:UserWarning")  # of replicas
 @pytest.mark.parametrize(
     ("stop", "changes"),
     [
@@ -190,7 +201,7 @@ def test_codes_need_a_tokenizer(problem):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(problem, tmp_path):
-    config = rank_config(problem, str(tmp_path / "r"), optimizers={"tables": {"learning_rate": 1e30}})
+    config = rank_config(problem, str(tmp_path / "r"), optimizers={"tables": {"learning_rate": 1e38}})
     with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf).*learning rates"):
         run(config)
     assert not (tmp_path / "r/metrics.json").exists()

@@ -9,9 +9,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.jobs.study_jobs import find
-from trec_semid.core.config import load_config
+from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.jobs.study import StudyConfig, run
 from trec_semid.jobs.study_grid import as_sets, plan_runs
@@ -182,7 +184,7 @@ def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path):
         [
             "import sys",
             "from tests.jobs.study_jobs import find",
-            "from trec_semid.core.config import load_config",
+            "from trec_semid.core.config import Config, load_config",
             "from trec_semid.jobs.study import StudyConfig, run",
             "run(load_config(StudyConfig, [sys.argv[1]]), find)",
         ]
@@ -239,16 +241,26 @@ def test_seeded_step_reads_the_same_seed_of_an_earlier_one():
     last = planned[-1]
     assert last.needs == ("mmq-seed-7",)
     assert last.sets == (
-        'run="o/rank/seed-7"', "seed=7", 'codes.file="o/mmq/seed-7/semantic_ids.parquet"', 'tag="s7"',
+        "run=o/rank/seed-7", "seed=7", "codes.file=o/mmq/seed-7/semantic_ids.parquet", "tag=s7",
     )  # fmt: skip
 
 
-def test_values_of_a_step_become_overrides_that_toml_reads_back(tmp_path: Path):
-    values = {"a": 1, "b": {"c": [1, 2], "d": 'say "hi"', "e": True}, "f": 0.5}
-    sets = list(as_sets(values))
-    import tomllib
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
 
-    assert tomllib.loads("\n".join(sets)) == values
+
+class Anything(Config):
+    a: str
+    b: dict[str, list[int] | bool | float | str]
+
+
+@given(words, words, st.floats(allow_nan=False, allow_infinity=False), st.booleans())
+def test_values_of_a_step_arrive_as_they_are(a: str, text: str, number: float, truth: bool):
+    values = {"a": a, "b": {"text": text, "number": number, "truth": truth, "list": [1, 2]}}
+    assert load_config(Anything, [], list(as_sets(values))).model_dump() == values
+
+
+def test_text_is_written_without_quotes_unless_toml_would_read_it():
+    assert list(as_sets({"a": {"b": "runs/x"}, "c": "12", "d": [1]})) == ["a.b=runs/x", 'c="12"', "d=[1]"]
 
 
 def outcomes_of(schedule: Schedule, fails: set[str] = frozenset()) -> list[str]:

@@ -1,10 +1,12 @@
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from torchx.runner import get_runner
 from torchx.specs import AppDef
@@ -12,10 +14,28 @@ from torchx.specs.file_linter import validate
 
 from launch import components
 from tests.datasets import write_small_dataset
+from trec_semid.checkpoints.folder import latest_step, read_facts
+from trec_semid.data.schema import SPLITS, Dataset
+from trec_semid.sharding.plan import TablePlan
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "launch/components.py"
+TOKENIZE = """
+[tokenizer]
+kind = "rq_kmeans"
+codebook_size = 4
+levels = 2
+"""
+RANK = """
+representation = "both"
+tables.dim = 8
+history.max_len = 8
+model = { layer_dims = [16, 8], gate_dim = 8 }
+optimizers.dense.learning_rate = 0.01
+optimizers.tables.learning_rate = 0.1
+train = { batch_size = 250, max_epochs = 3 }
+"""
 SCHEDULER_FILES = sorted(ROOT.glob("configs/torchx/*.torchxconfig"))
 
 
@@ -102,21 +122,36 @@ def run_torchx(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.ranks
 @pytest.mark.slow
-def test_torchx_runs_tokenize_on_two_ranks(tmp_path: Path):
-    config = tmp_path / "tokenize.toml"
+def test_torchx_runs_tokenize_and_then_rank_on_two_ranks(tmp_path: Path):
     dataset = write_small_dataset(str(tmp_path / "dataset"))
-    config.write_text(f'''
-dataset = "{dataset}"
-[tokenizer]
-kind = "rq_kmeans"
-codebook_size = 4
-levels = 2
-''')
-    command = [f"{FILE}:tokenize", "-j", "1x2", "--", str(config), "--set", f"run={tmp_path}/codes"]
-    done = run_torchx(*command, folder=tmp_path / "logs")
-    assert done.returncode == 0, done.stderr[-4000:]
-    codes = SemanticIds.load(str(tmp_path / "codes" / "semantic_ids.parquet"))
+    tokenize, rank = tmp_path / "tokenize.toml", tmp_path / "rank.toml"
+    tokenize.write_text(TOKENIZE)
+    rank.write_text(RANK)
+    for verb, file, more in (
+        ("tokenize", tokenize, []),
+        ("rank", rank, [f"--set=semantic_ids={tmp_path}/tokenize", "--set=seed=3"]),
+    ):
+        paths = [f"--set=dataset={dataset}", f"--set=run={tmp_path}/{verb}"]
+        done = run_torchx(f"{FILE}:{verb}", "-j", "1x2", "--", str(file), *paths, *more, folder=tmp_path)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    codes = SemanticIds.load(f"{tmp_path}/tokenize/semantic_ids.parquet")
     assert (codes.codes.shape, codes.sizes) == ((40, 2), (4, 4))
-    failed = run_torchx(f"{FILE}:tokenize", "-j", "1x2", "--", "no-such.toml", folder=tmp_path / "logs")
+    plan = TablePlan.from_json((tmp_path / "rank" / "plan.json").read_text())
+    assert plan.cluster.world_size == 2
+    finished = json.loads((tmp_path / "rank" / "metrics.json").read_text())
+    for split in SPLITS[1:]:
+        parts = [tmp_path / "rank" / "predictions" / f"{split}-rank-{number}.parquet" for number in (0, 1)]
+        rows = sorted(row for part in parts for row in pq.read_table(part)["row"].to_pylist())
+        assert rows == list(range(Dataset(dataset).facts.splits[split].events))
+        assert 0 < finished["metrics"][f"{split}/auc"] < 1
+    step = latest_step(f"{tmp_path}/rank/checkpoints")
+    assert step is not None
+    assert read_facts(f"{tmp_path}/rank/checkpoints", step).world_size == 2
+
+
+@pytest.mark.ranks
+def test_a_job_that_fails_under_torchx_fails_the_command_and_says_why(tmp_path: Path):
+    failed = run_torchx(f"{FILE}:tokenize", "-j", "1x2", "--", "no-such.toml", folder=tmp_path)
     assert failed.returncode != 0
     assert "no-such.toml: no such file" in failed.stderr + failed.stdout

@@ -68,7 +68,9 @@ def check_out(out: str) -> None:
     """
     holds_other = is_folder(out) and list_folder(out) and not exists(join(out, DESCRIPTION))
     if holds_other or (exists(out) and not is_folder(out)):
-        raise DataError("there is something else than a dataset", file=out, remedy="Choose another `out`, or remove it")
+        raise DataError(
+            "there is something else than a dataset", file=out, remedy="Choose another `out`, or remove it"
+        )
 
 
 def write_table(folder: str, name: str, table: pa.Table) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -109,7 +110,17 @@ def as_sets(values: dict[str, Any], prefix: str = "") -> Iterable[str]:
         if isinstance(value, dict):
             yield from as_sets(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}={json.dumps(value)}"
+            yield f"{prefix}{key}={_as_word(value)}"
+
+
+def _as_word(value: object) -> str:
+    """Write a value as a person would after `--set key=`: text without quotes unless TOML would read it."""
+    if isinstance(value, str) and value == value.strip() and "\n" not in value:
+        try:
+            tomllib.loads(f"value = {value}")
+        except tomllib.TOMLDecodeError:
+            return value
+    return json.dumps(value)
 
 
 def _plan_run(

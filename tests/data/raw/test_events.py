@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -30,6 +30,7 @@ def chunks(rows, sizes, *, encoded=False):
         start += size
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(0, 30), st.booleans())
 def test_ids_are_codes_by_first_appearance_however_the_rows_are_cut(rows, cut, encoded):
     cut = min(cut, len(rows))

@@ -3,13 +3,14 @@ import xml.etree.ElementTree as ET
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.evaluation.report.figures import Curve, Dot, Row, draw_curves, draw_dots, draw_usage
 from trec_semid.evaluation.report.svg import Axis, Frame, mark_path, nice_axis, short_count
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8))
 def test_an_axis_holds_its_values_and_its_round_ticks(values: list[float]):
     axis = nice_axis(values)

@@ -78,12 +78,12 @@ def draw_curves(
         curves: the lines.
         title: what a screen reader says.
         axis_title: words under the horizontal scale.
-        diagonal: whether both scales run from 0 to 1 with the line y = x.
+        diagonal: whether both directions have one scale, with the line y = x.
         dots: whether every point gets the mark of its series.
     """
     if diagonal:
-        unit = (0.0, 0.25, 0.5, 0.75, 1.0)
-        x, y = Axis(0, 1, unit, axis_title), Axis(0, 1, unit)
+        y = nice_axis([value for curve in curves for value in (*curve.xs, *curve.ys)], pad=0)
+        x = y._replace(title=axis_title)
     else:
         x = nice_axis([value for curve in curves for value in curve.xs], axis_title, pad=0.02)
         y = nice_axis([value for curve in curves for value in curve.ys])
@@ -91,7 +91,7 @@ def draw_curves(
     frame.draw_y_axis()
     frame.draw_x_axis(grid=diagonal)
     if diagonal:
-        frame.segment(frame.at_x(0), frame.at_y(0), frame.at_x(1), frame.at_y(1), "zero")
+        frame.segment(frame.left, frame.bottom, frame.right, frame.top, "zero")
     for curve in curves:
         frame.line(curve.xs, curve.ys, colour(curve.series), curve.told)
     for curve in curves:

@@ -1,0 +1,107 @@
+import torch
+from torch.nn.functional import cosine_similarity, normalize, one_hot
+
+from trec_semid.layers.quantize import (
+    nearest_codes,
+    pick_codewords,
+    quantize_soft_index,
+    quantize_straight_through,
+)
+
+B, R, K, D = 9, 3, 5, 4
+
+
+def draw(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(B, R, D, generator=generator, dtype=torch.float64, requires_grad=True)
+    codebooks = torch.randn(R, K, D, generator=generator, dtype=torch.float64, requires_grad=True)
+    return latents, codebooks
+
+
+def test_nearest_code_has_the_largest_cosine_of_all():
+    latents, codebooks = (drawn.detach() for drawn in draw())
+    codes = nearest_codes(latents, codebooks)
+    for b in range(B):
+        for r in range(R):
+            cosines = [float(cosine_similarity(latents[b, r], codebooks[r, k], dim=0)) for k in range(K)]
+            assert int(codes[b, r]) == cosines.index(max(cosines))
+
+
+def test_codes_know_nothing_of_length():
+    latents, codebooks = draw()
+    longer = latents * torch.linspace(0.1, 9, B * R, dtype=torch.float64).view(B, R, 1)
+    stretched = codebooks * torch.linspace(0.1, 9, R * K, dtype=torch.float64).view(R, K, 1)
+    assert torch.equal(nearest_codes(longer, stretched), nearest_codes(latents, codebooks))
+
+
+def test_picked_codewords_are_the_rows_of_their_codebook():
+    _, codebooks = draw()
+    codes = torch.randint(K, (B, R), generator=torch.Generator().manual_seed(1))
+    picked = pick_codewords(codebooks, codes)
+    by_hand = torch.stack([torch.stack([codebooks[r, codes[b, r]] for r in range(R)]) for b in range(B)])
+    assert torch.equal(picked, by_hand)
+
+
+def test_both_modes_choose_the_nearest_code_and_hand_on_its_codeword():
+    latents, codebooks = draw()
+    codes = nearest_codes(latents, codebooks)
+    expected = pick_codewords(codebooks, codes)
+    soft = quantize_soft_index(latents, codebooks, temperature=0.1)
+    straight = quantize_straight_through(latents, codebooks)
+    for quantized in (soft, straight):
+        assert torch.equal(quantized.codes, codes)
+        torch.testing.assert_close(quantized.vectors, expected)
+        assert quantized.loss.shape == (B, R)
+
+
+def test_soft_index_has_the_gradients_of_the_printed_formula():
+    latents, codebooks = draw()
+    target = torch.randn(B, R, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (quantize_soft_index(latents, codebooks, temperature=0.3).vectors * target).sum().backward()
+    ours = latents.grad, codebooks.grad
+
+    latents, codebooks = draw()
+    cosine = torch.einsum("brd,rkd->brk", normalize(latents, dim=-1), normalize(codebooks, dim=-1))
+    soft = torch.softmax(cosine / 0.3, dim=-1)
+    index = soft + (one_hot(cosine.argmax(-1), K) - soft).detach()
+    (torch.einsum("brk,rkd->brd", index, codebooks) * target).sum().backward()
+    torch.testing.assert_close(ours, (latents.grad, codebooks.grad))
+
+
+def test_double_loss_has_the_value_and_gradients_of_its_formula():
+    latents, codebooks = draw()
+    quantize_soft_index(latents, codebooks, temperature=0.3).loss.sum().backward()
+    ours = latents.grad, codebooks.grad
+
+    latents, codebooks = draw()
+    unit, words = normalize(latents, dim=-1), normalize(codebooks, dim=-1)
+    cosine = torch.einsum("brd,rkd->brk", unit, words)
+    soft = torch.softmax(cosine / 0.3, dim=-1)
+    hard = one_hot(cosine.argmax(-1), K).double()
+    index = soft + (hard - soft).detach()
+    soft_chosen = normalize(torch.einsum("brk,rkd->brd", index, codebooks), dim=-1)
+    chosen = torch.einsum("brk,rkd->brd", hard, words)
+    loss = (soft_chosen - unit).square().sum() + (chosen.detach() - unit).square().sum()
+    loss = loss + 0.25 * (chosen - unit.detach()).square().sum()
+    loss.backward()
+    torch.testing.assert_close(ours, (latents.grad, codebooks.grad))
+
+
+def test_soft_index_reaches_codewords_that_were_not_chosen():
+    latents, codebooks = draw()
+    quantized = quantize_soft_index(latents, codebooks, temperature=0.3)
+    (quantized.vectors * torch.arange(float(D))).sum().backward()
+    assert codebooks.grad is not None
+    assert (codebooks.grad.abs().sum(-1) > 0).all()
+
+
+def test_straight_through_hands_the_gradient_to_the_latent_and_moves_codewords_by_the_loss_alone():
+    latents, codebooks = draw()
+    quantized = quantize_straight_through(latents, codebooks)
+    quantized.vectors.sum().backward(retain_graph=True)
+    torch.testing.assert_close(latents.grad, torch.ones_like(latents))
+    assert codebooks.grad is None or not codebooks.grad.any()
+    quantized.loss.sum().backward()
+    assert codebooks.grad is not None
+    chosen = one_hot(quantized.codes, K).sum(0) > 0
+    assert torch.equal(codebooks.grad.abs().sum(-1) > 0, chosen)

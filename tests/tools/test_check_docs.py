@@ -1,0 +1,98 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FENCE = "```"
+
+
+def check(*words: str) -> tuple[int, str]:
+    command = [sys.executable, str(ROOT / "tools/check_docs.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def document(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "page.md"
+    path.write_text(text.replace("FENCE", FENCE))
+    return str(path)
+
+
+def test_marked_blocks_run_in_order_in_one_folder(tmp_path: Path):
+    text = f"""
+<!-- run -->
+FENCEsh
+echo one > {tmp_path}/said; pwd > first
+FENCE
+Text.
+
+<!-- run -->
+FENCEsh
+cat first >> {tmp_path}/said
+trec-semid --version >> {tmp_path}/said
+ls configs > /dev/null
+FENCE
+"""
+    code, said = check(document(tmp_path, text))
+    assert code == 0, said
+    one, folder, version = (tmp_path / "said").read_text().splitlines()
+    assert one == "one"
+    assert not Path(folder).exists()
+    assert version
+
+
+def test_files_shown_in_a_document_are_the_ones_its_commands_read(tmp_path: Path):
+    text = f"""
+<!-- file: mine/a.toml -->
+FENCEtoml
+x = 1
+FENCE
+
+<!-- run -->
+FENCEsh
+cp mine/a.toml {tmp_path}/a.toml
+FENCE
+"""
+    assert check(document(tmp_path, text))[0] == 0
+    assert (tmp_path / "a.toml").read_text() == "x = 1\n"
+
+
+def test_unmarked_blocks_are_left_alone(tmp_path: Path):
+    assert check(document(tmp_path, "FENCEsh\nexit 3\nFENCE\n"))[0] == 0
+
+
+@pytest.mark.parametrize("command", ["false", "false | cat", "echo $never_set"])
+def test_failing_command_is_named_with_its_line_and_words(tmp_path: Path, command: str):
+    text = f"Text.\n\n<!-- run -->\nFENCEsh\necho before\n{command}\nFENCE\n"
+    code, said = check(document(tmp_path, text))
+    assert code == 1
+    assert "page.md:5: exit code 1" in said
+    assert "before" in said
+
+
+def test_blocks_after_a_failed_one_do_not_run(tmp_path: Path):
+    text = f"<!-- run -->\nFENCEsh\nfalse\nFENCE\n<!-- run -->\nFENCEsh\ntouch {tmp_path}/late\nFENCE\n"
+    check(document(tmp_path, text))
+    assert not (tmp_path / "late").exists()
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path):
+    (tmp_path / "there.md").touch()
+    text = "[a](there.md) [b](there.md#part) [c](gone.md) [d](https://example.org) `[e](code.md)`\n[f](#here)"
+    code, said = check("--links-only", document(tmp_path, text))
+    assert code == 1
+    assert said.count("leads nowhere") == 1
+    assert "gone.md" in said
+
+
+def test_documents_of_this_house_link_to_what_exists():
+    code, said = check("--links-only")
+    assert code == 0, said
+
+
+@pytest.mark.slow
+def test_commands_of_this_house_s_documents_work():
+    code, said = check()
+    assert code == 0, said
