@@ -3,8 +3,8 @@
 
     torchx run -s local_cwd launch/components.py:rank -j 1x2 -- configs/quickstart/rank.toml --set=seed=1
 
-What follows `--` goes to the verb as it stands. TorchX refuses a word that begins with a dash and comes twice,
-so overrides are written `--set=a.b=c`. Every argument of a component is a flag of `torchx run`.
+What follows `--` goes to the verb as it stands. TorchX refuses a word with a leading dash that comes twice:
+write overrides as `--set=a.b=c`. Every argument of a component is a flag of `torchx run`.
 """
 
 from typing import Any, Dict, List, Optional

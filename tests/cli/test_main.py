@@ -188,6 +188,23 @@ def test_a_bug_is_exit_code_1_with_its_traceback(
     assert shown.rstrip().endswith("ZeroDivisionError: bug")
 
 
+@pytest.mark.parametrize(("number", "words"), [(28, "disk is full"), (13, "choose another")])
+def test_place_that_cannot_be_written_is_told_without_a_traceback(
+    number: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    failing_with(monkeypatch, OSError(number, "No", "runs/x"))
+    (tmp_path / "a.toml").touch()
+    assert main(monkeypatch, "rank", str(tmp_path / "a.toml")) == 1
+    shown = capsys.readouterr().err
+    assert "runs/x" in shown
+    assert words in shown
+    assert "Traceback" not in shown
+
+
 def test_ctrl_c_is_exit_code_130_and_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

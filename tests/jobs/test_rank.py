@@ -144,7 +144,6 @@ def run_until(monkeypatch, config: RankConfig, num_steps: int) -> None:
             run(config)
 
 
-@pytest.mark.filterwarnings("ignore:.*autograd kernel was not registered.*:UserWarning")  # of replicas
 @pytest.mark.parametrize(
     ("stop", "changes"),
     [
@@ -193,6 +192,13 @@ def test_items_can_be_their_ids_or_their_codes_alone(problem, tmp_path, represen
 def test_runs_can_live_in_any_file_system(problem):
     config = rank_config(problem, "memory://rank/r", train={"max_epochs": 1})
     assert run(config).metrics["test/auc"] > 0.5
+
+
+@pytest.mark.parametrize("names", [["ppnet"], ["ppnet_cluster"], ["ppnet", "ppnet_gate_output"]])
+def test_the_ready_configs_are_valid(names):
+    folder = Path(__file__).resolve().parents[2] / "configs" / "rankers"
+    config = load_config(RankConfig, [str(folder / f"{name}.toml") for name in names])
+    assert config.model.gate == ("gate_output" if "ppnet_gate_output" in names else "gate_input")
 
 
 def test_codes_need_a_tokenizer(problem):

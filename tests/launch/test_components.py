@@ -152,6 +152,6 @@ def test_torchx_runs_tokenize_and_then_rank_on_two_ranks(tmp_path: Path):
 
 @pytest.mark.ranks
 def test_a_job_that_fails_under_torchx_fails_the_command_and_says_why(tmp_path: Path):
-    failed = run_torchx(f"{FILE}:tokenize", "-j", "1x2", "--", "no-such.toml", folder=tmp_path)
+    failed = run_torchx(f"{FILE}:tokenize", "-j", "1x1", "--", "no-such.toml", folder=tmp_path)
     assert failed.returncode != 0
     assert "no-such.toml: no such file" in failed.stderr + failed.stdout

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize, one_hot
 
@@ -105,3 +106,25 @@ def test_straight_through_hands_the_gradient_to_the_latent_and_moves_codewords_b
     assert codebooks.grad is not None
     chosen = one_hot(quantized.codes, K).sum(0) > 0
     assert torch.equal(codebooks.grad.abs().sum(-1) > 0, chosen)
+
+
+@pytest.mark.parametrize("mode", ["soft index", "straight through"])
+def test_loss_alone_draws_random_codebooks_to_the_latents(mode):
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.randn(2, K, D, generator=generator)
+    latents = centres[:, torch.arange(200) % K].transpose(0, 1)
+    latents = latents + 0.1 * torch.randn(200, 2, D, generator=generator)
+    codebooks = (centres + torch.randn(2, K, D, generator=generator)).requires_grad_()
+    optimizer = torch.optim.Adam([codebooks], lr=0.05)
+    errors: list[float] = []
+    for _ in range(60):
+        if mode == "soft index":
+            quantized = quantize_soft_index(latents, codebooks, temperature=0.1)
+        else:
+            quantized = quantize_straight_through(latents, codebooks)
+        optimizer.zero_grad()
+        quantized.loss.mean().backward()
+        optimizer.step()
+        chosen = pick_codewords(codebooks, quantized.codes)
+        errors.append(float((1 - cosine_similarity(latents, chosen, dim=-1)).mean().detach()))
+    assert errors[-1] < 0.5 * errors[0]

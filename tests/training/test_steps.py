@@ -73,7 +73,7 @@ def by_the_loop(setting, batches=None, **changes):
         initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
         dense = config.optimizers.dense.model_copy(update=changes)
         updates = build_updates(sharded, OptimizersConfig(dense=dense, tables=optimizers), total_steps=100)
-        reports = list(train_steps(sharded, updates, batches or own, steps_done=3, ranks=ranks, seed=0))
+        reports = list(train_steps(sharded, updates, batches or own, steps_done=3, ranks=ranks))
         weights = {
             name: value.local_shards()[0].tensor.clone() if hasattr(value, "local_shards") else value
             for name, value in sharded.state_dict().items()

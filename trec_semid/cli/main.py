@@ -4,6 +4,7 @@
 Jobs are imported inside their verb, so that `--help` does not wait for torch.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -16,6 +17,14 @@ from trec_semid.core.errors import SemidError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+PLACE_FAULTS = {
+    errno.ENOSPC: "The disk is full: free space, then run the same command again",
+    errno.EDQUOT: "Your quota is used up: free space, then run the same command again",
+    errno.EROFS: "This place cannot be written: choose another with --set",
+    errno.EACCES: "You may not use this place: choose another with --set",
+}
+"""What the operating system says of a place, which is no bug of ours: no traceback."""
 
 app = typer.Typer(
     name="trec-semid",
@@ -239,7 +248,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except Exception as error:
         _tell_torchrun(error)
-        _complain(traceback.format_exc().rstrip())
+        fault = PLACE_FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
+        _complain(f"error: {error}. {fault}." if fault else traceback.format_exc().rstrip())
         sys.exit(1)
 
 

@@ -48,7 +48,7 @@ class Sources(NamedTuple):
 
     fields: dict[str, Ragged]
     codes: Array | None
-    """(R, num_items) int64, one line per position; None without semantic IDs."""
+    """(num_items, R) int32; None without semantic IDs."""
 
 
 def describe_features(
@@ -109,8 +109,7 @@ def read_sources(dataset: Dataset, features: Sequence[Feature], codes: Array | N
             check_field(feature, fields[feature.name], f"{dataset.uri}/{entity}s.parquet")
         elif feature.role == "item_code" and codes is not None:
             check_ids(feature, codes[:, feature.position], "semantic IDs")
-    by_position = None if codes is None else np.ascontiguousarray(codes.T.astype(np.int64))
-    return Sources(fields, by_position)
+    return Sources(fields, None if codes is None else np.ascontiguousarray(codes, np.int32))
 
 
 def check_ids(feature: Feature, ids: Array, file: str) -> None:

@@ -82,14 +82,22 @@ class BatchMaker:
         }
         if self.rows.histories is not None:
             entities["history"] = self.rows.histories.take(chosen)
-        return [self._part(feature, *entities[feature.entity]) for feature in self._features]
+        codes = {name: self._codes(rows) for name, (rows, _) in entities.items() if name != "user"}
+        return [self._part(feature, *entities[feature.entity], codes) for feature in self._features]
 
-    def _part(self, feature: Feature, rows: Array, lengths: Array) -> tuple[Array, Array]:
+    def _codes(self, items: Array) -> Array | None:
+        # Whole semantic IDs at once: one random read an item instead of one a code.
+        return None if self._sources.codes is None else self._sources.codes.take(items, axis=0).T
+
+    def _part(
+        self, feature: Feature, rows: Array, lengths: Array, codes: dict[str, Array | None]
+    ) -> tuple[Array, Array]:
         if feature.name in self._sources.fields:
             return self._sources.fields[feature.name].take(rows)
         if feature.role in ("item_code", "history_code"):
-            assert self._sources.codes is not None, "code features are described with codes at hand"
-            return self._sources.codes[feature.position][rows], lengths
+            of_entity = codes[feature.entity]
+            assert of_entity is not None, "code features are described with codes at hand"
+            return of_entity[feature.position], lengths
         return rows, lengths
 
 

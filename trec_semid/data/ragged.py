@@ -20,7 +20,7 @@ class Ragged(NamedTuple):
     def take(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return the values of the given rows, one row after the other, and their lengths."""
         lengths = self.lengths[rows]
-        return self.values[positions(self.starts[rows], lengths)], lengths
+        return self.values.take(positions(self.starts[rows], lengths)), lengths
 
 
 def positions(starts: Ints, lengths: Ints) -> Ints:

@@ -1,14 +1,18 @@
 """`trec-semid rank`: train a ranker, select on validation, evaluate, write predictions and metrics."""
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.logs import RunLog, set_up_console
+from trec_semid.core.logs import CONSOLE, RunLog, set_up_console
 from trec_semid.core.paths import exists, is_local, read_bytes, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
+from trec_semid.core.seeds import seed_everything
 from trec_semid.data.histories import Protocol
 from trec_semid.data.loader import TrainLoader
 from trec_semid.data.schema import Split
@@ -42,7 +46,7 @@ def run(config: RankConfig) -> Ranked:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with process_group() as ranks:
+    with process_group() as ranks, _without_library_notices():
         set_up_console(ranks)
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         if broadcast_object(ranks.is_main and _is_finished(folder, config, inputs)):
@@ -51,6 +55,22 @@ def run(config: RankConfig) -> Ranked:
             _rank(config, folder, inputs, ranks)
             barrier()
         return Ranked(config.run, folder.read_json("metrics.json")["metrics"])
+
+
+@contextmanager
+def _without_library_notices() -> Iterator[None]:
+    """Keep what torch tells its own developers off the console."""
+    tracing = logging.getLogger("torch.fx._symbolic_trace")
+    before = tracing.level
+    tracing.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            # Replicated tables on CPU: their gradient is right, as the tests of sharding show.
+            warnings.filterwarnings("ignore", message=".*an autograd kernel was not registered")
+            yield
+    finally:
+        tracing.setLevel(before)
 
 
 def _is_finished(folder: RunFolder, config: RankConfig, inputs: RankInputs) -> bool:
@@ -111,6 +131,7 @@ def _set_up(
     )
     _tell_plan(folder, plan, ranks)
     sharded = shard_model(model, plan, ranks, config.optimizers.tables)
+    seed_everything(config.seed, "dropout", ranks.rank)  # checkpoints keep the generators from here on
     initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
     loader = TrainLoader(
         train,
@@ -147,8 +168,7 @@ def _tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks) -> None:
         text = plan.as_text()
         write_bytes(folder.path("plan.json"), plan.to_json().encode())
         write_bytes(folder.path("plan.txt"), text.encode())
-        for line in text.splitlines():
-            _log.info("%s", line)
+        CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _write_predictions(training: RankTraining, folder: RunFolder, inputs: RankInputs) -> Named:

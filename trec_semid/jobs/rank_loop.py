@@ -108,9 +108,7 @@ class RankTraining:
     def _train_epoch(self, work: Work) -> None:
         train, pace = self.config.train, Pace()
         batches = self.loader.batches()
-        reports = train_steps(
-            self.model, self.updates, batches, steps_done=self.steps, ranks=self.ranks, seed=self.config.seed
-        )
+        reports = train_steps(self.model, self.updates, batches, steps_done=self.steps, ranks=self.ranks)
         for report in reports:
             self.steps = report.step
             pace.add(report)

@@ -82,16 +82,19 @@ def build_topology(cluster: ClusterConfig) -> Topology:
     """Return the planner's view of a cluster, with the reserve already taken off its memory."""
     gb_s = 1e9 / 1e3  # the planner counts bytes per millisecond
     hardware = HardwareConfig(
-        hbm_cap_bytes=cluster.hbm_bytes,
-        ddr_cap_bytes=cluster.ddr_bytes,
-        ssd_cap_bytes=0,
         intra_host_bw=cluster.intra_node_gb_s * gb_s,
         inter_host_bw=cluster.inter_node_gb_s * gb_s,
         hbm_mem_bw=cluster.hbm_gb_s * gb_s,
         ddr_mem_bw=cluster.ddr_gb_s / cluster.devices_per_node * gb_s,
         hbm_to_ddr_mem_bw=cluster.host_link_gb_s * gb_s,
     )
-    trainer = TrainerConfig(world_size=cluster.world_size, local_world_size=cluster.devices_per_node)
+    trainer = TrainerConfig(
+        world_size=cluster.world_size,
+        local_world_size=cluster.devices_per_node,
+        hbm_cap_bytes=cluster.hbm_bytes,
+        ddr_cap_bytes=cluster.ddr_bytes,
+        ssd_cap_bytes=0,
+    )
     # Without the switch the library takes bandwidths of its own and says nothing.
     kernel = KernelConfig(compute_device=cluster.device, use_hardware_based_bandwidth=True)
     return TopologyFactory.create_topology(trainer, hardware, kernel)

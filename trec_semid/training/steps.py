@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.ranks import Ranks
-from trec_semid.core.seeds import seed_everything
 from trec_semid.data.batches import RankingBatch
 from trec_semid.embeddings.collection import keyed_jagged
 from trec_semid.training.optimizers import Updates, update
@@ -33,11 +32,8 @@ def train_steps(
     *,
     steps_done: int,
     ranks: Ranks,
-    seed: int,
 ) -> Iterator[StepReport]:
     """Train on the batches, one step each.
-
-    Each step's dropout is drawn from (seed, rank, step), so a resumed run draws what it would have drawn.
 
     Args:
         model: a `RankerWithLoss`, sharded or not.
@@ -45,7 +41,6 @@ def train_steps(
         batches: this rank's parts of global batches, as many on every rank.
         steps_done: steps before the first batch.
         ranks: this process among its peers.
-        seed: of the dropout.
 
     Raises:
         TrainingError: the loss is not finite; the step's update has not happened on any rank.
@@ -54,7 +49,6 @@ def train_steps(
         batch = on_host.to(ranks.device, non_blocking=True)
         if not model.training:  # whoever reads the reports may evaluate in between
             model.train()
-        seed_everything(seed, "step", ranks.rank, step)
         output = model(keyed_jagged(*batch.features), batch.labels, batch.weights, batch.global_size)
         loss = mean_over_ranks(output.loss.detach())
         if not math.isfinite(loss):

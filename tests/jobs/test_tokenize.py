@@ -1,0 +1,171 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.datasets import write_small_dataset
+from trec_semid.core.config import dump_toml, load_config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.logs import read_events
+from trec_semid.core.paths import find_files, read_bytes, write_bytes
+from trec_semid.data.schema import Dataset
+from trec_semid.jobs import tokenize
+from trec_semid.jobs.tokenize import TokenizeConfig, run
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.table import load_tokenizer
+
+FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
+MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=FIT)
+RQ = RqKmeansConfig(codebook_size=6, levels=3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> str:
+    return write_small_dataset(str(tmp_path_factory.mktemp("data") / "small"))
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory) -> TokenizeConfig:
+    config = TokenizeConfig(
+        dataset=dataset, run=str(tmp_path_factory.mktemp("runs") / "mmq"), seed=3, tokenizer=MMQ
+    )
+    run(config)
+    return config
+
+
+def read_json(config: TokenizeConfig, name: str) -> dict:
+    return json.loads(read_bytes(f"{config.run}/{name}"))
+
+
+def test_run_folder_holds_everything_that_other_programs_read(finished):
+    names = set(find_files(finished.run))
+    assert {
+        "config.toml",
+        "run.json",
+        "log.jsonl",
+        "semantic_ids.parquet",
+        "quality.json",
+        "metrics.json",
+        "tokenizer/config.json",
+        "tokenizer/weights.safetensors",
+    } <= names
+    assert any(name.startswith("events.") for name in names)
+
+
+def test_every_item_has_the_codes_that_the_saved_tokenizer_gives_it(finished, dataset):
+    opened = Dataset(dataset)
+    ids = SemanticIds.load(f"{finished.run}/semantic_ids.parquet", opened.item_ids)
+    names = ("text", "image")
+    catalogue = Catalogue(
+        {name: opened.content(name) for name in names}, {name: opened.content_mask(name) for name in names}
+    )
+    codes = load_tokenizer(f"{finished.run}/tokenizer").encode(catalogue.batch(np.arange(40)))
+    np.testing.assert_array_equal(ids.codes, codes.numpy())
+    assert ids.sizes == (6,) * 6
+    missing = ~np.asarray(opened.content_mask("image"))
+    np.testing.assert_array_equal(ids.codes[:, 4] == 6, missing)
+
+
+def test_metrics_say_what_the_quality_file_says(finished, dataset):
+    quality, metrics = read_json(finished, "quality.json"), read_json(finished, "metrics.json")
+    assert metrics["job"] == "tokenize"
+    assert metrics["seed"] == 3
+    assert metrics["dataset_checksum"] == Dataset(dataset).facts.checksum
+    assert metrics["metrics"]["all/reconstruction"] == quality["reconstruction"]
+    assert metrics["counts"]["all/items"] == quality["num_items"] == 40
+    assert quality["tokenizer"] == "mmq"
+
+
+def test_log_tells_every_epoch(finished):
+    events = read_events(f"{finished.run}/log.jsonl")
+    assert events[0]["event"] == "start"
+    assert events[-1]["event"] == "finish"
+    scalars = [event for event in events if event["event"] == "scalars"]
+    assert [event["step"] for event in scalars] == [1, 2, 3, 4]
+    assert {"fit/reconstruction", "fit/auxiliary", "fit/quantization"} <= set(scalars[0])
+    assert {"fit/entropy", "fit/utilisation", "fit/revived_codes"} <= set(scalars[-1])
+
+
+def test_finished_run_is_left_alone(finished, monkeypatch):
+    monkeypatch.setattr(tokenize, "build_tokenizer", None)
+    before = read_bytes(f"{finished.run}/metrics.json")
+    assert run(finished).metrics == json.loads(before)["metrics"]
+    assert read_bytes(f"{finished.run}/metrics.json") == before
+
+
+def test_run_is_made_again_for_another_config_or_another_dataset(dataset, tmp_path):
+    config = TokenizeConfig(dataset=dataset, run=str(tmp_path / "rq"), tokenizer=RQ)
+    first = run(config).metrics
+    other = config.model_copy(update={"seed": 1})
+    assert run(other).metrics != first
+    moved = config.model_copy(update={"dataset": write_small_dataset(str(tmp_path / "data"), seed=9)})
+    again = moved.model_copy(update={"run": str(tmp_path / "moved")})
+    one = run(again).metrics
+    write_small_dataset(moved.dataset, seed=10)
+    assert run(again).metrics != one
+
+
+def test_config_file_of_a_run_makes_the_same_run(finished, tmp_path):
+    write_bytes(str(tmp_path / "c.toml"), dump_toml(finished).encode())
+    assert load_config(TokenizeConfig, [str(tmp_path / "c.toml")]) == finished
+
+
+def test_run_in_memory_has_no_local_files(dataset):
+    config = TokenizeConfig(dataset=dataset, run="memory://runs/rq", tokenizer=RQ)
+    run(config)
+    assert not any(name.startswith("events.") for name in find_files(config.run))
+    assert "log.jsonl" in find_files(config.run)
+
+
+def test_one_modality_can_be_chosen(dataset, tmp_path):
+    config = TokenizeConfig(dataset=dataset, run=str(tmp_path / "text"), modalities=("text",), tokenizer=MMQ)
+    run(config)
+    names = [position["name"] for position in read_json(config, "quality.json")["positions"]]
+    assert names == ["shared_0", "shared_1", "text_0", "text_1"]
+
+
+def test_unknown_modality_is_refused_with_the_known_ones(dataset, tmp_path):
+    config = TokenizeConfig(dataset=dataset, run=str(tmp_path / "x"), modalities=("txt",), tokenizer=RQ)
+    with pytest.raises(ConfigError, match=r"no 'txt' in .*did you mean 'text'.*It has: text, image"):
+        run(config)
+    assert not (tmp_path / "x").exists()
+
+
+def test_fitting_on_training_items_leaves_the_others_for_measuring(dataset, tmp_path):
+    config = TokenizeConfig(dataset=dataset, run=str(tmp_path / "t"), fit_on="train_items", tokenizer=RQ)
+    metrics = run(config).metrics
+    events = Dataset(dataset).events(["item_row"], split="train")
+    num_seen = len(set(events["item_row"].to_pylist()))
+    assert read_json(config, "metrics.json")["counts"]["fitted/items"] == num_seen < 40
+    assert metrics["unfitted/reconstruction"] > metrics["all/reconstruction"]
+
+
+def test_example_configs_are_valid():
+    folder = Path(__file__).resolve().parents[2] / "configs" / "tokenizers"
+    files = sorted(folder.glob("*.toml"))
+    assert [file.stem for file in files] == ["mmq", "rq_kmeans"]
+    for file in files:
+        assert load_config(TokenizeConfig, [str(file)]).tokenizer.kind == file.stem
+
+
+@pytest.mark.ranks
+def test_job_under_torchrun_makes_the_codes_of_one_process(finished, dataset, tmp_path):
+    write_bytes(str(tmp_path / "c.toml"), dump_toml(finished).encode())
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "trec_semid.cli.main", "tokenize"]
+    words += [str(tmp_path / "c.toml"), "--set", f"run={tmp_path / 'two'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        SemanticIds.load(f"{place}/semantic_ids.parquet") for place in (finished.run, tmp_path / "two")
+    )
+    assert (one.codes == two.codes).mean() > 0.99
+    assert (tmp_path / "two" / "log.rank-1.jsonl").exists()

@@ -1,0 +1,102 @@
+"""The same global batch on 1, 2 and 4 ranks gives the same tokenizer."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ranks import run_ranks
+from tests.tokenizers.planted import DIMS, plant
+from trec_semid.core.ranks import process_group
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
+from trec_semid.tokenizers.shards import my_share, sum_over_ranks
+from trec_semid.tokenizers.table import build_tokenizer
+
+NUM_ITEMS = 203  # not a multiple of the ranks or of the batch
+FIT = CodebookFitConfig(epochs=6, warmup_epochs=1, batch_size=50, revive_every=1)
+SMALL = {"codebook_size": 30, "latent_dim": 16, "decoder_widths": (32,), "fit": FIT}
+CONFIGS = {
+    "soft_index": MmqConfig(**SMALL),
+    "straight_through": MmqConfig(**SMALL, codebook_learning="straight_through"),
+    "rq_kmeans": RqKmeansConfig(codebook_size=20, levels=3),
+}
+
+
+def fit_on_this_rank() -> dict[str, Any]:
+    """Fit every config on all ranks; return what this rank ends with as plain arrays."""
+    torch.set_num_threads(1)
+    with process_group():
+        share = my_share(np.arange(NUM_ITEMS))
+        facts: dict[str, Any] = {"share": share, "sum": int(sum_over_ranks(torch.tensor(len(share))))}
+        for name, config in CONFIGS.items():
+            catalogue = plant(NUM_ITEMS, 9, missing=0.2).catalogue
+            torch.manual_seed(0)
+            tokenizer = build_tokenizer(config, DIMS)
+            reports: list[dict[str, float]] = []
+            for report in tokenizer.fit(catalogue, np.arange(NUM_ITEMS), 0):
+                reports.append(report.scalars)
+                if report.round == 2 and name != "rq_kmeans":
+                    with torch.no_grad():  # kill a code: it points away from all others
+                        tokenizer.codebooks[:, 0] = -tokenizer.codebooks[:, 1:].mean(1)
+            encoded = encode_catalogue(tokenizer, catalogue)
+            weights = {key: value.numpy() for key, value in tokenizer.state_dict().items()}
+            facts[name] = {"reports": reports, "weights": weights, "encoded": encoded._asdict()}
+        return facts
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[int, list[dict[str, Any]]]:
+    return {
+        1: [fit_on_this_rank()],
+        2: run_ranks(fit_on_this_rank, 2),
+        4: run_ranks(fit_on_this_rank, 4),
+    }
+
+
+pytestmark = pytest.mark.ranks
+ON = pytest.mark.parametrize("num_ranks", [2, 4])
+EACH = pytest.mark.parametrize("name", list(CONFIGS))
+
+
+@ON
+def test_shares_of_the_ranks_make_up_the_rows(facts, num_ranks):
+    shares = [rank["share"] for rank in facts[num_ranks]]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(NUM_ITEMS))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert all(rank["sum"] == NUM_ITEMS for rank in facts[num_ranks])
+
+
+@ON
+@EACH
+def test_all_ranks_end_with_the_same_weights_codes_and_reports(facts, num_ranks, name):
+    first, *others = (rank[name] for rank in facts[num_ranks])
+    for other in others:
+        assert other["reports"] == first["reports"]
+        for key, value in first["weights"].items():
+            np.testing.assert_array_equal(other["weights"][key], value, err_msg=key)
+        np.testing.assert_array_equal(other["encoded"]["codes"], first["encoded"]["codes"])
+        np.testing.assert_array_equal(other["encoded"]["errors"], first["encoded"]["errors"])
+
+
+@ON
+@EACH
+def test_losses_codebooks_and_codes_are_those_of_one_rank(facts, num_ranks, name):
+    alone, among = facts[1][0][name], facts[num_ranks][0][name]
+    for one, many in zip(alone["reports"], among["reports"], strict=True):
+        assert many == pytest.approx(one, rel=1e-3, abs=1e-6)
+    for key, value in alone["weights"].items():
+        np.testing.assert_allclose(among["weights"][key], value, atol=2e-3, err_msg=key)
+    same = (alone["encoded"]["codes"] == among["encoded"]["codes"]).mean()
+    assert same > 0.995
+
+
+@EACH
+def test_the_comparison_covers_revival_and_masked_items(facts, name):
+    alone = facts[1][0][name]
+    if name != "rq_kmeans":
+        assert sum(report.get("revived_codes", 0) for report in alone["reports"]) > 0
+        assert (alone["encoded"]["codes"] == 30).any()

@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tokenizers.planted import DIMS, plant
+from trec_semid.tokenizers import quality as quality_module
+from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.quality import describe_quality, quality_metrics
+from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
+
+NUM_ITEMS = 150
+
+
+@pytest.fixture(scope="module")
+def described():
+    catalogue = plant(NUM_ITEMS, missing=0.2).catalogue
+    torch.manual_seed(0)
+    tokenizer = RqKmeans(RqKmeansConfig(codebook_size=12, levels=3), DIMS)
+    fitted = np.arange(100)
+    list(tokenizer.fit(catalogue, fitted, 0))
+    encoded = encode_catalogue(tokenizer, catalogue)
+    return (
+        catalogue,
+        tokenizer,
+        encoded,
+        describe_quality(tokenizer, "rq_kmeans", catalogue, encoded, fitted, seed=0),
+    )
+
+
+def test_positions_are_described_by_their_counts(described):
+    _, _, encoded, quality = described
+    assert [position["name"] for position in quality["positions"]] == ["level_0", "level_1", "level_2"]
+    for r, position in enumerate(quality["positions"]):
+        counts = np.bincount(encoded.codes[:, r], minlength=12)
+        assert position["counts"] == counts.tolist()
+        shares = counts[counts > 0] / NUM_ITEMS
+        assert position["entropy"] == pytest.approx(-(shares * np.log(shares)).sum())
+        assert position["perplexity"] == pytest.approx(np.exp(position["entropy"]))
+        assert position["utilisation"] == position["used"] / 12
+    for name in ("utilisation", "entropy", "perplexity"):
+        assert quality[name] == pytest.approx(np.mean([each[name] for each in quality["positions"]]))
+
+
+def test_reconstruction_follows_the_stated_convention(described):
+    catalogue, tokenizer, encoded, quality = described
+    contents = catalogue.batch(np.arange(NUM_ITEMS))
+    rebuilt = (
+        tokenizer.reconstruct(contents, torch.from_numpy(encoded.codes).long()) + tokenizer.standardiser.mean
+    )
+    present = catalogue.present["vision"]
+    squares = (tokenizer.standardiser.unit(contents) - rebuilt).square().numpy()
+    text, vision = squares[:, :12].sum(1), squares[:, 12:].sum(1) * present
+    assert quality["reconstruction"] == pytest.approx((text + vision).mean(), rel=1e-4)
+    assert quality["modalities"]["text"]["reconstruction"] == pytest.approx(text.mean(), rel=1e-4)
+    assert quality["modalities"]["vision"]["reconstruction"] == pytest.approx(
+        vision.sum() / present.sum(), rel=1e-4
+    )
+    assert quality["modalities"]["vision"] | {"reconstruction": 0} == {
+        "dim": 20,
+        "present": int(present.sum()),
+        "reconstruction": 0,
+    }
+    assert quality["reconstruction_of_unfitted_items"] == pytest.approx(
+        (text + vision)[100:].mean(), rel=1e-4
+    )
+    assert quality["reconstruction_of_unfitted_items"] > quality["reconstruction"]
+    assert "mean over items" in quality["reconstruction_convention"]
+
+
+def test_tuples_are_counted(described):
+    _, _, encoded, quality = described
+    tuples = [tuple(row) for row in encoded.codes.tolist()]
+    assert quality["unique_tuples"] == len(set(tuples))
+    assert quality["unique_share"] == len(set(tuples)) / NUM_ITEMS
+    colliding = [item for item in tuples if tuples.count(item) > 1]
+    assert quality["items_in_collisions"] == len(colliding)
+    assert quality["collision_groups"] == len(set(colliding))
+    assert quality["largest_group"] == max(tuples.count(item) for item in tuples)
+
+
+def test_near_items_share_more_codes_than_pairs_drawn_by_chance(described):
+    _, _, _, quality = described
+    agreement = quality["neighbour_agreement"]
+    assert agreement["mean_code_overlap_of_neighbours"] > 2 * agreement["mean_code_overlap_of_random_pairs"]
+    assert sum(row["pairs"] for row in agreement["by_shared_codes"]) == NUM_ITEMS * (NUM_ITEMS - 1)
+
+
+def test_metrics_are_plain_numbers_drawn_from_the_file(described):
+    _, _, _, quality = described
+    metrics, counts = quality_metrics(json.loads(json.dumps(quality, allow_nan=False)))
+    assert metrics["all/reconstruction"] == quality["reconstruction"]
+    assert metrics["unfitted/reconstruction"] == quality["reconstruction_of_unfitted_items"]
+    assert metrics["all/reconstruction/vision"] == quality["modalities"]["vision"]["reconstruction"]
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert counts["all/items"] == NUM_ITEMS
+    assert counts["fitted/items"] == 100
+    assert all(isinstance(value, int) for value in counts.values())
+
+
+def test_tokenizer_fitted_on_everything_has_no_unfitted_items(described):
+    catalogue, tokenizer, encoded, _ = described
+    quality = describe_quality(tokenizer, "rq_kmeans", catalogue, encoded, np.arange(NUM_ITEMS), seed=0)
+    assert quality["reconstruction_of_unfitted_items"] is None
+    assert "unfitted/reconstruction" not in quality_metrics(quality)[0]
+
+
+def test_large_catalogues_are_compared_on_a_sample(described, monkeypatch):
+    catalogue, tokenizer, encoded, _ = described
+    monkeypatch.setattr(quality_module, "MAX_COMPARED_ITEMS", 40)
+    quality = describe_quality(
+        tokenizer, "rq_kmeans", catalogue, Encoded(*encoded), np.arange(NUM_ITEMS), seed=0
+    )
+    pairs = sum(row["pairs"] for row in quality["neighbour_agreement"]["by_shared_codes"])
+    assert pairs == 40 * 39
