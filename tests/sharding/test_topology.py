@@ -28,7 +28,7 @@ def test_cluster_files_reach_from_a_laptop_to_512_gpus():
 def test_the_reserve_is_taken_off_device_memory_and_off_the_ranks_share_of_host_memory():
     cluster = ClusterConfig(num_nodes=2, devices_per_node=4, hbm_gib=80, ddr_gib=400, storage_reserve=0.25)
     storage = build_topology(cluster).devices[5].storage
-    assert (storage.hbm, storage.ddr, storage.ssd) == (60 * GIB, 75 * GIB, 0)
+    assert (storage.hbm, storage.ddr) == (60 * GIB, 75 * GIB)
 
 
 def test_a_cpu_cluster_has_no_device_memory():
@@ -54,6 +54,10 @@ def test_the_running_group_is_described_from_its_environment(monkeypatch: pytest
     assert cluster.ddr_gib > 0.5
 
 
-def test_a_cluster_without_host_memory_is_refused():
-    with pytest.raises(ConfigError, match="ddr_gib: Input should be greater than 0"):
-        load_config(ClusterConfig, ["configs/cluster/laptop_cpu.toml"], ["ddr_gib=0"])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [("ddr_gib=0", "ddr_gib: Input should be greater than 0"), ("device=cuda", "needs hbm_gib")],
+)
+def test_a_cluster_without_memory_is_refused(change: str, text: str):
+    with pytest.raises(ConfigError, match=text):
+        load_config(ClusterConfig, ["configs/cluster/laptop_cpu.toml"], [change])

@@ -1,10 +1,10 @@
 """The hardware a plan is made for: nodes, devices, memory, bandwidths; any cluster, without having it."""
 
 import os
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torchrec.distributed.planner.types import (
     HardwareConfig,
     KernelConfig,
@@ -46,6 +46,12 @@ class ClusterConfig(Config):
     """Memory bandwidth of one node's host memory [GB/s], shared by its ranks."""
     host_link_gb_s: PositiveFloat = 32.0
     """Host memory to device, per device [GB/s]."""
+
+    @model_validator(mode="after")
+    def _devices_have_memory(self) -> Self:
+        if self.device == "cuda" and self.hbm_gib == 0:
+            raise ValueError('device "cuda" needs hbm_gib, the memory of one device')
+        return self
 
     @property
     def world_size(self) -> int:
@@ -93,7 +99,6 @@ def build_topology(cluster: ClusterConfig) -> Topology:
         local_world_size=cluster.devices_per_node,
         hbm_cap_bytes=cluster.hbm_bytes,
         ddr_cap_bytes=cluster.ddr_bytes,
-        ssd_cap_bytes=0,
     )
     # Without the switch the library takes bandwidths of its own and says nothing.
     kernel = KernelConfig(compute_device=cluster.device, use_hardware_based_bandwidth=True)
