@@ -207,6 +207,12 @@ def test_remedies_are_printed_unbroken():
     assert "b [c]" in out.getvalue()
 
 
+def test_long_names_are_folded_never_cut():
+    out = io.StringIO()
+    doctor.show([Check("a", "ok", "_ZN5torch" * 20, "")], Console(file=out, width=60))
+    assert "".join(out.getvalue().split()).count("_ZN5torch") == 20
+
+
 def test_failed_check_is_an_error_with_exit_code_1(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "gather_facts", lambda quick: facts(packages=packages(torchrec="1.0")))
     with pytest.raises(StackError, match="1 of 12 checks failed: version triple") as caught:

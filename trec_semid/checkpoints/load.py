@@ -98,9 +98,8 @@ def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]]) 
     if not problems:
         return
     shown = "\n  ".join(problems[:8]) + (f"\n  and {len(problems) - 8} more" if len(problems) > 8 else "")
-    raise CheckpointError(
-        f"{at}: the checkpoint does not fit the model:\n  {shown}\n{_remedy(differing if len(differing) == len(problems) else [])}"
-    )
+    remedy = _remedy(differing if len(differing) == len(problems) else [])
+    raise CheckpointError(f"{at}: the checkpoint does not fit the model:\n  {shown}\n{remedy}")
 
 
 def _remedy(differing: list[str]) -> str:

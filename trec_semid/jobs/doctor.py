@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from trec_semid.core.errors import StackError
 from trec_semid.jobs.doctor_checks import BUILDS, Check, Facts, Probe, run_checks
@@ -176,7 +176,7 @@ def num_cores() -> int:
 
 def show(checks: list[Check], console: Console) -> None:
     """Print the table, then the remedies unbroken, so that they can be copied."""
-    table = Table("check", "", "found", box=None, pad_edge=False)
+    table = Table("check", "", Column("found", overflow="fold"), box=None, pad_edge=False)
     for check in checks:
         status = f"[{_COLOURS[check.status]}]{check.status}[/]"
         table.add_row(check.name, status, escape(check.found))

@@ -12,7 +12,7 @@ from typing import Any
 
 LIBRARIES = (
     "numpy", "pyarrow", "polars", "pydantic", "faiss", "safetensors", "iopath", "fsspec", "tensorboard",
-    "torchx", "jinja2", "matplotlib", "PIL",
+    "torchx", "jinja2", "PIL",
 )  # fmt: skip
 Facts = dict[str, Any]
 
