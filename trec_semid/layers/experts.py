@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 @final
 class Experts(nn.Module):
-    """E experts over the same input, in one matrix product: z_e = W_e x + b_e.
+    """E experts over the same input, in one matrix product: z_e = W_e x / sqrt(in_dim) + b_e.
 
-    With a hidden width each expert is z_e = W'_e relu(W_e x + b_e) + b'_e. MMQ (Multimodal
-    Mixture-of-Quantization tokenization, 2025) eq 2-3; it names one matrix per expert, so one linear
-    map is the default. Input (B, in_dim), output (B, E, out_dim).
+    With a hidden width each expert is z_e = W'_e relu(W_e x / sqrt(in_dim) + b_e) + b'_e. MMQ
+    (Multimodal Mixture-of-Quantization tokenization, 2025) eq 2-3; it names one matrix per expert, so
+    one linear map is the default. Input (B, in_dim), output (B, E, out_dim).
     """
 
     def __init__(self, in_dim: int, out_dim: int, num_experts: int, *, hidden_dim: int | None = None) -> None:
@@ -29,6 +29,7 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_dim) to (B, E, out_dim)."""
+        # Scaling x, not W, makes an optimiser step of Adam move wide and narrow inputs' experts alike.
         hidden = torch.matmul(x / self.weight.shape[1] ** 0.5, self.weight) + self.bias.unsqueeze(1)
         if self.last_weight is not None and self.last_bias is not None:
             hidden = torch.baddbmm(self.last_bias.unsqueeze(1), torch.relu(hidden), self.last_weight)

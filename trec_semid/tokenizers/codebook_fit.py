@@ -40,7 +40,7 @@ class CodebookFitConfig(Config):
     """Epochs without quantisation, before codebooks start from clusters of the latents."""
     batch_size: PositiveInt = 128
     """Items of a step, over all ranks together."""
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: PositiveFloat = 1e-2
     """At the start; it falls to zero along half a cosine."""
     weight_decay: NonNegativeFloat = 1e-4
     patience: PositiveInt | None = None

@@ -39,7 +39,7 @@ class MmqConfig(Config):
     expert_hidden_dim: PositiveInt | None = None
     """None: one linear map per expert, as published; a width makes it two layers."""
     gate_hidden_dim: PositiveInt = 64
-    decoder_widths: tuple[PositiveInt, ...] = (1024,)
+    decoder_widths: tuple[PositiveInt, ...] = (512,)
     """Hidden widths of the decoder of all modalities."""
     auxiliary_widths: tuple[PositiveInt, ...] = (256,)
     """Hidden widths of each modality's own decoder."""
@@ -50,8 +50,9 @@ class MmqConfig(Config):
     reconstruction_weight: NonNegativeFloat = 12.0
     auxiliary_weight: NonNegativeFloat = 10.0
     orthogonality_weight: NonNegativeFloat = 0.005
-    quantization_weight: NonNegativeFloat = 1.0
-    """Of the codebook learning's own loss, which the paper lacks: without it codebooks get no gradient."""
+    quantization_weight: NonNegativeFloat = 0.05
+    """Of the codebook learning's own loss, which the paper lacks. More of it makes positions alike, and
+    tuples collide; `straight_through` codebooks learn from nothing else."""
     fit: CodebookFitConfig = CodebookFitConfig()
 
 
