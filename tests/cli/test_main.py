@@ -127,9 +127,9 @@ def test_config_verbs_merge_files_and_sets(
 
 
 def test_report_takes_folders_and_options(monkeypatch: pytest.MonkeyPatch, ran: list[FakeConfig]):
-    words = ["a/1", "a b", "--out", "there", "--title", 'It is "so" é', "--dataset", "d", "--set", "size=2"]
+    words = ["a/1", "a b", "--out", "there", "--title", 'It is "so" é😀', "--dataset", "d", "--set", "size=2"]
     assert main(monkeypatch, "report", *words) == 0
-    title = 'It is "so" é'
+    title = 'It is "so" é😀'
     assert ran == [FakeConfig(runs=["a/1", "a b"], out="there", title=title, dataset="d", size=2)]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, PositiveInt, ValidationError
 
-from trec_semid.core.config import Config, config_checksum, dump_toml, load_config
+from trec_semid.core.config import Config, config_checksum, dump_toml, load_config, toml_value
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import write_bytes
 
@@ -177,6 +177,11 @@ def test_docstrings_of_keys_reach_the_schema():
 
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.one_of(st.integers(), st.booleans(), names, st.lists(names, max_size=3)))
+def test_value_written_as_toml_is_read_as_itself(value: object):
+    assert tomllib.loads(f"value = {toml_value(value)}")["value"] == value
 
 
 @given(

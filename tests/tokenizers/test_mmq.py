@@ -235,3 +235,13 @@ def test_too_few_items_with_a_modality_are_refused_before_training():
     catalogue.present["vision"][6:] = False
     with pytest.raises(DataError, match=r"field 'vision': a codebook of 8 codes .* \(got 6\)"):
         next(build().fit(catalogue, np.arange(50), 0))
+
+
+@BOTH_WAYS
+def test_rank_that_has_no_row_of_a_batch_adds_nothing(learning):
+    mmq = build(SMALL.model_copy(update={"codebook_learning": learning}))
+    objective = mmq.objective(plant(20).catalogue.batch(np.arange(0)), quantized=True)
+    assert float(objective.items.detach()) == 0
+    objective.items.backward()
+    for parameter in mmq.parameters():
+        assert parameter.grad is None or not parameter.grad.any()

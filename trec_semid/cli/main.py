@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -158,7 +159,7 @@ def report(
     Example:  trec-semid report runs/quickstart/item/seed-* runs/quickstart/both/seed-* --out report
     """
     options = {"runs": runs, "out": out, "title": title, "dataset": dataset}
-    _run("report", [], [f"{key}={_toml(value)}" for key, value in options.items() if value] + (sets or []))
+    _run("report", [], sets, options)
 
 
 @app.command()
@@ -178,8 +179,7 @@ def plan(
     Writes:   the plan as JSON where --out says; prints placement and memory of every rank.
     Example:  trec-semid plan configs/quickstart/rank.toml --cluster configs/cluster/h100_8x8.toml
     """
-    options = {"cluster": cluster, "out": out}
-    _run("plan", files, [f"{key}={_toml(value)}" for key, value in options.items() if value] + (sets or []))
+    _run("plan", files, sets, {"cluster": cluster, "out": out})
 
 
 @app.command()
@@ -220,18 +220,15 @@ def config(
     typer.echo(shown or dump_toml(load_config(kind, files or [], sets or [])).rstrip())
 
 
-def _run(verb: str, files: list[str], sets: list[str] | None) -> None:
-    from trec_semid.core.config import load_config
+def _run(
+    verb: str, files: list[str], sets: list[str] | None, options: Mapping[str, object] | None = None
+) -> None:
+    from trec_semid.core.config import load_config, toml_value
     from trec_semid.jobs.table import job_named
 
     job = job_named(verb)
-    job.run(load_config(job.config, files, sets or []))
-
-
-def _toml(value: object) -> str:
-    import json
-
-    return json.dumps(value)  # strings and lists of strings are the same in TOML
+    given = [f"{key}={toml_value(value)}" for key, value in (options or {}).items() if value]
+    job.run(load_config(job.config, files, given + (sets or [])))
 
 
 def main() -> None:

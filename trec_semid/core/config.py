@@ -59,6 +59,12 @@ def dump_toml(config: Config) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
+def toml_value(value: object) -> str:
+    """Return text, a number, a truth value or a list of these as TOML, on one line, as after `--set key=`."""
+    # JSON is TOML here, but for halved characters beyond U+FFFF and a bare U+007F.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def config_checksum(config: Config) -> str:
     """Return a sha256 of the resolved values, equal exactly when the configs are equal."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)

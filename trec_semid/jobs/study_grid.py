@@ -1,6 +1,5 @@
 """What a study consists of: its config, and the planned runs that its steps and seeds expand to."""
 
-import json
 import re
 import tomllib
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, toml_value
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import join
 
@@ -120,7 +119,7 @@ def _as_word(value: object) -> str:
             tomllib.loads(f"value = {value}")
         except tomllib.TOMLDecodeError:
             return value
-    return json.dumps(value)
+    return toml_value(value)
 
 
 def _plan_run(

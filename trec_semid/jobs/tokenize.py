@@ -1,6 +1,7 @@
 """`trec-semid tokenize`: the content of a dataset to a tokenizer and semantic IDs."""
 
 import logging
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic import NonNegativeInt
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
-from trec_semid.core.logs import RunLog, say, set_up_console, working
+from trec_semid.core.logs import RunLog, say, set_up_console, track
 from trec_semid.core.paths import is_local
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
@@ -19,6 +20,7 @@ from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.shards import my_rank
 from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
@@ -119,10 +121,11 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
 
 
 def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Rows, config: TokenizeConfig, log: RunLog) -> None:
-    with working(f"fit {config.tokenizer.kind}") as work:
-        for report in tokenizer.fit(catalogue, rows, config.seed):
-            log.scalars({f"fit/{key}": value for key, value in report.scalars.items()}, step=report.round)
-            work.advance()
+    reports = tokenizer.fit(catalogue, rows, config.seed)
+    first = next(reports)  # tells how many rounds there will be
+    title = f"fit {config.tokenizer.kind}"
+    for report in track(chain([first], reports), title, first.num_rounds, shown=my_rank() == 0):
+        log.scalars({f"fit/{key}": value for key, value in report.scalars.items()}, step=report.round)
 
 
 def _write(

@@ -51,8 +51,11 @@ def weight_overlap(weights: Tensor) -> Tensor:
     Returns:
         () float.
     """
-    rows = nn.functional.normalize(weights.flatten(1), dim=1)
-    return (rows @ rows.T - torch.eye(len(rows), device=rows.device, dtype=rows.dtype)).square().sum()
+    rows = weights.flatten(1)
+    products = rows @ rows.T  # normalised after the product: E^2 numbers instead of every weight
+    lengths = products.diagonal().clamp(min=1e-24).sqrt()
+    cosines = products / torch.outer(lengths, lengths)
+    return (cosines - torch.eye(len(rows), device=rows.device, dtype=rows.dtype)).square().sum()
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:
