@@ -161,7 +161,7 @@ def execute(planned: PlannedRun, log: str, find_job: FindJob) -> Outcome:
             config = load_config(job.config, planned.files, planned.sets)
             job.run(config)
             if planned.verb == "report":
-                _mark_report(planned.folder, config)
+                _mark_report(RunFolder(planned.folder, planned.verb, started), config)
         except SemidError as refusal:
             error = str(refusal)
             sys.stderr.write(f"error: {error}\n")
@@ -180,9 +180,8 @@ def command_words(planned: PlannedRun) -> list[str]:
     return [planned.verb, *planned.files, *(word for text in planned.sets for word in ("--set", text))]
 
 
-def _mark_report(folder: str, config: Config) -> None:
+def _mark_report(run: RunFolder, config: Config) -> None:
     """Leave in a report's folder what a run folder has, so that the next study knows what it shows."""
-    run = RunFolder(folder, "report")
     run.start(config)
     run.write_metrics({}, seed=0, dataset="", dataset_checksum="", counts={})
 
