@@ -1,0 +1,70 @@
+"""The items of a batch, each named once: what a tokenizer inside a ranker reads.
+
+Legend: B rows of this rank's part of the batch, U distinct items, n and m history entries.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class ItemRows(NamedTuple):
+    """Targets and histories of B rows as positions among distinct items.
+
+    The most recent history entries of a row are `recent`, and their codes may be chosen afresh; those
+    before are `older`, and their codes are looked up.
+    """
+
+    rows: Tensor
+    """(U,) int64: distinct item rows of targets and recent entries; at least one."""
+    targets: Tensor
+    """(B,) int64: position of the target in `rows`; 0 for a padding row."""
+    recent: Tensor
+    """(n,) int64: positions in `rows`, row after row."""
+    recent_lengths: Tensor
+    """(B,) int64."""
+    older: Tensor
+    """(m,) int64: item rows, row after row."""
+    older_lengths: Tensor
+    """(B,) int64."""
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "ItemRows":
+        """Copy to a device."""
+        return ItemRows(*(part.to(device, non_blocking=non_blocking) for part in self))
+
+    def pinned(self) -> "ItemRows":
+        """Copy into page-locked memory."""
+        return ItemRows(*(part.pin_memory() for part in self))
+
+
+def find_item_rows(
+    targets: Array, history: Array, lengths: Array, *, num_recent: int | None, num_padding: int = 0
+) -> ItemRows:
+    """Name every item of a batch once.
+
+    Args:
+        targets: (b,) item rows.
+        history: item rows of the histories, row after row, oldest first.
+        lengths: (b,) entries of each row's history.
+        num_recent: most recent entries of a row that count as recent; None for all.
+        num_padding: padding rows to add, without history.
+    """
+    num_older = np.zeros_like(lengths) if num_recent is None else np.maximum(lengths - num_recent, 0)
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(len(history)) - np.repeat(starts, lengths)
+    is_recent = place >= np.repeat(num_older, lengths)
+    named = np.concatenate([targets, history[is_recent]]).astype(np.int64, copy=False)
+    rows, positions = np.unique(named, return_inverse=True)
+    padding = np.zeros(num_padding, np.int64)
+    return ItemRows(
+        torch.from_numpy(rows if len(rows) else np.zeros(1, np.int64)),
+        torch.from_numpy(np.append(positions[: len(targets)], padding).astype(np.int64)),
+        torch.from_numpy(positions[len(targets) :].astype(np.int64)),
+        torch.from_numpy(np.append(lengths - num_older, padding).astype(np.int64)),
+        torch.from_numpy(history[~is_recent].astype(np.int64)),
+        torch.from_numpy(np.append(num_older, padding).astype(np.int64)),
+    )

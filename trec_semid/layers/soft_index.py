@@ -1,0 +1,159 @@
+"""The differentiable index: the hard code forward, the softmax over all codes backward.
+
+Legend: B items, R positions, K codes of a codebook, D latent width, V width of what is looked up.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize
+
+Similarity = Literal["cosine", "euclidean"]
+_CHUNK_BYTES = 32 * 2**20
+"""Bound on one (R, rows, K) tensor of scores; a few of them live at a time."""
+
+
+class GumbelNoise(NamedTuple):
+    """Noise on the scores, drawn again from its seed in backward instead of being kept."""
+
+    scale: float
+    seed: int
+
+
+class Picked(NamedTuple):
+    """What was looked up."""
+
+    vectors: Tensor
+    """(B, R, V): values[r, codes[b, r]], with the gradient of the soft index."""
+    codes: Tensor
+    """(B, R) int64."""
+
+
+def soft_lookup(
+    latents: Tensor,
+    codebooks: Tensor,
+    values: Tensor,
+    *,
+    similarity: Similarity,
+    temperature: float,
+    noise: GumbelNoise | None = None,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Picked:
+    """Look up each latent's code so that the choice itself gets a gradient.
+
+    p = similarity(z, C) / temperature, soft = softmax(p), hard = onehot(argmax p),
+    ind = soft + sg(hard - soft), out = ind E: d loss / d soft = (d loss / d out) E^T over all K codes,
+    d loss / d E = hard^T (d loss / d out). Source: MMQ: Multimodal Mixture-of-Quantization
+    tokenization, 2025, eq 15-18; the Euclidean similarity is -|z - C_j|^2. With noise, p + scale * g
+    with g ~ Gumbel(0, 1) takes the place of p in both.
+
+    Scores exist for a chunk of items at a time and are computed again in backward: memory beyond inputs
+    and outputs does not grow with B, and not with K either until a single item fills a chunk.
+
+    Args:
+        latents: (B, R, D).
+        codebooks: (R, K, D).
+        values: (R, K, V).
+        similarity: how a code is chosen.
+        temperature: small is sharp; cosines lie in [-1, 1].
+        noise: none where not given.
+        chunk_bytes: bound on the scores of a chunk.
+    """
+    queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, temperature)
+    rows = max(1, chunk_bytes // (4 * codebooks.shape[0] * codebooks.shape[1]))
+    vectors, codes = _SoftLookup.apply(queries, keys, bias, values, _Scores(scale, noise, rows))
+    return Picked(vectors.transpose(0, 1), codes.T)
+
+
+def nearest(
+    latents: Tensor, codebooks: Tensor, *, similarity: Similarity, chunk_bytes: int = _CHUNK_BYTES
+) -> Tensor:
+    """Return (B, R) int64: the most similar code of each position; the lowest code wins a tie."""
+    with torch.no_grad():
+        queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, 1.0)
+        rows = max(1, chunk_bytes // (4 * codebooks.shape[0] * codebooks.shape[1]))
+        scored = _Scores(scale, None, rows).chunks(queries, keys, bias)
+        none = torch.empty(len(codebooks), 0, dtype=torch.int64, device=latents.device)
+        return torch.cat([none, *(scores.argmax(-1) for _, scores in scored)], dim=1).T
+
+
+def _scored_by(
+    latents: Tensor, codebooks: Tensor, similarity: Similarity, temperature: float
+) -> tuple[Tensor, Tensor, float, Tensor | None]:
+    """Return queries (R, B, D), keys (R, K, D), scale and bias (R, 1, K): p = scale * q k^T + bias."""
+    queries = latents.transpose(0, 1)
+    if similarity == "cosine":
+        return normalize(queries, dim=-1), normalize(codebooks, dim=-1), 1 / temperature, None
+    # |z|^2 is the same for all codes: softmax and argmax do without it.
+    return queries, codebooks, 2 / temperature, (codebooks.square().sum(-1) / -temperature).unsqueeze(1)
+
+
+class _Scores(NamedTuple):
+    """How scores are made, chunk by chunk and twice alike."""
+
+    scale: float
+    noise: GumbelNoise | None
+    chunk_rows: int
+
+    def chunks(self, queries: Tensor, keys: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield stretches of items with their scores (R, rows, K)."""
+        generator = None
+        if self.noise:
+            generator = torch.Generator(queries.device).manual_seed(self.noise.seed)
+        for start in range(0, queries.shape[1], self.chunk_rows):
+            rows = slice(start, start + self.chunk_rows)
+            scores = torch.bmm(queries[:, rows], keys.mT).mul_(self.scale)
+            if bias is not None:
+                scores += bias
+            if self.noise and generator is not None:
+                uniform = torch.rand(scores.shape, generator=generator, device=scores.device)
+                gumbel = uniform.clamp_(1e-9, 1 - 1e-7).log_().neg_().log_().neg_()
+                scores += gumbel.mul_(self.noise.scale)
+            yield rows, scores
+
+
+class _SoftLookup(torch.autograd.Function):
+    """(queries, keys, bias, values) to (vectors (R, B, V), codes (R, B))."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, bias: Tensor | None, values: Tensor, scores: _Scores
+    ) -> tuple[Tensor, Tensor]:
+        """Choose codes and pick their values."""
+        codes = torch.empty(queries.shape[:2], dtype=torch.int64, device=queries.device)
+        for rows, scored in scores.chunks(queries, keys, bias):
+            codes[:, rows] = scored.argmax(-1)
+        ctx.save_for_backward(queries, keys, bias, values, codes)
+        ctx.mark_non_differentiable(codes)
+        ctx.scores = scores
+        return values.flatten(0, 1)[_flat(codes, values.shape[1])], codes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Send the gradient through the softmax over all codes, and to the rows that were picked."""
+        queries, keys, bias, values, codes = ctx.saved_tensors
+        grad, scores = grads[0].contiguous(), ctx.scores
+        grad_queries, grad_keys = torch.empty_like(queries), torch.zeros_like(keys)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        if any(ctx.needs_input_grad[:3]):
+            for rows, scored in scores.chunks(queries, keys, bias):
+                soft = torch.softmax(scored, dim=-1)
+                through = torch.bmm(grad[:, rows], values.mT)
+                through = torch._softmax_backward_data(through, soft, -1, soft.dtype)  # pyright: ignore[reportPrivateUsage]
+                grad_queries[:, rows] = torch.bmm(through, keys)
+                grad_keys.baddbmm_(through.mT, queries[:, rows])
+                if grad_bias is not None:
+                    grad_bias += through.sum(1, keepdim=True)
+        grad_values = torch.zeros_like(values)
+        flat = _flat(codes, values.shape[1]).flatten()
+        grad_values.flatten(0, 1).index_add_(0, flat, grad.flatten(0, 1))
+        return grad_queries.mul_(scores.scale), grad_keys.mul_(scores.scale), grad_bias, grad_values, None
+
+
+def _flat(codes: Tensor, num_codes: int) -> Tensor:
+    """Return (R, B) rows of values laid out (R * K, V)."""
+    return codes + torch.arange(len(codes), device=codes.device).unsqueeze(1) * num_codes

@@ -1,0 +1,236 @@
+"""A ranker with its tokenizer in the loop: content to codes to loss, and the gradient all the way back.
+
+Legend: B rows, U distinct items of the batch, R positions, K codes, D table width, F features.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, final
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from trec_semid.core.config import Config
+from trec_semid.data.features import Feature
+from trec_semid.data.item_rows import ItemRows
+from trec_semid.embeddings.code_tables import CodeTables
+from trec_semid.embeddings.collection import PooledTables
+from trec_semid.layers.soft_index import GumbelNoise, soft_lookup
+from trec_semid.models.ranker import DenseRanker
+from trec_semid.tokenizers.contents import Contents
+from trec_semid.tokenizers.learned import LearnedTokenizer
+
+CODE_ROLES = ("item_code", "history_code")
+
+
+class TuningConfig(Config):
+    """Fine-tuning of the tokenizer by the ranker's loss."""
+
+    estimator: Literal["straight_through", "gumbel", "frozen"] = "straight_through"
+    """How the choice of a code gets its gradient: `straight_through` as published; `gumbel` chooses under
+    noise that fades; `frozen` not at all, which is the baseline in the same harness."""
+    temperature: PositiveFloat | None = None
+    """Of the soft index; the tokenizer's own where not given."""
+    learning_rate: PositiveFloat = 1e-4
+    """Of the tokenizer, beside the ranker's own."""
+    reconstruction_weight: NonNegativeFloat = 0.5
+    """alpha' of the paper's eq 19."""
+    auxiliary_weight: NonNegativeFloat = 0.5
+    """beta' of the paper's eq 19."""
+    warmup_epochs: NonNegativeFloat = 1.0
+    """Epochs on frozen codes before the tokenizer moves."""
+    recent_items: NonNegativeInt | Literal["all"] = "all"
+    """History entries of a row, most recent first, whose codes are chosen afresh; older ones are looked up
+    in the map. `all` is the paper's form."""
+    refresh_steps: PositiveInt | None = None
+    """Steps between refreshes of the item -> code map; before each evaluation only where not given."""
+    noise_start: NonNegativeFloat = 1.0
+    """`gumbel`: scale of the noise when the tokenizer begins to move."""
+    noise_decay_epochs: PositiveFloat = 1.0
+    """`gumbel`: epochs over which the noise fades to 0 in a straight line."""
+    entropy_floor: float = Field(0.5, ge=0, le=1)
+    """Collapse: the run stops where the mean entropy or the used codes fall below this share of the start."""
+
+
+@final
+class RankerInTheLoop(nn.Module):
+    """Tables, tokenizer and dense part together. Runs unsharded; sharding is applied from outside.
+
+    Codes of a batch's items are chosen from their content once an item, and looked up in the fetched code
+    tables through the soft index (MMQ eq 15-18); without content, and for older history, the code is the
+    map's. With the map's codes it is the plain ranker, number for number.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self,
+        sparse: PooledTables,
+        code_tables: CodeTables,
+        tokenizer: LearnedTokenizer,
+        dense: DenseRanker,
+        features: Sequence[Feature],
+        codes: Tensor,
+        *,
+        pooling: Literal["mean", "sum"],
+        temperature: float | None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            sparse: tables of all features that are no codes.
+            code_tables: one table a position.
+            tokenizer: fitted.
+            dense: over all features, codes included.
+            features: all of them, in the order the dense part reads.
+            codes: (N, R) item -> code map to start from.
+            pooling: how history entries become one vector.
+            temperature: of the soft index; None takes the tokenizer's.
+        """
+        super().__init__()
+        self.sparse, self.code_tables, self.tokenizer, self.dense = sparse, code_tables, tokenizer, dense
+        self.pooling, self.temperature = pooling, temperature or tokenizer.temperature
+        self.has_history = any(feature.role == "history_code" for feature in features)
+        order = [*(f for f in features if f.role not in CODE_ROLES), *(f for f in features if f.role == "item_code")]
+        order += [f for f in features if f.role == "history_code"]
+        places = {feature.name: place for place, feature in enumerate(order)}
+        self._places = [places[feature.name] for feature in features]
+        self.register_buffer("codes", codes)
+
+    def forward(
+        self,
+        features: KeyedJaggedTensor,
+        items: ItemRows,
+        contents: Contents | None = None,
+        noise: GumbelNoise | None = None,
+    ) -> "Scored":
+        """Return logits, the codes of the batch's items, and how well they rebuild their content.
+
+        Args:
+            features: of all features that are no codes.
+            items: targets and histories.
+            contents: of `items.rows`; None looks all codes up in the map.
+            noise: on the choice.
+        """
+        tables = self.code_tables()
+        vectors, codes, errors = self._item_vectors(tables, items, contents, noise)
+        parts = [self.sparse(features), vectors[items.targets]]
+        if self.has_history:
+            parts.append(self._pool(tables, vectors, items))
+        blocks = torch.cat(parts, dim=1).unflatten(1, (len(self._places), -1))
+        return Scored(self.dense(blocks[:, self._places].flatten(1)), codes, errors)
+
+    def _item_vectors(
+        self, tables: Tensor, items: ItemRows, contents: Contents | None, noise: GumbelNoise | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return (U, R * D), codes (U, R) and errors of the distinct items."""
+        if contents is None:
+            codes = self.codes[items.rows].long()
+            return _rows_of(tables, codes).flatten(1), codes, {}
+        views, codebooks = self.tokenizer.view(contents), self.tokenizer.codebooks
+        # Codewords and table rows side by side: one pass over the scores serves both.
+        values = torch.cat([tables[:, :-1], codebooks], dim=2)
+        picked = soft_lookup(
+            views.latents,
+            codebooks,
+            values,
+            similarity=self.tokenizer.similarity,
+            temperature=self.temperature,
+            noise=noise,
+        )
+        rows, codewords = picked.vectors.split([tables.shape[2], codebooks.shape[2]], dim=2)
+        rows = torch.where(views.present.unsqueeze(2), rows, tables[:, -1])
+        codes = torch.where(views.present, picked.codes, codebooks.shape[1])
+        return rows.flatten(1), codes, self.tokenizer.errors(views, codewords, contents)
+
+    def _pool(self, tables: Tensor, vectors: Tensor, items: ItemRows) -> Tensor:
+        """Return (B, R * D): history entries added up, or their mean."""
+        ends = items.recent_lengths.cumsum(0)
+        pooled = functional.embedding_bag(items.recent, vectors, ends - items.recent_lengths, mode="sum")
+        if len(items.older):
+            pooled = pooled + self._pool_older(tables, items)
+        if self.pooling == "sum":
+            return pooled
+        return pooled / (items.recent_lengths + items.older_lengths).clamp(min=1).unsqueeze(1)
+
+    def _pool_older(self, tables: Tensor, items: ItemRows) -> Tensor:
+        num_positions, num_rows, _ = tables.shape
+        shift = torch.arange(num_positions, device=tables.device).unsqueeze(1)
+        chosen = self.codes[items.older].long().T + shift * num_rows
+        starts = (items.older_lengths.cumsum(0) - items.older_lengths) + shift * len(items.older)
+        bags = functional.embedding_bag(chosen.flatten(), tables.flatten(0, 1), starts.flatten(), mode="sum")
+        return bags.unflatten(0, (num_positions, -1)).transpose(0, 1).flatten(1)
+
+
+class Scored(NamedTuple):
+    """What the ranker says of B rows and their U distinct items."""
+
+    logits: Tensor
+    """(B,)."""
+    codes: Tensor
+    """(U, R) int64; K where missing."""
+    errors: dict[str, Tensor]
+    """Name to (U,): squared errors of the rebuilt content; empty without content."""
+
+
+class LoopOutput(NamedTuple):
+    """What one rank says of its part of a batch."""
+
+    loss: Tensor
+    """() this rank's part of the loss, times the number of ranks: its mean over ranks is the global mean."""
+    logits: Tensor
+    """(B,)."""
+    codes: Tensor
+    """(U, R)."""
+    terms: dict[str, Tensor]
+    """This rank's parts of the unweighted losses, scaled like `loss`."""
+
+
+@final
+class RankerInTheLoopWithLoss(nn.Module):
+    """L = BCE + alpha' L_recon + beta' L_aux (MMQ eq 19), all means over the rows of the global batch.
+
+    The anchors L_recon and L_aux are those of the rows' target items, so that an item weighs as much as it
+    is shown, and shares of ranks add up to the global batch.
+    """
+
+    def __init__(self, ranker: RankerInTheLoop, config: TuningConfig, *, world_size: int) -> None:
+        super().__init__()
+        self.ranker, self.world_size = ranker, world_size
+        self.anchor_weights = {
+            "reconstruction": config.reconstruction_weight,
+            "auxiliary": config.auxiliary_weight,
+        }
+
+    def forward(
+        self,
+        features: KeyedJaggedTensor,
+        labels: Tensor,
+        weights: Tensor,
+        global_size: int,
+        items: ItemRows,
+        contents: Contents | None = None,
+        noise: GumbelNoise | None = None,
+    ) -> LoopOutput:
+        """Return the loss of (B,) labels and weights (0 for padding rows)."""
+        scored = self.ranker(features, items, contents, noise)
+        share = self.world_size / global_size
+        total = functional.binary_cross_entropy_with_logits(
+            scored.logits, labels, weight=weights, reduction="sum"
+        )
+        terms = {"bce": total * share}
+        loss = terms["bce"]
+        for name, errors in scored.errors.items():
+            terms[name] = (errors[items.targets] * weights).sum() * share
+            loss = loss + self.anchor_weights[name] * terms[name]
+        said = {name: term.detach() for name, term in terms.items()}
+        return LoopOutput(loss, scored.logits.detach(), scored.codes, said)
+
+
+def _rows_of(tables: Tensor, codes: Tensor) -> Tensor:
+    """Return (U, R, D): row codes[u, r] of table r."""
+    num_positions, num_rows, dim = tables.shape
+    flat = codes + torch.arange(num_positions, device=codes.device) * num_rows
+    return functional.embedding(flat, tables.reshape(-1, dim))
