@@ -1,4 +1,4 @@
-"""Cosine quantisation: nearest codes, and the two ways gradients pass the choice.
+"""Nearest codes by cosine or distance, and the two ways gradients pass the choice.
 
 Legend: B items, R positions, K codes of a codebook, D width. Codebooks are (R, K, D).
 """
@@ -26,6 +26,16 @@ def nearest_codes(latents: Tensor, codebooks: Tensor) -> Tensor:
     # The length of a latent does not move its argmax, so only the codebooks are normalised.
     products = torch.bmm(latents.transpose(0, 1), normalize(codebooks, dim=-1).mT)
     return products.argmax(-1).T.contiguous()
+
+
+def squared_distances(points: Tensor, codebook: Tensor) -> Tensor:
+    """Return (B, K): ||p - C_j||^2 - ||p||^2, which ranks the codewords of (B, D) points by distance."""
+    return torch.addmm(codebook.square().sum(1), points, codebook.T, alpha=-2)
+
+
+def nearest_codeword(points: Tensor, codebook: Tensor) -> Tensor:
+    """Return (B,) int64: the codeword of (K, D) at the smallest distance from each of (B, D) points."""
+    return squared_distances(points, codebook).argmin(1)
 
 
 def pick_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:

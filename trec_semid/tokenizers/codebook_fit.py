@@ -5,18 +5,19 @@ Legend: B items, R positions, K codes, D width.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.contents import Catalogue, Rows
+from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.shards import (
     copy_from,
     my_rank,
@@ -57,45 +58,8 @@ class CodebookFitConfig(Config):
         return self
 
 
-class Objective(NamedTuple):
-    """Losses of a batch."""
-
-    items: Tensor
-    """(): weighted loss, summed over the batch's items."""
-    weights: Tensor
-    """(): weighted loss of the weights alone."""
-    codes: Tensor
-    """(B, R) int64; K where missing."""
-    terms: dict[str, Tensor]
-    """Each unweighted term, summed over the items, for the log; holds `reconstruction`."""
-
-
-class Learner(Protocol):
-    """What this training needs of a tokenizer."""
-
-    codebooks: nn.Parameter
-    """(R, K, D)."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything to be learned."""
-        ...
-
-    def latents(self, contents: Contents) -> tuple[Tensor, Tensor]:
-        """Return (B, R, D) and its presence (B, R)."""
-        ...
-
-    def objective(self, contents: Contents, *, quantized: bool) -> Objective:
-        """Return the losses of a batch."""
-        ...
-
-
 def fit_codebooks(
-    model: Learner, catalogue: Catalogue, rows: Rows, *, seed: int, config: CodebookFitConfig
+    model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, *, seed: int, config: CodebookFitConfig
 ) -> Iterator[FitReport]:
     """Train and yield the means of every epoch.
 
@@ -128,7 +92,7 @@ def fit_codebooks(
 
 
 def _train_epoch(
-    model: Learner,
+    model: LearnedTokenizer,
     optimizer: torch.optim.Optimizer,
     catalogue: Catalogue,
     rows: Rows,
@@ -156,23 +120,33 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def start_codebooks(model: Learner, catalogue: Catalogue, rows: Rows, seed: int) -> None:
-    """Set every codebook to spherical k-means clusters of its latents; ranks take positions in turn."""
-    latents, present = _latents(model, catalogue, rows)
-    for position, codebook in enumerate(model.codebooks):
-        owner = position % world_size()
-        if owner == my_rank():
-            points = latents[present[:, position], position]
-            position_seed = derive_seed(seed, "kmeans", position)
-            clusters = fit_kmeans(points.cpu().numpy(), len(codebook), seed=position_seed, spherical=True)
-            # Cosine assignment ignores length, the decoder does not: codewords start as long as latents are.
-            codebook.copy_(torch.from_numpy(clusters.centroids).to(codebook) * points.norm(dim=1).mean())
-        codebook.copy_(copy_from(owner, codebook))
+def start_codebooks(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, seed: int) -> None:
+    """Set every codebook to k-means clusters of its latents, spherical where codes are chosen by cosine.
+
+    Stage by stage: residual levels cluster what the levels above left over. Ranks take positions in turn.
+    """
+    spherical = model.similarity == "cosine"
+    for stage in model.stages:
+        latents, present = _latents(model, catalogue, rows)
+        for turn, position in enumerate(stage):
+            codebook, owner = model.codebooks[position], turn % world_size()
+            if owner == my_rank():
+                points = latents[present[:, position], position]
+                clusters = fit_kmeans(
+                    points.cpu().numpy(),
+                    len(codebook),
+                    seed=derive_seed(seed, "kmeans", position),
+                    spherical=spherical,
+                )
+                # Cosine assignment ignores length, the decoder does not: codewords start as long as latents.
+                length = points.norm(dim=1).mean() if spherical else 1.0
+                codebook.copy_(torch.from_numpy(clusters.centroids).to(codebook) * length)
+            codebook.copy_(copy_from(owner, codebook))
 
 
 @torch.no_grad()
 def revive_codes(
-    model: Learner,
+    model: LearnedTokenizer,
     optimizer: torch.optim.Optimizer,
     catalogue: Catalogue,
     rows: Rows,
@@ -198,12 +172,12 @@ def revive_codes(
     return int(dead.sum())
 
 
-def _latents(model: Learner, catalogue: Catalogue, rows: Rows) -> tuple[Tensor, Tensor]:
+def _latents(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows) -> tuple[Tensor, Tensor]:
     parts = [model.latents(contents.to(model.device)) for _, contents in catalogue.chunks(rows, _CHUNK_ROWS)]
     return torch.cat([latents for latents, _ in parts]), torch.cat([present for _, present in parts])
 
 
-def _sample(rows: Rows, model: Learner, config: CodebookFitConfig, seed: int) -> Rows:
+def _sample(rows: Rows, model: LearnedTokenizer, config: CodebookFitConfig, seed: int) -> Rows:
     size = min(len(rows), max(config.kmeans_items, 20 * model.codebooks.shape[1]))
     return np.sort(numpy_generator(seed, "kmeans items").choice(rows, size=size, replace=False))
 

@@ -4,7 +4,7 @@ Legend: B items, M modalities, R positions (= experts), D latent width.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -21,9 +21,10 @@ from trec_semid.layers.quantize import (
     quantize_soft_index,
     quantize_straight_through,
 )
-from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, Objective, fit_codebooks
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows, require_items
-from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
+from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
+from trec_semid.tokenizers.tokenizer import FitReport
 
 
 class MmqConfig(Config):
@@ -56,21 +57,8 @@ class MmqConfig(Config):
     fit: CodebookFitConfig = CodebookFitConfig()
 
 
-class Views(NamedTuple):
-    """What the experts and gates make of B items."""
-
-    x: Tensor
-    """(B, sum of widths): standardised content."""
-    latents: Tensor
-    """(B, R, D): shared experts first, then each modality's."""
-    present: Tensor
-    """(B, R) bool: False where a specific expert's modality is missing."""
-    gates: Tensor
-    """(B, R): weight of each position in the sum; 1 for shared, 0 where missing."""
-
-
 @final
-class Mmq(Tokenizer):
+class Mmq(LearnedTokenizer):
     """Shared experts read all modalities, specific experts one; each picks a code by angle.
 
     z_s,i = E_s,i(x), z_m,i = E_m,i(x_m), g_m = softmax(MLP_m(x_m)), c_i = argmax_j cos(z_i, C_i,j),
@@ -82,7 +70,7 @@ class Mmq(Tokenizer):
 
     def __init__(self, config: MmqConfig, dims: Mapping[str, int]) -> None:
         super().__init__(config, dims)
-        self.mmq_config = config
+        self.mmq_config, self.similarity = config, "cosine"
         widths, latent_dim, hidden = list(dims.values()), config.latent_dim, config.expert_hidden_dim
         self.shared = Experts(sum(widths), latent_dim, config.num_shared, hidden_dim=hidden)
         self.specific = nn.ModuleList(
@@ -104,6 +92,11 @@ class Mmq(Tokenizer):
     def codebook_sizes(self) -> tuple[int, ...]:
         """K at every position."""
         return (self.mmq_config.codebook_size,) * self.codebooks.shape[0]
+
+    @property
+    def temperature(self) -> float:
+        """Of the soft index."""
+        return self.mmq_config.temperature
 
     @property
     def position_names(self) -> tuple[str, ...]:
@@ -142,23 +135,22 @@ class Mmq(Tokenizer):
         latents = torch.cat([self.shared(x), *parts], dim=1)
         return Views(x, latents, self._at_positions(contents.present), self._gates(x, contents.present))
 
-    def latents(self, contents: Contents) -> tuple[Tensor, Tensor]:
-        """Return latents (B, R, D) and which of them are present (B, R)."""
-        views = self.view(contents)
-        return views.latents, views.present
+    def errors(self, views: Views, vectors: Tensor, contents: Contents) -> dict[str, Tensor]:
+        """Return the errors of eq 9 (`reconstruction`) and eq 10 (`auxiliary`) of each item."""
+        fused = torch.einsum("br,brd->bd", views.gates, vectors)
+        rebuilt = {"reconstruction": self.decoder(fused), "auxiliary": self._auxiliary(vectors)}
+        return {
+            name: self.standardiser.errors(views.x, guess, contents.present).sum(1)
+            for name, guess in rebuilt.items()
+        }
 
     def objective(self, contents: Contents, *, quantized: bool) -> Objective:
         """Return the losses of eq 9-14, summed over the items (see `docs/tokenizers.md`)."""
         config, views = self.mmq_config, self.view(contents)
         chosen = self._quantize(views.latents) if quantized else _as_it_is(views.latents)
-        fused = torch.einsum("br,brd->bd", views.gates, chosen.vectors)
-        errors = self.standardiser.errors(views.x, self.decoder(fused), contents.present)
-        auxiliary = self.standardiser.errors(views.x, self._auxiliary(chosen.vectors), contents.present)
-        terms = {
-            "reconstruction": errors.sum(),
-            "auxiliary": auxiliary.sum(),
-            "quantization": torch.where(views.present, chosen.loss, 0.0).sum(),
-        }
+        errors = self.errors(views, chosen.vectors, contents)
+        terms = {name: error.sum() for name, error in errors.items()}
+        terms["quantization"] = torch.where(views.present, chosen.loss, 0.0).sum()
         items = config.reconstruction_weight * terms["reconstruction"]
         items = items + config.auxiliary_weight * terms["auxiliary"]
         items = items + config.quantization_weight * terms["quantization"]

@@ -1,0 +1,89 @@
+"""Tokenizers whose codebooks learn by gradient, so that a ranker can tune them.
+
+Legend: B items, R positions, K codes, D sum of the modalities' widths, D_latent width of a codeword.
+"""
+
+from abc import abstractmethod
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from trec_semid.tokenizers.contents import Contents
+from trec_semid.tokenizers.tokenizer import Tokenizer
+
+Similarity = Literal["cosine", "euclidean"]
+
+
+class Views(NamedTuple):
+    """What a tokenizer makes of B items before it chooses codes."""
+
+    x: Tensor
+    """(B, D): standardised content."""
+    latents: Tensor
+    """(B, R, D_latent): what each position chooses its code for."""
+    present: Tensor
+    """(B, R) bool: False where the modality that the position reads is missing."""
+    gates: Tensor
+    """(B, R): weight of each position in the sum; ones where a method has no gates, 0 where missing."""
+
+
+class Objective(NamedTuple):
+    """Losses of a batch."""
+
+    items: Tensor
+    """(): weighted loss, summed over the batch's items."""
+    weights: Tensor
+    """(): weighted loss of the weights alone."""
+    codes: Tensor
+    """(B, R) int64; K where missing."""
+    terms: dict[str, Tensor]
+    """Each unweighted term, summed over the items, for the log; holds `reconstruction`."""
+
+
+class LearnedTokenizer(Tokenizer):
+    """A tokenizer with one codebook for each position, all of one size.
+
+    The code of position r is the codeword of `codebooks[r]` nearest to `view(contents).latents[:, r]`.
+    """
+
+    codebooks: nn.Parameter
+    """(R, K, D_latent)."""
+    similarity: Similarity
+    """How a code is chosen: largest cosine, or smallest squared distance."""
+
+    @property
+    @abstractmethod
+    def temperature(self) -> float:
+        """Of the soft index: softmax(cosine / temperature), or softmax(-squared distance / temperature)."""
+
+    @property
+    def stages(self) -> tuple[tuple[int, ...], ...]:
+        """Positions in the order codebooks start; a stage's latents depend on the codes of those before."""
+        return (tuple(range(self.codebooks.shape[0])),)
+
+    @abstractmethod
+    def view(self, contents: Contents) -> Views:
+        """Return the latents, with gradients to the networks that make them."""
+
+    @abstractmethod
+    def errors(self, views: Views, vectors: Tensor, contents: Contents) -> dict[str, Tensor]:
+        """Return squared errors of each item rebuilt from quantised vectors, differentiable in them.
+
+        Args:
+            views: of the same contents.
+            vectors: (B, R, D_latent), a codeword or a mixture of codewords for each position.
+            contents: B items.
+
+        Returns:
+            `reconstruction` (B,), in the one convention of all tokenizers, and `auxiliary` (B,) where
+            the method has such a loss.
+        """
+
+    @abstractmethod
+    def objective(self, contents: Contents, *, quantized: bool) -> Objective:
+        """Return the losses of a batch, without codes where not `quantized`."""
+
+    def latents(self, contents: Contents) -> tuple[Tensor, Tensor]:
+        """Return latents (B, R, D_latent) and which of them are present (B, R)."""
+        views = self.view(contents)
+        return views.latents, views.present
