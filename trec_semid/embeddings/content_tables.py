@@ -32,18 +32,9 @@ class ContentTables(nn.Module):
         super().__init__()
         self.dims = dict(dims)
         """Modality to width, in the tokenizer's order."""
-        self.tables = EmbeddingCollection(
-            [
-                EmbeddingConfig(
-                    name=content_table(name),
-                    num_embeddings=num_items,
-                    embedding_dim=-(-dim // _MULTIPLE) * _MULTIPLE,
-                    feature_names=[f"content_{name}"],
-                    data_type=DataType.FP16,
-                )
-                for name, dim in dims.items()
-            ],
-            device=torch.device(device),
+        # A collection each: the tables of one must have one width.
+        self.tables = nn.ModuleDict(
+            {name: _table(name, dim, num_items, device) for name, dim in dims.items()}
         )
         self.register_buffer("present", torch.zeros(num_items, len(dims), dtype=torch.bool))
 
@@ -53,13 +44,25 @@ class ContentTables(nn.Module):
 
         U may differ between ranks.
         """
-        features = [f"content_{name}" for name in self.dims]
-        lengths = torch.full((len(features),), len(rows), dtype=torch.int32, device=rows.device)
-        looked_up: Any = self.tables(keyed_jagged(features, rows.repeat(len(features)), lengths))
-        if isinstance(looked_up, LazyAwaitable):
-            looked_up = looked_up.wait()
-        vectors = [looked_up[f"content_{name}"].values()[:, :dim].float() for name, dim in self.dims.items()]
+        lengths = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
+        found: list[Any] = [self.tables[name](keyed_jagged([name], rows, lengths)) for name in self.dims]
+        waited = [some.wait() if isinstance(some, LazyAwaitable) else some for some in found]
+        vectors = [
+            some[name].values()[:, :dim].float()
+            for some, (name, dim) in zip(waited, self.dims.items(), strict=True)
+        ]
         return tuple(vectors), self.present[rows]
+
+
+def _table(modality: str, dim: int, num_items: int, device: str) -> EmbeddingCollection:
+    config = EmbeddingConfig(
+        name=content_table(modality),
+        num_embeddings=num_items,
+        embedding_dim=-(-dim // _MULTIPLE) * _MULTIPLE,
+        feature_names=[modality],
+        data_type=DataType.FP16,
+    )
+    return EmbeddingCollection([config], device=torch.device(device))
 
 
 def content_table(modality: str) -> str:

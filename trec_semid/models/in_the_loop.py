@@ -93,7 +93,10 @@ class RankerInTheLoop(nn.Module):
         self.sparse, self.code_tables, self.tokenizer, self.dense = sparse, code_tables, tokenizer, dense
         self.pooling, self.temperature = pooling, temperature or tokenizer.temperature
         self.has_history = any(feature.role == "history_code" for feature in features)
-        order = [*(f for f in features if f.role not in CODE_ROLES), *(f for f in features if f.role == "item_code")]
+        order = [
+            *(f for f in features if f.role not in CODE_ROLES),
+            *(f for f in features if f.role == "item_code"),
+        ]
         order += [f for f in features if f.role == "history_code"]
         places = {feature.name: place for place, feature in enumerate(order)}
         self._places = [places[feature.name] for feature in features]
@@ -212,6 +215,7 @@ class RankerInTheLoopWithLoss(nn.Module):
         global_size: int,
         items: ItemRows,
         contents: Contents | None = None,
+        *,
         noise: GumbelNoise | None = None,
     ) -> LoopOutput:
         """Return the loss of (B,) labels and weights (0 for padding rows)."""

@@ -7,7 +7,7 @@ from torch.distributed.optim.apply_optimizer_in_backward import (
 )
 from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.comm_ops import set_gradient_division
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 
 from trec_semid.core.errors import PlanError
 from trec_semid.core.ranks import Ranks
@@ -17,7 +17,12 @@ from trec_semid.sharding.tables import find_tables, table_sharders, table_weight
 
 
 def shard_model(
-    model: nn.Module, plan: TablePlan, ranks: Ranks, optimizer: SparseOptimizerConfig
+    model: nn.Module,
+    plan: TablePlan,
+    ranks: Ranks,
+    optimizer: SparseOptimizerConfig,
+    *,
+    skips_parameters: bool = False,
 ) -> DistributedModelParallel:
     """Place the tables of a model as planned and replicate the rest.
 
@@ -32,6 +37,7 @@ def shard_model(
         plan: made for as many ranks as there are.
         ranks: this process among its peers.
         optimizer: of the tables.
+        skips_parameters: whether some steps leave dense parameters without a gradient.
 
     Raises:
         PlanError: the plan is for another number of ranks or for other tables.
@@ -41,6 +47,29 @@ def shard_model(
     for weight in table_weights(model).values():
         # One call each: the library changes the keyword arguments it is given.
         apply_in_backward(optimizer.torch_class, [weight], optimizer.arguments())
+    with without_library_warnings():
+        return DistributedModelParallel(
+            model,
+            device=ranks.device,
+            plan=plan.sharding_plan,
+            sharders=table_sharders(),
+            data_parallel_wrapper=DefaultDataParallelWrapper(
+                static_graph=not skips_parameters, find_unused_parameters=skips_parameters
+            ),
+        )
+
+
+def shard_frozen(model: nn.Module, plan: TablePlan, ranks: Ranks) -> DistributedModelParallel:
+    """Place tables that nothing trains: no optimizer state, and a rate of 0 should a gradient come by.
+
+    Args:
+        model: whose forward makes no gradient; tables on `meta` or on CPU.
+        plan: made for as many ranks as there are.
+        ranks: this process among its peers.
+    """
+    _check_plan(model, plan, ranks)
+    for weight in table_weights(model).values():
+        apply_in_backward(torch.optim.SGD, [weight], {"lr": 0.0})
     with without_library_warnings():
         return DistributedModelParallel(
             model, device=ranks.device, plan=plan.sharding_plan, sharders=table_sharders()
