@@ -138,7 +138,8 @@ def plain_step(features: tuple[Feature, ...]) -> Step:
     model = PlainRanker(features)
     optimizers = OptimizersConfig()
     sparse = torch.optim.Adagrad(model.tables.parameters(), lr=optimizers.tables.learning_rate)
-    dense = build_dense_optimizer(model.dense.parameters(), optimizers.dense)
+    group = {"params": list(model.dense.parameters()), "weight_decay": optimizers.dense.weight_decay}
+    dense = build_dense_optimizer([group], optimizers.dense)
 
     def step(batch: RankingBatch) -> float:
         lengths = batch.features.lengths.long().view(len(features), -1)

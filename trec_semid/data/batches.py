@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trec_semid.data.item_rows import ItemRows
+
 
 class Jagged(NamedTuple):
     """Ids of one or more features over the same rows, feature by feature (torchrec's KJT layout)."""
@@ -40,6 +42,8 @@ class RankingBatch(NamedTuple):
     """(B,) int64: positions in the split's events, for joining predictions back; -1 for padding."""
     global_size: int
     """Real rows of this batch over all ranks; the loss is the mean over these."""
+    items: ItemRows | None = None
+    """Targets and histories by distinct item, for a tokenizer in the loop; `features` has no codes then."""
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "RankingBatch":
         """Copy to a device."""
@@ -49,6 +53,7 @@ class RankingBatch(NamedTuple):
             self.weights.to(device, non_blocking=non_blocking),
             self.rows.to(device, non_blocking=non_blocking),
             self.global_size,
+            self.items and self.items.to(device, non_blocking=non_blocking),
         )
 
     def pinned(self) -> "RankingBatch":
@@ -62,4 +67,5 @@ class RankingBatch(NamedTuple):
             self.weights.pin_memory(),
             self.rows.pin_memory(),
             self.global_size,
+            self.items and self.items.pinned(),
         )

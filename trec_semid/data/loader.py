@@ -11,6 +11,7 @@ import torch
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.batches import Jagged, RankingBatch
 from trec_semid.data.features import Feature, Sources
+from trec_semid.data.item_rows import ItemRows, find_item_rows
 from trec_semid.data.ragged import Ragged
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,16 +30,31 @@ class RankingRows(NamedTuple):
     histories: Ragged | None
 
 
+class DistinctItems(NamedTuple):
+    """Asks for a batch's items by row instead of their codes, for a tokenizer in the loop."""
+
+    num_recent: int | None
+    """History entries of a row, most recent first, that come as distinct items; None for all."""
+
+
 @final
 class BatchMaker:
     """Makes the features of any rows of one split."""
 
     def __init__(
-        self, rows: RankingRows, features: Sequence[Feature], sources: Sources, *, pinned: bool = False
+        self,
+        rows: RankingRows,
+        features: Sequence[Feature],
+        sources: Sources,
+        *,
+        distinct_items: DistinctItems | None = None,
+        pinned: bool = False,
     ) -> None:
-        self.rows, self._sources, self._pinned = rows, sources, pinned
-        self._features = tuple(features)
-        self._keys = tuple(feature.name for feature in features)
+        self.rows, self._pinned, self._distinct_items = rows, pinned, distinct_items
+        self._sources = sources._replace(codes=None) if distinct_items else sources
+        is_left_out = {"item_code", "history_code"} if distinct_items else set[str]()
+        self._features = tuple(feature for feature in features if feature.role not in is_left_out)
+        self._keys = tuple(feature.name for feature in self._features)
 
     def make(self, chosen: Array, global_size: int, num_padding: int = 0) -> RankingBatch:
         """Return the batch of the given row numbers, in their order, and padding rows after them."""
@@ -55,6 +71,7 @@ class BatchMaker:
             torch.from_numpy(np.repeat(np.array([1, 0], np.float32), [len(chosen), num_padding])),
             torch.from_numpy(np.append(chosen, padding - 1)),
             global_size,
+            self._items(chosen, num_padding),
         )
         return batch.pinned() if self._pinned else batch
 
@@ -72,6 +89,20 @@ class BatchMaker:
             lengths = field.lengths if field else histories.lengths if histories else np.ones(1)
             sizes[feature.name] = float(np.mean(lengths))
         return sizes
+
+    def _items(self, chosen: Array, num_padding: int) -> ItemRows | None:
+        if self._distinct_items is None:
+            return None
+        histories = self.rows.histories
+        none = np.zeros(0, np.int64), np.zeros(len(chosen), np.int64)
+        history, lengths = none if histories is None else histories.take(chosen)
+        return find_item_rows(
+            self.rows.items[chosen],
+            history,
+            lengths,
+            num_recent=self._distinct_items.num_recent,
+            num_padding=num_padding,
+        )
 
     def _parts(self, chosen: Array) -> list[tuple[Array, Array]]:
         """Return (ids, lengths) of each feature."""

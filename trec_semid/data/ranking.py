@@ -14,7 +14,7 @@ from trec_semid.data.features import (
     read_sources,
 )
 from trec_semid.data.histories import HistoryConfig, Protocol, index_histories, read_events
-from trec_semid.data.loader import BatchMaker, RankingRows
+from trec_semid.data.loader import BatchMaker, DistinctItems, RankingRows
 from trec_semid.data.schema import SPLITS, Dataset, Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -54,19 +54,33 @@ class RankingData:
         self._check_events(dataset.facts.num_items)
         self._indexes = index_histories(self.events, history)
 
-    def batch_maker(self, split: Split, protocol: Protocol, *, pinned: bool = False) -> BatchMaker:
+    def batch_maker(
+        self,
+        split: Split,
+        protocol: Protocol,
+        *,
+        distinct_items: DistinctItems | None = None,
+        pinned: bool = False,
+    ) -> BatchMaker:
         """Return what makes batches of a split's rows.
 
         Args:
             split: which rows.
             protocol: which earlier events stand in histories. Training rows are given the frozen one,
                 which holds no evaluation rows whatever the split rule.
+            distinct_items: given where batches bring items by row instead of their codes.
             pinned: whether batches lie in page-locked memory.
 
         Raises:
             DataError: the split is empty or a row has no label.
         """
-        return BatchMaker(self._rows(split, protocol), self.features, self._sources, pinned=pinned)
+        return BatchMaker(
+            self._rows(split, protocol),
+            self.features,
+            self._sources,
+            distinct_items=distinct_items,
+            pinned=pinned,
+        )
 
     def train_counts(self) -> tuple[Array, Array]:
         """Return the number of training events of each user and of each item."""

@@ -14,6 +14,8 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from trec_semid.embeddings.collection import keyed_jagged
 
+PREFIX = "t_content_"
+"""Names of content tables begin so, and of no others; rules that place them do as well."""
 _MULTIPLE = 4
 """Widths that the kernels take."""
 
@@ -67,4 +69,4 @@ def _table(modality: str, dim: int, num_items: int, device: str) -> EmbeddingCol
 
 def content_table(modality: str) -> str:
     """Return the name of a modality's table."""
-    return f"t_content_{modality}"
+    return f"{PREFIX}{modality}"

@@ -4,23 +4,39 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.logs import CONSOLE, RunLog, set_up_console
-from trec_semid.core.paths import exists, is_local, read_bytes, write_bytes
+from trec_semid.core.paths import exists, is_local, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.histories import Protocol
 from trec_semid.data.loader import TrainLoader
 from trec_semid.data.schema import Split
+from trec_semid.embeddings.content_tables import PREFIX
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named, RankAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
 from trec_semid.jobs.rank_loop import RankTraining
-from trec_semid.jobs.rank_setup import RankConfig, RankInputs, build_model, read_inputs
+from trec_semid.jobs.rank_setup import (
+    RankConfig,
+    RankInputs,
+    build_model,
+    build_tuned_model,
+    read_inputs,
+)
+from trec_semid.jobs.rank_tuning import (
+    SEMANTIC_IDS,
+    TOKENIZER,
+    Tuning,
+    distinct_items,
+    load_learned,
+    open_content,
+)
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.sharding.tables import find_tables
@@ -30,7 +46,6 @@ from trec_semid.training.tables import initialise_tables
 
 __all__ = ["RankConfig", "Ranked", "run"]
 _log = logging.getLogger(__name__)
-SEMANTIC_IDS = "semantic_ids.parquet"
 
 
 class Ranked(NamedTuple):
@@ -92,6 +107,8 @@ def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Rank
         training.run()
         metrics, counts = _write_predictions(training, folder, inputs)
         counts |= _parameter_counts(training)
+        if training.tuning:
+            metrics |= training.tuning.write(folder)
         log.event("finish", step=training.steps, best_step=training.selection.best_step)
         if ranks.is_main:
             facts = inputs.dataset.facts
@@ -119,18 +136,25 @@ def _set_up(
     config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks, log: RunLog
 ) -> RankTraining:
     pinned = ranks.device.type == "cuda"
-    train = inputs.data.batch_maker("train", "frozen", pinned=pinned)
-    model = build_model(config, inputs.data.features, world_size=ranks.world_size)
+    items = distinct_items(config.tuning)
+    train = inputs.data.batch_maker("train", "frozen", distinct_items=items, pinned=pinned)
+    tokenizer = load_learned(config.semantic_ids or "") if config.tuning else None
+    if tokenizer:
+        model = build_tuned_model(config, inputs, tokenizer, world_size=ranks.world_size)
+    else:
+        model = build_model(config, inputs.data.features, world_size=ranks.world_size)
     plan = plan_on_ranks(
         model,
         ranks,
-        config.sharding,
+        config.sharding.part(PREFIX, is_inside=False) if tokenizer else config.sharding,
         batch_size=-(-config.train.batch_size // ranks.world_size),
         optimizer=config.optimizers.tables,
         mean_lengths=train.mean_lengths(),
     )
     _tell_plan(folder, plan, ranks)
-    sharded = shard_model(model, plan, ranks, config.optimizers.tables)
+    sharded = shard_model(
+        model, plan, ranks, config.optimizers.tables, skips_parameters=tokenizer is not None
+    )
     seed_everything(config.seed, "dropout", ranks.rank)  # checkpoints keep the generators from here on
     initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
     loader = TrainLoader(
@@ -149,18 +173,28 @@ def _set_up(
         steps_per_epoch=loader.steps_per_epoch,
         world_size=ranks.world_size,
     )
+    own_rates, tuning = {}, None
+    if tokenizer and config.tuning:
+        own_rates = {TOKENIZER: config.tuning.learning_rate}
+        tuning = Tuning(config, inputs, ranks, log, steps_per_epoch=loader.steps_per_epoch)
+        tuning.attach(sharded, open_content(inputs.dataset, tokenizer), config)
     return RankTraining(
         config,
         ranks,
         log,
         sharded,
-        build_updates(sharded, config.optimizers, total_steps=total_steps),
+        build_updates(sharded, config.optimizers, total_steps=total_steps, own_rates=own_rates),
         loader,
-        inputs.data.batch_maker("valid", "online", pinned=pinned),
+        inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned),
         folder.path("checkpoints"),
-        {SEMANTIC_IDS: read_bytes(folder.path(SEMANTIC_IDS))} if inputs.semantic_ids else {},
+        tuning.files if tuning else partial(_snapshot, inputs),
         inputs.dataset.facts.checksum,
+        tuning,
     )
+
+
+def _snapshot(inputs: RankInputs) -> dict[str, bytes]:
+    return {SEMANTIC_IDS: inputs.semantic_ids.to_bytes()} if inputs.semantic_ids else {}
 
 
 def _tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks) -> None:
@@ -191,7 +225,8 @@ def _score(
 ) -> tuple[Named, Named]:
     ranks, batch_size = training.ranks, training.config.train.evaluation_batch_size
     protocols: tuple[Protocol, ...] = ("online", "frozen")
-    makers = [inputs.data.batch_maker(split, protocol) for protocol in protocols]
+    items = distinct_items(training.config.tuning)
+    makers = [inputs.data.batch_maker(split, protocol, distinct_items=items) for protocol in protocols]
     online, frozen = (predict(training.model, maker, batch_size=batch_size, ranks=ranks) for maker in makers)
     rows = makers[0].rows
     accumulators = RankAccumulator(strata), RankAccumulator(strata)

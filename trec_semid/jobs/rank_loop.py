@@ -2,11 +2,12 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import latest_step
+from trec_semid.checkpoints.folder import latest_step, step_folder
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
@@ -15,10 +16,11 @@ from trec_semid.core.logs import RunLog, Work, working
 from trec_semid.core.ranks import Ranks, broadcast_object
 from trec_semid.data.loader import BatchMaker, TrainLoader
 from trec_semid.jobs.rank_setup import RankConfig
+from trec_semid.jobs.rank_tuning import Tuning
 from trec_semid.training.optimizers import Updates
 from trec_semid.training.predict import evaluate
 from trec_semid.training.selection import Selection
-from trec_semid.training.steps import StepReport, train_steps
+from trec_semid.training.steps import StepReport, plain_arguments, train_steps
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +59,11 @@ class RankTraining:
     valid: BatchMaker
     checkpoints: str
     """Folder of checkpoints."""
-    extra_files: dict[str, bytes]
-    """What every checkpoint carries beside tensors: the semantic IDs it was trained with."""
+    snapshot: Callable[[], dict[str, bytes]]
+    """Makes what every checkpoint carries beside tensors: the semantic IDs, and the tokenizer in the loop."""
     dataset_checksum: str
+    tuning: Tuning | None = None
+    """Where a tokenizer is in the loop."""
     steps: int = 0
     """Optimizer steps done."""
 
@@ -108,10 +112,20 @@ class RankTraining:
     def _train_epoch(self, work: Work) -> None:
         train, pace = self.config.train, Pace()
         batches = self.loader.batches()
-        reports = train_steps(self.model, self.updates, batches, steps_done=self.steps, ranks=self.ranks)
+        arguments = self.tuning.arguments if self.tuning else plain_arguments
+        reports = train_steps(
+            self.model,
+            self.updates,
+            batches,
+            steps_done=self.steps,
+            ranks=self.ranks,
+            arguments=arguments,
+        )
         for report in reports:
             self.steps = report.step
             pace.add(report)
+            if self.tuning:
+                self.tuning.after_step(report)
             work.advance()
             if report.step % train.log_every_steps == 0:
                 self.log.scalars(pace.scalars(), step=report.step)
@@ -128,6 +142,8 @@ class RankTraining:
 
     def _evaluate(self) -> None:
         train = self.config.train
+        if self.tuning:
+            self.tuning.before_evaluation(self.steps, self._last_good())
         metrics, _ = evaluate(
             self.model, self.valid, batch_size=train.evaluation_batch_size, ranks=self.ranks
         )
@@ -153,9 +169,8 @@ class RankTraining:
             "last_evaluated": self._last_evaluated,
             "dataset_checksum": self.dataset_checksum,
         }
-        self._writer.save(
-            self.steps, self._trainable(), loop=loop, extra_files=self.extra_files, is_best=is_best
-        )
+        files = self.snapshot() if self.ranks.is_main else {}
+        self._writer.save(self.steps, self._trainable(), loop=loop, extra_files=files, is_best=is_best)
         self.log.event("checkpoint", step=self.steps)
 
     def _trainable(self) -> Trainable:
@@ -163,6 +178,10 @@ class RankTraining:
         if self.updates.replicated:
             optimizers["replicated"] = self.updates.replicated
         return Trainable(self.model, optimizers)
+
+    def _last_good(self) -> str:
+        best = self.selection.best_step
+        return step_folder(self.checkpoints, best) if best else "none: it was the first evaluation"
 
     def _take_best(self) -> None:
         if self.selection.best_step != self.steps:

@@ -2,21 +2,26 @@
 
 from typing import NamedTuple, Self
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import join
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.ranking import Codes, RankingData
 from trec_semid.data.schema import Dataset
+from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss, TuningConfig
 from trec_semid.models.ppnet import PpnetConfig
 from trec_semid.models.ranker import Ranker, RankerWithLoss
 from trec_semid.models.table import RankerConfig, build_dense_ranker
 from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 from trec_semid.training.optimizers import OptimizersConfig
 from trec_semid.training.selection import SelectBy
@@ -70,11 +75,15 @@ class RankConfig(Config):
     train: TrainConfig = TrainConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    tuning: TuningConfig | None = None
+    """Fine-tuning of the tokenizer by the ranker's loss; codes stay as they are where not given."""
 
     @model_validator(mode="after")
     def _codes_where_needed(self) -> Self:
         if self.representation != "item" and not self.semantic_ids:
             raise ValueError(f"representation '{self.representation}' needs semantic_ids")
+        if self.tuning and self.representation == "item":
+            raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
         return self
 
 
@@ -102,6 +111,44 @@ def read_inputs(config: RankConfig) -> RankInputs:
     codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
     data = RankingData(dataset, config.features, config.history, config.representation, codes)
     return RankInputs(dataset, data, semantic_ids)
+
+
+def build_tuned_model(
+    config: RankConfig, inputs: RankInputs, tokenizer: LearnedTokenizer, *, world_size: int
+) -> RankerInTheLoopWithLoss:
+    """Return the unsharded model with a tokenizer in the loop, otherwise as `build_model`.
+
+    Raises:
+        ConfigError: tokenizer and semantic IDs do not belong together.
+    """
+    assert config.tuning, "asked for by the config"
+    assert inputs.semantic_ids, "checked by RankConfig"
+    ids, features = inputs.semantic_ids, inputs.data.features
+    if ids.sizes != tokenizer.codebook_sizes:
+        raise ConfigError(
+            f"tuning: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
+            "Tokenize again."
+        )
+    seed_everything(config.seed, "dense weights")
+    pooled = tuple(feature for feature in features if feature.role not in CODE_ROLES)
+    sparse = PooledTables(table_specs(pooled), config.tables, [one.name for one in pooled], device="meta")
+    targets = [feature for feature in features if feature.role == "item_code"]
+    tables = CodeTables(
+        [CodeTable(one.table, one.num_rows) for one in targets], config.tables.dim, device="meta"
+    )
+    dense = build_dense_ranker(config.model, features, config.tables.dim)
+    fits = max(ids.sizes) < torch.iinfo(torch.int16).max
+    ranker = RankerInTheLoop(
+        sparse,
+        tables,
+        tokenizer,
+        dense,
+        features,
+        torch.from_numpy(ids.codes).to(torch.int16 if fits else torch.int32),
+        pooling=config.tables.pooling,
+        temperature=config.tuning.temperature,
+    )
+    return RankerInTheLoopWithLoss(ranker, config.tuning, world_size=world_size)
 
 
 def build_model(config: RankConfig, features: tuple[Feature, ...], *, world_size: int) -> RankerWithLoss:

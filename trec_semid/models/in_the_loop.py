@@ -187,6 +187,8 @@ class LoopOutput(NamedTuple):
     """(B,)."""
     codes: Tensor
     """(U, R)."""
+    agreement: Tensor
+    """() share of these codes that are the map's."""
     terms: dict[str, Tensor]
     """This rank's parts of the unweighted losses, scaled like `loss`."""
 
@@ -230,7 +232,8 @@ class RankerInTheLoopWithLoss(nn.Module):
             terms[name] = (errors[items.targets] * weights).sum() * share
             loss = loss + self.anchor_weights[name] * terms[name]
         said = {name: term.detach() for name, term in terms.items()}
-        return LoopOutput(loss, scored.logits.detach(), scored.codes, said)
+        agreement = (self.ranker.codes[items.rows] == scored.codes).float().mean()
+        return LoopOutput(loss, scored.logits.detach(), scored.codes, agreement, said)
 
 
 def _rows_of(tables: Tensor, codes: Tensor) -> Tensor:

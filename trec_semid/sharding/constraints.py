@@ -58,6 +58,11 @@ class ShardingConfig(Config):
     """Table name or pattern (`t_item*`) to rule. An exact name beats patterns, a longer pattern beats a
     shorter one."""
 
+    def part(self, prefix: str, *, is_inside: bool) -> "ShardingConfig":
+        """Return the rules whose name or pattern starts with a prefix, or those whose does not."""
+        kept = {name: rule for name, rule in self.tables.items() if name.startswith(prefix) == is_inside}
+        return ShardingConfig(tables=kept)
+
 
 def build_constraints(
     sharding: ShardingConfig,

@@ -32,6 +32,17 @@ class SemanticIds:
 
     def save(self, uri: str) -> None:
         """Write `item_id` string, `codes` list<int32>; codebook sizes go into the file's metadata."""
+        make_folder(uri.rpartition("/")[0] or ".")
+        fs, inner = arrow_filesystem(uri)
+        pq.write_table(self._table(), inner, filesystem=fs)
+
+    def to_bytes(self) -> bytes:
+        """Return what `save` writes."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(self._table(), sink)
+        return sink.getvalue().to_pybytes()
+
+    def _table(self) -> pa.Table:
         flat = pa.array(self.codes.reshape(-1), pa.int32())
         offsets = pa.array(np.arange(len(self.codes) + 1, dtype=np.int32) * self.num_positions)
         table = pa.table(
@@ -40,10 +51,7 @@ class SemanticIds:
                 "codes": pa.ListArray.from_arrays(offsets, flat),
             }
         )
-        table = table.replace_schema_metadata({"codebook_sizes": ",".join(map(str, self.sizes))})
-        make_folder(uri.rpartition("/")[0] or ".")
-        fs, inner = arrow_filesystem(uri)
-        pq.write_table(table, inner, filesystem=fs)
+        return table.replace_schema_metadata({"codebook_sizes": ",".join(map(str, self.sizes))})
 
     @staticmethod
     def load(uri: str, item_ids: list[str] | None = None) -> "SemanticIds":

@@ -76,13 +76,20 @@ class Tokenizer(nn.Module, ABC):
         """
 
     def save(self, uri: str) -> None:
-        """Write the folder: `config.json` (config, modalities) and `weights.safetensors`."""
+        """Write the folder of `files`."""
+        with staged_folder(uri) as folder:
+            for name, content in self.files().items():
+                write_bytes(join(folder, name), content)
+
+    def files(self) -> dict[str, bytes]:
+        """Return `weights.safetensors` and `config.json` (config, modalities)."""
         described = {
             "format": FORMAT_VERSION,
             "modalities": self.dims,
             "config": self.config.model_dump(mode="json"),
         }
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        with staged_folder(uri) as folder:
-            write_bytes(join(folder, "weights.safetensors"), safetensors.torch.save(weights))
-            write_bytes(join(folder, "config.json"), (json.dumps(described, indent=1) + "\n").encode())
+        return {
+            "weights.safetensors": safetensors.torch.save(weights),
+            "config.json": (json.dumps(described, indent=1) + "\n").encode(),
+        }

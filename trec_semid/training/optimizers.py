@@ -1,8 +1,8 @@
 """Optimizers of dense parameters and of tables, from one config."""
 
 import math
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -52,24 +52,47 @@ class Updates(NamedTuple):
         return [self.dense] if self.replicated is None else [self.dense, self.replicated]
 
 
-def build_updates(model: DistributedModelParallel, config: OptimizersConfig, *, total_steps: int) -> Updates:
-    """Return the optimizers of a sharded model."""
-    dense = build_dense_optimizer(dense_parameters(model).values(), config.dense)
+def build_updates(
+    model: DistributedModelParallel,
+    config: OptimizersConfig,
+    *,
+    total_steps: int,
+    own_rates: Mapping[str, float] | None = None,
+) -> Updates:
+    """Return the optimizers of a sharded model.
+
+    Args:
+        model: sharded.
+        config: of tables and of everything else.
+        total_steps: length of the schedule.
+        own_rates: path of a sub-module, as `tokenizer`, to the learning rate of its weights, which do not
+            decay: they start from what was learnt, not from noise.
+    """
+    groups = _groups(dense_parameters(model), config.dense, own_rates or {})
+    dense = build_dense_optimizer(groups, config.dense)
     return Updates(dense, replicated_table_optimizer(model, config.tables), config.dense, total_steps)
 
 
 def build_dense_optimizer(
-    parameters: Iterable[nn.Parameter], config: DenseOptimizerConfig
+    groups: Sequence[dict[str, Any]], config: DenseOptimizerConfig
 ) -> torch.optim.Optimizer:
     """Return AdamW in its fused form: one kernel for all parameters, on CPU and on GPU."""
-    return torch.optim.AdamW(
-        list(parameters),
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _groups(
+    weights: Mapping[str, nn.Parameter], config: DenseOptimizerConfig, own_rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Return AdamW's parameter groups: the rest first, then each sub-module that has its own rate."""
+    of = {name: next((path for path in own_rates if f".{path}." in f".{name}"), "") for name in weights}
+    rest = [weight for name, weight in weights.items() if not of[name]]
+    groups: list[dict[str, Any]] = [
+        {"params": rest, "base_rate": config.learning_rate, "weight_decay": config.weight_decay}
+    ]
+    for path, rate in own_rates.items():
+        chosen = [weight for name, weight in weights.items() if of[name] == path]
+        groups.append({"params": chosen, "base_rate": rate, "weight_decay": 0.0})
+    return [{**group, "lr": group["base_rate"]} for group in groups]
 
 
 def update(loss: Tensor, updates: Updates, step: int) -> None:
@@ -85,7 +108,7 @@ def update(loss: Tensor, updates: Updates, step: int) -> None:
     loss.backward()
     factor = rate_factor(step - 1, updates.config, updates.total_steps)
     for group in updates.dense.param_groups:
-        group["lr"] = updates.config.learning_rate * factor
+        group["lr"] = group["base_rate"] * factor
         if updates.config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(group["params"], updates.config.clip_norm)
     for optimizer in updates.optimizers:

@@ -9,8 +9,8 @@ from torch import nn
 
 from trec_semid.core.ranks import Ranks
 from trec_semid.data.loader import BatchMaker, evaluation_batches
-from trec_semid.embeddings.collection import keyed_jagged
 from trec_semid.evaluation.ranking import Named, RankAccumulator
+from trec_semid.training.steps import plain_arguments
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -38,7 +38,7 @@ def predict(model: nn.Module, maker: BatchMaker, *, batch_size: int, ranks: Rank
     for on_host in batches:
         batch = on_host.to(ranks.device, non_blocking=True)
         with torch.no_grad():
-            output = model(keyed_jagged(*batch.features), batch.labels, batch.weights, batch.global_size)
+            output = model(*plain_arguments(batch, 0).positional)
         is_real = on_host.rows.numpy() >= 0
         scores = torch.sigmoid(output.logits).float().cpu().numpy()
         yield Scored(on_host.rows.numpy()[is_real], scores[is_real])

@@ -1,8 +1,8 @@
 """The training loop as a generator: one report per optimizer step; writes and prints nothing."""
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,6 +23,22 @@ class StepReport(NamedTuple):
     """Mean over the rows of the global batch, before the update."""
     num_rows: int
     """Rows of the global batch."""
+    output: Any
+    """What the model said of this rank's part."""
+
+
+class Arguments(NamedTuple):
+    """How the model is called for a batch."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def plain_arguments(batch: RankingBatch, step: int) -> Arguments:
+    """Return what every ranker with loss reads, the same in every step."""
+    items = () if batch.items is None else (batch.items,)
+    read = (keyed_jagged(*batch.features), batch.labels, batch.weights, batch.global_size, *items)
+    return Arguments(read, {})
 
 
 def train_steps(
@@ -32,6 +48,7 @@ def train_steps(
     *,
     steps_done: int,
     ranks: Ranks,
+    arguments: Callable[[RankingBatch, int], Arguments] = plain_arguments,
 ) -> Iterator[StepReport]:
     """Train on the batches, one step each.
 
@@ -41,6 +58,7 @@ def train_steps(
         batches: this rank's parts of global batches, as many on every rank.
         steps_done: steps before the first batch.
         ranks: this process among its peers.
+        arguments: of the model, from a batch on this rank's device and the number of its step.
 
     Raises:
         TrainingError: the loss is not finite; the step's update has not happened on any rank.
@@ -49,13 +67,14 @@ def train_steps(
         batch = on_host.to(ranks.device, non_blocking=True)
         if not model.training:  # whoever reads the reports may evaluate in between
             model.train()
-        output = model(keyed_jagged(*batch.features), batch.labels, batch.weights, batch.global_size)
+        positional, named = arguments(batch, step)
+        output = model(*positional, **named)
         loss = mean_over_ranks(output.loss.detach())
         if not math.isfinite(loss):
             remedy = "Lower the learning rates or set optimizers.dense.clip_norm."
             raise TrainingError(f"step {step}: the loss is {loss}. {remedy}")
         update(output.loss, updates, step)
-        yield StepReport(step, loss, batch.global_size)
+        yield StepReport(step, loss, batch.global_size, output)
 
 
 def mean_over_ranks(value: Tensor) -> float:

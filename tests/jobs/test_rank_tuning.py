@@ -1,0 +1,192 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.datasets import write_small_dataset
+from tests.jobs.ranking import losses_of, rank_config
+from tests.ranks import run_ranks
+from trec_semid.checkpoints.folder import TENSORS, complete_steps, step_folder
+from trec_semid.core.errors import ConfigError, TrainingError
+from trec_semid.core.logs import read_events
+from trec_semid.core.paths import exists, read_bytes
+from trec_semid.jobs import tokenize
+from trec_semid.jobs.rank import RankConfig, run
+from trec_semid.jobs.rank_loop import RankTraining
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.table import load_tokenizer
+
+FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
+MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=FIT)
+TUNING = {"learning_rate": 0.003, "warmup_epochs": 1}
+
+
+def write_problem(folder: str) -> dict[str, Any]:
+    """Write a dataset with content and tokenize it."""
+    dataset = write_small_dataset(f"{folder}/data")
+    for name, tokenizer in (("mmq", MMQ), ("rq_kmeans", RqKmeansConfig(codebook_size=6, levels=3))):
+        config = {"dataset": dataset, "run": f"{folder}/{name}", "tokenizer": tokenizer.model_dump()}
+        tokenize.run(tokenize.TokenizeConfig.model_validate(config))
+    return {"dataset": dataset, "semantic_ids": f"{folder}/mmq"}
+
+
+def tuned(problem: dict[str, Any], run_folder: str, **changes: Any) -> RankConfig:
+    return rank_config(problem, run_folder, **{"tuning": TUNING, **changes})
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_problem(str(tmp_path_factory.mktemp("tuning")))
+
+
+@pytest.fixture(scope="module")
+def finished(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> RankConfig:
+    config = tuned(problem, str(tmp_path_factory.mktemp("runs") / "tuned"))
+    run(config)
+    return config
+
+
+def codes_of(uri: str) -> np.ndarray:
+    return SemanticIds.load(uri).codes
+
+
+def looks_of(config: RankConfig) -> list[dict[str, Any]]:
+    return [event for event in read_events(f"{config.run}/log.jsonl") if event["event"] == "codes"]
+
+
+def test_the_tokenizer_moves_after_the_warmup_and_its_map_with_it(
+    finished: RankConfig, problem: dict[str, Any]
+):
+    before, after = (
+        load_tokenizer(f"{run_folder}/tokenizer").state_dict()
+        for run_folder in (problem["semantic_ids"], finished.run)
+    )
+    assert not np.allclose(before["codebooks"].numpy(), after["codebooks"].numpy())
+    assert np.array_equal(before["standardiser.mean"].numpy(), after["standardiser.mean"].numpy())
+    start, end = (codes_of(f"{folder}/semantic_ids.parquet") for folder in (problem["semantic_ids"], finished.run))
+    looks = looks_of(finished)
+    assert len(looks) == 2  # the first of three epochs is the warm-up
+    assert 0 < looks[-1]["codes/churn"] <= 1
+    metrics = run(finished).metrics
+    assert metrics["all/churn"] == pytest.approx((start != end).any(1).mean())
+    assert {"all/reconstruction", "all/entropy", "test/gauc"} <= set(metrics)
+
+
+def test_a_frozen_tokenizer_in_the_same_harness_trains_like_the_plain_ranker(
+    problem: dict[str, Any], tmp_path: Any
+):
+    frozen = tuned(problem, f"{tmp_path}/frozen", tuning={"estimator": "frozen"})
+    plain = rank_config(problem, f"{tmp_path}/plain")
+    metrics = run(frozen).metrics
+    wanted = run(plain).metrics
+    assert losses_of(frozen.run) == pytest.approx(losses_of(plain.run), abs=2e-5)
+    shared = [name for name in wanted if name.startswith(("valid/", "test/"))]
+    assert shared
+    assert {name: metrics[name] for name in shared} == pytest.approx(
+        {name: wanted[name] for name in shared}, abs=2e-3
+    )
+    assert metrics["all/churn"] == 0
+
+
+def test_checkpoints_hold_map_and_tokenizer_that_belong_together(finished: RankConfig, tmp_path: Any):
+    folder = f"{finished.run}/checkpoints"
+    for step in complete_steps(folder):
+        at = step_folder(folder, step)
+        assert exists(f"{at}/{TENSORS}/.metadata")
+        tokenizer = load_tokenizer(f"{at}/tokenizer")
+        assert tokenizer.codebook_sizes == SemanticIds.load(f"{at}/semantic_ids.parquet").sizes
+    best = max(
+        (event for event in read_events(f"{finished.run}/log.jsonl") if event["event"] == "best"),
+        key=lambda event: event["step"],
+    )["step"]
+    assert read_bytes(f"{step_folder(folder, best)}/semantic_ids.parquet") == read_bytes(
+        f"{finished.run}/semantic_ids.parquet"
+    )
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "gumbel"])
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    problem: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, estimator: str
+):
+    changes = {
+        "tuning": {**TUNING, "estimator": estimator, "refresh_steps": 3, "recent_items": 2},
+        "checkpoints": {"every_steps": 4},
+    }
+    whole = run(tuned(problem, f"{tmp_path}/whole", **changes))
+    broken = tuned(problem, f"{tmp_path}/broken", **changes)
+    save = RankTraining._save
+
+    def save_then_stop(self: RankTraining, *, is_best: bool) -> None:
+        save(self, is_best=is_best)
+        if self.steps >= 12:
+            raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RankTraining, "_save", save_then_stop)
+        with pytest.raises(Interrupted):
+            run(broken)
+    assert run(broken).metrics == whole.metrics
+    assert np.array_equal(
+        codes_of(f"{tmp_path}/whole/semantic_ids.parquet"), codes_of(f"{tmp_path}/broken/semantic_ids.parquet")
+    )
+
+
+def test_noise_makes_codes_disagree_with_the_map_until_it_has_faded(problem: dict[str, Any], tmp_path: Any):
+    noise = {"estimator": "gumbel", "noise_start": 5.0, "noise_decay_epochs": 1, "learning_rate": 1e-6}
+    config = tuned(problem, f"{tmp_path}/noisy", tuning={**TUNING, **noise})
+    run(config)
+    first, last = (look["codes/agreement"] for look in looks_of(config))
+    assert first < 0.8
+    assert last > 0.97
+
+
+def test_a_collapse_stops_the_run_and_names_the_last_good_checkpoint(problem: dict[str, Any], tmp_path: Any):
+    wild = {"learning_rate": 3.0, "reconstruction_weight": 0.0, "auxiliary_weight": 0.0, "entropy_floor": 0.9}
+    config = tuned(problem, f"{tmp_path}/wild", tuning={**TUNING, **wild})
+    with pytest.raises(TrainingError, match=r"have collapsed: .*last good checkpoint is .*step-\d+") as error:
+        run(config)
+    named = str(error.value).split("checkpoint is ")[1].split(". Lower")[0]
+    assert exists(f"{named}/{TENSORS}/.metadata")
+    assert codes_of(f"{named}/semantic_ids.parquet").shape[1] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"semantic_ids": "{folder}/mmq/semantic_ids.parquet"}, "Name the run folder"),
+        ({"semantic_ids": "{folder}/rq_kmeans"}, "'rq_kmeans' do not learn by gradient"),
+    ],
+)
+def test_only_a_tokenizer_that_learns_can_be_tuned(
+    problem: dict[str, Any], tmp_path: Any, changes: dict[str, Any], said: str
+):
+    folder = problem["semantic_ids"].rpartition("/")[0]
+    changes = {key: value.format(folder=folder) for key, value in changes.items()}
+    with pytest.raises(ConfigError, match=said):
+        run(tuned(problem, f"{tmp_path}/run", **changes))
+
+
+def test_item_ids_alone_have_nothing_to_tune(problem: dict[str, Any]):
+    with pytest.raises(ValueError, match="tuning needs codes to tune"):
+        tuned(problem, "nowhere", representation="item")
+
+
+def train(problem: dict[str, Any], run_folder: str) -> dict[str, Any]:
+    config = tuned(problem, run_folder, train={"max_epochs": 2})
+    return {"metrics": run(config).metrics, "losses": losses_of(run_folder)}
+
+
+@pytest.mark.ranks
+def test_two_ranks_tune_like_one(problem: dict[str, Any], tmp_path: Any):
+    alone = train(problem, f"{tmp_path}/one")
+    for facts in run_ranks(train, 2, problem, f"{tmp_path}/two"):
+        assert facts["losses"] == pytest.approx(alone["losses"], abs=1e-4)
+        assert facts["metrics"]["test/auc"] == pytest.approx(alone["metrics"]["test/auc"], abs=5e-3)
+        assert facts["metrics"]["all/entropy"] == pytest.approx(alone["metrics"]["all/entropy"], abs=0.05)

@@ -1,0 +1,206 @@
+"""The tokenizer's part in a rank run: content, map, noise, and a watch over the codes."""
+
+import numpy as np
+import torch
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from trec_semid.core.errors import ConfigError, TrainingError
+from trec_semid.core.logs import RunLog
+from trec_semid.core.paths import join
+from trec_semid.core.ranks import Ranks
+from trec_semid.core.runs import RunFolder
+from trec_semid.core.seeds import derive_seed
+from trec_semid.data.batches import RankingBatch
+from trec_semid.data.loader import DistinctItems
+from trec_semid.data.schema import Dataset
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.jobs.rank_setup import RankConfig, RankInputs
+from trec_semid.layers.soft_index import GumbelNoise
+from trec_semid.models.in_the_loop import RankerInTheLoop, TuningConfig
+from trec_semid.sharding.apply import shard_frozen
+from trec_semid.sharding.plan import TablePlan, plan_on_ranks
+from trec_semid.tokenizers.contents import Catalogue, Contents
+from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.quality import describe_quality, quality_metrics
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.training.code_watch import CodeWatch
+from trec_semid.training.content import fill_content
+from trec_semid.training.steps import Arguments, StepReport, plain_arguments
+
+TOKENIZER = "tokenizer"
+SEMANTIC_IDS = "semantic_ids.parquet"
+
+
+def load_learned(semantic_ids: str) -> LearnedTokenizer:
+    """Read the tokenizer of a tokenize run.
+
+    Raises:
+        ConfigError: it is not a run folder, or its codebooks do not learn by gradient.
+    """
+    if semantic_ids.endswith(".parquet"):
+        raise ConfigError(
+            f"tuning: semantic_ids names a file ({semantic_ids}), which has no tokenizer to tune. "
+            "Name the run folder of trec-semid tokenize."
+        )
+    tokenizer = load_tokenizer(join(semantic_ids, TOKENIZER))
+    if not isinstance(tokenizer, LearnedTokenizer):
+        kind = getattr(tokenizer.config, "kind", type(tokenizer).__name__)
+        raise ConfigError(
+            f"tuning: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave tuning out."
+        )
+    return tokenizer
+
+
+def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> Catalogue:
+    """Return the content that a tokenizer reads.
+
+    Raises:
+        ConfigError: the dataset lacks a modality, or has it in another width.
+    """
+    have = dataset.facts.modalities
+    absent = [name for name in tokenizer.dims if name not in have]
+    if absent:
+        raise ConfigError(f"tuning: the tokenizer reads '{absent[0]}', which {dataset.uri} does not have.")
+    catalogue = Catalogue(
+        {name: dataset.content(name) for name in tokenizer.dims},
+        {name: dataset.content_mask(name) for name in tokenizer.dims},
+    )
+    if catalogue.dims != tokenizer.dims:
+        raise ConfigError(f"tuning: tokenizer of widths {tokenizer.dims}, content of {catalogue.dims}.")
+    return catalogue
+
+
+def distinct_items(tuning: TuningConfig | None) -> DistinctItems | None:
+    """Return what batches must bring."""
+    if tuning is None:
+        return None
+    return DistinctItems(None if tuning.recent_items == "all" else tuning.recent_items)
+
+
+class Tuning:
+    """Feeds content to the model, keeps the map fresh, and stops a run whose codes collapse."""
+
+    def __init__(
+        self, config: RankConfig, inputs: RankInputs, ranks: Ranks, log: RunLog, *, steps_per_epoch: int
+    ) -> None:
+        assert config.tuning, "asked for by the config"
+        assert inputs.semantic_ids, "checked by RankConfig"
+        self.config, self._seed, self._ranks, self._log = config.tuning, config.seed, ranks, log
+        self._item_ids, self._steps_per_epoch = inputs.dataset.item_ids, steps_per_epoch
+        self._first_step = round(self.config.warmup_epochs * steps_per_epoch)
+        self._start = inputs.semantic_ids
+        self._watch = CodeWatch(self._start.codes, self._start.sizes, floor=self.config.entropy_floor)
+        self._equal, self._seen = 0.0, 0
+        self._map_step = 0
+
+    def attach(self, model: DistributedModelParallel, catalogue: Catalogue, config: RankConfig) -> TablePlan:
+        """Take the sharded model, and place the content beside it; returns where."""
+        self._ranker = next(module for module in model.modules() if isinstance(module, RankerInTheLoop))
+        self.catalogue = catalogue
+        tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
+        plan = plan_on_ranks(
+            tables,
+            self._ranks,
+            config.sharding.part(PREFIX, is_inside=True),
+            batch_size=-(-config.train.batch_size // self._ranks.world_size),
+            optimizer=config.optimizers.tables,
+        )
+        self._content: nn.Module = shard_frozen(tables, plan, self._ranks)
+        fill_content(self._content, catalogue)
+        return plan
+
+    @property
+    def tokenizer(self) -> LearnedTokenizer:
+        """The tokenizer as it is now."""
+        return self._ranker.tokenizer
+
+    def moves(self, step: int) -> bool:
+        """Tell whether the tokenizer learns in this step, counted from 1."""
+        return self.config.estimator != "frozen" and step > self._first_step
+
+    def arguments(self, batch: RankingBatch, step: int) -> Arguments:
+        """Return what the model is called with: content only where the tokenizer learns."""
+        plain = plain_arguments(batch, step)
+        if not self.moves(step) or batch.items is None:
+            return plain
+        contents = Contents(*self._content(batch.items.rows))
+        return Arguments((*plain.positional, contents), {"noise": self._noise(step)})
+
+    def after_step(self, report: StepReport) -> None:
+        """Count agreement of the codes just chosen with the map, and refresh the map where due."""
+        if not self.moves(report.step):
+            return
+        self._equal += float(report.output.agreement)
+        self._seen += 1
+        due = self.config.refresh_steps
+        if due and report.step % due == 0:
+            self._refresh(report.step)
+
+    def before_evaluation(self, step: int, last_good: str) -> None:
+        """Refresh the map, log how the codes are, and stop on a collapse.
+
+        Raises:
+            TrainingError: the codes have collapsed; names the last good checkpoint.
+        """
+        if not self.moves(step):
+            return
+        staleness, encoded = step - self._map_step, self._refresh(step)
+        health = self._watch.look(encoded.codes)
+        said = health.scalars(self.tokenizer.position_names)
+        present = np.stack([np.asarray(mask, bool) for mask in self.catalogue.present.values()], axis=1)
+        known = max(int(present.any(1).sum()), 1)
+        said["codes/reconstruction"] = float(encoded.errors.sum()) / known
+        said["codes/agreement"] = self._equal / max(self._seen, 1)
+        said["codes/staleness_steps"] = float(staleness)
+        self._equal, self._seen = 0.0, 0
+        self._log.scalars(said, step=step, event="codes")
+        collapse = self._watch.collapse(health)
+        if collapse:
+            raise TrainingError(
+                f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
+                f"{last_good}. Lower tuning.learning_rate, raise tuning.temperature or the anchors, or use "
+                "tuning.estimator = 'gumbel'."
+            )
+
+    def map(self) -> SemanticIds:
+        """Return the item -> code map that the model reads now."""
+        codes = self._ranker.codes.cpu().numpy().astype(np.int32)
+        return SemanticIds(self._item_ids, codes, self.tokenizer.codebook_sizes)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the snapshot: the map and the tokenizer, for a checkpoint to hold with the weights."""
+        written = {f"{TOKENIZER}/{name}": content for name, content in self.tokenizer.files().items()}
+        return {SEMANTIC_IDS: self.map().to_bytes(), **written}
+
+    def write(self, folder: RunFolder) -> dict[str, float]:
+        """Write the tuned tokenizer, its map and its quality into the run; return metrics of the codes."""
+        encoded = encode_catalogue(self.tokenizer, self.catalogue)
+        rows = self.catalogue.rows_with_content()
+        kind = getattr(self.tokenizer.config, "kind", type(self.tokenizer).__name__)
+        if not self._ranks.is_main:
+            return {}
+        # Codes of the map: those the ranker was selected with.
+        known = encoded._replace(codes=self.map().codes)
+        quality = describe_quality(self.tokenizer, kind, self.catalogue, known, rows, seed=self._seed)
+        self.map().save(folder.path(SEMANTIC_IDS))
+        self.tokenizer.save(folder.path(TOKENIZER))
+        folder.write_json("quality.json", quality)
+        changed = (self.map().codes != self._start.codes).any(1).mean()
+        return quality_metrics(quality)[0] | {"all/churn": float(changed)}
+
+    @torch.no_grad()
+    def _refresh(self, step: int) -> Encoded:
+        encoded = encode_catalogue(self.tokenizer, self.catalogue)
+        self._ranker.codes.copy_(torch.from_numpy(encoded.codes))
+        self._map_step = step
+        return encoded
+
+    def _noise(self, step: int) -> GumbelNoise | None:
+        if self.config.estimator != "gumbel":
+            return None
+        faded = (step - self._first_step) / (self.config.noise_decay_epochs * self._steps_per_epoch)
+        scale = self.config.noise_start * max(0.0, 1.0 - faded)
+        return GumbelNoise(scale, derive_seed(self._seed, "noise", step, self._ranks.rank)) if scale else None
