@@ -66,7 +66,9 @@ def test_the_tokenizer_moves_after_the_warmup_and_its_map_with_it(
     )
     assert not np.allclose(before["codebooks"].numpy(), after["codebooks"].numpy())
     assert np.array_equal(before["standardiser.mean"].numpy(), after["standardiser.mean"].numpy())
-    start, end = (codes_of(f"{folder}/semantic_ids.parquet") for folder in (problem["semantic_ids"], finished.run))
+    start, end = (
+        codes_of(f"{folder}/semantic_ids.parquet") for folder in (problem["semantic_ids"], finished.run)
+    )
     looks = looks_of(finished)
     assert len(looks) == 2  # the first of three epochs is the warm-up
     assert 0 < looks[-1]["codes/churn"] <= 1
@@ -107,7 +109,7 @@ def test_checkpoints_hold_map_and_tokenizer_that_belong_together(finished: RankC
     )
 
 
-class Interrupted(Exception):
+class InterruptedForTestError(Exception):
     pass
 
 
@@ -126,15 +128,16 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     def save_then_stop(self: RankTraining, *, is_best: bool) -> None:
         save(self, is_best=is_best)
         if self.steps >= 12:
-            raise Interrupted
+            raise InterruptedForTestError
 
     with monkeypatch.context() as patched:
         patched.setattr(RankTraining, "_save", save_then_stop)
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedForTestError):
             run(broken)
     assert run(broken).metrics == whole.metrics
     assert np.array_equal(
-        codes_of(f"{tmp_path}/whole/semantic_ids.parquet"), codes_of(f"{tmp_path}/broken/semantic_ids.parquet")
+        codes_of(f"{tmp_path}/whole/semantic_ids.parquet"),
+        codes_of(f"{tmp_path}/broken/semantic_ids.parquet"),
     )
 
 

@@ -3,6 +3,7 @@
 Legend: B rows of this rank's part of the batch, U distinct items, n and m history entries.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ class ItemRows(NamedTuple):
     """
 
     rows: Tensor
-    """(U,) int64: distinct item rows of targets and recent entries; at least one."""
+    """(U,) int64: distinct item rows, those of targets first, then of recent entries alone; at least one."""
+    num_targets: int
+    """Distinct targets: so many of `rows`, from the first."""
     targets: Tensor
     """(B,) int64: position of the target in `rows`; 0 for a padding row."""
     recent: Tensor
@@ -34,11 +37,14 @@ class ItemRows(NamedTuple):
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "ItemRows":
         """Copy to a device."""
-        return ItemRows(*(part.to(device, non_blocking=non_blocking) for part in self))
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pinned(self) -> "ItemRows":
         """Copy into page-locked memory."""
-        return ItemRows(*(part.pin_memory() for part in self))
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ItemRows":
+        return ItemRows(*(change(part) if isinstance(part, Tensor) else part for part in self))
 
 
 def find_item_rows(
@@ -59,9 +65,16 @@ def find_item_rows(
     is_recent = place >= np.repeat(num_older, lengths)
     named = np.concatenate([targets, history[is_recent]]).astype(np.int64, copy=False)
     rows, positions = np.unique(named, return_inverse=True)
+    is_target = np.zeros(len(rows), bool)
+    is_target[positions[: len(targets)]] = True
+    order = np.argsort(~is_target, kind="stable")
+    moved = np.empty_like(order)
+    moved[order] = np.arange(len(order))
+    rows, positions = rows[order], moved[positions]
     padding = np.zeros(num_padding, np.int64)
     return ItemRows(
         torch.from_numpy(rows if len(rows) else np.zeros(1, np.int64)),
+        int(is_target.sum()) or 1,
         torch.from_numpy(np.append(positions[: len(targets)], padding).astype(np.int64)),
         torch.from_numpy(positions[len(targets) :].astype(np.int64)),
         torch.from_numpy(np.append(lengths - num_older, padding).astype(np.int64)),

@@ -20,7 +20,7 @@ from trec_semid.embeddings.collection import PooledTables
 from trec_semid.layers.soft_index import GumbelNoise, soft_lookup
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.contents import Contents
-from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.learned import LearnedTokenizer, Views
 
 CODE_ROLES = ("item_code", "history_code")
 
@@ -146,7 +146,11 @@ class RankerInTheLoop(nn.Module):
         rows, codewords = picked.vectors.split([tables.shape[2], codebooks.shape[2]], dim=2)
         rows = torch.where(views.present.unsqueeze(2), rows, tables[:, -1])
         codes = torch.where(views.present, picked.codes, codebooks.shape[1])
-        return rows.flatten(1), codes, self.tokenizer.errors(views, codewords, contents)
+        # Only targets are anchored, so only they are rebuilt.
+        shown = slice(0, items.num_targets)
+        some = Contents(tuple(part[shown] for part in contents.vectors), contents.present[shown])
+        errors = self.tokenizer.errors(Views(*(part[shown] for part in views)), codewords[shown], some)
+        return rows.flatten(1), codes, errors
 
     def _pool(self, tables: Tensor, vectors: Tensor, items: ItemRows) -> Tensor:
         """Return (B, R * D): history entries added up, or their mean."""
@@ -175,7 +179,7 @@ class Scored(NamedTuple):
     codes: Tensor
     """(U, R) int64; K where missing."""
     errors: dict[str, Tensor]
-    """Name to (U,): squared errors of the rebuilt content; empty without content."""
+    """Name to (distinct targets,): squared errors of their rebuilt content; empty without content."""
 
 
 class LoopOutput(NamedTuple):
