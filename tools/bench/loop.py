@@ -1,0 +1,307 @@
+"""A ranker step with the tokenizer in the loop beside the frozen step, and beside its own matrix products.
+
+    .venv/bin/python tools/bench/loop.py [--codebook K] [--history N] [--recent N] [--batch N] [--dim D]
+    .venv/bin/python tools/bench/loop.py --codebook 3000 --history 128 --batch 512 --threads 2
+
+Frozen: the plain ranker over codes from the map. In the loop: content from its sharded half-precision
+table, MMQ codes of every distinct item, the soft index over all K codes, reconstruction anchors. Floor:
+the matrix products of the in-the-loop step alone, forward and backward, on numbers that lie ready. Items
+are Zipf-like; every row has a full history. The three take turns; the table shows medians over turns.
+The last lines are the growth of resident memory in one step of the soft index over the distinct items,
+for codebooks of several sizes.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+PARSER.add_argument("--items", type=int, default=50_000)
+PARSER.add_argument("--users", type=int, default=100_000)
+PARSER.add_argument("--content", type=int, default=256, help="width of each of the two modalities")
+PARSER.add_argument("--codebook", type=int, default=100)
+PARSER.add_argument("--dim", type=int, default=64, help="width of tables and of latents")
+PARSER.add_argument("--history", type=int, default=20)
+PARSER.add_argument("--recent", type=int, help="live history items of a row; all where not given")
+PARSER.add_argument("--batch", type=int, default=1024)
+PARSER.add_argument("--steps", type=int, default=2, help="steps in a turn")
+PARSER.add_argument("--turns", type=int, default=5)
+PARSER.add_argument("--threads", type=int, default=1)
+PARSER.add_argument("--json", help="write the numbers here too")
+PARSER.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+OPTIONS = PARSER.parse_args()
+os.environ["OMP_NUM_THREADS"] = str(OPTIONS.threads)  # read when torch is imported
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from trec_semid.core.ranks import Ranks, process_group  # noqa: E402
+from trec_semid.data.batches import RankingBatch  # noqa: E402
+from trec_semid.data.features import Feature, Sources  # noqa: E402
+from trec_semid.data.loader import BatchMaker, DistinctItems, RankingRows  # noqa: E402
+from trec_semid.data.ragged import Ragged  # noqa: E402
+from trec_semid.embeddings.code_tables import CodeTable, CodeTables  # noqa: E402
+from trec_semid.embeddings.collection import PooledTables  # noqa: E402
+from trec_semid.embeddings.content_tables import ContentTables  # noqa: E402
+from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
+from trec_semid.jobs.rank_setup import table_specs  # noqa: E402
+from trec_semid.layers.soft_index import soft_lookup  # noqa: E402
+from trec_semid.models.in_the_loop import (  # noqa: E402
+    CODE_ROLES,
+    RankerInTheLoop,
+    RankerInTheLoopWithLoss,
+    TuningConfig,
+)
+from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402
+from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
+from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
+from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
+from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
+from trec_semid.tokenizers.contents import Catalogue, Contents  # noqa: E402
+from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
+from trec_semid.training.content import fill_content  # noqa: E402
+from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
+from trec_semid.training.steps import Arguments, plain_arguments, train_steps  # noqa: E402
+from trec_semid.training.tables import initialise_tables  # noqa: E402
+
+POSITIONS = 6
+RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
+Step = Callable[[int], Any]
+
+
+def describe() -> tuple[Feature, ...]:
+    """Return user, codes and pooled history codes."""
+    rows = OPTIONS.codebook + 1
+    return (
+        Feature("user_id", "user", "t_user_id", OPTIONS.users),
+        *(Feature(f"item_code_{r}", "item_code", f"t_code_{r}", rows, r) for r in range(POSITIONS)),
+        *(Feature(f"history_code_{r}", "history_code", f"t_code_{r}", rows, r) for r in range(POSITIONS)),
+    )
+
+
+def make_batches(features: tuple[Feature, ...], codes: np.ndarray, *, live: bool) -> list[RankingBatch]:
+    """Draw a few batches; the same rows for both contestants."""
+    rng = np.random.default_rng(0)
+    num_rows = 4 * OPTIONS.batch
+    events = (OPTIONS.items * rng.random(max(4 * num_rows, 100_000)) ** 3).astype(np.int64)
+    starts = rng.integers(0, len(events) - OPTIONS.history, num_rows)
+    rows = RankingRows(
+        rng.integers(0, OPTIONS.users, num_rows),
+        (OPTIONS.items * rng.random(num_rows) ** 3).astype(np.int64),
+        (rng.random(num_rows) < 0.3).astype(np.float32),
+        Ragged(starts, np.full(num_rows, OPTIONS.history), events),
+    )
+    distinct = DistinctItems(OPTIONS.recent) if live else None
+    maker = BatchMaker(rows, features, Sources({}, codes), distinct_items=distinct)
+    return [
+        maker.make(np.arange(start, start + OPTIONS.batch), OPTIONS.batch)
+        for start in range(0, num_rows, OPTIONS.batch)
+    ]
+
+
+def build_tokenizer(catalogue: Catalogue) -> Mmq:
+    """Return MMQ with random weights, which cost what learnt ones do."""
+    torch.manual_seed(1)
+    config = MmqConfig(codebook_size=OPTIONS.codebook, latent_dim=OPTIONS.dim)
+    tokenizer = Mmq(config, catalogue.dims)
+    tokenizer.standardiser.fit(catalogue, np.arange(min(catalogue.num_items, 10_000)))
+    return tokenizer
+
+
+def stepper(
+    model: nn.Module, updates: Any, batches: list[RankingBatch], ranks: Ranks, arguments: Any
+) -> Step:
+    """Return a function that trains on batch number n."""
+
+    def step(number: int) -> None:
+        batch = batches[number % len(batches)]
+        next(train_steps(model, updates, [batch], steps_done=0, ranks=ranks, arguments=arguments))
+
+    return step
+
+
+def frozen_step(features: tuple[Feature, ...], codes: np.ndarray, ranks: Ranks) -> Step:
+    """Return the plain ranker's step."""
+    tables, optimizers = TablesConfig(dim=OPTIONS.dim), OptimizersConfig()
+    sparse = PooledTables(table_specs(features), tables, [f.name for f in features], device="meta")
+    torch.manual_seed(0)
+    dense = Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim)
+    model = RankerWithLoss(Ranker(sparse, dense), world_size=1)
+    plan = plan_on_ranks(model, ranks, RULES, batch_size=OPTIONS.batch, optimizer=optimizers.tables)
+    sharded = shard_model(model, plan, ranks, optimizers.tables)
+    initialise_tables(sharded, std=tables.init_std, seed=0)
+    updates = build_updates(sharded, optimizers, total_steps=10**6)
+    return stepper(sharded, updates, make_batches(features, codes, live=False), ranks, plain_arguments)
+
+
+def loop_step(
+    features: tuple[Feature, ...], codes: np.ndarray, catalogue: Catalogue, tokenizer: Mmq, ranks: Ranks
+) -> tuple[Step, list[RankingBatch]]:
+    """Return the step with everything in the loop, and its batches."""
+    tables, optimizers = TablesConfig(dim=OPTIONS.dim), OptimizersConfig()
+    pooled = tuple(feature for feature in features if feature.role not in CODE_ROLES)
+    sparse = PooledTables(table_specs(pooled), tables, [f.name for f in pooled], device="meta")
+    code_tables = [CodeTable(f"t_code_{r}", OPTIONS.codebook + 1) for r in range(POSITIONS)]
+    torch.manual_seed(0)
+    ranker = RankerInTheLoop(
+        sparse,
+        CodeTables(code_tables, OPTIONS.dim, device="meta"),
+        tokenizer,
+        Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim),
+        features,
+        torch.from_numpy(codes).short(),
+        pooling="mean",
+        temperature=None,
+    )
+    model = RankerInTheLoopWithLoss(ranker, TuningConfig(), world_size=1)
+    plan = plan_on_ranks(model, ranks, RULES, batch_size=OPTIONS.batch, optimizer=optimizers.tables)
+    sharded = shard_model(model, plan, ranks, optimizers.tables, skips_parameters=True)
+    initialise_tables(sharded, std=tables.init_std, seed=0)
+    updates = build_updates(sharded, optimizers, total_steps=10**6, own_rates={"tokenizer": 1e-4})
+    content: nn.Module = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
+    where = plan_on_ranks(content, ranks, RULES, batch_size=OPTIONS.batch, optimizer=optimizers.tables)
+    content = shard_frozen(content, where, ranks)
+    fill_content(content, catalogue)
+
+    def arguments(batch: RankingBatch, step: int) -> Arguments:
+        plain = plain_arguments(batch, step)
+        assert batch.items is not None
+        return Arguments((*plain.positional, Contents(*content(batch.items.rows))), {})
+
+    batches = make_batches(features, codes, live=True)
+    return stepper(sharded, updates, batches, ranks, arguments), batches
+
+
+def floor_step(features: tuple[Feature, ...], tokenizer: Mmq, batches: list[RankingBatch]) -> Step:
+    """Return the matrix products of the in-the-loop step: forward, and both gradients of each."""
+    dense = Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim)
+    of_batch = [_products_of(dense, tokenizer, batch) for batch in batches]
+
+    def step(number: int) -> None:
+        with torch.no_grad():
+            for left, right in of_batch[number % len(batches)]:
+                torch.matmul(left, right)
+
+    return step
+
+
+def _products_of(dense: nn.Module, tokenizer: Mmq, batch: RankingBatch) -> list[tuple[Tensor, Tensor]]:
+    """Return the factors of every matrix product of a step; chunks of the soft index share theirs."""
+    items, dim = batch.items, OPTIONS.dim
+    assert items is not None
+    num_items, rows = len(items.rows), 512
+    keys, values = (
+        torch.randn(POSITIONS, OPTIONS.codebook, dim),
+        torch.randn(POSITIONS, OPTIONS.codebook, 2 * dim),
+    )
+    queries, grad = torch.randn(POSITIONS, rows, dim), torch.randn(POSITIONS, rows, 2 * dim)
+    scores = torch.randn(POSITIONS, rows, OPTIONS.codebook)
+    chunk = [(queries, keys.mT), (queries, keys.mT), (grad, values.mT), (scores, keys), (scores.mT, queries)]
+    found = chunk * round(num_items / rows)
+    sized = [(w, batch.labels.shape[0]) for w in dense.parameters()]
+    for name, weight in tokenizer.named_parameters():
+        sized += [(weight, items.num_targets if "decoder" in name else num_items)] * (name != "codebooks")
+    for weight, count in sized:
+        if weight.dim() >= 2:  # y = x W, dx = dy W^T, dW = x^T dy
+            of = weight.detach()
+            x, y = (torch.randn(*of.shape[:-2], count, width) for width in of.shape[-2:])
+            found += [(x, of), (y, of.mT), (x.mT, y)]
+    return found
+
+
+def take_turns(steps: dict[str, Step]) -> dict[str, list[float]]:
+    """Time each contestant turn by turn and return seconds a step of each turn; the first does not count."""
+    spent: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(OPTIONS.turns + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            for number in range(OPTIONS.steps):
+                step(turn * OPTIONS.steps + number)
+            spent[name] += [(time.perf_counter() - started) / OPTIONS.steps] if turn else []
+    return spent
+
+
+def grown_mib(num_codes: int, num_items: int) -> float:
+    """Return by how much the peak of resident memory grows in one pass of the soft index, both ways."""
+    latents = torch.randn(num_items, POSITIONS, OPTIONS.dim, requires_grad=True)
+    codebooks = torch.randn(POSITIONS, num_codes, OPTIONS.dim, requires_grad=True)
+    values = torch.randn(POSITIONS, num_codes, 2 * OPTIONS.dim, requires_grad=True)
+    torch.bmm(latents[:8].detach().transpose(0, 1), codebooks.detach().mT)  # what the library keeps
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak starts anew from what is resident now
+    before = _status_mib("VmHWM")
+    soft_lookup(latents, codebooks, values, similarity="cosine", temperature=0.1).vectors.sum().backward()
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(key: str) -> float:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
+
+
+def measure_memory(num_items: int) -> dict[int, float]:
+    """Measure each codebook size in a process of its own."""
+    found: dict[int, float] = {}
+    for num_codes in (100, 1000, 3000, 10_000):
+        command = [sys.executable, __file__, "--memory-of", str(num_codes), "--items", str(num_items)]
+        found[num_codes] = float(subprocess.check_output([*command, "--dim", str(OPTIONS.dim)]))
+    return found
+
+
+def main() -> None:
+    """Run the contest and print its table."""
+    rng = np.random.default_rng(0)
+    vectors = {
+        name: rng.normal(size=(OPTIONS.items, OPTIONS.content)).astype(np.float16)
+        for name in ("text", "vision")
+    }
+    catalogue = Catalogue(vectors, {name: np.ones(OPTIONS.items, bool) for name in vectors})
+    codes = rng.integers(0, OPTIONS.codebook, (OPTIONS.items, POSITIONS), np.int32)
+    features, tokenizer = describe(), build_tokenizer(catalogue)
+    with process_group() as ranks:
+        live, batches = loop_step(features, codes, catalogue, tokenizer, ranks)
+        steps = {
+            "frozen": frozen_step(features, codes, ranks),
+            "in the loop": live,
+            "matrix products": floor_step(features, tokenizer, batches),
+        }
+        spent = take_turns(steps)
+    items = batches[0].items
+    assert items is not None
+    distinct = len(items.rows)
+    recent = "all" if OPTIONS.recent is None else OPTIONS.recent
+    print(
+        f"codebook {OPTIONS.codebook:,}, {POSITIONS} codes, width {OPTIONS.dim}, history {OPTIONS.history} "
+        f"({recent} live), batch {OPTIONS.batch:,}: {distinct:,} distinct live items, "
+        f"{items.num_targets:,} targets; {OPTIONS.threads} threads, {OPTIONS.turns} turns of "
+        f"{OPTIONS.steps} steps"
+    )
+    for name, seconds in spent.items():
+        span = f"{min(seconds) * 1e3:,.0f} to {max(seconds) * 1e3:,.0f}"
+        print(f"{name:<18} {statistics.median(seconds) * 1e3:9,.0f} ms a step   ({span})")
+    ratios = {
+        f"in the loop / {other}": [a / b for a, b in zip(spent["in the loop"], spent[other], strict=True)]
+        for other in ("frozen", "matrix products")
+    }
+    for name, values in ratios.items():
+        print(f"{name:<28} {statistics.median(values):.2f}   ({min(values):.2f} to {max(values):.2f})")
+    memory = measure_memory(distinct)
+    for num_codes, mib in memory.items():
+        print(f"soft index, {distinct:,} items, codebook {num_codes:>6,}: {mib:,.0f} MiB")
+    if OPTIONS.json:
+        with open(OPTIONS.json, "w", encoding="utf-8") as file:
+            json.dump({"options": vars(OPTIONS), "seconds": spent, "memory_mib": memory}, file, indent=1)
+
+
+if __name__ == "__main__":
+    if OPTIONS.memory_of:
+        print(grown_mib(OPTIONS.memory_of, OPTIONS.items))
+    else:
+        main()
