@@ -8,12 +8,23 @@ import numpy as np
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.data.prefixes import PrefixConfig, prefix_rows
 from trec_semid.data.ragged import Ragged, ragged_from_arrow
 from trec_semid.data.schema import Dataset, FieldFacts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Representation = Literal["item", "semantic", "both"]
-Role = Literal["user", "user_field", "item", "item_code", "item_field", "history", "history_code"]
+Role = Literal[
+    "user",
+    "user_field",
+    "item",
+    "item_code",
+    "item_prefix",
+    "item_field",
+    "history",
+    "history_code",
+    "history_prefix",
+]
 
 
 class Feature(NamedTuple):
@@ -26,7 +37,7 @@ class Feature(NamedTuple):
     num_rows: int
     """Rows of the table; every id is below."""
     position: int = 0
-    """Position in the semantic ID, for codes."""
+    """Position in the semantic ID, for codes; place among the prefix lengths, for prefixes."""
 
     @property
     def entity(self) -> str:
@@ -41,6 +52,9 @@ class FeaturesConfig(Config):
     """Names of item fields; all where not given."""
     user_fields: list[str] | None = None
     """Names of user fields; all where not given."""
+    prefixes: PrefixConfig | None = None
+    """Hashed tables of semantic-ID prefixes beside one table a position, for residual tokenizers; none
+    where not given."""
 
 
 class Sources(NamedTuple):
@@ -49,6 +63,8 @@ class Sources(NamedTuple):
     fields: dict[str, Ragged]
     codes: Array | None
     """(num_items, R) int32; None without semantic IDs."""
+    prefixes: Array | None = None
+    """(num_items, P) int64 rows of the prefix tables; None without."""
 
 
 def describe_features(
@@ -75,10 +91,14 @@ def describe_features(
     facts = dataset.facts
     features = [Feature("user_id", "user", "t_user_id", facts.num_users)]
     features += _side_features("user", facts.user_fields, config.user_fields)
+    prefixes = config.prefixes if representation != "item" else None
+    _check_lengths(prefixes, code_sizes)
     features += _item_features("item", facts.num_items, representation, code_sizes)
+    features += _prefix_features("item", code_sizes, prefixes)
     features += _side_features("item", facts.item_fields, config.item_fields)
     if with_history:
         features += _item_features("history", facts.num_items, representation, code_sizes)
+        features += _prefix_features("history", code_sizes, prefixes)
     names = [feature.name for feature in features]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -89,13 +109,16 @@ def describe_features(
     return tuple(features)
 
 
-def read_sources(dataset: Dataset, features: Sequence[Feature], codes: Array | None) -> Sources:
+def read_sources(
+    dataset: Dataset, features: Sequence[Feature], codes: Array | None, prefixes: Array | None = None
+) -> Sources:
     """Read the side fields that the features name, and check every id against its table.
 
     Args:
         dataset: where the fields are.
         features: from `describe_features`.
         codes: (num_items, R) codes in row order.
+        prefixes: (num_items, P) rows of prefix tables, in row order.
 
     Raises:
         DataError: an id outside its table, with feature, value and row.
@@ -109,7 +132,7 @@ def read_sources(dataset: Dataset, features: Sequence[Feature], codes: Array | N
             check_field(feature, fields[feature.name], f"{dataset.uri}/{entity}s.parquet")
         elif feature.role == "item_code" and codes is not None:
             check_ids(feature, codes[:, feature.position], "semantic IDs")
-    return Sources(fields, None if codes is None else np.ascontiguousarray(codes, np.int32))
+    return Sources(fields, None if codes is None else np.ascontiguousarray(codes, np.int32), prefixes)
 
 
 def check_ids(feature: Feature, ids: Array, file: str) -> None:
@@ -168,6 +191,32 @@ def _item_features(
             for r, size in enumerate(code_sizes)
         ]
     return features
+
+
+def _prefix_features(
+    entity: Literal["item", "history"], code_sizes: Sequence[int], config: PrefixConfig | None
+) -> list[Feature]:
+    if config is None:
+        return []
+    role: Role = "item_prefix" if entity == "item" else "history_prefix"
+    return [
+        Feature(
+            f"{entity}_prefix_{length}",
+            role,
+            f"t_prefix_{length}",
+            prefix_rows(code_sizes, length, config.num_rows),
+            place,
+        )
+        for place, length in enumerate(config.lengths)
+    ]
+
+
+def _check_lengths(config: PrefixConfig | None, code_sizes: Sequence[int]) -> None:
+    if config and config.lengths[-1] > len(code_sizes):
+        raise ConfigError(
+            f"features.prefixes.lengths: a prefix of {config.lengths[-1]} codes, but semantic IDs have "
+            f"{len(code_sizes)}. Leave it out."
+        )
 
 
 def _side_features(

@@ -129,6 +129,8 @@ class BatchMaker:
             of_entity = codes[feature.entity]
             assert of_entity is not None, "code features are described with codes at hand"
             return of_entity[feature.position], lengths
+        if self._sources.prefixes is not None and feature.role in ("item_prefix", "history_prefix"):
+            return self._sources.prefixes[rows, feature.position], lengths
         return rows, lengths
 
 

@@ -15,6 +15,7 @@ from trec_semid.data.features import (
 )
 from trec_semid.data.histories import HistoryConfig, Protocol, index_histories, read_events
 from trec_semid.data.loader import BatchMaker, DistinctItems, RankingRows
+from trec_semid.data.prefixes import prefix_ids
 from trec_semid.data.schema import SPLITS, Dataset, Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,7 +49,11 @@ class RankingData:
         self.features = describe_features(
             dataset, features, representation, sizes, with_history=history.max_len > 0
         )
-        self._sources = read_sources(dataset, self.features, codes.codes if codes and sizes else None)
+        used = codes if sizes else None
+        prefixes = None
+        if used and features.prefixes:
+            prefixes = prefix_ids(used.codes, used.sizes, features.prefixes)
+        self._sources = read_sources(dataset, self.features, used.codes if used else None, prefixes)
         self._file, self._history = dataset.uri, history
         self.events = read_events(dataset)
         self._check_events(dataset.facts.num_items)

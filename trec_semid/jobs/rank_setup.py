@@ -84,6 +84,10 @@ class RankConfig(Config):
             raise ValueError(f"representation '{self.representation}' needs semantic_ids")
         if self.tuning and self.representation == "item":
             raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
+        if self.tuning and self.features.prefixes:
+            raise ValueError(
+                "tuning moves codes, prefix tables need them to stay: leave features.prefixes out"
+            )
         return self
 
 

@@ -84,6 +84,10 @@ class Ppnet(DenseRanker):
         return self.layers[-1](hidden).squeeze(1)
 
 
+_OWN = ("user", "item", "item_code", "item_prefix")
+"""Roles of the features that gates always read."""
+
+
 def _prior_names(features: Sequence[Feature], config: PpnetConfig) -> set[str]:
     names = [feature.name for feature in features]
     for name in config.priors:
@@ -91,7 +95,7 @@ def _prior_names(features: Sequence[Feature], config: PpnetConfig) -> set[str]:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(names)}."
             raise ConfigError(f"model.priors: no feature '{name}'. {hint}")
-    own = {feature.name for feature in features if feature.role in ("user", "item", "item_code")}
+    own = {feature.name for feature in features if feature.role in _OWN}
     return own | set(config.priors)
 
 

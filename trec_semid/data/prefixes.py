@@ -1,0 +1,72 @@
+"""Prefix n-grams of semantic IDs: what residual codes mean, they mean after the codes before them.
+
+Legend: N items, R positions, P prefix lengths.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field, PositiveInt, field_validator
+
+from trec_semid.core.config import Config
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class PrefixConfig(Config):
+    """Hashed tables of the first codes of a semantic ID, beside one table a position."""
+
+    lengths: tuple[PositiveInt, ...] = Field((2, 3), min_length=1)
+    """Codes of each prefix; a table for each length."""
+    num_rows: PositiveInt = 100_000
+    """Most rows of each table. A length whose prefixes number less gets a row for each, without
+    collisions; a longer one is hashed."""
+
+    @field_validator("lengths")
+    @classmethod
+    def _rise(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if list(lengths) != sorted(set(lengths)):
+            raise ValueError(f"lengths must rise, each named once (got {list(lengths)})")
+        return lengths
+
+
+def prefix_rows(sizes: Sequence[int], length: int, num_rows: int) -> int:
+    """Return the rows of the table of one prefix length: every prefix, 'missing' codes included, or fewer."""
+    possible = 1
+    for size in sizes[:length]:
+        possible *= size + 1
+    return min(possible, num_rows)
+
+
+def prefix_ids(codes: Array, sizes: Sequence[int], config: PrefixConfig) -> Array:
+    """Return (N, P) int64: the row of each item's prefix in each length's table.
+
+    Source: Singh et al., "Better Generalization with Semantic IDs: A Case Study in Ranking for
+    Recommendations", RecSys 2024, prefix n-grams. A prefix's number is its codes read as digits, digit r in
+    base sizes[r] + 1; where it passes `num_rows` it is mixed (splitmix64) and taken modulo `num_rows`.
+
+    Args:
+        codes: (N, R); sizes[r] is the 'missing' code.
+        sizes: K of each position.
+        config: which prefixes.
+    """
+    found = np.empty((len(codes), len(config.lengths)), np.int64)
+    for column, length in enumerate(config.lengths):
+        rows = prefix_rows(sizes, length, config.num_rows)
+        key = np.zeros(len(codes), np.uint64)
+        is_hashed = rows == config.num_rows
+        for position in range(length):
+            digit = codes[:, position].astype(np.uint64)
+            key = (_mix(key) ^ digit) if is_hashed else key * np.uint64(sizes[position] + 1) + digit
+        found[:, column] = (_mix(key) % np.uint64(rows) if is_hashed else key).astype(np.int64)
+    return found
+
+
+def _mix(key: Array) -> Array:
+    """Scatter 64-bit keys: the finaliser of splitmix64 (Steele, Lea, Flood, 2014), one to one."""
+    key = key + np.uint64(_GOLDEN)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))
