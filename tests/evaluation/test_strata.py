@@ -1,8 +1,13 @@
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets import write_small_dataset
 from trec_semid.core.errors import DataError
+from trec_semid.data.features import FeaturesConfig
+from trec_semid.data.histories import HistoryConfig
+from trec_semid.data.ranking import RankingData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.strata import ACTIVITY, POPULARITY, strata_of_counts, training_strata
 
@@ -49,6 +54,26 @@ def test_strata_of_a_dataset_count_its_training_events_only(tmp_path):
         head.reindex(np.flatnonzero(strata.items == 0)).min()
         >= head.reindex(np.flatnonzero(strata.items == 1)).max()
     )
+
+
+def test_sampled_negatives_are_no_training_events_for_strata_and_counts(tmp_path):
+    folder = str(tmp_path / "small")
+    dataset = Dataset(write_small_dataset(folder))
+    item = int(np.argmax(training_strata(dataset).items == 0))
+    file = next((tmp_path / "small" / "events").iterdir())
+    table = pq.read_table(file)
+    behaviours = pc.if_else(pc.equal(table["item_row"], item), "negative", table["behaviour"].cast("string"))
+    at = table.schema.get_field_index("behaviour")
+    table = table.set_column(at, table.schema.field(at), behaviours.cast(table.schema.field(at).type))
+    pq.write_table(table, file)
+    strata = training_strata(Dataset(folder))
+    assert named(strata.items[[item]], POPULARITY) == ["unseen"]
+    assert (strata.items == 3).sum() == 3  # the two that never had an event, and this one
+    data = RankingData(Dataset(folder), FeaturesConfig(), HistoryConfig.model_validate({}), "item", None)
+    users, items = data.train_counts()
+    assert items[item] == 0
+    np.testing.assert_array_equal(strata_of_counts(items, users).items, strata.items)
+    np.testing.assert_array_equal(strata_of_counts(items, users).users, strata.users)
 
 
 def test_masks_part_the_rows_twice():

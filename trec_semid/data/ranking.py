@@ -88,8 +88,8 @@ class RankingData:
         )
 
     def train_counts(self) -> tuple[Array, Array]:
-        """Return the number of training events of each user and of each item."""
-        is_train = self.events.splits == 0
+        """Return the number of training events of each user and of each item, sampled negatives left out."""
+        is_train = (self.events.splits == 0) & ~self.events.is_negative
         users, items = self.events.users[is_train], self.events.items[is_train]
         return np.bincount(users, minlength=self._num_users), np.bincount(items, minlength=self._num_items)
 

@@ -22,8 +22,9 @@ class Strata(NamedTuple):
     head, the first quarter the tail, what lies between the middle; each quarter is rounded down.
     Users with a training event, in the same order: first third low, last third high, rounded down,
     the rest middle. Items and users without a training event are the unseen. Every training event
-    counts, whatever its label. Equal counts are told apart by row, so strata have the stated sizes
-    and never change between runs. The 25 % cuts are those of the MMQ paper (arXiv 2508.15281), 4.4.
+    counts, whatever its label; sampled negatives never happened and do not. Equal counts are told apart
+    by row, so strata have the stated sizes and never change between runs. The 25 % cuts are those of the
+    MMQ paper (arXiv 2508.15281), 4.4.
     """
 
     items: NDArray[np.int8]
@@ -52,7 +53,7 @@ def training_strata(dataset: Dataset) -> Strata:
     """Count the training events of each item and user, batch by batch, and cut the strata."""
     facts = dataset.facts
     item_events, user_events = np.zeros(facts.num_items, np.int64), np.zeros(facts.num_users, np.int64)
-    in_training = pads.field("split") == "train"
+    in_training = (pads.field("split") == "train") & _happened()
     for batch in dataset.event_files().to_batches(columns=["item_row", "user_row"], filter=in_training):
         item_events += _count(batch["item_row"].to_numpy(), facts.num_items, "item_row")
         user_events += _count(batch["user_row"].to_numpy(), facts.num_users, "user_row")
@@ -78,6 +79,11 @@ def _cut(events: NDArray[Any], parts: int, names: tuple[int, int, int, int]) -> 
     cut[order[:size]] = first
     cut[order[len(order) - size :]] = last
     return cut
+
+
+def _happened() -> pads.Expression:
+    behaviour = pads.field("behaviour")
+    return behaviour.is_null() | (behaviour != "negative")
 
 
 def _count(rows: NDArray[np.int64], size: int, field: str) -> NDArray[np.int64]:
