@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @final
 class Rotation(nn.Module):
-    """y = x Q; `undo` is x_hat = y Q^T. Widths (..., in_dim) to (..., out_dim)."""
+    """y = x Q, and x_hat = y Q^T is the way back. Widths (..., in_dim) to (..., out_dim)."""
 
     matrix: Tensor
 
@@ -19,7 +19,3 @@ class Rotation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Rotate."""
         return x @ self.matrix
-
-    def undo(self, y: Tensor) -> Tensor:
-        """Rotate back."""
-        return y @ self.matrix.T

@@ -87,7 +87,7 @@ class Alignment(nn.Module):
         Raises:
             DataError: no two items have two modalities in common.
         """
-        pairs = sum(catalogue.present[name][rows].astype(np.int64) for name in catalogue.dims) > 1
+        pairs = np.sum([catalogue.present[name][rows] for name in catalogue.dims], axis=0) > 1
         if pairs.sum() < 2:
             raise DataError("contrastive alignment needs items with two modalities", value=int(pairs.sum()))
         if my_rank() == 0:

@@ -31,6 +31,8 @@ def draw_inputs(
     )
     parts = [
         fusion(standardiser(contents), contents.present)[channel].cpu()
-        for contents in (read.to(standardiser.mean.device) for _, read in catalogue.chunks(drawn, _CHUNK_ROWS))
+        for contents in (
+            read.to(standardiser.mean.device) for _, read in catalogue.chunks(drawn, _CHUNK_ROWS)
+        )
     ]
     return torch.cat(parts).numpy()

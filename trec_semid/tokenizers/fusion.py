@@ -115,7 +115,9 @@ class Fusion(nn.Module):
 
     def position_names(self, word: str) -> tuple[str, ...]:
         """Return `<word>_0`, ... or, separated, `<modality>_0`, ..."""
-        return tuple(f"{channel.name or word}_{i}" for channel in self.channels for i in range(channel.num_positions))
+        return tuple(
+            f"{channel.name or word}_{i}" for channel in self.channels for i in range(channel.num_positions)
+        )
 
 
 def _split_positions(dims: Mapping[str, int], num_positions: int) -> tuple[Channel, ...]:

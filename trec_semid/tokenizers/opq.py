@@ -102,13 +102,12 @@ class Opq(Tokenizer):
         size = self.opq_config.codebook_size
         chosen = pick_codewords(self.codebooks, codes.clamp(max=size - 1))
         chosen = torch.where((codes < size).unsqueeze(2), chosen, 0.0)
-        parts = zip(self.fusion.channels, self.widths, self.rotations, strict=True)
-        return self.fusion.rebuild(
-            [
-                rotation.undo(chosen[:, channel.positions, :width].flatten(1))
-                for channel, width, rotation in parts
-            ]
-        )
+        rotated = [
+            chosen[:, channel.positions, :width].flatten(1)
+            for channel, width in zip(self.fusion.channels, self.widths, strict=True)
+        ]
+        matrices = [rotation.get_buffer("matrix") for rotation in self.rotations]
+        return self.fusion.rebuild([y @ matrix.T for y, matrix in zip(rotated, matrices, strict=True)])
 
     @torch.no_grad()
     def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:

@@ -29,7 +29,7 @@ class RqVaeConfig(FusionConfig):
     levels: PositiveInt = 6
     """Codes of an item; separated modalities share them out."""
     latent_dim: PositiveInt = 64
-    hidden_widths: tuple[PositiveInt, ...] = (256,)
+    hidden_widths: tuple[PositiveInt, ...] = (1024,)
     """Of the encoder; the decoder has them the other way round."""
     commitment: NonNegativeFloat = 0.25
     """Weight of the term that pulls latents to their codewords, beside 1 for the codewords'."""
@@ -37,7 +37,7 @@ class RqVaeConfig(FusionConfig):
     """Of both terms, in units of the latents' variance after the warm-up."""
     temperature: PositiveFloat = 0.1
     """Of a ranker's soft index over squared distances, in the same units."""
-    fit: CodebookFitConfig = CodebookFitConfig(epochs=100, warmup_epochs=10, learning_rate=1e-3)
+    fit: CodebookFitConfig = CodebookFitConfig(learning_rate=3e-3)
 
 
 _SPREAD_ITEMS = 4096
@@ -177,7 +177,9 @@ class RqVae(LearnedTokenizer):
         ]
         latents = torch.stack([level.left for level in levels], dim=1)
         present = self.fusion.at_positions(contents.present)
-        return Views(x, latents, present, present.to(x.dtype)), torch.stack([lv.codes for lv in levels], dim=1)
+        return Views(x, latents, present, present.to(x.dtype)), torch.stack(
+            [lv.codes for lv in levels], dim=1
+        )
 
     def _passing(self, latents: Tensor) -> Tensor:
         """Share each channel's z, which is its first level's latent, out over the channel's positions."""
