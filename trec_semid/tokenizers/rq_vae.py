@@ -37,7 +37,7 @@ class RqVaeConfig(FusionConfig):
     """Of both terms, in units of the latents' variance after the warm-up."""
     temperature: PositiveFloat = 0.1
     """Of a ranker's soft index over squared distances, in the same units."""
-    fit: CodebookFitConfig = CodebookFitConfig(learning_rate=3e-3)
+    fit: CodebookFitConfig = CodebookFitConfig(learning_rate=1e-3)
 
 
 _SPREAD_ITEMS = 4096
@@ -54,6 +54,7 @@ class RqVae(LearnedTokenizer):
     """
 
     spread: Tensor
+    """(R,): variance of the z of each position's channel, after the warm-up."""
 
     def __init__(self, config: RqVaeConfig, dims: Mapping[str, int]) -> None:
         super().__init__(config, dims)
@@ -65,7 +66,7 @@ class RqVae(LearnedTokenizer):
         self.codebooks = nn.Parameter(
             torch.randn(config.levels, config.codebook_size, config.latent_dim) / config.latent_dim**0.5
         )
-        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("spread", torch.ones(config.levels))
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -80,7 +81,7 @@ class RqVae(LearnedTokenizer):
     @property
     def temperature(self) -> float:
         """Of the soft index over squared distances."""
-        return self.rq_config.temperature * float(self.spread)
+        return self.rq_config.temperature * float(self.spread.mean())
 
     @property
     def stages(self) -> tuple[tuple[int, ...], ...]:
@@ -163,9 +164,10 @@ class RqVae(LearnedTokenizer):
         """Measure how far z lies from its mean, so that weights and temperature have no unit."""
         some = numpy_generator(seed, "spread").permutation(rows)[:_SPREAD_ITEMS]
         latents, present = self.latents(catalogue.batch(some).to(self.device))
-        first = [channel.positions.start for channel in self.fusion.channels]
-        spreads = [latents[present[:, r], r].var(0, correction=0).sum() for r in first]
-        self.spread.copy_(torch.stack(spreads).mean().clamp(min=1e-12))
+        for channel in self.fusion.channels:
+            first = channel.positions.start
+            variance = latents[present[:, first], first].var(0, correction=0).sum()
+            self.spread[channel.positions] = variance.clamp(min=1e-12)
 
     def _choose(self, contents: Contents) -> tuple[Views, Tensor]:
         x = self.standardiser(contents)
