@@ -150,9 +150,38 @@ def test_fitting_on_training_items_leaves_the_others_for_measuring(dataset, tmp_
 def test_example_configs_are_valid():
     folder = Path(__file__).resolve().parents[2] / "configs" / "tokenizers"
     files = sorted(folder.glob("*.toml"))
-    assert [file.stem for file in files] == ["mmq", "rq_kmeans"]
+    both = [f"{way}_{kind}" for way in ("ma", "ms") for kind in ("opq", "rq_kmeans", "rq_vae")]
+    assert [file.stem for file in files] == [*both[:3], "mmq", *both[3:], "rq_kmeans"]
     for file in files:
-        assert load_config(TokenizeConfig, [str(file)]).tokenizer.kind == file.stem
+        config = load_config(TokenizeConfig, [str(file)])
+        assert config.tokenizer.kind == file.stem.removeprefix("ma_").removeprefix("ms_")
+        assert config.run.endswith(f"/{file.stem}")
+        is_separated = getattr(config.tokenizer, "modalities", None) == "separated"
+        assert is_separated == file.stem.startswith("ms_")
+
+
+def test_collisions_are_resolved_and_reported(dataset, tmp_path):
+    tokenizer = RqKmeansConfig(codebook_size=6, levels=2)
+    plain = TokenizeConfig(dataset=dataset, run=str(tmp_path / "keep"), tokenizer=tokenizer)
+    before = run(plain).metrics
+    kept = SemanticIds.load(f"{plain.run}/semantic_ids.parquet")
+    assert read_json(plain, "quality.json")["collisions"]["resolution"] == "keep"
+    for resolution, sizes in (("extra_code", 3), ("next_nearest", 2)):
+        config = plain.model_copy(update={"run": str(tmp_path / resolution), "collisions": resolution})
+        after = run(config).metrics
+        ids, quality = (
+            SemanticIds.load(f"{config.run}/semantic_ids.parquet"),
+            read_json(config, "quality.json"),
+        )
+        assert len(ids.sizes) == sizes
+        assert len(np.unique(ids.codes, axis=0)) == quality["unique_tuples"]
+        assert after["all/unique_share"] > before["all/unique_share"]
+        collisions = quality["collisions"]
+        assert collisions["before"]["unique_tuples"] == len(np.unique(kept.codes, axis=0)) < 40
+        assert collisions["after"]["unique_tuples"] == quality["unique_tuples"]
+        changed = int((ids.codes[:, :2] != kept.codes).any(1).sum())
+        assert collisions["moved_items"] == changed
+        assert (changed == 0) == (resolution == "extra_code")
 
 
 @pytest.mark.ranks

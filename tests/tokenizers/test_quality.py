@@ -6,11 +6,17 @@ import torch
 
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.tokenizers import quality as quality_module
+from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 
 NUM_ITEMS = 150
+
+
+def describe(tokenizer, catalogue, encoded, fitted):
+    resolved = resolve_collisions("keep", tokenizer, catalogue, encoded)
+    return describe_quality(tokenizer, "rq_kmeans", catalogue, resolved, fitted, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,7 @@ def described():
         catalogue,
         tokenizer,
         encoded,
-        describe_quality(tokenizer, "rq_kmeans", catalogue, encoded, fitted, seed=0),
+        describe(tokenizer, catalogue, encoded, fitted),
     )
 
 
@@ -101,7 +107,7 @@ def test_metrics_are_plain_numbers_drawn_from_the_file(described):
 
 def test_tokenizer_fitted_on_everything_has_no_unfitted_items(described):
     catalogue, tokenizer, encoded, _ = described
-    quality = describe_quality(tokenizer, "rq_kmeans", catalogue, encoded, np.arange(NUM_ITEMS), seed=0)
+    quality = describe(tokenizer, catalogue, encoded, np.arange(NUM_ITEMS))
     assert quality["reconstruction_of_unfitted_items"] is None
     assert "unfitted/reconstruction" not in quality_metrics(quality)[0]
 
@@ -109,8 +115,6 @@ def test_tokenizer_fitted_on_everything_has_no_unfitted_items(described):
 def test_large_catalogues_are_compared_on_a_sample(described, monkeypatch):
     catalogue, tokenizer, encoded, _ = described
     monkeypatch.setattr(quality_module, "MAX_COMPARED_ITEMS", 40)
-    quality = describe_quality(
-        tokenizer, "rq_kmeans", catalogue, Encoded(*encoded), np.arange(NUM_ITEMS), seed=0
-    )
+    quality = describe(tokenizer, catalogue, Encoded(*encoded), np.arange(NUM_ITEMS))
     pairs = sum(row["pairs"] for row in quality["neighbour_agreement"]["by_shared_codes"])
     assert pairs == 40 * 39

@@ -16,8 +16,9 @@ from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_grou
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.schema import Dataset
+from trec_semid.tokenizers.collisions import Resolution, Resolved, resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue, Rows
-from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 from trec_semid.tokenizers.shards import my_rank
@@ -41,6 +42,9 @@ class TokenizeConfig(Config):
     fit_on: Literal["catalogue", "train_items"] = "catalogue"
     """Learn from every item's content, which is known before the item's first event, or only from items
     that have a training event; all items are encoded either way."""
+    collisions: Resolution = "keep"
+    """What happens to items of equal tuples: nothing; `extra_code`: one more position numbers them;
+    `next_nearest`: all but the first move to the nearest tuple that is free."""
     tokenizer: TokenizerConfig
 
 
@@ -88,10 +92,11 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
     _fit(tokenizer, catalogue, rows, config, log)
     encoded = encode_catalogue(tokenizer.eval(), catalogue)
     if ranks.is_main:
+        resolved = resolve_collisions(config.collisions, tokenizer, catalogue, encoded)
         quality = describe_quality(
-            tokenizer, config.tokenizer.kind, catalogue, encoded, rows, seed=config.seed
+            tokenizer, config.tokenizer.kind, catalogue, resolved, rows, seed=config.seed
         )
-        _write(folder, config, dataset, tokenizer, encoded, quality)
+        _write(folder, config, dataset, tokenizer, resolved, quality)
     log.event("finish")
     log.close()
 
@@ -133,13 +138,12 @@ def _write(
     config: TokenizeConfig,
     dataset: Dataset,
     tokenizer: Tokenizer,
-    encoded: Encoded,
+    resolved: Resolved,
     quality: dict[str, Any],
 ) -> None:
     tokenizer.save(folder.path("tokenizer"))
-    SemanticIds(dataset.item_ids, encoded.codes, tokenizer.codebook_sizes).save(
-        folder.path("semantic_ids.parquet")
-    )
+    ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer))
+    ids.save(folder.path("semantic_ids.parquet"))
     folder.write_json("quality.json", quality)
     metrics, counts = quality_metrics(quality)
     facts = dataset.facts
@@ -152,13 +156,15 @@ def _write(
 
 def summary(quality: dict[str, Any]) -> str:
     """Return the quality as lines to read."""
-    agreement = quality["neighbour_agreement"]
+    agreement, collisions = quality["neighbour_agreement"], quality["collisions"]
     return "\n".join(
         [
             f"{quality['tokenizer']}: {quality['num_items']:,} items, {len(quality['positions'])} positions",
             f"reconstruction {quality['reconstruction']:.4f}, utilisation {quality['utilisation']:.1%}, "
             f"entropy {quality['entropy']:.2f} nats",
-            f"unique tuples {quality['unique_share']:.1%}, largest group {quality['largest_group']}",
+            f"unique tuples {quality['unique_share']:.1%}, largest group {quality['largest_group']} "
+            f"({collisions['resolution']}: {collisions['before']['items_in_groups']} -> "
+            f"{collisions['after']['items_in_groups']} items in collisions)",
             f"codes in common: neighbours {agreement['mean_code_overlap_of_neighbours']:.1%}, "
             f"random pairs {agreement['mean_code_overlap_of_random_pairs']:.1%}",
         ]

@@ -21,7 +21,13 @@ class Clusters(NamedTuple):
 
 
 def fit_kmeans(
-    points: Floats, num_clusters: int, *, seed: int, iterations: int = 20, spherical: bool = False
+    points: Floats,
+    num_clusters: int,
+    *,
+    seed: int,
+    iterations: int = 20,
+    spherical: bool = False,
+    start: Floats | None = None,
 ) -> Clusters:
     """Cluster points by squared distance, or by cosine when spherical.
 
@@ -33,6 +39,7 @@ def fit_kmeans(
         seed: picks the first centroids.
         iterations: Lloyd steps.
         spherical: centroids are kept at unit length and compared by inner product.
+        start: (K, D) centroids to go on from, instead of K of the points.
 
     Raises:
         DataError: fewer points than clusters.
@@ -52,6 +59,6 @@ def fit_kmeans(
         min_points_per_centroid=1,
         max_points_per_centroid=max(1, -(-len(points) // num_clusters)),
     )
-    kmeans.train(points)
+    kmeans.train(points, init_centroids=start)
     _, nearest = kmeans.index.search(points, 1)
     return Clusters(np.asarray(kmeans.centroids, dtype=np.float32), nearest[:, 0])

@@ -91,7 +91,7 @@ def count_collisions(codes: Codes, sizes: tuple[int, ...]) -> Collisions:
         codes: (N, R).
         sizes: K of each position.
     """
-    _, group_sizes = np.unique(_tuple_keys(codes, sizes), return_counts=True)
+    _, group_sizes = np.unique(tuple_keys(codes, sizes), return_counts=True)
     shared = group_sizes[group_sizes > 1]
     largest = int(group_sizes.max(initial=0))
     return Collisions(len(group_sizes), len(shared), int(shared.sum()), largest)
@@ -155,8 +155,8 @@ def _shared_codes(left: Codes, right: Codes, sizes: tuple[int, ...]) -> tuple[In
     return shared, comparable
 
 
-def _tuple_keys(codes: Codes, sizes: tuple[int, ...]) -> Ints:
-    """Number the tuples so that equal tuples, and only they, have equal numbers."""
+def tuple_keys(codes: Codes, sizes: tuple[int, ...]) -> Ints:
+    """Return (N,): numbers of the tuples, equal for equal tuples and only for them."""
     keys, bound = np.zeros(len(codes), np.int64), 1
     for position, size in enumerate(sizes):
         if bound * (size + 1) >= 2**63:

@@ -9,7 +9,7 @@ from typing import Literal, final
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import softmax
+from torch.nn.functional import normalize, softmax
 
 from trec_semid.core.config import Config
 from trec_semid.layers.experts import Experts
@@ -127,6 +127,13 @@ class Mmq(LearnedTokenizer):
             "br,brd->bd", self._gates(self.standardiser(contents), contents.present), codewords
         )
         return self.decoder(fused)
+
+    @torch.no_grad()
+    def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:
+        """Return (B, K): minus the cosine with the position's latent."""
+        del codes  # positions know nothing of each other
+        latents = normalize(self.view(contents).latents[:, position], dim=1)
+        return -latents @ normalize(self.codebooks[position], dim=1).T
 
     def view(self, contents: Contents) -> Views:
         """Run experts and gates (eq 2, 3, 5, 6)."""

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from trec_semid.core.seeds import derive_seed, numpy_generator
-from trec_semid.metrics.codes import CodeUsage, code_usage, count_collisions, neighbour_agreement
+from trec_semid.metrics.codes import CodeUsage, code_usage, neighbour_agreement
+from trec_semid.tokenizers.collisions import Resolved, describe_resolution
 from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import Encoded
 from trec_semid.tokenizers.standardise import RECONSTRUCTION_CONVENTION
@@ -17,7 +18,7 @@ MAX_COMPARED_ITEMS = 20_000
 
 
 def describe_quality(
-    tokenizer: Tokenizer, kind: str, catalogue: Catalogue, encoded: Encoded, fitted: Rows, *, seed: int
+    tokenizer: Tokenizer, kind: str, catalogue: Catalogue, resolved: Resolved, fitted: Rows, *, seed: int
 ) -> dict[str, Any]:
     """Return the content of `quality.json`.
 
@@ -25,13 +26,13 @@ def describe_quality(
         tokenizer: fitted.
         kind: what its config calls it.
         catalogue: all items.
-        encoded: their codes and errors.
+        resolved: their codes and errors, and what was done about collisions. An extra code counts in the
+            numbers about whole tuples, and is no position of the tokenizer.
         fitted: rows the tokenizer was fitted on.
         seed: draws the items that are compared with each other.
     """
-    sizes = tokenizer.codebook_sizes
-    usage = code_usage(encoded.codes, sizes)
-    collisions = count_collisions(encoded.codes, sizes)
+    encoded, collisions = resolved.encoded, resolved.after
+    usage = code_usage(encoded.codes, tokenizer.codebook_sizes)
     return {
         "tokenizer": kind,
         "num_items": catalogue.num_items,
@@ -49,6 +50,7 @@ def describe_quality(
         "collision_groups": collisions.groups,
         "items_in_collisions": collisions.items_in_groups,
         "largest_group": collisions.largest_group,
+        "collisions": describe_resolution(resolved),
         "neighbour_agreement": _describe_neighbours(tokenizer, catalogue, encoded, seed),
         "modalities": _describe_modalities(catalogue, encoded),
     }
@@ -69,6 +71,8 @@ def quality_metrics(quality: dict[str, Any]) -> tuple[dict[str, float], dict[str
     counts = {"all/items": quality["num_items"], "fitted/items": quality["fitted_items"]} | {
         f"all/{name}": quality[name] for name in names
     }
+    counts["all/items_in_collisions_before"] = quality["collisions"]["before"]["items_in_groups"]
+    counts["all/moved_items"] = quality["collisions"]["moved_items"]
     return metrics, counts
 
 

@@ -4,30 +4,31 @@ Legend: B items, L levels (= positions R), K codes, D = sum of the modalities' w
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from trec_semid.core.config import Config
-from trec_semid.core.seeds import derive_seed, numpy_generator
-from trec_semid.layers.kmeans import fit_kmeans
-from trec_semid.layers.quantize import pick_codewords
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows, require_items
+from trec_semid.core.seeds import derive_seed
+from trec_semid.layers.kmeans import Floats, fit_kmeans
+from trec_semid.layers.quantize import pick_codewords, squared_distances
+from trec_semid.layers.residual import residual_codes
+from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.draw import draw_inputs
+from trec_semid.tokenizers.fusion import Channel, Fusion, FusionConfig
 from trec_semid.tokenizers.shards import copy_from, my_rank
 from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
 
-_CHUNK_ROWS = 8192
 
-
-class RqKmeansConfig(Config):
-    """Residual k-means over all modalities side by side."""
+class RqKmeansConfig(FusionConfig):
+    """Residual k-means."""
 
     kind: Literal["rq_kmeans"] = "rq_kmeans"
     codebook_size: PositiveInt = 100
     levels: PositiveInt = 6
+    """Codes of an item; separated modalities share them out."""
     iterations: PositiveInt = 25
     """Lloyd steps of each level."""
     items_per_code: PositiveInt = 256
@@ -40,7 +41,7 @@ class RqKmeans(Tokenizer):
 
     Source: QARM, 2024, and OneRec, 2025 (theirs is balanced, this one is not). The vectors are those of
     the reconstruction convention, unit-length modalities side by side, so that each level lowers just
-    the error that is reported. A missing modality is taken for the average. No gradients.
+    the error that is reported. No gradients.
     """
 
     codebooks: Tensor
@@ -48,9 +49,10 @@ class RqKmeans(Tokenizer):
     def __init__(self, config: RqKmeansConfig, dims: Mapping[str, int]) -> None:
         super().__init__(config, dims, scaled=False)
         self.rq_config = config
-        self.register_buffer(
-            "codebooks", torch.zeros(config.levels, config.codebook_size, sum(dims.values()))
-        )
+        self.fusion = Fusion(config, dims, config.levels, scaled=False)
+        # Codewords of a narrower channel end in zeros.
+        width = max(channel.dim for channel in self.fusion.channels)
+        self.register_buffer("codebooks", torch.zeros(config.levels, config.codebook_size, width))
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -59,51 +61,66 @@ class RqKmeans(Tokenizer):
 
     @property
     def position_names(self) -> tuple[str, ...]:
-        """`level_0`, `level_1`, ..., coarse to fine."""
-        return tuple(f"level_{level}" for level in range(self.rq_config.levels))
+        """`level_0`, ... or, separated, `<modality>_0`, ..., each coarse to fine."""
+        return self.fusion.position_names("level")
 
     @torch.no_grad()
     def fit(self, catalogue: Catalogue, rows: Rows, seed: int) -> Iterator[FitReport]:
         """Cluster level by level on rank 0, which hands the centroids to the others."""
         config = self.rq_config
-        require_items(len(rows), config.codebook_size)
         self.standardiser.fit(catalogue, rows)
-        residuals = self._draw(catalogue, rows, seed) if my_rank() == 0 else None
-        for level in range(config.levels):
-            error = torch.zeros((), device=self.device)
-            if residuals is not None:
-                level_seed = derive_seed(seed, "level", level)
-                clusters = fit_kmeans(
-                    residuals, config.codebook_size, seed=level_seed, iterations=config.iterations
-                )
-                residuals -= clusters.centroids[clusters.codes]
-                self.codebooks[level] = torch.from_numpy(clusters.centroids)
-                error.fill_(float(np.square(residuals).sum(1).mean()))
-            self.codebooks[level] = copy_from(0, self.codebooks[level])
-            yield FitReport(level + 1, config.levels, {"residual": float(copy_from(0, error))})
+        self.fusion.fit(self.standardiser, catalogue, rows, seed, config.codebook_size)
+        for index, channel in enumerate(self.fusion.channels):
+            residuals = self._draw(index, catalogue, rows, seed) if my_rank() == 0 else None
+            for position in range(channel.positions.start, channel.positions.stop):
+                error = torch.zeros((), device=self.device)
+                if residuals is not None:
+                    level_seed = derive_seed(seed, "level", position)
+                    clusters = fit_kmeans(
+                        residuals, config.codebook_size, seed=level_seed, iterations=config.iterations
+                    )
+                    residuals -= clusters.centroids[clusters.codes]
+                    self.codebooks[position, :, : channel.dim] = torch.from_numpy(clusters.centroids)
+                    error.fill_(float(np.square(residuals).sum(1).mean()))
+                self.codebooks[position] = copy_from(0, self.codebooks[position])
+                yield FitReport(position + 1, config.levels, {"residual": float(copy_from(0, error))})
 
     @torch.no_grad()
     def encode(self, contents: Contents) -> Tensor:
         """Return the codes (B, L) int64."""
-        residual = self.standardiser(contents)
-        codes: list[Tensor] = []
-        for codebook in self.codebooks:
-            # argmin ||r - C_j||^2 = argmax r . C_j - ||C_j||^2 / 2
-            scores = torch.addmm(codebook.square().sum(1) / -2, residual, codebook.T)
-            codes.append(scores.argmax(1))
-            residual = residual - codebook[codes[-1]]
-        return torch.stack(codes, dim=1)
+        inputs = self.fusion(self.standardiser(contents), contents.present)
+        codes = [
+            residual_codes(part, self._codebooks(channel))
+            for part, channel in zip(inputs, self.fusion.channels, strict=True)
+        ]
+        present = self.fusion.at_positions(contents.present)
+        return torch.where(present, torch.cat(codes, dim=1), self.rq_config.codebook_size)
 
     @torch.no_grad()
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
-        """Return x_hat (B, D), the sum of the chosen centroids."""
-        return pick_codewords(self.codebooks, codes).sum(1)
+        """Return x_hat (B, D) of the sums of the chosen centroids."""
+        sums = [self._codewords(channel, codes).sum(1) for channel in self.fusion.channels]
+        return self.fusion.rebuild(sums)
 
-    def _draw(self, catalogue: Catalogue, rows: Rows, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        size = min(len(rows), self.rq_config.codebook_size * self.rq_config.items_per_code)
-        drawn = np.sort(numpy_generator(seed, "kmeans items").choice(rows, size=size, replace=False))
-        parts = [
-            self.standardiser(contents.to(self.device)).cpu()
-            for _, contents in catalogue.chunks(drawn, _CHUNK_ROWS)
-        ]
-        return torch.cat(parts).numpy()
+    @torch.no_grad()
+    def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:
+        """Return (B, K): squared distances of the channel's input, its other codes as they are."""
+        inputs = self.fusion(self.standardiser(contents), contents.present)
+        index = next(i for i, c in enumerate(self.fusion.channels) if position < c.positions.stop)
+        channel = self.fusion.channels[index]
+        chosen, level = self._codewords(channel, codes), position - channel.positions.start
+        left = inputs[index] - (chosen.sum(1) - chosen[:, level])
+        return squared_distances(left, self._codebooks(channel)[level])
+
+    def _codebooks(self, channel: Channel) -> Tensor:
+        return self.codebooks[channel.positions, :, : channel.dim]
+
+    def _codewords(self, channel: Channel, codes: Tensor) -> Tensor:
+        """Return (B, R_g, dim), zeros where a code is 'missing'."""
+        mine, size = codes[:, channel.positions], self.rq_config.codebook_size
+        chosen = pick_codewords(self._codebooks(channel), mine.clamp(max=size - 1))
+        return torch.where((mine < size).unsqueeze(2), chosen, 0.0)
+
+    def _draw(self, index: int, catalogue: Catalogue, rows: Rows, seed: int) -> Floats:
+        size = self.rq_config.codebook_size * self.rq_config.items_per_code
+        return draw_inputs(self.standardiser, self.fusion, index, catalogue, rows, size=size, seed=seed)

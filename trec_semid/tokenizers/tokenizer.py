@@ -75,6 +75,14 @@ class Tokenizer(nn.Module, ABC):
         The content is for methods whose decoder reads more of it than the codes (MMQ's gates).
         """
 
+    @abstractmethod
+    def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:
+        """Return (B, K) how far each code of a position is from the item, all its other codes as they are.
+
+        Smaller is nearer, in the units of the method; comparable between the positions of an item, up to a
+        constant of the item and position.
+        """
+
     def save(self, uri: str) -> None:
         """Write the folder of `files`."""
         with staged_folder(uri) as folder:
