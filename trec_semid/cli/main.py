@@ -206,7 +206,7 @@ def study(files: Files, sets: Sets = None) -> None:
 
     \b
     Reads:    a study file, whose steps name a verb, its config files and what differs.
-    Writes:   OUT/<step>/seed-<s>/ run folders, OUT/logs/, OUT/study.json and OUT/study.md.
+    Writes:   OUT/<step>/seed-<s>/ run folders, OUT/logs/, OUT/study.json, .md and .html.
     Example:  trec-semid study configs/quickstart/study.toml --set workers=4
     Exit:     1 where a run failed (the others still ran), 2 where any config has a fault (none ran).
     """
