@@ -15,7 +15,7 @@ from trec_semid.core.errors import ConfigError, DataError, TrainingError
 from trec_semid.jobs import table
 from trec_semid.jobs.table import JOBS, Job, job_named
 
-VERBS = ["doctor", "prepare", "tokenize", "rank", "report", "plan", "study", "config"]
+VERBS = ["doctor", "prepare", "tokenize", "assign", "rank", "report", "plan", "study", "config"]
 
 
 def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

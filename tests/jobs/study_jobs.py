@@ -23,6 +23,7 @@ class FakeRankConfig(Config):
     seed: int = 0
     reads: str = ""
     gain: float = 0.1
+    wobble: float = 0.0
     how: str = "work"
     sleep_s: float = 0.0
 
@@ -50,7 +51,7 @@ def rank(config: FakeRankConfig) -> None:
         raise DataError("bad row", file="x.csv", row=3)
     if config.how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    score = config.gain + 0.01 * config.seed
+    score = config.gain + (0.01 + config.wobble) * config.seed
     folder.write_metrics({"test/auc": score}, seed=config.seed, dataset="d", dataset_checksum="c", counts={})
     write_bytes(folder.path("pid"), str(os.getpid()).encode())
 

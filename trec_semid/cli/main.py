@@ -67,6 +67,7 @@ def teach(
       trec-semid tokenize configs/quickstart/mmq.toml       dataset -> semantic IDs
       trec-semid rank     configs/quickstart/rank.toml      dataset, semantic IDs -> ranker
       trec-semid report   runs/quickstart/*/seed-*            finished runs -> one page
+      trec-semid assign   configs/assign.toml                 new items -> semantic IDs, drift
     or all of it, over seeds and in parallel:
       trec-semid study    configs/quickstart/study.toml
 
@@ -123,6 +124,21 @@ def tokenize(files: Files, sets: Sets = None) -> None:
     Example:  trec-semid tokenize configs/quickstart/mmq.toml --set seed=1
     """
     _run("tokenize", files, sets)
+
+
+@app.command()
+def assign(files: Files, sets: Sets = None) -> None:
+    """Give new items semantic IDs with a frozen tokenizer, in a stream.
+
+    Also says how far they lie from what the tokenizer was fitted on.
+
+    \b
+    Reads:    a tokenize run; new items as Parquet: item_id and a list column for each modality.
+    Writes:   OUT/semantic_ids.parquet, OUT/drift.json.
+    Example:  trec-semid assign configs/assign.toml
+    Exit:     2 and nothing written where the input is bad; the error names file, row, field and value.
+    """
+    _run("assign", files, sets)
 
 
 @app.command()
@@ -190,7 +206,7 @@ def study(files: Files, sets: Sets = None) -> None:
 
     \b
     Reads:    a study file, whose steps name a verb, its config files and what differs.
-    Writes:   OUT/<step>/seed-<s>/ run folders, OUT/logs/, OUT/study.json and OUT/study.md.
+    Writes:   OUT/<step>/seed-<s>/ run folders, OUT/logs/, OUT/study.json, .md and .html.
     Example:  trec-semid study configs/quickstart/study.toml --set workers=4
     Exit:     1 where a run failed (the others still ran), 2 where any config has a fault (none ran).
     """

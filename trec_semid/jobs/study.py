@@ -20,10 +20,12 @@ from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.core.versions import code_commit, package_versions
+from trec_semid.jobs.study_compare import compare, with_tokenizers
 from trec_semid.jobs.study_grid import PlannedRun, StudyConfig, plan_runs
+from trec_semid.jobs.study_page import render_study
 from trec_semid.jobs.study_progress import StudyProgress
 from trec_semid.jobs.study_schedule import Schedule, what_to_keep
-from trec_semid.jobs.study_table import as_markdown, tabulate
+from trec_semid.jobs.study_table import as_markdown, lay_out, tabulate
 from trec_semid.jobs.study_workers import FindJob, Look, Outcome, Worker, log_of
 from trec_semid.jobs.table import job_named
 
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
-    """Run what is not finished yet, write `study.json` and `study.md`, and print the table.
+    """Run what is not finished yet, write `study.json`, `study.md` and `study.html`, and print the table.
 
     Args:
         config: the grid.
@@ -137,19 +139,32 @@ def _write_results(
     config: StudyConfig, planned: list[PlannedRun], outcomes: dict[str, Outcome], wall_s: float
 ) -> dict[str, Any]:
     rows = [_row(one, outcomes.get(one.label)) for one in planned]
-    table = tabulate([row for row in rows if not row["error"]], config.metrics)
+    needs = {(one.step, one.seed): one.needs for one in planned}
+    good = with_tokenizers([row for row in rows if not row["error"]], needs)
+    compared = compare(good, config.metrics, config.baseline, config.replicates) if config.baseline else {}
+    spreads = tabulate(good, config.metrics)
+    widened = {one["label"]: one for one in good}
+    table = lay_out(
+        [widened.get(row["label"], row) for row in rows], config.metrics, config.baseline, compared
+    )
     result: dict[str, Any] = {
         "command": shlex.join(sys.argv),
         "commit": code_commit(),
         "versions": package_versions(),
         "wall_s": round(wall_s, 3),
         "seeds": config.seeds,
-        "table": {step: {key: cell._asdict() for key, cell in row.items()} for step, row in table.items()},
+        "baseline": config.baseline,
+        "table": {step: {key: cell._asdict() for key, cell in row.items()} for step, row in spreads.items()},
+        "comparisons": {
+            step: {key: test._asdict() for key, test in row.items()} for step, row in compared.items()
+        },
         "runs": rows,
-        "markdown": as_markdown(table, config.metrics),
+        "markdown": as_markdown(table),
     }
+    page = render_study(table, title=config.out.rstrip("/").rpartition("/")[2], result=result)
     write_bytes(join(config.out, "study.json"), (json.dumps(result, indent=1) + "\n").encode())
     write_bytes(join(config.out, "study.md"), (result["markdown"] + "\n").encode())
+    write_bytes(join(config.out, "study.html"), page.encode())
     return result
 
 
@@ -159,6 +174,7 @@ def _row(one: PlannedRun, outcome: Outcome | None) -> dict[str, Any]:
     written: dict[str, Any] = json.loads(read_bytes(file)) if error is None and exists(file) else {}
     return {
         "step": one.step,
+        "label": one.label,
         "seed": one.seed,
         "verb": one.verb,
         "folder": one.folder,
@@ -173,7 +189,7 @@ def _tell(
     config: StudyConfig, planned: list[PlannedRun], outcomes: dict[str, Outcome], result: dict[str, Any]
 ) -> None:
     say(result["markdown"])
-    say(f"\ntable: {join(config.out, 'study.md')}")
+    say(f"\ntable: {join(config.out, 'study.md')}, {join(config.out, 'study.html')}")
     reports = [one.folder for one in planned if one.verb == "report"]
     for folder in reports:
         say(f"report: {join(folder, 'report.html')}")

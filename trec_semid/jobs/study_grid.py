@@ -3,14 +3,16 @@
 import re
 import tomllib
 from collections.abc import Iterable
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from trec_semid.core.config import Config, toml_value
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import join
 
+Value = str | int | float | bool
 FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "report": "out"}
 """Verb -> key of its config that says where it writes; the study fills it in."""
 _PLACE = re.compile(r"\{([^{}]*)\}")
@@ -20,8 +22,11 @@ class StepConfig(Config):
     """One verb with its config files, run once or once a seed."""
 
     verb: Literal["prepare", "tokenize", "rank", "report"]
-    name: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
+    name: str = Field("", pattern=r"^[A-Za-z0-9_.{}-]*$")
     """What the table and the run folders call it; the verb where nothing is said."""
+    grid: dict[str, list[Value] | dict[str, dict[str, Any]]] = {}
+    """Makes a step for every combination. Each axis is a list of values, or a table of named variants with
+    what each sets; `{<axis>}` stands for the value or the name in `name`, `files`, `set` and `after`."""
     files: list[str] = []
     """Config files of the verb, merged left to right."""
     set: dict[str, Any] = {}
@@ -38,6 +43,68 @@ class StepConfig(Config):
         return self.name or self.verb
 
 
+def expand(step: StepConfig) -> list[StepConfig]:
+    """Return the steps of a grid, the last axis changing fastest; a step without one is returned as it is.
+
+    Raises:
+        ValueError: an axis has no values, or a name does not tell the combinations apart.
+    """
+    if not step.grid:
+        return [step]
+    empty = [axis for axis, values in step.grid.items() if not values]
+    if empty:
+        raise ValueError(f"step '{step.label}': grid.{empty[0]} has no values")
+    kept = [axis for axis in step.grid if axis in ("out", "seed")]
+    if kept:
+        raise ValueError(f"step '{step.label}': '{kept[0]}' is kept for the study; call the axis otherwise")
+    unnamed = [axis for axis in step.grid if axis not in names_in(step.name)]
+    if unnamed:
+        raise ValueError(
+            f"step '{step.label}': put '{{{unnamed[0]}}}' into its name, to tell its steps apart"
+        )
+    return [_at(step, dict(zip(step.grid, chosen, strict=True))) for chosen in product(*step.grid.values())]
+
+
+def _at(step: StepConfig, chosen: dict[str, Value]) -> StepConfig:
+    """Return one step of a grid."""
+    values: dict[str, Any] = _placed(step.set, chosen)
+    for axis, name in chosen.items():
+        variants = step.grid[axis]
+        if isinstance(variants, dict):
+            values = _merged(values, _placed(variants[str(name)], chosen))
+    shown: dict[str, Any] = _placed(
+        {"name": step.name, "files": step.files, "after": step.after},
+        {k: _as_name(v) for k, v in chosen.items()},
+    )
+    return step.model_copy(update={**shown, "set": values, "grid": {}})
+
+
+def _as_name(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _placed(value: Any, chosen: dict[str, Any]) -> Any:
+    """Fill in axes; a text that is nothing but one axis becomes its value, number or not."""
+    if isinstance(value, dict):
+        return {key: _placed(part, chosen) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_placed(part, chosen) for part in value]
+    if not isinstance(value, str):
+        return value
+    whole = _PLACE.fullmatch(value)
+    if whole and whole[1] in chosen:
+        return chosen[whole[1]]
+    return _PLACE.sub(lambda place: _as_name(chosen[place[1]]) if place[1] in chosen else place[0], value)
+
+
+def _merged(into: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(into)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
 class StudyConfig(Config):
     """A grid of runs and its table."""
 
@@ -50,18 +117,31 @@ class StudyConfig(Config):
     """Threads of each worker."""
     metrics: list[str] = ["test/auc", "test/gauc", "test/log_loss"]
     """Columns of the table: keys of the runs' `metrics.json`."""
+    baseline: str | None = None
+    """Step that every other is compared with, seed by seed and user by user; None compares nothing."""
+    replicates: int = Field(1000, ge=100)
+    """Draws of users behind every comparison of rankers."""
     step: list[StepConfig] = Field(min_length=1)
     """In order: a step may name earlier ones only."""
+
+    @field_validator("step")
+    @classmethod
+    def _without_grids(cls, steps: list[StepConfig]) -> list[StepConfig]:
+        return [one for step in steps for one in expand(step)]
 
     @model_validator(mode="after")
     def _steps_fit(self) -> "StudyConfig":
         faults: list[str] = []
         earlier: dict[str, StepConfig] = {}
         for step in self.step:
+            if _PLACE.search(step.label):
+                faults.append(f"step '{step.label}': its grid has no such axis")
             if step.label in earlier or step.label in ("out", "seed", "logs"):
                 faults.append(f"two steps, or a step and a reserved word, are called '{step.label}'")
             faults += _faults_of(step, earlier)
             earlier[step.label] = step
+        if self.baseline is not None and self.baseline not in earlier:
+            faults.append(f"baseline '{self.baseline}' is no step{did_you_mean(self.baseline, earlier)}")
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -11,6 +11,7 @@ from trec_semid.core.explain import did_you_mean
 JOBS = {
     "prepare": "PrepareConfig",  # raw logs and content -> dataset folder
     "tokenize": "TokenizeConfig",  # dataset -> tokenizer and semantic IDs
+    "assign": "AssignConfig",  # new items, frozen tokenizer -> their semantic IDs, and how they drift
     "rank": "RankConfig",  # dataset, semantic IDs -> ranker and its predictions
     "report": "ReportConfig",  # finished runs -> one page
     "plan": "PlanConfig",  # ranker config -> where its tables go on a cluster

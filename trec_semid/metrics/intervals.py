@@ -145,13 +145,24 @@ def difference(first: Sequence[Replicates], second: Sequence[Replicates]) -> Dif
     degrees = len(first) + len(second) - 2
     variance = (between + other_between) / max(degrees, 1)
     spread = float(np.sqrt(variance * (1 / len(first) + 1 / len(second))))
-    paired = drawn - other_drawn
+    return difference_of_draws(value - other, drawn - other_drawn, spread, degrees)
+
+
+def difference_of_draws(value: float, paired: Vector, spread: float, degrees: int) -> Difference:
+    """Return what draws of users, and the variation between seeds, say of a difference.
+
+    Args:
+        value: the difference.
+        paired: (B,) the difference under each draw of users.
+        spread: standard error that seeds add.
+        degrees: degrees of freedom of that; 0 adds nothing.
+    """
     draws = paired + _seed_draws(spread, degrees, len(paired))
     draws = draws[~np.isnan(draws)]
     low, high = np.quantile(draws, (0.025, 0.975))
     beyond = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
     return Difference(
-        value=value - other,
+        value=value,
         low=float(low),
         high=float(high),
         standard_error=float(np.hypot(np.nanstd(paired), spread)),

@@ -8,6 +8,7 @@ from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.metrics.codes import CodeUsage, code_usage, neighbour_agreement
 from trec_semid.tokenizers.collisions import Resolved, describe_resolution
 from trec_semid.tokenizers.contents import Catalogue, Rows
+from trec_semid.tokenizers.drift import describe_errors
 from trec_semid.tokenizers.encode import Encoded
 from trec_semid.tokenizers.standardise import RECONSTRUCTION_CONVENTION
 from trec_semid.tokenizers.tokenizer import Tokenizer
@@ -53,6 +54,7 @@ def describe_quality(
         "collisions": describe_resolution(resolved),
         "neighbour_agreement": _describe_neighbours(tokenizer, catalogue, encoded, seed),
         "modalities": _describe_modalities(catalogue, encoded),
+        "training_errors": _describe_training(catalogue, encoded, fitted),
     }
 
 
@@ -94,6 +96,12 @@ def _describe_unfitted(catalogue: Catalogue, encoded: Encoded, fitted: Rows) -> 
     others = np.setdiff1d(catalogue.rows_with_content(), fitted)
     error = float(encoded.errors[others].sum(1, dtype=np.float64).mean()) if len(others) else None
     return {"fitted_items": len(fitted), "reconstruction_of_unfitted_items": error}
+
+
+def _describe_training(catalogue: Catalogue, encoded: Encoded, fitted: Rows) -> dict[str, Any]:
+    """Keep how errors are distributed over the fitted items: what new items are set against."""
+    present = np.stack([np.asarray(catalogue.present[name][fitted], bool) for name in catalogue.dims], axis=1)
+    return describe_errors(encoded.errors[fitted], present, list(catalogue.dims))
 
 
 def _describe_modalities(catalogue: Catalogue, encoded: Encoded) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def disk_faults(uri: str) -> Iterator[None]:
 
 def _start(uri: str, rows: int, vectors: Array) -> IO[bytes]:
     file = open_file(uri, "wb")
-    file.write(_header(rows, vectors))
+    file.write(npy_header(rows, vectors))
     return file
 
 
@@ -154,7 +154,8 @@ def _kept(vectors: Array) -> Dtype:
     return "float16" if vectors.dtype == np.float16 else "float32"
 
 
-def _header(rows: int, vectors: Array) -> bytes:
+def npy_header(rows: int, vectors: Array) -> bytes:
+    """Return the head of an `.npy` file of so many rows like these."""
     content = io.BytesIO()
     shape = (rows, vectors.shape[1])
     about = {"descr": vectors.dtype.str, "fortran_order": False, "shape": shape}

@@ -10,16 +10,20 @@ from trec_semid.data.sources.amazon2014 import Amazon2014Config, read_amazon2014
 from trec_semid.data.sources.movielens import MovielensConfig, read_movielens
 from trec_semid.data.sources.recbole_atomic import RecboleConfig, read_recbole
 from trec_semid.data.sources.source import Needs, Source
+from trec_semid.data.sources.synthetic import read_synthetic
 from trec_semid.data.sources.tables import TablesConfig, read_tables
+from trec_semid.data.synthetic import SyntheticConfig
 
 SourceConfig = Annotated[
-    TablesConfig | MovielensConfig | RecboleConfig | Amazon2014Config, Field(discriminator="kind")
+    TablesConfig | MovielensConfig | RecboleConfig | Amazon2014Config | SyntheticConfig,
+    Field(discriminator="kind"),
 ]
 READERS: dict[type[Config], Callable[[Any, Needs], Source]] = {
     TablesConfig: read_tables,          # own Parquet, CSV, TSV, JSON-lines
     MovielensConfig: read_movielens,    # GroupLens folders
     RecboleConfig: read_recbole,        # atomic files, also from an installed package
     Amazon2014Config: read_amazon2014,  # reviews_*.json.gz and meta_*.json.gz
+    SyntheticConfig: read_synthetic,    # drawn, with known truth beside
 }  # fmt: skip
 
 

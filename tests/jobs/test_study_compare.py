@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from tests.datasets import write_small_dataset
+from tests.evaluation.report.fake_runs import write_rank_run, write_tokenize_run
+from trec_semid.core.runs import RunFolder
+from trec_semid.jobs.study_compare import compare, with_tokenizers
+
+METRICS = [
+    "test/auc",
+    "test/gauc",
+    "test-frozen/gauc",
+    "valid/auc",
+    "test/gauc/popularity_head",
+    "all/entropy",
+]
+SKILL = {"item": 0.2, "both": 1.6, "same": 0.2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("runs")
+    dataset = write_small_dataset(str(folder / "data"), num_users=100, num_items=60)
+    made = []
+    for seed in range(3):
+        codes = write_tokenize_run(str(folder / f"mmq/seed-{seed}"), dataset, seed=seed)
+        made.append(("mmq", "tokenize", seed, codes))
+        for step, skill in SKILL.items():
+            place = str(folder / step / f"seed-{seed}")
+            made.append((step, "rank", seed, write_rank_run(place, dataset, seed=seed, skill=skill)))
+    return [
+        {
+            "step": step,
+            "label": f"{step}-seed-{seed}",
+            "seed": seed,
+            "verb": verb,
+            "folder": place,
+            "metrics": RunFolder(place, verb).read_json("metrics.json")["metrics"],
+        }
+        for step, verb, seed, place in made
+    ]
+
+
+def test_rank_steps_are_paired_over_seeds_and_users_also_in_strata(runs: list[dict]):
+    found = compare(runs, METRICS, "item", 300)
+    stated = next(run["metrics"] for run in runs if run["step"] == "both")
+    keys = [key for key in METRICS if key in stated]
+    assert {"test/auc", "test/gauc", "test-frozen/gauc"} <= set(keys)
+    for key in keys:
+        test = found["both"][key]
+        assert test.paired_over == "seeds and users"
+        assert test.seeds == 3
+        own = [
+            run["metrics"][key] - base["metrics"][key]
+            for run in runs
+            for base in runs
+            if run["step"] == "both" and base["step"] == "item" and run["seed"] == base["seed"]
+        ]
+        assert test.difference == pytest.approx(sum(own) / 3, abs=1e-5)
+    assert found["both"]["test/gauc"].verdict == "higher"
+    assert found["same"]["test/gauc"].verdict == "not distinguishable"
+    assert found["same"]["test/gauc"].p_holm >= found["same"]["test/gauc"].p
+    assert "mmq" not in found
+
+
+def test_arms_carry_the_metrics_of_the_codes_they_read(runs: list[dict]):
+    needs = {(run["step"], run["seed"]): [f"mmq-seed-{run['seed']}"] for run in runs if run["step"] == "both"}
+    widened = {run["label"]: run["metrics"] for run in with_tokenizers(runs, needs)}
+    assert widened["both-seed-1"]["all/entropy"] == widened["mmq-seed-1"]["all/entropy"]
+    assert "all/entropy" not in widened["item-seed-1"]
+
+
+def test_runs_whose_predictions_are_gone_are_compared_over_seeds(runs: list[dict], tmp_path: Path):
+    moved = [{**run, "folder": str(tmp_path / "gone")} if run["step"] == "both" else run for run in runs]
+    test = compare(moved, ["test/gauc"], "item", 200)["both"]["test/gauc"]
+    assert test.paired_over == "seeds"
+    only = [run for run in moved if run["seed"] == 0]
+    assert compare(only, ["test/gauc"], "item", 200).get("both") is None
+    users = compare([run for run in runs if run["seed"] == 0], ["test/gauc"], "item", 200)
+    assert users["both"]["test/gauc"].paired_over == "users"

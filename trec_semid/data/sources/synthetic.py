@@ -1,0 +1,27 @@
+"""A planted world as a source: drawn once into its folder, then read like anybody's tables."""
+
+from trec_semid.core.paths import join
+from trec_semid.data.sources.source import Needs, Source
+from trec_semid.data.sources.tables import EntityTable, InteractionsTable, TablesConfig, read_tables
+from trec_semid.data.synthetic import SyntheticConfig
+from trec_semid.data.synthetic_files import is_written, write_world
+
+
+def read_synthetic(config: SyntheticConfig, needs: Needs) -> Source:
+    """Draw the world unless its folder holds it already, and read its tables.
+
+    It goes through raw tables, not straight to a dataset folder, so that planted data takes the way of
+    real data: the same reader, checks, split and content code, with nothing of its own to trust.
+
+    Raises:
+        DataError: the folder holds something else or cannot be written.
+    """
+    if not is_written(config):
+        write_world(config)
+    columns = config.event_columns().model_dump(exclude_none=True)
+    tables = TablesConfig(
+        interactions=InteractionsTable(path=join(config.folder, "interactions"), **columns),
+        items=EntityTable(path=join(config.folder, "items.parquet"), id="item_id"),
+        users=EntityTable(path=join(config.folder, "users.parquet"), id="user_id"),
+    )
+    return read_tables(tables, needs)

@@ -1,0 +1,188 @@
+"""`trec-semid assign`: new items through a frozen tokenizer, in a stream.
+
+Memory does not grow with the vectors that are read: a batch of them, 16 bytes a new item (hashes of its
+id and tuple), and 16 bytes an existing one.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.explain import did_you_mean
+from trec_semid.core.logs import say, set_up_console, working
+from trec_semid.core.paths import arrow_filesystem, exists, is_folder, join, list_folder, staged_folder
+from trec_semid.core.runs import RunFolder
+from trec_semid.data.folder import writing
+from trec_semid.data.raw.chunks import Chunk
+from trec_semid.data.raw.columns import Where, as_ids
+from trec_semid.data.raw.files import describe, find_inputs
+from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
+from trec_semid.jobs.assign_summary import summary
+from trec_semid.tokenizers.drift import DriftMeter
+from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.tokenizers.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
+_BATCH_BYTES = 64 * 2**20
+_MAP = "semantic_ids.parquet"
+_DRIFT = "drift.json"
+
+
+class AssignConfig(Config):
+    """What `trec-semid assign` reads."""
+
+    tokenizer: str
+    """Run folder of `tokenize`; its tokenizer is used as it is."""
+    items: str
+    """New items: a Parquet file, a folder of them, or a glob pattern."""
+    out: str
+    """Folder to write; one that an earlier assign wrote is replaced."""
+    item_id: str = "item_id"
+    """Column of the ids."""
+    columns: dict[str, str] = {}
+    """Modality = column of its vectors; a modality that is not named here has a column of its own name."""
+
+
+class Assigned(NamedTuple):
+    """What an assign run comes to."""
+
+    out: str
+    drift: dict[str, Any]
+    """The content of `drift.json`."""
+
+
+def run(config: AssignConfig) -> Assigned:
+    """Write semantic IDs and the drift report of new items; what this very call wrote before is kept.
+
+    Raises:
+        ConfigError: a column is mapped for a modality that the tokenizer does not read.
+        DataError: input that cannot be used; nothing is written then.
+    """
+    set_up_console()
+    _check_out(config.out)
+    files = find_inputs(config.items)
+    made = RunFolder(config.tokenizer, "tokenize")
+    quality, inputs = _quality(made), describe([*files, made.path(_MAP)])
+    if _is_finished(config, inputs):
+        _log.info("%s is already done", config.out)
+        return Assigned(config.out, RunFolder(config.out, "assign").read_json(_DRIFT))
+    tokenizer = load_tokenizer(made.path("tokenizer"))
+    columns = _columns(config, tokenizer)
+    existing = read_existing(made.path(_MAP), tokenizer.codebook_sizes)
+    num_items = check_ids(files, config.item_id, existing)
+    with writing(config.out), staged_folder(config.out) as staging:
+        chunks = read_parquet(files, [config.item_id, *columns.values()], _batch_rows(tokenizer))
+        meter = DriftMeter(quality, tokenizer.codebook_sizes)
+        with _map_writer(join(staging, _MAP), tokenizer) as writer, working("assign", num_items) as work:
+            for chunk in chunks:
+                writer.write_table(_assign(chunk, config.item_id, columns, tokenizer, meter))
+                work.advance(chunk.table.num_rows)
+        drift = _describe(config, quality, inputs, meter.report(existing.keys), existing)
+        _finish(config, staging, made, drift)
+    say(summary(drift))
+    _log.info("wrote %s", config.out)
+    return Assigned(config.out, drift)
+
+
+def _check_out(out: str) -> None:
+    holds_other = is_folder(out) and list_folder(out) and not exists(join(out, _DRIFT))
+    if holds_other or (exists(out) and not is_folder(out)):
+        remedy = "Choose another `out`, or remove it"
+        raise DataError("there is something else than an assign run", file=out, remedy=remedy)
+
+
+def _quality(made: RunFolder) -> dict[str, Any]:
+    quality = made.read_json("quality.json")
+    if "training_errors" not in quality:
+        raise DataError(
+            "does not say how training's errors are distributed",
+            file=made.path("quality.json"),
+            field="training_errors",
+            remedy="It is of an older version: tokenize again",
+        )
+    return quality
+
+
+def _is_finished(config: AssignConfig, inputs: list[dict[str, Any]]) -> bool:
+    folder = RunFolder(config.out, "assign")
+    return folder.is_finished(config) and folder.read_json(_DRIFT)["inputs"] == inputs
+
+
+def _columns(config: AssignConfig, tokenizer: Tokenizer) -> dict[str, str]:
+    for name in config.columns:
+        if name not in tokenizer.dims:
+            known = f"It reads: {', '.join(tokenizer.dims)}."
+            raise ConfigError(
+                f"columns: the tokenizer reads no '{name}'{did_you_mean(name, tokenizer.dims)}. {known}"
+            )
+    return {name: config.columns.get(name, name) for name in tokenizer.dims}
+
+
+def _batch_rows(tokenizer: Tokenizer) -> int:
+    widest = max(sum(tokenizer.codebook_sizes), sum(tokenizer.dims.values()))
+    return max(1, min(1 << 16, _BATCH_BYTES // (4 * widest)))
+
+
+@contextmanager
+def _map_writer(uri: str, tokenizer: Tokenizer) -> Iterator[pq.ParquetWriter]:
+    """Open a file of the form that `SemanticIds.load` reads."""
+    sizes = ",".join(map(str, tokenizer.codebook_sizes))
+    schema = pa.schema(
+        [("item_id", pa.string()), ("codes", pa.list_(pa.int32()))], metadata={"codebook_sizes": sizes}
+    )
+    fs, inner = arrow_filesystem(uri)
+    with pq.ParquetWriter(inner, schema, filesystem=fs) as writer:
+        yield writer
+
+
+@torch.no_grad()
+def _assign(
+    chunk: Chunk, id_column: str, columns: Mapping[str, str], tokenizer: Tokenizer, meter: DriftMeter
+) -> pa.Table:
+    contents = read_contents(chunk, columns, tokenizer.dims)
+    chosen = tokenizer.encode(contents)
+    rebuilt = tokenizer.reconstruct(contents, chosen)
+    errors = tokenizer.standardiser.errors(tokenizer.standardiser(contents), rebuilt, contents.present)
+    codes = chosen.numpy().astype(np.int32)
+    meter.add(codes, errors.numpy(), contents.present.numpy())
+    offsets = np.arange(len(codes) + 1, dtype=np.int32) * codes.shape[1]
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(codes.reshape(-1)))
+    ids = as_ids(chunk.table.column(id_column), Where(chunk.origins, id_column))
+    sizes = ",".join(map(str, tokenizer.codebook_sizes))
+    return pa.table({"item_id": ids, "codes": lists}, metadata={"codebook_sizes": sizes})
+
+
+def _describe(
+    config: AssignConfig,
+    quality: Mapping[str, Any],
+    inputs: Sequence[Mapping[str, Any]],
+    drift: dict[str, Any],
+    existing: Existing,
+) -> dict[str, Any]:
+    about = {"tokenizer": quality["tokenizer"], "tokenizer_run": config.tokenizer}
+    return {**about, "existing_items": len(existing.ids), **drift, "inputs": list(inputs)}
+
+
+def _finish(config: AssignConfig, staging: str, made: RunFolder, drift: dict[str, Any]) -> None:
+    folder, trained = RunFolder(staging, "assign"), made.read_json("metrics.json")
+    folder.start(config)
+    folder.write_json(_DRIFT, drift)
+    every, collisions = drift["errors"]["every_modality"], drift["collisions"]
+    metrics = {f"new/collisions/{key}": collisions[f"{key}_share"] for key in ("with_existing", "among_new")}
+    if every:
+        metrics |= {"new/reconstruction": every["mean"], "new/outside_share": every["outside_share"]}
+    folder.write_metrics(
+        metrics,
+        seed=int(trained["seed"]),
+        dataset=str(trained["dataset"]),
+        dataset_checksum=str(trained["dataset_checksum"]),
+        counts={"new/items": drift["items"], "existing/items": drift["existing_items"]},
+    )

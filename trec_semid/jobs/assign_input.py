@@ -1,0 +1,201 @@
+"""New items as they come: a stream of Parquet rows, ids and vectors checked value by value.
+
+Legend: B rows of a batch, M modalities.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from trec_semid.core.errors import DataError
+from trec_semid.core.paths import arrow_filesystem
+from trec_semid.data.raw.chunks import Chunk, check_columns
+from trec_semid.data.raw.columns import Where, as_ids
+from trec_semid.data.raw.files import reading
+from trec_semid.tokenizers.contents import Contents
+from trec_semid.tokenizers.drift import tuple_keys
+
+Array = np.ndarray[Any, Any]
+_ID_ROWS = 1 << 16
+
+
+class Existing(NamedTuple):
+    """Items that have semantic IDs already."""
+
+    file: str
+    ids: Array
+    """(N,) uint64 hashes of their ids."""
+    keys: Array
+    """(N,) uint64 of their tuples."""
+
+
+def read_parquet(files: Sequence[str], columns: Sequence[str], batch_rows: int) -> Iterator[Chunk]:
+    """Stream rows, so many at a time.
+
+    Raises:
+        DataError: a file is missing, truncated, damaged, no Parquet file, or lacks a column.
+    """
+    for file in files:
+        fs, inner = arrow_filesystem(file)
+        # pyarrow's default pre_buffer keeps all row groups that were read until the file is closed.
+        with (
+            reading(file),
+            pq.ParquetFile(
+                inner, filesystem=fs, pre_buffer=False, page_checksum_verification=True
+            ) as parquet,
+        ):
+            check_columns(file, parquet.schema_arrow.names, columns)
+            row = 1
+            for batch in parquet.iter_batches(batch_rows, columns=list(columns)):
+                if batch.num_rows:
+                    yield Chunk(pa.Table.from_batches([batch]), file, row, 0)
+                row += batch.num_rows
+
+
+def read_existing(file: str, sizes: Sequence[int]) -> Existing:
+    """Read a map as hashes: 16 bytes an item.
+
+    Raises:
+        DataError: no such file, or a map of other codebooks than the tokenizer's.
+    """
+    ids: list[Array] = [np.zeros(0, np.uint64)]
+    keys: list[Array] = [np.zeros(0, np.uint64)]
+    for chunk in read_parquet([file], ["item_id", "codes"], _ID_ROWS):
+        stated = (chunk.table.schema.metadata or {}).get(b"codebook_sizes", b"").decode()
+        codes: Any = chunk.table.column("codes").combine_chunks()
+        flat = codes.flatten().to_numpy(zero_copy_only=False)
+        if stated != ",".join(map(str, sizes)) or len(flat) != chunk.table.num_rows * len(sizes):
+            remedy = f"The tokenizer beside it gives codes of sizes {tuple(sizes)}: tokenize again"
+            raise DataError(
+                "map of other codebooks", file=file, field="codebook_sizes", value=stated, remedy=remedy
+            )
+        ids.append(_hashes(as_ids(chunk.table.column("item_id"), Where(chunk.origins, "item_id"))))
+        keys.append(tuple_keys(flat.reshape(-1, len(sizes)), sizes))
+    return Existing(file, np.concatenate(ids), np.concatenate(keys))
+
+
+def check_ids(files: Sequence[str], column: str, existing: Existing) -> int:
+    """Return the number of new items, each id there once and new.
+
+    Reads the id column alone, so that a fault costs no encoding. Memory: 8 bytes an item.
+
+    Raises:
+        DataError: an id is missing, occurs twice, or is that of an existing item; or there are no rows.
+    """
+    hashes = [_hashes(ids) for _, ids in _ids(files, column)]
+    if not hashes:
+        raise DataError("no rows", file=files[0], remedy="Write it again or correct the path")
+    new = np.concatenate(hashes)
+    # Sorted, equal hashes lie side by side: no tree of Python strings.
+    together = np.sort(np.concatenate([existing.ids, new]))
+    repeated = np.unique(together[1:][together[1:] == together[:-1]])
+    if len(repeated):
+        _refuse_repeated(files, column, existing, repeated)
+    return len(new)
+
+
+def _refuse_repeated(files: Sequence[str], column: str, existing: Existing, repeated: Array) -> None:
+    """Look again at the few ids whose hashes met, as two different ones may have met by chance."""
+    seen: dict[str, tuple[str, int]] = {}
+    for places, name in (([existing.file], "item_id"), (files, column)):
+        for chunk, ids in _ids(places, name):
+            for index in np.flatnonzero(np.isin(_hashes(ids), repeated)).tolist():
+                item, row = ids[index].as_py(), chunk.first_row + index
+                if item in seen:
+                    first_file, first_row = seen[item]
+                    known = first_file == existing.file
+                    raise DataError(
+                        f"duplicate item id, first seen in {first_file}, row {first_row}",
+                        file=chunk.file,
+                        row=row,
+                        field=name,
+                        value=item,
+                        remedy="It has a semantic ID already: leave the row out"
+                        if known
+                        else "Keep one row for each item",
+                    )
+                seen[item] = (chunk.file, row)
+
+
+def read_contents(chunk: Chunk, columns: Mapping[str, str], dims: Mapping[str, int]) -> Contents:
+    """Return the vectors of a batch; null means that an item does not have the modality.
+
+    Args:
+        chunk: rows.
+        columns: modality to column.
+        dims: modality to width, in the tokenizer's order.
+
+    Raises:
+        DataError: not a column of vectors, another width, a value that is null, NaN or infinite, or a
+            vector of zeros.
+    """
+    read = [_vectors(chunk, columns[name], dim) for name, dim in dims.items()]
+    vectors = tuple(torch.from_numpy(values) for values, _ in read)
+    return Contents(vectors, torch.from_numpy(np.stack([present for _, present in read], axis=1)))
+
+
+def _vectors(chunk: Chunk, name: str, dim: int) -> tuple[Array, Array]:
+    """Return (B, dim) float32, zeros where missing, and (B,) which are there."""
+    column: Any = chunk.table.column(name).combine_chunks()
+    vectors = np.zeros((chunk.table.num_rows, dim), np.float32)
+    if pa.types.is_null(column.type):
+        return vectors, np.zeros(len(vectors), bool)
+    _expect_lists(chunk, name, column.type)
+    present = np.asarray(column.is_valid())
+    flat, lengths = column.flatten(), _lengths(column)
+    wrong = present & (lengths != dim)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        told = f"The tokenizer reads {dim} numbers; write null where an item has none"
+        raise _fault("vector of another width", chunk, name, row, int(lengths[row]), told)
+    values = flat.to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        vectors[present] = values.astype(np.float32).reshape(-1, dim)
+    bad = ~np.isfinite(vectors)
+    if bad.any():
+        row, at = (int(index) for index in np.argwhere(bad)[0])
+        value = flat[int(present[:row].sum()) * dim + at].as_py()
+        told = "Mend the value, or write null for the whole vector"
+        raise _fault(f"not a finite number in dimension {at}", chunk, name, row, str(value), told)
+    zeros = present & ~vectors.any(axis=1)
+    if zeros.any():
+        told = "Write null where an item has no vector"
+        raise _fault(
+            "a vector of zeros, which looks like data", chunk, name, int(np.argmax(zeros)), None, told
+        )
+    return vectors, present
+
+
+def _expect_lists(chunk: Chunk, name: str, kind: Any) -> None:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not lists or not pa.types.is_floating(kind.value_type):
+        remedy = "Expected list<float> or fixed_size_list<float>"
+        raise DataError(
+            "not a column of vectors", file=chunk.file, field=name, value=str(kind), remedy=remedy
+        )
+
+
+def _lengths(column: Any) -> Array:
+    """Return the length of each list, 0 for null."""
+    if pa.types.is_fixed_size_list(column.type):
+        return np.where(np.asarray(column.is_valid()), column.type.list_size, 0)
+    return np.asarray(column.value_lengths().fill_null(0))
+
+
+def _fault(problem: str, chunk: Chunk, name: str, index: int, value: object, remedy: str) -> DataError:
+    row = chunk.first_row + index
+    return DataError(problem, file=chunk.file, row=row, field=name, value=value, remedy=remedy)
+
+
+def _ids(files: Sequence[str], column: str) -> Iterator[tuple[Chunk, pa.Array]]:
+    for chunk in read_parquet(files, [column], _ID_ROWS):
+        yield chunk, as_ids(chunk.table.column(column), Where(chunk.origins, column))
+
+
+def _hashes(ids: pa.Array) -> Array:
+    return pl.Series(pl.from_arrow(ids)).hash(seed=0).to_numpy()

@@ -1,0 +1,186 @@
+"""Sets the steps of a study against its baseline, paired over seeds, and over users of rankers."""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from trec_semid.core.errors import SemidError
+from trec_semid.core.logs import track
+from trec_semid.core.paths import exists
+from trec_semid.data.schema import Dataset, Split
+from trec_semid.evaluation.predictions import Predictions, predictions_uri, read_predictions
+from trec_semid.evaluation.report.collect import read_run
+from trec_semid.evaluation.report.measure import choose_replicates
+from trec_semid.evaluation.strata import Strata, training_strata
+from trec_semid.metrics.intervals import USER_METRICS, Difference, Replicates, bootstrap
+from trec_semid.metrics.paired import holm, paired_difference, paired_t_test
+
+_log = logging.getLogger(__name__)
+_KEY = re.compile(
+    rf"(?P<split>valid|test)(?P<frozen>-frozen)?/(?P<metric>{'|'.join(USER_METRICS)})(/(?P<stratum>\w+))?"
+)
+NOT_DISTINGUISHABLE = "not distinguishable"
+Pairing = Literal["seeds and users", "users", "seeds"]
+
+
+class Compared(NamedTuple):
+    """One metric of one step against the baseline's."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    """Adjusted for all steps that are compared in this metric."""
+    smallest_detectable: float
+    verdict: Literal["higher", "lower", "not distinguishable"]
+    paired_over: Pairing
+    seeds: int
+
+
+Draws = Mapping[tuple[str, int | None], Mapping[str, Replicates]]
+"""(step, seed) to metric to its draws of users."""
+
+
+def compare(
+    runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], baseline: str, replicates: int
+) -> dict[str, dict[str, Compared]]:
+    """Return step -> metric -> comparison, of what both it and the baseline have at common seeds.
+
+    Args:
+        runs: `step`, `seed`, `verb`, `folder` and `metrics` of every finished run.
+        metrics: keys to compare.
+        baseline: step.
+        replicates: draws of users.
+    """
+    draws = draw_users(runs, metrics, replicates)
+    values = {(run["step"], run["seed"]): run["metrics"] for run in runs}
+    found: dict[str, dict[str, Compared]] = {}
+    steps = [step for step in dict.fromkeys(run["step"] for run in runs) if step != baseline]
+    for key in metrics:
+        tests = {
+            step: test for step in steps if (test := _test(key, step, baseline, values, draws)) is not None
+        }
+        adjusted = holm({step: difference.p_value for step, (difference, _, _) in tests.items()})
+        for step, (difference, over, seeds) in tests.items():
+            found.setdefault(step, {})[key] = _compared(difference, over, seeds, adjusted[step])
+    return found
+
+
+def draw_users(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], replicates: int) -> Draws:
+    """Take the metrics of every rank run under draws of users; unreadable predictions have none."""
+    wanted = [match for key in metrics if (match := _KEY.fullmatch(key))]
+    ranked = [run for run in runs if run["verb"] == "rank" and _has_predictions(run["folder"], wanted)]
+    strata: dict[str, Strata] = {}
+    draws: dict[tuple[str, int | None], dict[str, Replicates]] = {}
+    for run in track(ranked, "draw users", len(ranked)):
+        try:
+            drawn = _draw(run["folder"], wanted, strata, replicates, len(ranked))
+        except SemidError as error:
+            _log.warning("%s: compared over seeds only: %s", run["folder"], error)
+            continue
+        draws[run["step"], run["seed"]] = drawn
+    return draws
+
+
+def _has_predictions(folder: str, wanted: Iterable[re.Match[str]]) -> bool:
+    return any(exists(predictions_uri(folder, _split(match), 0)) for match in wanted)
+
+
+def _split(match: re.Match[str]) -> Split:
+    return "valid" if match["split"] == "valid" else "test"
+
+
+def _draw(
+    folder: str,
+    wanted: Sequence[re.Match[str]],
+    strata: dict[str, Strata],
+    replicates: int,
+    num_runs: int,
+) -> dict[str, Replicates]:
+    splits: set[Split] = {_split(match) for match in wanted}
+    read = {split: read_predictions(folder, split) for split in splits}
+    found: dict[str, Replicates] = {}
+    for match in wanted:
+        predicted = read[_split(match)]
+        scores = predicted.score_frozen if match["frozen"] else predicted.score
+        mask = _mask(folder, match["stratum"], predicted, strata)
+        users = predicted.user_row[mask]
+        if len(np.unique(users)) < 2:
+            continue
+        drawn = bootstrap(
+            scores[mask],
+            predicted.label[mask],
+            users,
+            metrics=[match["metric"]],
+            num_replicates=choose_replicates(replicates, len(users), num_runs),
+        )
+        if match["metric"] in drawn:
+            found[match[0]] = drawn[match["metric"]]
+    return found
+
+
+def _mask(folder: str, stratum: str | None, predicted: Predictions, known: dict[str, Strata]) -> Any:
+    if stratum is None:
+        return slice(None)
+    dataset = str(read_run(folder).config["dataset"])
+    if dataset not in known:
+        known[dataset] = training_strata(Dataset(dataset))
+    masks = dict(known[dataset].masks(predicted.user_row, predicted.item_row))
+    return masks.get(stratum, np.zeros(len(predicted.row), bool))
+
+
+def _test(
+    key: str, step: str, baseline: str, values: Mapping[Any, Mapping[str, float]], draws: Draws
+) -> tuple[Difference, Pairing, int] | None:
+    seeds = [
+        seed
+        for name, seed in values
+        if name == step and key in values[step, seed] and key in values.get((baseline, seed), {})
+    ]
+    pairs = [(draws.get((step, seed), {}), draws.get((baseline, seed), {})) for seed in seeds]
+    if seeds and all(key in one and key in other for one, other in pairs):
+        found = paired_difference([one[key] for one, _ in pairs], [other[key] for _, other in pairs])
+        return found, "seeds and users" if len(seeds) > 1 else "users", len(seeds)
+    if len(seeds) < 2:
+        return None
+    columns = ([values[name, seed][key] for seed in seeds] for name in (step, baseline))
+    return paired_t_test(*columns), "seeds", len(seeds)
+
+
+def _compared(found: Difference, over: Pairing, seeds: int, p_holm: float) -> Compared:
+    verdict = NOT_DISTINGUISHABLE
+    if found.is_distinguishable:
+        verdict = "higher" if found.value > 0 else "lower"
+    return Compared(
+        found.value,
+        found.low,
+        found.high,
+        found.p_value,
+        p_holm,
+        found.smallest_detectable,
+        verdict,
+        over,
+        seeds,
+    )
+
+
+def with_tokenizers(
+    runs: Sequence[Mapping[str, Any]], needs: Mapping[tuple[str, int | None], Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Give every rank run the metrics of the tokenize run whose codes it read, as they are of its arm.
+
+    Args:
+        runs: `step`, `seed`, `verb`, `label` and `metrics` of finished runs.
+        needs: labels of the runs that each one read.
+    """
+    codes = {run["label"]: run["metrics"] for run in runs if run["verb"] == "tokenize"}
+    widened: list[dict[str, Any]] = []
+    for run in runs:
+        read = needs.get((run["step"], run["seed"]), ()) if run["verb"] == "rank" else ()
+        inherited = {key: value for label in read for key, value in codes.get(label, {}).items()}
+        widened.append({**run, "metrics": {**inherited, **run["metrics"]}})
+    return widened
