@@ -18,6 +18,7 @@ from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.jobs import rank_loop
 from trec_semid.jobs.rank import RankConfig, run
+from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 PLANS = ("row_wise", "table_wise")
 
@@ -174,6 +175,44 @@ def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
     (tmp_path / "data/dataset.json").write_text(json.dumps({**facts, "checksum": "other"}))
     with pytest.raises(CheckpointError, match="trained on other data"):
         run(config)
+
+
+def other_codes(problem, folder: Path) -> dict:
+    """Return the problem with a copy of its semantic IDs in a tokenize run's place."""
+    folder.mkdir()
+    shutil.copy(problem["semantic_ids"], folder / "semantic_ids.parquet")
+    return {**problem, "semantic_ids": str(folder)}
+
+
+def retokenize(folder: Path, dataset: str) -> None:
+    ids = SemanticIds.load(f"{folder}/semantic_ids.parquet", Dataset(dataset).item_ids)
+    SemanticIds(ids.item_ids, ids.codes[::-1].copy(), ids.sizes).save(f"{folder}/semantic_ids.parquet")
+
+
+def test_a_run_does_not_go_on_with_other_codes_and_keeps_those_it_was_trained_with(
+    problem, tmp_path, monkeypatch
+):
+    config = rank_config(other_codes(problem, tmp_path / "tokenizer"), str(tmp_path / "run"))
+    run_until(monkeypatch, config, 8)
+    kept = (tmp_path / "run/semantic_ids.parquet").read_bytes()
+    made = (tmp_path / "run/run.json").read_bytes()
+    retokenize(tmp_path / "tokenizer", problem["dataset"])
+    with pytest.raises(CheckpointError, match="trained on other semantic IDs"):
+        run(config)
+    assert (tmp_path / "run/semantic_ids.parquet").read_bytes() == kept
+    assert (tmp_path / "run/run.json").read_bytes() == made
+
+
+def test_a_finished_run_of_other_codes_is_not_called_done(problem, tmp_path):
+    config = rank_config(
+        other_codes(problem, tmp_path / "tokenizer"), str(tmp_path / "run"), train={"max_epochs": 1}
+    )
+    metrics = run(config).metrics
+    assert run(config).metrics == metrics
+    retokenize(tmp_path / "tokenizer", problem["dataset"])
+    with pytest.raises(CheckpointError, match="trained on other semantic IDs"):
+        run(config)
+    assert (tmp_path / "run/metrics.json").exists()
 
 
 def test_checkpoints_hold_the_semantic_ids_they_were_trained_with(finished):

@@ -11,13 +11,13 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.paths import arrow_filesystem, join, write_bytes
+from trec_semid.core.paths import arrow_filesystem, write_bytes
 from trec_semid.data.features import Feature, describe_features
 from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
 from trec_semid.jobs.rank_setup import RankConfig, build_model
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import ClusterConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 
 class SizesConfig(Config):
@@ -140,7 +140,7 @@ def _codebook_sizes(config: PlanConfig) -> tuple[int, ...]:
     source = config.rank.semantic_ids
     if source is None:
         raise ConfigError("semantic_ids: not given, and neither is sizes.codebook_sizes. Give one of them.")
-    file = source if source.endswith(".parquet") else join(source, "semantic_ids.parquet")
+    file = semantic_ids_file(source)
     return _stated_sizes(file) or SemanticIds.load(file).sizes
 
 

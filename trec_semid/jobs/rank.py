@@ -19,7 +19,7 @@ from trec_semid.data.schema import Split
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named, RankAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
-from trec_semid.jobs.rank_loop import RankTraining
+from trec_semid.jobs.rank_loop import RankTraining, refuse_other_inputs
 from trec_semid.jobs.rank_setup import RankConfig, RankInputs, build_model, read_inputs
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
@@ -74,14 +74,14 @@ def _without_library_notices() -> Iterator[None]:
 
 
 def _is_finished(folder: RunFolder, config: RankConfig, inputs: RankInputs) -> bool:
-    checksum = inputs.dataset.facts.checksum
-    return folder.is_finished(config) and folder.read_json("metrics.json")["dataset_checksum"] == checksum
+    return folder.is_finished(config, inputs.checksums)
 
 
 def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> None:
     _refuse_other_run(folder, config, ranks)
+    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     if ranks.is_main:
-        folder.start(config)
+        folder.start(config, inputs.checksums)
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(SEMANTIC_IDS))
     barrier()
@@ -159,7 +159,7 @@ def _set_up(
         inputs.data.batch_maker("valid", "online", pinned=pinned),
         folder.path("checkpoints"),
         {SEMANTIC_IDS: read_bytes(folder.path(SEMANTIC_IDS))} if inputs.semantic_ids else {},
-        inputs.dataset.facts.checksum,
+        inputs.checksums,
     )
 
 

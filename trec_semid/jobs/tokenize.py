@@ -70,9 +70,11 @@ def run(config: TokenizeConfig) -> Tokenized:
 
 
 def _is_finished(folder: RunFolder, config: TokenizeConfig, dataset: Dataset) -> bool:
-    if not folder.is_finished(config):
-        return False
-    return folder.read_json("metrics.json")["dataset_checksum"] == dataset.facts.checksum
+    return folder.is_finished(config, _inputs(dataset))
+
+
+def _inputs(dataset: Dataset) -> dict[str, str]:
+    return {"dataset": dataset.facts.checksum}
 
 
 def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks: Ranks) -> None:
@@ -81,7 +83,7 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
     seed_everything(config.seed, "tokenizer")
     tokenizer = build_tokenizer(config.tokenizer, catalogue.dims).to(ranks.device)
     if ranks.is_main:
-        folder.start(config)
+        folder.start(config, _inputs(dataset))
     barrier()
     log = RunLog(config.run, ranks.rank, tensorboard=is_local(config.run))
     log.event("start", items=catalogue.num_items, fitted_items=len(rows), modalities=catalogue.dims)
