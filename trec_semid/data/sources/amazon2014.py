@@ -54,6 +54,10 @@ class Amazon2014Config(Config):
         """Return the mapping of the interactions."""
         return EventColumns(user="reviewerID", item="asin", rating="overall", timestamp="unixReviewTime")
 
+    def inputs(self) -> list[str]:
+        """Return the files, folders and patterns it reads."""
+        return [self.reviews, *([self.meta] if self.meta else [])]
+
 
 def read_amazon2014(config: Amazon2014Config, needs: Needs) -> Source:
     """Read reviews and metadata.
@@ -65,8 +69,7 @@ def read_amazon2014(config: Amazon2014Config, needs: Needs) -> Source:
     reviews = FileConfig(path=config.reviews, format="jsonl")
     items = collect_entities(_products(config.meta), "asin", "item") if config.meta else None
     events = collect_events(read_chunks(reviews, columns.names(), work="reviews"), columns)
-    files = [*find_inputs(config.reviews), *(find_inputs(config.meta) if config.meta else [])]
-    return Source(items, None, events, files)
+    return Source(items, None, events)
 
 
 def _products(path: str) -> Iterator[Chunk]:
