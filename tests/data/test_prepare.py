@@ -147,9 +147,15 @@ def test_whole_preparation_equals_plain_python(tmp_path_factory, log, min_user, 
     )
     expected = slow_dataset(log, min_user, min_item)
     if {row[-1] for row in expected} != set(SPLITS):
-        with pytest.raises(DataError, match=r"is empty|no event is left"):
+        with pytest.raises(
+            DataError, match=r"log.csv, field '(split|filter)': .*(is empty|no event is left)"
+        ):
             prepare_dataset(made)
         assert not (folder / "out").exists()
+        return
+    if len({row[2] for row in expected}) == 1:
+        with pytest.raises(DataError, match="field 'label': every one of"):
+            prepare_dataset(made)
         return
     prepare_dataset(made)
     events = Dataset(made.out).events(["user_row", "item_row", "label", "timestamp", "split"])
@@ -229,6 +235,11 @@ BAD = {
     ),
     "nan rating": ({"log": LOG + "u1,i1,NaN,1100\n"}, r"row 61, field 'rating': not a finite number"),
     "infinite rating": ({"log": LOG + "u1,i1,-inf,1100\n"}, r"row 61.*not a finite number"),
+    "huge rating": ({"log": LOG + "u1,i1,1e300,1100\n"}, r"row 61, field 'rating': too large"),
+    "one class": (
+        {"log": "user,item,rating,time\n" + "".join(f"u{n % 5},i1,5,{n}\n" for n in range(60))},
+        r"log.csv, field 'label': every one of 60 labels is positive under 'rating > 3'",
+    ),
     "missing rating": ({"log": LOG + "u1,i1,,1100\n"}, r"row 61, field 'rating': the rating is missing"),
     "missing user": ({"log": LOG + ",i1,3,1100\n"}, r"row 61, field 'user': the id is missing"),
     "duplicate items": (
@@ -245,7 +256,10 @@ BAD = {
     "empty items": ({"items": ""}, r"items.csv"),
     "short row": ({"log": LOG + "u1,i1\n"}, r"log.csv, row 61: has 2 fields where 4"),
     "bad year": ({"items": ITEMS + "i10,T,a,soon,1\n"}, r"items.csv, row 11, field 'year': not a number"),
-    "empty split": ({"log": "user,item,rating,time\nu1,i1,3,5\nu2,i2,3,5\n"}, r"split 'train' is empty"),
+    "empty split": (
+        {"log": "user,item,rating,time\nu1,i1,3,5\nu2,i2,3,5\n"},
+        r"log.csv, field 'split': split 'train' is empty",
+    ),
 }
 
 
@@ -310,6 +324,7 @@ def test_a_really_full_disk_is_named_and_leaves_nothing(tmp_path):
         ({"items": {"readable": {"Title!": "title"}}}, "should match pattern"),
         ({"label": {"kind": "none"}, "negatives": {}}, "negatives need positives"),
         ({"split": {"kind": "by_moon"}}, "global_temporal"),
+        ({"filter": {"min_user_events": -3}}, "greater than or equal to 0"),
     ],
 )
 def test_configs_that_cannot_work_are_refused_before_reading(tmp_path, more, problem):

@@ -85,7 +85,7 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
     stays = (event_items >= 0) & (event_users >= 0) & wanted[event_items]
     events = Linked(event_users, event_items, labels, raw.times, raw.positions, raw.behaviours)
     events = _select(events, stays)
-    core = k_core(events.users, events.items, len(users.ids), len(items.ids), config)
+    core = k_core(events.users, events.items, len(users.ids), len(items.ids), config, raw.file)
     events = _select(events, core.events)
     counts["events_kept"] = len(events.users)
     items_kept, users_kept = core.items & wanted, core.users

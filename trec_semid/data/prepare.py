@@ -22,7 +22,7 @@ from trec_semid.data.folder import (
     write_events,
     writing,
 )
-from trec_semid.data.labels import LabelConfig, check_label_columns, label_rule, make_labels
+from trec_semid.data.labels import LabelConfig, check_classes, check_label_columns, label_rule, make_labels
 from trec_semid.data.linking import Kept, Links, link
 from trec_semid.data.negatives import NegativesConfig
 from trec_semid.data.ordering import TieRule, tie_rule
@@ -157,9 +157,10 @@ def _read(config: PrepareConfig) -> tuple[Links, Timeline]:
     labels = make_labels(config.label, source.events)
     links = link(source, labels, config.filter, config.items.keep_where)
     names = source.events.behaviour_names
-    timeline = arrange(links.events, names, config.split, config.ties, config.seed)
+    timeline = arrange(links.events, names, config.split, config.ties, config.seed, file=source.events.file)
     if config.negatives:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
+    check_classes(config.label, timeline.labels, source.events.file)
     return links, timeline
 
 

@@ -41,9 +41,15 @@ class Timeline(NamedTuple):
 
 
 def arrange(
-    events: Linked, behaviour_names: list[str], split: SplitConfig, ties: TieRule, seed: int
+    events: Linked,
+    behaviour_names: list[str],
+    split: SplitConfig,
+    ties: TieRule,
+    seed: int,
+    *,
+    file: str | None = None,
 ) -> Timeline:
-    """Sort the events and split them.
+    """Sort the events and split them; `file` is where they come from, for errors.
 
     Raises:
         DataError: a part comes out empty, or the split needs times that are not there.
@@ -54,7 +60,7 @@ def arrange(
     times = None if events.times is None else events.times[index]
     by_user = stable_argsort(users)
     tied = None if times is None else count_ties(users, times, by_user)
-    parts = split_events(split, users, times, by_user)
+    parts = split_events(split, users, times, by_user, file)
     behaviours = np.zeros(num_events, np.int8)
     if events.behaviours is not None:
         behaviours = events.behaviours[index].astype(np.int8)

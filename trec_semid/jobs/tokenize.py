@@ -114,8 +114,7 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
     rows = catalogue.rows_with_content()
     if config.fit_on == "train_items":
         seen = np.zeros(catalogue.num_items, dtype=bool)
-        scanner = dataset.event_files().to_batches(columns=["item_row", "split"])
-        for batch in scanner:
+        for batch in dataset.event_batches(["item_row", "split"]):
             in_train = np.asarray(batch["split"].cast("string")) == "train"
             seen[np.asarray(batch["item_row"])[in_train]] = True
         rows = rows[seen[rows]]
