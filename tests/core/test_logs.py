@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,30 @@ def test_long_work_on_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch):
     for _ in track([1, 2], "counting"):
         pass
     assert "counting" in out.getvalue()
+
+
+def test_one_long_step_shows_a_bar_before_it_ends(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(logs, "CONSOLE", Console(file=out, force_terminal=True, width=100))
+    monkeypatch.setattr(logs, "_QUIET_S", 0.02)
+    monkeypatch.setattr(logs, "_TICK_S", 0.01)
+    with working("sorting"):
+        until = time.monotonic() + 10
+        while "sorting" not in out.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+    assert "sorting" in out.getvalue()
+
+
+def test_work_inside_work_leaves_the_bar_to_the_outer_one(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(logs, "CONSOLE", Console(file=out, force_terminal=True, width=100))
+    monkeypatch.setattr(logs, "_QUIET_S", -1.0)
+    with working("outer", 1) as outer:
+        outer.advance(0)
+        with working("inner", 1) as inner:
+            inner.advance()
+    assert "outer" in out.getvalue()
+    assert "inner" not in out.getvalue()
 
 
 def test_hidden_work_shows_nothing_however_long(console: io.StringIO, monkeypatch: pytest.MonkeyPatch):

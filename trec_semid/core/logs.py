@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ CONSOLE = Console(stderr=True)
 T = TypeVar("T")
 _QUIET_S = 2.0
 """Work shorter than this shows no progress bar [s]."""
+_TICK_S = 0.5
+_SHOWING = threading.Lock()
+"""Held by the one bar that is on the terminal: work inside work stays silent."""
 
 
 def set_up_console(ranks: "Ranks | None" = None, *, level: int = logging.INFO) -> None:
@@ -137,18 +141,24 @@ class Work:
         self._done = self._done_before = 0
         self._bar: Progress | None = None
         self._task: Any = None
+        self._drawing = threading.RLock()
 
     def advance(self, amount: int = 1) -> None:
         """Say that `amount` more units are done; the bar appears once the work is long enough."""
         self._done += amount
+        self.tick()
+
+    def tick(self) -> None:
+        """Show how far it is; `working` does so too while one long step runs."""
         now = time.monotonic()
         if not self._shown or now - self._started < _QUIET_S:
             return
-        if CONSOLE.is_terminal:
-            self._show_bar()
-        elif now - self._last_line > 10:
-            self._last_line = now
-            CONSOLE.print(self._line(now - self._started), highlight=False)
+        with self._drawing:
+            if CONSOLE.is_terminal:
+                self._show_bar()
+            elif now - self._last_line > 10:
+                self._last_line = now
+                CONSOLE.print(self._line(now - self._started), highlight=False)
 
     def restart_clock(self) -> None:
         """Estimate the time left from here on, not from what came before, such as loading a model."""
@@ -157,11 +167,17 @@ class Work:
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._bar:
-            self._bar.stop()
+        with self._drawing:
+            self._shown = False
+            if self._bar:
+                self._bar.stop()
+                self._bar = None
+                _SHOWING.release()
 
     def _show_bar(self) -> None:
         if not self._bar:
+            if not _SHOWING.acquire(blocking=False):
+                return
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -176,6 +192,8 @@ class Work:
     def _line(self, elapsed_s: float) -> str:
         if not self._total:
             return f"{self._description}: {self._done:,} in {elapsed_s:.0f} s"
+        if self._done == self._done_before:
+            return f"{self._description}: {self._done:,} of {self._total:,} after {elapsed_s:.0f} s"
         left_s = elapsed_s * (self._total - self._done) / max(self._done - self._done_before, 1)
         return f"{self._description}: {self._done:,} of {self._total:,}, about {left_s:.0f} s left"
 
@@ -183,10 +201,18 @@ class Work:
 @contextmanager
 def working(description: str, total: int | None = None, *, shown: bool = True) -> Iterator[Work]:
     """Show a bar with ETA around work of over two seconds; off a terminal, a line every 10 s."""
-    work = Work(description, total, shown=shown)
+    work, over = Work(description, total, shown=shown), threading.Event()
+
+    def tick() -> None:
+        while not over.wait(_TICK_S):
+            work.tick()
+
+    if shown:
+        threading.Thread(target=tick, name="progress", daemon=True).start()
     try:
         yield work
     finally:
+        over.set()
         work.close()
 
 

@@ -107,19 +107,11 @@ class DatasetFacts(Config):
 
 @final
 class Dataset:
-    """Reader of a dataset folder; opening reads `dataset.json` only."""
+    """Reader of a dataset folder; opening reads `dataset.json` only, or nothing where `facts` are given."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, facts: DatasetFacts | None = None) -> None:
         self.uri = uri
-        path = join(uri, "dataset.json")
-        try:
-            self.facts = DatasetFacts.model_validate(json.loads(read_bytes(path)))
-        except FileNotFoundError:
-            remedy = "Make one with: trec-semid prepare CONFIG.toml"
-            raise DataError("no dataset here", file=path, remedy=remedy) from None
-        except (ValueError, ValidationError) as error:
-            remedy = "Prepare the dataset again with this version"
-            raise DataError(f"not a dataset description: {error}", file=path, remedy=remedy) from None
+        self.facts = facts or _read_facts(uri)
 
     def items(self, columns: list[str] | None = None) -> pa.Table:
         """Read items.parquet, in row order."""
@@ -181,6 +173,18 @@ class Dataset:
             problem = f"damaged: it has {len(array):,} rows for {self.facts.num_items:,} items"
             raise DataError(problem, file=uri, remedy=_AGAIN)
         return array
+
+
+def _read_facts(uri: str) -> DatasetFacts:
+    path = join(uri, "dataset.json")
+    try:
+        return DatasetFacts.model_validate(json.loads(read_bytes(path)))
+    except FileNotFoundError:
+        remedy = "Make one with: trec-semid prepare CONFIG.toml"
+        raise DataError("no dataset here", file=path, remedy=remedy) from None
+    except (ValueError, ValidationError) as error:
+        remedy = "Prepare the dataset again with this version"
+        raise DataError(f"not a dataset description: {error}", file=path, remedy=remedy) from None
 
 
 _AGAIN = "Prepare the dataset again, in another `out` or after removing this one"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.logs import CONSOLE, RunLog, set_up_console
+from trec_semid.core.logs import CONSOLE, RunLog, set_up_console, working
 from trec_semid.core.paths import exists, is_local, read_bytes, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
@@ -195,11 +195,15 @@ def _score(
     online, frozen = (predict(training.model, maker, batch_size=batch_size, ranks=ranks) for maker in makers)
     rows = makers[0].rows
     accumulators = RankAccumulator(strata), RankAccumulator(strata)
-    with PredictionWriter(
-        folder.uri, split, rank=ranks.rank, world_size=ranks.world_size, num_rows=len(rows.labels)
-    ) as writer:
+    with (
+        PredictionWriter(
+            folder.uri, split, rank=ranks.rank, world_size=ranks.world_size, num_rows=len(rows.labels)
+        ) as writer,
+        working(f"score {split}", len(rows.labels), shown=ranks.is_main) as work,
+    ):
         for with_all, with_train in zip(online, frozen, strict=True):
             chosen = with_all.rows
+            work.advance(len(chosen) * ranks.world_size)
             label, user, item = rows.labels[chosen], rows.users[chosen], rows.items[chosen]
             writer.write(
                 row=chosen,

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
-from trec_semid.core.logs import RunLog, say, set_up_console, track
+from trec_semid.core.logs import RunLog, say, set_up_console, track, working
 from trec_semid.core.paths import is_local
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
@@ -123,9 +123,10 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
 
 def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Rows, config: TokenizeConfig, log: RunLog) -> None:
     reports = tokenizer.fit(catalogue, rows, config.seed)
-    first = next(reports)  # tells how many rounds there will be
-    title = f"fit {config.tokenizer.kind}"
-    for report in track(chain([first], reports), title, first.num_rounds, shown=my_rank() == 0):
+    title, shown = f"fit {config.tokenizer.kind}", my_rank() == 0
+    with working(f"{title}, first round", shown=shown):
+        first = next(reports)  # tells how many rounds there will be
+    for report in track(chain([first], reports), title, first.num_rounds, shown=shown):
         log.scalars({f"fit/{key}": value for key, value in report.scalars.items()}, step=report.round)
 
 
