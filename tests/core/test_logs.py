@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trec_semid.core import logs
 from trec_semid.core.logs import RunLog, read_events, say, set_up_console, track, working
-from trec_semid.core.paths import exists, join, list_folder
+from trec_semid.core.paths import exists, join, list_folder, read_bytes
 from trec_semid.core.ranks import Ranks
 
 
@@ -106,6 +106,24 @@ def test_scalars_reach_tensorboard_from_rank_0_only(tmp_path: Path):
         log.scalars({"train/loss": 0.25}, step=7)
         log.close()
     assert len(list(tmp_path.glob("events.*"))) == 1
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("train/loss")] == [(7, 0.25)]
+
+
+def test_scalars_of_a_remote_run_reach_tensorboard_and_its_log_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = f"memory://{uuid.uuid4().hex}"
+    log = RunLog(folder, tensorboard=True)
+    log.scalars({"train/loss": 0.25}, step=7)
+    assert not exists(f"{folder}/log.jsonl")
+    monkeypatch.setattr(logs, "_FLUSH_S", -1.0)
+    log.event("later")
+    assert [event["event"] for event in read_events(f"{folder}/log.jsonl")] == ["scalars", "later"]
+    log.close()
+    (name,) = (name for name in list_folder(folder) if name.startswith("events."))
+    (tmp_path / name).write_bytes(read_bytes(f"{folder}/{name}"))
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [(scalar.step, scalar.value) for scalar in events.Scalars("train/loss")] == [(7, 0.25)]

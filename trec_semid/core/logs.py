@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from rich.progress import (
 from trec_semid.core.paths import (
     exists,
     filesystem,
+    find_files,
     is_local,
     join,
     make_folder,
@@ -41,6 +43,8 @@ T = TypeVar("T")
 _QUIET_S = 2.0
 """Work shorter than this shows no progress bar [s]."""
 _TICK_S = 0.5
+_FLUSH_S = 30.0
+"""How often a log on an object store is written."""
 _SHOWING = threading.Lock()
 """Held by the one bar that is on the terminal: work inside work stays silent."""
 
@@ -60,7 +64,8 @@ class RunLog:
     """JSON-lines events of one rank, and TensorBoard scalars from rank 0.
 
     `log.jsonl` holds rank 0, `log.rank-N.jsonl` the others. Every line has `time` [s since epoch],
-    `event`, `step` where there is one, and plain values. Appended to when a run resumes.
+    `event`, `step` where there is one, and plain values. Appended to when a run resumes. Object stores
+    cannot append: there both are written whole, every half minute and at the end.
     """
 
     def __init__(self, folder: str, rank: int = 0, *, tensorboard: bool = False) -> None:
@@ -73,11 +78,15 @@ class RunLog:
                 self._local.write("\n")  # a crash cut the last line off: it must not swallow the next one
         elif exists(self.uri):
             self._remote = [read_bytes(self.uri).decode()]
+        self._folder, self._flushed = folder, time.monotonic()
         self._tensorboard: Any = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if tensorboard and rank == 0:
             from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
-            self._tensorboard = SummaryWriter(filesystem(folder)[1] if is_local(folder) else folder)
+            if not is_local(folder):
+                self._scratch = tempfile.TemporaryDirectory(prefix="trec-semid-")
+            self._tensorboard = SummaryWriter(self._scratch.name if self._scratch else filesystem(folder)[1])
 
     def event(self, event: str, *, step: int | None = None, **values: object) -> None:
         """Append one line."""
@@ -88,7 +97,9 @@ class RunLog:
             self._local.write(line)
             self._local.flush()
         else:
-            self._remote.append(line)  # object stores cannot append: written whole by flush()
+            self._remote.append(line)
+            if time.monotonic() - self._flushed > _FLUSH_S:
+                self.flush()
 
     def scalars(self, values: Mapping[str, float], *, step: int, event: str = "scalars") -> None:
         """Append one line of numbers and write each to TensorBoard."""
@@ -103,6 +114,10 @@ class RunLog:
             write_bytes(self.uri, "".join(self._remote).encode())
         if self._tensorboard:
             self._tensorboard.flush()
+        if self._scratch:
+            for name in find_files(self._scratch.name):
+                write_bytes(join(self._folder, name), read_bytes(join(self._scratch.name, name)))
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flush and close."""
@@ -111,6 +126,8 @@ class RunLog:
             self._local.close()
         if self._tensorboard:
             self._tensorboard.close()
+        if self._scratch:
+            self._scratch.cleanup()
 
 
 def _is_cut_off(uri: str) -> bool:

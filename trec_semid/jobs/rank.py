@@ -9,7 +9,7 @@ from typing import NamedTuple
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.logs import CONSOLE, RunLog, set_up_console, working
-from trec_semid.core.paths import exists, is_local, read_bytes, write_bytes
+from trec_semid.core.paths import exists, read_bytes, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
@@ -85,7 +85,7 @@ def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Rank
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(SEMANTIC_IDS))
     barrier()
-    log = RunLog(config.run, ranks.rank, tensorboard=is_local(config.run))
+    log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
         training = _set_up(config, folder, inputs, ranks, log)
         training.resume()

@@ -11,7 +11,6 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import RunLog, say, set_up_console, track, working
-from trec_semid.core.paths import is_local
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
@@ -85,17 +84,19 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
     if ranks.is_main:
         folder.start(config, _inputs(dataset))
     barrier()
-    log = RunLog(config.run, ranks.rank, tensorboard=is_local(config.run))
-    log.event("start", items=catalogue.num_items, fitted_items=len(rows), modalities=catalogue.dims)
-    _fit(tokenizer, catalogue, rows, config, log)
-    encoded = encode_catalogue(tokenizer.eval(), catalogue)
-    if ranks.is_main:
-        quality = describe_quality(
-            tokenizer, config.tokenizer.kind, catalogue, encoded, rows, seed=config.seed
-        )
-        _write(folder, config, dataset, tokenizer, encoded, quality)
-    log.event("finish")
-    log.close()
+    log = RunLog(config.run, ranks.rank, tensorboard=True)
+    try:
+        log.event("start", items=catalogue.num_items, fitted_items=len(rows), modalities=catalogue.dims)
+        _fit(tokenizer, catalogue, rows, config, log)
+        encoded = encode_catalogue(tokenizer.eval(), catalogue)
+        if ranks.is_main:
+            quality = describe_quality(
+                tokenizer, config.tokenizer.kind, catalogue, encoded, rows, seed=config.seed
+            )
+            _write(folder, config, dataset, tokenizer, encoded, quality)
+        log.event("finish")
+    finally:
+        log.close()
 
 
 def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> Catalogue:
