@@ -12,6 +12,7 @@ from trec_semid.checkpoints.folder import best_step, complete_steps
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trec_semid.core.logs import read_events
+from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.ranking import split_metrics
@@ -223,14 +224,30 @@ def test_checkpoints_hold_the_semantic_ids_they_were_trained_with(finished):
 
 @pytest.mark.parametrize("representation", ["item", "semantic"])
 def test_items_can_be_their_ids_or_their_codes_alone(problem, tmp_path, representation):
-    config = rank_config(problem, str(tmp_path / "r"), representation=representation, train={"max_epochs": 1})
-    assert run(config).metrics["test/auc"] > 0.5
+    changes = {"representation": representation, "train": {"max_epochs": 1}}
+    run(rank_config(problem, str(tmp_path / "r"), **changes))
     assert (tmp_path / "r/semantic_ids.parquet").exists() == (representation == "semantic")
+    tables = {table["name"] for table in json.loads((tmp_path / "r/plan.json").read_text())["tables"]}
+    read = {"t_item_id"} if representation == "item" else {"t_code_0", "t_code_1"}
+    assert tables & {"t_item_id", "t_code_0", "t_code_1"} == read
+    # Other codes are another problem exactly for who reads them.
+    other = other_codes(problem, tmp_path / "tokenizer")
+    retokenize(tmp_path / "tokenizer", problem["dataset"])
+    run(rank_config(other, str(tmp_path / "other"), **changes))
+    is_same = losses_of(str(tmp_path / "other")) == losses_of(str(tmp_path / "r"))
+    assert is_same == (representation == "item")
 
 
-def test_runs_can_live_in_any_file_system(problem):
-    config = rank_config(problem, "memory://rank/r", train={"max_epochs": 1})
-    assert run(config).metrics["test/auc"] > 0.5
+def test_runs_can_live_in_any_file_system(problem, finished):
+    folder, metrics = finished
+    assert run(rank_config(problem, "memory://rank/r")).metrics == metrics
+    there = {name.partition("/")[0] for name in find_files("memory://rank/r")}
+    assert {name.split(".")[0] for name in there} == {
+        path.name.split(".")[0] for path in Path(folder).iterdir()
+    }
+    here, away = (read_predictions(place, "test") for place in (folder, "memory://rank/r"))
+    assert here.score.tolist() == away.score.tolist()
+    assert complete_steps("memory://rank/r/checkpoints") == complete_steps(f"{folder}/checkpoints")
 
 
 @pytest.mark.parametrize("names", [["ppnet"], ["ppnet_cluster"], ["ppnet", "ppnet_gate_output"]])
