@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.checkpoints.training import save_checkpoint
 from trec_semid.checkpoints import save as save_module
 from trec_semid.checkpoints.folder import (
     best_step,
@@ -18,7 +19,7 @@ from trec_semid.checkpoints.folder import (
     read_file,
 )
 from trec_semid.checkpoints.load import load_checkpoint
-from trec_semid.checkpoints.save import CheckpointWriter, save_checkpoint
+from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.ranks import process_group

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checkpoints.training import contents, set_up, train
+from tests.checkpoints.training import contents, save_checkpoint, set_up, train
 from tests.ranks import run_ranks
 from tests.sharding.models import DIM, ROWS
 from trec_semid.checkpoints.folder import complete_steps, read_facts, read_file
 from trec_semid.checkpoints.load import load_checkpoint
-from trec_semid.checkpoints.save import CheckpointWriter, save_checkpoint
+from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.ranks import process_group
 

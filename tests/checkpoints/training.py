@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from tests.sharding.models import BAGS, TinyModel, global_batch, my_part
+from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.ranks import Ranks
 from trec_semid.sharding.apply import dense_parameters, shard_model
@@ -74,3 +75,8 @@ def contents(setup: Setup) -> dict[str, Any]:
         "dense": torch.cat([p.detach().flatten() for p in dense_parameters(model).values()]).numpy().copy(),
         "rate": setup.trainable.optimizers["dense"].param_groups[0]["lr"],
     }
+
+
+def save_checkpoint(folder: str, step: int, trainable: Trainable, **more: Any) -> None:
+    """Save one step and return when it is complete."""
+    CheckpointWriter(folder).save(step, trainable, **{"loop": {}, **more})

@@ -29,7 +29,8 @@ class FakeConfig(Config):
     runs: list[str] = []
     title: str | None = None
     dataset: str | None = None
-    cluster: str | None = None
+    cluster: list[str] = []
+    name: str | None = None
     train: dict[str, int] = {}
 
 
@@ -139,7 +140,16 @@ def test_plan_takes_a_cluster_and_a_place(
     (tmp_path / "a.toml").write_text("size = 2")
     words = [str(tmp_path / "a.toml"), "--cluster", "c.toml", "--out", "p.json", "--set", "train.steps=4"]
     assert main(monkeypatch, "plan", *words) == 0
-    assert ran == [FakeConfig(size=2, cluster="c.toml", out="p.json", train={"steps": 4})]
+    assert ran == [FakeConfig(size=2, cluster=["c.toml"], name="a", out="p.json", train={"steps": 4})]
+
+
+def test_plan_takes_a_pattern_that_the_shell_expanded(
+    monkeypatch: pytest.MonkeyPatch, ran: list[FakeConfig], tmp_path: Path
+):
+    (tmp_path / "a.toml").write_text("size = 2")
+    clusters = sorted(map(str, (Path(__file__).parents[2] / "configs/cluster").glob("*.toml")))
+    assert main(monkeypatch, "plan", str(tmp_path / "a.toml"), "--cluster", *clusters) == 0
+    assert ran == [FakeConfig(size=2, cluster=clusters, name="a")]
 
 
 def test_bad_config_is_exit_code_2_without_a_traceback(tmp_path: Path):

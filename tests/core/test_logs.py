@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trec_semid.core import logs
 from trec_semid.core.logs import RunLog, read_events, say, set_up_console, track, working
-from trec_semid.core.paths import exists, join, list_folder
+from trec_semid.core.paths import exists, join, list_folder, read_bytes
 from trec_semid.core.ranks import Ranks
 
 
@@ -110,6 +111,24 @@ def test_scalars_reach_tensorboard_from_rank_0_only(tmp_path: Path):
     assert [(scalar.step, scalar.value) for scalar in events.Scalars("train/loss")] == [(7, 0.25)]
 
 
+def test_scalars_of_a_remote_run_reach_tensorboard_and_its_log_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = f"memory://{uuid.uuid4().hex}"
+    log = RunLog(folder, tensorboard=True)
+    log.scalars({"train/loss": 0.25}, step=7)
+    assert not exists(f"{folder}/log.jsonl")
+    monkeypatch.setattr(logs, "_FLUSH_S", -1.0)
+    log.event("later")
+    assert [event["event"] for event in read_events(f"{folder}/log.jsonl")] == ["scalars", "later"]
+    log.close()
+    (name,) = (name for name in list_folder(folder) if name.startswith("events."))
+    (tmp_path / name).write_bytes(read_bytes(f"{folder}/{name}"))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("train/loss")] == [(7, 0.25)]
+
+
 @pytest.mark.parametrize(("rank", "shown"), [(0, ["one", "two"]), (1, ["rank 1: two"])])
 def test_other_ranks_show_only_warnings_and_say_who_they_are(
     console: io.StringIO, package_logger: logging.Logger, rank: int, shown: list[str]
@@ -167,6 +186,30 @@ def test_long_work_on_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch):
     for _ in track([1, 2], "counting"):
         pass
     assert "counting" in out.getvalue()
+
+
+def test_one_long_step_shows_a_bar_before_it_ends(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(logs, "CONSOLE", Console(file=out, force_terminal=True, width=100))
+    monkeypatch.setattr(logs, "_QUIET_S", 0.02)
+    monkeypatch.setattr(logs, "_TICK_S", 0.01)
+    with working("sorting"):
+        until = time.monotonic() + 10
+        while "sorting" not in out.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+    assert "sorting" in out.getvalue()
+
+
+def test_work_inside_work_leaves_the_bar_to_the_outer_one(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(logs, "CONSOLE", Console(file=out, force_terminal=True, width=100))
+    monkeypatch.setattr(logs, "_QUIET_S", -1.0)
+    with working("outer", 1) as outer:
+        outer.advance(0)
+        with working("inner", 1) as inner:
+            inner.advance()
+    assert "outer" in out.getvalue()
+    assert "inner" not in out.getvalue()
 
 
 def test_hidden_work_shows_nothing_however_long(console: io.StringIO, monkeypatch: pytest.MonkeyPatch):

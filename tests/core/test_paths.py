@@ -245,3 +245,19 @@ def test_s3_without_its_package_names_the_extra():
     missing = mock.patch.object(paths.fsspec.core, "url_to_fs", side_effect=ImportError("Install s3fs"))
     with missing, pytest.raises(ConfigError, match=r'pip install "trec-semid\[s3\]"'):
         filesystem("s3://bucket/x")
+
+
+def test_helpers_go_through_the_path_manager(root: str, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def noting(name: str):
+        real = getattr(PATHS, name)
+        return lambda *words, **named: asked.append(name) or real(*words, **named)
+
+    for name in ("open", "exists", "isdir", "ls", "mkdirs"):
+        monkeypatch.setattr(PATHS, name, noting(name))
+    write_bytes(f"{root}/deep/a", b"1")
+    assert read_bytes(f"{root}/deep/a") == b"1"
+    assert exists(f"{root}/deep/a")
+    assert list_folder(f"{root}/deep") == ["a"]
+    assert set(asked) == {"open", "exists", "isdir", "ls", "mkdirs"}

@@ -12,7 +12,7 @@ from trec_semid.data.raw.entities import Entities
 def entities(**columns):
     table = pa.table(columns)
     ids = pa.array([str(i) for i in range(table.num_rows)])
-    return Entities("item", ids, table, [(0, "items.csv", 1)])
+    return Entities("item", ids, table, [(0, "items.csv", 1, None)])
 
 
 def build(config, source, rows=None):

@@ -25,7 +25,7 @@ def events(ratings=None, behaviours=None, names=()):
         ids,
         ids,
         list(names),
-        [(0, "log.csv", 1)],
+        [(0, "log.csv", 1, None)],
     )
 
 

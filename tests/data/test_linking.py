@@ -23,7 +23,7 @@ def source(items=("a", "b", "c"), users=None, log=LOG):
     known_users = users and collect_entities(
         [Chunk(pa.table({"id": list(users)}), "users.csv", 1, 0)], "id", "user"
     )
-    return Source(known_items, known_users, events, [])
+    return Source(known_items, known_users, events)
 
 
 def pairs(links):

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from tests.datasets import write_small_dataset
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError, PlanError
 from trec_semid.data.schema import Dataset
-from trec_semid.jobs.plan import PlanConfig, Planned, run
+from trec_semid.jobs.plan import PlanConfig, Planned, run, sort_files
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.topology import GIB
 from trec_semid.tokenizers.semantic_ids import SemanticIds
@@ -18,7 +19,15 @@ INDUSTRIAL = "configs/plan/industrial.toml"
 
 def plan(*sets: str, files: tuple[str, ...] = (INDUSTRIAL,), cluster: str = "h100_1x8") -> Planned:
     named = [f"cluster=configs/cluster/{cluster}.toml", *sets]
-    return run(load_config(PlanConfig, list(files), named))
+    (planned,) = run(load_config(PlanConfig, list(files), named))
+    return planned
+
+
+@pytest.fixture(autouse=True)
+def in_a_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Plans go below the current folder."""
+    (tmp_path / "configs").symlink_to(Path("configs").resolve())
+    monkeypatch.chdir(tmp_path)
 
 
 def rows_of(planned: Planned) -> dict[str, int]:
@@ -135,6 +144,42 @@ def test_what_cannot_be_planned_is_refused(sets: list[str], error: type[Exceptio
 def test_codes_without_sizes_and_without_a_file_are_refused(rank_file: str, tmp_path: Path):
     with pytest.raises(DataError, match=r"semantic_ids\.parquet: no such file"):
         plan(f"semantic_ids={tmp_path}/nowhere", files=(rank_file,))
+
+
+def test_plans_for_several_clusters_are_saved_beside_each_other(
+    rank_file: str, capsys: pytest.CaptureFixture[str]
+):
+    clusters = [f"configs/cluster/{name}.toml" for name in ("h100_1x8", "laptop_cpu")]
+    sets = [f"cluster={json.dumps(clusters)}", "name=mine"]
+    both = run(load_config(PlanConfig, [rank_file], sets))
+    assert [planned.out for planned in both] == ["plans/mine-h100_1x8.json", "plans/mine-laptop_cpu.json"]
+    printed = capsys.readouterr().out
+    for planned in both:
+        assert TablePlan.from_json(Path(planned.out).read_text()) == planned.plan
+        assert f"Plan saved: {planned.out}" in printed
+    run(load_config(PlanConfig, [rank_file], [*sets, "out=there"]))
+    assert sorted(path.name for path in Path("there").iterdir()) == [
+        "mine-h100_1x8.json",
+        "mine-laptop_cpu.json",
+    ]
+    with pytest.raises(ConfigError, match="is one file for 2 plans"):
+        run(load_config(PlanConfig, [rank_file], [*sets, "out=p.json"]))
+
+
+def test_a_cluster_that_is_too_small_does_not_cost_the_other_plans(rank_file: str):
+    clusters = [f"configs/cluster/{name}.toml" for name in ("laptop_cpu", "h100_1x8")]
+    sets = [f"cluster={json.dumps(clusters)}", "sizes.num_items=400_000_000", "tables.dim=16"]
+    with pytest.raises(PlanError, match="laptop_cpu: the tables cannot be placed"):
+        run(load_config(PlanConfig, [rank_file], sets))
+    assert Path("plans/plan-h100_1x8.json").exists()
+
+
+def test_clusters_among_the_files_are_told_from_configs(rank_file: str):
+    cluster = "configs/cluster/h100_1x8.toml"
+    assert sort_files([cluster, rank_file, INDUSTRIAL, "nowhere.toml"]) == (
+        [rank_file, INDUSTRIAL, "nowhere.toml"],
+        [cluster],
+    )
 
 
 def test_an_unknown_cluster_file_is_refused(rank_file: str):

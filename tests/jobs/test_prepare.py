@@ -1,5 +1,6 @@
 import os
 
+import numpy as np
 import pytest
 
 from trec_semid.core.config import load_config
@@ -79,3 +80,28 @@ def test_summary_names_ties_and_content(config):
     assert "ties: equal timestamps shuffled with seed 0" in text
     assert "train" in text
     assert max(len(line) for line in text.splitlines()) < 160
+
+
+def test_a_reexported_array_is_prepared_again(config, tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(7, 3, dtype=np.float32) + 1)
+    content = {"x": {"kind": "npy", "file": str(tmp_path / "x.npy")}}
+    items = {"path": str(tmp_path / "items.csv"), "id": "i"}
+    (tmp_path / "items.csv").write_text("i\n" + "".join(f"i{n}\n" for n in range(7)))
+    values = config.model_dump()
+    source = values["source"] | {"items": items}
+    with_array = PrepareConfig.model_validate(values | {"content": content, "source": source})
+    first = run(with_array)
+    assert finished(with_array) == first
+    np.save(tmp_path / "x.npy", np.eye(7, 3, dtype=np.float32) + 2)
+    assert finished(with_array) is None
+    assert run(with_array).checksum != first.checksum
+
+
+def test_an_edit_of_the_same_size_is_prepared_again(config):
+    first = run(config)
+    log = config.source.interactions.path
+    with open(log) as file:
+        text = file.read()
+    with open(log, "w") as file:
+        file.write(text.replace("u1,i1,1\n", "u2,i1,1\n"))
+    assert run(config).checksum != first.checksum

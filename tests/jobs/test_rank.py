@@ -12,12 +12,14 @@ from trec_semid.checkpoints.folder import best_step, complete_steps
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trec_semid.core.logs import read_events
+from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.jobs import rank_loop
 from trec_semid.jobs.rank import RankConfig, run
+from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 PLANS = ("row_wise", "table_wise")
 
@@ -176,6 +178,44 @@ def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
         run(config)
 
 
+def other_codes(problem, folder: Path) -> dict:
+    """Return the problem with a copy of its semantic IDs in a tokenize run's place."""
+    folder.mkdir()
+    shutil.copy(problem["semantic_ids"], folder / "semantic_ids.parquet")
+    return {**problem, "semantic_ids": str(folder)}
+
+
+def retokenize(folder: Path, dataset: str) -> None:
+    ids = SemanticIds.load(f"{folder}/semantic_ids.parquet", Dataset(dataset).item_ids)
+    SemanticIds(ids.item_ids, ids.codes[::-1].copy(), ids.sizes).save(f"{folder}/semantic_ids.parquet")
+
+
+def test_a_run_does_not_go_on_with_other_codes_and_keeps_those_it_was_trained_with(
+    problem, tmp_path, monkeypatch
+):
+    config = rank_config(other_codes(problem, tmp_path / "tokenizer"), str(tmp_path / "run"))
+    run_until(monkeypatch, config, 8)
+    kept = (tmp_path / "run/semantic_ids.parquet").read_bytes()
+    made = (tmp_path / "run/run.json").read_bytes()
+    retokenize(tmp_path / "tokenizer", problem["dataset"])
+    with pytest.raises(CheckpointError, match="trained on other semantic IDs"):
+        run(config)
+    assert (tmp_path / "run/semantic_ids.parquet").read_bytes() == kept
+    assert (tmp_path / "run/run.json").read_bytes() == made
+
+
+def test_a_finished_run_of_other_codes_is_not_called_done(problem, tmp_path):
+    config = rank_config(
+        other_codes(problem, tmp_path / "tokenizer"), str(tmp_path / "run"), train={"max_epochs": 1}
+    )
+    metrics = run(config).metrics
+    assert run(config).metrics == metrics
+    retokenize(tmp_path / "tokenizer", problem["dataset"])
+    with pytest.raises(CheckpointError, match="trained on other semantic IDs"):
+        run(config)
+    assert (tmp_path / "run/metrics.json").exists()
+
+
 def test_checkpoints_hold_the_semantic_ids_they_were_trained_with(finished):
     (step, *_) = complete_steps(f"{finished[0]}/checkpoints")
     inside = Path(finished[0], "checkpoints", f"step-{step}", "semantic_ids.parquet").read_bytes()
@@ -184,14 +224,30 @@ def test_checkpoints_hold_the_semantic_ids_they_were_trained_with(finished):
 
 @pytest.mark.parametrize("representation", ["item", "semantic"])
 def test_items_can_be_their_ids_or_their_codes_alone(problem, tmp_path, representation):
-    config = rank_config(problem, str(tmp_path / "r"), representation=representation, train={"max_epochs": 1})
-    assert run(config).metrics["test/auc"] > 0.5
+    changes = {"representation": representation, "train": {"max_epochs": 1}}
+    run(rank_config(problem, str(tmp_path / "r"), **changes))
     assert (tmp_path / "r/semantic_ids.parquet").exists() == (representation == "semantic")
+    tables = {table["name"] for table in json.loads((tmp_path / "r/plan.json").read_text())["tables"]}
+    read = {"t_item_id"} if representation == "item" else {"t_code_0", "t_code_1"}
+    assert tables & {"t_item_id", "t_code_0", "t_code_1"} == read
+    # Other codes are another problem exactly for who reads them.
+    other = other_codes(problem, tmp_path / "tokenizer")
+    retokenize(tmp_path / "tokenizer", problem["dataset"])
+    run(rank_config(other, str(tmp_path / "other"), **changes))
+    is_same = losses_of(str(tmp_path / "other")) == losses_of(str(tmp_path / "r"))
+    assert is_same == (representation == "item")
 
 
-def test_runs_can_live_in_any_file_system(problem):
-    config = rank_config(problem, "memory://rank/r", train={"max_epochs": 1})
-    assert run(config).metrics["test/auc"] > 0.5
+def test_runs_can_live_in_any_file_system(problem, finished):
+    folder, metrics = finished
+    assert run(rank_config(problem, "memory://rank/r")).metrics == metrics
+    there = {name.partition("/")[0] for name in find_files("memory://rank/r")}
+    assert {name.split(".")[0] for name in there} == {
+        path.name.split(".")[0] for path in Path(folder).iterdir()
+    }
+    here, away = (read_predictions(place, "test") for place in (folder, "memory://rank/r"))
+    assert here.score.tolist() == away.score.tolist()
+    assert complete_steps("memory://rank/r/checkpoints") == complete_steps(f"{folder}/checkpoints")
 
 
 @pytest.mark.parametrize("names", [["ppnet"], ["ppnet_cluster"], ["ppnet", "ppnet_gate_output"]])

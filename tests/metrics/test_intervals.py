@@ -9,13 +9,11 @@ from trec_semid.metrics.binary import binary_metrics
 from trec_semid.metrics.gauc import gauc
 from trec_semid.metrics.intervals import (
     USER_METRICS,
-    Difference,
     Replicates,
     _draw_users,
     bootstrap,
     difference,
     interval,
-    verdict,
 )
 
 
@@ -217,25 +215,3 @@ def test_logits_may_be_ranked_but_have_no_log_loss():
 def test_one_user_has_no_bootstrap():
     with pytest.raises(DataError, match="two users"):
         bootstrap([0.2, 0.4], [0, 1], [5, 5])
-
-
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        (
-            Difference(0.02, 0.012, 0.028, 0.004, 0.001, 0.0112),
-            "higher by 0.0200 [+0.0120, +0.0280], p = 0.001",
-        ),
-        (
-            Difference(-0.02, -0.03, -0.01, 0.004, 0.001, 0.0112),
-            "lower by 0.0200 [-0.0300, -0.0100], p = 0.001",
-        ),
-        (
-            Difference(0.009, 0.001, 0.017, 0.004, 0.03, 0.0112),
-            "not distinguishable (smallest detectable difference 0.0112): "
-            "+0.0090 [+0.0010, +0.0170], p = 0.03",
-        ),
-    ],
-)
-def test_verdict_says_which_way_or_that_the_data_cannot_tell(found, words):
-    assert verdict(found) == words

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trec_semid.core.errors import DataError
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import SemanticIds, holds_same_codes
 
 IDS = SemanticIds(["a", "b", "c"], np.array([[0, 4], [2, 5], [3, 1]], np.int32), (4, 5))
 
@@ -73,3 +73,26 @@ def test_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "ids.parquet").write_bytes(b"codes")
     with pytest.raises(DataError, match="not a readable Parquet file"):
         SemanticIds.load(str(tmp_path / "ids.parquet"))
+
+
+def test_checksum_tells_maps_apart_by_order_size_and_code():
+    same = SemanticIds(list(IDS.item_ids), IDS.codes.astype(np.int32), (4, 5))
+    others = [
+        SemanticIds(["a", "c", "b"], IDS.codes, (4, 5)),
+        SemanticIds(IDS.item_ids, IDS.codes, (4, 6)),
+        SemanticIds(IDS.item_ids, IDS.codes[::-1], (4, 5)),
+        SemanticIds(["a", "b"], IDS.codes[:2], (4, 5)),
+    ]
+    assert same.checksum() == IDS.checksum()
+    assert len({IDS.checksum(), *(other.checksum() for other in others)}) == 5
+
+
+def test_a_copy_is_the_same_in_another_order_but_not_with_other_codes(tmp_path):
+    copy, original = str(tmp_path / "copy.parquet"), str(tmp_path / "original.parquet")
+    IDS.save(copy)
+    SemanticIds(["c", "a", "b", "d"], IDS.codes[[2, 0, 1, 0]], (4, 5)).save(original)
+    assert holds_same_codes(copy, original)
+    SemanticIds(["c", "a", "b"], IDS.codes[[2, 1, 0]], (4, 5)).save(original)
+    assert not holds_same_codes(copy, original)
+    SemanticIds(["a", "b"], IDS.codes[:2], (4, 5)).save(original)
+    assert not holds_same_codes(copy, original)

@@ -83,3 +83,11 @@ def test_parameters_are_excused_where_ruff_is_told_why(tmp_path: Path):
 def test_functions_of_tools_need_no_docstring(tmp_path: Path):
     (tmp_path / "tools").mkdir()
     assert faults(tmp_path, HEAD + "def f():\n    pass\n", "tools/module.py") == []
+
+
+def test_files_of_tests_have_a_limit_of_their_own_and_no_other_rule(tmp_path: Path):
+    (tmp_path / "tests").mkdir()
+    assert faults(tmp_path, "x = 1\n" * 400, "tests/test_a.py") == []
+    assert faults(tmp_path, "x = 1\n" * 401, "tests/test_a.py") == [
+        "tests/test_a.py:1: 401 lines, at most 400. Split it at its second idea."
+    ]

@@ -65,6 +65,15 @@ def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = Non
     return Loaded(step, _resume_loop(folder, step, trainable))
 
 
+def read_loop(folder: str, step: int) -> dict[str, Any]:
+    """Read the loop values of a complete step without loading it, as given to `save`.
+
+    Raises:
+        CheckpointError: the step is not there, or the file was changed since.
+    """
+    return json.loads(read_file(folder, step, LOOP))["loop"]
+
+
 def _resume_loop(folder: str, step: int, trainable: Trainable) -> dict[str, Any]:
     facts = json.loads(read_file(folder, step, LOOP))
     for name, optimizer in trainable.optimizers.items():

@@ -94,21 +94,6 @@ class CheckpointWriter:
                 raise CheckpointError(f"{self.folder}: a save in the background failed: {error}")
 
 
-def save_checkpoint(
-    folder: str,
-    step: int,
-    trainable: Trainable,
-    *,
-    loop: dict[str, Any],
-    extra_files: dict[str, bytes] | None = None,
-    is_best: bool = False,
-    keep_last: int = 2,
-) -> None:
-    """Save one step and return when it is complete; see `CheckpointWriter.save`."""
-    writer = CheckpointWriter(folder, keep_last=keep_last)
-    writer.save(step, trainable, loop=loop, extra_files=extra_files, is_best=is_best)
-
-
 class _Running:
     """A save in the background, which rank 0 commits from the thread that wrote it."""
 

@@ -181,8 +181,13 @@ def report(
 @app.command()
 def plan(
     files: Files,
-    cluster: Annotated[str, typer.Option("--cluster", metavar="FILE", help="TOML file of the cluster.")],
-    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="JSON file for the plan.")] = None,
+    cluster: Annotated[
+        list[str],
+        typer.Option("--cluster", metavar="FILE...", help="TOML files of clusters: a pattern, or repeated."),
+    ],
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="PLACE", help="JSON file; a folder for several clusters.")
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Place a ranker's tables on any cluster, offline.
@@ -191,11 +196,19 @@ def plan(
 
     \b
     Reads:    a rank config, which may have [sizes] beside it, and the dataset where sizes are not given;
-              the cluster's devices, memory and bandwidths.
-    Writes:   the plan as JSON where --out says; prints placement and memory of every rank.
+              devices, memory and bandwidths of each cluster.
+    Writes:   each plan as JSON, plans/<config>-<cluster>.json unless --out says where; prints
+              placement and memory of every rank.
     Example:  trec-semid plan configs/quickstart/rank.toml --cluster configs/cluster/h100_8x8.toml
+              trec-semid plan configs/plan/industrial.toml --cluster configs/cluster/*.toml
+    Exit:     1 where the tables do not fit one of the clusters (the others are planned).
     """
-    _run("plan", files, sets, {"cluster": cluster, "out": out})
+    from trec_semid.jobs.plan import sort_files
+
+    # The shell makes the second file of a pattern look like a config.
+    configs, more = sort_files(files)
+    name = os.path.basename(configs[0]).removesuffix(".toml") if configs else None
+    _run("plan", configs, sets, {"cluster": [*cluster, *more], "name": name, "out": out})
 
 
 @app.command()

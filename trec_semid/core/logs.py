@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from rich.progress import (
 from trec_semid.core.paths import (
     exists,
     filesystem,
+    find_files,
     is_local,
     join,
     make_folder,
@@ -39,6 +42,11 @@ CONSOLE = Console(stderr=True)
 T = TypeVar("T")
 _QUIET_S = 2.0
 """Work shorter than this shows no progress bar [s]."""
+_TICK_S = 0.5
+_FLUSH_S = 30.0
+"""How often a log on an object store is written."""
+_SHOWING = threading.Lock()
+"""Held by the one bar that is on the terminal: work inside work stays silent."""
 
 
 def set_up_console(ranks: "Ranks | None" = None, *, level: int = logging.INFO) -> None:
@@ -56,7 +64,8 @@ class RunLog:
     """JSON-lines events of one rank, and TensorBoard scalars from rank 0.
 
     `log.jsonl` holds rank 0, `log.rank-N.jsonl` the others. Every line has `time` [s since epoch],
-    `event`, `step` where there is one, and plain values. Appended to when a run resumes.
+    `event`, `step` where there is one, and plain values. Appended to when a run resumes. Object stores
+    cannot append: there both are written whole, every half minute and at the end.
     """
 
     def __init__(self, folder: str, rank: int = 0, *, tensorboard: bool = False) -> None:
@@ -69,11 +78,15 @@ class RunLog:
                 self._local.write("\n")  # a crash cut the last line off: it must not swallow the next one
         elif exists(self.uri):
             self._remote = [read_bytes(self.uri).decode()]
+        self._folder, self._flushed = folder, time.monotonic()
         self._tensorboard: Any = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if tensorboard and rank == 0:
             from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
-            self._tensorboard = SummaryWriter(filesystem(folder)[1] if is_local(folder) else folder)
+            if not is_local(folder):
+                self._scratch = tempfile.TemporaryDirectory(prefix="trec-semid-")
+            self._tensorboard = SummaryWriter(self._scratch.name if self._scratch else filesystem(folder)[1])
 
     def event(self, event: str, *, step: int | None = None, **values: object) -> None:
         """Append one line."""
@@ -84,7 +97,9 @@ class RunLog:
             self._local.write(line)
             self._local.flush()
         else:
-            self._remote.append(line)  # object stores cannot append: written whole by flush()
+            self._remote.append(line)
+            if time.monotonic() - self._flushed > _FLUSH_S:
+                self.flush()
 
     def scalars(self, values: Mapping[str, float], *, step: int, event: str = "scalars") -> None:
         """Append one line of numbers and write each to TensorBoard."""
@@ -99,6 +114,10 @@ class RunLog:
             write_bytes(self.uri, "".join(self._remote).encode())
         if self._tensorboard:
             self._tensorboard.flush()
+        if self._scratch:
+            for name in find_files(self._scratch.name):
+                write_bytes(join(self._folder, name), read_bytes(join(self._scratch.name, name)))
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flush and close."""
@@ -107,6 +126,8 @@ class RunLog:
             self._local.close()
         if self._tensorboard:
             self._tensorboard.close()
+        if self._scratch:
+            self._scratch.cleanup()
 
 
 def _is_cut_off(uri: str) -> bool:
@@ -137,18 +158,24 @@ class Work:
         self._done = self._done_before = 0
         self._bar: Progress | None = None
         self._task: Any = None
+        self._drawing = threading.RLock()
 
     def advance(self, amount: int = 1) -> None:
         """Say that `amount` more units are done; the bar appears once the work is long enough."""
         self._done += amount
+        self.tick()
+
+    def tick(self) -> None:
+        """Show how far it is; `working` does so too while one long step runs."""
         now = time.monotonic()
         if not self._shown or now - self._started < _QUIET_S:
             return
-        if CONSOLE.is_terminal:
-            self._show_bar()
-        elif now - self._last_line > 10:
-            self._last_line = now
-            CONSOLE.print(self._line(now - self._started), highlight=False)
+        with self._drawing:
+            if CONSOLE.is_terminal:
+                self._show_bar()
+            elif now - self._last_line > 10:
+                self._last_line = now
+                CONSOLE.print(self._line(now - self._started), highlight=False)
 
     def restart_clock(self) -> None:
         """Estimate the time left from here on, not from what came before, such as loading a model."""
@@ -157,11 +184,17 @@ class Work:
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._bar:
-            self._bar.stop()
+        with self._drawing:
+            self._shown = False
+            if self._bar:
+                self._bar.stop()
+                self._bar = None
+                _SHOWING.release()
 
     def _show_bar(self) -> None:
         if not self._bar:
+            if not _SHOWING.acquire(blocking=False):
+                return
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -176,6 +209,8 @@ class Work:
     def _line(self, elapsed_s: float) -> str:
         if not self._total:
             return f"{self._description}: {self._done:,} in {elapsed_s:.0f} s"
+        if self._done == self._done_before:
+            return f"{self._description}: {self._done:,} of {self._total:,} after {elapsed_s:.0f} s"
         left_s = elapsed_s * (self._total - self._done) / max(self._done - self._done_before, 1)
         return f"{self._description}: {self._done:,} of {self._total:,}, about {left_s:.0f} s left"
 
@@ -183,10 +218,18 @@ class Work:
 @contextmanager
 def working(description: str, total: int | None = None, *, shown: bool = True) -> Iterator[Work]:
     """Show a bar with ETA around work of over two seconds; off a terminal, a line every 10 s."""
-    work = Work(description, total, shown=shown)
+    work, over = Work(description, total, shown=shown), threading.Event()
+
+    def tick() -> None:
+        while not over.wait(_TICK_S):
+            work.tick()
+
+    if shown:
+        threading.Thread(target=tick, name="progress", daemon=True).start()
     try:
         yield work
     finally:
+        over.set()
         work.close()
 
 

@@ -15,17 +15,19 @@ from iopath.common.file_io import PathHandler, PathManager
 
 from trec_semid.core.errors import ConfigError
 
-SCHEMES = ("file://", "memory://", "s3://", "gs://", "az://", "hdfs://")
-
 
 class FsspecHandler(PathHandler):
-    """iopath handler that gives every fsspec file system to code written for iopath."""
+    """iopath handler of plain paths and of every scheme that fsspec knows."""
 
     def _get_supported_prefixes(self) -> list[str]:
-        return list(SCHEMES)
+        return [""]
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-        return open_file(path, mode)
+        fs, inner = filesystem(path)
+        if isinstance(fs, LocalFileSystem):
+            return open(inner, mode, encoding=None if "b" in mode else "utf-8")
+        opened: Any = fs.open(inner, mode)
+        return opened
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
         fs, inner = filesystem(path)
@@ -41,7 +43,7 @@ class FsspecHandler(PathHandler):
 
     def _ls(self, path: str, **kwargs: Any) -> list[str]:
         fs, inner = filesystem(path)
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(inner, detail=False))
+        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(inner, detail=False))
 
     def _mkdirs(self, path: str, **kwargs: Any) -> None:
         fs, inner = filesystem(path)
@@ -67,7 +69,10 @@ class FsspecHandler(PathHandler):
 
 
 PATHS = PathManager()
-"""The path manager of this package; hand it to libraries that speak iopath."""
+"""What opens, lists and looks for every file here; hand it to libraries that speak iopath.
+
+Arrow's readers and DCP's checkpoints stream through the same fsspec file systems by `filesystem`.
+"""
 PATHS.register_handler(FsspecHandler())
 
 
@@ -116,31 +121,22 @@ def parent_of(uri: str) -> str:
 
 def open_file(uri: str, mode: str = "rb") -> IO[Any]:
     """Open a path or URI."""
-    fs, inner = filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        return open(inner, mode, encoding=None if "b" in mode else "utf-8")
-    opened: Any = fs.open(inner, mode)
-    return opened
+    return PATHS.open(uri, mode)
 
 
 def exists(uri: str) -> bool:
     """Return whether a file or folder is there."""
-    fs, inner = filesystem(uri)
-    return fs.exists(inner)
+    return PATHS.exists(uri)
 
 
 def is_folder(uri: str) -> bool:
     """Return whether a folder is there."""
-    fs, inner = filesystem(uri)
-    return fs.isdir(inner)
+    return PATHS.isdir(uri)
 
 
 def list_folder(uri: str) -> list[str]:
     """Return the sorted names in a folder; empty when there is none."""
-    fs, inner = filesystem(uri)
-    if not fs.isdir(inner):
-        return []
-    return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(inner, detail=False))
+    return PATHS.ls(uri) if PATHS.isdir(uri) else []
 
 
 def find_files(uri: str) -> list[str]:
@@ -152,8 +148,7 @@ def find_files(uri: str) -> list[str]:
 
 def make_folder(uri: str) -> str:
     """Make a folder with its parents and return its path."""
-    fs, inner = filesystem(uri)
-    fs.makedirs(inner, exist_ok=True)
+    PATHS.mkdirs(uri)
     return uri
 
 

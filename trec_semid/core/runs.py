@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +44,13 @@ class RunFolder:
         """Return a path inside the folder."""
         return join(self.uri, *parts)
 
-    def start(self, config: Config) -> None:
-        """Make the folder, save the resolved config and the command that runs it."""
+    def start(self, config: Config, inputs: Mapping[str, str] | None = None) -> None:
+        """Make the folder, save the resolved config and the command that runs it.
+
+        Args:
+            config: the job's config.
+            inputs: checksums of what the job reads, by name: paths alone do not tell what lay there.
+        """
         make_folder(self.uri)
         remove(self.path("metrics.json"))  # of another config: it would make this run look finished
         write_bytes(self.path("config.toml"), dump_toml(config).encode())
@@ -54,16 +60,19 @@ class RunFolder:
                 "job": self.job,
                 "command": command_line(),
                 "config_checksum": config_checksum(config),
+                "inputs": dict(inputs or {}),
                 "commit": code_commit(),
                 "versions": package_versions(),
             },
         )
 
-    def is_finished(self, config: Config) -> bool:
-        """Return whether this very config already ran here to its end."""
+    def is_finished(self, config: Config, inputs: Mapping[str, str] | None = None) -> bool:
+        """Return whether this very config already ran here to its end, on these inputs where given."""
         if not exists(self.path("metrics.json")) or not exists(self.path("run.json")):
             return False
-        return self.read_json("run.json").get("config_checksum") == config_checksum(config)
+        made = self.read_json("run.json")
+        same_inputs = inputs is None or made.get("inputs") == dict(inputs)
+        return same_inputs and made.get("config_checksum") == config_checksum(config)
 
     def write_json(self, name: str, content: object) -> None:
         """Write a JSON file at once, or not at all."""

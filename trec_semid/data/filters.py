@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
@@ -17,8 +18,8 @@ class FilterConfig(Config):
     Events are counted again and again until all users and items that stay have enough.
     """
 
-    min_user_events: int = 1
-    min_item_events: int = 0
+    min_user_events: int = Field(default=1, ge=0)
+    min_item_events: int = Field(default=0, ge=0)
     """0 keeps items of the catalogue that nobody touched yet."""
     unknown_items: Literal["refuse", "drop"] = "refuse"
     """Events on items that the items file does not list."""
@@ -42,7 +43,9 @@ class Core(NamedTuple):
     items: Flags
 
 
-def k_core(users: Ints, items: Ints, num_users: int, num_items: int, config: FilterConfig) -> Core:
+def k_core(
+    users: Ints, items: Ints, num_users: int, num_items: int, config: FilterConfig, file: str | None = None
+) -> Core:
     """Return the largest part in which every user and item has enough events inside the part.
 
     Removing a user takes events from items and the other way round, so both are counted until nothing
@@ -54,6 +57,7 @@ def k_core(users: Ints, items: Ints, num_users: int, num_items: int, config: Fil
         num_users: users there are, with or without events.
         num_items: items there are.
         config: the two minima.
+        file: where the events come from, for errors.
 
     Raises:
         DataError: nothing is left.
@@ -69,6 +73,9 @@ def k_core(users: Ints, items: Ints, num_users: int, num_items: int, config: Fil
         users, items = users[stays], items[stays]
     if len(users) == 0:
         raise DataError(
-            f"no event is left (filter: {config.rule()})", remedy="Ask for fewer events a user or item"
+            f"no event is left of {len(all_users):,} (filter: {config.rule()})",
+            file=file,
+            field="filter",
+            remedy="Ask for fewer events a user or item, or drop fewer unknown ids",
         )
     return Core(users_kept[all_users] & items_kept[all_items], users_kept, items_kept)

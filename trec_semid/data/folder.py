@@ -27,7 +27,7 @@ from trec_semid.core.paths import (
 )
 from trec_semid.data.fields import SideField
 from trec_semid.data.raw.columns import MICROSECONDS
-from trec_semid.data.raw.files import first_line
+from trec_semid.data.raw.files import first_line, size_of
 from trec_semid.data.schema import EVENT_SCHEMA, SPLITS, DatasetFacts
 from trec_semid.data.timeline import Timeline
 
@@ -143,14 +143,15 @@ def checksum(folder: str) -> str:
     The config is left out: it says where the dataset lies, and equal data has equal checksums anywhere.
     """
     digest = hashlib.sha256()
-    for name in find_files(folder):
-        if name in (DESCRIPTION, CONFIG):
-            continue
-        content = hashlib.sha256()
-        with open_file(join(folder, name)) as file:
-            while block := file.read(_BLOCK_BYTES):
-                content.update(block)
-        digest.update(f"{name}\n{content.hexdigest()}\n".encode())
+    names = [name for name in find_files(folder) if name not in (DESCRIPTION, CONFIG)]
+    with working("checksum [bytes]", sum(size_of(join(folder, name)) for name in names)) as work:
+        for name in names:
+            content = hashlib.sha256()
+            with open_file(join(folder, name)) as file:
+                while block := file.read(_BLOCK_BYTES):
+                    content.update(block)
+                    work.advance(len(block))
+            digest.update(f"{name}\n{content.hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

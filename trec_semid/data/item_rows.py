@@ -44,7 +44,8 @@ class ItemRows(NamedTuple):
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "ItemRows":
-        return ItemRows(*(change(part) if isinstance(part, Tensor) else part for part in self))
+        rows, num_targets, *others = self
+        return ItemRows(change(rows), num_targets, *(change(part) for part in others))
 
 
 def find_item_rows(

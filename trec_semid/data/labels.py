@@ -110,6 +110,25 @@ def make_labels(config: LabelConfig, events: RawEvents) -> Labels | None:
             return None
 
 
+def check_classes(config: LabelConfig, labels: Labels | None, file: str | None = None) -> None:
+    """Check that a rule which tells positives from negatives found both.
+
+    Raises:
+        DataError: all labels are the same: a ranker cannot learn from them, nor any metric judge one.
+    """
+    if labels is None or isinstance(config, AllPositive):
+        return
+    known = labels[~np.isnan(labels)]
+    if len(known) and known.min() == known.max():
+        what = "positive" if known[0] else "negative"
+        raise DataError(
+            f"every one of {len(known):,} labels is {what} under '{label_rule(config)}'",
+            file=file,
+            field="label",
+            remedy="Change [label]; where that is what you have, label.kind is 'all_positive' or 'none'",
+        )
+
+
 def _ratings(config: ThresholdLabel | GivenLabel, events: RawEvents) -> Labels:
     assert events.ratings is not None, "check_label_columns comes first"
     if config.missing == "refuse":
@@ -129,7 +148,8 @@ def _from_behaviours(config: BehaviourLabel, events: RawEvents) -> Labels:
     for name in config.positive:
         if name not in events.behaviour_names:
             remedy = f"It has: {', '.join(events.behaviour_names)}"
-            raise DataError("no event has this behaviour", field="behaviour", value=name, remedy=remedy)
+            problem = "no event has this behaviour"
+            raise DataError(problem, file=events.file, field="behaviour", value=name, remedy=remedy)
     is_positive = np.array([name in config.positive for name in events.behaviour_names])
     return is_positive[events.behaviours].astype(np.float32)
 

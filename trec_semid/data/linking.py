@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.logs import working
 from trec_semid.data.filters import FilterConfig, k_core
 from trec_semid.data.raw.columns import as_flags
 from trec_semid.data.raw.entities import Entities, named_entities, with_unknown
@@ -85,7 +86,8 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
     stays = (event_items >= 0) & (event_users >= 0) & wanted[event_items]
     events = Linked(event_users, event_items, labels, raw.times, raw.positions, raw.behaviours)
     events = _select(events, stays)
-    core = k_core(events.users, events.items, len(users.ids), len(items.ids), config)
+    with working("k-core"):
+        core = k_core(events.users, events.items, len(users.ids), len(items.ids), config, raw.file)
     events = _select(events, core.events)
     counts["events_kept"] = len(events.users)
     items_kept, users_kept = core.items & wanted, core.users

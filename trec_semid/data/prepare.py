@@ -10,6 +10,7 @@ from trec_semid.core.config import Config, dump_toml
 from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.data.content import ContentConfig, write_contents
 from trec_semid.data.encoders.arrays import NpyConfig
+from trec_semid.data.encoders.image import ImageConfig
 from trec_semid.data.fields import FieldConfig, SideField, build_field
 from trec_semid.data.filters import FilterConfig
 from trec_semid.data.folder import (
@@ -21,11 +22,11 @@ from trec_semid.data.folder import (
     write_events,
     writing,
 )
-from trec_semid.data.labels import LabelConfig, check_label_columns, label_rule, make_labels
+from trec_semid.data.labels import LabelConfig, check_classes, check_label_columns, label_rule, make_labels
 from trec_semid.data.linking import Kept, Links, link
 from trec_semid.data.negatives import NegativesConfig
 from trec_semid.data.ordering import TieRule, tie_rule
-from trec_semid.data.raw.files import describe
+from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.schema import DatasetFacts, ModalityFacts
 from trec_semid.data.sources.source import Needs
 from trec_semid.data.sources.table import SourceConfig, read_source
@@ -103,9 +104,15 @@ class PrepareConfig(Config):
         keep = [self.items.keep_where] if self.items.keep_where else []
         return Needs([*self.items.columns(), *content, *keep], self.users.columns())
 
-    def content_files(self) -> list[str]:
-        """Return the array files of its content."""
-        return [content.file for content in self.content.values() if isinstance(content, NpyConfig)]
+    def inputs(self) -> list[str]:
+        """Return the files, folders and patterns it reads, pictures aside."""
+        arrays = [content.file for content in self.content.values() if isinstance(content, NpyConfig)]
+        return list(dict.fromkeys([*self.source.inputs(), *arrays]))
+
+    def picture_folders(self) -> list[str]:
+        """Return the folders its pictures lie in."""
+        folders = [content.folder for content in self.content.values() if isinstance(content, ImageConfig)]
+        return list(dict.fromkeys(folders))
 
 
 def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
@@ -116,7 +123,7 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
         DataError: input that cannot be used, or a place that cannot be written.
     """
     check_out(config.out)
-    links, timeline, files = _read(config)
+    links, timeline = _read(config)
     with writing(config.out), staged_folder(config.out) as folder:
         item_fields = _write_kept(folder, links.items, config.items)
         user_fields = _write_kept(folder, links.users, config.users)
@@ -138,26 +145,27 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
             label_rule=label_rule(config.label) + (config.negatives.rule() if config.negatives else ""),
             has_timestamps=timeline.times is not None,
             filter_rule=config.filter.rule(config.items.keep_where),
-            source=_origin(config, files, links),
+            source=_origin(config, links),
             checksum=checksum(folder),
         )
         write_description(folder, facts)
     return facts
 
 
-def _read(config: PrepareConfig) -> tuple[Links, Timeline, list[str]]:
+def _read(config: PrepareConfig) -> tuple[Links, Timeline]:
     source = read_source(config.source, config.needs())
     labels = make_labels(config.label, source.events)
     links = link(source, labels, config.filter, config.items.keep_where)
     names = source.events.behaviour_names
-    timeline = arrange(links.events, names, config.split, config.ties, config.seed)
+    timeline = arrange(links.events, names, config.split, config.ties, config.seed, file=source.events.file)
     if config.negatives:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
-    return links, timeline, source.files
+    check_classes(config.label, timeline.labels, source.events.file)
+    return links, timeline
 
 
-def _origin(config: PrepareConfig, files: list[str], links: Links) -> dict[str, Any]:
-    read = describe([*files, *config.content_files()])
+def _origin(config: PrepareConfig, links: Links) -> dict[str, Any]:
+    read = describe_inputs(config.inputs(), config.picture_folders())
     return {"kind": config.source.kind, "files": read, "counts": links.counts}
 
 

@@ -12,6 +12,8 @@ null), order (int64), split (train | valid | test), behaviour; sorted by order. 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal, final
 
@@ -105,19 +107,11 @@ class DatasetFacts(Config):
 
 @final
 class Dataset:
-    """Reader of a dataset folder; opening reads `dataset.json` only."""
+    """Reader of a dataset folder; opening reads `dataset.json` only, or nothing where `facts` are given."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, facts: DatasetFacts | None = None) -> None:
         self.uri = uri
-        path = join(uri, "dataset.json")
-        try:
-            self.facts = DatasetFacts.model_validate(json.loads(read_bytes(path)))
-        except FileNotFoundError:
-            remedy = "Make one with: trec-semid prepare CONFIG.toml"
-            raise DataError("no dataset here", file=path, remedy=remedy) from None
-        except (ValueError, ValidationError) as error:
-            remedy = "Prepare the dataset again with this version"
-            raise DataError(f"not a dataset description: {error}", file=path, remedy=remedy) from None
+        self.facts = facts or _read_facts(uri)
 
     def items(self, columns: list[str] | None = None) -> pa.Table:
         """Read items.parquet, in row order."""
@@ -133,10 +127,16 @@ class Dataset:
         Memory: 8 bytes a row for each int64 column asked for; ask for what is needed.
         """
         wanted = None if split is None else pads.field("split") == split
-        return self.event_files().to_table(columns=columns, filter=wanted).combine_chunks()
+        with _reading(join(self.uri, "events")):
+            return self.event_files().to_table(columns=columns, filter=wanted).combine_chunks()
+
+    def event_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Stream the events in order."""
+        with _reading(join(self.uri, "events")):
+            yield from self.event_files().to_batches(columns=columns)
 
     def event_files(self) -> pads.FileSystemDataset:
-        """Return the events as a pyarrow dataset, for readers that stream."""
+        """Return the events as a pyarrow dataset, for readers that filter while they stream."""
         fs, inner = arrow_filesystem(join(self.uri, "events"))
         return pads.dataset(inner, filesystem=fs, format="parquet")  # pyright: ignore[reportReturnType]
 
@@ -154,8 +154,10 @@ class Dataset:
         return self.items(["item_id"])["item_id"].to_pylist()
 
     def _table(self, name: str, columns: list[str] | None) -> pa.Table:
-        fs, inner = arrow_filesystem(join(self.uri, name))
-        return pq.read_table(inner, filesystem=fs, columns=columns).combine_chunks()
+        uri = join(self.uri, name)
+        fs, inner = arrow_filesystem(uri)
+        with _reading(uri):
+            return pq.read_table(inner, filesystem=fs, columns=columns).combine_chunks()
 
     def _array(self, modality: str, name: str) -> np.ndarray[Any, Any]:
         if modality not in self.facts.modalities:
@@ -163,6 +165,42 @@ class Dataset:
             raise DataError(
                 f"no modality '{modality}'", file=join(self.uri, "dataset.json"), remedy=f"It has: {have}"
             )
-        with local_copy(join(self.uri, name)) as path:
+        uri = join(self.uri, name)
+        with _reading(uri), local_copy(uri) as path:
             # The copy of a remote file vanishes with the context, so only local files stay mapped.
-            return np.load(path, mmap_mode="r" if is_local(self.uri) else None)
+            array = np.load(path, mmap_mode="r" if is_local(self.uri) else None)
+        if len(array) != self.facts.num_items:
+            problem = f"damaged: it has {len(array):,} rows for {self.facts.num_items:,} items"
+            raise DataError(problem, file=uri, remedy=_AGAIN)
+        return array
+
+
+def _read_facts(uri: str) -> DatasetFacts:
+    path = join(uri, "dataset.json")
+    try:
+        return DatasetFacts.model_validate(json.loads(read_bytes(path)))
+    except FileNotFoundError:
+        remedy = "Make one with: trec-semid prepare CONFIG.toml"
+        raise DataError("no dataset here", file=path, remedy=remedy) from None
+    except (ValueError, ValidationError) as error:
+        remedy = "Prepare the dataset again with this version"
+        raise DataError(f"not a dataset description: {error}", file=path, remedy=remedy) from None
+
+
+_AGAIN = "Prepare the dataset again, in another `out` or after removing this one"
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    """Word what a damaged dataset makes readers say.
+
+    Raises:
+        DataError: a file is missing, cut off, or not what it should be.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError("this part of the dataset is missing", file=uri, remedy=_AGAIN) from None
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"damaged: {told}", file=uri, remedy=_AGAIN) from None

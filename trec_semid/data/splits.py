@@ -68,7 +68,9 @@ def split_rule(config: SplitConfig) -> str:
             return "leave-one-out: each user's last event test, the one before valid (from 3 events)"
 
 
-def split_events(config: SplitConfig, users: Ints, times: Ints | None, by_user: Ints) -> Parts:
+def split_events(
+    config: SplitConfig, users: Ints, times: Ints | None, by_user: Ints, file: str | None = None
+) -> Parts:
     """Return the part of every event.
 
     Args:
@@ -76,6 +78,7 @@ def split_events(config: SplitConfig, users: Ints, times: Ints | None, by_user: 
         users: (n,) user rows of events in order.
         times: (n,) not decreasing; None where unknown.
         by_user: stable argsort of `users`.
+        file: where the events come from, for errors.
 
     Raises:
         DataError: the rule needs times that are not there, or a part comes out empty.
@@ -92,7 +95,10 @@ def split_events(config: SplitConfig, users: Ints, times: Ints | None, by_user: 
         if sizes[part] == 0:
             remedy = "Change [split], or filter less"
             raise DataError(
-                f"split '{name}' is empty: {len(users)} events under '{split_rule(config)}'", remedy=remedy
+                f"split '{name}' is empty: {len(users)} events under '{split_rule(config)}'",
+                file=file,
+                field="split",
+                remedy=remedy,
             )
     return parts
 

@@ -34,6 +34,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
+from trec_semid.core.paths import join
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.raw.events import EventColumns
 
@@ -95,6 +96,10 @@ class SyntheticConfig(Config):
             if not 0 < shown <= dim:
                 raise ValueError(f"{name} shows {shown} factors: {name}_dim holds 1 to {dim}")
         return self
+
+    def inputs(self) -> list[str]:
+        """Return the files and folders it is read from, which it writes first."""
+        return [join(self.folder, name) for name in ("interactions", "items.parquet", "users.parquet")]
 
     def event_columns(self) -> EventColumns:
         """Return the mapping of the interactions."""

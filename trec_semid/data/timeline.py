@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.logs import working
 from trec_semid.data.linking import Linked
 from trec_semid.data.negatives import NEGATIVE, NegativesConfig, add_negatives
 from trec_semid.data.ordering import TieRule, count_ties, sort_events, stable_argsort
@@ -41,20 +42,27 @@ class Timeline(NamedTuple):
 
 
 def arrange(
-    events: Linked, behaviour_names: list[str], split: SplitConfig, ties: TieRule, seed: int
+    events: Linked,
+    behaviour_names: list[str],
+    split: SplitConfig,
+    ties: TieRule,
+    seed: int,
+    *,
+    file: str | None = None,
 ) -> Timeline:
-    """Sort the events and split them.
+    """Sort the events and split them; `file` is where they come from, for errors.
 
     Raises:
         DataError: a part comes out empty, or the split needs times that are not there.
     """
     num_events = len(events.users)
-    index = sort_events(events.times, events.positions, num_events, ties, seed)
+    with working("sort events"):
+        index = sort_events(events.times, events.positions, num_events, ties, seed)
     users, items = events.users[index], events.items[index]
     times = None if events.times is None else events.times[index]
     by_user = stable_argsort(users)
     tied = None if times is None else count_ties(users, times, by_user)
-    parts = split_events(split, users, times, by_user)
+    parts = split_events(split, users, times, by_user, file)
     behaviours = np.zeros(num_events, np.int8)
     if events.behaviours is not None:
         behaviours = events.behaviours[index].astype(np.int8)

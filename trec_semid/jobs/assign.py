@@ -23,7 +23,8 @@ from trec_semid.core.runs import RunFolder
 from trec_semid.data.folder import writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
-from trec_semid.data.raw.files import describe, find_inputs
+from trec_semid.data.raw.files import find_inputs
+from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
 from trec_semid.tokenizers.drift import DriftMeter
@@ -70,7 +71,7 @@ def run(config: AssignConfig) -> Assigned:
     _check_out(config.out)
     files = find_inputs(config.items)
     made = RunFolder(config.tokenizer, "tokenize")
-    quality, inputs = _quality(made), describe([*files, made.path(_MAP)])
+    quality, inputs = _quality(made), _fingerprints([config.items, made.path(_MAP)])
     if _is_finished(config, inputs):
         _log.info("%s is already done", config.out)
         return Assigned(config.out, RunFolder(config.out, "assign").read_json(_DRIFT))
@@ -90,6 +91,11 @@ def run(config: AssignConfig) -> Assigned:
     say(summary(drift))
     _log.info("wrote %s", config.out)
     return Assigned(config.out, drift)
+
+
+def _fingerprints(inputs: list[str]) -> list[dict[str, Any]]:
+    """Return what identifies the files by content, whenever they were written."""
+    return [{**each, "modified": None} for each in describe_inputs(inputs)]
 
 
 def _check_out(out: str) -> None:

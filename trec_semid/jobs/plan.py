@@ -3,21 +3,23 @@
 A plan config is a rank config with a cluster, and sizes where tables are to be larger than the dataset's.
 """
 
+import tomllib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
-from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from trec_semid.core.config import Config, load_config
-from trec_semid.core.errors import ConfigError
-from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.paths import arrow_filesystem, join, write_bytes
+from trec_semid.core.errors import ConfigError, PlanError
+from trec_semid.core.logs import say, set_up_console, working
+from trec_semid.core.paths import arrow_filesystem, join, read_bytes, write_bytes
 from trec_semid.data.features import Feature, describe_features
 from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
 from trec_semid.jobs.rank_setup import RankConfig, build_model
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import ClusterConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 
 class SizesConfig(Config):
@@ -39,10 +41,17 @@ class PlanConfig(Config):
     rank: RankConfig
     """Keys of a rank config may stand here or, as in its own file, at the top."""
     sizes: SizesConfig = SizesConfig()
-    cluster: str
-    """TOML file of the cluster."""
+    cluster: list[str] = Field(min_length=1)
+    """TOML file of a cluster, or several to plan for one after another."""
+    name: str = "plan"
+    """What plans are called that go to the default place; the command line takes the config's file name."""
     out: str | None = None
-    """JSON file for the plan."""
+    """JSON file for the plan; for several clusters a folder. None is `plans/<name>-<cluster>.json`."""
+
+    @field_validator("cluster", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -59,22 +68,69 @@ class Planned(NamedTuple):
     """What planning comes to."""
 
     plan: TablePlan
-    out: str | None
+    out: str
 
 
-def run(config: PlanConfig) -> Planned:
-    """Plan, print the placement and what each rank holds, and save the plan where `out` says.
+def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell the files of clusters from those of configs, as `--cluster configs/cluster/*.toml` mixes them."""
+    clusters = [file for file in files if _describes_cluster(file)]
+    return [file for file in files if file not in clusters], clusters
+
+
+def _describes_cluster(file: str) -> bool:
+    try:
+        keys = tomllib.loads(read_bytes(file).decode()).keys()
+    except (OSError, ValueError):
+        return False  # load_config says what is wrong with it
+    return {"num_nodes", "devices_per_node"} <= keys <= ClusterConfig.model_fields.keys()
+
+
+def run(config: PlanConfig) -> list[Planned]:
+    """Plan for every cluster, print the placement and what each rank holds, and save the plans.
 
     Raises:
         ConfigError: no such cluster file or feature, or a sharding rule that fits no table.
         DataError: the dataset or the semantic IDs are needed and not there.
-        PlanError: the tables do not fit the cluster.
+        PlanError: the tables do not fit a cluster; those they fit are planned and saved nevertheless.
     """
     set_up_console()
-    cluster = load_config(ClusterConfig, [config.cluster])
+    clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
+    places = _places(config, clusters)
     features = _features(config)
+    planned: list[Planned] = []
+    refusals: list[str] = []
+    with working("plan for clusters", len(clusters)) as work:
+        for cluster, place in zip(clusters, places, strict=True):
+            try:
+                plan = _plan(config, cluster, features)
+            except PlanError as error:
+                refusals.append(str(error))
+            else:
+                write_bytes(place, plan.to_json().encode())
+                say(f"{plan.as_text()}\nPlan saved: {place}")
+                planned.append(Planned(plan, place))
+            work.advance()
+    if refusals:
+        raise PlanError("\n".join(refusals))
+    return planned
+
+
+def _places(config: PlanConfig, clusters: list[ClusterConfig]) -> list[str]:
+    """Return where each plan goes."""
+    several = len(clusters) > 1
+    if config.out and not several:
+        return [config.out]
+    if config.out and config.out.endswith(".json"):
+        raise ConfigError(f"out: {config.out} is one file for {len(clusters)} plans. Name a folder.")
+    places = [join(config.out or "plans", f"{config.name}-{cluster.name}.json") for cluster in clusters]
+    if len(set(places)) < len(places):
+        raise ConfigError("cluster: two clusters of one name. Name them apart in their files.")
+    return places
+
+
+def _plan(config: PlanConfig, cluster: ClusterConfig, features: tuple[Feature, ...]) -> TablePlan:
     train = config.rank.train
-    plan = plan_tables(
+    return plan_tables(
         build_model(config.rank, features, world_size=cluster.world_size),
         cluster,
         config.rank.sharding,
@@ -82,11 +138,6 @@ def run(config: PlanConfig) -> Planned:
         optimizer=config.rank.optimizers.tables,
         mean_lengths=_mean_lengths(config, features),
     )
-    say(plan.as_text())
-    if config.out:
-        write_bytes(config.out, plan.to_json().encode())
-        say(f"Plan saved: {config.out}")
-    return Planned(plan, config.out)
 
 
 def _features(config: PlanConfig) -> tuple[Feature, ...]:
@@ -111,11 +162,8 @@ def _sized_dataset(config: PlanConfig) -> Dataset:
         dataset = Dataset(config.rank.dataset)
         counts = {"num_users": sizes.num_users, "num_items": sizes.num_items}
         given = {name: count for name, count in counts.items() if count is not None}
-        dataset.facts = dataset.facts.model_copy(update=given)
-        return dataset
-    imagined = Dataset.__new__(Dataset)  # opening it would read a folder
-    imagined.uri, imagined.facts = config.rank.dataset, _imagined_facts(sizes.num_users, sizes.num_items)
-    return imagined
+        return Dataset(dataset.uri, dataset.facts.model_copy(update=given))
+    return Dataset(config.rank.dataset, _imagined_facts(sizes.num_users, sizes.num_items))
 
 
 def _imagined_facts(num_users: int, num_items: int) -> DatasetFacts:
@@ -140,7 +188,7 @@ def _codebook_sizes(config: PlanConfig) -> tuple[int, ...]:
     source = config.rank.semantic_ids
     if source is None:
         raise ConfigError("semantic_ids: not given, and neither is sizes.codebook_sizes. Give one of them.")
-    file = source if source.endswith(".parquet") else join(source, "semantic_ids.parquet")
+    file = semantic_ids_file(source)
     return _stated_sizes(file) or SemanticIds.load(file).sizes
 
 

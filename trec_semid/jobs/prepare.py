@@ -13,7 +13,7 @@ from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.core.ranks import barrier, process_group
 from trec_semid.data.folder import CONFIG
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
-from trec_semid.data.raw.files import size_of
+from trec_semid.data.raw.inputs import have_changed
 from trec_semid.data.schema import SCHEMA_VERSION, Dataset, DatasetFacts
 
 __all__ = ["PrepareConfig", "run", "summary"]
@@ -48,7 +48,12 @@ def _make(config: PrepareConfig) -> DatasetFacts:
 
 
 def finished(config: PrepareConfig) -> DatasetFacts | None:
-    """Return the facts of a dataset that this very config made, unless its source has changed in size."""
+    """Return the facts of a dataset that this very config made, unless what it reads has changed since.
+
+    Changed: a file came or went in a folder or pattern, or one has another content (files of the recorded
+    size and time of writing are not read again); a picture came, went or was written anew. An input that
+    was removed altogether is no reason to lose the dataset.
+    """
     if not exists(join(config.out, CONFIG)) or not exists(join(config.out, "dataset.json")):
         return None
     if read_bytes(join(config.out, CONFIG)) != dump_toml(config).encode():
@@ -57,10 +62,10 @@ def finished(config: PrepareConfig) -> DatasetFacts | None:
         facts = Dataset(config.out).facts
     except DataError:
         return None  # written by another version
-    sizes = [(file["size"], size_of(file["file"])) for file in facts.source["files"]]
-    # A source that was removed since is no reason to lose the dataset.
-    changed = any(now not in (size, -1) for size, now in sizes)
-    return None if changed or facts.schema_version != SCHEMA_VERSION else facts
+    if facts.schema_version != SCHEMA_VERSION:
+        return None
+    changed = have_changed(facts.source.get("files", []), config.inputs(), config.picture_folders())
+    return None if changed else facts
 
 
 def summary(facts: DatasetFacts) -> str:

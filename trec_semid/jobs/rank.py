@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.logs import CONSOLE, RunLog, set_up_console
-from trec_semid.core.paths import exists, is_local, write_bytes
+from trec_semid.core.logs import CONSOLE, RunLog, set_up_console, working
+from trec_semid.core.paths import exists, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
@@ -21,7 +21,7 @@ from trec_semid.embeddings.content_tables import PREFIX
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named, RankAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
-from trec_semid.jobs.rank_loop import RankTraining
+from trec_semid.jobs.rank_loop import RankTraining, refuse_other_inputs
 from trec_semid.jobs.rank_setup import (
     RankConfig,
     RankInputs,
@@ -89,18 +89,18 @@ def _without_library_notices() -> Iterator[None]:
 
 
 def _is_finished(folder: RunFolder, config: RankConfig, inputs: RankInputs) -> bool:
-    checksum = inputs.dataset.facts.checksum
-    return folder.is_finished(config) and folder.read_json("metrics.json")["dataset_checksum"] == checksum
+    return folder.is_finished(config, inputs.checksums)
 
 
 def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> None:
     _refuse_other_run(folder, config, ranks)
+    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     if ranks.is_main:
-        folder.start(config)
+        folder.start(config, inputs.checksums)
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(SEMANTIC_IDS))
     barrier()
-    log = RunLog(config.run, ranks.rank, tensorboard=is_local(config.run))
+    log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
         training = _set_up(config, folder, inputs, ranks, log)
         training.resume()
@@ -188,7 +188,7 @@ def _set_up(
         inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned),
         folder.path("checkpoints"),
         tuning.files if tuning else partial(_snapshot, inputs),
-        inputs.dataset.facts.checksum,
+        inputs.checksums,
         tuning,
     )
 
@@ -230,11 +230,15 @@ def _score(
     online, frozen = (predict(training.model, maker, batch_size=batch_size, ranks=ranks) for maker in makers)
     rows = makers[0].rows
     accumulators = RankAccumulator(strata), RankAccumulator(strata)
-    with PredictionWriter(
-        folder.uri, split, rank=ranks.rank, world_size=ranks.world_size, num_rows=len(rows.labels)
-    ) as writer:
+    with (
+        PredictionWriter(
+            folder.uri, split, rank=ranks.rank, world_size=ranks.world_size, num_rows=len(rows.labels)
+        ) as writer,
+        working(f"score {split}", len(rows.labels), shown=ranks.is_main) as work,
+    ):
         for with_all, with_train in zip(online, frozen, strict=True):
             chosen = with_all.rows
+            work.advance(len(chosen) * ranks.world_size)
             label, user, item = rows.labels[chosen], rows.users[chosen], rows.items[chosen]
             writer.write(
                 row=chosen,

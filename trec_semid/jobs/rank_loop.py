@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.checkpoints.folder import latest_step, step_folder
-from trec_semid.checkpoints.load import load_checkpoint
+from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
@@ -61,7 +61,8 @@ class RankTraining:
     """Folder of checkpoints."""
     snapshot: Callable[[], dict[str, bytes]]
     """Makes what every checkpoint carries beside tensors: the semantic IDs, and the tokenizer in the loop."""
-    dataset_checksum: str
+    inputs: dict[str, str]
+    """Checksums of what it is trained on."""
     tuning: Tuning | None = None
     """Where a tokenizer is in the loop."""
     steps: int = 0
@@ -78,20 +79,15 @@ class RankTraining:
         self._last_evaluated = 0
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one.
+        """Go on from the newest checkpoint, if there is one; `refuse_other_inputs` comes first.
 
         Raises:
-            CheckpointError: it was trained on other data, or does not fit.
+            CheckpointError: it does not fit.
         """
         step = broadcast_object(latest_step(self.checkpoints))
         if step is None:
             return
         loop = load_checkpoint(self.checkpoints, self._trainable(), step=step).loop
-        if loop["dataset_checksum"] != self.dataset_checksum:
-            raise CheckpointError(
-                f"{self.checkpoints}: step {step} was trained on other data than {self.config.dataset} "
-                "holds now. Set another `run`, or remove that folder."
-            )
         self.steps = step
         self.loader.load_state_dict(loop["loader"])
         self.selection.load_state_dict(loop["selection"])
@@ -167,7 +163,7 @@ class RankTraining:
             "loader": self.loader.state_dict(),
             "selection": self.selection.state_dict(),
             "last_evaluated": self._last_evaluated,
-            "dataset_checksum": self.dataset_checksum,
+            "inputs": self.inputs,
         }
         files = self.snapshot() if self.ranks.is_main else {}
         self._writer.save(self.steps, self._trainable(), loop=loop, extra_files=files, is_best=is_best)
@@ -186,6 +182,37 @@ class RankTraining:
     def _take_best(self) -> None:
         if self.selection.best_step != self.steps:
             load_checkpoint(self.checkpoints, Trainable(self.model), step=self.selection.best_step)
+
+
+def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) -> None:
+    """Refuse to go on from a checkpoint that was trained on other data or other codes than are there now.
+
+    Raises:
+        CheckpointError: on every rank, before anything of the run is written over.
+    """
+    fault = None
+    if ranks.is_main:
+        try:
+            fault = _other_inputs(checkpoints, inputs)
+        except CheckpointError as error:
+            fault = str(error)  # the other ranks wait for an answer
+    fault = broadcast_object(fault)
+    if fault:
+        raise CheckpointError(fault)
+
+
+def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
+    step = latest_step(checkpoints)
+    if step is None:
+        return None
+    before = read_loop(checkpoints, step)["inputs"]
+    if before == inputs:
+        return None
+    what = "other semantic IDs" if before["dataset"] == inputs["dataset"] else "other data"
+    return (
+        f"{checkpoints}: step {step} was trained on {what} than the config names now. "
+        "Set another `run`, or remove that folder."
+    )
 
 
 def _is_due(step: int, every: int | None) -> bool:

@@ -7,7 +7,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.paths import join
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
@@ -22,7 +21,7 @@ from trec_semid.models.ranker import Ranker, RankerWithLoss
 from trec_semid.models.table import RankerConfig, build_dense_ranker
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.optimizers import OptimizersConfig
 from trec_semid.training.selection import SelectBy
 
@@ -99,6 +98,12 @@ class RankInputs(NamedTuple):
     semantic_ids: SemanticIds | None
     """None where only item IDs stand for items."""
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What a run is trained on: it goes on with nothing else, and its result stands for nothing else."""
+        codes = {"semantic_ids": self.semantic_ids.checksum()} if self.semantic_ids else {}
+        return {"dataset": self.dataset.facts.checksum, **codes}
+
 
 def read_inputs(config: RankConfig) -> RankInputs:
     """Read the dataset and, unless items are their IDs alone, the semantic IDs.
@@ -109,9 +114,7 @@ def read_inputs(config: RankConfig) -> RankInputs:
     dataset = Dataset(config.dataset)
     semantic_ids = None
     if config.representation != "item" and config.semantic_ids:
-        is_file = config.semantic_ids.endswith(".parquet")
-        file = config.semantic_ids if is_file else join(config.semantic_ids, "semantic_ids.parquet")
-        semantic_ids = SemanticIds.load(file, dataset.item_ids)
+        semantic_ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
     codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
     data = RankingData(dataset, config.features, config.history, config.representation, codes)
     return RankInputs(dataset, data, semantic_ids)

@@ -20,6 +20,7 @@ from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.in_the_loop import RankerInTheLoop, TuningConfig
 from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
+from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue, Contents
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
@@ -184,7 +185,8 @@ class Tuning:
             return {}
         # Codes of the map: those the ranker was selected with.
         known = encoded._replace(codes=self.map().codes)
-        quality = describe_quality(self.tokenizer, kind, self.catalogue, known, rows, seed=self._seed)
+        resolved = resolve_collisions("keep", self.tokenizer, self.catalogue, known)
+        quality = describe_quality(self.tokenizer, kind, self.catalogue, resolved, rows, seed=self._seed)
         self.map().save(folder.path(SEMANTIC_IDS))
         self.tokenizer.save(folder.path(TOKENIZER))
         folder.write_json("quality.json", quality)

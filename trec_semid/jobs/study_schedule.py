@@ -54,8 +54,9 @@ class Schedule:
 def what_to_keep(planned: list[PlannedRun], looks: list[Look]) -> tuple[set[str], list[PlannedRun]]:
     """Return the labels of finished runs that stand, and the runs whose folders are stale.
 
-    A folder is stale when it holds another config's run, or when something it was made from is not
-    kept. A begun run whose needs all stand is neither: its job goes on from its own checkpoint.
+    A folder is stale when it holds another run (of another config, data or codes), or when something it
+    was made from is not kept. A begun run whose needs all stand is neither: its job goes on from its own
+    checkpoint.
     """
     kept: set[str] = set()
     stale: list[PlannedRun] = []

@@ -20,6 +20,7 @@ from trec_semid.core.paths import exists, filesystem, is_local, join, make_folde
 from trec_semid.core.runs import RunFolder
 from trec_semid.jobs.study_grid import PlannedRun
 from trec_semid.jobs.table import Job
+from trec_semid.tokenizers.semantic_ids import holds_same_codes, semantic_ids_file
 
 FindJob = Callable[[str], Job]
 State = Literal["finished", "begun", "other", "absent"]
@@ -120,34 +121,33 @@ def look_at(planned: PlannedRun, find_job: FindJob) -> Look:
         config = load_config(find_job(planned.verb).config, planned.files, planned.sets)
     except ConfigError as error:
         return Look(planned.label, str(error), "absent")
-    if _is_finished(planned, config, find_job):
+    own = find_job(planned.verb).finished
+    if own is not None and own(config):
         return Look(planned.label, None, "finished")
     run = RunFolder(planned.folder, planned.verb)
     if not exists(run.path("run.json")):
         return Look(planned.label, None, "absent")
     try:
         same = run.read_json("run.json").get("config_checksum") == config_checksum(config)
+        same = same and _reads_same_inputs(run, config)
     except DataError:
         same = False
-    return Look(planned.label, None, "begun" if same else "other")
+    is_finished = same and own is None and run.is_finished(config)
+    return Look(planned.label, None, "finished" if is_finished else "begun" if same else "other")
 
 
-def _is_finished(planned: PlannedRun, config: Config, find_job: FindJob) -> bool:
-    own = find_job(planned.verb).finished
-    if own is not None:
-        return bool(own(config))
-    run = RunFolder(planned.folder, planned.verb)
-    return run.is_finished(config) and _reads_same_data(run, config)
-
-
-def _reads_same_data(run: RunFolder, config: Config) -> bool:
-    """Return whether the dataset that the config names is still the one that the run read."""
-    file = join(str(config.model_dump().get("dataset")), "dataset.json")
-    if not exists(file):
-        return True  # no dataset of its own, or one that is about to be made
-    return json.loads(read_bytes(file)).get("checksum") == run.read_json("metrics.json").get(
-        "dataset_checksum"
-    )
+def _reads_same_inputs(run: RunFolder, config: Config) -> bool:
+    """Return whether the dataset and the codes that the config names are still what the run read."""
+    places = config.model_dump()
+    data = join(str(places.get("dataset")), "dataset.json")
+    read = run.read_json("run.json").get("inputs", {})
+    # What is not there belongs to no step, or is about to be made, and then the run is made anew too.
+    if exists(data) and json.loads(read_bytes(data)).get("checksum") != read.get("dataset"):
+        return False
+    codes, copy = semantic_ids_file(places.get("semantic_ids") or ""), run.path("semantic_ids.parquet")
+    if not exists(codes) or not exists(copy):
+        return True
+    return holds_same_codes(copy, codes)
 
 
 def execute(planned: PlannedRun, log: str, find_job: FindJob) -> Outcome:

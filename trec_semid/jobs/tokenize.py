@@ -10,8 +10,7 @@ from pydantic import NonNegativeInt
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
-from trec_semid.core.logs import RunLog, say, set_up_console, track
-from trec_semid.core.paths import is_local
+from trec_semid.core.logs import RunLog, say, set_up_console, track, working
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
@@ -74,9 +73,11 @@ def run(config: TokenizeConfig) -> Tokenized:
 
 
 def _is_finished(folder: RunFolder, config: TokenizeConfig, dataset: Dataset) -> bool:
-    if not folder.is_finished(config):
-        return False
-    return folder.read_json("metrics.json")["dataset_checksum"] == dataset.facts.checksum
+    return folder.is_finished(config, _inputs(dataset))
+
+
+def _inputs(dataset: Dataset) -> dict[str, str]:
+    return {"dataset": dataset.facts.checksum}
 
 
 def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks: Ranks) -> None:
@@ -85,20 +86,22 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
     seed_everything(config.seed, "tokenizer")
     tokenizer = build_tokenizer(config.tokenizer, catalogue.dims).to(ranks.device)
     if ranks.is_main:
-        folder.start(config)
+        folder.start(config, _inputs(dataset))
     barrier()
-    log = RunLog(config.run, ranks.rank, tensorboard=is_local(config.run))
-    log.event("start", items=catalogue.num_items, fitted_items=len(rows), modalities=catalogue.dims)
-    _fit(tokenizer, catalogue, rows, config, log)
-    encoded = encode_catalogue(tokenizer.eval(), catalogue)
-    if ranks.is_main:
-        resolved = resolve_collisions(config.collisions, tokenizer, catalogue, encoded)
-        quality = describe_quality(
-            tokenizer, config.tokenizer.kind, catalogue, resolved, rows, seed=config.seed
-        )
-        _write(folder, config, dataset, tokenizer, resolved, quality)
-    log.event("finish")
-    log.close()
+    log = RunLog(config.run, ranks.rank, tensorboard=True)
+    try:
+        log.event("start", items=catalogue.num_items, fitted_items=len(rows), modalities=catalogue.dims)
+        _fit(tokenizer, catalogue, rows, config, log)
+        encoded = encode_catalogue(tokenizer.eval(), catalogue)
+        if ranks.is_main:
+            resolved = resolve_collisions(config.collisions, tokenizer, catalogue, encoded)
+            quality = describe_quality(
+                tokenizer, config.tokenizer.kind, catalogue, resolved, rows, seed=config.seed
+            )
+            _write(folder, config, dataset, tokenizer, resolved, quality)
+        log.event("finish")
+    finally:
+        log.close()
 
 
 def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> Catalogue:
@@ -117,8 +120,7 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
     rows = catalogue.rows_with_content()
     if config.fit_on == "train_items":
         seen = np.zeros(catalogue.num_items, dtype=bool)
-        scanner = dataset.event_files().to_batches(columns=["item_row", "split"])
-        for batch in scanner:
+        for batch in dataset.event_batches(["item_row", "split"]):
             in_train = np.asarray(batch["split"].cast("string")) == "train"
             seen[np.asarray(batch["item_row"])[in_train]] = True
         rows = rows[seen[rows]]
@@ -127,9 +129,10 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
 
 def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Rows, config: TokenizeConfig, log: RunLog) -> None:
     reports = tokenizer.fit(catalogue, rows, config.seed)
-    first = next(reports)  # tells how many rounds there will be
-    title = f"fit {config.tokenizer.kind}"
-    for report in track(chain([first], reports), title, first.num_rounds, shown=my_rank() == 0):
+    title, shown = f"fit {config.tokenizer.kind}", my_rank() == 0
+    with working(f"{title}, first round", shown=shown):
+        first = next(reports)  # tells how many rounds there will be
+    for report in track(chain([first], reports), title, first.num_rounds, shown=shown):
         log.scalars({f"fit/{key}": value for key, value in report.scalars.items()}, step=report.round)
 
 

@@ -145,7 +145,9 @@ class _SoftLookup(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Send the gradient through the softmax over all codes, and to the rows that were picked."""
         queries, keys, bias, values, codes = ctx.saved_tensors
         grad, scores = grads[0].contiguous(), ctx.scores
@@ -155,7 +157,7 @@ class _SoftLookup(torch.autograd.Function):
             for rows, scored in scores.chunks(queries, keys, bias):
                 soft = torch.softmax(scored, dim=-1)
                 through = torch.bmm(grad[:, rows], values.mT)
-                through = torch._softmax_backward_data(through, soft, -1, soft.dtype)  # pyright: ignore[reportPrivateUsage]
+                through = torch.ops.aten._softmax_backward_data(through, soft, -1, soft.dtype)
                 grad_queries[:, rows] = torch.bmm(through, keys)
                 grad_keys.baddbmm_(through.mT, queries[:, rows])
                 if grad_bias is not None:

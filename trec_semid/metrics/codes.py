@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trec_semid.core.logs import working
+
 Codes = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -127,18 +129,20 @@ def neighbour_agreement(
     anchors = np.sort(np.random.default_rng(seed).permutation(num_items)[:max_anchors])
     pairs, cosines = np.zeros(num_positions + 1, np.int64), np.zeros(num_positions + 1)
     near = total = 0.0
-    for start in range(0, len(anchors) if k > 0 else 0, _ANCHORS_A_CHUNK):
-        chunk = anchors[start : start + _ANCHORS_A_CHUNK]
-        others = np.ones((len(chunk), num_items), dtype=bool)
-        others[np.arange(len(chunk)), chunk] = False
-        cosine = vectors[chunk] @ vectors.T
-        shared, comparable = _shared_codes(codes[chunk], codes, sizes)
-        overlap = shared / np.maximum(comparable, 1)
-        pairs += np.bincount(shared[others], minlength=num_positions + 1)
-        cosines += np.bincount(shared[others], weights=cosine[others], minlength=num_positions + 1)
-        total += overlap[others].sum()
-        nearest = np.argpartition(np.where(others, -cosine, np.inf), k - 1, axis=1)[:, :k]
-        near += np.take_along_axis(overlap, nearest, axis=1).sum()
+    with working("compare items", len(anchors)) as work:
+        for start in range(0, len(anchors) if k > 0 else 0, _ANCHORS_A_CHUNK):
+            chunk = anchors[start : start + _ANCHORS_A_CHUNK]
+            others = np.ones((len(chunk), num_items), dtype=bool)
+            others[np.arange(len(chunk)), chunk] = False
+            cosine = vectors[chunk] @ vectors.T
+            shared, comparable = _shared_codes(codes[chunk], codes, sizes)
+            overlap = shared / np.maximum(comparable, 1)
+            pairs += np.bincount(shared[others], minlength=num_positions + 1)
+            cosines += np.bincount(shared[others], weights=cosine[others], minlength=num_positions + 1)
+            total += overlap[others].sum()
+            nearest = np.argpartition(np.where(others, -cosine, np.inf), k - 1, axis=1)[:, :k]
+            near += np.take_along_axis(overlap, nearest, axis=1).sum()
+            work.advance(len(chunk))
     rows = [SharedCodes(s, int(n), float(cosines[s] / n)) for s, n in enumerate(pairs) if n]
     num_pairs = max(1, int(pairs.sum()))
     return NeighbourAgreement(k, near / max(1, k * len(anchors)), total / num_pairs, rows)

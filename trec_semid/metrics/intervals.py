@@ -171,15 +171,6 @@ def difference_of_draws(value: float, paired: Vector, spread: float, degrees: in
     )
 
 
-def verdict(found: Difference, *, digits: int = 4) -> str:
-    """Word a difference: 'higher by x [low, high], p = ...', 'lower by ...' or 'not distinguishable ...'."""
-    detail = f"[{found.low:+.{digits}f}, {found.high:+.{digits}f}], p = {found.p_value:.2g}"
-    if found.is_distinguishable:
-        return f"{'higher' if found.value > 0 else 'lower'} by {abs(found.value):.{digits}f} {detail}"
-    smallest = f"smallest detectable difference {found.smallest_detectable:.{digits}f}"
-    return f"not distinguishable ({smallest}): {found.value:+.{digits}f} {detail}"
-
-
 class _Sample:
     """What resampling users needs of the rows: sums per user, and rows by score for AUC."""
 

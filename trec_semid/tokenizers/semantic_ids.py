@@ -1,5 +1,7 @@
 """The item -> semantic ID map: `semantic_ids.parquet` and its array form."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.paths import arrow_filesystem, make_folder
+from trec_semid.core.paths import arrow_filesystem, join, make_folder
+
+FILE = "semantic_ids.parquet"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class SemanticIds:
     def num_positions(self) -> int:
         """R, the length of the tuple."""
         return len(self.sizes)
+
+    def checksum(self) -> str:
+        """Return a sha256 over items, codebook sizes and codes: equal exactly when two maps are, in order."""
+        digest = hashlib.sha256(json.dumps([self.item_ids, list(self.sizes)]).encode())
+        digest.update(np.ascontiguousarray(self.codes, "<i4").tobytes())
+        return digest.hexdigest()
 
     def save(self, uri: str) -> None:
         """Write `item_id` string, `codes` list<int32>; codebook sizes go into the file's metadata."""
@@ -81,6 +91,24 @@ class SemanticIds:
             )
         order = np.fromiter((positions[item] for item in item_ids), np.int64, len(item_ids))
         return SemanticIds(list(item_ids), codes[order], sizes)
+
+
+def semantic_ids_file(place: str) -> str:
+    """Return the map's file that a config names: a tokenize run folder, or a `.parquet` file itself."""
+    return place if place.endswith(".parquet") else join(place, FILE)
+
+
+def holds_same_codes(copy: str, original: str) -> bool:
+    """Return whether a run's copy of a map is still what `original` says of the same items.
+
+    Raises:
+        DataError: one of the two files is missing or damaged.
+    """
+    kept = SemanticIds.load(copy)
+    now = SemanticIds.load(original)
+    if set(kept.item_ids) - set(now.item_ids):
+        return False
+    return SemanticIds.load(original, kept.item_ids).checksum() == kept.checksum()
 
 
 def _read(uri: str) -> pa.Table:

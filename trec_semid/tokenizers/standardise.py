@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trec_semid.core.errors import ShapeError
+from trec_semid.core.logs import working
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.shards import my_share, sum_over_ranks
+from trec_semid.tokenizers.shards import my_rank, my_share, sum_over_ranks
 
 RECONSTRUCTION_CONVENTION = (
     "mean over items of ||e - e_hat||^2, e = the item's present modality vectors, each at unit length, "
@@ -77,9 +78,12 @@ class Standardiser(nn.Module):
     def fit(self, catalogue: Catalogue, rows: Rows) -> None:
         """Measure mean and standard deviation over these items; every rank reads its share."""
         sums = torch.zeros(3, len(self.mean), dtype=torch.float64)
-        for _, contents in catalogue.chunks(my_share(rows), _CHUNK_ROWS):
-            unit = self.unit(contents).double()  # rows that are missing are zeros and add nothing
-            sums += torch.stack([unit.sum(0), unit.square().sum(0), self.spread(contents.present).sum(0)])
+        mine = my_share(rows)
+        with working("standardise content", len(mine), shown=my_rank() == 0) as work:
+            for chunk, contents in catalogue.chunks(mine, _CHUNK_ROWS):
+                unit = self.unit(contents).double()  # rows that are missing are zeros and add nothing
+                sums += torch.stack([unit.sum(0), unit.square().sum(0), self.spread(contents.present).sum(0)])
+                work.advance(len(chunk))
         sums = sum_over_ranks(sums.to(self.mean.device))
         count = sums[2].clamp(min=1)
         mean = sums[0] / count

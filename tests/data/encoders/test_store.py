@@ -75,6 +75,26 @@ def test_equal_vectors_everywhere_are_refused_whatever_the_missing_rows_are(tmp_
     assert keep(vectors[:1], tmp_path).present == 1
 
 
+@pytest.mark.parametrize(
+    ("scale", "problem"), [(1e30, "too long for 32-bit arithmetic"), (1e-30, "too short for 32-bit")]
+)
+def test_vectors_whose_length_leaves_float32_are_refused(tmp_path, scale, problem):
+    vectors = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    vectors[3] *= scale
+    with pytest.raises(DataError, match=rf"row 103, field 'poster': a vector {problem}.*Scale all vectors"):
+        keep(vectors, tmp_path, cuts=(2,))
+    vectors[3] = 1
+    assert keep(vectors, tmp_path).present == 6
+
+
+@pytest.mark.parametrize("offset", [1.0, 1000.0])
+def test_vectors_that_differ_by_rounding_alone_are_constant(tmp_path, offset):
+    noise = np.random.default_rng(0).normal(size=(50, 8)) * 1e-7
+    with pytest.raises(DataError, match="equal up to rounding"):
+        keep((offset * (1 + noise)).astype(np.float32), tmp_path, cuts=(20,))
+    assert keep((offset * (1 + 1e4 * noise)).astype(np.float32), tmp_path, cuts=(20,)).present == 50
+
+
 def test_content_that_nobody_has_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"field 'poster': no item has this content.*\[content\.poster\]"):
         keep(np.ones((3, 2), np.float32), tmp_path, present=[False] * 3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.columns import Where, as_flags, as_ids, as_integers, as_numbers, as_times
 
-WHERE = Where([(0, "a.csv", 1), (2, "b.csv", 11)], "x")
+WHERE = Where([(0, "a.csv", 1, None), (2, "b.csv", 11, None)], "x")
 NOW = 1_700_000_000.0
 
 

@@ -1,12 +1,11 @@
 import errno
-import hashlib
 import sys
 
 import pyarrow as pa
 import pytest
 
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.data.raw.files import find_inputs, fingerprint, reading, resolve, size_of
+from trec_semid.data.raw.files import find_inputs, reading, resolve, size_of
 
 
 def test_package_folders_are_found_without_importing_the_package(tmp_path, monkeypatch):
@@ -24,10 +23,8 @@ def test_missing_package_names_its_remedy(path):
         resolve(path)
 
 
-def test_fingerprint_is_size_and_sha256(tmp_path):
+def test_size_of_a_file_that_is_not_there_is_negative(tmp_path):
     (tmp_path / "f").write_bytes(b"hello")
-    facts = fingerprint(str(tmp_path / "f"))
-    assert facts == (str(tmp_path / "f"), 5, hashlib.sha256(b"hello").hexdigest())
     assert size_of(str(tmp_path / "f")) == 5
     assert size_of(str(tmp_path / "g")) == -1
 

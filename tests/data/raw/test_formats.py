@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError, SemidError
 from trec_semid.core.paths import write_bytes
-from trec_semid.data.raw.chunks import FileConfig
+from trec_semid.data.raw.chunks import FileConfig, locate
 from trec_semid.data.raw.formats import read_chunks
 
 ROWS = [{"u": "é1", "i": "a, b", "r": "3.5"}, {"u": "2", "i": 'say "x"', "r": ""}]
@@ -120,6 +120,60 @@ def test_damaged_files_are_refused_by_name(tmp_path, name, content, problem):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=problem):
         read(tmp_path / name, ["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "t.jsonl", "t.jsonl.gz"])
+@pytest.mark.parametrize("num_rows", [2, 3000])
+def test_a_column_that_is_nowhere_is_refused_in_every_format(tmp_path, name, num_rows):
+    table = pa.table({"user": [f"u{n}" for n in range(num_rows)], "item": ["i"] * num_rows})
+    if name == "t.parquet":
+        pq.write_table(table, tmp_path / name)
+    elif ".jsonl" in name:
+        content = "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    else:
+        separator = "\t" if name == "t.tsv" else ","
+        lines = [separator.join(row.values()) for row in table.to_pylist()]
+        (tmp_path / name).write_text("\n".join([separator.join(table.column_names), *lines]))
+    with pytest.raises(DataError, match=rf"{name}, field 'usr': no such column. Map one of: user, item"):
+        read(tmp_path / name, ["usr", "item"])
+
+
+def test_keys_that_only_late_lines_have_are_columns_too(tmp_path):
+    lines = ['{"u": 1}'] * 2500 + ['{"u": "x", "v": [1]}', '{"u": 2.5, "late": null}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    rows = read(tmp_path / "t.jsonl", ["u", "v", "late"])
+    assert len(rows) == 2502
+    assert rows[-2]["v"] is not None
+    assert rows[-1] == {"u": "2.5", "v": None, "late": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row"),
+    [
+        ("t.jsonl", '{"a": "1"}\n\n\n{"a": "2"}\n  \n{"a": "3"}\n', 6),
+        ("t.csv", "a,b\n1,x\n\n\n2,y\n\n3,z\n", 6),
+        ("t.csv", "a,b\n1,x\n2,y\n3,z\n\n", 3),
+    ],
+)
+def test_blank_lines_count_where_a_row_is_named(tmp_path, name, content, row):
+    (tmp_path / name).write_text(content)
+    (chunk,) = read_chunks(FileConfig(path=str(tmp_path / name)), ["a"], work="test")
+    assert chunk.table["a"].to_pylist() == ["1", "2", "3"]
+    assert locate(chunk.origins, 2) == (str(tmp_path / name), row)
+
+
+def test_a_bad_line_below_blank_ones_is_named_by_its_line(tmp_path):
+    (tmp_path / "t.jsonl").write_text('\n{"a": 1}\n\n{"a":\n')
+    with pytest.raises(DataError, match="row 4: not JSON"):
+        read(tmp_path / "t.jsonl", ["a"])
+
+
+def test_parquet_text_that_is_no_utf8_is_refused(tmp_path):
+    wrong = pa.array([b"\x80", b"x"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"a": wrong}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t.parquet: cannot be read"):
+        read(tmp_path / "t.parquet", ["a"])
 
 
 def test_truncated_parquet_is_refused(tmp_path):

@@ -29,7 +29,6 @@ def test_columns_lose_their_types_and_keep_what_they_mean(tmp_path):
     assert source.items.column("name")[0].to_pylist() == ['say "x', None]
     assert source.items.column("vector")[0].to_pylist() == [[0.5, 1.0], None]
     assert source.users is None
-    assert [file.rsplit(".", 1)[-1] for file in source.files] == ["inter", "item"]
 
 
 def test_faults_are_named(tmp_path):

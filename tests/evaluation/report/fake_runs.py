@@ -8,12 +8,12 @@ import numpy as np
 from tests.datasets import write_small_dataset
 from trec_semid.core.config import Config
 from trec_semid.core.logs import RunLog
-from trec_semid.core.paths import join, write_bytes
+from trec_semid.core.paths import exists, join, write_bytes
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset, Split
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.evaluation.ranking import split_metrics
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 PLAN = """table       rows  dim  sharding     ranks
 t_user_id    {rows:>4}   16  row_wise     0, 1
@@ -114,6 +114,8 @@ def write_rank_run(
     )
     run = RunFolder(folder, "rank")
     run.start(config)
+    if semantic_ids is not None and exists(semantic_ids_file(semantic_ids)):
+        SemanticIds.load(semantic_ids_file(semantic_ids)).save(run.path("semantic_ids.parquet"))
     _write_log(folder, skill, seed)
     write_bytes(run.path("plan.txt"), PLAN.format(rows=facts.num_users).encode())
     run.write_json("plan.json", {"tables": []})

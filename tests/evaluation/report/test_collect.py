@@ -8,6 +8,7 @@ import pytest
 from tests.datasets import write_small_dataset
 from tests.evaluation.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
+from trec_semid.evaluation.report.arms import group_arms
 from trec_semid.evaluation.report.collect import collect_runs, is_same_place, read_run
 
 
@@ -48,6 +49,29 @@ def test_a_tokenize_run_that_is_gone_is_said_in_a_note(tmp_path: Path, dataset: 
     collection = collect_runs([run])
     assert collection.tokenizers == []
     assert "gone" in collection.notes[0]
+
+
+def test_a_tokenize_run_made_anew_in_place_is_not_taken_for_what_a_rank_run_read(
+    tmp_path: Path, dataset: str
+):
+    kinds = ("mmq", "rq_kmeans")
+    for kind in kinds:
+        write_tokenize_run(str(tmp_path / kind), dataset, kind)
+    old, same = (
+        write_rank_run(str(tmp_path / f"on-{kind}"), dataset, "both", semantic_ids=str(tmp_path / kind))
+        for kind in kinds
+    )
+    write_tokenize_run(str(tmp_path / "mmq"), dataset, "mmq", seed=9)
+    collection = collect_runs([old, same])
+    by_name = {run.name: collection.tokenizer_of(run) for run in collection.ranks}
+    assert by_name["on-mmq"] is None
+    assert by_name["on-rq_kmeans"] is not None
+    assert "on-mmq was trained with other semantic IDs than" in collection.notes[0]
+    assert len(collection.notes) == 1
+    assert {arm.arm.name for arm in group_arms(collection)} == {
+        "both · codes since replaced",
+        "both · rq_kmeans",
+    }
 
 
 def test_runs_on_different_datasets_are_refused_and_named(tmp_path: Path, rank_run: str):

@@ -13,6 +13,10 @@ from trec_semid.data.encoders.chunks import Array, Chunk, Items
 from trec_semid.data.schema import ModalityFacts
 
 Dtype = Literal["float16", "float32"]
+_SHORTEST = 1e-18
+"""Length below which the squares of a vector's float32 values vanish."""
+_SAME = 1e-6
+"""Vectors that differ by less, against the largest value of the first, differ by rounding alone."""
 
 
 def store_content(
@@ -31,8 +35,9 @@ def store_content(
         source: what the facts say about where the vectors come from.
 
     Raises:
-        DataError: a value of a present row is not finite or does not fit float16, all present rows
-            are equal, no item has the content, or there is no room left to write it.
+        DataError: a value of a present row is not finite or does not fit float16, a row is too long or
+            too short for float32, all present rows are equal up to rounding, no item has the content, or
+            there is no room left to write it.
     """
     checks = _Checks(name, items)
     uri = join(make_folder(join(out, "content")), f"{name}.npy")
@@ -77,6 +82,7 @@ class _Checks:
                 stored = given.astype(dtype)
             remedy = 'Set dtype = "float32" for this content, or scale the vectors'
             self._expect_finite(stored, given, f"too large for {dtype}", remedy)
+        self._expect_length(stored)
         self._watch(stored[present])
         self.num_rows += len(stored)
         self._dim, self._dtype = stored.shape[1], dtype
@@ -88,7 +94,7 @@ class _Checks:
             remedy = f"Leave [content.{self.name}] out, or check its columns and files"
             raise self.items.fault("no item has this content", self.name, remedy=remedy)
         if self.num_present > 1 and not self._varies:
-            problem = f"constant: the vectors of all {self.num_present:,} items that have it are equal"
+            problem = f"constant: the vectors of all {self.num_present:,} items are equal up to rounding"
             remedy = "Such content tells no items apart: check how it was made, or leave it out"
             raise self.items.fault(problem, self.name, remedy=remedy)
         assert self.num_rows == len(self.items.source_rows)
@@ -97,9 +103,25 @@ class _Checks:
     def _watch(self, rows: Array) -> None:
         self.num_present += len(rows)
         if self._first is None and len(rows):
-            self._first = rows[0].copy()
-        if not self._varies and len(rows):
-            self._varies = bool((rows != self._first).any())
+            self._first = rows[0].astype(np.float32)
+        if not self._varies and self._first is not None and len(rows):
+            scale = np.abs(self._first).max()
+            self._varies = bool((np.abs(rows - self._first) > _SAME * scale).any())
+
+    def _expect_length(self, vectors: Array) -> None:
+        with np.errstate(over="ignore", under="ignore"):
+            lengths = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
+        short = (lengths < _SHORTEST) & vectors.any(axis=1)  # zeros are decided about where they are read
+        for bad, problem in ((~np.isfinite(lengths), "too long"), (short, "too short")):
+            if bad.any():
+                row = int(np.argmax(bad))
+                length = float(np.linalg.norm(vectors[row].astype(np.float64)))
+                raise self.items.fault(
+                    f"a vector {problem} for 32-bit arithmetic: its length is {length:.3g}",
+                    self.name,
+                    item=self.num_rows + row,
+                    remedy="Scale all vectors of this content by one factor",
+                )
 
     def _expect_finite(self, vectors: Array, shown: Array, problem: str, remedy: str) -> None:
         finite = np.isfinite(vectors)

@@ -1,7 +1,8 @@
 """How an input table is written, and a piece of its rows."""
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -23,24 +24,34 @@ class Chunk(NamedTuple):
     table: pa.Table
     file: str
     first_row: int
-    """Number of its first row in the file; rows count from 1 and a header line is not a row."""
+    """Number of its first row in the file; counted from 1, without header and blank lines."""
     stored_bytes: int
     """How much of the stored file this chunk stands for."""
+    with_blanks: "CountBlanks | None" = None
+    """Where blank lines can lie between rows: how to count them in, for errors."""
 
     @property
     def origins(self) -> "Origins":
         """Return where the chunk's rows come from."""
-        return [(0, self.file, self.first_row)]
+        return self.origins_from(0)
+
+    def origins_from(self, index: int) -> "Origins":
+        """Return the same where the chunk's first row is number `index` of all that was read."""
+        return [(index, self.file, self.first_row, self.with_blanks)]
 
 
-Origins = list[tuple[int, str, int]]
+CountBlanks = Callable[[int], int]
+"""From a row's number in its file to the number a person finds it by, blank lines counted too."""
+Origins = list[tuple[int, str, int, CountBlanks | None]]
 """Of rows read in chunks: index of each chunk's first row, its file, and that row's number there."""
 
 
 def locate(origins: Origins, index: int) -> tuple[str, int]:
-    """Return the file and row number of one of the rows read in chunks."""
-    start, file, row = max(origin for origin in origins if origin[0] <= index)
-    return file, row + index - start
+    """Return the file and row number of one of the rows read in chunks; a header line is not counted."""
+    last = max((origin for origin in origins if origin[0] <= index), key=itemgetter(0))
+    start, file, first_row, with_blanks = last
+    row = first_row + index - start
+    return file, with_blanks(row) if with_blanks else row
 
 
 class FileConfig(Config):

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import IO, cast
 
 import pyarrow as pa
@@ -62,7 +63,8 @@ def _csv_chunks(
     row, position = 1, 0
     for batch in reader:
         before, position = position, stored.tell()
-        yield Chunk(pa.Table.from_batches([batch]), file, row, position - before)
+        table = pa.Table.from_batches([batch])
+        yield Chunk(table, file, row, position - before, partial(_row_with_blanks, config, file))
         row += batch.num_rows
 
 
@@ -93,14 +95,27 @@ def _header(config: FileConfig, file: str) -> list[str]:
     return names
 
 
+def _rows_below_header(config: FileConfig, file: str, stream: IO[bytes]) -> Iterator[list[str]]:
+    return itertools.islice(_rows(config, file, stream), 0 if config.header else 1, None)
+
+
+def _row_with_blanks(config: FileConfig, file: str, row: int) -> int:
+    """Return a row's number with the blank lines before it, the slow way: only ever run for an error."""
+    with open_stream(file) as (stream, _):
+        rows = enumerate(_rows_below_header(config, file, stream), start=1)
+        filled = (number for number, fields in rows if fields and fields != [""])
+        try:
+            return next(itertools.islice(filled, row - 1, None), row)
+        except (UnicodeError, csv.Error):
+            return row
+
+
 def _bad_row(config: FileConfig, file: str, num_columns: int) -> tuple[int, str] | None:
     """Find the row that Arrow refused, the slow way: only ever run on a file that is refused."""
     row = 0
     with open_stream(file) as (stream, _):
-        rows = _rows(config, file, stream)
-        rows = rows if config.header else itertools.islice(rows, 1, None)
         try:
-            for row, fields in enumerate(rows, start=1):
+            for row, fields in enumerate(_rows_below_header(config, file, stream), start=1):
                 if fields and len(fields) != num_columns:
                     return row, f"has {len(fields)} fields where {num_columns} columns are named"
         except (UnicodeError, csv.Error) as error:

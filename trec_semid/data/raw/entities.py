@@ -58,7 +58,7 @@ def collect_entities(chunks: Iterable[Chunk], id_column: str, entity: Entity) ->
         if id_column not in chunk.table.column_names:
             have = ", ".join(chunk.table.column_names)
             raise DataError("no such column", file=chunk.file, field=id_column, remedy=f"Map one of: {have}")
-        origins.append((num_rows, chunk.file, chunk.first_row))
+        origins += chunk.origins_from(num_rows)
         num_rows += chunk.table.num_rows
         where = Where(chunk.origins, id_column)
         ids.append(as_ids(chunk.table.column(id_column), where))

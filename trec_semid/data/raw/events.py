@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
@@ -68,6 +69,11 @@ class RawEvents(NamedTuple):
     origins: Origins
     """First event, file and row number of every chunk that was read."""
 
+    @property
+    def file(self) -> str | None:
+        """The first file that was read, for errors that concern all of them."""
+        return self.origins[0][1] if self.origins else None
+
     def locate(self, event: int) -> tuple[str, int]:
         """Return the file and row an event came from."""
         return locate(self.origins, event)
@@ -121,12 +127,12 @@ def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
     for chunk in chunks:
         if chunk.table.num_rows == 0:
             continue
-        origins.append((num_events, chunk.file, chunk.first_row))
+        origins += chunk.origins_from(num_events)
         num_events += chunk.table.num_rows
         users.add(*_column(chunk, columns.user))
         items.add(*_column(chunk, columns.item))
         if columns.rating:
-            ratings.append(as_numbers(*_column(chunk, columns.rating)).astype(np.float32))
+            ratings.append(_ratings(*_column(chunk, columns.rating)))
         if columns.timestamp:
             times.append(_times(chunk, columns, columns.timestamp))
         if columns.order:
@@ -152,6 +158,13 @@ def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
 
 def _column(chunk: Chunk, name: str) -> tuple[pa.ChunkedArray, Where]:
     return chunk.table.column(name), Where(chunk.origins, name)
+
+
+def _ratings(column: pa.ChunkedArray, where: Where) -> Array:
+    ratings = as_numbers(column, where)
+    too_large = np.abs(ratings) > np.finfo(np.float32).max
+    where.refuse("too large for a rating", pl.Series(ratings), pl.Series(too_large), "Correct the value")
+    return ratings.astype(np.float32)
 
 
 def _times(chunk: Chunk, columns: EventColumns, name: str) -> Ints:

@@ -2,13 +2,12 @@
 
 import csv
 import gzip
-import hashlib
 import importlib.util
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, cast
 
 import polars as pl
 import pyarrow as pa
@@ -19,15 +18,6 @@ from trec_semid.core.paths import exists, filesystem, is_folder, join, list_fold
 
 PACKAGE_PREFIX = "package:"
 """`package:NAME/FOLDER` is a folder that an installed package carries."""
-_BLOCK_BYTES = 1 << 23
-
-
-class FileFacts(NamedTuple):
-    """What identifies an input file's content."""
-
-    file: str
-    size: int
-    sha256: str
 
 
 def resolve(path: str) -> str:
@@ -77,17 +67,6 @@ def size_of(uri: str) -> int:
     return int(cast("int", fs.size(inner))) if fs.exists(inner) else -1
 
 
-def fingerprint(uri: str) -> FileFacts:
-    """Read a file once and return its size and sha256."""
-    digest = hashlib.sha256()
-    size = 0
-    with reading(uri), open_file(uri) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return FileFacts(uri, size, digest.hexdigest())
-
-
 @contextmanager
 def open_stream(uri: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Yield the (unpacked) bytes of a file and, to follow progress, the stored file below them."""
@@ -129,8 +108,3 @@ def _remedy(file: str) -> str:
     if file.endswith(".parquet"):
         return "It is truncated, damaged or no Parquet file: write or download it again"
     return "Check that it is complete and that format, separator and encoding in the config fit it"
-
-
-def describe(files: list[str]) -> list[dict[str, Any]]:
-    """Return name, size and sha256 of files, as `dataset.json` keeps them."""
-    return [fingerprint(file)._asdict() for file in files]

@@ -64,6 +64,7 @@ def _read_parquet(file: str, columns: list[str] | None, repeating: Sequence[str]
         size, row = size_of(file), 1
         with pq.ParquetFile(inner, filesystem=fs, read_dictionary=texts) as parquet:
             for batch in parquet.iter_batches(_ROWS, columns=columns):
+                batch.validate(full=True)  # Arrow takes text that is no UTF-8 from a file as it is
                 share = size * batch.num_rows // num_rows
                 yield Chunk(pa.Table.from_batches([batch]), file, row, share)
                 row += batch.num_rows

@@ -3,31 +3,73 @@
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from typing import IO
 
 import polars as pl
 import pyarrow as pa
 
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.chunks import Chunk
+from trec_semid.data.raw.chunks import Chunk, check_columns
 from trec_semid.data.raw.files import first_line, open_stream, reading
 
 _BLOCK_BYTES = 1 << 24
+_FEW_LINES = 1000
 
 
 def read_json_lines(file: str, columns: list[str] | None) -> Iterator[Chunk]:
-    """Stream JSON objects; with `columns` every value comes as text, without them as it is in the file."""
+    """Stream JSON objects; with `columns` every value comes as text, without them as it is in the file.
+
+    A key may be left out of any line, but one of `columns` that no line has is refused.
+    """
     schema = None if columns is None else dict.fromkeys(columns, pl.String)
     row, position = 1, 0
-    with reading(file), open_stream(file) as (stream, stored):
+    with reading(file):
+        if columns:
+            check_columns(file, _keys(file, set(columns)), columns)
+        with open_stream(file) as (stream, stored):
+            for block in whole_lines(stream):
+                try:
+                    frame = pl.read_ndjson(io.BytesIO(block), schema=schema, infer_schema_length=None)
+                except pl.exceptions.PolarsError as error:
+                    raise _bad_line(block, file, row, error) from None
+                before, position = position, stored.tell()
+                yield Chunk(_arrow(frame), file, row, position - before, partial(line_of, file))
+                row += frame.height
+
+
+def line_of(file: str, row: int) -> int:
+    """Return the line on which a file's nth row stands, both from 1; reads the file, so only for errors."""
+    with open_stream(file) as (stream, _):
+        lines = (number for number, line in enumerate(stream, start=1) if line.strip())
+        return next(islice(lines, row - 1, None), row)
+
+
+def _keys(file: str, wanted: set[str]) -> list[str]:
+    """Return the keys of a file's objects, or of its first ones where these have all that is wanted."""
+    keys: dict[str, None] = {}
+    with open_stream(file) as (stream, _):
+        for line in islice(stream, _FEW_LINES):
+            keys |= dict.fromkeys(_keys_of_line(line))
+            if wanted <= keys.keys():
+                return list(keys)
         for block in whole_lines(stream):
             try:
-                frame = pl.read_ndjson(io.BytesIO(block), schema=schema, infer_schema_length=None)
-            except pl.exceptions.PolarsError as error:
-                raise _bad_line(block, file, row, error) from None
-            before, position = position, stored.tell()
-            yield Chunk(_arrow(frame), file, row, position - before)
-            row += frame.height
+                keys |= dict.fromkeys(pl.read_ndjson(io.BytesIO(block), infer_schema_length=None).columns)
+            except pl.exceptions.PolarsError:  # values of mixed types, or a bad line, told when it is read
+                keys |= dict.fromkeys(key for line in block.splitlines() for key in _keys_of_line(line))
+            if wanted <= keys.keys():
+                break
+    return list(keys) or list(wanted)  # no rows: another error
+
+
+def _keys_of_line(line: bytes) -> list[str]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return []
+    return list(record) if isinstance(record, dict) else []
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
@@ -54,7 +96,8 @@ def _bad_line(block: bytes, file: str, first_row: int, error: Exception) -> Data
     for row, line in enumerate(lines, start=first_row):
         try:
             if not isinstance(json.loads(line), dict):
-                return DataError("not a JSON object", file=file, row=row, remedy=remedy)
+                return DataError("not a JSON object", file=file, row=line_of(file, row), remedy=remedy)
         except (ValueError, RecursionError) as problem:
-            return DataError(f"not JSON: {first_line(problem)}", file=file, row=row, remedy=remedy)
+            at = line_of(file, row)
+            return DataError(f"not JSON: {first_line(problem)}", file=file, row=at, remedy=remedy)
     return DataError(f"not readable as JSON lines: {first_line(error)}", file=file, remedy=remedy)

@@ -4,6 +4,7 @@ import ast
 import json
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from trec_semid.data.raw.entities import collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
 from trec_semid.data.raw.files import find_inputs, first_line, open_stream, reading
 from trec_semid.data.raw.formats import read_chunks
-from trec_semid.data.raw.json_lines import whole_lines
+from trec_semid.data.raw.json_lines import line_of, whole_lines
 from trec_semid.data.sources.source import Needs, Source
 
 _ITEM_SCHEMA = pa.schema(
@@ -54,6 +55,10 @@ class Amazon2014Config(Config):
         """Return the mapping of the interactions."""
         return EventColumns(user="reviewerID", item="asin", rating="overall", timestamp="unixReviewTime")
 
+    def inputs(self) -> list[str]:
+        """Return the files, folders and patterns it reads."""
+        return [self.reviews, *([self.meta] if self.meta else [])]
+
 
 def read_amazon2014(config: Amazon2014Config, needs: Needs) -> Source:
     """Read reviews and metadata.
@@ -65,8 +70,7 @@ def read_amazon2014(config: Amazon2014Config, needs: Needs) -> Source:
     reviews = FileConfig(path=config.reviews, format="jsonl")
     items = collect_entities(_products(config.meta), "asin", "item") if config.meta else None
     events = collect_events(read_chunks(reviews, columns.names(), work="reviews"), columns)
-    files = [*find_inputs(config.reviews), *(find_inputs(config.meta) if config.meta else [])]
-    return Source(items, None, events, files)
+    return Source(items, None, events)
 
 
 def _products(path: str) -> Iterator[Chunk]:
@@ -76,7 +80,8 @@ def _products(path: str) -> Iterator[Chunk]:
             for block in whole_lines(stream):
                 products = _parse_block(block, file, row)
                 before, position = position, stored.tell()
-                yield Chunk(pa.Table.from_pylist(products, _ITEM_SCHEMA), file, row, position - before)
+                table = pa.Table.from_pylist(products, _ITEM_SCHEMA)
+                yield Chunk(table, file, row, position - before, partial(line_of, file))
                 row += len(products)
         if row == 1:
             raise DataError("no rows", file=file, remedy="Download it again or leave it out")
@@ -108,7 +113,8 @@ def _product(line: bytes, file: str, row: int) -> dict[str, Any]:
         }
     except (ValueError, SyntaxError, TypeError, AttributeError, ArithmeticError, *_TOO_DEEP) as error:
         remedy = "Every line must be one JSON object or Python dict, as in the release of 2014"
-        raise DataError(f"not a product: {first_line(error)}", file=file, row=row, remedy=remedy) from None
+        at = line_of(file, row)
+        raise DataError(f"not a product: {first_line(error)}", file=file, row=at, remedy=remedy) from None
 
 
 def _text(value: Any) -> str | None:

@@ -40,6 +40,11 @@ class MovielensConfig(Config):
         """Return the mapping of the interactions."""
         return EventColumns(user="user_id", item="item_id", rating="rating", timestamp="timestamp")
 
+    def inputs(self) -> list[str]:
+        """Return the files it reads."""
+        form = _form(self.release, self.folder)
+        return [table.path for table in (form.events, form.items, form.users) if table]
+
 
 class _Form(NamedTuple):
     """How one release writes its tables."""
@@ -62,8 +67,7 @@ def read_movielens(config: MovielensConfig, needs: Needs) -> Source:
     if form.users:
         users = collect_entities(read_chunks(form.users, None, work="users"), "user_id", "user")
     events = collect_events(_renamed(read_chunks(form.events, None, work="interactions")), columns)
-    files = [table.path for table in (form.events, form.items, form.users) if table]
-    return Source(items, users, events, files)
+    return Source(items, users, events)
 
 
 def _form(release: str, folder: str) -> _Form:

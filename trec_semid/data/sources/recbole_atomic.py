@@ -41,6 +41,10 @@ class RecboleConfig(EventColumns):
         """Return the mapping of the interactions."""
         return self
 
+    def inputs(self) -> list[str]:
+        """Return the files it reads; those of items and users need not be there."""
+        return [_file(self, part) for part in ("inter", "item", "user")]
+
 
 def read_recbole(config: RecboleConfig, needs: Needs) -> Source:
     """Read atomic files.
@@ -49,17 +53,21 @@ def read_recbole(config: RecboleConfig, needs: Needs) -> Source:
         ConfigError: the package that should carry the folder is not installed.
         DataError: a file or a value that cannot be used.
     """
-    folder = resolve(config.folder)
-    base = join(folder, config.dataset or folder.rstrip("/").rsplit("/", 1)[-1])
-    events = collect_events(_read(_form(config, f"{base}.inter"), config.names(), "interactions"), config)
-    items = _read_entities(_form(config, f"{base}.item"), config.item, "item")
-    users = _read_entities(_form(config, f"{base}.user"), config.user, "user")
-    described = [f"{base}.item"] * (items is not None) + [f"{base}.user"] * (users is not None)
-    return Source(items, users, events, [f"{base}.inter", *described])
+    events = collect_events(_read(_form(config, "inter"), config.names(), "interactions"), config)
+    items = _read_entities(_form(config, "item"), config.item, "item")
+    users = _read_entities(_form(config, "user"), config.user, "user")
+    return Source(items, users, events)
 
 
-def _form(config: RecboleConfig, file: str) -> FileConfig:
-    return FileConfig(path=file, format="tsv", quoted=False, null_values=config.null_values)
+def _file(config: RecboleConfig, part: str) -> str:
+    name = config.dataset or config.folder.rstrip("/").rsplit("/", 1)[-1]
+    return join(config.folder, f"{name}.{part}")
+
+
+def _form(config: RecboleConfig, part: str) -> FileConfig:
+    return FileConfig(
+        path=resolve(_file(config, part)), format="tsv", quoted=False, null_values=config.null_values
+    )
 
 
 def _read_entities(form: FileConfig, id_column: str, entity: Entity) -> Entities | None:

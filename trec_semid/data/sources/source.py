@@ -21,5 +21,3 @@ class Source(NamedTuple):
     users: Entities | None
     """None where users are known by their interactions only."""
     events: RawEvents
-    files: list[str]
-    """Every file that was read."""

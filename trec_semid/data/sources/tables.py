@@ -35,6 +35,10 @@ class TablesConfig(Config):
         """Return the mapping of the interactions."""
         return self.interactions
 
+    def inputs(self) -> list[str]:
+        """Return the files, folders and patterns it reads."""
+        return [table.path for table in (self.interactions, self.items, self.users) if table]
+
 
 def read_tables(config: TablesConfig, needs: Needs) -> Source:
     """Read the tables.
@@ -48,9 +52,7 @@ def read_tables(config: TablesConfig, needs: Needs) -> Source:
     named = [name for name in (columns.user, columns.item, columns.behaviour) if name]
     chunks = read_chunks(columns, columns.names(), work="interactions", repeating=named)
     events = collect_events(chunks, columns)
-    tables = (config.interactions, config.items, config.users)
-    files = [file for table in tables if table for file in find_inputs(table.path)]
-    return Source(items, users, events, files)
+    return Source(items, users, events)
 
 
 def _read_entities(config: EntityTable | None, columns: list[str], entity: Entity) -> Entities | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
-from trec_semid.evaluation.report.collect import Collection, FinishedRun
+from trec_semid.evaluation.report.collect import Collection, FinishedRun, tokenizer_place
 from trec_semid.evaluation.report.content import Arm
 
 PLACE_KEYS = ("seed", "run", "dataset", "semantic_ids", "label")
@@ -89,7 +89,7 @@ def _own_config(run: FinishedRun) -> dict[str, Any]:
 
 def _arm_key(run: FinishedRun, collection: Collection) -> str:
     made = collection.tokenizer_of(run)
-    codes = _own_config(made) if made else None
+    codes = _own_config(made) if made else tokenizer_place(run) if _has_other_codes(run, collection) else None
     return json.dumps([_own_config(run), codes, run.config.get("label")], sort_keys=True, default=str)
 
 
@@ -123,8 +123,14 @@ def _plain_name(run: FinishedRun, collection: Collection) -> str:
     parts = [_representation(run)]
     if made and parts[0] != BASELINE:
         parts.append(tokenizer_kind(made))
+    elif _has_other_codes(run, collection):
+        parts.append("codes since replaced")
     label = run.config.get("label")
     return " · ".join([*parts, str(label)] if label else parts)
+
+
+def _has_other_codes(run: FinishedRun, collection: Collection) -> bool:
+    return run.uri in collection.on_other_codes
 
 
 def _differences(run: FinishedRun, rivals: Sequence[FinishedRun], collection: Collection) -> list[str]:

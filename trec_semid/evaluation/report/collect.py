@@ -11,9 +11,10 @@ from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.report.content import RunFacts
+from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes
 
 RANK_FILES = ("log.jsonl", "plan.txt", "predictions")
-TOKENIZE_FILES = ("quality.json", "semantic_ids.parquet")
+TOKENIZE_FILES = ("quality.json", FILE)
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,13 @@ class Collection:
     tokenizers: list[FinishedRun]
     """Those given and those that a rank run's `semantic_ids` points to."""
     notes: list[str]
+    on_other_codes: frozenset[str] = frozenset()
+    """Rank runs whose tokenize run holds other codes by now than they were trained with."""
 
     def tokenizer_of(self, run: FinishedRun) -> FinishedRun | None:
-        """Return the tokenize run whose codes a rank run reads; None where there is none at hand."""
+        """Return the tokenize run whose codes a rank run was trained with; None where there is none."""
         place = tokenizer_place(run)
-        if place is None:
+        if place is None or run.uri in self.on_other_codes:
             return None
         return next((made for made in self.tokenizers if is_same_place(made.uri, place)), None)
 
@@ -123,7 +126,22 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
             value=opened.facts.checksum,
             remedy="Name the right one with --dataset FOLDER, or run the jobs again on this one",
         )
-    return Collection(opened, named[:num_ranks], named[num_ranks:], notes)
+    ranks, tokenizers = named[:num_ranks], named[num_ranks:]
+    other = [run for run in ranks if _reads_other_codes(run, tokenizers)]
+    notes += [
+        f"Run {run.name} was trained with other semantic IDs than {tokenizer_place(run)} holds now: what is "
+        "shown of that tokenizer says nothing about this run. Rank again in another folder to compare it."
+        for run in other
+    ]
+    return Collection(opened, ranks, tokenizers, notes, frozenset(run.uri for run in other))
+
+
+def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> bool:
+    place, copy = tokenizer_place(run), join(run.uri, FILE)
+    if place is None or not exists(copy):
+        return False
+    made = (made for made in tokenizers if is_same_place(made.uri, place))
+    return any(not holds_same_codes(copy, join(each.uri, FILE)) for each in made)
 
 
 def read_run(uri: str) -> FinishedRun:

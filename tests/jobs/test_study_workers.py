@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.datasets import write_small_dataset
+from trec_semid.core.config import Config
+from trec_semid.core.runs import RunFolder
+from trec_semid.data.schema import Dataset
+from trec_semid.jobs.study_grid import PlannedRun
+from trec_semid.jobs.study_workers import look_at
+from trec_semid.jobs.table import Job
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+
+
+class ReaderConfig(Config):
+    run: str
+    dataset: str
+    semantic_ids: str
+
+
+def find(verb: str) -> Job:
+    return Job(ReaderConfig, print)
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> PlannedRun:
+    """A finished run that read a dataset and codes, both still there."""
+    dataset = Dataset(write_small_dataset(str(tmp_path / "data"), num_users=20))
+    ids = SemanticIds(dataset.item_ids, np.zeros((40, 2), np.int32), (3, 3))
+    ids.save(str(tmp_path / "codes/semantic_ids.parquet"))
+    places = {"run": f"{tmp_path}/run", "dataset": f"{tmp_path}/data", "semantic_ids": f"{tmp_path}/codes"}
+    folder = RunFolder(places["run"], "rank")
+    folder.start(ReaderConfig(**places), {"dataset": dataset.facts.checksum, "semantic_ids": ids.checksum()})
+    ids.save(folder.path("semantic_ids.parquet"))
+    folder.write_metrics({}, seed=0, dataset="small", dataset_checksum=dataset.facts.checksum, counts={})
+    sets = tuple(f"{key}={json.dumps(value)}" for key, value in places.items())
+    return PlannedRun(step="r", seed=0, verb="rank", folder=places["run"], files=(), sets=sets, needs=())
+
+
+def test_a_finished_run_stands_while_what_it_read_does(planned: PlannedRun):
+    assert look_at(planned, find).state == "finished"
+    Path(planned.folder, "metrics.json").unlink()
+    assert look_at(planned, find).state == "begun"
+
+
+def test_a_run_on_codes_made_anew_since_is_another_run(planned: PlannedRun, tmp_path: Path):
+    ids = SemanticIds.load(f"{tmp_path}/codes/semantic_ids.parquet")
+    SemanticIds(ids.item_ids, ids.codes + 1, ids.sizes).save(f"{tmp_path}/codes/semantic_ids.parquet")
+    assert look_at(planned, find).state == "other"
+
+
+def test_a_run_on_a_dataset_made_anew_since_is_another_run(planned: PlannedRun, tmp_path: Path):
+    write_small_dataset(str(tmp_path / "data"), num_users=20, seed=5)
+    assert look_at(planned, find).state == "other"
