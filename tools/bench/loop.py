@@ -7,16 +7,12 @@ Frozen: the plain ranker over codes from the map. In the loop: content from its 
 table, MMQ codes of every distinct item, the soft index over all K codes, reconstruction anchors. Floor:
 the matrix products of the in-the-loop step alone, forward and backward, on numbers that lie ready. Items
 are Zipf-like; every row has a full history. The three take turns; the table shows medians over turns.
-The last lines are the growth of resident memory in one step of the soft index over the distinct items,
-for codebooks of several sizes.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +30,6 @@ PARSER.add_argument("--steps", type=int, default=2, help="steps in a turn")
 PARSER.add_argument("--turns", type=int, default=5)
 PARSER.add_argument("--threads", type=int, default=1)
 PARSER.add_argument("--json", help="write the numbers here too")
-PARSER.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
 OPTIONS = PARSER.parse_args()
 os.environ["OMP_NUM_THREADS"] = str(OPTIONS.threads)  # read when torch is imported
 
@@ -52,7 +47,6 @@ from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.content_tables import ContentTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
 from trec_semid.jobs.rank_setup import table_specs  # noqa: E402
-from trec_semid.layers.soft_index import soft_lookup  # noqa: E402
 from trec_semid.models.in_the_loop import (  # noqa: E402
     CODE_ROLES,
     RankerInTheLoop,
@@ -228,33 +222,6 @@ def take_turns(steps: dict[str, Step]) -> dict[str, list[float]]:
     return spent
 
 
-def grown_mib(num_codes: int, num_items: int) -> float:
-    """Return by how much the peak of resident memory grows in one pass of the soft index, both ways."""
-    latents = torch.randn(num_items, POSITIONS, OPTIONS.dim, requires_grad=True)
-    codebooks = torch.randn(POSITIONS, num_codes, OPTIONS.dim, requires_grad=True)
-    values = torch.randn(POSITIONS, num_codes, 2 * OPTIONS.dim, requires_grad=True)
-    torch.bmm(latents[:8].detach().transpose(0, 1), codebooks.detach().mT)  # what the library keeps
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the peak starts anew from what is resident now
-    before = _status_mib("VmHWM")
-    soft_lookup(latents, codebooks, values, similarity="cosine", temperature=0.1).vectors.sum().backward()
-    return _status_mib("VmHWM") - before
-
-
-def _status_mib(key: str) -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
-
-
-def measure_memory(num_items: int) -> dict[int, float]:
-    """Measure each codebook size in a process of its own."""
-    found: dict[int, float] = {}
-    for num_codes in (100, 1000, 3000, 10_000):
-        command = [sys.executable, __file__, "--memory-of", str(num_codes), "--items", str(num_items)]
-        found[num_codes] = float(subprocess.check_output([*command, "--dim", str(OPTIONS.dim)]))
-    return found
-
-
 def main() -> None:
     """Run the contest and print its table."""
     rng = np.random.default_rng(0)
@@ -273,10 +240,9 @@ def main() -> None:
             "matrix products": floor_step(features, tokenizer, batches),
         }
         spent = take_turns(steps)
-    items = batches[0].items
+    items, recent = batches[0].items, "all" if OPTIONS.recent is None else OPTIONS.recent
     assert items is not None
     distinct = len(items.rows)
-    recent = "all" if OPTIONS.recent is None else OPTIONS.recent
     print(
         f"codebook {OPTIONS.codebook:,}, {POSITIONS} codes, width {OPTIONS.dim}, history {OPTIONS.history} "
         f"({recent} live), batch {OPTIONS.batch:,}: {distinct:,} distinct live items, "
@@ -286,22 +252,14 @@ def main() -> None:
     for name, seconds in spent.items():
         span = f"{min(seconds) * 1e3:,.0f} to {max(seconds) * 1e3:,.0f}"
         print(f"{name:<18} {statistics.median(seconds) * 1e3:9,.0f} ms a step   ({span})")
-    ratios = {
-        f"in the loop / {other}": [a / b for a, b in zip(spent["in the loop"], spent[other], strict=True)]
-        for other in ("frozen", "matrix products")
-    }
-    for name, values in ratios.items():
-        print(f"{name:<28} {statistics.median(values):.2f}   ({min(values):.2f} to {max(values):.2f})")
-    memory = measure_memory(distinct)
-    for num_codes, mib in memory.items():
-        print(f"soft index, {distinct:,} items, codebook {num_codes:>6,}: {mib:,.0f} MiB")
+    for other in ("frozen", "matrix products"):
+        ratios = [a / b for a, b in zip(spent["in the loop"], spent[other], strict=True)]
+        span = f"({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"in the loop / {other:<15} {statistics.median(ratios):.2f}   {span}")
     if OPTIONS.json:
         with open(OPTIONS.json, "w", encoding="utf-8") as file:
-            json.dump({"options": vars(OPTIONS), "seconds": spent, "memory_mib": memory}, file, indent=1)
+            json.dump({"options": vars(OPTIONS), "seconds": spent}, file, indent=1)
 
 
 if __name__ == "__main__":
-    if OPTIONS.memory_of:
-        print(grown_mib(OPTIONS.memory_of, OPTIONS.items))
-    else:
-        main()
+    main()
