@@ -117,10 +117,12 @@ def test_config_file_of_a_run_makes_the_same_run(finished, tmp_path):
     assert load_config(TokenizeConfig, [str(tmp_path / "c.toml")]) == finished
 
 
-def test_run_in_memory_has_no_local_files(dataset):
+def test_run_in_memory_has_no_local_files(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config = TokenizeConfig(dataset=dataset, run="memory://runs/rq", tokenizer=RQ)
     run(config)
-    assert not any(name.startswith("events.") for name in find_files(config.run))
+    assert list(tmp_path.iterdir()) == []
+    assert any(name.startswith("events.") for name in find_files(config.run))
     assert "log.jsonl" in find_files(config.run)
 
 
