@@ -17,6 +17,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign as job
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.assign import AssignConfig, run
+from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.quality import describe_quality
@@ -307,7 +308,8 @@ def wide_codes(folder: Path, width: int) -> None:
     tokenizer.save(str(folder / "tokenizer"))
     ids = [f"old-{number}" for number in range(50)]
     SemanticIds(ids, encoded.codes, (4, 4)).save(str(folder / "semantic_ids.parquet"))
-    quality = describe_quality(tokenizer, "rq_kmeans", catalogue, encoded, np.arange(50), seed=0)
+    resolved = resolve_collisions("keep", tokenizer, catalogue, encoded)
+    quality = describe_quality(tokenizer, "rq_kmeans", catalogue, resolved, np.arange(50), seed=0)
     (folder / "quality.json").write_text(json.dumps(quality))
     (folder / "metrics.json").write_text('{"seed": 0, "dataset": "wide", "dataset_checksum": "c"}')
 

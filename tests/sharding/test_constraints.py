@@ -12,7 +12,13 @@ TABLES = find_tables(TinyModel())
 
 
 def build(rules: dict[str, Any], device: str = "cuda", **options: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"mean_lengths": {}, "left_to_rules": set(), "offloads": True, **options}
+    settings: dict[str, Any] = {
+        "mean_lengths": {},
+        "left_to_rules": set(),
+        "row_shards": {},
+        "offloads": True,
+        **options,
+    }
     return build_constraints(ShardingConfig.model_validate({"tables": rules}), TABLES, device, **settings)
 
 
@@ -110,3 +116,12 @@ def test_wrong_values_of_a_rule_are_refused(rule: dict[str, Any], text: str):
 def test_kernels_of_another_device_leave_nothing():
     with pytest.raises(ConfigError, match="with kernels: fused"):
         build({"t_item": {"kernels": ["fused_uvm"]}}, device="cpu", left_to_rules={"data_parallel"})
+
+
+@pytest.mark.parametrize(("shards", "is_split"), [(2, True), (4, True), (7, False), (11, True), (8, False)])
+def test_a_table_that_cannot_give_every_rank_a_row_is_not_split_by_rows(shards: int, is_split: bool):
+    # t_code has 11 rows: 7 shards of 2 rows would leave the seventh empty, 8 the last two.
+    rules = {"t_*": {"sharding_types": ["row_wise"]}}
+    constraints = build(rules, row_shards={"row_wise": shards, "table_row_wise": shards})
+    assert constraints["t_code"].sharding_types == (["row_wise"] if is_split else ["table_wise"])
+    assert constraints["t_item"].sharding_types == ["row_wise"]

@@ -4,7 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from trec_semid.checkpoints.folder import (
@@ -65,6 +68,30 @@ def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = Non
     return Loaded(step, _resume_loop(folder, step, trainable))
 
 
+def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
+    """Read whole tensors of a complete step, without a model, a process group, or torchrec's types.
+
+    Args:
+        folder: of checkpoints.
+        step: a complete one.
+        prefix: of the names to read, as `model/`; names come back without it.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    check_files(folder, step)
+    at = join(step_folder(folder, step), TENSORS)
+    entries = _saved_entries(at)
+    tensors: dict[str, Any] = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in entries.items()
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+    }
+    with alone_without_warning():
+        load(tensors, storage_reader=storage_reader(at), no_dist=True)
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
 def read_loop(folder: str, step: int) -> dict[str, Any]:
     """Read the loop values of a complete step without loading it, as given to `save`.
 
@@ -83,12 +110,15 @@ def _resume_loop(folder: str, step: int, trainable: Trainable) -> dict[str, Any]
     return facts["loop"]
 
 
-def _saved_shapes(at: str) -> dict[str, tuple[int, ...]]:
+def _saved_entries(at: str) -> Mapping[str, Any]:
     try:
-        metadata = storage_reader(at).read_metadata().state_dict_metadata
+        return storage_reader(at).read_metadata().state_dict_metadata
     except (OSError, ValueError, EOFError) as error:
         raise CheckpointError(f"{at}: not readable: {error}. Load another step.") from error
-    return {name: tuple(getattr(entry, "size", ())) for name, entry in metadata.items()}
+
+
+def _saved_shapes(at: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(getattr(entry, "size", ())) for name, entry in _saved_entries(at).items()}
 
 
 def _relevant(saved: Mapping[str, tuple[int, ...]], trainable: Trainable) -> dict[str, tuple[int, ...]]:

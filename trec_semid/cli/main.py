@@ -157,6 +157,22 @@ def rank(files: Files, sets: Sets = None) -> None:
 
 
 @app.command()
+def export(files: Files, sets: Sets = None) -> None:
+    """Write the best checkpoint of a rank run as a bundle for serving.
+
+    The bundle is re-loaded in a clean process without torchrec and must score like the run, or nothing
+    is written.
+
+    \b
+    Reads:    a finished run folder of rank, and its dataset for the check.
+    Writes:   OUT/manifest.json, tables/*/shard-*.safetensors, dense/program.pt2, semantic_ids.parquet,
+              tokenizer/ where one was tuned.
+    Example:  trec-semid export configs/export.toml --set run=runs/ppnet --set out=bundles/ppnet
+    """
+    _run("export", files, sets)
+
+
+@app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
     out: Annotated[str | None, typer.Option("--out", metavar="FOLDER", help="Where the report goes.")] = None,

@@ -13,6 +13,7 @@ JOBS = {
     "tokenize": "TokenizeConfig",  # dataset -> tokenizer and semantic IDs
     "assign": "AssignConfig",  # new items, frozen tokenizer -> their semantic IDs, and how they drift
     "rank": "RankConfig",  # dataset, semantic IDs -> ranker and its predictions
+    "export": "ExportConfig",  # finished rank run -> checked bundle for serving
     "report": "ReportConfig",  # finished runs -> one page
     "plan": "PlanConfig",  # ranker config -> where its tables go on a cluster
     "study": "StudyConfig",  # a grid of the others

@@ -32,7 +32,7 @@ class Experts(nn.Module):
         num_experts, in_dim, first = self.weight.shape
         # 1 / sqrt(in_dim) stands outside the weights, so that a step of Adam moves wide and narrow
         # inputs' experts alike. All experts side by side are one matrix, and one product.
-        side_by_side = (self.weight / in_dim**0.5).transpose(0, 1).reshape(in_dim, num_experts * first)
+        side_by_side = torch.cat((self.weight / in_dim**0.5).unbind(), dim=1)
         hidden = torch.addmm(self.bias.flatten(), x, side_by_side).unflatten(1, (num_experts, first))
         if self.last_weight is None or self.last_bias is None:
             return hidden

@@ -52,6 +52,10 @@ class ShardingConfig(Config):
     keep a state of their own, which is another optimizer. Host memory: only where device memory is too
     small. Replicas on CPU: their dense update costs as much as the whole table in every step. On a single
     rank, whatever splits tables.
+
+    A table too small to give every rank a row is not split by rows, whatever a rule says, but laid
+    table-wise: the CPU kernel of a shard without rows reads past the end of its own bookkeeping
+    (fbgemm 1.8, seen as a random 'more than 2B rows' in backward).
     """
 
     tables: dict[str, TableRule] = {}
@@ -71,6 +75,7 @@ def build_constraints(
     *,
     mean_lengths: Mapping[str, float],
     left_to_rules: Collection[str],
+    row_shards: Mapping[str, int],
     offloads: bool,
 ) -> dict[str, ParameterConstraints]:
     """Return the planner's constraints, one entry per table.
@@ -81,6 +86,7 @@ def build_constraints(
         device: "cpu" or "cuda".
         mean_lengths: average number of ids a row has in a feature; 1 where not given.
         left_to_rules: sharding types that only a rule may choose.
+        row_shards: sharding types that split rows, and into how many shards.
         offloads: whether tables without a rule may lie in host memory.
 
     Raises:
@@ -94,7 +100,7 @@ def build_constraints(
     constraints: dict[str, ParameterConstraints] = {}
     for table in tables:
         rule = _rule_of(table.name, sharding)
-        choice = _choice(table, rule, device, free)
+        choice = _filled(_choice(table, rule, device, free), table, row_shards)
         constraints[table.name] = ParameterConstraints(
             sharding_types=choice.kinds,
             compute_kernels=[*choice.kernels, REPLICATED_KERNEL],
@@ -123,6 +129,17 @@ def _choice(table: Table, rule: TableRule, device: str, free: _Choice) -> _Choic
             f"Allow one of: {', '.join(offered)}; with kernels: {', '.join(KERNELS[device])}."
         )
     return _Choice(kinds, kernels)
+
+
+def _filled(choice: _Choice, table: Table, row_shards: Mapping[str, int]) -> _Choice:
+    """Leave out what would give some rank no row of the table."""
+    kinds = [kind for kind in choice.kinds if _has_rows_for_all(table.rows, row_shards.get(kind, 1))]
+    return choice._replace(kinds=kinds or ["table_wise"])
+
+
+def _has_rows_for_all(rows: int, shards: int) -> bool:
+    rows_a_shard = -(-rows // shards)  # as torchrec cuts: equal blocks, what is left comes last
+    return -(-rows // rows_a_shard) == shards
 
 
 def _rule_of(name: str, sharding: ShardingConfig) -> TableRule:

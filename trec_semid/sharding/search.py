@@ -69,6 +69,7 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
             cluster.device,
             mean_lengths=workload.mean_lengths,
             left_to_rules=_left_to_rules(cluster, workload.optimizer),
+            row_shards={"row_wise": cluster.world_size, "table_row_wise": cluster.devices_per_node},
             offloads=offloads,
         )
         try:

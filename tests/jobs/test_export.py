@@ -1,0 +1,163 @@
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+
+from tests.jobs.ranking import rank_config, write_problem
+from tests.jobs.test_rank_tuning import tuned
+from tests.jobs.test_rank_tuning import write_problem as write_tuned_problem
+from tests.ranks import run_ranks
+from trec_semid.core.errors import CheckpointError, DataError
+from trec_semid.evaluation.predictions import read_predictions
+from trec_semid.jobs import export, rank
+from trec_semid.jobs.export import ExportConfig
+from trec_semid.serving.check import score_rows
+from trec_semid.serving.manifest import read_manifest
+from trec_semid.serving.reader import Bundle
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.table import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_problem(str(tmp_path_factory.mktemp("export")))
+
+
+@pytest.fixture(scope="module")
+def run_folder(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    config = rank_config(problem, str(tmp_path_factory.mktemp("runs") / "both"))
+    rank.run(config)
+    return config.run
+
+
+@pytest.fixture(scope="module")
+def bundle(run_folder: str) -> str:
+    out = f"{run_folder}-bundle"
+    done = export.run(ExportConfig(run=run_folder, out=out, shard_rows=25))
+    assert done.largest_difference < 1e-5
+    return out
+
+
+def test_the_bundle_alone_scores_like_the_run(bundle: str, run_folder: str, problem: dict[str, Any]):
+    scores = score_rows(bundle, problem["dataset"], 10_000)
+    predicted = read_predictions(run_folder, "test").score
+    assert len(scores) == len(predicted) > 100
+    np.testing.assert_allclose(scores, predicted, atol=1e-5)
+    assert predicted.std() > 0.05
+
+
+def test_shards_hold_the_rows_the_manifest_says(bundle: str):
+    manifest = read_manifest(bundle)
+    users = next(table for table in manifest.tables if table.name == "t_user_id")
+    assert [(shard.first_row, shard.num_rows) for shard in users.shards] == [(0, 25), (25, 25), (50, 10)]
+    rows = [safetensors.torch.load_file(f"{bundle}/{shard.file}")["weight"] for shard in users.shards]
+    table = Bundle(bundle).tables["t_user_id"]
+    assert torch.equal(table.rows(torch.arange(60)), torch.cat(rows))
+    listed = {facts.file for facts in manifest.files()} | {"manifest.json"}
+    assert listed == {str(file.relative_to(bundle)) for file in Path(bundle).rglob("*") if file.is_file()}
+
+
+def test_nothing_in_the_bundle_is_a_pickle(bundle: str):
+    for file in (file for file in Path(bundle).rglob("*") if file.is_file()):
+        contents = [file.read_bytes()]
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                contents = [archive.read(name) for name in archive.namelist()]
+        # Every pickle protocol from 2 on starts so; torch.save makes zip files with a data.pkl inside.
+        assert not any(
+            content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05" for content in contents if content
+        )
+        assert b"data.pkl" not in b"".join(contents)
+
+
+def test_tables_of_eight_bits_are_a_quarter_and_close(run_folder: str, bundle: str, tmp_path: Path):
+    out = str(tmp_path / "int8")
+    done = export.run(ExportConfig(run=run_folder, out=out, tables="int8"))
+    assert 0 < done.largest_difference < 0.02
+    small, full = Bundle(out).tables["t_item_id"], Bundle(bundle).tables["t_item_id"]
+    rows = full.rows(torch.arange(40))
+    step = (rows.amax(1) - rows.amin(1)) / 255
+    error = (small.rows(torch.arange(40)) - rows).abs().amax(1)
+    assert (error <= step * 0.5001 + 1e-7).all()
+    codes = safetensors.torch.load_file(f"{out}/tables/t_item_id/shard-00000.safetensors")
+    assert codes["codes"].dtype == torch.uint8
+
+
+def test_the_map_is_that_of_the_checkpoint_and_a_changed_one_is_refused(
+    bundle: str, problem: dict[str, Any], tmp_path: Path
+):
+    manifest = read_manifest(bundle)
+    ids = SemanticIds.load(problem["semantic_ids"])
+    assert manifest.semantic_ids is not None
+    assert manifest.semantic_ids.checksum == ids.checksum()
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    SemanticIds(ids.item_ids, ids.codes[::-1].copy(), ids.sizes).save(f"{copy}/semantic_ids.parquet")
+    with pytest.raises(DataError, match="not the file that was exported"):
+        score_rows(str(copy), problem["dataset"], 10)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_shard_is_refused_by_name(bundle: str, tmp_path: Path, damage: str):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    shard = copy / "tables/t_item_id/shard-00001.safetensors"
+    shard.unlink() if damage == "gone" else shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(DataError, match="shard-00001"):
+        Bundle(str(copy))
+
+
+def test_a_manifest_of_another_version_is_refused(bundle: str, tmp_path: Path):
+    content = json.loads(Path(bundle, "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**content, "schema_version": 99}))
+    with pytest.raises(DataError, match=r"another version \(got 99\)"):
+        read_manifest(str(tmp_path))
+
+
+def test_a_bundle_that_scores_otherwise_is_not_written(run_folder: str, tmp_path: Path):
+    copy, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(run_folder, copy)
+    file = next((copy / "predictions").glob("test-*"))
+    table = pq.read_table(file)
+    at = table.schema.get_field_index("score")
+    moved = table.set_column(at, table.schema.field(at), [table["score"].to_numpy() * np.float32(0.9)])
+    pq.write_table(moved, file)
+    with pytest.raises(CheckpointError, match="away from the run's predictions"):
+        export.run(ExportConfig(run=str(copy), out=str(out)))
+    assert not out.exists()
+    assert not [name for name in tmp_path.iterdir() if name.name not in ("run",)]
+
+
+def test_a_run_that_is_not_finished_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="not a finished rank run"):
+        export.run(ExportConfig(run=str(tmp_path), out=str(tmp_path / "out")))
+
+
+def test_item_ids_alone_need_no_map(problem: dict[str, Any], tmp_path: Path):
+    config = rank_config(problem, str(tmp_path / "item"), representation="item", train={"max_epochs": 1})
+    rank.run(config)
+    export.run(ExportConfig(run=config.run, out=str(tmp_path / "bundle")))
+    assert read_manifest(str(tmp_path / "bundle")).semantic_ids is None
+
+
+def on_two_ranks(problem: dict[str, Any], folder: str) -> None:
+    rules = {"tables": {"t_*": {"sharding_types": ["row_wise"]}}}
+    rank.run(tuned(problem, folder, train={"max_epochs": 2}, sharding=rules))
+
+
+@pytest.mark.ranks
+def test_a_tuned_run_of_two_ranks_exports_its_own_tokenizer_and_map(tmp_path: Path):
+    problem = write_tuned_problem(str(tmp_path / "problem"))
+    run_ranks(on_two_ranks, 2, problem, str(tmp_path / "run"))
+    out = str(tmp_path / "bundle")
+    assert export.run(ExportConfig(run=str(tmp_path / "run"), out=out)).largest_difference < 1e-5
+    ids = SemanticIds.load(f"{out}/semantic_ids.parquet")
+    assert ids.checksum() == SemanticIds.load(f"{tmp_path}/run/semantic_ids.parquet").checksum()
+    assert load_tokenizer(f"{out}/tokenizer").codebook_sizes == ids.sizes

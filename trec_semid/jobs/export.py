@@ -1,0 +1,190 @@
+"""`trec-semid export`: the best checkpoint of a rank run to a bundle for serving, checked first."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from trec_semid.checkpoints.folder import best_step, read_facts, read_file
+from trec_semid.checkpoints.load import read_tensors
+from trec_semid.core.config import Config, load_config
+from trec_semid.core.errors import CheckpointError, DataError
+from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.paths import exists, join, staged_folder, write_bytes
+from trec_semid.core.runs import RunFolder
+from trec_semid.data.folder import writing
+from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.predictions import read_predictions
+from trec_semid.jobs.rank_setup import RankConfig
+from trec_semid.models.table import build_dense_ranker
+from trec_semid.serving.manifest import (
+    MANIFEST,
+    FeatureFacts,
+    FileFacts,
+    Manifest,
+    MapFacts,
+    TableType,
+    file_facts,
+)
+from trec_semid.serving.tables import write_table
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+
+_log = logging.getLogger(__name__)
+_MAP, _PROGRAM = "semantic_ids.parquet", "dense/program.pt2"
+_TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
+"""Largest difference of a probability to the run's own prediction."""
+
+
+class ExportConfig(Config):
+    """What `trec-semid export` reads."""
+
+    run: str
+    """Run folder of a finished `trec-semid rank`."""
+    out: str
+    """Bundle folder to write."""
+    tables: TableType = "fp32"
+    """`int8` keeps 8 bits a number, with a scale and a low for each row."""
+    shard_rows: PositiveInt = 1_000_000
+    check_rows: PositiveInt = 4096
+    """Test rows whose scores must be those of the run."""
+
+
+class Exported(NamedTuple):
+    """What an export comes to."""
+
+    out: str
+    largest_difference: float
+    """Of a probability, over the checked rows."""
+    num_bytes: int
+
+
+def run(config: ExportConfig) -> Exported:
+    """Write the bundle, re-load it in a clean process, compare its scores with the run's; or write nothing.
+
+    Raises:
+        DataError: the run is not finished, or `out` cannot be written.
+        CheckpointError: no best checkpoint, or the bundle does not score like the run.
+    """
+    set_up_console()
+    made = RunFolder(config.run, "rank")
+    if not exists(made.path("metrics.json")):
+        raise DataError("not a finished rank run", file=made.path("metrics.json"), remedy="Run it to its end")
+    ranked = load_config(RankConfig, [made.path("config.toml")])
+    with writing(config.out), staged_folder(config.out) as folder:
+        manifest = _write(config, ranked, made, folder)
+        difference = _check(config, ranked, folder)
+    num_bytes = sum(facts.num_bytes for facts in manifest.files())
+    say(
+        f"{config.out}: step {manifest.step}, {len(manifest.tables)} tables ({config.tables}), "
+        f"{num_bytes / 2**20:,.1f} MiB. Scores of {config.check_rows:,} test rows, re-loaded in a process of "
+        f"its own without torchrec, differ from the run's by at most {difference:.1e}."
+    )
+    return Exported(config.out, difference, num_bytes)
+
+
+def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: str) -> Manifest:
+    checkpoints = made.path("checkpoints")
+    step = best_step(checkpoints)
+    if step is None:
+        raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
+    kept = {name: read_file(checkpoints, step, name) for name in read_facts(checkpoints, step).sha256}
+    dataset = Dataset(ranked.dataset)
+    ids = _write_map(folder, kept, dataset)
+    codes = Codes(ids[1].codes, ids[1].sizes) if ids else None
+    data = RankingData(dataset, ranked.features, ranked.history, ranked.representation, codes)
+    tensors = read_tensors(checkpoints, step, "model/")
+    names = dict.fromkeys(feature.table for feature in data.features)
+    facts = made.read_json("metrics.json")
+    manifest = Manifest(
+        run=config.run,
+        step=step,
+        commit=str(facts.get("commit", "")),
+        versions=facts["versions"],
+        dataset=dataset.facts.name,
+        dataset_checksum=dataset.facts.checksum,
+        representation=ranked.representation,
+        features=tuple(FeatureFacts(**feature._asdict()) for feature in data.features),
+        features_config=ranked.features,
+        history=ranked.history,
+        pooling=ranked.tables.pooling,
+        dim=ranked.tables.dim,
+        tables=tuple(
+            write_table(folder, name, _table(tensors, name), config.tables, shard_rows=config.shard_rows)
+            for name in names
+        ),
+        dense=_write_dense(folder, ranked, data, tensors),
+        semantic_ids=ids[0] if ids else None,
+        tokenizer=tuple(
+            _write_file(folder, name, content)
+            for name, content in kept.items()
+            if name.startswith("tokenizer/")
+        ),
+        metrics=facts["metrics"],
+    )
+    write_bytes(join(folder, MANIFEST), (manifest.model_dump_json(indent=1) + "\n").encode())
+    return manifest
+
+
+def _write_map(folder: str, kept: dict[str, bytes], dataset: Dataset) -> tuple[MapFacts, SemanticIds] | None:
+    if _MAP not in kept:
+        return None
+    known = _write_file(folder, _MAP, kept[_MAP])
+    ids = SemanticIds.load(join(folder, _MAP), dataset.item_ids)
+    return MapFacts(**known.model_dump(), checksum=ids.checksum(), sizes=ids.sizes), ids
+
+
+def _write_dense(folder: str, ranked: RankConfig, data: RankingData, tensors: dict[str, Tensor]) -> FileFacts:
+    dense = build_dense_ranker(ranked.model, data.features, ranked.tables.dim)
+    prefix = next(name for name in tensors if ".dense." in name).partition(".dense.")[0] + ".dense."
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    dense.load_state_dict(own)
+    example = torch.zeros(2, len(data.features) * ranked.tables.dim)
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(dense.eval(), (example,), dynamic_shapes=({0: rows},))
+    program._example_inputs = None  # the only part of the file that would be a pickle
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    return _write_file(folder, _PROGRAM, content.getvalue())
+
+
+def _write_file(folder: str, name: str, content: bytes) -> FileFacts:
+    write_bytes(join(folder, name), content)
+    return file_facts(name, content)
+
+
+def _table(tensors: dict[str, Tensor], name: str) -> Tensor:
+    return next(value for key, value in tensors.items() if key.endswith(f".{name}.weight"))
+
+
+def _check(config: ExportConfig, ranked: RankConfig, folder: str) -> float:
+    """Score test rows with the bundle alone and compare them with the run's own predictions."""
+    command = [
+        sys.executable,
+        "-m",
+        "trec_semid.serving.check",
+        folder,
+        ranked.dataset,
+        str(config.check_rows),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise CheckpointError(f"{config.out}: the bundle cannot be read back: {done.stderr.strip()[-500:]}")
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if said["torchrec"]:
+        raise CheckpointError(f"{config.out}: reading the bundle needed torchrec.")
+    wanted = read_predictions(config.run, "test").score[: config.check_rows]
+    difference = float(np.abs(np.asarray(said["scores"]) - wanted).max())
+    if not difference <= _TOLERANCE[config.tables]:
+        raise CheckpointError(
+            f"{config.out}: the bundle scores {difference:.4f} away from the run's predictions "
+            f"(allowed: {_TOLERANCE[config.tables]}). Nothing was written. Export as fp32, or rank again."
+        )
+    return difference

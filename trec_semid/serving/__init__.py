@@ -1,0 +1,1 @@
+"""Bundles: what goes to serving, and what reads it. Knows nothing of torchrec."""
