@@ -4,28 +4,15 @@
 Jobs are imported inside their verb, so that `--help` does not wait for torch.
 """
 
-import errno
-import os
 import sys
-import traceback
 from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from trec_semid import __version__
+from trec_semid.cli.faults import INTERRUPTED, complain, complain_of, tell_torchrun
 from trec_semid.core.errors import SemidError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-PLACE_FAULTS = {
-    errno.ENOSPC: "The disk is full: free space, then run the same command again",
-    errno.EDQUOT: "Your quota is used up: free space, then run the same command again",
-    errno.EROFS: "This place cannot be written: choose another with --set",
-    errno.EACCES: "You may not use this place: choose another with --set",
-}
-"""What the operating system says of a place, which is no bug of ours: no traceback."""
 
 app = typer.Typer(
     name="trec-semid",
@@ -282,32 +269,12 @@ def main() -> None:
         app(prog_name="trec-semid")
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            _complain("interrupted; the same command goes on where it can")
+            complain("interrupted; the same command goes on where it can")
         raise
-    except SemidError as error:
-        _tell_torchrun(error)
-        _complain(f"error: {error}")
-        sys.exit(error.exit_code)
     except Exception as error:
-        _tell_torchrun(error)
-        fault = PLACE_FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
-        _complain(f"error: {error}. {fault}." if fault else traceback.format_exc().rstrip())
-        sys.exit(1)
-
-
-def _complain(text: str) -> None:
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    where = f"rank {os.environ.get('RANK', '?')}: " if several else ""
-    sys.stderr.write(f"{where}{text}\n")
-    sys.stderr.flush()
-
-
-def _tell_torchrun(error: Exception) -> None:
-    """Leave the error where torchrun's summary of a failed launch looks for it."""
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-        get_error_handler().record_exception(error)
+        tell_torchrun(error)
+        complain_of(error)
+        sys.exit(error.exit_code if isinstance(error, SemidError) else 1)
 
 
 if __name__ == "__main__":

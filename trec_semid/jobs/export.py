@@ -149,7 +149,8 @@ def _write_dense(folder: str, ranked: RankConfig, data: RankingData, tensors: di
     example = torch.zeros(2, len(data.features) * ranked.tables.dim)
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(dense.eval(), (example,), dynamic_shapes=({0: rows},))
-    program._example_inputs = None  # the only part of the file that would be a pickle
+    # Examples are the only part of the file that would be a pickle.
+    program._example_inputs = None  # pyright: ignore[reportPrivateUsage]
     content = io.BytesIO()
     torch.export.save(program, content)
     return _write_file(folder, _PROGRAM, content.getvalue())

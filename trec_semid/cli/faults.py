@@ -1,0 +1,45 @@
+"""What the command line says when something goes wrong."""
+
+import errno
+import os
+import sys
+import traceback
+
+from trec_semid.core.errors import SemidError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+PLACE_FAULTS = {
+    errno.ENOSPC: "The disk is full: free space, then run the same command again",
+    errno.EDQUOT: "Your quota is used up: free space, then run the same command again",
+    errno.EROFS: "This place cannot be written: choose another with --set",
+    errno.EACCES: "You may not use this place: choose another with --set",
+}
+"""What the operating system says of a place, which is no bug of ours: no traceback."""
+
+
+def complain_of(error: Exception) -> None:
+    """Say what went wrong: a line where it was foreseen, else the traceback."""
+    if isinstance(error, SemidError):
+        complain(f"error: {error}")
+        return
+    fault = PLACE_FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    complain(f"error: {error}. {fault}." if fault else trace)
+
+
+def complain(text: str) -> None:
+    """Write to standard error, with the rank where there are several."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    where = f"rank {os.environ.get('RANK', '?')}: " if several else ""
+    sys.stderr.write(f"{where}{text}\n")
+    sys.stderr.flush()
+
+
+def tell_torchrun(error: Exception) -> None:
+    """Leave the error where torchrun's summary of a failed launch looks for it."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
