@@ -4,6 +4,7 @@
 Jobs are imported inside their verb, so that `--help` does not wait for torch.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Annotated
