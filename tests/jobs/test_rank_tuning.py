@@ -16,6 +16,7 @@ from trec_semid.jobs.rank_loop import RankTraining
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
+from trec_semid.tokenizers.rq_vae import RqVaeConfig
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 from trec_semid.tokenizers.table import load_tokenizer
 
@@ -27,7 +28,12 @@ TUNING = {"learning_rate": 0.003, "warmup_epochs": 1}
 def write_problem(folder: str) -> dict[str, Any]:
     """Write a dataset with content and tokenize it."""
     dataset = write_small_dataset(f"{folder}/data")
-    for name, tokenizer in (("mmq", MMQ), ("rq_kmeans", RqKmeansConfig(codebook_size=6, levels=3))):
+    tokenizers = {"mmq": MMQ, "rq_kmeans": RqKmeansConfig(codebook_size=6, levels=3)}
+    for modalities in ("aligned", "separated"):
+        tokenizers[f"rq_vae_{modalities}"] = RqVaeConfig(
+            codebook_size=6, levels=4, latent_dim=8, hidden_widths=(16,), modalities=modalities, fit=FIT
+        )
+    for name, tokenizer in tokenizers.items():
         config = {"dataset": dataset, "run": f"{folder}/{name}", "tokenizer": tokenizer.model_dump()}
         tokenize.run(tokenize.TokenizeConfig.model_validate(config))
     return {"dataset": dataset, "semantic_ids": f"{folder}/mmq"}
@@ -158,6 +164,24 @@ def test_a_collapse_stops_the_run_and_names_the_last_good_checkpoint(problem: di
     named = str(error.value).split("checkpoint is ")[1].split(". Lower")[0]
     assert exists(f"{named}/{TENSORS}/.metadata")
     assert codes_of(f"{named}/semantic_ids.parquet").shape[1] == 6
+
+
+@pytest.mark.parametrize("modalities", ["aligned", "separated"])
+def test_rq_vae_is_tuned_as_well(problem: dict[str, Any], tmp_path: Any, modalities: str):
+    folder = problem["semantic_ids"].rpartition("/")[0]
+    problem = {**problem, "semantic_ids": f"{folder}/rq_vae_{modalities}"}
+    still = tuned(problem, f"{tmp_path}/still", tuning={**TUNING, "learning_rate": 1e-9})
+    run(still)
+    # A tokenizer that hardly moves chooses in training what its map says: both pick codes alike.
+    assert all(look["codes/agreement"] > 0.99 for look in looks_of(still))
+    assert all(look["codes/churn"] == 0 for look in looks_of(still))
+    moving = tuned(problem, f"{tmp_path}/moving")
+    run(moving)
+    assert looks_of(moving)[-1]["codes/churn"] > 0
+    present = np.load(f"{folder}/data/content/image.mask.npy") if modalities == "separated" else None
+    if present is not None:
+        codes = codes_of(f"{moving.run}/semantic_ids.parquet")
+        assert np.array_equal(codes[:, 2:] == 6, np.repeat(~present[:, None], 2, axis=1))
 
 
 @pytest.mark.parametrize(
