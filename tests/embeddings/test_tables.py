@@ -23,4 +23,4 @@ def test_bag_configs_carry_names_sizes_and_shared_features():
     (config,) = bag_configs([TableSpec("t_item_id", 9, ("item_id", "history_item"))], TablesConfig(dim=8))
     assert (config.name, config.num_embeddings, config.embedding_dim) == ("t_item_id", 9, 8)
     assert config.feature_names == ["item_id", "history_item"]
-    assert config.pooling.name == "MEAN"
+    assert config.pooling.name == "SUM"  # means are made by PooledTables

@@ -18,6 +18,9 @@ class PooledTables(nn.Module):
 
     Input: a KeyedJaggedTensor over B rows. Output: (B, F * dim), feature after feature. Sharded
     collections return other key orders, so columns are put in place by key, never by position.
+
+    Tables add up, and means are made here: where a plan lays some tables by rows and others whole, a
+    sharded collection divides the means of the latter a second time (torchrec 1.8, seen at 4 ranks).
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class PooledTables(nn.Module):
         device: str = "cpu",
     ) -> None:
         super().__init__()
-        self.features = list(features)
+        self.features, self.pooling = list(features), config.pooling
         self.tables = EmbeddingBagCollection(bag_configs(specs, config), device=torch.device(device))
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
@@ -37,7 +40,12 @@ class PooledTables(nn.Module):
         pooled: Any = self.tables(features)
         if isinstance(pooled, LazyAwaitable):
             pooled = pooled.wait()
-        return KeyedTensor.regroup([pooled], [self.features])[0]
+        summed = KeyedTensor.regroup([pooled], [self.features])[0]
+        if self.pooling == "sum":
+            return summed
+        order = [features.keys().index(name) for name in self.features]
+        lengths = features.lengths().view(len(features.keys()), -1)[order].clamp(min=1)
+        return (summed.unflatten(1, (len(order), -1)) / lengths.T.unsqueeze(2)).flatten(1)
 
 
 def keyed_jagged(keys: Sequence[str], values: Tensor, lengths: Tensor) -> KeyedJaggedTensor:

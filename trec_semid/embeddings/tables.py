@@ -36,15 +36,14 @@ class TableSpec(NamedTuple):
 
 
 def bag_configs(specs: Sequence[TableSpec], config: TablesConfig) -> list[EmbeddingBagConfig]:
-    """Return TorchRec's config of each table."""
-    pooling = PoolingType.MEAN if config.pooling == "mean" else PoolingType.SUM
+    """Return TorchRec's config of each table; ids of a feature are added up, whatever the pooling."""
     return [
         EmbeddingBagConfig(
             name=spec.name,
             num_embeddings=spec.num_rows,
             embedding_dim=config.dim,
             feature_names=list(spec.features),
-            pooling=pooling,
+            pooling=PoolingType.SUM,
         )
         for spec in specs
     ]

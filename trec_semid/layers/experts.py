@@ -18,7 +18,7 @@ class Experts(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, num_experts: int, *, hidden_dim: int | None = None) -> None:
         super().__init__()
-        first = hidden_dim or out_dim
+        self.out_dim, first = out_dim, hidden_dim or out_dim
         self.weight = nn.Parameter(_uniform(num_experts, in_dim, first, fan_in=1))
         self.bias = nn.Parameter(_uniform(num_experts, first, fan_in=in_dim))
         self.last_weight: nn.Parameter | None = None
@@ -30,6 +30,8 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_dim) to (B, E, out_dim)."""
         num_experts, in_dim, first = self.weight.shape
+        if not num_experts:
+            return x.new_zeros(len(x), 0, self.out_dim)
         # 1 / sqrt(in_dim) stands outside the weights, so that a step of Adam moves wide and narrow
         # inputs' experts alike. All experts side by side are one matrix, and one product.
         side_by_side = torch.cat((self.weight / in_dim**0.5).unbind(), dim=1)
