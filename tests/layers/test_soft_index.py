@@ -113,3 +113,29 @@ def test_no_items_are_looked_up_as_well() -> None:
     assert picked.vectors.shape == (0, R, V)
     picked.vectors.sum().backward()
     assert nearest(torch.zeros(0, R, D), codebooks.float(), similarity="cosine").shape == (0, R)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("chunk_bytes", [4 * R * K * 3, None])
+def test_absent_latents_read_the_row_of_the_missing_code_and_get_no_gradient(
+    similarity: Similarity, chunk_bytes: int | None
+) -> None:
+    latents, codebooks, _ = drawn()
+    values = torch.randn(R, K + 1, V, dtype=torch.float64, requires_grad=True)
+    present = torch.arange(B * R).view(B, R) % 4 != 1
+    picked = soft_lookup(
+        latents,
+        codebooks,
+        values,
+        similarity=similarity,
+        temperature=TEMPERATURE,
+        present=present,
+        chunk_bytes=chunk_bytes,
+    )
+    known = lookup_by_definition(latents, codebooks, values[:, :K], similarity)
+    expected = torch.where(present.unsqueeze(2), known, values[:, K])
+    assert torch.allclose(picked.vectors, expected, atol=1e-12)
+    assert (picked.codes == K).equal(~present)
+    inputs = (latents, codebooks, values)
+    for ours, theirs in zip(gradients(picked.vectors, inputs), gradients(expected, inputs), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-10)

@@ -39,6 +39,7 @@ def soft_lookup(
     *,
     similarity: Similarity,
     temperature: float,
+    present: Tensor | None = None,
     noise: GumbelNoise | None = None,
     chunk_bytes: int | None = None,
 ) -> Picked:
@@ -56,15 +57,18 @@ def soft_lookup(
     Args:
         latents: (B, R, D).
         codebooks: (R, K, D).
-        values: (R, K, V).
+        values: (R, K, V), or (R, K + 1, V) with `present`.
         similarity: how a code is chosen.
         temperature: small is sharp; cosines lie in [-1, 1].
+        present: (B, R) bool. Where given, values has K + 1 rows, and an absent latent gets the last one
+            and code K, without a gradient to the latent and the codebook.
         noise: none where not given.
         chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
     """
     queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, temperature)
     rows = _chunk_rows(codebooks, chunk_bytes)
-    vectors, codes = _SoftLookup.apply(queries, keys, bias, values, _Scores(scale, noise, rows))
+    scores = _Scores(scale, noise, rows, None if present is None else ~present.T)
+    vectors, codes = _SoftLookup.apply(queries, keys, bias, values, scores)
     return Picked(vectors.transpose(0, 1), codes.T)
 
 
@@ -109,6 +113,8 @@ class _Scores(NamedTuple):
     scale: float
     noise: GumbelNoise | None
     chunk_rows: int
+    is_absent: Tensor | None = None
+    """(R, B) bool."""
 
     def chunks(self, queries: Tensor, keys: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         """Yield stretches of items with their scores (R, rows, K)."""
@@ -132,12 +138,19 @@ class _SoftLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, bias: Tensor | None, values: Tensor, scores: _Scores
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        bias: Tensor | None,
+        values: Tensor,
+        scores: _Scores,
     ) -> tuple[Tensor, Tensor]:
         """Choose codes and pick their values."""
         codes = torch.empty(queries.shape[:2], dtype=torch.int64, device=queries.device)
         for rows, scored in scores.chunks(queries, keys, bias):
             codes[:, rows] = best_codes(scored)
+        if scores.is_absent is not None:
+            codes.masked_fill_(scores.is_absent, keys.shape[1])
         ctx.save_for_backward(queries, keys, bias, values, codes)
         ctx.mark_non_differentiable(codes)
         ctx.scores = scores
@@ -153,10 +166,14 @@ class _SoftLookup(torch.autograd.Function):
         grad, scores = grads[0].contiguous(), ctx.scores
         grad_queries, grad_keys = torch.empty_like(queries), torch.zeros_like(keys)
         grad_bias = None if bias is None else torch.zeros_like(bias)
+        choices = values[:, : keys.shape[1]].mT
         if any(ctx.needs_input_grad[:3]):
             for rows, scored in scores.chunks(queries, keys, bias):
                 soft = torch.softmax(scored, dim=-1)
-                through = torch.bmm(grad[:, rows], values.mT)
+                of_rows = grad[:, rows]
+                if scores.is_absent is not None:
+                    of_rows = of_rows.masked_fill(scores.is_absent[:, rows].unsqueeze(2), 0.0)
+                through = torch.bmm(of_rows, choices)
                 through = torch.ops.aten._softmax_backward_data(through, soft, -1, soft.dtype)
                 grad_queries[:, rows] = torch.bmm(through, keys)
                 grad_keys.baddbmm_(through.mT, queries[:, rows])
@@ -165,7 +182,8 @@ class _SoftLookup(torch.autograd.Function):
         grad_values = torch.zeros_like(values)
         flat = _flat(codes, values.shape[1]).flatten()
         grad_values.flatten(0, 1).index_add_(0, flat, grad.flatten(0, 1))
-        return grad_queries.mul_(scores.scale), grad_keys.mul_(scores.scale), grad_bias, grad_values, None
+        grads_in = (grad_queries.mul_(scores.scale), grad_keys.mul_(scores.scale), grad_bias, grad_values)
+        return (*grads_in, None)
 
 
 def _flat(codes: Tensor, num_codes: int) -> Tensor:

@@ -17,7 +17,7 @@ from trec_semid.data.features import Feature
 from trec_semid.data.item_rows import ItemRows
 from trec_semid.embeddings.code_tables import CodeTables
 from trec_semid.embeddings.collection import PooledTables
-from trec_semid.layers.soft_index import GumbelNoise, soft_lookup
+from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.contents import Contents
 from trec_semid.tokenizers.learned import LearnedTokenizer, Views
@@ -132,25 +132,30 @@ class RankerInTheLoop(nn.Module):
         if contents is None:
             codes = self.codes[items.rows].long()
             return _rows_of(tables, codes).flatten(1), codes, {}
-        views, codebooks = self.tokenizer.view(contents), self.tokenizer.codebooks
-        # Codewords and table rows side by side: one pass over the scores serves both.
-        values = torch.cat([tables[:, :-1], codebooks], dim=2)
-        picked = soft_lookup(
+        views = self.tokenizer.view(contents)
+        picked = self._look_up(views, tables, noise)
+        # Only targets are anchored, so only they are rebuilt, from the codes that inference would choose.
+        shown = slice(0, items.num_targets)
+        some = Contents(tuple(part[shown] for part in contents.vectors), contents.present[shown])
+        of_targets = Views(*(part[shown] for part in views))
+        codewords = self._look_up(of_targets, self.tokenizer.codebooks, None)
+        errors = self.tokenizer.errors(of_targets, codewords.vectors, some)
+        return picked.vectors.flatten(1), picked.codes, errors
+
+    def _look_up(self, views: Views, values: Tensor, noise: GumbelNoise | None) -> Picked:
+        """Choose a code for every latent and return its row; absent ones read the row after the last code."""
+        codebooks = self.tokenizer.codebooks
+        if values is codebooks:  # which have no row for 'missing': gates leave it out
+            values = torch.cat([codebooks, torch.zeros_like(codebooks[:, :1])], dim=1)
+        return soft_lookup(
             views.latents,
             codebooks,
             values,
             similarity=self.tokenizer.similarity,
             temperature=self.temperature,
+            present=views.present,
             noise=noise,
         )
-        rows, codewords = picked.vectors.split([tables.shape[2], codebooks.shape[2]], dim=2)
-        rows = torch.where(views.present.unsqueeze(2), rows, tables[:, -1])
-        codes = torch.where(views.present, picked.codes, codebooks.shape[1])
-        # Only targets are anchored, so only they are rebuilt.
-        shown = slice(0, items.num_targets)
-        some = Contents(tuple(part[shown] for part in contents.vectors), contents.present[shown])
-        errors = self.tokenizer.errors(Views(*(part[shown] for part in views)), codewords[shown], some)
-        return rows.flatten(1), codes, errors
 
     def _pool(self, tables: Tensor, vectors: Tensor, items: ItemRows) -> Tensor:
         """Return (B, R * D): history entries added up, or their mean."""
