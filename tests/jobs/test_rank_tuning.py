@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from trec_semid.checkpoints.folder import TENSORS, complete_steps, step_folder
 from trec_semid.core.errors import ConfigError, TrainingError
 from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, read_bytes
-from trec_semid.jobs import tokenize
+from trec_semid.jobs import report, tokenize
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.jobs.rank_loop import RankTraining
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
@@ -112,6 +113,27 @@ def test_checkpoints_hold_map_and_tokenizer_that_belong_together(finished: RankC
     )["step"]
     assert read_bytes(f"{step_folder(folder, best)}/semantic_ids.parquet") == read_bytes(
         f"{finished.run}/semantic_ids.parquet"
+    )
+
+
+def test_the_report_shows_what_became_of_the_codes(
+    finished: RankConfig, problem: dict[str, Any], tmp_path: Any
+):
+    frozen = tuned(problem, f"{tmp_path}/frozen", tuning={"estimator": "frozen"})
+    run(frozen)
+    report.run(report.ReportConfig(runs=[finished.run, frozen.run], out=f"{tmp_path}/report"))
+    content = json.loads(read_bytes(f"{tmp_path}/report/report.json"))
+    names = {book["name"] for book in content["codebooks"]}
+    assert names == {"mmq", "mmq, tuned"}
+    assert not [note for note in content["notes"] if "other semantic IDs" in note]
+    learning = {each["arm"]: each["scalars"] for each in content["learning"]}
+    assert len(learning) == 2
+    churn = [scalars["codes/churn"] for scalars in learning.values() if "codes/churn" in scalars]
+    assert len(churn) == 1
+    assert len(churn[0]) == 2
+    assert (
+        "Share of items whose semantic ID is not the one"
+        in read_bytes(f"{tmp_path}/report/report.html").decode()
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.report.arms import ArmRuns, group_arms, tokenizer_kind
-from trec_semid.evaluation.report.collect import Collection, FinishedRun
+from trec_semid.evaluation.report.collect import Collection, FinishedRun, is_tuned
 from trec_semid.evaluation.report.compare import compare_scores, compare_strata, compare_with_baseline
 from trec_semid.evaluation.report.content import (
     Bootstrap,
@@ -18,7 +18,16 @@ from trec_semid.evaluation.report.content import (
 from trec_semid.evaluation.report.headline import write_headline, write_tokenizer_headline
 from trec_semid.evaluation.report.measure import ArmMeasures, choose_replicates, measure_arms
 
-SCALARS = ("train/loss", "valid/auc", "valid/gauc")
+SCALARS = (
+    "train/loss",
+    "valid/auc",
+    "valid/gauc",
+    "codes/entropy",
+    "codes/utilisation",
+    "codes/churn",
+    "codes/agreement",
+    "codes/reconstruction",
+)
 MAX_POINTS = 200
 """Longer logs are thinned to about this many points."""
 
@@ -133,7 +142,19 @@ def _codebooks(collection: Collection, arms: Sequence[ArmRuns]) -> list[Codebook
             made = collection.tokenizer_of(run)
             if made and arm.arm.name not in readers.setdefault(made.uri, []):
                 readers[made.uri].append(arm.arm.name)
-    return [
+    tuned = [
+        Codebooks(
+            name=f"{run.json('quality.json')['tokenizer']}, tuned",
+            run=run.name,
+            seed=run.seed,
+            arms=[arm.arm.name],
+            quality=run.json("quality.json"),
+        )
+        for arm in arms
+        for run in arm.runs
+        if is_tuned(run)
+    ]
+    return tuned + [
         Codebooks(
             name=tokenizer_kind(run),
             run=run.name,

@@ -11,7 +11,7 @@ from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.report.content import RunFacts
-from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds, holds_same_codes
 
 RANK_FILES = ("log.jsonl", "plan.txt", "predictions")
 TOKENIZE_FILES = ("quality.json", FILE)
@@ -140,8 +140,17 @@ def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> b
     place, copy = tokenizer_place(run), join(run.uri, FILE)
     if place is None or not exists(copy):
         return False
-    made = (made for made in tokenizers if is_same_place(made.uri, place))
+    made = [made for made in tokenizers if is_same_place(made.uri, place)]
+    if is_tuned(run):  # its copy holds the codes it ended with; what it began with is known by checksum
+        began = run.made.get("inputs", {}).get("semantic_ids")
+        return any(SemanticIds.load(join(each.uri, FILE)).checksum() != began for each in made)
     return any(not holds_same_codes(copy, join(each.uri, FILE)) for each in made)
+
+
+def is_tuned(run: FinishedRun) -> bool:
+    """Tell whether a rank run tuned its tokenizer, and so holds a map and a quality file of its own."""
+    tuning = run.config.get("tuning") or {"estimator": "frozen"}
+    return tuning.get("estimator") != "frozen" and exists(join(run.uri, "quality.json"))
 
 
 def read_run(uri: str) -> FinishedRun:
