@@ -1,0 +1,164 @@
+"""Items/s of fitting tokenizers and of encoding with them, beside faiss and beside their matrix products.
+
+    .venv/bin/python tools/bench/tokenizers.py fit    [--items N] [--dim D] [--codebook K] [--iterations N]
+    .venv/bin/python tools/bench/tokenizers.py encode [--items N] [--dim D] [--codebook K] [--latent D]
+
+fit: six codes of clustered vectors; RQ-KMeans (ours, faiss k-means level by level), MMQ, faiss's
+`ResidualQuantizer` with a beam of 1 (it takes powers of two) and plain faiss k-means residuals.
+encode: MMQ and RQ-KMeans as `tokenize` calls them, chunk by chunk, beside MMQ's matrix products alone.
+One process, --threads threads for all.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+PARSER.add_argument("what", choices=["fit", "encode"])
+PARSER.add_argument("--items", type=int, default=50_000)
+PARSER.add_argument("--dim", type=int, default=256)
+PARSER.add_argument("--codebook", type=int, default=1024)
+PARSER.add_argument("--latent", type=int, default=256, help="width of MMQ's latents")
+PARSER.add_argument("--iterations", type=int, default=10, help="Lloyd steps of a level, epochs of MMQ")
+PARSER.add_argument("--turns", type=int, default=3)
+PARSER.add_argument("--threads", type=int, default=1)
+OPTIONS = PARSER.parse_args()
+os.environ["OMP_NUM_THREADS"] = str(OPTIONS.threads)  # read when torch and faiss are imported
+
+import faiss  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig  # noqa: E402
+from trec_semid.tokenizers.contents import Catalogue  # noqa: E402
+from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
+from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig  # noqa: E402
+from trec_semid.tokenizers.tokenizer import Tokenizer  # noqa: E402
+
+LEVELS = 6
+CHUNK = 1024
+
+
+def make_catalogue() -> Catalogue:
+    """Draw items around 500 centres, two modalities of half the width each."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(500, OPTIONS.dim)).astype(np.float32)
+    noise = rng.normal(size=(OPTIONS.items, OPTIONS.dim)).astype(np.float32)
+    vectors = centres[rng.integers(0, 500, OPTIONS.items)] + 0.5 * noise
+    half = OPTIONS.dim // 2
+    parts = {"text": vectors[:, :half].copy(), "vision": vectors[:, half:].copy()}
+    return Catalogue(parts, {name: np.ones(OPTIONS.items, bool) for name in parts})
+
+
+def build(kind: str) -> Tokenizer:
+    """Return an untrained tokenizer of six codes."""
+    dims = {"text": OPTIONS.dim // 2, "vision": OPTIONS.dim - OPTIONS.dim // 2}
+    if kind == "RQ-KMeans":
+        config = RqKmeansConfig(codebook_size=OPTIONS.codebook, levels=LEVELS, iterations=OPTIONS.iterations)
+        return RqKmeans(config, dims)
+    fit = CodebookFitConfig(epochs=OPTIONS.iterations, warmup_epochs=1, batch_size=1024)
+    return Mmq(MmqConfig(codebook_size=OPTIONS.codebook, latent_dim=OPTIONS.latent, fit=fit), dims)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the wall time of a call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def fit_all(tokenizer: Tokenizer, catalogue: Catalogue) -> None:
+    """Fit to the end."""
+    for _ in tokenizer.fit(catalogue, np.arange(catalogue.num_items), 0):
+        pass
+
+
+def fit() -> None:
+    """Fit each way once and print its items/s."""
+    catalogue = make_catalogue()
+    vectors = np.concatenate([catalogue.vectors["text"], catalogue.vectors["vision"]], axis=1)
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def residual_quantizer() -> None:
+        bits = [int(np.log2(OPTIONS.codebook))] * LEVELS
+        quantizer = faiss.ResidualQuantizer(OPTIONS.dim, LEVELS, bits[0])
+        quantizer.max_beam_size, quantizer.cp.niter = 1, OPTIONS.iterations
+        quantizer.train(vectors)
+
+    def plain_residuals() -> None:
+        residuals = vectors.copy()
+        for _ in range(LEVELS):
+            kmeans = faiss.Kmeans(
+                OPTIONS.dim, OPTIONS.codebook, niter=OPTIONS.iterations, max_points_per_centroid=10**9
+            )
+            kmeans.train(residuals)
+            residuals -= kmeans.centroids[kmeans.index.search(residuals, 1)[1][:, 0]]
+
+    ways: dict[str, Callable[[], object]] = {
+        "RQ-KMeans": lambda: fit_all(build("RQ-KMeans"), catalogue),
+        "MMQ": lambda: fit_all(build("MMQ"), catalogue),
+        "faiss k-means residuals": plain_residuals,
+        "faiss ResidualQuantizer": residual_quantizer,
+    }
+    print(
+        f"fit {OPTIONS.items:,} x {OPTIONS.dim}, {LEVELS} codes of {OPTIONS.codebook:,}, "
+        f"{OPTIONS.iterations} iterations, {OPTIONS.threads} threads"
+    )
+    for name, work in ways.items():
+        spent = seconds(work)
+        print(f"{name:<26} {spent:8.1f} s  {OPTIONS.items / spent:10,.0f} items/s")
+
+
+def encode_all(tokenizer: Tokenizer, catalogue: Catalogue) -> None:
+    """Encode every item, chunk by chunk."""
+    for _, contents in catalogue.chunks(np.arange(catalogue.num_items), CHUNK):
+        tokenizer.encode(contents)
+
+
+def encode() -> None:
+    """Encode in turns and print medians of items/s."""
+    catalogue = make_catalogue()
+    rows = np.arange(catalogue.num_items)
+    fitted = {kind: build(kind) for kind in ("MMQ", "RQ-KMeans")}
+    for tokenizer in fitted.values():
+        tokenizer.standardiser.fit(catalogue, rows[:10_000])
+    mmq = fitted["MMQ"]
+    assert isinstance(mmq, Mmq)
+    shared, specific = torch.randn(CHUNK, OPTIONS.dim), torch.randn(CHUNK, OPTIONS.dim // 2)
+    latents, keys = torch.randn(LEVELS, CHUNK, OPTIONS.latent), mmq.codebooks.detach().mT.contiguous()
+    wide, narrow = (
+        torch.randn(OPTIONS.dim, 2 * OPTIONS.latent),
+        torch.randn(OPTIONS.dim // 2, 2 * OPTIONS.latent),
+    )
+
+    def products() -> None:
+        for _ in range(0, catalogue.num_items, CHUNK):
+            torch.mm(shared, wide)
+            torch.mm(specific, narrow)
+            torch.mm(specific, narrow)
+            torch.bmm(latents, keys)
+
+    ways = {
+        "MMQ": partial(encode_all, mmq, catalogue),
+        "MMQ's matrix products": products,
+        "RQ-KMeans": partial(encode_all, fitted["RQ-KMeans"], catalogue),
+    }
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(OPTIONS.turns):
+        for name, work in ways.items():
+            spent[name].append(seconds(work))
+    print(
+        f"encode {OPTIONS.items:,} x {OPTIONS.dim}, {LEVELS} codes of {OPTIONS.codebook:,}, MMQ latents "
+        f"{OPTIONS.latent}, {OPTIONS.threads} threads, {OPTIONS.turns} turns"
+    )
+    for name, times in spent.items():
+        print(f"{name:<26} {OPTIONS.items / np.median(times):10,.0f} items/s")
+    ratios = np.array(spent["MMQ"]) / np.array(spent["MMQ's matrix products"])
+    print(f"MMQ / its matrix products  {np.median(ratios):.2f}   ({ratios.min():.2f} to {ratios.max():.2f})")
+
+
+if __name__ == "__main__":
+    with torch.no_grad() if OPTIONS.what == "encode" else torch.enable_grad():
+        fit() if OPTIONS.what == "fit" else encode()
