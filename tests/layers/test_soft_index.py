@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot, softmax
 
-from trec_semid.layers.soft_index import GumbelNoise, Similarity, nearest, soft_lookup
+from trec_semid.layers.soft_index import GumbelNoise, Similarity, soft_lookup
 
 B, R, K, D, V, TEMPERATURE = 7, 3, 5, 4, 6, 0.3
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "euclidean")
@@ -50,13 +50,6 @@ def test_values_and_gradients_are_those_of_the_definition_whatever_the_chunks(
     for ours, theirs in zip(gradients(picked.vectors, inputs), gradients(expected, inputs), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-10)
         assert theirs.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_nearest_chooses_as_the_lookup_does(similarity: Similarity) -> None:
-    latents, codebooks, values = drawn(seed=3)
-    picked = soft_lookup(latents, codebooks, values, similarity=similarity, temperature=TEMPERATURE)
-    assert torch.equal(nearest(latents, codebooks, similarity=similarity, chunk_bytes=100), picked.codes)
 
 
 def test_noise_is_the_same_in_backward_as_it_was_in_forward() -> None:
@@ -112,7 +105,6 @@ def test_no_items_are_looked_up_as_well() -> None:
     )
     assert picked.vectors.shape == (0, R, V)
     picked.vectors.sum().backward()
-    assert nearest(torch.zeros(0, R, D), codebooks.float(), similarity="cosine").shape == (0, R)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

@@ -28,12 +28,12 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
 from trec_semid.tokenizers.drift import DriftMeter
+from trec_semid.tokenizers.semantic_ids import FILE
 from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 64 * 2**20
-_MAP = "semantic_ids.parquet"
 _DRIFT = "drift.json"
 
 
@@ -71,18 +71,18 @@ def run(config: AssignConfig) -> Assigned:
     _check_out(config.out)
     files = find_inputs(config.items)
     made = RunFolder(config.tokenizer, "tokenize")
-    quality, inputs = _quality(made), _fingerprints([config.items, made.path(_MAP)])
+    quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
     if _is_finished(config, inputs):
         _log.info("%s is already done", config.out)
         return Assigned(config.out, RunFolder(config.out, "assign").read_json(_DRIFT))
     tokenizer = load_tokenizer(made.path("tokenizer"))
     columns = _columns(config, tokenizer)
-    existing = read_existing(made.path(_MAP), tokenizer.codebook_sizes)
+    existing = read_existing(made.path(FILE), tokenizer.codebook_sizes)
     num_items = check_ids(files, config.item_id, existing)
     with writing(config.out), staged_folder(config.out) as staging:
         chunks = read_parquet(files, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
-        with _map_writer(join(staging, _MAP), tokenizer) as writer, working("assign", num_items) as work:
+        with _map_writer(join(staging, FILE), tokenizer) as writer, working("assign", num_items) as work:
             for chunk in chunks:
                 writer.write_table(_assign(chunk, config.item_id, columns, tokenizer, meter))
                 work.advance(chunk.table.num_rows)

@@ -35,10 +35,10 @@ from trec_semid.serving.manifest import (
     file_facts,
 )
 from trec_semid.serving.tables import write_table
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 
 _log = logging.getLogger(__name__)
-_MAP, _PROGRAM = "semantic_ids.parquet", "dense/program.pt2"
+_PROGRAM = "dense/program.pt2"
 _TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
 """Largest difference of a probability to the run's own prediction."""
 
@@ -134,10 +134,10 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
 
 
 def _write_map(folder: str, kept: dict[str, bytes], dataset: Dataset) -> tuple[MapFacts, SemanticIds] | None:
-    if _MAP not in kept:
+    if FILE not in kept:
         return None
-    known = _write_file(folder, _MAP, kept[_MAP])
-    ids = SemanticIds.load(join(folder, _MAP), dataset.item_ids)
+    known = _write_file(folder, FILE, kept[FILE])
+    ids = SemanticIds.load(join(folder, FILE), dataset.item_ids)
     return MapFacts(**known.model_dump(), checksum=ids.checksum(), sizes=ids.sizes), ids
 
 

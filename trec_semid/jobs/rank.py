@@ -30,7 +30,6 @@ from trec_semid.jobs.rank_setup import (
     read_inputs,
 )
 from trec_semid.jobs.rank_tuning import (
-    SEMANTIC_IDS,
     TOKENIZER,
     Tuning,
     distinct_items,
@@ -40,6 +39,7 @@ from trec_semid.jobs.rank_tuning import (
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.semantic_ids import FILE
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.predict import predict
 from trec_semid.training.tables import initialise_tables
@@ -98,7 +98,7 @@ def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Rank
     if ranks.is_main:
         folder.start(config, inputs.checksums)
         if inputs.semantic_ids:
-            inputs.semantic_ids.save(folder.path(SEMANTIC_IDS))
+            inputs.semantic_ids.save(folder.path(FILE))
     barrier()
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
@@ -177,7 +177,8 @@ def _set_up(
     if tokenizer and config.tuning:
         own_rates = {TOKENIZER: config.tuning.learning_rate}
         tuning = Tuning(config, inputs, ranks, log, steps_per_epoch=loader.steps_per_epoch)
-        tuning.attach(sharded, open_content(inputs.dataset, tokenizer), config)
+        placed = tuning.attach(sharded, open_content(inputs.dataset, tokenizer), config)
+        _tell_plan(folder, placed, ranks, "content_plan")
     return RankTraining(
         config,
         ranks,
@@ -194,14 +195,14 @@ def _set_up(
 
 
 def _snapshot(inputs: RankInputs) -> dict[str, bytes]:
-    return {SEMANTIC_IDS: inputs.semantic_ids.to_bytes()} if inputs.semantic_ids else {}
+    return {FILE: inputs.semantic_ids.to_bytes()} if inputs.semantic_ids else {}
 
 
-def _tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks) -> None:
+def _tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "plan") -> None:
     if ranks.is_main:
         text = plan.as_text()
-        write_bytes(folder.path("plan.json"), plan.to_json().encode())
-        write_bytes(folder.path("plan.txt"), text.encode())
+        write_bytes(folder.path(f"{name}.json"), plan.to_json().encode())
+        write_bytes(folder.path(f"{name}.txt"), text.encode())
         CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -25,14 +25,14 @@ from trec_semid.tokenizers.contents import Catalogue, Contents
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.tokenizers.tokenizer import Tokenizer
 from trec_semid.training.code_watch import CodeWatch
 from trec_semid.training.content import fill_content
 from trec_semid.training.steps import Arguments, StepReport, plain_arguments
 
 TOKENIZER = "tokenizer"
-SEMANTIC_IDS = "semantic_ids.parquet"
 
 
 def load_learned(semantic_ids: str) -> LearnedTokenizer:
@@ -48,11 +48,15 @@ def load_learned(semantic_ids: str) -> LearnedTokenizer:
         )
     tokenizer = load_tokenizer(join(semantic_ids, TOKENIZER))
     if not isinstance(tokenizer, LearnedTokenizer):
-        kind = getattr(tokenizer.config, "kind", type(tokenizer).__name__)
+        kind = _kind_of(tokenizer)
         raise ConfigError(
             f"tuning: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave tuning out."
         )
     return tokenizer
+
+
+def _kind_of(tokenizer: Tokenizer) -> str:
+    return str(tokenizer.config.model_dump()["kind"])
 
 
 def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> Catalogue:
@@ -95,7 +99,7 @@ class Tuning:
         self._start = inputs.semantic_ids
         self._watch = CodeWatch(self._start.codes, self._start.sizes, floor=self.config.entropy_floor)
         self._equal, self._seen = 0.0, 0
-        self._map_step = 0
+        self._map_step = self._first_step  # until then nothing moves, and the map is exact
 
     def attach(self, model: DistributedModelParallel, catalogue: Catalogue, config: RankConfig) -> TablePlan:
         """Take the sharded model, and place the content beside it; returns where."""
@@ -174,20 +178,21 @@ class Tuning:
     def files(self) -> dict[str, bytes]:
         """Return the snapshot: the map and the tokenizer, for a checkpoint to hold with the weights."""
         written = {f"{TOKENIZER}/{name}": content for name, content in self.tokenizer.files().items()}
-        return {SEMANTIC_IDS: self.map().to_bytes(), **written}
+        return {FILE: self.map().to_bytes(), **written}
 
     def write(self, folder: RunFolder) -> dict[str, float]:
         """Write the tuned tokenizer, its map and its quality into the run; return metrics of the codes."""
         encoded = encode_catalogue(self.tokenizer, self.catalogue)
         rows = self.catalogue.rows_with_content()
-        kind = getattr(self.tokenizer.config, "kind", type(self.tokenizer).__name__)
         if not self._ranks.is_main:
             return {}
         # Codes of the map: those the ranker was selected with.
         known = encoded._replace(codes=self.map().codes)
         resolved = resolve_collisions("keep", self.tokenizer, self.catalogue, known)
-        quality = describe_quality(self.tokenizer, kind, self.catalogue, resolved, rows, seed=self._seed)
-        self.map().save(folder.path(SEMANTIC_IDS))
+        quality = describe_quality(
+            self.tokenizer, _kind_of(self.tokenizer), self.catalogue, resolved, rows, seed=self._seed
+        )
+        self.map().save(folder.path(FILE))
         self.tokenizer.save(folder.path(TOKENIZER))
         folder.write_json("quality.json", quality)
         changed = (self.map().codes != self._start.codes).any(1).mean()

@@ -20,7 +20,7 @@ from trec_semid.core.paths import exists, filesystem, is_local, join, make_folde
 from trec_semid.core.runs import RunFolder
 from trec_semid.jobs.study_grid import PlannedRun
 from trec_semid.jobs.table import Job
-from trec_semid.tokenizers.semantic_ids import holds_same_codes, semantic_ids_file
+from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes, semantic_ids_file
 
 FindJob = Callable[[str], Job]
 State = Literal["finished", "begun", "other", "absent"]
@@ -144,7 +144,7 @@ def _reads_same_inputs(run: RunFolder, config: Config) -> bool:
     # What is not there belongs to no step, or is about to be made, and then the run is made anew too.
     if exists(data) and json.loads(read_bytes(data)).get("checksum") != read.get("dataset"):
         return False
-    codes, copy = semantic_ids_file(places.get("semantic_ids") or ""), run.path("semantic_ids.parquet")
+    codes, copy = semantic_ids_file(places.get("semantic_ids") or ""), run.path(FILE)
     if not exists(codes) or not exists(copy):
         return True
     return holds_same_codes(copy, codes)

@@ -19,7 +19,7 @@ from trec_semid.tokenizers.collisions import Resolution, Resolved, resolve_colli
 from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.shards import my_rank
 from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
@@ -146,7 +146,7 @@ def _write(
 ) -> None:
     tokenizer.save(folder.path("tokenizer"))
     ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer))
-    ids.save(folder.path("semantic_ids.parquet"))
+    ids.save(folder.path(FILE))
     folder.write_json("quality.json", quality)
     metrics, counts = quality_metrics(quality)
     facts = dataset.facts

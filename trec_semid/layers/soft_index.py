@@ -74,18 +74,6 @@ def soft_lookup(
     return Picked(vectors.transpose(0, 1), codes.T)
 
 
-def nearest(
-    latents: Tensor, codebooks: Tensor, *, similarity: Similarity, chunk_bytes: int | None = None
-) -> Tensor:
-    """Return (B, R) int64: the most similar code of each position; the lowest code wins a tie."""
-    with torch.no_grad():
-        queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, 1.0)
-        rows = _chunk_rows(codebooks, chunk_bytes)
-        scored = _Scores(scale, None, rows).chunks(queries, keys, bias)
-        none = torch.empty(len(codebooks), 0, dtype=torch.int64, device=latents.device)
-        return torch.cat([none, *(best_codes(scores) for _, scores in scored)], dim=1).T
-
-
 def _chunk_rows(codebooks: Tensor, chunk_bytes: int | None) -> int:
     bound = chunk_bytes or _CHUNK_BYTES.get(codebooks.device.type, _CHUNK_BYTES["cpu"])
     return max(1, bound // (4 * codebooks.shape[0] * codebooks.shape[1]))

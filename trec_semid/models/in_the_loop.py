@@ -17,6 +17,7 @@ from trec_semid.data.features import Feature
 from trec_semid.data.item_rows import ItemRows
 from trec_semid.embeddings.code_tables import CodeTables
 from trec_semid.embeddings.collection import PooledTables
+from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.contents import Contents
@@ -131,25 +132,24 @@ class RankerInTheLoop(nn.Module):
         """Return (U, R * D), codes (U, R) and errors of the distinct items."""
         if contents is None:
             codes = self.codes[items.rows].long()
-            return _rows_of(tables, codes).flatten(1), codes, {}
+            return pick_codewords(tables, codes).flatten(1), codes, {}
         views = self.tokenizer.view(contents)
         picked = self._look_up(views, tables, noise)
         # Only targets are anchored, so only they are rebuilt, from the codes that inference would choose.
         shown = slice(0, items.num_targets)
         some = Contents(tuple(part[shown] for part in contents.vectors), contents.present[shown])
         of_targets = Views(*(part[shown] for part in views))
-        codewords = self._look_up(of_targets, self.tokenizer.codebooks, None)
+        # Codebooks have no row for 'missing'; zeros stand in, which gates leave out.
+        padded = functional.pad(self.tokenizer.codebooks, (0, 0, 0, 1))
+        codewords = self._look_up(of_targets, padded, None)
         errors = self.tokenizer.errors(of_targets, codewords.vectors, some)
         return picked.vectors.flatten(1), picked.codes, errors
 
     def _look_up(self, views: Views, values: Tensor, noise: GumbelNoise | None) -> Picked:
         """Choose a code for every latent and return its row; absent ones read the row after the last code."""
-        codebooks = self.tokenizer.codebooks
-        if values is codebooks:  # which have no row for 'missing': gates leave it out
-            values = torch.cat([codebooks, torch.zeros_like(codebooks[:, :1])], dim=1)
         return soft_lookup(
             views.latents,
-            codebooks,
+            self.tokenizer.codebooks,
             values,
             similarity=self.tokenizer.similarity,
             temperature=self.temperature,
@@ -198,8 +198,6 @@ class LoopOutput(NamedTuple):
     """(U, R)."""
     agreement: Tensor
     """() share of these codes that are the map's."""
-    terms: dict[str, Tensor]
-    """This rank's parts of the unweighted losses, scaled like `loss`."""
 
 
 @final
@@ -235,18 +233,8 @@ class RankerInTheLoopWithLoss(nn.Module):
         total = functional.binary_cross_entropy_with_logits(
             scored.logits, labels, weight=weights, reduction="sum"
         )
-        terms = {"bce": total * share}
-        loss = terms["bce"]
+        loss = total * share
         for name, errors in scored.errors.items():
-            terms[name] = (errors[items.targets] * weights).sum() * share
-            loss = loss + self.anchor_weights[name] * terms[name]
-        said = {name: term.detach() for name, term in terms.items()}
+            loss = loss + self.anchor_weights[name] * share * (errors[items.targets] * weights).sum()
         agreement = (self.ranker.codes[items.rows] == scored.codes).float().mean()
-        return LoopOutput(loss, scored.logits.detach(), scored.codes, agreement, said)
-
-
-def _rows_of(tables: Tensor, codes: Tensor) -> Tensor:
-    """Return (U, R, D): row codes[u, r] of table r."""
-    num_positions, num_rows, dim = tables.shape
-    flat = codes + torch.arange(num_positions, device=codes.device) * num_rows
-    return functional.embedding(flat, tables.reshape(-1, dim))
+        return LoopOutput(loss, scored.logits.detach(), scored.codes, agreement)

@@ -4,14 +4,13 @@ Legend: B items, R positions, K codes, D sum of the modalities' widths, D_latent
 """
 
 from abc import abstractmethod
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from trec_semid.layers.soft_index import Similarity
 from trec_semid.tokenizers.contents import Contents
 from trec_semid.tokenizers.tokenizer import Tokenizer
-
-Similarity = Literal["cosine", "euclidean"]
 
 
 class Views(NamedTuple):
