@@ -187,6 +187,10 @@ def test_content_follows_the_items_that_stay(tmp_path):
         ({"items": {"readable": {"row": "title"}}}, "kept for the dataset itself: row"),
         ({"items": {"readable": {"Title!": "title"}}}, "should match pattern"),
         ({"label": {"kind": "none"}, "negatives": {}}, "negatives need positives"),
+        (
+            {"split": {"kind": "item_holdout"}, "negatives": {}},
+            "'item_holdout' holds out; use a label with both",
+        ),
         ({"split": {"kind": "by_moon"}}, "global_temporal"),
         ({"filter": {"min_user_events": -3}}, "greater than or equal to 0"),
     ],

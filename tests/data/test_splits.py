@@ -9,10 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from trec_semid.core.errors import DataError
 from trec_semid.data.splits import (
+    DROPPED,
     TEST,
     TRAIN,
     VALID,
     GlobalTemporal,
+    ItemHoldout,
     LeaveOneOut,
     PerUserTemporal,
     SplitConfig,
@@ -24,9 +26,10 @@ AMOUNTS = st.one_of(st.integers(1, 4), st.sampled_from([0.1, 0.2, 0.25, 0.3]))
 USERS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 
-def split(config, users, times=None):
+def split(config, users, times=None, items=None):
     users = np.array(users)
-    return split_events(config, users, times, np.argsort(users, kind="stable"))
+    items = np.zeros(len(users), int) if items is None else items
+    return split_events(config, users, items, times, np.argsort(users, kind="stable"))
 
 
 def slow_per_user(users, test, valid):
@@ -111,7 +114,32 @@ def test_shares_that_leave_nothing_for_training_are_refused():
         PerUserTemporal(test=0.5, valid=0.5)
 
 
-@pytest.mark.parametrize("kind", ["global_temporal", "per_user_temporal", "leave_one_out"])
+@settings(deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(2, 6))
+def test_folds_of_the_item_holdout_share_the_base_rules_test_events_out(seed, folds):
+    random = np.random.default_rng(seed)
+    users, items = random.integers(0, 5, 200), random.integers(0, 30, 200)
+    base = split(PerUserTemporal(test=0.3, valid=0.2), users, items=items)
+    tested, held_by = np.zeros(200, int), np.full(30, -1)
+    for fold in range(folds):
+        config = ItemHoldout(folds=folds, fold=fold, seed=seed, base=PerUserTemporal(test=0.3, valid=0.2))
+        parts = split(config, users, items=items)
+        held = np.unique(items[parts == TEST])
+        assert (held_by[held] == -1).all()
+        held_by[held] = fold
+        assert not np.isin(items[(parts == TRAIN) | (parts == VALID)], held).any()
+        kept = parts != DROPPED
+        assert (parts[kept] == base[kept]).all()
+        tested += parts == TEST
+    assert tested.tolist() == (base == TEST).astype(int).tolist()
+
+
+def test_a_fold_that_does_not_exist_is_refused():
+    with pytest.raises(ValidationError, match=r"fold 5 does not exist: with folds = 5 they are 0 to 4"):
+        ItemHoldout(fold=5)
+
+
+@pytest.mark.parametrize("kind", ["global_temporal", "per_user_temporal", "leave_one_out", "item_holdout"])
 def test_every_rule_says_itself_in_words(kind):
     config = TypeAdapter(SplitConfig).validate_python({"kind": kind})
     assert split_rule(config).replace("-", "_").replace(" ", "_").startswith(kind)

@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
             "label": f"{step}-seed-{seed}",
             "seed": seed,
             "verb": verb,
-            "folder": place,
+            "folders": [place],
             "metrics": RunFolder(place, verb).read_json("metrics.json")["metrics"],
         }
         for step, verb, seed, place in made
@@ -72,7 +72,7 @@ def test_arms_carry_the_metrics_of_the_codes_they_read(runs: list[dict]):
 
 
 def test_runs_whose_predictions_are_gone_are_compared_over_seeds(runs: list[dict], tmp_path: Path):
-    moved = [{**run, "folder": str(tmp_path / "gone")} if run["step"] == "both" else run for run in runs]
+    moved = [{**run, "folders": [str(tmp_path / "gone")]} if run["step"] == "both" else run for run in runs]
     test = compare(moved, ["test/gauc"], "item", 200)["both"]["test/gauc"]
     assert test.paired_over == "seeds"
     only = [run for run in moved if run["seed"] == 0]

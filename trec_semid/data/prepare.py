@@ -30,7 +30,7 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.schema import DatasetFacts, ModalityFacts
 from trec_semid.data.sources.source import Needs
 from trec_semid.data.sources.table import SourceConfig, read_source
-from trec_semid.data.splits import GlobalTemporal, SplitConfig, split_rule
+from trec_semid.data.splits import ItemHoldout, SplitConfig, needs_times, split_rule
 from trec_semid.data.timeline import Timeline, arrange, describe_splits, with_negatives
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -89,13 +89,18 @@ class PrepareConfig(Config):
         columns = self.source.event_columns()
         has_rating, has_behaviour = columns.rating is not None, columns.behaviour is not None
         check_label_columns(self.label, has_rating=has_rating, has_behaviour=has_behaviour)
-        if isinstance(self.split, GlobalTemporal) and columns.timestamp is None:
+        if needs_times(self.split) and columns.timestamp is None:
             raise ValueError(
                 "split 'global_temporal' needs timestamps: map that column, or split 'leave_one_out' or "
                 "'per_user_temporal'"
             )
         if self.negatives and self.label.kind == "none":
             raise ValueError("negatives need positives: label.kind is 'none'")
+        if self.negatives and isinstance(self.split, ItemHoldout):
+            raise ValueError(
+                "negatives are drawn from items of training, which a model tells from those that split "
+                "'item_holdout' holds out; use a label with both classes"
+            )
         return self
 
     def needs(self) -> Needs:

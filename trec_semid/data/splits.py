@@ -1,4 +1,4 @@
-"""Training, validation and test events, by time or by place in each user's sequence."""
+"""Training, validation and test events, by time, by place in each user's sequence, or by item."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
+from trec_semid.core.seeds import numpy_generator
 
-TRAIN, VALID, TEST = 0, 1, 2
+TRAIN, VALID, TEST, DROPPED = 0, 1, 2, 3
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Parts = np.ndarray[Any, np.dtype[np.int8]]
-"""(n,) TRAIN, VALID or TEST of every event, in order."""
+"""(n,) TRAIN, VALID, TEST or DROPPED of every event, in order."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Amount = Annotated[int, Field(ge=1)] | Fraction
 
@@ -49,7 +50,41 @@ class LeaveOneOut(Config):
     kind: Literal["leave_one_out"] = "leave_one_out"
 
 
-SplitConfig = Annotated[GlobalTemporal | PerUserTemporal | LeaveOneOut, Field(discriminator="kind")]
+BaseSplit = Annotated[GlobalTemporal | PerUserTemporal | LeaveOneOut, Field(discriminator="kind")]
+
+
+class ItemHoldout(Config):
+    """Cold start: test is about items that no earlier event touches.
+
+    Items are dealt to `folds` parts by lot; those of part `fold` are held out. Of the base rule, test
+    keeps the events on held-out items, training and validation keep those on all others, and the rest
+    are dropped. The folds' test events together are the base rule's test events, each once.
+    """
+
+    kind: Literal["item_holdout"] = "item_holdout"
+    folds: Annotated[int, Field(ge=2)] = 5
+    fold: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the lot; equal for all folds that belong together."""
+    base: BaseSplit = PerUserTemporal()
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "ItemHoldout":
+        if self.fold >= self.folds:
+            raise ValueError(
+                f"fold {self.fold} does not exist: with folds = {self.folds} they are 0 to {self.folds - 1}"
+            )
+        return self
+
+
+SplitConfig = Annotated[
+    GlobalTemporal | PerUserTemporal | LeaveOneOut | ItemHoldout, Field(discriminator="kind")
+]
+
+
+def needs_times(config: SplitConfig) -> bool:
+    """Return whether the rule asks when events happened."""
+    return isinstance(config.base if isinstance(config, ItemHoldout) else config, GlobalTemporal)
 
 
 def split_rule(config: SplitConfig) -> str:
@@ -66,16 +101,28 @@ def split_rule(config: SplitConfig) -> str:
             return f"per-user temporal: last {_say(config.test)} test, {_say(config.valid)} before valid"
         case LeaveOneOut():
             return "leave-one-out: each user's last event test, the one before valid (from 3 events)"
+        case ItemHoldout():
+            return (
+                f"item holdout, part {config.fold} of {config.folds} (seed {config.seed}): of the rule that "
+                "follows, test keeps events on held-out items, train and valid those on all others; "
+                f"{split_rule(config.base)}"
+            )
 
 
 def split_events(
-    config: SplitConfig, users: Ints, times: Ints | None, by_user: Ints, file: str | None = None
+    config: SplitConfig,
+    users: Ints,
+    items: Ints,
+    times: Ints | None,
+    by_user: Ints,
+    file: str | None = None,
 ) -> Parts:
     """Return the part of every event.
 
     Args:
         config: the rule.
         users: (n,) user rows of events in order.
+        items: (n,) their item rows.
         times: (n,) not decreasing; None where unknown.
         by_user: stable argsort of `users`.
         file: where the events come from, for errors.
@@ -83,14 +130,8 @@ def split_events(
     Raises:
         DataError: the rule needs times that are not there, or a part comes out empty.
     """
-    match config:
-        case GlobalTemporal():
-            parts = _global(config, times, len(users))
-        case PerUserTemporal():
-            parts = _per_user(config.test, config.valid, users, by_user)
-        case LeaveOneOut():
-            parts = _per_user(1, 1, users, by_user)
-    sizes = np.bincount(parts, minlength=3)
+    parts = _parts(config, users, items, times, by_user)
+    sizes = np.bincount(parts, minlength=4)
     for part, name in ((TRAIN, "train"), (VALID, "valid"), (TEST, "test")):
         if sizes[part] == 0:
             remedy = "Change [split], or filter less"
@@ -101,6 +142,25 @@ def split_events(
                 remedy=remedy,
             )
     return parts
+
+
+def _parts(config: SplitConfig, users: Ints, items: Ints, times: Ints | None, by_user: Ints) -> Parts:
+    match config:
+        case GlobalTemporal():
+            return _global(config, times, len(users))
+        case PerUserTemporal():
+            return _per_user(config.test, config.valid, users, by_user)
+        case LeaveOneOut():
+            return _per_user(1, 1, users, by_user)
+        case ItemHoldout():
+            parts = _parts(config.base, users, items, times, by_user)
+            held = _held_out(config, int(items.max(initial=-1)) + 1)[items]
+            return np.where(held == (parts == TEST), parts, np.int8(DROPPED))
+
+
+def _held_out(config: ItemHoldout, num_items: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    dealt = numpy_generator(config.seed, "item hold-out").permutation(num_items) % config.folds
+    return dealt == config.fold
 
 
 def _global(config: GlobalTemporal, times: Ints | None, num_events: int) -> Parts:

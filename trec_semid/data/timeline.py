@@ -10,7 +10,7 @@ from trec_semid.data.linking import Linked
 from trec_semid.data.negatives import NEGATIVE, NegativesConfig, add_negatives
 from trec_semid.data.ordering import TieRule, count_ties, sort_events, stable_argsort
 from trec_semid.data.schema import SPLITS, Split, SplitFacts
-from trec_semid.data.splits import TRAIN, SplitConfig, split_events
+from trec_semid.data.splits import DROPPED, TRAIN, SplitConfig, split_events
 
 Array = np.ndarray[Any, Any]
 EVENT = "event"
@@ -50,7 +50,7 @@ def arrange(
     *,
     file: str | None = None,
 ) -> Timeline:
-    """Sort the events and split them; `file` is where they come from, for errors.
+    """Sort the events, split them, and drop what no part keeps; `file` is where they come from, for errors.
 
     Raises:
         DataError: a part comes out empty, or the split needs times that are not there.
@@ -62,20 +62,22 @@ def arrange(
     times = None if events.times is None else events.times[index]
     by_user = stable_argsort(users)
     tied = None if times is None else count_ties(users, times, by_user)
-    parts = split_events(split, users, times, by_user, file)
-    behaviours = np.zeros(num_events, np.int8)
+    parts = split_events(split, users, items, times, by_user, file)
+    kept = np.flatnonzero(parts != DROPPED)
+    index = index[kept]
+    behaviours = np.zeros(len(kept), np.int8)
     if events.behaviours is not None:
         behaviours = events.behaviours[index].astype(np.int8)
     return Timeline(
-        users,
-        items,
+        users[kept],
+        items[kept],
         None if events.labels is None else events.labels[index],
-        times,
-        np.arange(num_events),
-        parts,
+        None if times is None else times[kept],
+        np.arange(len(kept)),
+        parts[kept],
         behaviours,
         behaviour_names or [EVENT],
-        np.zeros(num_events, bool),
+        np.zeros(len(kept), bool),
         tied,
     )
 

@@ -23,6 +23,7 @@ from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.study_compare import compare, with_tokenizers
 from trec_semid.jobs.study_grid import PlannedRun, StudyConfig, plan_runs
 from trec_semid.jobs.study_page import render_study
+from trec_semid.jobs.study_predictions import pool_runs
 from trec_semid.jobs.study_progress import StudyProgress
 from trec_semid.jobs.study_schedule import Schedule, what_to_keep
 from trec_semid.jobs.study_table import as_markdown, lay_out, tabulate
@@ -140,13 +141,11 @@ def _write_results(
 ) -> dict[str, Any]:
     rows = [_row(one, outcomes.get(one.label)) for one in planned]
     needs = {(one.step, one.seed): one.needs for one in planned}
-    good = with_tokenizers([row for row in rows if not row["error"]], needs)
+    shown = pool_runs(with_tokenizers(rows, needs), config.pools, config.metrics)
+    good = [row for row in shown if not row["error"]]
     compared = compare(good, config.metrics, config.baseline, config.replicates) if config.baseline else {}
     spreads = tabulate(good, config.metrics)
-    widened = {one["label"]: one for one in good}
-    table = lay_out(
-        [widened.get(row["label"], row) for row in rows], config.metrics, config.baseline, compared
-    )
+    table = lay_out(shown, config.metrics, config.baseline, compared)
     result: dict[str, Any] = {
         "command": shlex.join(sys.argv),
         "commit": code_commit(),
@@ -178,6 +177,7 @@ def _row(one: PlannedRun, outcome: Outcome | None) -> dict[str, Any]:
         "seed": one.seed,
         "verb": one.verb,
         "folder": one.folder,
+        "folders": [one.folder],
         "error": error,
         "was_kept": outcome is None,
         "wall_s": written.get("wall_s", round(outcome.wall_s, 3) if outcome else None),

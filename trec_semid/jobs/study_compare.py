@@ -1,27 +1,19 @@
 """Sets the steps of a study against its baseline, paired over seeds, and over users of rankers."""
 
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from trec_semid.core.errors import SemidError
 from trec_semid.core.logs import track
-from trec_semid.core.paths import exists
-from trec_semid.data.schema import Dataset, Split
-from trec_semid.evaluation.predictions import Predictions, predictions_uri, read_predictions
-from trec_semid.evaluation.report.collect import read_run
 from trec_semid.evaluation.report.measure import choose_replicates
-from trec_semid.evaluation.strata import Strata, training_strata
-from trec_semid.metrics.intervals import USER_METRICS, Difference, Replicates, bootstrap
+from trec_semid.jobs.study_predictions import Key, RowReader, Rows, has_predictions, user_keys
+from trec_semid.metrics.intervals import Difference, Replicates, bootstrap
 from trec_semid.metrics.paired import holm, paired_difference, paired_t_test
 
 _log = logging.getLogger(__name__)
-_KEY = re.compile(
-    rf"(?P<split>valid|test)(?P<frozen>-frozen)?/(?P<metric>{'|'.join(USER_METRICS)})(/(?P<stratum>\w+))?"
-)
 NOT_DISTINGUISHABLE = "not distinguishable"
 Pairing = Literal["seeds and users", "users", "seeds"]
 
@@ -51,7 +43,7 @@ def compare(
     """Return step -> metric -> comparison, of what both it and the baseline have at common seeds.
 
     Args:
-        runs: `step`, `seed`, `verb`, `folder` and `metrics` of every finished run.
+        runs: `step`, `seed`, `verb`, `label`, `folders` and `metrics` of every finished run.
         metrics: keys to compare.
         baseline: step.
         replicates: draws of users.
@@ -72,65 +64,32 @@ def compare(
 
 def draw_users(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], replicates: int) -> Draws:
     """Take the metrics of every rank run under draws of users; unreadable predictions have none."""
-    wanted = [match for key in metrics if (match := _KEY.fullmatch(key))]
-    ranked = [run for run in runs if run["verb"] == "rank" and _has_predictions(run["folder"], wanted)]
-    strata: dict[str, Strata] = {}
+    keys, reader = user_keys(metrics), RowReader()
+    ranked = [run for run in runs if run["verb"] == "rank" and has_predictions(run["folders"], keys)]
     draws: dict[tuple[str, int | None], dict[str, Replicates]] = {}
     for run in track(ranked, "draw users", len(ranked)):
         try:
-            drawn = _draw(run["folder"], wanted, strata, replicates, len(ranked))
+            read = reader.read(run["folders"], keys)
         except SemidError as error:
-            _log.warning("%s: compared over seeds only: %s", run["folder"], error)
+            _log.warning("%s: compared over seeds only: %s", run["label"], error)
             continue
-        draws[run["step"], run["seed"]] = drawn
+        draws[run["step"], run["seed"]] = _draw(read, keys, replicates, len(ranked))
     return draws
 
 
-def _has_predictions(folder: str, wanted: Iterable[re.Match[str]]) -> bool:
-    return any(exists(predictions_uri(folder, _split(match), 0)) for match in wanted)
-
-
-def _split(match: re.Match[str]) -> Split:
-    return "valid" if match["split"] == "valid" else "test"
-
-
 def _draw(
-    folder: str,
-    wanted: Sequence[re.Match[str]],
-    strata: dict[str, Strata],
-    replicates: int,
-    num_runs: int,
+    read: Mapping[str, Rows], keys: Sequence[Key], replicates: int, num_runs: int
 ) -> dict[str, Replicates]:
-    splits: set[Split] = {_split(match) for match in wanted}
-    read = {split: read_predictions(folder, split) for split in splits}
     found: dict[str, Replicates] = {}
-    for match in wanted:
-        predicted = read[_split(match)]
-        scores = predicted.score_frozen if match["frozen"] else predicted.score
-        mask = _mask(folder, match["stratum"], predicted, strata)
-        users = predicted.user_row[mask]
-        if len(np.unique(users)) < 2:
+    for key in keys:
+        rows = read[key.name]
+        if len(np.unique(rows.users)) < 2:
             continue
-        drawn = bootstrap(
-            scores[mask],
-            predicted.label[mask],
-            users,
-            metrics=[match["metric"]],
-            num_replicates=choose_replicates(replicates, len(users), num_runs),
-        )
-        if match["metric"] in drawn:
-            found[match[0]] = drawn[match["metric"]]
+        num_replicates = choose_replicates(replicates, len(rows.users), num_runs)
+        drawn = bootstrap(*rows, metrics=[key.metric], num_replicates=num_replicates)
+        if drawn:
+            found[key.name] = drawn[key.metric]
     return found
-
-
-def _mask(folder: str, stratum: str | None, predicted: Predictions, known: dict[str, Strata]) -> Any:
-    if stratum is None:
-        return slice(None)
-    dataset = str(read_run(folder).config["dataset"])
-    if dataset not in known:
-        known[dataset] = training_strata(Dataset(dataset))
-    masks = dict(known[dataset].masks(predicted.user_row, predicted.item_row))
-    return masks.get(stratum, np.zeros(len(predicted.row), bool))
 
 
 def _test(

@@ -26,7 +26,8 @@ class StepConfig(Config):
     """What the table and the run folders call it; the verb where nothing is said."""
     grid: dict[str, list[Value] | dict[str, dict[str, Any]]] = {}
     """Makes a step for every combination. Each axis is a list of values, or a table of named variants with
-    what each sets; `{<axis>}` stands for the value or the name in `name`, `files`, `set` and `after`."""
+    what each sets; `{<axis>}` stands for the value or the name in `name`, `pool`, `files`, `set` and
+    `after`."""
     files: list[str] = []
     """Config files of the verb, merged left to right."""
     set: dict[str, Any] = {}
@@ -36,6 +37,9 @@ class StepConfig(Config):
     """Whether it runs once for every seed of the study, with its `seed` set."""
     after: list[str] = []
     """Earlier steps to wait for besides those that `set` names."""
+    pool: str = Field("", pattern=r"^[A-Za-z0-9_.{}-]*$")
+    """Rank steps of one `pool` make one row of the table, which it names: their test rows are laid end to
+    end before a metric is taken. For the folds of an item holdout."""
 
     @property
     def label(self) -> str:
@@ -73,7 +77,7 @@ def _at(step: StepConfig, chosen: dict[str, Value]) -> StepConfig:
         if isinstance(variants, dict):
             values = _merged(values, _placed(variants[str(name)], chosen))
     shown: dict[str, Any] = _placed(
-        {"name": step.name, "files": step.files, "after": step.after},
+        {"name": step.name, "files": step.files, "after": step.after, "pool": step.pool},
         {k: _as_name(v) for k, v in chosen.items()},
     )
     return step.model_copy(update={**shown, "set": values, "grid": {}})
@@ -140,11 +144,18 @@ class StudyConfig(Config):
                 faults.append(f"two steps, or a step and a reserved word, are called '{step.label}'")
             faults += _faults_of(step, earlier)
             earlier[step.label] = step
-        if self.baseline is not None and self.baseline not in earlier:
-            faults.append(f"baseline '{self.baseline}' is no step{did_you_mean(self.baseline, earlier)}")
+        rows = [step.pool or step.label for step in self.step]
+        faults += [f"pool '{row}' is a step's name as well" for row in self.pools.values() if row in earlier]
+        if self.baseline is not None and self.baseline not in rows:
+            faults.append(f"baseline '{self.baseline}' is no step{did_you_mean(self.baseline, rows)}")
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("; ".join(dict.fromkeys(faults)))
         return self
+
+    @property
+    def pools(self) -> dict[str, str]:
+        """Step to pool, of the steps that have one."""
+        return {step.label: step.pool for step in self.step if step.pool}
 
 
 class PlannedRun(NamedTuple):
@@ -237,6 +248,8 @@ def _filled(value: Any, known: dict[str, str]) -> Any:
 def _faults_of(step: StepConfig, earlier: dict[str, StepConfig]) -> list[str]:
     reserved = ["out", "seed"] if step.seeds else ["out"]
     faults: list[str] = []
+    if step.pool and step.verb != "rank":
+        faults.append(f"step '{step.label}': only rank steps have predictions to pool")
     for name in sorted(names_in(step.set) - set(reserved)):
         if name not in earlier:
             hint = did_you_mean(name, [*earlier, *reserved])
