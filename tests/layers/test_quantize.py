@@ -19,13 +19,24 @@ def draw(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return latents, codebooks
 
 
-def test_nearest_code_has_the_largest_cosine_of_all():
+SIMILARITIES = pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+LENGTH = torch.tensor([[0.5], [1.0], [3.0]], dtype=torch.float64)
+
+
+def score(latent: torch.Tensor, codeword: torch.Tensor, similarity: str) -> torch.Tensor:
+    if similarity == "cosine":
+        return cosine_similarity(latent, codeword, dim=-1)
+    return -(latent - codeword).square().sum(-1)
+
+
+@SIMILARITIES
+def test_nearest_code_is_the_most_similar_of_all(similarity):
     latents, codebooks = (drawn.detach() for drawn in draw())
-    codes = nearest_codes(latents, codebooks)
+    codes = nearest_codes(latents, codebooks, similarity)
     for b in range(B):
         for r in range(R):
-            cosines = [float(cosine_similarity(latents[b, r], codebooks[r, k], dim=0)) for k in range(K)]
-            assert int(codes[b, r]) == cosines.index(max(cosines))
+            scores = [float(score(latents[b, r], codebooks[r, k], similarity)) for k in range(K)]
+            assert int(codes[b, r]) == scores.index(max(scores))
 
 
 def test_codes_know_nothing_of_length():
@@ -43,48 +54,60 @@ def test_picked_codewords_are_the_rows_of_their_codebook():
     assert torch.equal(picked, by_hand)
 
 
-def test_both_modes_choose_the_nearest_code_and_hand_on_its_codeword():
+@SIMILARITIES
+def test_both_modes_choose_the_nearest_code_and_hand_on_its_codeword(similarity):
     latents, codebooks = draw()
-    codes = nearest_codes(latents, codebooks)
+    codes = nearest_codes(latents, codebooks, similarity)
     expected = pick_codewords(codebooks, codes)
-    soft = quantize_soft_index(latents, codebooks, temperature=0.1)
-    straight = quantize_straight_through(latents, codebooks)
+    soft = quantize_soft_index(latents, codebooks, temperature=0.1, similarity=similarity, length=LENGTH)
+    straight = quantize_straight_through(latents, codebooks, similarity=similarity, length=LENGTH)
     for quantized in (soft, straight):
         assert torch.equal(quantized.codes, codes)
         torch.testing.assert_close(quantized.vectors, expected)
         assert quantized.loss.shape == (B, R)
 
 
-def test_soft_index_has_the_gradients_of_the_printed_formula():
+def by_formula(latents, codebooks, similarity):
+    """Return (B, R, K) soft and hard index, and how vectors are made comparable."""
+    comparable = {"cosine": lambda x: normalize(x, dim=-1), "euclidean": lambda x: x / LENGTH}[similarity]
+    words = comparable(codebooks.transpose(0, 1)).transpose(0, 1)
+    scores = score(comparable(latents).unsqueeze(2), words.unsqueeze(0), similarity)
+    hard = one_hot(scores.argmax(-1), K).double()
+    return torch.softmax(scores / 0.3, dim=-1), hard, comparable
+
+
+@SIMILARITIES
+def test_soft_index_has_the_gradients_of_the_printed_formula(similarity):
     latents, codebooks = draw()
     target = torch.randn(B, R, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    (quantize_soft_index(latents, codebooks, temperature=0.3).vectors * target).sum().backward()
+    how = {"temperature": 0.3, "similarity": similarity, "length": LENGTH}
+    (quantize_soft_index(latents, codebooks, **how).vectors * target).sum().backward()
     ours = latents.grad, codebooks.grad
 
     latents, codebooks = draw()
-    cosine = torch.einsum("brd,rkd->brk", normalize(latents, dim=-1), normalize(codebooks, dim=-1))
-    soft = torch.softmax(cosine / 0.3, dim=-1)
-    index = soft + (one_hot(cosine.argmax(-1), K) - soft).detach()
+    soft, hard, _ = by_formula(latents, codebooks, similarity)
+    index = soft + (hard - soft).detach()
     (torch.einsum("brk,rkd->brd", index, codebooks) * target).sum().backward()
     torch.testing.assert_close(ours, (latents.grad, codebooks.grad))
 
 
-def test_double_loss_has_the_value_and_gradients_of_its_formula():
+@SIMILARITIES
+def test_double_loss_has_the_value_and_gradients_of_its_formula(similarity):
     latents, codebooks = draw()
-    quantize_soft_index(latents, codebooks, temperature=0.3).loss.sum().backward()
+    how = {"temperature": 0.3, "similarity": similarity, "length": LENGTH}
+    value = quantize_soft_index(latents, codebooks, **how).loss.sum()
+    value.backward()
     ours = latents.grad, codebooks.grad
 
     latents, codebooks = draw()
-    unit, words = normalize(latents, dim=-1), normalize(codebooks, dim=-1)
-    cosine = torch.einsum("brd,rkd->brk", unit, words)
-    soft = torch.softmax(cosine / 0.3, dim=-1)
-    hard = one_hot(cosine.argmax(-1), K).double()
+    soft, hard, comparable = by_formula(latents, codebooks, similarity)
     index = soft + (hard - soft).detach()
-    soft_chosen = normalize(torch.einsum("brk,rkd->brd", index, codebooks), dim=-1)
-    chosen = torch.einsum("brk,rkd->brd", hard, words)
+    soft_chosen = comparable(torch.einsum("brk,rkd->brd", index, codebooks))
+    chosen, unit = comparable(torch.einsum("brk,rkd->brd", hard, codebooks)), comparable(latents)
     loss = (soft_chosen - unit).square().sum() + (chosen.detach() - unit).square().sum()
     loss = loss + 0.25 * (chosen - unit.detach()).square().sum()
     loss.backward()
+    torch.testing.assert_close(value, loss)
     torch.testing.assert_close(ours, (latents.grad, codebooks.grad))
 
 

@@ -36,6 +36,9 @@ METHODS = {
 }
 CONFIGS = {
     "mmq": MmqConfig(codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), fit=QUICK),
+    "mmq by distance": MmqConfig(
+        codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), similarity="euclidean", fit=QUICK
+    ),
     **{f"{name}-{way}": make(**keys) for name, make in METHODS.items() for way, keys in WAYS.items()},
 }
 
@@ -101,7 +104,7 @@ def test_two_codes_recover_the_planted_clusters(learned):
     name, planted, tokenizer, _ = learned
     codes = tokenizer.encode(all_of(planted.catalogue)).numpy()
     has_vision = planted.catalogue.present["vision"]
-    if name == "mmq" or name.endswith("separated"):
+    if name.startswith("mmq") or name.endswith("separated"):
         positions = {m: [r for r, at in enumerate(tokenizer.position_names) if m in at][:2] for m in DIMS}
         for modality, at in positions.items():
             found = purity(codes[has_vision][:, at], planted.clusters[modality][has_vision])
@@ -116,7 +119,7 @@ def test_missing_modality_has_missing_codes_or_none_at_all(learned):
     name, planted, tokenizer, _ = learned
     codes = tokenizer.encode(all_of(planted.catalogue)).numpy()
     missing = ~planted.catalogue.present["vision"]
-    if name == "mmq" or name.endswith("separated"):
+    if name.startswith("mmq") or name.endswith("separated"):
         of_vision = [r for r, at in enumerate(tokenizer.position_names) if at.startswith("vision")]
         expected = missing[:, None] & np.isin(np.arange(codes.shape[1]), of_vision)
         np.testing.assert_array_equal(codes == SIZE, expected)
@@ -181,7 +184,9 @@ def test_distances_rank_the_codes_of_a_position(learned):
             tokenizer.position_names[position].split("_")[0]
             != "".join(tokenizer.position_names[position + 1 : position + 2]).split("_")[0]
         )
-        if name == "mmq" or name.startswith("opq") or is_last:  # residual levels choose before later ones do
+        if (
+            name.startswith("mmq") or name.startswith("opq") or is_last
+        ):  # residual levels choose before later ones do
             here = codes[:, position] < SIZE
             assert torch.equal(distances.argmin(1)[here], codes[here, position])
 
@@ -221,7 +226,7 @@ def test_errors_from_the_chosen_codewords_are_the_reported_ones_and_teach_everyt
         [book[code.clamp(max=SIZE - 1)] for book, code in zip(tokenizer.codebooks, codes.T, strict=True)], 1
     )
     errors = tokenizer.errors(views, chosen, contents)
-    assert set(errors) == ({"reconstruction", "auxiliary"} if name == "mmq" else {"reconstruction"})
+    assert set(errors) == ({"reconstruction", "auxiliary"} if name.startswith("mmq") else {"reconstruction"})
     rebuilt = tokenizer.reconstruct(contents, codes)
     expected = tokenizer.standardiser.errors(tokenizer.standardiser(contents), rebuilt, contents.present)
     torch.testing.assert_close(errors["reconstruction"], expected.sum(1), rtol=1e-4, atol=1e-5)

@@ -3,11 +3,14 @@
 Legend: B items, R positions, K codes of a codebook, D width. Codebooks are (R, K, D).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+Similarity = Literal["cosine", "euclidean"]
+"""How a code is chosen: by the largest cosine, or by the smallest distance."""
 
 
 class Quantized(NamedTuple):
@@ -28,10 +31,14 @@ def best_codes(scores: Tensor) -> Tensor:
     return scores.argmax(-1)
 
 
-def nearest_codes(latents: Tensor, codebooks: Tensor) -> Tensor:
-    """Return (B, R) int64: the code with the largest cosine; the lowest code wins a tie (MMQ eq 7)."""
-    # The length of a latent does not move its argmax, so only the codebooks are normalised.
-    products = torch.bmm(latents.transpose(0, 1), normalize(codebooks, dim=-1).mT)
+def nearest_codes(latents: Tensor, codebooks: Tensor, similarity: Similarity = "cosine") -> Tensor:
+    """Return (B, R) int64: the most similar code; the lowest code wins a tie (MMQ eq 7)."""
+    queries = latents.transpose(0, 1)
+    if similarity == "cosine":
+        # The length of a latent does not move its argmax, so only the codebooks are normalised.
+        products = torch.bmm(queries, normalize(codebooks, dim=-1).mT)
+    else:
+        products = torch.baddbmm(-codebooks.square().sum(-1).unsqueeze(1), queries, codebooks.mT, alpha=2)
     return best_codes(products).T.contiguous()
 
 
@@ -52,53 +59,86 @@ def pick_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:
     return torch.nn.functional.embedding(rows.reshape(-1), codebooks.reshape(-1, dim)).view(*codes.shape, dim)
 
 
-def quantize_soft_index(latents: Tensor, codebooks: Tensor, *, temperature: float) -> Quantized:
+def quantize_soft_index(
+    latents: Tensor,
+    codebooks: Tensor,
+    *,
+    temperature: float,
+    similarity: Similarity = "cosine",
+    length: Tensor | float = 1.0,
+) -> Quantized:
     """Quantise with a hard index forward and a soft one backward.
 
-    soft = softmax(cos(z, C) / temperature), ind = soft + sg(onehot(argmax soft) - soft), q = ind C:
+    soft = softmax(similarity(z, C) / temperature), ind = soft + sg(onehot(argmax soft) - soft), q = ind C:
     gradients of whatever reads q reach the latent and every codeword (MMQ eq 15-18; Index
-    Backpropagation Quantization, 2024). The loss is IBQ's double quantisation loss on unit-length
-    vectors, ||q^ - z^||^2 + ||sg[c^] - z^||^2 + 0.25 ||c^ - sg[z^]||^2 with c the chosen codeword.
+    Backpropagation Quantization, 2024). The loss is IBQ's double quantisation loss on comparable
+    vectors, ||q^ - z^||^2 + ||sg[c^] - z^||^2 + 0.25 ||c^ - sg[z^]||^2 with c the chosen codeword and
+    v^ = v / |v| under the cosine, v / length under the distance, whose similarity is -|z^ - C^|^2.
 
     Args:
         latents: (B, R, D).
         codebooks: (R, K, D).
         temperature: small is sharp; cosines lie in [-1, 1].
+        similarity: how a code is chosen.
+        length: what latents are measured in, a number or (R, 1); the cosine has no use for it.
 
     Returns:
         codes, codewords, losses.
     """
-    unit, unit_codebooks = normalize(latents, dim=-1), normalize(codebooks, dim=-1)
-    cosine = torch.bmm(unit.transpose(0, 1), unit_codebooks.mT)
-    codes = best_codes(cosine).T.contiguous()
-    soft = torch.softmax(cosine / temperature, dim=-1)
+    unit = _comparable(latents, similarity, length)
+    scores = _scores(unit, _comparable(codebooks.transpose(0, 1), similarity, length), similarity)
+    codes = best_codes(scores).T.contiguous()
+    soft = torch.softmax(scores / temperature, dim=-1)
     chosen = pick_codewords(codebooks, codes)
     # Zero in value, it carries the gradient of the index; the codewords' own is that of the hard index.
     spread = torch.bmm(soft, codebooks.detach()).transpose(0, 1)
     vectors = chosen + (spread - spread.detach())
-    unit_chosen = normalize(chosen, dim=-1)
-    loss = _squared(normalize(vectors, dim=-1), unit)
+    unit_chosen = _comparable(chosen, similarity, length)
+    loss = _squared(_comparable(vectors, similarity, length), unit)
     loss = loss + _squared(unit_chosen.detach(), unit) + 0.25 * _squared(unit_chosen, unit.detach())
     return Quantized(codes, vectors, loss)
 
 
-def quantize_straight_through(latents: Tensor, codebooks: Tensor, *, commitment: float = 0.25) -> Quantized:
+def _comparable(vectors: Tensor, similarity: Similarity, length: Tensor | float) -> Tensor:
+    """Return (..., R, D) at unit length, or in units of `length`."""
+    return normalize(vectors, dim=-1) if similarity == "cosine" else vectors / length
+
+
+def _scores(unit: Tensor, codewords: Tensor, similarity: Similarity) -> Tensor:
+    """Return (R, B, K) of comparable latents (B, R, D) and codewords (K, R, D)."""
+    queries, keys = unit.transpose(0, 1), codewords.transpose(0, 1)
+    if similarity == "cosine":
+        return torch.bmm(queries, keys.mT)
+    lengths = queries.square().sum(-1, keepdim=True) + keys.square().sum(-1).unsqueeze(1)
+    return 2 * torch.bmm(queries, keys.mT) - lengths
+
+
+def quantize_straight_through(
+    latents: Tensor,
+    codebooks: Tensor,
+    *,
+    commitment: float = 0.25,
+    similarity: Similarity = "cosine",
+    length: Tensor | float = 1.0,
+) -> Quantized:
     """Quantise with the codeword forward and the identity backward: q = z + sg(c - z).
 
     The codewords learn from the loss alone, ||sg[z^] - c^||^2 + commitment ||z^ - sg[c^]||^2 on
-    unit-length vectors (Neural Discrete Representation Learning, 2017, eq 3).
+    comparable vectors (Neural Discrete Representation Learning, 2017, eq 3).
 
     Args:
         latents: (B, R, D).
         codebooks: (R, K, D).
         commitment: weight of the term that pulls latents to their codewords.
+        similarity: how a code is chosen.
+        length: what latents are measured in, a number or (R, 1); the cosine has no use for it.
 
     Returns:
         codes, codewords, losses.
     """
-    codes = nearest_codes(latents, codebooks)
+    codes = nearest_codes(latents, codebooks, similarity)
     chosen = pick_codewords(codebooks, codes)
-    unit, unit_chosen = normalize(latents, dim=-1), normalize(chosen, dim=-1)
+    unit, unit_chosen = (_comparable(each, similarity, length) for each in (latents, chosen))
     loss = _squared(unit.detach(), unit_chosen) + commitment * _squared(unit, unit_chosen.detach())
     return Quantized(codes, latents + (chosen - latents).detach(), loss)
 

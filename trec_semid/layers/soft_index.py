@@ -4,16 +4,15 @@ Legend: B items, R positions, K codes of a codebook, D latent width, V width of 
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
-from trec_semid.layers.quantize import best_codes
+from trec_semid.layers.quantize import Similarity, best_codes
 
-Similarity = Literal["cosine", "euclidean"]
 _CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
 """Bound on one (R, rows, K) tensor of scores, a few of which live at a time: on a CPU they stay in cache."""
 

@@ -29,6 +29,7 @@ from trec_semid.tokenizers.shards import (
 from trec_semid.tokenizers.tokenizer import FitReport
 
 _CHUNK_ROWS = 4096
+_VARIANCE_ITEMS = 4096
 _LEAST_PROGRESS = 1e-3
 """A reconstruction loss lower by this share counts as progress."""
 
@@ -117,6 +118,16 @@ def _train_epoch(
     if not totals.isfinite().all():
         raise TrainingError("tokenizer: the loss is not finite. Lower fit.learning_rate.")
     return sum_over_ranks(usage)[:, :-1], dict(zip(sums, totals.tolist(), strict=True))
+
+
+@torch.no_grad()
+def latent_variance(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, seed: int) -> Tensor:
+    """Return (R,): variance of each position's latents, summed over dimensions, over a sample of items."""
+    some = numpy_generator(seed, "spread").permutation(rows)[:_VARIANCE_ITEMS]
+    latents, present = model.latents(catalogue.batch(some).to(model.device))
+    positions = range(latents.shape[1])
+    variance = [latents[present[:, r], r].var(0, correction=0).sum() for r in positions]
+    return torch.stack(variance).clamp(min=1e-12)
 
 
 @torch.no_grad()

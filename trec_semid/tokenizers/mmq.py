@@ -4,7 +4,7 @@ Legend: B items, M modalities, R positions (= experts), D latent width.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -16,12 +16,14 @@ from trec_semid.layers.experts import Experts
 from trec_semid.layers.mlp import Mlp
 from trec_semid.layers.quantize import (
     Quantized,
+    Similarity,
     nearest_codes,
     pick_codewords,
     quantize_soft_index,
     quantize_straight_through,
+    squared_distances,
 )
-from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks, latent_variance
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows, require_items
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
 from trec_semid.tokenizers.tokenizer import FitReport
@@ -44,10 +46,12 @@ class MmqConfig(Config):
     """Hidden widths of the decoder of all modalities."""
     auxiliary_widths: tuple[PositiveInt, ...] = (256,)
     """Hidden widths of each modality's own decoder."""
+    similarity: Similarity = "cosine"
+    """How a code is chosen: by angle, as published, or by distance, which is the paper's ablation."""
     codebook_learning: Literal["soft_index", "straight_through"] = "soft_index"
     """How codewords get a gradient: through a soft index (IBQ), or from a codebook loss (VQ-VAE)."""
     temperature: PositiveFloat = 0.1
-    """Of the soft index; cosines lie in [-1, 1]."""
+    """Of the soft index; cosines lie in [-1, 1], squared distances are in units of the latents' variance."""
     reconstruction_weight: NonNegativeFloat = 12.0
     auxiliary_weight: NonNegativeFloat = 10.0
     orthogonality_weight: NonNegativeFloat = 0.005
@@ -68,9 +72,12 @@ class Mmq(LearnedTokenizer):
     terms leave the sum, while shared experts read its neutral zero.
     """
 
+    length: Tensor
+    """(R, 1): root of the variance of each position's latents after the warm-up; the cosine needs none."""
+
     def __init__(self, config: MmqConfig, dims: Mapping[str, int]) -> None:
         super().__init__(config, dims)
-        self.mmq_config, self.similarity = config, "cosine"
+        self.mmq_config, self.similarity = config, config.similarity
         widths, latent_dim, hidden = list(dims.values()), config.latent_dim, config.expert_hidden_dim
         self.shared = Experts(sum(widths), latent_dim, config.num_shared, hidden_dim=hidden)
         self.specific = nn.ModuleList(
@@ -83,6 +90,7 @@ class Mmq(LearnedTokenizer):
         self.codebooks = nn.Parameter(
             torch.randn(num_positions, config.codebook_size, latent_dim) / latent_dim**0.5
         )
+        self.register_buffer("length", torch.ones(num_positions, 1), persistent=self.similarity != "cosine")
         self.decoder = Mlp(latent_dim, [*config.decoder_widths, sum(widths)])
         self.auxiliary_decoders = nn.ModuleList(
             Mlp(latent_dim, [*config.auxiliary_widths, width]) for width in widths
@@ -95,8 +103,8 @@ class Mmq(LearnedTokenizer):
 
     @property
     def temperature(self) -> float:
-        """Of the soft index."""
-        return self.mmq_config.temperature
+        """Of the soft index, over squared distances as they are where codes are chosen by distance."""
+        return self.mmq_config.temperature * float(self.length.square().mean())
 
     @property
     def position_names(self) -> tuple[str, ...]:
@@ -110,13 +118,17 @@ class Mmq(LearnedTokenizer):
         for name in self.dims:
             require_items(int(catalogue.present[name][rows].sum()), self.mmq_config.codebook_size, field=name)
         self.standardiser.fit(catalogue, rows)
-        yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.mmq_config.fit)
+        config = self.mmq_config.fit
+        for report in fit_codebooks(self, catalogue, rows, seed=seed, config=config):
+            if report.round == config.warmup_epochs and self.similarity == "euclidean":
+                self.length.copy_(latent_variance(self, catalogue, rows, seed).sqrt().unsqueeze(1))
+            yield report
 
     @torch.no_grad()
     def encode(self, contents: Contents) -> Tensor:
         """Return the codes (B, R) int64."""
         views = self.view(contents)
-        codes = nearest_codes(views.latents, self.codebooks)
+        codes = nearest_codes(views.latents, self.codebooks, self.similarity)
         return torch.where(views.present, codes, self.mmq_config.codebook_size)
 
     @torch.no_grad()
@@ -130,9 +142,12 @@ class Mmq(LearnedTokenizer):
 
     @torch.no_grad()
     def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:
-        """Return (B, K): minus the cosine with the position's latent."""
+        """Return (B, K): minus the cosine with the position's latent, or the squared distance."""
         del codes  # positions know nothing of each other
-        latents = normalize(self.view(contents).latents[:, position], dim=1)
+        latents = self.view(contents).latents[:, position]
+        if self.similarity == "euclidean":
+            return squared_distances(latents, self.codebooks[position])
+        latents = normalize(latents, dim=1)
         return -latents @ normalize(self.codebooks[position], dim=1).T
 
     def view(self, contents: Contents) -> Views:
@@ -165,9 +180,12 @@ class Mmq(LearnedTokenizer):
         return Objective(items, config.orthogonality_weight * self._overlap(), codes, terms)
 
     def _quantize(self, latents: Tensor) -> Quantized:
+        how: dict[str, Any] = {"similarity": self.similarity, "length": self.length}
         if self.mmq_config.codebook_learning == "soft_index":
-            return quantize_soft_index(latents, self.codebooks, temperature=self.mmq_config.temperature)
-        return quantize_straight_through(latents, self.codebooks)
+            return quantize_soft_index(
+                latents, self.codebooks, temperature=self.mmq_config.temperature, **how
+            )
+        return quantize_straight_through(latents, self.codebooks, **how)
 
     def _overlap(self) -> Tensor:
         """Compare experts within each group, where their matrices have one shape (eq 13)."""

@@ -10,11 +10,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from trec_semid.core.seeds import numpy_generator
 from trec_semid.layers.mlp import Mlp
 from trec_semid.layers.quantize import pick_codewords, squared_distances
 from trec_semid.layers.residual import residual_codes, residual_levels
-from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks, latent_variance
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.fusion import Fusion, FusionConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
@@ -38,9 +37,6 @@ class RqVaeConfig(FusionConfig):
     temperature: PositiveFloat = 0.1
     """Of a ranker's soft index over squared distances, in the same units."""
     fit: CodebookFitConfig = CodebookFitConfig(learning_rate=1e-3)
-
-
-_SPREAD_ITEMS = 4096
 
 
 @final
@@ -159,15 +155,11 @@ class RqVae(LearnedTokenizer):
             items, items.new_zeros(()), torch.where(views.present, codes, config.codebook_size), terms
         )
 
-    @torch.no_grad()
     def _measure_spread(self, catalogue: Catalogue, rows: Rows, seed: int) -> None:
         """Measure how far z lies from its mean, so that weights and temperature have no unit."""
-        some = numpy_generator(seed, "spread").permutation(rows)[:_SPREAD_ITEMS]
-        latents, present = self.latents(catalogue.batch(some).to(self.device))
+        variance = latent_variance(self, catalogue, rows, seed)
         for channel in self.fusion.channels:
-            first = channel.positions.start
-            variance = latents[present[:, first], first].var(0, correction=0).sum()
-            self.spread[channel.positions] = variance.clamp(min=1e-12)
+            self.spread[channel.positions] = variance[channel.positions.start]
 
     def _choose(self, contents: Contents) -> tuple[Views, Tensor]:
         x = self.standardiser(contents)
