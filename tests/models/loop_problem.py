@@ -15,7 +15,7 @@ from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.models.in_the_loop import RankerInTheLoop, RankerInTheLoopWithLoss, TuningConfig
 from trec_semid.models.ppnet import Ppnet, PpnetConfig
-from trec_semid.tokenizers.contents import Catalogue, Contents
+from trec_semid.tokenizers.contents import Catalogue, Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 
@@ -40,6 +40,12 @@ def tokenizer() -> LearnedTokenizer:
     made = Mmq(config, items.dims)
     made.standardiser.fit(items, items.rows_with_content())
     return made
+
+
+def content_of(rows: np.ndarray) -> Standardised:
+    """Return standardised content as the tables hold it, in half precision."""
+    contents = catalogue().batch(rows)
+    return Standardised(tokenizer().standardiser(contents).half().float(), contents.present)
 
 
 def features(num_positions: int) -> list[Feature]:
@@ -139,8 +145,7 @@ def scored_by_hand(
     """Return (loss, logits) of eq 15-19 with every index a one-hot row and every item its own lookup."""
     num_positions = len(made.codebook_sizes)
     code_tables = torch.stack([tables[f"t_code_{r}"] for r in range(num_positions)])
-    contents = catalogue().batch(np.arange(NUM_ITEMS))
-    vectors, errors = _items_by_hand(code_tables, made, contents)
+    vectors, errors = _items_by_hand(code_tables, made, content_of(np.arange(NUM_ITEMS)))
     targets = torch.from_numpy(batch.targets)
     columns = [
         tables["t_user_id"][batch.users],
@@ -159,9 +164,9 @@ def scored_by_hand(
 
 
 def _items_by_hand(
-    code_tables: Tensor, made: LearnedTokenizer, contents: Contents
+    code_tables: Tensor, made: LearnedTokenizer, contents: Standardised
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    views = made.view(contents)
+    views = made.view_standardised(*contents)
     cosines = torch.einsum(
         "brd,rkd->brk", normalize(views.latents, dim=-1), normalize(made.codebooks, dim=-1)
     )
@@ -169,7 +174,7 @@ def _items_by_hand(
     ind = soft + (one_hot(soft.argmax(-1), CODES).float() - soft).detach()
     vectors = torch.einsum("brk,rkd->brd", ind, code_tables[:, :CODES])
     vectors = torch.where(views.present.unsqueeze(2), vectors, code_tables[:, CODES])
-    return vectors, made.errors(views, torch.einsum("brk,rkd->brd", ind, made.codebooks), contents)
+    return vectors, made.errors(views, torch.einsum("brk,rkd->brd", ind, made.codebooks))
 
 
 def _mean(table: Tensor, rows: np.ndarray) -> Tensor:

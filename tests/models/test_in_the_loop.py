@@ -11,10 +11,12 @@ from tests.models.loop_problem import (
     Part,
     build,
     catalogue,
+    content_of,
     features,
     global_batch,
     my_part,
     scored_by_hand,
+    tokenizer,
 )
 from tests.ranks import run_ranks
 from trec_semid.core.ranks import Ranks, process_group
@@ -28,7 +30,7 @@ from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
-from trec_semid.tokenizers.contents import Contents
+from trec_semid.tokenizers.contents import Standardised
 from trec_semid.training.content import fill_content
 from trec_semid.training.steps import mean_over_ranks
 from trec_semid.training.tables import initialise_tables
@@ -111,7 +113,7 @@ def train_sharded(ranks: Ranks, placed: str) -> dict[str, Any]:
     content = ContentTables(items.dims, items.num_items, device="meta")
     content_plan = plan_on_ranks(content, ranks, rules, batch_size=5, optimizer=optimizer)
     content = shard_frozen(content, content_plan, ranks)
-    fill_content(content, items)
+    fill_content(content, items, tokenizer().standardiser)
     before = checksum(content)
     dense = torch.optim.SGD(list(dense_parameters(sharded).values()), lr=RATE)
     replicas = replicated_table_optimizer(sharded, optimizer)
@@ -121,7 +123,7 @@ def train_sharded(ranks: Ranks, placed: str) -> dict[str, Any]:
         # The step before the first is one of the warm-up: no content, and the weights are put back after it.
         batch = global_batch(max(step, 0))
         part = my_part(batch, ranks.rank, ranks.world_size)
-        contents = Contents(*content(part.items.rows)) if step >= 0 else None
+        contents = Standardised(*content(part.items.rows)) if step >= 0 else None
         output = sharded(keyed(part), part.labels, part.weights, len(batch.labels), part.items, contents)
         sharded.zero_grad(set_to_none=True)
         if step < 0:
@@ -244,14 +246,14 @@ def test_older_history_reads_the_map_and_recent_history_the_content():
     model = with_weights(build("cpu"))
     batch = global_batch(0)
     whole = my_part(batch, 0, 1)
-    contents = catalogue().batch(whole.items.rows.numpy())
+    contents = contents_of(whole)
     live = model(keyed(whole), whole.labels, whole.weights, 9, whole.items, contents)
     # A map that agrees with the live codes makes the split into recent and older irrelevant.
     with torch.no_grad():
         model.ranker.codes[whole.items.rows] = live.codes.short()
     part = my_part(batch, 0, 1, num_recent=1)
     assert len(part.items.older)
-    contents = catalogue().batch(part.items.rows.numpy())
+    contents = contents_of(part)
     split = model(keyed(part), part.labels, part.weights, 9, part.items, contents)
     torch.testing.assert_close(split.logits, live.logits)
     # A map that disagrees does not reach targets and recent history, but older history it does.
@@ -266,8 +268,8 @@ def test_older_history_reads_the_map_and_recent_history_the_content():
     )
 
 
-def contents_of(part: Part) -> Contents:
-    return catalogue().batch(part.items.rows.numpy())
+def contents_of(part: Part) -> Standardised:
+    return content_of(part.items.rows.numpy())
 
 
 def test_items_without_a_modality_get_its_missing_code():

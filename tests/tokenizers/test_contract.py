@@ -225,7 +225,7 @@ def test_errors_from_the_chosen_codewords_are_the_reported_ones_and_teach_everyt
     chosen = torch.stack(
         [book[code.clamp(max=SIZE - 1)] for book, code in zip(tokenizer.codebooks, codes.T, strict=True)], 1
     )
-    errors = tokenizer.errors(views, chosen, contents)
+    errors = tokenizer.errors(views, chosen)
     assert set(errors) == ({"reconstruction", "auxiliary"} if name.startswith("mmq") else {"reconstruction"})
     rebuilt = tokenizer.reconstruct(contents, codes)
     expected = tokenizer.standardiser.errors(tokenizer.standardiser(contents), rebuilt, contents.present)

@@ -58,7 +58,7 @@ from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
 from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
-from trec_semid.tokenizers.contents import Catalogue, Contents  # noqa: E402
+from trec_semid.tokenizers.contents import Catalogue, Standardised  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
 from trec_semid.training.content import fill_content  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
@@ -162,12 +162,12 @@ def loop_step(
     content: nn.Module = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
     where = plan_on_ranks(content, ranks, RULES, batch_size=OPTIONS.batch, optimizer=optimizers.tables)
     content = shard_frozen(content, where, ranks)
-    fill_content(content, catalogue)
+    fill_content(content, catalogue, tokenizer.standardiser)
 
     def arguments(batch: RankingBatch, step: int) -> Arguments:
         plain = plain_arguments(batch, step)
         assert batch.items is not None
-        return Arguments((*plain.positional, Contents(*content(batch.items.rows))), {})
+        return Arguments((*plain.positional, Standardised(*content(batch.items.rows))), {})
 
     batches = make_batches(features, codes, live=True)
     return stepper(sharded, updates, batches, ranks, arguments), batches

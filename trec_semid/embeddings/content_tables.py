@@ -1,6 +1,6 @@
-"""Content of all items in sharded half-precision tables that nothing trains.
+"""Standardised content of all items in sharded half-precision tables that nothing trains.
 
-Legend: N items, U items of a lookup, M modalities.
+Legend: N items, U items of a lookup, M modalities, D sum of their widths.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _MULTIPLE = 4
 
 @final
 class ContentTables(nn.Module):
-    """Looks up content vectors by item row, without a gradient.
+    """Looks up standardised content by item row, without a gradient.
 
     A module of its own beside the ranker: no optimizer sees it and no checkpoint holds it, since the dataset
     does. Presence masks (a bit an item and modality) lie on every rank.
@@ -41,19 +41,18 @@ class ContentTables(nn.Module):
         self.register_buffer("present", torch.zeros(num_items, len(dims), dtype=torch.bool))
 
     @torch.no_grad()
-    def forward(self, rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return vectors (U, dim_m) of each modality and presence (U, M) of (U,) item rows.
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x (U, D) float32, modalities side by side, and presence (U, M) of (U,) item rows.
 
         U may differ between ranks.
         """
         lengths = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
         found: list[Any] = [self.tables[name](keyed_jagged([name], rows, lengths)) for name in self.dims]
         waited = [some.wait() if isinstance(some, LazyAwaitable) else some for some in found]
-        vectors = [
-            some[name].values()[:, :dim].float()
-            for some, (name, dim) in zip(waited, self.dims.items(), strict=True)
+        halves = [
+            some[name].values()[:, :dim] for some, (name, dim) in zip(waited, self.dims.items(), strict=True)
         ]
-        return tuple(vectors), self.present[rows]
+        return torch.cat(halves, dim=1).float(), self.present[rows]
 
 
 def _table(modality: str, dim: int, num_items: int, device: str) -> EmbeddingCollection:

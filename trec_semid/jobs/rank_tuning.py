@@ -21,7 +21,7 @@ from trec_semid.models.in_the_loop import RankerInTheLoop, TuningConfig
 from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
-from trec_semid.tokenizers.contents import Catalogue, Contents
+from trec_semid.tokenizers.contents import Catalogue, Standardised
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
@@ -114,7 +114,7 @@ class Tuning:
             optimizer=config.optimizers.tables,
         )
         self._content: nn.Module = shard_frozen(tables, plan, self._ranks)
-        fill_content(self._content, catalogue)
+        fill_content(self._content, catalogue, self.tokenizer.standardiser)
         return plan
 
     @property
@@ -131,7 +131,7 @@ class Tuning:
         plain = plain_arguments(batch, step)
         if not self.moves(step) or batch.items is None:
             return plain
-        contents = Contents(*self._content(batch.items.rows))
+        contents = Standardised(*self._content(batch.items.rows))
         return Arguments((*plain.positional, contents), {"noise": self._noise(step)})
 
     def after_step(self, report: StepReport) -> None:

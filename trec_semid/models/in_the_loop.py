@@ -20,7 +20,7 @@ from trec_semid.embeddings.collection import PooledTables
 from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
 from trec_semid.models.ranker import DenseRanker
-from trec_semid.tokenizers.contents import Contents
+from trec_semid.tokenizers.contents import Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer, Views
 
 CODE_ROLES = ("item_code", "history_code")
@@ -107,7 +107,7 @@ class RankerInTheLoop(nn.Module):
         self,
         features: KeyedJaggedTensor,
         items: ItemRows,
-        contents: Contents | None = None,
+        contents: Standardised | None = None,
         noise: GumbelNoise | None = None,
     ) -> "Scored":
         """Return logits, the codes of the batch's items, and how well they rebuild their content.
@@ -127,22 +127,21 @@ class RankerInTheLoop(nn.Module):
         return Scored(self.dense(blocks[:, self._places].flatten(1)), codes, errors)
 
     def _item_vectors(
-        self, tables: Tensor, items: ItemRows, contents: Contents | None, noise: GumbelNoise | None
+        self, tables: Tensor, items: ItemRows, contents: Standardised | None, noise: GumbelNoise | None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return (U, R * D), codes (U, R) and errors of the distinct items."""
         if contents is None:
             codes = self.codes[items.rows].long()
             return pick_codewords(tables, codes).flatten(1), codes, {}
-        views = self.tokenizer.view(contents)
+        views = self.tokenizer.view_standardised(*contents)
         picked = self._look_up(views, tables, noise)
         # Only targets are anchored, so only they are rebuilt, from the codes that inference would choose.
         shown = slice(0, items.num_targets)
-        some = Contents(tuple(part[shown] for part in contents.vectors), contents.present[shown])
         of_targets = Views(*(part[shown] for part in views))
         # Codebooks have no row for 'missing'; zeros stand in, which gates leave out.
         padded = functional.pad(self.tokenizer.codebooks, (0, 0, 0, 1))
         codewords = self._look_up(of_targets, padded, None)
-        errors = self.tokenizer.errors(of_targets, codewords.vectors, some)
+        errors = self.tokenizer.errors(of_targets, codewords.vectors)
         return picked.vectors.flatten(1), picked.codes, errors
 
     def _look_up(self, views: Views, values: Tensor, noise: GumbelNoise | None) -> Picked:
@@ -223,7 +222,7 @@ class RankerInTheLoopWithLoss(nn.Module):
         weights: Tensor,
         global_size: int,
         items: ItemRows,
-        contents: Contents | None = None,
+        contents: Standardised | None = None,
         *,
         noise: GumbelNoise | None = None,
     ) -> LoopOutput:

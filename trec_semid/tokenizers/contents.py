@@ -29,6 +29,15 @@ class Contents(NamedTuple):
         return Contents(tuple(part.to(device) for part in self.vectors), self.present.to(device))
 
 
+class Standardised(NamedTuple):
+    """Content of B items in the space a tokenizer works in. D = sum of the modalities' widths."""
+
+    x: Tensor
+    """(B, D) float32; zeros where a modality is missing."""
+    modalities: Tensor
+    """(B, M) bool: which items have which modality."""
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Content of all items as arrays on disk or in memory; batches of it are checked as they are read."""

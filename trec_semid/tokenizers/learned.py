@@ -24,6 +24,8 @@ class Views(NamedTuple):
     """(B, R) bool: False where the modality that the position reads is missing."""
     gates: Tensor
     """(B, R): weight of each position in the sum; ones where a method has no gates, 0 where missing."""
+    modalities: Tensor
+    """(B, M) bool: which items have which modality."""
 
 
 class Objective(NamedTuple):
@@ -61,17 +63,21 @@ class LearnedTokenizer(Tokenizer):
         return (tuple(range(self.codebooks.shape[0])),)
 
     @abstractmethod
-    def view(self, contents: Contents) -> Views:
-        """Return the latents, with gradients to the networks that make them."""
+    def view_standardised(self, x: Tensor, modalities: Tensor) -> Views:
+        """Return the latents, with gradients to the networks that make them.
+
+        Args:
+            x: (B, D) standardised content.
+            modalities: (B, M) bool, which items have which modality.
+        """
 
     @abstractmethod
-    def errors(self, views: Views, vectors: Tensor, contents: Contents) -> dict[str, Tensor]:
+    def errors(self, views: Views, vectors: Tensor) -> dict[str, Tensor]:
         """Return squared errors of each item rebuilt from quantised vectors, differentiable in them.
 
         Args:
-            views: of the same contents.
+            views: of B items.
             vectors: (B, R, D_latent), a codeword or a mixture of codewords for each position.
-            contents: B items.
 
         Returns:
             `reconstruction` (B,), in the one convention of all tokenizers, and `auxiliary` (B,) where
@@ -81,6 +87,10 @@ class LearnedTokenizer(Tokenizer):
     @abstractmethod
     def objective(self, contents: Contents, *, quantized: bool) -> Objective:
         """Return the losses of a batch, without codes where not `quantized`."""
+
+    def view(self, contents: Contents) -> Views:
+        """Return the latents of raw content."""
+        return self.view_standardised(self.standardiser(contents), contents.present)
 
     def latents(self, contents: Contents) -> tuple[Tensor, Tensor]:
         """Return latents (B, R, D_latent) and which of them are present (B, R)."""

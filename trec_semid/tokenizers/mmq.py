@@ -150,19 +150,18 @@ class Mmq(LearnedTokenizer):
         latents = normalize(latents, dim=1)
         return -latents @ normalize(self.codebooks[position], dim=1).T
 
-    def view(self, contents: Contents) -> Views:
+    def view_standardised(self, x: Tensor, modalities: Tensor) -> Views:
         """Run experts and gates (eq 2, 3, 5, 6)."""
-        x = self.standardiser(contents)
         parts = [expert(part) for expert, part in zip(self.specific, self._split(x), strict=True)]
         latents = torch.cat([self.shared(x), *parts], dim=1)
-        return Views(x, latents, self._at_positions(contents.present), self._gates(x, contents.present))
+        return Views(x, latents, self._at_positions(modalities), self._gates(x, modalities), modalities)
 
-    def errors(self, views: Views, vectors: Tensor, contents: Contents) -> dict[str, Tensor]:
+    def errors(self, views: Views, vectors: Tensor) -> dict[str, Tensor]:
         """Return the errors of eq 9 (`reconstruction`) and eq 10 (`auxiliary`) of each item."""
         fused = torch.einsum("br,brd->bd", views.gates, vectors)
         rebuilt = {"reconstruction": self.decoder(fused), "auxiliary": self._auxiliary(vectors)}
         return {
-            name: self.standardiser.errors(views.x, guess, contents.present).sum(1)
+            name: self.standardiser.errors(views.x, guess, views.modalities).sum(1)
             for name, guess in rebuilt.items()
         }
 
@@ -170,7 +169,7 @@ class Mmq(LearnedTokenizer):
         """Return the losses of eq 9-14, summed over the items (see `docs/tokenizers.md`)."""
         config, views = self.mmq_config, self.view(contents)
         chosen = self._quantize(views.latents) if quantized else _as_it_is(views.latents)
-        errors = self.errors(views, chosen.vectors, contents)
+        errors = self.errors(views, chosen.vectors)
         terms = {name: error.sum() for name, error in errors.items()}
         terms["quantization"] = torch.where(views.present, chosen.loss, 0.0).sum()
         items = config.reconstruction_weight * terms["reconstruction"]

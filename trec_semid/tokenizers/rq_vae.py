@@ -125,26 +125,27 @@ class RqVae(LearnedTokenizer):
         others = chosen[:, self.fusion.channels[index].positions].sum(1) - chosen[:, position]
         return squared_distances(self.encoders[index](inputs[index]) - others, self.codebooks[position])
 
-    def view(self, contents: Contents) -> Views:
+    def view_standardised(self, x: Tensor, modalities: Tensor) -> Views:
         """Return the residuals of every level (B, R, latent_dim), their codes having been chosen in turn."""
-        return self._choose(contents)[0]
+        return self._choose(x, modalities)[0]
 
-    def errors(self, views: Views, vectors: Tensor, contents: Contents) -> dict[str, Tensor]:
+    def errors(self, views: Views, vectors: Tensor) -> dict[str, Tensor]:
         """Return `reconstruction` (B,) from vectors (B, R, latent_dim)."""
         rebuilt = self._decode(vectors * views.gates.unsqueeze(2))
-        return {"reconstruction": self.standardiser.errors(views.x, rebuilt, contents.present).sum(1)}
+        return {"reconstruction": self.standardiser.errors(views.x, rebuilt, views.modalities).sum(1)}
 
     def objective(self, contents: Contents, *, quantized: bool) -> Objective:
         """Return the losses of the class's equation, summed over the items."""
-        config, (views, codes) = self.rq_config, self._choose(contents)
+        config = self.rq_config
+        views, codes = self._choose(self.standardiser(contents), contents.present)
         if not quantized:
-            errors = self.errors(views, self._passing(views.latents), contents)["reconstruction"].sum()
+            errors = self.errors(views, self._passing(views.latents))["reconstruction"].sum()
             nothing = torch.zeros_like(codes)
             return Objective(errors, errors.new_zeros(()), nothing, {"reconstruction": errors})
         chosen = pick_codewords(self.codebooks, codes)
         passing = self._passing(views.latents)
         vectors = chosen.detach() + passing - passing.detach()
-        errors = self.errors(views, vectors, contents)["reconstruction"].sum()
+        errors = self.errors(views, vectors)["reconstruction"].sum()
         pull = (chosen - views.latents.detach()).square().sum(2)
         push = (chosen.detach() - views.latents).square().sum(2)
         distance = (pull + config.commitment * push) / self.spread
@@ -161,19 +162,17 @@ class RqVae(LearnedTokenizer):
         for channel in self.fusion.channels:
             self.spread[channel.positions] = variance[channel.positions.start]
 
-    def _choose(self, contents: Contents) -> tuple[Views, Tensor]:
-        x = self.standardiser(contents)
-        inputs = self.fusion(x, contents.present)
+    def _choose(self, x: Tensor, modalities: Tensor) -> tuple[Views, Tensor]:
+        inputs = self.fusion(x, modalities)
         levels = [
             level
             for part, encoder, channel in zip(inputs, self.encoders, self.fusion.channels, strict=True)
             for level in residual_levels(encoder(part), self.codebooks[channel.positions])
         ]
         latents = torch.stack([level.left for level in levels], dim=1)
-        present = self.fusion.at_positions(contents.present)
-        return Views(x, latents, present, present.to(x.dtype)), torch.stack(
-            [lv.codes for lv in levels], dim=1
-        )
+        present = self.fusion.at_positions(modalities)
+        codes = torch.stack([level.codes for level in levels], dim=1)
+        return Views(x, latents, present, present.to(x.dtype), modalities), codes
 
     def _passing(self, latents: Tensor) -> Tensor:
         """Share each channel's z, which is its first level's latent, out over the channel's positions."""

@@ -57,6 +57,11 @@ class Standardiser(nn.Module):
         x = (self.unit(contents) - self.mean) / self.std
         return torch.where(self.spread(contents.present), x, 0.0)
 
+    def columns(self, name: str) -> slice:
+        """Return where a modality lies in x."""
+        place = self.names.index(name)
+        return slice(sum(self.dims[:place]), sum(self.dims[: place + 1]))
+
     def spread(self, per_modality: Tensor) -> Tensor:
         """Return (B, D): each modality's value in (B, M) repeated over its dimensions."""
         parts = per_modality.split(1, dim=1)

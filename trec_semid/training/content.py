@@ -7,36 +7,39 @@ from torch import Tensor, nn
 from trec_semid.embeddings.content_tables import ContentTables, content_table
 from trec_semid.sharding.tables import find_tables, table_shards
 from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.standardise import Standardiser
 
 _ROWS_AT_ONCE = 65_536
 
 
 @torch.no_grad()
-def fill_content(tables: nn.Module, catalogue: Catalogue) -> None:
-    """Write each rank's part of every modality's table, and the presence masks.
+def fill_content(tables: nn.Module, catalogue: Catalogue, standardiser: Standardiser) -> None:
+    """Write each rank's part of every modality's table, standardised, and the presence masks.
 
     Args:
         tables: `ContentTables`, sharded or not.
         catalogue: the same modalities and items; read where this rank's shards lie.
+        standardiser: of the tokenizer, which does not change while it is tuned.
     """
     weights = tables.state_dict()
     parts = {table.name: table_shards(weights[table.key]) for table in find_tables(tables)}
-    for name, vectors in catalogue.vectors.items():
+    for name in catalogue.vectors:
+        of_modality = standardiser.columns(name)
         for first_row, first_column, part in parts[content_table(name)]:
+            width = min(part.shape[1], of_modality.stop - of_modality.start - first_column)
+            columns = slice(of_modality.start + first_column, of_modality.start + first_column + width)
+            part.zero_()  # tables are a little wider than the content
             for start in range(0, part.shape[0], _ROWS_AT_ONCE):
                 piece = part[start : start + _ROWS_AT_ONCE]
-                rows = slice(first_row + start, first_row + start + len(piece))
-                piece.copy_(
-                    _columns(vectors[rows], catalogue.present[name][rows], first_column, part.shape[1])
-                )
+                rows = np.arange(first_row + start, first_row + start + len(piece))
+                piece[:, :width] = _standardised(catalogue, standardiser, rows, columns)
     masks = np.stack([np.asarray(catalogue.present[name], bool) for name in catalogue.vectors], axis=1)
     holder = next(module for module in tables.modules() if isinstance(module, ContentTables))
     holder.present.copy_(torch.from_numpy(masks))
 
 
-def _columns(vectors: np.ndarray, present: np.ndarray, first: int, width: int) -> Tensor:
-    """Return columns of the vectors in half precision, zeros where missing or past their end."""
-    known = np.where(np.asarray(present, bool)[:, None], vectors[:, first : first + width], 0)
-    filled = torch.zeros(len(vectors), width, dtype=torch.float16)
-    filled[:, : known.shape[1]] = torch.from_numpy(np.ascontiguousarray(known)).half()
-    return filled
+def _standardised(
+    catalogue: Catalogue, standardiser: Standardiser, rows: np.ndarray, columns: slice
+) -> Tensor:
+    contents = catalogue.batch(rows).to(standardiser.mean.device)
+    return standardiser(contents)[:, columns].half()
