@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
 from tests.datasets import write_small_dataset
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
-from trec_semid.data.prefixes import PrefixConfig, prefix_ids, prefix_rows
+from trec_semid.data.prefixes import PrefixConfig, prefix_ids, prefix_ids_of, prefix_rows
 from trec_semid.data.ranking import Codes, RankingData
 from trec_semid.data.schema import Dataset
 
@@ -45,6 +46,18 @@ def test_hashed_prefixes_depend_on_every_code_and_spread_evenly():
         moved = prefix_ids(other, (3000,) * 4, PrefixConfig(lengths=(2, 4), num_rows=1000)) != ids
         assert moved[:, 1].mean() > 0.99
         assert moved[:, 0].mean() == (0 if position >= 2 else pytest.approx(1, abs=0.01))
+
+
+@pytest.mark.parametrize("num_rows", [50, 997, 1 << 20])
+def test_tensors_of_codes_have_the_same_prefixes(num_rows):
+    rng = np.random.default_rng(2)
+    sizes = (3000, 3000, 7, 3000, 3000, 3000)
+    codes = np.stack([rng.integers(0, size + 1, 5000) for size in sizes], axis=1)
+    config = PrefixConfig(lengths=(1, 2, 3, 6), num_rows=num_rows)
+    expected = prefix_ids(codes, sizes, config)
+    for kind in (torch.int16, torch.int64):
+        found = prefix_ids_of(torch.from_numpy(codes).to(kind), sizes, config)
+        np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_ranking_batches_carry_the_prefixes_of_targets_and_histories(tmp_path):

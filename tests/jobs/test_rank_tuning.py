@@ -84,11 +84,14 @@ def test_the_tokenizer_moves_after_the_warmup_and_its_map_with_it(
     assert {"all/reconstruction", "all/entropy", "test/gauc"} <= set(metrics)
 
 
+@pytest.mark.parametrize("features", [{}, {"prefixes": {"lengths": [2, 3], "num_rows": 50}}])
 def test_a_frozen_tokenizer_in_the_same_harness_trains_like_the_plain_ranker(
-    problem: dict[str, Any], tmp_path: Any
+    problem: dict[str, Any], tmp_path: Any, features: dict[str, Any]
 ):
-    frozen = tuned(problem, f"{tmp_path}/frozen", tuning={"estimator": "frozen"})
-    plain = rank_config(problem, f"{tmp_path}/plain")
+    frozen = tuned(
+        problem, f"{tmp_path}/frozen", tuning={"estimator": "frozen", "recent_items": 3}, features=features
+    )
+    plain = rank_config(problem, f"{tmp_path}/plain", features=features)
     metrics = run(frozen).metrics
     wanted = run(plain).metrics
     assert losses_of(frozen.run) == pytest.approx(losses_of(plain.run), abs=2e-5)
@@ -228,7 +231,8 @@ def test_item_ids_alone_have_nothing_to_tune(problem: dict[str, Any]):
 
 
 def train(problem: dict[str, Any], run_folder: str) -> dict[str, Any]:
-    config = tuned(problem, run_folder, train={"max_epochs": 2})
+    prefixes = {"prefixes": {"lengths": [2], "num_rows": 30}}
+    config = tuned(problem, run_folder, train={"max_epochs": 2}, features=prefixes)
     return {"metrics": run(config).metrics, "losses": losses_of(run_folder)}
 
 

@@ -83,7 +83,7 @@ def build(
     torch.manual_seed(2)
     dense = Ppnet(PpnetConfig(layer_dims=[8], gate_dim=8), described, DIM)
     start = torch.zeros(NUM_ITEMS, num_positions, dtype=torch.int16) if codes is None else codes
-    ranker = RankerInTheLoop(sparse, tables, made, dense, described, start, pooling="mean", temperature=None)
+    ranker = RankerInTheLoop(sparse, tables, made, dense, described, start, temperature=None)
     return RankerInTheLoopWithLoss(ranker, TUNING, world_size=world_size)
 
 

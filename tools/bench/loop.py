@@ -151,7 +151,6 @@ def loop_step(
         Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim),
         features,
         torch.from_numpy(codes).short(),
-        pooling="mean",
         temperature=None,
     )
     model = RankerInTheLoopWithLoss(ranker, TuningConfig(), world_size=1)

@@ -16,6 +16,7 @@ from trec_semid.data.ragged import Ragged
 
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
+_OF_CODES = frozenset(("item_code", "history_code", "item_prefix", "history_prefix"))
 
 
 class RankingRows(NamedTuple):
@@ -51,8 +52,9 @@ class BatchMaker:
         pinned: bool = False,
     ) -> None:
         self.rows, self._pinned, self._distinct_items = rows, pinned, distinct_items
-        self._sources = sources._replace(codes=None) if distinct_items else sources
-        is_left_out = {"item_code", "history_code"} if distinct_items else set[str]()
+        self._sources = sources._replace(codes=None, prefixes=None) if distinct_items else sources
+        # What depends on codes is found from the codes that the tokenizer chooses in the step.
+        is_left_out = _OF_CODES if distinct_items else frozenset[str]()
         self._features = tuple(feature for feature in features if feature.role not in is_left_out)
         self._keys = tuple(feature.name for feature in self._features)
 

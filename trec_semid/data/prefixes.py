@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field, PositiveInt, field_validator
+from torch import Tensor
 
 from trec_semid.core.config import Config
 
@@ -70,3 +72,38 @@ def _mix(key: Array) -> Array:
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))
+
+
+def prefix_ids_of(codes: Tensor, sizes: Sequence[int], config: PrefixConfig) -> Tensor:
+    """Return what `prefix_ids` does, on the codes' device: (N, P) int64 of (N, R) codes."""
+    found: list[Tensor] = []
+    for length in config.lengths:
+        rows = prefix_rows(sizes, length, config.num_rows)
+        key = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
+        is_hashed = rows == config.num_rows
+        for position in range(length):
+            digit = codes[:, position].long()
+            key = (_mix_signed(key) ^ digit) if is_hashed else key * (sizes[position] + 1) + digit
+        found.append(_unsigned_remainder(_mix_signed(key), rows) if is_hashed else key)
+    return torch.stack(found, dim=1)
+
+
+def _mix_signed(key: Tensor) -> Tensor:
+    """Mix int64 keys as `_mix` does unsigned ones: sums and products wrap alike, shifts drop the sign."""
+    key = key + _signed(_GOLDEN)
+    key = (key ^ _shifted(key, 30)) * _signed(0xBF58476D1CE4E5B9)
+    key = (key ^ _shifted(key, 27)) * _signed(0x94D049BB133111EB)
+    return key ^ _shifted(key, 31)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shifted(key: Tensor, by: int) -> Tensor:
+    return (key >> by) & ((1 << (64 - by)) - 1)
+
+
+def _unsigned_remainder(key: Tensor, divisor: int) -> Tensor:
+    """Return u % divisor where int64 `key` holds the bits of unsigned u = 2 (u >> 1) + (u & 1)."""
+    return (_shifted(key, 1) % divisor * 2 + (key & 1)) % divisor

@@ -16,6 +16,7 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss, TuningConfig
+from trec_semid.models.loop_prefixes import LoopPrefixes
 from trec_semid.models.ppnet import PpnetConfig
 from trec_semid.models.ranker import Ranker, RankerWithLoss
 from trec_semid.models.table import RankerConfig, build_dense_ranker
@@ -83,10 +84,6 @@ class RankConfig(Config):
             raise ValueError(f"representation '{self.representation}' needs semantic_ids")
         if self.tuning and self.representation == "item":
             raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
-        if self.tuning and self.features.prefixes:
-            raise ValueError(
-                "tuning moves codes, prefix tables need them to stay: leave features.prefixes out"
-            )
         return self
 
 
@@ -130,7 +127,7 @@ def build_tuned_model(
     """
     assert config.tuning, "asked for by the config"
     assert inputs.semantic_ids, "checked by RankConfig"
-    ids, features = inputs.semantic_ids, inputs.data.features
+    ids, features, prefixes = inputs.semantic_ids, inputs.data.features, config.features.prefixes
     if ids.sizes != tokenizer.codebook_sizes:
         raise ConfigError(
             f"tuning: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
@@ -152,8 +149,8 @@ def build_tuned_model(
         dense,
         features,
         torch.from_numpy(ids.codes).to(torch.int16 if fits else torch.int32),
-        pooling=config.tables.pooling,
         temperature=config.tuning.temperature,
+        prefixes=LoopPrefixes(prefixes, ids.sizes, features) if prefixes else None,
     )
     return RankerInTheLoopWithLoss(ranker, config.tuning, world_size=world_size)
 

@@ -19,6 +19,7 @@ from trec_semid.embeddings.code_tables import CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
+from trec_semid.models.loop_prefixes import LoopPrefixes
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.contents import Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer, Views
@@ -75,8 +76,8 @@ class RankerInTheLoop(nn.Module):
         features: Sequence[Feature],
         codes: Tensor,
         *,
-        pooling: Literal["mean", "sum"],
         temperature: float | None,
+        prefixes: LoopPrefixes | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -87,12 +88,13 @@ class RankerInTheLoop(nn.Module):
             dense: over all features, codes included.
             features: all of them, in the order the dense part reads.
             codes: (N, R) item -> code map to start from.
-            pooling: how history entries become one vector.
             temperature: of the soft index; None takes the tokenizer's.
+            prefixes: where features read prefix tables.
         """
         super().__init__()
         self.sparse, self.code_tables, self.tokenizer, self.dense = sparse, code_tables, tokenizer, dense
-        self.pooling, self.temperature = pooling, temperature or tokenizer.temperature
+        self.pooling, self.temperature = sparse.pooling, temperature or tokenizer.temperature
+        self.prefixes = prefixes
         self.has_history = any(feature.role == "history_code" for feature in features)
         order = [
             *(f for f in features if f.role not in CODE_ROLES),
@@ -113,13 +115,15 @@ class RankerInTheLoop(nn.Module):
         """Return logits, the codes of the batch's items, and how well they rebuild their content.
 
         Args:
-            features: of all features that are no codes.
+            features: of all features that are neither codes nor prefixes.
             items: targets and histories.
             contents: of `items.rows`; None looks all codes up in the map.
             noise: on the choice.
         """
         tables = self.code_tables()
         vectors, codes, errors = self._item_vectors(tables, items, contents, noise)
+        if self.prefixes:
+            features = self.prefixes.add(features, items, codes, self.codes[items.older])
         parts = [self.sparse(features), vectors[items.targets]]
         if self.has_history:
             parts.append(self._pool(tables, vectors, items))
