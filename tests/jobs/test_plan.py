@@ -61,6 +61,28 @@ def test_large_tables_are_planned_for_512_devices():
     assert sum(shard.size[0] * shard.size[1] for shard in shards) == 99_000_000 * 64
 
 
+def test_content_for_a_tuned_tokenizer_is_planned_into_the_memory_that_is_left(tmp_path: Path):
+    sets = ["tuning.recent_items=8", "sizes.content.text=256", "sizes.content.vision=250"]
+    cluster, config = "configs/cluster/h100_1x8.toml", [INDUSTRIAL]
+    tables, content = run(
+        load_config(PlanConfig, config, [f"cluster={cluster}", f"out={tmp_path}/plan.json", *sets])
+    )
+    assert [tables.out, content.out] == [f"{tmp_path}/plan.json", f"{tmp_path}/plan-content.json"]
+    assert {table.name: (table.rows, table.dim, table.dtype) for table in content.plan.tables} == {
+        "t_content_text": (40_000_000, 256, "float16"),
+        "t_content_vision": (40_000_000, 252, "float16"),
+    }
+    fullest = max(load.hbm_bytes for load in tables.plan.rank_loads())
+    left = tables.plan.cluster.hbm_bytes - fullest
+    assert content.plan.cluster.hbm_bytes == pytest.approx(left, rel=1e-6)
+    assert max(load.hbm_bytes for load in content.plan.rank_loads()) < left
+    # Content that would fit an empty cluster, but not beside the tables.
+    with pytest.raises(PlanError, match=r"t_content_text.*of device memory"):
+        run(load_config(PlanConfig, config, [f"cluster={cluster}", *sets, "sizes.content.text=6300"]))
+    with pytest.raises(ConfigError, match=r"Give its widths as sizes\.content"):
+        run(load_config(PlanConfig, config, [f"cluster={cluster}", *sets[:1]]))
+
+
 @pytest.fixture
 def rank_file(tmp_path: Path) -> str:
     dataset = write_small_dataset(str(tmp_path / "dataset"))

@@ -16,7 +16,9 @@ from trec_semid.core.logs import say, set_up_console, working
 from trec_semid.core.paths import arrow_filesystem, join, read_bytes, write_bytes
 from trec_semid.data.features import Feature, describe_features
 from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.jobs.rank_setup import RankConfig, build_model
+from trec_semid.jobs.rank_tuning import live_items
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import ClusterConfig
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
@@ -31,6 +33,8 @@ class SizesConfig(Config):
     """Codes per position of the semantic ID; read from `semantic_ids` where not given."""
     more_tables: dict[str, PositiveInt] = {}
     """Rows of further tables, read by one feature each, e.g. hashed prefixes of semantic IDs."""
+    content: dict[str, PositiveInt] = {}
+    """Width of each modality, for a tokenizer that is tuned; the dataset's where not given."""
     mean_lengths: dict[str, NonNegativeFloat] = {}
     """Average ids per row of a feature. Otherwise a history counts as full and all else as 1."""
 
@@ -102,13 +106,12 @@ def run(config: PlanConfig) -> list[Planned]:
     with working("plan for clusters", len(clusters)) as work:
         for cluster, place in zip(clusters, places, strict=True):
             try:
-                plan = _plan(config, cluster, features)
+                plans = _plan(config, cluster, features)
             except PlanError as error:
                 refusals.append(str(error))
             else:
-                write_bytes(place, plan.to_json().encode())
-                say(f"{plan.as_text()}\nPlan saved: {place}")
-                planned.append(Planned(plan, place))
+                content = place.removesuffix(".json") + "-content.json"
+                planned += [_save(plan, at) for plan, at in zip(plans, (place, content), strict=False)]
             work.advance()
     if refusals:
         raise PlanError("\n".join(refusals))
@@ -128,16 +131,43 @@ def _places(config: PlanConfig, clusters: list[ClusterConfig]) -> list[str]:
     return places
 
 
-def _plan(config: PlanConfig, cluster: ClusterConfig, features: tuple[Feature, ...]) -> TablePlan:
-    train = config.rank.train
-    return plan_tables(
-        build_model(config.rank, features, world_size=cluster.world_size),
+def _save(plan: TablePlan, place: str) -> Planned:
+    write_bytes(place, plan.to_json().encode())
+    say(f"{plan.as_text()}\nPlan saved: {place}")
+    return Planned(plan, place)
+
+
+def _plan(config: PlanConfig, cluster: ClusterConfig, features: tuple[Feature, ...]) -> list[TablePlan]:
+    """Plan the ranker's tables and, where its tokenizer is tuned, the content beside them."""
+    rank, batch_size = config.rank, -(-config.rank.train.batch_size // cluster.world_size)
+    plan = plan_tables(
+        build_model(rank, features, world_size=cluster.world_size),
         cluster,
-        config.rank.sharding,
-        batch_size=-(-train.batch_size // cluster.world_size),
-        optimizer=config.rank.optimizers.tables,
+        rank.sharding.part(PREFIX, is_inside=False) if rank.tuning else rank.sharding,
+        batch_size=batch_size,
+        optimizer=rank.optimizers.tables,
         mean_lengths=_mean_lengths(config, features),
     )
+    if not rank.tuning:
+        return [plan]
+    widths = config.sizes.content or _content_widths(config)
+    content = plan_tables(
+        ContentTables(widths, _sized_dataset(config).facts.num_items, device="meta"),
+        cluster,
+        rank.sharding.part(PREFIX, is_inside=True),
+        batch_size=batch_size,
+        optimizer=rank.optimizers.tables,
+        mean_lengths=dict.fromkeys(widths, live_items(rank)),
+        beside=plan,
+    )
+    return [plan, content]
+
+
+def _content_widths(config: PlanConfig) -> dict[str, int]:
+    modalities = _sized_dataset(config).facts.modalities
+    if not modalities:
+        raise ConfigError("tuning: no content is known to plan for. Give its widths as sizes.content.")
+    return {name: facts.dim for name, facts in modalities.items()}
 
 
 def _features(config: PlanConfig) -> tuple[Feature, ...]:

@@ -177,7 +177,7 @@ def _set_up(
     if tokenizer and config.tuning:
         own_rates = {TOKENIZER: config.tuning.learning_rate}
         tuning = Tuning(config, inputs, ranks, log, steps_per_epoch=loader.steps_per_epoch)
-        placed = tuning.attach(sharded, open_content(inputs.dataset, tokenizer), config)
+        placed = tuning.attach(sharded, open_content(inputs.dataset, tokenizer), config, plan)
         _tell_plan(folder, placed, ranks, "content_plan")
     return RankTraining(
         config,

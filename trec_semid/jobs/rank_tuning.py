@@ -85,6 +85,13 @@ def distinct_items(tuning: TuningConfig | None) -> DistinctItems | None:
     return DistinctItems(None if tuning.recent_items == "all" else tuning.recent_items)
 
 
+def live_items(config: RankConfig) -> float:
+    """Return how many items of a row have their codes chosen afresh, at most."""
+    assert config.tuning, "asked for by the config"
+    recent, longest = config.tuning.recent_items, config.history.max_len
+    return 1.0 + (longest if recent == "all" else min(recent, longest))
+
+
 class Tuning:
     """Feeds content to the model, keeps the map fresh, and stops a run whose codes collapse."""
 
@@ -101,21 +108,25 @@ class Tuning:
         self._equal, self._seen = 0.0, 0
         self._map_step = self._first_step  # until then nothing moves, and the map is exact
 
-    def attach(self, model: DistributedModelParallel, catalogue: Catalogue, config: RankConfig) -> TablePlan:
-        """Take the sharded model, and place the content beside it; returns where."""
+    def attach(
+        self, model: DistributedModelParallel, catalogue: Catalogue, config: RankConfig, plan: TablePlan
+    ) -> TablePlan:
+        """Take the sharded model, and place the content beside its plan; returns where."""
         self._ranker = next(module for module in model.modules() if isinstance(module, RankerInTheLoop))
         self.catalogue = catalogue
         tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
-        plan = plan_on_ranks(
+        placed = plan_on_ranks(
             tables,
             self._ranks,
             config.sharding.part(PREFIX, is_inside=True),
             batch_size=-(-config.train.batch_size // self._ranks.world_size),
             optimizer=config.optimizers.tables,
+            mean_lengths=dict.fromkeys(catalogue.dims, live_items(config)),
+            beside=plan,
         )
-        self._content: nn.Module = shard_frozen(tables, plan, self._ranks)
+        self._content: nn.Module = shard_frozen(tables, placed, self._ranks)
         fill_content(self._content, catalogue, self.tokenizer.standardiser)
-        return plan
+        return placed
 
     @property
     def tokenizer(self) -> LearnedTokenizer:

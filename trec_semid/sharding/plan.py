@@ -80,6 +80,7 @@ def plan_tables(
     batch_size: int,
     optimizer: SparseOptimizerConfig,
     mean_lengths: Mapping[str, float] | None = None,
+    beside: TablePlan | None = None,
 ) -> TablePlan:
     """Place every table of a model on a cluster; needs neither the cluster nor a process group.
 
@@ -90,11 +91,15 @@ def plan_tables(
         batch_size: rows per rank and step.
         optimizer: of the tables; its state takes memory.
         mean_lengths: average ids per row of a feature; 1 where not given.
+        beside: plan of other tables on the same ranks; what its fullest rank holds is taken off every rank.
 
     Raises:
         ConfigError: a rule names an unknown table or leaves one without a placement.
         PlanError: the tables do not fit.
     """
+    if beside:
+        loads = beside.rank_loads()
+        cluster = cluster.less(max(load.hbm_bytes for load in loads), max(load.ddr_bytes for load in loads))
     with _optimizer_known(model, optimizer):
         try:
             found = search(model, cluster, sharding, Workload(batch_size, optimizer, mean_lengths or {}))
@@ -111,6 +116,7 @@ def plan_on_ranks(
     batch_size: int,
     optimizer: SparseOptimizerConfig,
     mean_lengths: Mapping[str, float] | None = None,
+    beside: TablePlan | None = None,
 ) -> TablePlan:
     """Place the tables on the running process group: rank 0 plans, all ranks get its plan or its error.
 
@@ -128,6 +134,7 @@ def plan_on_ranks(
                 batch_size=batch_size,
                 optimizer=optimizer,
                 mean_lengths=mean_lengths,
+                beside=beside,
             )
             outcome = plan.to_json()
         except SemidError as error:

@@ -68,6 +68,15 @@ class ClusterConfig(Config):
         """Host memory a rank may fill with tables [bytes]."""
         return int(self.ddr_gib / self.devices_per_node * GIB * (1 - self.storage_reserve))
 
+    def less(self, hbm_bytes: int, ddr_bytes: int) -> "ClusterConfig":
+        """Return the cluster as it is for tables that come beside others, of so many bytes on a rank."""
+        share = GIB * (1 - self.storage_reserve)
+        left = {
+            "hbm_gib": max(self.hbm_gib - hbm_bytes / share, 0.0),
+            "ddr_gib": max(self.ddr_gib - ddr_bytes * self.devices_per_node / share, 1e-6),
+        }
+        return self.model_copy(update=left)
+
     @staticmethod
     def here(ranks: Ranks) -> "ClusterConfig":
         """Describe the machines under the running process group, taking each node to be like this one."""
