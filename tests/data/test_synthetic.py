@@ -79,6 +79,24 @@ def test_each_other_factor_shows_where_it_should_with_the_stated_information(
         assert both == pytest.approx(stated[kind].both, abs=0.03)
 
 
+def test_loudness_is_the_step_of_a_factor_and_the_bits_follow():
+    factors = {"text": 1, "vision": 1, "redundant": 1, "synergy": 1}
+    loudness = {"text": 0.5, "vision": 2.0, "redundant": 0.4, "synergy": 1.5}
+    noises = {"text_noise": 0.6, "vision_noise": 0.6}
+    plain = World(config(num_items=8000, factors=factors, **noises))
+    world = World(config(num_items=8000, factors=factors, loudness=loudness, **noises))
+    text, vision = (world.content(0, 8000, name) for name in ("text", "vision"))
+    louder = (text - plain.content(0, 8000, "text")) @ mixing(world.config, "text")
+    coins = (world.factors.text, world.factors.redundant, world.factors.text_half)
+    steps = np.concatenate(coins, axis=1) * [-0.5, -0.6, 0.5]
+    np.testing.assert_allclose(louder, steps, atol=1e-5)
+    stated = information(world.config)
+    for kind, features in (("text", text), ("vision", vision), ("redundant", np.hstack([text, vision]))):
+        found = probe_bits(features, getattr(world.factors, kind)[:, 0])
+        assert found == pytest.approx(stated[kind].both, abs=0.03)
+    assert stated["synergy"].both == pytest.approx(parity_bits(0.4, 0.4))
+
+
 @pytest.mark.parametrize("noise", [0.25, 0.7, 1.5])
 def test_bits_of_a_coin_and_of_a_parity_are_those_of_the_exact_posterior_on_drawn_data(noise: float):
     generator = np.random.default_rng(5)
@@ -228,7 +246,13 @@ def test_folder_of_something_else_is_left_alone(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"text_dim": 3}, {"factors": {"synergy": 7}}, {"text_noise": 0}, {"popularity_skew": 0.5}],
+    [
+        {"text_dim": 3},
+        {"factors": {"synergy": 7}},
+        {"text_noise": 0},
+        {"popularity_skew": 0.5},
+        {"loudness": {"text": 1, "vision": 1, "redundant": 1, "synergy": 0}},
+    ],
 )
 def test_worlds_that_cannot_be_are_refused(changes: dict[str, object]):
     with pytest.raises(ValidationError):

@@ -3,8 +3,8 @@
 Every factor is a fair coin in {-1, +1}, drawn independently for each item i:
 
     a_i (text only)   b_i (vision only)   r_i (redundant)   p_i, q_i (two halves)   s_i = p_i · q_i (synergy)
-    x_text,i   = A_text   [a_i, r_i, p_i] + σ_text   ε      A with orthonormal columns, ε ~ N(0, 1)
-    x_vision,i = A_vision [b_i, r_i, q_i] + σ_vision ε
+    x_text,i   = A_text   (w · [a_i, r_i, p_i]) + σ_text   ε      A with orthonormal columns, ε ~ N(0, 1)
+    x_vision,i = A_vision (w · [b_i, r_i, q_i]) + σ_vision ε      w the loudness of each kind
 
 A user u likes item i by what the factors are worth to the user:
 
@@ -83,8 +83,10 @@ class SyntheticConfig(Config):
     text_dim: PositiveInt = 16
     vision_dim: PositiveInt = 16
     text_noise: float = Field(0.25, gt=0)
-    """Standard deviation of each coordinate; a factor's own step is ±1 along its direction."""
+    """Standard deviation of each coordinate; a factor's own step along its direction is ± its loudness."""
     vision_noise: float = Field(0.25, gt=0)
+    loudness: FactorsConfig = FactorsConfig(text=1, vision=1, redundant=1, synergy=1)
+    """How large each kind shows in content; what is loud need not be what users care for."""
     popularity_skew: float = Field(2.0, ge=1)
     """1 = all items are shown equally often; the density of rank r is r^(1/skew - 1)."""
     activity_skew: float = Field(1.0, ge=1)
@@ -95,6 +97,8 @@ class SyntheticConfig(Config):
             shown = getattr(self.factors, name) + self.factors.redundant + self.factors.synergy
             if not 0 < shown <= dim:
                 raise ValueError(f"{name} shows {shown} factors: {name}_dim holds 1 to {dim}")
+        if not min(self.loudness.model_dump().values()):
+            raise ValueError("loudness must be above 0: a kind that should not show has no factors")
         return self
 
     def inputs(self) -> list[str]:
@@ -168,7 +172,13 @@ class World:
             if modality == "text"
             else (config.vision_dim, config.vision_noise)
         )
-        shown = np.concatenate([own[start:stop], factors.redundant[start:stop], half[start:stop]], axis=1)
+        loudness = config.loudness
+        kinds = [
+            (own, getattr(loudness, modality)),
+            (factors.redundant, loudness.redundant),
+            (half, loudness.synergy),
+        ]
+        shown = np.concatenate([coins[start:stop] * np.float32(loud) for coins, loud in kinds], axis=1)
         axes = mixing(config, modality)
         noises = _in_blocks(
             start,
@@ -178,7 +188,7 @@ class World:
                 (_ITEMS_A_BLOCK, dim), np.float32
             ),
         )
-        return shown.astype(np.float32) @ axes.T + np.float32(noise) * noises
+        return shown @ axes.T + np.float32(noise) * noises
 
     def events(self, start: int, stop: int) -> Events:
         """Return the events start ... stop - 1, the same however they are asked for."""

@@ -1,7 +1,7 @@
 """What can be known of a planted world: the information of its factors, and how well one can rank.
 
-Content shows a coin c along its own direction as y = c + σ ε, so that all of its information is that of a
-binary input in Gaussian noise:
+Content shows a coin c along its own direction as w (c + σ ε), σ the noise over the coin's loudness w, so
+that all of its information is that of a binary input in Gaussian noise, y = c + σ ε:
 
     I(c; y)      = 1 - E[log2(1 + exp(-2 y / σ²))],  y ~ N(1, σ²)                                     [bits]
     I(c; y, y')  = the same at 1/σ² = 1/σ_text² + 1/σ_vision²      a redundant coin, seen twice
@@ -19,6 +19,7 @@ from trec_semid.data.synthetic import Events, SyntheticConfig
 Array = np.ndarray[Any, Any]
 _BINS = 1 << 14
 _NODES = 201
+_KINDS = ("text", "vision", "redundant", "synergy")
 
 
 class Information(NamedTuple):
@@ -31,15 +32,20 @@ class Information(NamedTuple):
 
 def information(config: SyntheticConfig) -> dict[str, Information]:
     """Return the information of one factor of each kind that the world has."""
-    text, vision = config.text_noise, config.vision_noise
+    return {kind: _bits_of(kind, config) for kind in _KINDS if getattr(config.factors, kind)}
+
+
+def _bits_of(kind: str, config: SyntheticConfig) -> Information:
+    loudness = getattr(config.loudness, kind)
+    text, vision = config.text_noise / loudness, config.vision_noise / loudness
+    if kind == "text":
+        return Information(coin_bits(text), 0.0, coin_bits(text))
+    if kind == "vision":
+        return Information(0.0, coin_bits(vision), coin_bits(vision))
+    if kind == "synergy":
+        return Information(0.0, 0.0, parity_bits(text, vision))
     seen_twice = (text**-2 + vision**-2) ** -0.5
-    kinds = {
-        "text": Information(coin_bits(text), 0.0, coin_bits(text)),
-        "vision": Information(0.0, coin_bits(vision), coin_bits(vision)),
-        "redundant": Information(coin_bits(text), coin_bits(vision), coin_bits(seen_twice)),
-        "synergy": Information(0.0, 0.0, parity_bits(text, vision)),
-    }
-    return {kind: bits for kind, bits in kinds.items() if getattr(config.factors, kind)}
+    return Information(coin_bits(text), coin_bits(vision), coin_bits(seen_twice))
 
 
 def coin_bits(noise: float) -> float:
