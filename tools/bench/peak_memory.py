@@ -4,10 +4,12 @@
     .venv/bin/python tools/bench/peak_memory.py tools/quickstart
 
 Every 0.2 s the memory of the command's process and all its descendants is summed: proportional set size
-(a page that n processes share counts 1/n in each) where the kernel tells it, else resident set size. A
-spike between two looks is missed, and so is a process whose parent has ended. Processor seconds are the
-kernel's own account of the command and of all that it and its descendants waited for. The command's output
-stays as it is; the line with the numbers goes to standard error; the exit status is the command's.
+(a page that n processes share counts 1/n in each, also where some of the n are not the command's: let
+nothing else of the kind run) where the kernel tells it, else resident set size. A spike between two looks
+is missed, and so is a process whose parent has ended. Processor seconds, and the largest resident set that
+a single process ever had, are the kernel's own account of the command and of all that it and its
+descendants waited for. The command's output stays as it is; the line with the numbers goes to standard
+error; the exit status is the command's.
 """
 
 import os
@@ -28,6 +30,8 @@ class Taken(NamedTuple):
     peak_kib: int
     num_processes: int
     """Of the moment of the peak."""
+    largest_kib: int
+    """Of one process."""
     wall_s: float
     processor_s: float
     exit_code: int
@@ -81,8 +85,8 @@ def watch(command: int) -> Taken:
             peak_kib, num_processes = sum(held), len(held)
         time.sleep(INTERVAL_S)
     wall_s = time.monotonic() - started
-    exit_code = os.waitstatus_to_exitcode(status)
-    return Taken(peak_kib, num_processes, wall_s, usage.ru_utime + usage.ru_stime, exit_code)
+    processor_s, exit_code = usage.ru_utime + usage.ru_stime, os.waitstatus_to_exitcode(status)
+    return Taken(peak_kib, num_processes, usage.ru_maxrss, wall_s, processor_s, exit_code)
 
 
 def main(words: list[str]) -> int:
@@ -98,7 +102,8 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command as well: it decides
     taken = watch(command.pid)
     print(
-        f"peak_memory: {taken.peak_kib / 2**20:.2f} GiB in {taken.num_processes} processes, "
+        f"peak_memory: {taken.peak_kib / 1024:,.0f} MiB in {taken.num_processes} processes, "
+        f"largest {taken.largest_kib / 1024:,.0f} MiB resident, "
         f"wall {taken.wall_s:.1f} s, processor {taken.processor_s:.1f} s",
         file=sys.stderr,
     )
