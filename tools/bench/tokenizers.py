@@ -4,12 +4,16 @@
     .venv/bin/python tools/bench/tokenizers.py encode [--items N] [--dim D] [--codebook K] [--latent D]
 
 fit: six codes of clustered vectors; RQ-KMeans (ours, faiss k-means level by level), MMQ, faiss's
-`ResidualQuantizer` with a beam of 1 (it takes powers of two) and plain faiss k-means residuals.
+`ResidualQuantizer` with a beam of 1 (it takes powers of two), plain faiss k-means residuals, and
+`ResidualVQ` of vector-quantize-pytorch where it is installed (moving averages as it comes; k-means start
+on the first batch, of 20 items a code; then batches as MMQ's).
 encode: MMQ and RQ-KMeans as `tokenize` calls them, chunk by chunk, beside MMQ's matrix products alone.
 One process, --threads threads for all.
 """
 
 import argparse
+import importlib
+import importlib.util
 import os
 import time
 from collections.abc import Callable
@@ -39,6 +43,7 @@ from trec_semid.tokenizers.tokenizer import Tokenizer  # noqa: E402
 
 LEVELS = 6
 CHUNK = 1024
+BATCH = 1024
 
 
 def make_catalogue() -> Catalogue:
@@ -58,7 +63,7 @@ def build(kind: str) -> Tokenizer:
     if kind == "RQ-KMeans":
         config = RqKmeansConfig(codebook_size=OPTIONS.codebook, levels=LEVELS, iterations=OPTIONS.iterations)
         return RqKmeans(config, dims)
-    fit = CodebookFitConfig(epochs=OPTIONS.iterations, warmup_epochs=1, batch_size=1024)
+    fit = CodebookFitConfig(epochs=OPTIONS.iterations, warmup_epochs=1, batch_size=BATCH)
     return Mmq(MmqConfig(codebook_size=OPTIONS.codebook, latent_dim=OPTIONS.latent, fit=fit), dims)
 
 
@@ -73,6 +78,19 @@ def fit_all(tokenizer: Tokenizer, catalogue: Catalogue) -> None:
     """Fit to the end."""
     for _ in tokenizer.fit(catalogue, np.arange(catalogue.num_items), 0):
         pass
+
+
+def fit_moving_averages(vectors: np.ndarray) -> None:
+    """Fit `ResidualVQ`: a pass over shuffled items for each iteration, no gradients, for it needs none."""
+    package, random = importlib.import_module("vector_quantize_pytorch"), np.random.default_rng(0)
+    quantizer = package.ResidualVQ(
+        dim=OPTIONS.dim, num_quantizers=LEVELS, codebook_size=OPTIONS.codebook, kmeans_init=True
+    ).train()
+    with torch.no_grad():
+        quantizer(torch.from_numpy(random.permutation(vectors)[: 20 * OPTIONS.codebook])[None])
+        for _ in range(OPTIONS.iterations):
+            for batch in torch.from_numpy(random.permutation(vectors)).split(BATCH):
+                quantizer(batch[None])
 
 
 def fit() -> None:
@@ -101,14 +119,18 @@ def fit() -> None:
         "MMQ": lambda: fit_all(build("MMQ"), catalogue),
         "faiss k-means residuals": plain_residuals,
         "faiss ResidualQuantizer": residual_quantizer,
+        "ResidualVQ": partial(fit_moving_averages, vectors),
     }
     print(
         f"fit {OPTIONS.items:,} x {OPTIONS.dim}, {LEVELS} codes of {OPTIONS.codebook:,}, "
         f"{OPTIONS.iterations} iterations, {OPTIONS.threads} threads"
     )
     for name, work in ways.items():
+        if name == "ResidualVQ" and importlib.util.find_spec("vector_quantize_pytorch") is None:
+            print(f"{name:<26} not installed: pip install vector-quantize-pytorch")
+            continue
         spent = seconds(work)
-        print(f"{name:<26} {spent:8.1f} s  {OPTIONS.items / spent:10,.0f} items/s")
+        print(f"{name:<26} {spent:8.1f} s  {OPTIONS.items / spent:10,.0f} items/s", flush=True)
 
 
 def encode_all(tokenizer: Tokenizer, catalogue: Catalogue) -> None:

@@ -68,6 +68,7 @@ class CheckpointWriter:
         world_size = dist.get_world_size() if dist.is_initialized() else 1
 
         def commit() -> None:
+            """Make the step visible, then remove steps beyond those to keep."""
             commit_step(self.folder, step, world_size=world_size, is_best=is_best, sha256=sha256)
             prune(self.folder, self.keep_last)
 

@@ -221,6 +221,7 @@ def working(description: str, total: int | None = None, *, shown: bool = True) -
     work, over = Work(description, total, shown=shown), threading.Event()
 
     def tick() -> None:
+        """Look at the work every `_TICK_S` seconds until it is over."""
         while not over.wait(_TICK_S):
             work.tick()
 

@@ -121,11 +121,13 @@ class _Part:
         self._gauc = GaucAccumulator(max_rows=max_rows)
 
     def update(self, score: NDArray[np.float32], label: NDArray[np.float32], user: NDArray[np.int64]) -> None:
+        """Take (n,) probabilities, labels and user rows of the stratum, of this rank."""
         self._binary.update(score, label)
         self._auc.update(score, label)
         self._gauc.update(score, label, user)
 
     def result(self, suffix: str) -> Named:
+        """Return metrics and counts over all ranks, their names ending in `suffix`; all ranks call it."""
         return _name(suffix, self._binary.result(), self._auc.result(), self._gauc.result())
 
 

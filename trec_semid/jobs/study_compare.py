@@ -4,8 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from trec_semid.core.errors import SemidError
 from trec_semid.core.logs import track
 from trec_semid.evaluation.report.measure import choose_replicates
@@ -83,8 +81,6 @@ def _draw(
     found: dict[str, Replicates] = {}
     for key in keys:
         rows = read[key.name]
-        if len(np.unique(rows.users)) < 2:
-            continue
         num_replicates = choose_replicates(replicates, len(rows.users), num_runs)
         drawn = bootstrap(*rows, metrics=[key.metric], num_replicates=num_replicates)
         if drawn:

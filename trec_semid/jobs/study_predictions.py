@@ -137,11 +137,9 @@ def _pooled(
 def _of_all_rows(read: Mapping[str, Rows], keys: Sequence[Key]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key in keys:
-        rows = read[key.name]
-        if len(np.unique(rows.users)) > 1:
-            taken = bootstrap(*rows, metrics=[key.metric], num_replicates=1)
-            if taken:
-                found[key.name] = taken[key.metric].value
+        drawn = bootstrap(*read[key.name], metrics=[key.metric], num_replicates=1)
+        if drawn:
+            found[key.name] = drawn[key.metric].value
     return found
 
 

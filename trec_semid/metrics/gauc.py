@@ -134,14 +134,20 @@ class GaucAccumulator:
 
 
 class _Sums(NamedTuple):
+    """Sums over users from which every form of GAUC follows; those of parts of the users add up."""
+
     num_users: int
+    """With both classes; the others are not in the sums below."""
     num_one_class: int
     num_rows: int
     weighted: float
+    """Σ rows · AUC."""
     plain: float
+    """Σ AUC."""
 
     @staticmethod
     def of(rows: NDArray[np.int64], auc: NDArray[np.float64]) -> "_Sums":
+        """Return the sums over (U,) rows and AUC of users; NaN marks a user of one class."""
         counted = ~np.isnan(auc)
         rows, auc = rows[counted], auc[counted]
         weighted, plain = float((rows * auc).sum()), float(auc.sum())
@@ -149,12 +155,15 @@ class _Sums(NamedTuple):
 
     @staticmethod
     def of_counts(counts: PairCounts) -> "_Sums":
+        """Return the sums over users whose pairs were counted."""
         return _Sums.of(counts.negatives + counts.positives, counts.auc)
 
     def plus(self, other: "_Sums") -> "_Sums":
+        """Return the sums over the users of both."""
         return _Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))  # pyright: ignore[reportArgumentType]
 
     def group_auc(self) -> GroupAuc:
+        """Return the means, weighted by rows and plain; NaN without a user of both classes."""
         if not self.num_users:
             return GroupAuc(float("nan"), float("nan"), 0, self.num_one_class, 0)
         mean, user_mean = self.weighted / self.num_rows, self.plain / self.num_users

@@ -90,19 +90,22 @@ def bootstrap(
         scores: (n,) of one run; probabilities where a metric needs them.
         labels: (n,) 0 or 1.
         users: (n,) whose row it is, in the same row order for runs that are to be compared.
-        metrics: which of USER_METRICS; those that the rows do not define are left out of the result.
+        metrics: which of USER_METRICS; those that the rows do not define are left out of the result. Rows
+            of fewer than two users define none: there is nothing to draw from.
         num_replicates: B.
         seed: of the draws; equal for runs that are to be compared.
 
     Raises:
         ShapeError: the lengths differ.
-        DataError: NaN scores, labels that are neither 0 nor 1, scores outside [0, 1] for a metric of
-            probabilities, or fewer than two users.
+        DataError: NaN scores, labels that are neither 0 nor 1, or scores outside [0, 1] for a metric of
+            probabilities.
     """
     checked, truth = check_scores(scores), check_labels(labels, np.size(labels))
     if _OF_PROBABILITIES.intersection(metrics):
         check_probabilities(checked, truth)
     sample = _Sample(checked, truth, np.asarray(users))
+    if sample.num_users < 2:
+        return {}
     values = sample.under(np.ones((1, sample.num_users)), metrics)
     defined = [name for name in metrics if not np.isnan(values[name][0])]
     draws: dict[str, list[Vector]] = {name: [] for name in defined}
@@ -177,12 +180,6 @@ class _Sample:
     def __init__(self, scores: NDArray[Any], labels: NDArray[np.bool_], users: NDArray[Any]) -> None:
         each = per_user_auc(scores, labels, users)
         self.num_users = len(each.users)
-        if self.num_users < 2:
-            raise DataError(
-                f"a bootstrap over users needs two users; here is {self.num_users}",
-                field="user",
-                remedy="Evaluate on more users",
-            )
         counted = ~np.isnan(each.auc)
         weight = np.where(counted, each.rows, 0)
         area = np.where(counted, each.auc, 0.0)

@@ -127,6 +127,7 @@ def pack(scores: NDArray[Any], labels: NDArray[np.bool_], users: NDArray[Any] | 
     keys = np.empty(len(scores), np.uint64)
 
     def pack_chunk(start: int) -> None:
+        """Write the keys of `_CHUNK_ROWS` rows from `start` on."""
         part = slice(start, start + _CHUNK_ROWS)
         order = _ordered_bits(scores[part]) if ordered is None else ordered[part]
         key = order.astype(np.uint64)

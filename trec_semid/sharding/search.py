@@ -125,6 +125,7 @@ class _KeepBestPlan(Stats):
         self.options: list[ShardingOption] = []
 
     def log(self, *args: Any, best_plan: list[ShardingOption], **kwargs: Any) -> None:
+        """Keep the chosen options; the planner calls it once it has chosen."""
         self.options = best_plan
 
 
@@ -132,6 +133,7 @@ class _SortedEnumerator(EmbeddingEnumerator):
     """Puts options into one order: the library's own follows the hash of strings, new in each process."""
 
     def enumerate(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> list[ShardingOption]:
+        """Return every way to place every table, by table, sharding type and kernel."""
         return sorted(super().enumerate(module, sharders), key=_order)
 
 

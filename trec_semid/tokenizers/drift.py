@@ -201,6 +201,7 @@ class _Errors:
         self._sum = 0.0
 
     def add(self, values: Array) -> None:
+        """Take (n,) reconstruction errors of new items."""
         self._num_items += len(values)
         self._sum += float(values.sum())
         if self._trained:

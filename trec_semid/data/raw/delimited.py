@@ -131,9 +131,11 @@ class _Replaced(io.RawIOBase):
         self._ready, self._rest = b"", b""
 
     def readable(self) -> bool:
+        """Return True: the stream is there to be read."""
         return True
 
     def read(self, size: int = -1) -> bytes:
+        """Return the next `size` bytes after replacement, all that are left where it is negative."""
         while size < 0 or len(self._ready) < size:
             block = self._stream.read(_COPY_BYTES)
             text = (self._rest + block).replace(self._old, self._new)

@@ -86,9 +86,11 @@ class _Codes:
         self._chunks: list[pa.Array] = []
 
     def add(self, column: pa.ChunkedArray, where: Where) -> None:
+        """Append a chunk of the column; a null or an empty text is refused with its file and row."""
         self._chunks += _encode(column, where)
 
     def finish(self) -> tuple[Array, pa.Array]:
+        """Return (n,) int32 codes of all rows and the texts they stand for; the chunks are let go."""
         joined = pa.chunked_array(self._chunks, _ENCODED).unify_dictionaries()
         self._chunks.clear()
         codes = np.concatenate([chunk.indices.to_numpy() for chunk in joined.chunks])

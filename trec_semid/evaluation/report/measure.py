@@ -92,13 +92,10 @@ def _measure_run(test: Predictions, valid: Predictions, strata: Strata, how: Boo
     replicates: dict[Key, Replicates] = {}
     for protocol, stratum, mask, names in _slices(test, strata):
         score = test.score if protocol == "online" else test.score_frozen
-        users = test.user_row[mask]
-        if len(np.unique(users)) < 2:
-            continue
         found = bootstrap(
             score[mask],
             test.label[mask],
-            users,
+            test.user_row[mask],
             metrics=names,
             num_replicates=how.replicates,
             seed=how.seed,
