@@ -25,9 +25,7 @@ class Told(NamedTuple):
 def measured(*command: str) -> Told:
     words = [sys.executable, str(TOOL), *command]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    told = re.search(
-        r"^peak_memory: ([\d,]+) MiB in (\d+) processes, largest ([\d,]+) MiB resident", done.stderr, re.M
-    )
+    told = TOLD.search(done.stderr)
     assert told, done.stderr
     peak, number, largest = (float(text.replace(",", "")) for text in told.groups())
     return Told(done.returncode, peak, int(number), largest, done.stdout)
