@@ -50,7 +50,7 @@ class MmqConfig(Config):
     """How a code is chosen: by angle, as published, or by distance, which is the paper's ablation."""
     codebook_learning: Literal["soft_index", "straight_through"] = "soft_index"
     """How codewords get a gradient: through a soft index (IBQ), or from a codebook loss (VQ-VAE)."""
-    temperature: PositiveFloat = 0.1
+    temperature: PositiveFloat = 0.3
     """Of the soft index; cosines lie in [-1, 1], squared distances are in units of the latents' variance."""
     reconstruction_weight: NonNegativeFloat = 12.0
     auxiliary_weight: NonNegativeFloat = 10.0
