@@ -11,6 +11,12 @@ settings.register_profile("house", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("house")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a planted proof be repeated with other seeds and rates."""
+    parser.addoption("--planted-seed", type=int, default=0, help="seed of the planted proof of tuning")
+    parser.addoption("--planted-rate", default=None, help="its learning rate, instead of the config's")
+
+
 @pytest.fixture(scope="session")
 def study_data() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared" / "data"

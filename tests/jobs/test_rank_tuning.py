@@ -170,6 +170,13 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
         codes_of(f"{tmp_path}/whole/semantic_ids.parquet"),
         codes_of(f"{tmp_path}/broken/semantic_ids.parquet"),
     )
+    # What was counted before the interruption is in the next look; only the map of the look before is gone.
+    forgotten = ("time", "codes/churn_since_last")
+    looks = [
+        [{k: v for k, v in look.items() if k not in forgotten} for look in looks_of(config)]
+        for config in (tuned(problem, f"{tmp_path}/whole", **changes), broken)
+    ]
+    assert looks[0] == looks[1]
 
 
 def test_noise_makes_codes_disagree_with_the_map_until_it_has_faded(problem: dict[str, Any], tmp_path: Any):
@@ -223,6 +230,38 @@ def test_only_a_tokenizer_that_learns_can_be_tuned(
     changes = {key: value.format(folder=folder) for key, value in changes.items()}
     with pytest.raises(ConfigError, match=said):
         run(tuned(problem, f"{tmp_path}/run", **changes))
+
+
+def test_the_best_step_is_one_at_which_the_tokenizer_had_moved(problem: dict[str, Any], tmp_path: Any):
+    # A rate that ruins the codes: the frozen epochs before were better, and would have been selected.
+    train = {"max_epochs": 5, "patience": 1, "select_by": "log_loss"}
+    ruined = tuned(
+        problem,
+        f"{tmp_path}/ruined",
+        train=train,
+        tuning={"learning_rate": 0.3, "warmup_epochs": 3, "entropy_floor": 0.0},
+    )
+    run(ruined)
+    events = read_events(f"{ruined.run}/log.jsonl")
+    steps_per_epoch = next(event["steps_per_epoch"] for event in events if event["event"] == "start")
+    assert [event for event in events if event["event"] == "finish"][-1]["best_step"] > 3 * steps_per_epoch
+    assert run(ruined).metrics["all/churn"] > 0
+
+
+def test_a_warmup_that_leaves_nothing_to_tune_is_refused(problem: dict[str, Any], tmp_path: Any):
+    with pytest.raises(ValueError, match=r"leaves no epoch of train.max_epochs \(3\)"):
+        tuned(problem, str(tmp_path), tuning={"warmup_epochs": 3})
+
+
+def test_noise_on_residual_levels_is_refused(problem: dict[str, Any], tmp_path: Any):
+    folder = problem["semantic_ids"].rpartition("/")[0]
+    config = tuned(
+        {**problem, "semantic_ids": f"{folder}/rq_vae_aligned"},
+        f"{tmp_path}/run",
+        tuning={"estimator": "gumbel"},
+    )
+    with pytest.raises(ConfigError, match=r"noise on the codes of residual levels"):
+        run(config)
 
 
 def test_item_ids_alone_have_nothing_to_tune(problem: dict[str, Any]):

@@ -13,7 +13,14 @@ from trec_semid.jobs.study_compare import compare
 from trec_semid.jobs.study_grid import StudyConfig
 from trec_semid.jobs.study_predictions import pool_runs
 
-METRICS = ["test/auc", "test/gauc", "test-frozen/gauc", "test/gauc/popularity_head", "all/entropy"]
+METRICS = [
+    "test/auc",
+    "test/gauc",
+    "test-frozen/gauc",
+    "test/gauc/popularity_head",
+    "valid/gauc",
+    "all/entropy",
+]
 POOLS = {f"{arm}-{fold}": arm for arm in ("item", "both") for fold in (0, 1)}
 
 
@@ -33,7 +40,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
             place = str(folder / step / f"seed-{seed}")
             write_rank_run(place, data[int(fold)], seed=seed, skill={"item": 0.1, "both": 2.0}[arm])
             metrics = RunFolder(place, "rank").read_json("metrics.json")["metrics"] | {
-                "all/entropy": float(fold)
+                "all/entropy": float(fold),
+                "valid/gauc": float(fold) / 2,
             }
             made.append(
                 {
@@ -64,9 +72,12 @@ def test_a_pool_is_measured_over_the_rows_of_all_its_runs(runs: list[dict]):
         gauc = brute_gauc(frozen, labels, users)[0]
         assert run["metrics"]["test-frozen/gauc"] == pytest.approx(gauc, abs=1e-12)
         assert run["metrics"]["all/entropy"] == 0.5
+        # Folds share validation rows: their metrics are averaged.
+        assert run["metrics"]["valid/gauc"] == 0.25
     found = compare(list(pooled.values()), METRICS, "item", 200)["both"]["test/gauc"]
     assert found.paired_over == "seeds and users"
     assert found.verdict == "higher"
+    assert compare(list(pooled.values()), METRICS, "item", 200)["both"]["valid/gauc"].paired_over == "seeds"
 
 
 def test_a_pool_with_a_failed_run_is_no_result(runs: list[dict]):

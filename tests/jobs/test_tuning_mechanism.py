@@ -1,10 +1,10 @@
 """Tuning moves codes toward behaviour, on planted data whose behavioural factor is known.
 
-Content shows eight loud factors that nobody cares for and a quiet one that decides what users like. Run with
-`-s`, it prints what it measured; TREC_SEMID_PLANTED_SEED=1 plants, tokenizes and trains with another seed.
+Content shows eight loud factors that nobody cares for and a quiet one that decides what users like. Run
+with `-s`, it prints what it measured; `--planted-seed` plants, tokenizes and trains with another seed,
+`--planted-rate` tunes at another rate, of which nothing is expected.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,6 @@ from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/studies/planted"
 pytestmark = pytest.mark.slow
-SEED = int(os.environ.get("TREC_SEMID_PLANTED_SEED", "0"))
 
 
 class Arm(NamedTuple):
@@ -53,19 +52,19 @@ def by_chance(codes: np.ndarray, factor: np.ndarray) -> float:
     return float(np.mean([information(codes, draw.permutation(factor)) for _ in range(20)]))
 
 
-def prepared(folder: Path, *, strength: float) -> Path:
+def prepared(folder: Path, seed: int, *, strength: float) -> Path:
     """Draw the world; users of strength 0 toss coins over the very same items."""
     raw = folder / "raw"
-    sets = [f"out={folder}/data", f"source.folder={raw}", f"source.seed={SEED}"]
+    sets = [f"out={folder}/data", f"source.folder={raw}", f"source.seed={seed}"]
     sets += [f"content.{name}.file={raw}/{name}.npy" for name in ("text", "vision")]
     sets += [f"source.strength.redundant={strength}"]
     prepare_dataset(load_config(PrepareConfig, [str(CONFIGS / "data.toml")], sets))
     return folder
 
 
-def trained(folder: Path, semantic_ids: Path, estimator: str) -> Arm:
-    sets = [f"dataset={folder}/data", f"semantic_ids={semantic_ids}", f"run={folder}/{estimator}"]
-    sets += [f"seed={SEED}", f"tuning.estimator={estimator}"]
+def trained(folder: Path, semantic_ids: Path, seed: int, tuning: dict[str, str]) -> Arm:
+    sets = [f"dataset={folder}/data", f"semantic_ids={semantic_ids}", f"run={folder}/{tuning['estimator']}"]
+    sets += [f"seed={seed}", *(f"tuning.{key}={value}" for key, value in tuning.items())]
     config = load_config(rank.RankConfig, [str(CONFIGS / "ranker.toml")], sets)
     metrics = rank.run(config).metrics
     checkpoints = f"{config.run}/checkpoints"
@@ -80,23 +79,31 @@ def trained(folder: Path, semantic_ids: Path, estimator: str) -> Arm:
     churn = float((last.codes != start.codes).any(1).mean())
     arm = Arm(metrics["test/auc"], max(positions), of_tuples, churn)
     said = {key: round(value, 3) for key, value in arm._asdict().items()}
-    print(f"seed {SEED}, {folder.name}, {estimator}:", said)  # noqa: T201 - read by people, see the docs
+    print(f"seed {seed}, {folder.name}, {tuning}:", said)  # noqa: T201 - read by people, see the docs
     return arm
 
 
 @pytest.fixture(scope="module")
-def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Arm]:
+def arms(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Arm]:
+    seed, rate = (request.config.getoption(f"--planted-{name}") for name in ("seed", "rate"))
     root = tmp_path_factory.mktemp("planted")
     (root / "tastes").mkdir()
     (root / "coins").mkdir()
-    tastes, coins = prepared(root / "tastes", strength=2.5), prepared(root / "coins", strength=0.0)
-    sets = [f"dataset={tastes}/data", f"run={root}/mmq", f"seed={SEED}"]
+    tastes, coins = (
+        prepared(root / "tastes", seed, strength=2.5),
+        prepared(root / "coins", seed, strength=0.0),
+    )
+    sets = [f"dataset={tastes}/data", f"run={root}/mmq", f"seed={seed}"]
     tokenize.run(load_config(tokenize.TokenizeConfig, [str(CONFIGS / "tokenizer.toml")], sets))
-    return {
-        "frozen": trained(tastes, root / "mmq", "frozen"),
-        "tuned": trained(tastes, root / "mmq", "straight_through"),
-        "tuned by coins": trained(coins, root / "mmq", "straight_through"),
+    tuned = {"estimator": "straight_through"} | ({"learning_rate": rate} if rate else {})
+    measured = {
+        "frozen": trained(tastes, root / "mmq", seed, {"estimator": "frozen"}),
+        "tuned": trained(tastes, root / "mmq", seed, tuned),
+        "tuned by coins": trained(coins, root / "mmq", seed, tuned),
     }
+    if rate:
+        pytest.skip("expectations are those of the config's own rate")
+    return measured
 
 
 def test_codes_learnt_from_content_alone_do_not_know_what_users_like(arms: dict[str, Arm]):

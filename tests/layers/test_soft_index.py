@@ -52,6 +52,24 @@ def test_values_and_gradients_are_those_of_the_definition_whatever_the_chunks(
         assert theirs.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_every_position_may_have_a_temperature_of_its_own(similarity: Similarity) -> None:
+    inputs = drawn()
+    temperatures = torch.linspace(0.2, 2.0, R, dtype=inputs[0].dtype)
+    whole = soft_lookup(*inputs, similarity=similarity, temperature=temperatures)
+    ours = gradients(whole.vectors, inputs)
+    one_by_one = [
+        soft_lookup(
+            inputs[0][:, [r]], inputs[1][[r]], inputs[2][[r]], similarity=similarity, temperature=float(t)
+        ).vectors
+        for r, t in enumerate(temperatures)
+    ]
+    expected = torch.cat(one_by_one, dim=1)
+    assert torch.allclose(whole.vectors, expected)
+    for mine, theirs in zip(ours, gradients(expected, inputs), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-10)
+
+
 def test_noise_is_the_same_in_backward_as_it_was_in_forward() -> None:
     latents, codebooks, values = drawn()
     noise = GumbelNoise(scale=3.0, seed=11)

@@ -211,7 +211,8 @@ def test_learned_tokenizer_shows_a_ranker_what_it_chooses_from(learned):
         else:
             nearest = torch.cdist(latents, codebook).argmin(1)
         assert torch.equal(nearest, codes[here, r])
-    assert tokenizer.temperature > 0
+    assert (tokenizer.temperatures() > 0).all()
+    assert tokenizer.temperatures().shape == (tokenizer.codebooks.shape[0],)
 
 
 def test_errors_from_the_chosen_codewords_are_the_reported_ones_and_teach_everything(learned):

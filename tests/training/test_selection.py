@@ -20,6 +20,14 @@ def test_the_lowest_log_loss_wins():
     assert selection.best_value == 0.5
 
 
+def test_after_a_restart_the_next_value_is_the_best_so_far():
+    _, selection = decisions("auc", 2, [0.7, 0.6])
+    selection.restart()
+    assert selection.is_better(3, 0.5)
+    assert (selection.best_step, selection.num_waited) == (3, 0)
+    assert not selection.is_better(4, 0.4)
+
+
 def test_a_loaded_selection_goes_on_as_the_saved_one():
     _, saved = decisions("gauc", 2, [0.6, 0.5])
     loaded = Selection("gauc", 2)

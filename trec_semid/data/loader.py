@@ -55,6 +55,7 @@ class BatchMaker:
         self._sources = sources._replace(codes=None, prefixes=None) if distinct_items else sources
         # What depends on codes is found from the codes that the tokenizer chooses in the step.
         is_left_out = _OF_CODES if distinct_items else frozenset[str]()
+        self._described = tuple(features)
         self._features = tuple(feature for feature in features if feature.role not in is_left_out)
         self._keys = tuple(feature.name for feature in self._features)
 
@@ -83,9 +84,12 @@ class BatchMaker:
         return self.make(part, len(rows), -(-len(rows) // world_size) - len(part))
 
     def mean_lengths(self) -> dict[str, float]:
-        """Return the average number of ids of each feature, which table placement depends on."""
+        """Return the average number of ids of each feature, which table placement depends on.
+
+        Of those as well that a tokenizer in the loop adds.
+        """
         sizes: dict[str, float] = {}
-        for feature in self._features:
+        for feature in self._described:
             field = self._sources.fields.get(feature.name)
             histories = self.rows.histories if feature.entity == "history" else None
             lengths = field.lengths if field else histories.lengths if histories else np.ones(1)

@@ -92,6 +92,8 @@ class RankTraining:
         self.loader.load_state_dict(loop["loader"])
         self.selection.load_state_dict(loop["selection"])
         self._last_evaluated = loop["last_evaluated"]
+        if self.tuning:
+            self.tuning.load_state_dict(loop["tuning"])
         _log.info("going on from step %d", step)
         self.log.event("resume", step=step, epoch=self.loader.epoch)
 
@@ -100,7 +102,7 @@ class RankTraining:
         epochs, steps = self.config.train.max_epochs, self.loader.steps_per_epoch
         with working("training", epochs * steps, shown=self.ranks.is_main) as work:
             work.advance(self.steps)
-            while self.loader.epoch < epochs and not self.selection.is_over:
+            while self.loader.epoch < epochs and not self._is_over:
                 self._train_epoch(work)
         self._writer.wait()
         self._take_best()
@@ -128,7 +130,7 @@ class RankTraining:
             if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
                 self._evaluate()
                 pace.started = time.monotonic()
-                if self.selection.is_over:
+                if self._is_over:
                     return
             elif _is_due(report.step, self.config.checkpoints.every_steps):
                 self._save(is_best=False)
@@ -136,10 +138,18 @@ class RankTraining:
         if self._last_evaluated < self.steps and (is_last or not train.evaluate_every_steps):
             self._evaluate()
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether patience is at its end; it does not end before the tokenizer has begun to move."""
+        return self.selection.is_over and not (self.tuning and self.tuning.is_ahead(self.steps))
+
     def _evaluate(self) -> None:
         train = self.config.train
         if self.tuning:
             self.tuning.before_evaluation(self.steps, self._last_good())
+            # A tuned run stands for tuned codes: its best step is one at which they had moved.
+            if self.tuning.moves(self.steps) and not self.tuning.moves(self.selection.best_step):
+                self.selection.restart()
         metrics, _ = evaluate(
             self.model, self.valid, batch_size=train.evaluation_batch_size, ranks=self.ranks
         )
@@ -164,6 +174,7 @@ class RankTraining:
             "selection": self.selection.state_dict(),
             "last_evaluated": self._last_evaluated,
             "inputs": self.inputs,
+            "tuning": self.tuning.state_dict() if self.tuning else {},
         }
         files = self.snapshot() if self.ranks.is_main else {}
         self._writer.save(self.steps, self._trainable(), loop=loop, extra_files=files, is_best=is_best)

@@ -84,6 +84,11 @@ class RankConfig(Config):
             raise ValueError(f"representation '{self.representation}' needs semantic_ids")
         if self.tuning and self.representation == "item":
             raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
+        if self.tuning and self.tuning.warmup_epochs >= self.train.max_epochs:
+            raise ValueError(
+                f"tuning.warmup_epochs ({self.tuning.warmup_epochs:g}) leaves no epoch of train.max_epochs "
+                f"({self.train.max_epochs}) in which the tokenizer moves"
+            )
         return self
 
 
@@ -132,6 +137,11 @@ def build_tuned_model(
         raise ConfigError(
             f"tuning: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
             "Tokenize again."
+        )
+    if config.tuning.estimator == "gumbel" and len(tokenizer.stages) > 1:
+        raise ConfigError(
+            "tuning: noise on the codes of residual levels would leave later levels with residuals of other "
+            "codes. Use estimator = 'straight_through', or an mmq tokenizer."
         )
     seed_everything(config.seed, "dense weights")
     pooled = tuple(feature for feature in features if feature.role not in CODE_ROLES)

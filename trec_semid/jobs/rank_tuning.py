@@ -19,6 +19,7 @@ from trec_semid.jobs.rank_setup import RankConfig, RankInputs
 from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.in_the_loop import RankerInTheLoop, TuningConfig
 from trec_semid.sharding.apply import shard_frozen
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue, Standardised
@@ -33,6 +34,8 @@ from trec_semid.training.content import fill_content
 from trec_semid.training.steps import Arguments, StepReport, plain_arguments
 
 TOKENIZER = "tokenizer"
+NOTHING_KEPT = SparseOptimizerConfig.model_validate({"kind": "sgd"})
+"""What content tables are planned for: nothing trains them, so they have no state beside them."""
 
 
 def load_learned(semantic_ids: str) -> LearnedTokenizer:
@@ -47,8 +50,8 @@ def load_learned(semantic_ids: str) -> LearnedTokenizer:
             "Name the run folder of trec-semid tokenize."
         )
     tokenizer = load_tokenizer(join(semantic_ids, TOKENIZER))
+    kind = _kind_of(tokenizer)
     if not isinstance(tokenizer, LearnedTokenizer):
-        kind = _kind_of(tokenizer)
         raise ConfigError(
             f"tuning: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave tuning out."
         )
@@ -120,7 +123,7 @@ class Tuning:
             self._ranks,
             config.sharding.part(PREFIX, is_inside=True),
             batch_size=-(-config.train.batch_size // self._ranks.world_size),
-            optimizer=config.optimizers.tables,
+            optimizer=NOTHING_KEPT,
             mean_lengths=dict.fromkeys(catalogue.dims, live_items(config)),
             beside=plan,
         )
@@ -136,6 +139,20 @@ class Tuning:
     def moves(self, step: int) -> bool:
         """Tell whether the tokenizer learns in this step, counted from 1."""
         return self.config.estimator != "frozen" and step > self._first_step
+
+    def is_ahead(self, step: int) -> bool:
+        """Tell whether the tokenizer has not moved yet at this step, but will."""
+        return self.config.estimator != "frozen" and step <= self._first_step
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what the next look at the codes says of the steps before it."""
+        return {"map_step": self._map_step, "equal": self._equal, "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from a checkpoint, whose map the model holds already."""
+        self._map_step, self._seen = int(state["map_step"]), int(state["seen"])
+        self._equal = state["equal"]
+        self._watch.last = self.map().codes
 
     def arguments(self, batch: RankingBatch, step: int) -> Arguments:
         """Return what the model is called with: content only where the tokenizer learns."""

@@ -67,11 +67,13 @@ def draw_users(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], replic
     draws: dict[tuple[str, int | None], dict[str, Replicates]] = {}
     for run in track(ranked, "draw users", len(ranked)):
         try:
-            read = reader.read(run["folders"], keys)
+            # Folds share validation rows: only their test rows are drawn from.
+            own = keys if len(run["folders"]) == 1 else [key for key in keys if key.split == "test"]
+            read = reader.read(run["folders"], own)
         except SemidError as error:
             _log.warning("%s: compared over seeds only: %s", run["label"], error)
             continue
-        draws[run["step"], run["seed"]] = _draw(read, keys, replicates, len(ranked))
+        draws[run["step"], run["seed"]] = _draw(read, own, replicates, len(ranked))
     return draws
 
 

@@ -1,7 +1,8 @@
 """Evaluation rows of a study's rankers, and steps whose rows are taken together.
 
-Steps with one `pool`, such as the folds of an item holdout, make one row of the table: their predictions
-are laid end to end before a metric is taken, so that users and items count as if one run had scored all.
+Steps with one `pool`, such as the folds of an item holdout, make one row of the table: their predictions of
+test rows are laid end to end before a metric is taken. Rows of one user then carry scores of several models,
+which are compared as they are: probabilities, each from its own fold's training.
 """
 
 import re
@@ -102,7 +103,8 @@ def pool_runs(
     Args:
         runs: `step`, `seed`, `verb`, `folders`, `metrics` and `error` of every run.
         pools: step to pool, of the steps that have one.
-        metrics: wanted; those of rows are taken over all rows, any other is the mean over the runs.
+        metrics: wanted; those of test rows are taken over all rows. Any other is the mean over the runs:
+            folds share their validation rows, and would count them several times.
 
     Returns:
         The runs, a pool in place of its first one; its `error` is the first of its runs'.
@@ -125,8 +127,9 @@ def _pooled(
     if error is None:
         common = set.intersection(*(set(part["metrics"]) for part in parts))
         metrics = {key: fmean(part["metrics"][key] for part in parts) for key in sorted(common)}
+        tested = [key for key in keys if key.split == "test"]
         try:
-            metrics |= _of_all_rows(reader.read(folders, keys), keys)
+            metrics |= _of_all_rows(reader.read(folders, tested), tested)
         except SemidError as caught:
             error, metrics = str(caught), {}
     seed = parts[0]["seed"]

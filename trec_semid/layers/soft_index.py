@@ -39,7 +39,7 @@ def soft_lookup(
     values: Tensor,
     *,
     similarity: Similarity,
-    temperature: float,
+    temperature: Tensor | float,
     present: Tensor | None = None,
     noise: GumbelNoise | None = None,
     chunk_bytes: int | None = None,
@@ -60,13 +60,15 @@ def soft_lookup(
         codebooks: (R, K, D).
         values: (R, K, V), or (R, K + 1, V) with `present`.
         similarity: how a code is chosen.
-        temperature: small is sharp; cosines lie in [-1, 1].
+        temperature: a number, or (R,) one for each position; small is sharp; cosines lie in [-1, 1].
         present: (B, R) bool. Where given, values has K + 1 rows, and an absent latent gets the last one
             and code K, without a gradient to the latent and the codebook.
         noise: none where not given.
         chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
     """
-    queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, temperature)
+    temperatures = torch.as_tensor(temperature, dtype=latents.dtype, device=latents.device)
+    sharpness = (1 / temperatures).reshape(-1, 1, 1)
+    queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, sharpness)
     rows = _chunk_rows(codebooks, chunk_bytes)
     scores = _Scores(scale, noise, rows, None if present is None else ~present.T)
     vectors, codes = _SoftLookup.apply(queries, keys, bias, values, scores)
@@ -79,14 +81,14 @@ def _chunk_rows(codebooks: Tensor, chunk_bytes: int | None) -> int:
 
 
 def _scored_by(
-    latents: Tensor, codebooks: Tensor, similarity: Similarity, temperature: float
+    latents: Tensor, codebooks: Tensor, similarity: Similarity, sharpness: Tensor
 ) -> tuple[Tensor, Tensor, float, Tensor | None]:
     """Return queries (R, B, D), keys (R, K, D), scale and bias (R, 1, K): p = scale * q k^T + bias."""
     queries = latents.transpose(0, 1)
     if similarity == "cosine":
-        return normalize(queries, dim=-1), normalize(codebooks, dim=-1), 1 / temperature, None
+        return sharpness * normalize(queries, dim=-1), normalize(codebooks, dim=-1), 1.0, None
     # |z|^2 is the same for all codes: softmax and argmax do without it.
-    return queries, codebooks, 2 / temperature, (codebooks.square().sum(-1) / -temperature).unsqueeze(1)
+    return sharpness * queries, codebooks, 2.0, -sharpness * codebooks.square().sum(-1).unsqueeze(1)
 
 
 class _Scores(NamedTuple):

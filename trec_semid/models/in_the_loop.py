@@ -34,8 +34,8 @@ class TuningConfig(Config):
     """How the choice of a code gets its gradient: `straight_through` as published; `gumbel` chooses under
     noise that fades; `frozen` not at all, which is the baseline in the same harness."""
     temperature: PositiveFloat | None = None
-    """Of the soft index; the tokenizer's own where not given."""
-    learning_rate: PositiveFloat = 1e-4
+    """Of the soft index, in the tokenizer's units; its own where not given."""
+    learning_rate: PositiveFloat = 1e-3
     """Of the tokenizer, beside the ranker's own."""
     reconstruction_weight: NonNegativeFloat = 0.5
     """alpha' of the paper's eq 19."""
@@ -66,6 +66,7 @@ class RankerInTheLoop(nn.Module):
     """
 
     codes: Tensor
+    temperature: Tensor
 
     def __init__(
         self,
@@ -93,7 +94,8 @@ class RankerInTheLoop(nn.Module):
         """
         super().__init__()
         self.sparse, self.code_tables, self.tokenizer, self.dense = sparse, code_tables, tokenizer, dense
-        self.pooling, self.temperature = sparse.pooling, temperature or tokenizer.temperature
+        self.pooling = sparse.pooling
+        self.register_buffer("temperature", tokenizer.temperatures(temperature), persistent=False)
         self.prefixes = prefixes
         self.has_history = any(feature.role == "history_code" for feature in features)
         order = [

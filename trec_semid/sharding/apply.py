@@ -71,9 +71,15 @@ def shard_frozen(model: nn.Module, plan: TablePlan, ranks: Ranks) -> Distributed
     for weight in table_weights(model).values():
         apply_in_backward(torch.optim.SGD, [weight], {"lr": 0.0})
     with without_library_warnings():
-        return DistributedModelParallel(
+        sharded = DistributedModelParallel(
             model, device=ranks.device, plan=plan.sharding_plan, sharders=table_sharders()
         )
+    # The library moves what is not a table only where it wraps parameters, of which there are none.
+    for module in sharded.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.device.type != ranks.device.type:
+                setattr(module, name, buffer.to(ranks.device))
+    return sharded
 
 
 def dense_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -52,10 +52,13 @@ class LearnedTokenizer(Tokenizer):
     similarity: Similarity
     """How a code is chosen: largest cosine, or smallest squared distance."""
 
-    @property
     @abstractmethod
-    def temperature(self) -> float:
-        """Of the soft index: softmax(cosine / temperature), or softmax(-squared distance / temperature)."""
+    def temperatures(self, temperature: float | None = None) -> Tensor:
+        """Return (R,) of the soft index: softmax(cosine / t), or softmax(-squared distance / t).
+
+        Args:
+            temperature: instead of the tokenizer's own; over distances, in units of the latents' variance.
+        """
 
     @property
     def stages(self) -> tuple[tuple[int, ...], ...]:

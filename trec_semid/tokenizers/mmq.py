@@ -101,10 +101,9 @@ class Mmq(LearnedTokenizer):
         """K at every position."""
         return (self.mmq_config.codebook_size,) * self.codebooks.shape[0]
 
-    @property
-    def temperature(self) -> float:
-        """Of the soft index, over squared distances as they are where codes are chosen by distance."""
-        return self.mmq_config.temperature * float(self.length.square().mean())
+    def temperatures(self, temperature: float | None = None) -> Tensor:
+        """Return those of the soft index; positions measured by the cosine all have one."""
+        return (temperature or self.mmq_config.temperature) * self.length.square().squeeze(1)
 
     @property
     def position_names(self) -> tuple[str, ...]:
@@ -119,9 +118,11 @@ class Mmq(LearnedTokenizer):
             require_items(int(catalogue.present[name][rows].sum()), self.mmq_config.codebook_size, field=name)
         self.standardiser.fit(catalogue, rows)
         config = self.mmq_config.fit
+        if not config.warmup_epochs:
+            self._measure_length(catalogue, rows, seed)
         for report in fit_codebooks(self, catalogue, rows, seed=seed, config=config):
-            if report.round == config.warmup_epochs and self.similarity == "euclidean":
-                self.length.copy_(latent_variance(self, catalogue, rows, seed).sqrt().unsqueeze(1))
+            if report.round == config.warmup_epochs:
+                self._measure_length(catalogue, rows, seed)
             yield report
 
     @torch.no_grad()
@@ -177,6 +178,11 @@ class Mmq(LearnedTokenizer):
         items = items + config.quantization_weight * terms["quantization"]
         codes = torch.where(views.present, chosen.codes, config.codebook_size)
         return Objective(items, config.orthogonality_weight * self._overlap(), codes, terms)
+
+    @torch.no_grad()
+    def _measure_length(self, catalogue: Catalogue, rows: Rows, seed: int) -> None:
+        if self.similarity == "euclidean":
+            self.length.copy_(latent_variance(self, catalogue, rows, seed).sqrt().unsqueeze(1))
 
     def _quantize(self, latents: Tensor) -> Quantized:
         how: dict[str, Any] = {"similarity": self.similarity, "length": self.length}

@@ -74,10 +74,9 @@ class RqVae(LearnedTokenizer):
         """`level_0`, ... or, separated, `<modality>_0`, ..., each coarse to fine."""
         return self.fusion.position_names("level")
 
-    @property
-    def temperature(self) -> float:
-        """Of the soft index over squared distances."""
-        return self.rq_config.temperature * float(self.spread.mean())
+    def temperatures(self, temperature: float | None = None) -> Tensor:
+        """Return those of the soft index over squared distances."""
+        return (temperature or self.rq_config.temperature) * self.spread
 
     @property
     def stages(self) -> tuple[tuple[int, ...], ...]:

@@ -50,14 +50,14 @@ class CodeWatch:
     """
 
     def __init__(self, start: Codes, sizes: tuple[int, ...], *, floor: float) -> None:
-        self._start, self._last, self._sizes, self._floor = start, start, sizes, floor
+        self._start, self.last, self._sizes, self._floor = start, start, sizes, floor
         self.first = self.look(start)
 
     def look(self, codes: Codes) -> CodeHealth:
         """Measure a map (N, R)."""
         usage = code_usage(codes, self._sizes)
         moved = codes != self._start
-        since_last, self._last = (codes != self._last).any(1).mean(), codes.copy()
+        since_last, self.last = (codes != self.last).any(1).mean(), codes.copy()
         return CodeHealth(
             entropy=float(np.mean([one.entropy for one in usage])),
             utilisation=float(np.mean([one.utilisation for one in usage])),
