@@ -4,8 +4,8 @@
 
 A step is the sum of four terms, each its work over a data sheet's rate times an efficiency e:
 
-    compute   U F k / (rate e)          U distinct live items of a GPU's rows, F operations of one item's
-                                        matrix products, both ways, k = step / its matrix products
+    compute   (U F k + 6 W B) / (rate e)  U distinct live items of a GPU's B rows, F operations of one item's
+                                        matrix products, both ways, k = step / its products; W dense weights
     lookups   3 L D 4 / (hbm e)         L looked-up rows of all tables: read, then read and written to update
     exchange  (2 P D 4 + U C 2) / link  P pooled vectors of width D there and back, C halves of content
     codes     2 R K D 4 / link          code tables fetched whole, and their gradient sent back
@@ -31,6 +31,7 @@ PARSER.add_argument("--latent", type=int, default=256)
 PARSER.add_argument("--content", type=int, nargs=2, default=[256, 256])
 PARSER.add_argument("--items", type=int, default=40_000_000)
 PARSER.add_argument("--users", type=int, default=30_000_000)
+PARSER.add_argument("--dense", type=int, default=500_000, help="weights of the dense part")
 PARSER.add_argument("--tflops", type=float, default=494.5)
 PARSER.add_argument("--efficiency", type=float, default=0.4, help="of the data sheet's rates")
 PARSER.add_argument("--overhead", type=float, default=1.9, help="k, measured on a CPU")
@@ -60,7 +61,7 @@ def step_ms(cluster: ClusterConfig, live_history: int) -> dict[str, float]:
     lookups = o.rows + entries + entries * o.positions
     pooled = o.rows * (3 + 2 * o.positions)
     terms = {
-        "compute": live * item_flops()[1] * o.overhead / rate,
+        "compute": (live * item_flops()[1] * o.overhead + 6 * o.dense * o.rows) / rate,
         "lookups": 3 * lookups * o.dim * 4 / hbm,
         "exchange": (2 * pooled * o.dim * 4 + live * sum(o.content) * 2) / link,
         "codes": 0.0 if frozen else 2 * o.positions * o.codebook * o.dim * 4 / link,

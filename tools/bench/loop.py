@@ -187,17 +187,11 @@ def floor_step(features: tuple[Feature, ...], tokenizer: Mmq, batches: list[Rank
 
 def _products_of(dense: nn.Module, tokenizer: Mmq, batch: RankingBatch) -> list[tuple[Tensor, Tensor]]:
     """Return the factors of every matrix product of a step; chunks of the soft index share theirs."""
-    items, dim = batch.items, OPTIONS.dim
+    items = batch.items
     assert items is not None
-    num_items, rows = len(items.rows), 512
-    keys, values = (
-        torch.randn(POSITIONS, OPTIONS.codebook, dim),
-        torch.randn(POSITIONS, OPTIONS.codebook, 2 * dim),
-    )
-    queries, grad = torch.randn(POSITIONS, rows, dim), torch.randn(POSITIONS, rows, 2 * dim)
-    scores = torch.randn(POSITIONS, rows, OPTIONS.codebook)
-    chunk = [(queries, keys.mT), (queries, keys.mT), (grad, values.mT), (scores, keys), (scores.mT, queries)]
-    found = chunk * round(num_items / rows)
+    num_items = len(items.rows)
+    # Every live item looks up rows of the code tables; targets look up codewords as well, for the anchors.
+    found = [pair for count in (num_items, items.num_targets) for pair in _lookup_products(count)]
     sized = [(w, batch.labels.shape[0]) for w in dense.parameters()]
     for name, weight in tokenizer.named_parameters():
         sized += [(weight, items.num_targets if "decoder" in name else num_items)] * (name != "codebooks")
@@ -206,6 +200,18 @@ def _products_of(dense: nn.Module, tokenizer: Mmq, batch: RankingBatch) -> list[
             of = weight.detach()
             x, y = (torch.randn(*of.shape[:-2], count, width) for width in of.shape[-2:])
             found += [(x, of), (y, of.mT), (x.mT, y)]
+    return found
+
+
+def _lookup_products(count: int, at_once: int = 512) -> list[tuple[Tensor, Tensor]]:
+    """Return the factors of a soft lookup of so many items: scores, scores again, and three gradients."""
+    keys, values = (torch.randn(POSITIONS, OPTIONS.codebook, OPTIONS.dim) for _ in range(2))
+    found: list[tuple[Tensor, Tensor]] = []
+    for rows, times in ((at_once, count // at_once), (count % at_once, 1)):
+        queries, grad = (torch.randn(POSITIONS, rows, OPTIONS.dim) for _ in range(2))
+        scores = torch.randn(POSITIONS, rows, OPTIONS.codebook)
+        products = [(queries, keys.mT)] * 2 + [(grad, values.mT), (scores, keys), (scores.mT, queries)]
+        found += products * (times if rows else 0)
     return found
 
 
