@@ -1,8 +1,10 @@
 """tools/bench/peak_memory.py on commands that hold a known amount of memory."""
 
+import os
 import re
 import subprocess
 import sys
+from ctypes import CDLL
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +46,20 @@ def test_what_processes_hold_at_the_same_time_is_summed():
     assert told.num_processes == 3
     assert told.peak_mib == pytest.approx(250, rel=0.25)
     assert told.largest_mib == pytest.approx(150, rel=0.25)
+
+
+def tells_memories_apart() -> bool:
+    return os.uname().machine == "x86_64" and CDLL(None).syscall(312, os.getpid(), os.getpid(), 1, 0, 0) == 0
+
+
+@pytest.mark.skipif(not tells_memories_apart(), reason="the kernel does not answer kcmp")
+def test_a_child_that_has_not_left_its_parents_memory_is_not_counted_again(tmp_path: Path):
+    fifo = tmp_path / "fifo"
+    actions = f"[(os.POSIX_SPAWN_OPEN, 0, {str(fifo)!r}, os.O_RDONLY, 0)]"  # waits there for a writer
+    spawn = f"os.posix_spawn('/bin/true', ['true'], os.environ, file_actions={actions})"
+    holder = f'"{sys.executable}" -c "import os; held = b\'1\' * (200 << 20); {spawn}"'
+    told = measured("sh", "-c", f"mkfifo {fifo}; (sleep 1.5; echo > {fifo}) & {holder}; wait")
+    assert told.peak_mib == pytest.approx(200, rel=0.25)
 
 
 def test_output_and_exit_status_are_those_of_the_command():
