@@ -38,6 +38,15 @@ def test_standardised_content_has_mean_zero_and_deviation_one_and_is_zero_where_
     assert not x[~contents.present[:, 1], 12:].any()
 
 
+def test_one_modality_alone_is_its_columns_of_the_whole():
+    catalogue, standardiser = fitted()
+    contents = catalogue.batch(np.arange(NUM_ITEMS))
+    whole = standardiser(contents)
+    for place, name in enumerate(DIMS):
+        alone = standardiser.modality(name, contents.vectors[place], contents.present[:, place])
+        assert torch.equal(alone, whole[:, standardiser.columns(name)])
+
+
 def test_length_of_the_input_does_not_matter():
     catalogue, standardiser = fitted()
     contents = catalogue.batch(np.arange(NUM_ITEMS))

@@ -57,6 +57,12 @@ class Standardiser(nn.Module):
         x = (self.unit(contents) - self.mean) / self.std
         return torch.where(self.spread(contents.present), x, 0.0)
 
+    def modality(self, name: str, vectors: Tensor, present: Tensor) -> Tensor:
+        """Return one modality's columns of x (B, dim) from its vectors (B, dim) and presence (B,)."""
+        columns = self.columns(name)
+        x = (normalize(vectors, dim=1) - self.mean[columns]) / self.std[columns]
+        return torch.where(present.unsqueeze(1), x, 0.0)
+
     def columns(self, name: str) -> slice:
         """Return where a modality lies in x."""
         place = self.names.index(name)

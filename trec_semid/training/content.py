@@ -23,23 +23,22 @@ def fill_content(tables: nn.Module, catalogue: Catalogue, standardiser: Standard
     """
     weights = tables.state_dict()
     parts = {table.name: table_shards(weights[table.key]) for table in find_tables(tables)}
-    for name in catalogue.vectors:
-        of_modality = standardiser.columns(name)
+    for name, vectors in catalogue.vectors.items():
         for first_row, first_column, part in parts[content_table(name)]:
-            width = min(part.shape[1], of_modality.stop - of_modality.start - first_column)
-            columns = slice(of_modality.start + first_column, of_modality.start + first_column + width)
             part.zero_()  # tables are a little wider than the content
+            width = min(part.shape[1], vectors.shape[1] - first_column)
             for start in range(0, part.shape[0], _ROWS_AT_ONCE):
                 piece = part[start : start + _ROWS_AT_ONCE]
-                rows = np.arange(first_row + start, first_row + start + len(piece))
-                piece[:, :width] = _standardised(catalogue, standardiser, rows, columns)
+                rows = slice(first_row + start, first_row + start + len(piece))
+                x = _standardised(catalogue, standardiser, name, rows)
+                piece[:, :width] = x[:, first_column : first_column + width]
     masks = np.stack([np.asarray(catalogue.present[name], bool) for name in catalogue.vectors], axis=1)
     holder = next(module for module in tables.modules() if isinstance(module, ContentTables))
     holder.present.copy_(torch.from_numpy(masks))
 
 
-def _standardised(
-    catalogue: Catalogue, standardiser: Standardiser, rows: np.ndarray, columns: slice
-) -> Tensor:
-    contents = catalogue.batch(rows).to(standardiser.mean.device)
-    return standardiser(contents)[:, columns].half()
+def _standardised(catalogue: Catalogue, standardiser: Standardiser, name: str, rows: slice) -> Tensor:
+    device = standardiser.mean.device
+    present = torch.from_numpy(np.asarray(catalogue.present[name][rows], bool)).to(device)
+    vectors = torch.from_numpy(np.array(catalogue.vectors[name][rows], np.float32)).to(device)
+    return standardiser.modality(name, vectors, present).half()
