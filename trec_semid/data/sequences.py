@@ -51,10 +51,10 @@ class Sequences(NamedTuple):
     """(U, 3) int64: events of each user in each of `schema.SPLITS`."""
 
     def training_rows(self, config: SequencesConfig) -> Ragged:
-        """Return windows of at most L + 1 training items; rows of one item alone teach nothing and are left out.
+        """Return windows of at most L + 1 training items.
 
         In a dense row every item but the first is a target of those before it. In a sliding row the last
-        item alone is.
+        item alone is. Rows of a single item teach nothing and are left out.
         """
         counts, starts = self.counts[:, 0], self.starts[:-1]
         if config.rows == "dense":
