@@ -39,7 +39,7 @@ def block_causal_mask(num_blocks: int, block: int, device: torch.device | None =
 class Transformer(nn.Module):
     """x <- x + attention(norm(x)); x <- x + W' gelu(W norm(x)); a last norm. Masked as its caller says.
 
-    Sequences need no mask for what fills them up at the end: under a causal mask no token looks there, and
+    Sequences need no mask for what fills them up at the end: under a causal mask no token looks there;
     what comes out at those places is to be ignored. Source: Vaswani et al., "Attention Is All You Need", 2017,
     with the norm before each part.
     """
