@@ -1,0 +1,61 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import gelu, layer_norm, softmax
+
+from trec_semid.layers.attention import Transformer, TransformerConfig, block_causal_mask
+
+DIM, HEADS = 8, 2
+
+
+def made(dropout: float = 0.0) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(DIM, TransformerConfig(num_layers=2, num_heads=HEADS, dropout=dropout)).double()
+
+
+def by_hand(model: Transformer, x: torch.Tensor, may_look) -> torch.Tensor:
+    """Run every block token by token and head by head."""
+    num_tokens, width = x.shape[0], DIM // HEADS
+    for block in model.blocks:
+        normed = layer_norm(x, (DIM,), block.attention_norm.weight, block.attention_norm.bias)
+        q, k, v = block.project(normed).split(DIM, dim=1)
+        rows = []
+        for i in range(num_tokens):
+            seen = [j for j in range(num_tokens) if may_look(i, j)]
+            heads = []
+            for h in range(HEADS):
+                own = slice(h * width, (h + 1) * width)
+                scores = torch.stack([q[i, own] @ k[j, own] for j in seen]) / math.sqrt(width)
+                heads.append(softmax(scores, dim=0) @ v[seen][:, own])
+            rows.append(torch.cat(heads))
+        x = x + block.merge(torch.stack(rows))
+        normed = layer_norm(x, (DIM,), block.feed_norm.weight, block.feed_norm.bias)
+        x = x + block.narrow(gelu(block.widen(normed)))
+    return layer_norm(x, (DIM,), model.norm.weight, model.norm.bias)
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_it_equals_attention_token_by_token(block):
+    model = made()
+    x = torch.randn(2, 6, DIM, dtype=torch.float64)
+    mask = None if block == 1 else block_causal_mask(2, block)
+    out = model(x, mask)
+    for row in range(2):
+        expected = by_hand(model, x[row], lambda i, j: j // block <= i // block)
+        torch.testing.assert_close(out[row], expected)
+
+
+def test_what_fills_a_sequence_up_changes_nothing_before_it():
+    model = made()
+    x = torch.randn(1, 5, DIM, dtype=torch.float64)
+    longer = torch.cat([x, torch.randn(1, 3, DIM, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(model(longer)[:, :5], model(x))
+
+
+def test_dropout_is_for_training_alone():
+    model = made(dropout=0.5)
+    x = torch.randn(1, 4, DIM, dtype=torch.float64)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))

@@ -1,0 +1,61 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from trec_semid.layers.full_softmax import full_softmax_loss
+
+
+def drawn(num_queries: int = 7, num_items: int = 53, dim: int = 5):
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(num_queries, dim, generator=generator, requires_grad=True)
+    items = torch.randn(num_items, dim, generator=generator, requires_grad=True)
+    return queries, items, torch.randint(num_items, (num_queries,), generator=generator)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4 * 7 * 10, 4 * 7 * 53, None])
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_it_is_the_cross_entropy_of_all_scores_whatever_the_chunk(scale, chunk_bytes):
+    queries, items, targets = drawn()
+    weights = torch.linspace(0, 2, len(queries))
+    loss = full_softmax_loss(queries, items, targets, scale=scale, chunk_bytes=chunk_bytes)
+    (loss * weights).sum().backward()
+    ours = loss.detach(), queries.grad, items.grad
+    queries, items, targets = drawn()
+    loss = cross_entropy(scale * queries @ items.T, targets, reduction="none")
+    (loss * weights).sum().backward()
+    torch.testing.assert_close(ours, (loss.detach(), queries.grad, items.grad), atol=1e-5, rtol=1e-5)
+
+
+def test_large_scores_do_not_overflow():
+    queries = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    items = torch.tensor([[100.0, 0.0], [99.0, 0.0], [-100.0, 0.0]], requires_grad=True)
+    loss = full_softmax_loss(queries, items, torch.tensor([1]), chunk_bytes=4)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(100.0)
+    assert queries.grad is not None
+    assert queries.grad.isfinite().all()
+
+
+MEASURE = """
+import resource, sys, torch
+from trec_semid.layers.full_softmax import full_softmax_loss
+torch.set_num_threads(1)
+num_items = int(sys.argv[1])
+queries = torch.randn(256, 8, requires_grad=True)
+items = torch.randn(num_items, 8, requires_grad=True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+full_softmax_loss(queries, items, torch.zeros(256, dtype=torch.int64), chunk_bytes=2**20).sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_is_that_of_the_gradients_not_of_the_scores():
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, "400000"], capture_output=True, text=True, check=True
+    )
+    grown_mib = int(run.stdout) / 1024
+    # All scores would take 390 MiB, gradients of the items 12 MiB and one temporary as much.
+    assert grown_mib < 100

@@ -1,0 +1,91 @@
+"""Causal transformer over sequences that are filled up at their end.
+
+Legend: B sequences, S tokens, D width, H heads.
+"""
+
+from typing import final
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from trec_semid.core.config import Config
+
+
+class TransformerConfig(Config):
+    """A stack of pre-norm blocks."""
+
+    num_layers: PositiveInt = 2
+    num_heads: PositiveInt = 2
+    hidden_dim: PositiveInt | None = None
+    """Of the feed-forward part; four times the width where not given."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+def block_causal_mask(num_blocks: int, block: int, device: torch.device | None = None) -> Tensor:
+    """Return (S, S) bool, True where a token may look: its own block and all blocks before it.
+
+    Args:
+        num_blocks: S / block.
+        block: tokens of a block, such as the tokens of one item; 1 is the plain causal mask.
+        device: where.
+    """
+    place = torch.arange(num_blocks * block, device=device) // block
+    return place.unsqueeze(1) >= place.unsqueeze(0)
+
+
+@final
+class Transformer(nn.Module):
+    """x <- x + attention(norm(x)); x <- x + W' gelu(W norm(x)); a last norm. Masked as its caller says.
+
+    Sequences need no mask for what fills them up at the end: under a causal mask no token looks there;
+    what comes out at those places is to be ignored. Source: Vaswani et al., "Attention Is All You Need", 2017,
+    with the norm before each part.
+    """
+
+    def __init__(self, dim: int, config: TransformerConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(dim, config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (B, S, D).
+
+        Args:
+            x: (B, S, D).
+            mask: (S, S) bool, True where a token may look; the plain causal mask where not given.
+        """
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+class _Block(nn.Module):
+    """One attention and one feed-forward part."""
+
+    def __init__(self, dim: int, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.attention_norm, self.feed_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.project, self.merge = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        hidden = config.hidden_dim or 4 * dim
+        self.widen, self.narrow = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return (B, S, D)."""
+        x = x + self.drop(self._attend(self.attention_norm(x), mask))
+        return x + self.drop(self.narrow(self.drop(gelu(self.widen(self.feed_norm(x))))))
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        parts = self.project(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = scaled_dot_product_attention(
+            parts[0],
+            parts[1],
+            parts[2],
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.merge(mixed.transpose(1, 2).flatten(2))

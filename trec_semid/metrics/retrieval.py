@@ -1,0 +1,95 @@
+"""Recall and NDCG of full-catalogue retrieval, from the ranks of each user's targets.
+
+Legend: U users, T targets of all users (user after user), N cutoff.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trec_semid.core.errors import DataError, ShapeError
+
+Ranks = NDArray[np.int64]
+Vector = NDArray[np.float64]
+
+
+def rank_targets(
+    scores: NDArray[Any], targets: NDArray[Any], allowed: NDArray[np.bool_] | None = None
+) -> Ranks:
+    """Return (U,) the rank of one target of each user among all items, 1 the best.
+
+    rank = 1 + #{items scored above the target} + #{items scored equally whose row is lower}: the place
+    in a list sorted by (score descending, row ascending), so items that share all codes have an order.
+
+    Args:
+        scores: (U, num_items).
+        targets: (U,) item rows.
+        allowed: (U, num_items) items that may be retrieved; all where not given. A target counts whether
+            it is allowed or not.
+
+    Raises:
+        DataError: a target's score is NaN.
+    """
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    if np.isnan(own).any():
+        row = int(np.flatnonzero(np.isnan(own[:, 0]))[0])
+        raise DataError("score is NaN", row=row, field="score", remedy="Lower the learning rate")
+    rows = np.arange(scores.shape[1])
+    ahead = (scores > own) | ((scores == own) & (rows < targets[:, None]))
+    if allowed is not None:
+        ahead &= allowed
+    return 1 + np.count_nonzero(ahead, axis=1)
+
+
+def recall_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:
+    """Return (U,): the share of each user's targets among the first `cutoff`, NaN without targets.
+
+    With one target a user it is the hit rate of leave-one-out.
+
+    Args:
+        ranks: (T,) from 1.
+        lengths: (U,) targets of each user.
+        cutoff: N.
+    """
+    _expect_total(ranks, lengths)
+    return _per_user(ranks <= cutoff, lengths) / _or_nan(lengths)
+
+
+def ndcg_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:
+    """Return (U,): DCG@N / ideal DCG@N with gain 1 a target, NaN without targets.
+
+    DCG@N = sum over targets of rank r <= N of 1 / log2(r + 1); the ideal has min(N, number of targets)
+    of them on the first places. Source: Jarvelin and Kekalainen, "Cumulated Gain-Based Evaluation of IR
+    Techniques", 2002. ComiRec's evaluator divides by the ideal of the hits instead, which is larger.
+
+    Args:
+        ranks: (T,) from 1, no two of a user alike.
+        lengths: (U,) targets of each user.
+        cutoff: N.
+    """
+    _expect_total(ranks, lengths)
+    gains = np.where(ranks <= cutoff, 1 / np.log2(ranks + 1.0), 0.0)
+    discounts = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(cutoff) + 2.0))))
+    return _per_user(gains, lengths) / _or_nan(discounts[np.minimum(lengths, cutoff)])
+
+
+def per_user_retrieval(ranks: Ranks, lengths: NDArray[np.int64], cutoffs: Sequence[int]) -> dict[str, Vector]:
+    """Return `recall@N` and `ndcg@N` of every user for each cutoff."""
+    recalls = {f"recall@{cutoff}": recall_at(ranks, lengths, cutoff) for cutoff in cutoffs}
+    return recalls | {f"ndcg@{cutoff}": ndcg_at(ranks, lengths, cutoff) for cutoff in cutoffs}
+
+
+def _per_user(values: NDArray[Any], lengths: NDArray[np.int64]) -> Vector:
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    return np.bincount(users, values.astype(np.float64), len(lengths))
+
+
+def _or_nan(values: NDArray[Any]) -> Vector:
+    return np.where(values > 0, values, np.nan)
+
+
+def _expect_total(ranks: Ranks, lengths: NDArray[np.int64]) -> None:
+    if len(ranks) != lengths.sum():
+        raise ShapeError(f"ranks: {len(ranks)} targets, but lengths sum up to {lengths.sum()}.")
