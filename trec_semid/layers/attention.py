@@ -40,7 +40,7 @@ class Transformer(nn.Module):
     """x <- x + attention(norm(x)); x <- x + W' gelu(W norm(x)); a last norm. Masked as its caller says.
 
     Sequences need no mask for what fills them up at the end: under a causal mask no token looks there;
-    what comes out at those places is to be ignored. Source: Vaswani et al., "Attention Is All You Need", 2017,
+    what comes out there is to be ignored. Source: Vaswani et al., "Attention Is All You Need", 2017,
     with the norm before each part.
     """
 

@@ -52,7 +52,10 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Send the gradient to queries and items, with the scores made once more."""
         queries, items, targets, total = ctx.saved_tensors
         weights = (grads[0].float() * ctx.scale).unsqueeze(1)
         to_queries = -weights * items[targets].float()

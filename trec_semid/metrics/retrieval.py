@@ -83,7 +83,7 @@ def per_user_retrieval(ranks: Ranks, lengths: NDArray[np.int64], cutoffs: Sequen
 
 def _per_user(values: NDArray[Any], lengths: NDArray[np.int64]) -> Vector:
     users = np.repeat(np.arange(len(lengths)), lengths)
-    return np.bincount(users, values.astype(np.float64), len(lengths))
+    return np.bincount(users, values.astype(np.float64), len(lengths)).astype(np.float64)
 
 
 def _or_nan(values: NDArray[Any]) -> Vector:
