@@ -98,8 +98,8 @@ def test_temperature_is_in_units_of_the_latents_own_spread():
     with torch.no_grad():
         z = vae.encoders[0](vae.standardiser(catalogue.batch(np.arange(NUM_ITEMS))))
     spread = float((z - z.mean(0)).square().sum(1).mean())
-    assert vae.temperatures().tolist() == pytest.approx([0.1 * spread] * 3, rel=1e-4)
-    assert vae.temperatures(0.5).tolist() == pytest.approx([0.5 * spread] * 3, rel=1e-4)
+    assert vae.temperatures().tolist() == pytest.approx([0.1 * spread] * 4, rel=1e-4)
+    assert vae.temperatures(0.5).tolist() == pytest.approx([0.5 * spread] * 4, rel=1e-4)
 
 
 def test_without_warm_up_the_spread_is_that_of_the_first_latents():
