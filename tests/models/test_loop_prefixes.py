@@ -46,7 +46,9 @@ def test_prefixes_are_those_of_live_codes_but_of_the_map_for_older_history():
     added = LoopPrefixes(CONFIG, SIZES, features).add(
         batch, items, torch.from_numpy(codes), torch.from_numpy(older)
     )
-    live, mapped = prefix_ids(live_codes, SIZES, CONFIG), prefix_ids(map_codes, SIZES, CONFIG)
+    live, mapped = (
+        prefix_ids(torch.from_numpy(each), SIZES, CONFIG).numpy() for each in (live_codes, map_codes)
+    )
     assert added.keys() == ["user_id", *(feature.name for feature in features)]
     for place, length in enumerate(CONFIG.lengths):
         of_items = added[f"item_prefix_{length}"]

@@ -4,16 +4,13 @@ Legend: N items, R positions, P prefix lengths.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from trec_semid.core.config import Config
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -42,7 +39,7 @@ def prefix_rows(sizes: Sequence[int], length: int, num_rows: int) -> int:
     return min(possible, num_rows)
 
 
-def prefix_ids(codes: Array, sizes: Sequence[int], config: PrefixConfig) -> Array:
+def prefix_ids(codes: Tensor, sizes: Sequence[int], config: PrefixConfig) -> Tensor:
     """Return (N, P) int64: the row of each item's prefix in each length's table.
 
     Source: Singh et al., "Better Generalization with Semantic IDs: A Case Study in Ranking for
@@ -50,32 +47,10 @@ def prefix_ids(codes: Array, sizes: Sequence[int], config: PrefixConfig) -> Arra
     base sizes[r] + 1; where it passes `num_rows` it is mixed (splitmix64) and taken modulo `num_rows`.
 
     Args:
-        codes: (N, R); sizes[r] is the 'missing' code.
+        codes: (N, R) integers; sizes[r] is the 'missing' code.
         sizes: K of each position.
         config: which prefixes.
     """
-    found = np.empty((len(codes), len(config.lengths)), np.int64)
-    for column, length in enumerate(config.lengths):
-        rows = prefix_rows(sizes, length, config.num_rows)
-        key = np.zeros(len(codes), np.uint64)
-        is_hashed = rows == config.num_rows
-        for position in range(length):
-            digit = codes[:, position].astype(np.uint64)
-            key = (_mix(key) ^ digit) if is_hashed else key * np.uint64(sizes[position] + 1) + digit
-        found[:, column] = (_mix(key) % np.uint64(rows) if is_hashed else key).astype(np.int64)
-    return found
-
-
-def _mix(key: Array) -> Array:
-    """Scatter 64-bit keys: the finaliser of splitmix64 (Steele, Lea, Flood, 2014), one to one."""
-    key = key + np.uint64(_GOLDEN)
-    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return key ^ (key >> np.uint64(31))
-
-
-def prefix_ids_of(codes: Tensor, sizes: Sequence[int], config: PrefixConfig) -> Tensor:
-    """Return what `prefix_ids` does, on the codes' device: (N, P) int64 of (N, R) codes."""
     found: list[Tensor] = []
     for length in config.lengths:
         rows = prefix_rows(sizes, length, config.num_rows)
@@ -83,13 +58,16 @@ def prefix_ids_of(codes: Tensor, sizes: Sequence[int], config: PrefixConfig) -> 
         is_hashed = rows == config.num_rows
         for position in range(length):
             digit = codes[:, position].long()
-            key = (_mix_signed(key) ^ digit) if is_hashed else key * (sizes[position] + 1) + digit
-        found.append(_unsigned_remainder(_mix_signed(key), rows) if is_hashed else key)
+            key = (_mix(key) ^ digit) if is_hashed else key * (sizes[position] + 1) + digit
+        found.append(_unsigned_remainder(_mix(key), rows) if is_hashed else key)
     return torch.stack(found, dim=1)
 
 
-def _mix_signed(key: Tensor) -> Tensor:
-    """Mix int64 keys as `_mix` does unsigned ones: sums and products wrap alike, shifts drop the sign."""
+def _mix(key: Tensor) -> Tensor:
+    """Scatter 64-bit keys: the finaliser of splitmix64 (Steele, Lea, Flood, 2014), one to one.
+
+    int64 holds the bits of unsigned keys: sums and products wrap alike, shifts drop the sign.
+    """
     key = key + _signed(_GOLDEN)
     key = (key ^ _shifted(key, 30)) * _signed(0xBF58476D1CE4E5B9)
     key = (key ^ _shifted(key, 27)) * _signed(0x94D049BB133111EB)

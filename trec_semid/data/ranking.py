@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple, final
 
 import numpy as np
+import torch
 
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import (
@@ -52,7 +53,7 @@ class RankingData:
         used = codes if sizes else None
         prefixes = None
         if used and features.prefixes:
-            prefixes = prefix_ids(used.codes, used.sizes, features.prefixes)
+            prefixes = prefix_ids(torch.tensor(used.codes), used.sizes, features.prefixes).numpy()
         self._sources = read_sources(dataset, self.features, used.codes if used else None, prefixes)
         self._file, self._history = dataset.uri, history
         self.events = read_events(dataset)

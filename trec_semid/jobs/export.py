@@ -80,11 +80,11 @@ def run(config: ExportConfig) -> Exported:
     ranked = load_config(RankConfig, [made.path("config.toml")])
     with writing(config.out), staged_folder(config.out) as folder:
         manifest = _write(config, ranked, made, folder)
-        difference = _check(config, ranked, folder)
+        num_rows, difference = _check(config, ranked, folder)
     num_bytes = sum(facts.num_bytes for facts in manifest.files())
     say(
         f"{config.out}: step {manifest.step}, {len(manifest.tables)} tables ({config.tables}), "
-        f"{num_bytes / 2**20:,.1f} MiB. Scores of {config.check_rows:,} test rows, re-loaded in a process of "
+        f"{num_bytes / 2**20:,.1f} MiB. Scores of {num_rows:,} test rows, re-loaded in a process of "
         f"its own without torchrec, differ from the run's by at most {difference:.1e}."
     )
     return Exported(config.out, difference, num_bytes)
@@ -165,8 +165,8 @@ def _table(tensors: dict[str, Tensor], name: str) -> Tensor:
     return next(value for key, value in tensors.items() if key.endswith(f".{name}.weight"))
 
 
-def _check(config: ExportConfig, ranked: RankConfig, folder: str) -> float:
-    """Score test rows with the bundle alone and compare them with the run's own predictions."""
+def _check(config: ExportConfig, ranked: RankConfig, folder: str) -> tuple[int, float]:
+    """Score test rows with the bundle alone; return how many, and how far the run's predictions are."""
     command = [
         sys.executable,
         "-m",
@@ -188,4 +188,4 @@ def _check(config: ExportConfig, ranked: RankConfig, folder: str) -> float:
             f"{config.out}: the bundle scores {difference:.4f} away from the run's predictions "
             f"(allowed: {_TOLERANCE[config.tables]}). Nothing was written. Export as fp32, or rank again."
         )
-    return difference
+    return len(wanted), difference

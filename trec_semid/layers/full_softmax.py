@@ -42,6 +42,7 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, scale: float, chunk: int
     ) -> Tensor:
+        """Return the losses (B,); of all scores only each query's log-normaliser is kept."""
         total = queries.new_full((len(queries),), float("-inf"), dtype=torch.float32)
         for part in items.split(chunk):
             total = torch.logaddexp(total, (scale * queries @ part.T).float().logsumexp(1))

@@ -62,7 +62,7 @@ def ndcg_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:
 
     DCG@N = sum over targets of rank r <= N of 1 / log2(r + 1); the ideal has min(N, number of targets)
     of them on the first places. Source: Jarvelin and Kekalainen, "Cumulated Gain-Based Evaluation of IR
-    Techniques", 2002. ComiRec's evaluator divides by the ideal of the hits instead, which is larger.
+    Techniques", 2002. ComiRec's evaluator divides by the ideal of the hits alone, so its NDCG is larger.
 
     Args:
         ranks: (T,) from 1, no two of a user alike.

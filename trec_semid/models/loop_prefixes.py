@@ -14,7 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from trec_semid.data.features import Feature
 from trec_semid.data.item_rows import ItemRows
-from trec_semid.data.prefixes import PrefixConfig, prefix_ids_of
+from trec_semid.data.prefixes import PrefixConfig, prefix_ids
 from trec_semid.embeddings.collection import keyed_jagged
 
 PREFIX_ROLES = ("item_prefix", "history_prefix")
@@ -39,8 +39,8 @@ class LoopPrefixes:
             codes: (U, R) of the distinct items.
             older_codes: (m, R) of the older history entries.
         """
-        rows = prefix_ids_of(codes, self._sizes, self._config)
-        older = prefix_ids_of(older_codes, self._sizes, self._config)
+        rows = prefix_ids(codes, self._sizes, self._config)
+        older = prefix_ids(older_codes, self._sizes, self._config)
         ones = torch.ones_like(items.targets)
         lengths = items.older_lengths + items.recent_lengths
         history = in_row_order(older, items.older_lengths, rows[items.recent], items.recent_lengths)

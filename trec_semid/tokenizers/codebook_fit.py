@@ -76,6 +76,7 @@ def fit_codebooks(
     for epoch in range(1, config.epochs + 1):
         quantized = epoch > config.warmup_epochs
         if epoch == config.warmup_epochs + 1:
+            model.take_spread(latent_variance(model, catalogue, rows, seed))
             start_codebooks(model, catalogue, _sample(rows, model, config, seed), seed)
         epoch_rows = numpy_generator(seed, "epoch", epoch).permutation(rows)
         usage, scalars = _train_epoch(model, optimizer, catalogue, epoch_rows, config, quantized=quantized)

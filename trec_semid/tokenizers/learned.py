@@ -60,6 +60,13 @@ class LearnedTokenizer(Tokenizer):
             temperature: instead of the tokenizer's own; over distances, in units of the latents' variance.
         """
 
+    def take_spread(self, variance: Tensor) -> None:
+        """Take what latents are measured in from here on, where codes are chosen by distance.
+
+        Args:
+            variance: (R,) of each position's latents when the warm-up ends, summed over dimensions.
+        """
+
     @property
     def stages(self) -> tuple[tuple[int, ...], ...]:
         """Positions in the order codebooks start; a stage's latents depend on the codes of those before."""

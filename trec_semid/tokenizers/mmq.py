@@ -23,7 +23,7 @@ from trec_semid.layers.quantize import (
     quantize_straight_through,
     squared_distances,
 )
-from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks, latent_variance
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows, require_items
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
 from trec_semid.tokenizers.tokenizer import FitReport
@@ -117,13 +117,12 @@ class Mmq(LearnedTokenizer):
         for name in self.dims:
             require_items(int(catalogue.present[name][rows].sum()), self.mmq_config.codebook_size, field=name)
         self.standardiser.fit(catalogue, rows)
-        config = self.mmq_config.fit
-        if not config.warmup_epochs:
-            self._measure_length(catalogue, rows, seed)
-        for report in fit_codebooks(self, catalogue, rows, seed=seed, config=config):
-            if report.round == config.warmup_epochs:
-                self._measure_length(catalogue, rows, seed)
-            yield report
+        yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.mmq_config.fit)
+
+    def take_spread(self, variance: Tensor) -> None:
+        """Measure distances in roots of the variance; angles have no unit."""
+        if self.similarity == "euclidean":
+            self.length.copy_(variance.sqrt().unsqueeze(1))
 
     @torch.no_grad()
     def encode(self, contents: Contents) -> Tensor:
@@ -178,11 +177,6 @@ class Mmq(LearnedTokenizer):
         items = items + config.quantization_weight * terms["quantization"]
         codes = torch.where(views.present, chosen.codes, config.codebook_size)
         return Objective(items, config.orthogonality_weight * self._overlap(), codes, terms)
-
-    @torch.no_grad()
-    def _measure_length(self, catalogue: Catalogue, rows: Rows, seed: int) -> None:
-        if self.similarity == "euclidean":
-            self.length.copy_(latent_variance(self, catalogue, rows, seed).sqrt().unsqueeze(1))
 
     def _quantize(self, latents: Tensor) -> Quantized:
         how: dict[str, Any] = {"similarity": self.similarity, "length": self.length}

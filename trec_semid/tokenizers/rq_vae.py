@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trec_semid.layers.mlp import Mlp
 from trec_semid.layers.quantize import pick_codewords, squared_distances
 from trec_semid.layers.residual import residual_codes, residual_levels
-from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks, latent_variance
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.fusion import Fusion, FusionConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
@@ -91,13 +91,12 @@ class RqVae(LearnedTokenizer):
         """Standardise, align, warm up without quantisation, start codebooks from clusters, train."""
         self.standardiser.fit(catalogue, rows)
         self.fusion.fit(self.standardiser, catalogue, rows, seed, self.rq_config.codebook_size)
-        config = self.rq_config.fit
-        if not config.warmup_epochs:
-            self._measure_spread(catalogue, rows, seed)
-        for report in fit_codebooks(self, catalogue, rows, seed=seed, config=config):
-            if report.round == config.warmup_epochs:
-                self._measure_spread(catalogue, rows, seed)
-            yield report
+        yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.rq_config.fit)
+
+    def take_spread(self, variance: Tensor) -> None:
+        """Keep how far each channel's z lies from its mean, so that weights and temperature have no unit."""
+        for channel in self.fusion.channels:
+            self.spread[channel.positions] = variance[channel.positions.start]
 
     @torch.no_grad()
     def encode(self, contents: Contents) -> Tensor:
@@ -154,12 +153,6 @@ class RqVae(LearnedTokenizer):
         return Objective(
             items, items.new_zeros(()), torch.where(views.present, codes, config.codebook_size), terms
         )
-
-    def _measure_spread(self, catalogue: Catalogue, rows: Rows, seed: int) -> None:
-        """Measure how far z lies from its mean, so that weights and temperature have no unit."""
-        variance = latent_variance(self, catalogue, rows, seed)
-        for channel in self.fusion.channels:
-            self.spread[channel.positions] = variance[channel.positions.start]
 
     def _choose(self, x: Tensor, modalities: Tensor) -> tuple[Views, Tensor]:
         inputs = self.fusion(x, modalities)
