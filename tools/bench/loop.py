@@ -6,7 +6,8 @@
 Frozen: the plain ranker over codes from the map. In the loop: content from its sharded half-precision
 table, MMQ codes of every distinct item, the soft index over all K codes, reconstruction anchors. Floor:
 the matrix products of the in-the-loop step alone, forward and backward, on numbers that lie ready. Items
-are Zipf-like; every row has a full history. The three take turns; the table shows medians over turns.
+are Zipf-like; every row has a full history. The three take turns; the table shows medians over turns, and
+by how much resident memory grows in its turn at most, what it keeps from the first step included (Linux).
 """
 
 import argparse
@@ -215,16 +216,32 @@ def _lookup_products(count: int, at_once: int = 512) -> list[tuple[Tensor, Tenso
     return found
 
 
-def take_turns(steps: dict[str, Step]) -> dict[str, list[float]]:
-    """Time each contestant turn by turn and return seconds a step of each turn; the first does not count."""
+def take_turns(steps: dict[str, Step]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Return seconds a step of each contestant's turns, and its peak [MiB]; the first turn is not timed."""
     spent: dict[str, list[float]] = {name: [] for name in steps}
+    peaks = dict.fromkeys(steps, 0.0)
     for turn in range(OPTIONS.turns + 1):
         for name, step in steps.items():
+            before = restart_peak()
             started = time.perf_counter()
             for number in range(OPTIONS.steps):
                 step(turn * OPTIONS.steps + number)
             spent[name] += [(time.perf_counter() - started) / OPTIONS.steps] if turn else []
-    return spent
+            peaks[name] = max(peaks[name], status_mib("VmHWM") - before)
+    return spent, peaks
+
+
+def restart_peak() -> float:
+    """Let the peak of resident memory start anew, and return what is resident now [MiB]."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return status_mib("VmRSS")
+
+
+def status_mib(key: str) -> float:
+    """Return a line of this process's status [MiB]."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
 
 
 def main() -> None:
@@ -244,7 +261,7 @@ def main() -> None:
             "in the loop": live,
             "matrix products": floor_step(features, tokenizer, batches),
         }
-        spent = take_turns(steps)
+        spent, peaks = take_turns(steps)
     items, recent = batches[0].items, "all" if OPTIONS.recent is None else OPTIONS.recent
     assert items is not None
     distinct = len(items.rows)
@@ -255,15 +272,16 @@ def main() -> None:
         f"{OPTIONS.steps} steps"
     )
     for name, seconds in spent.items():
-        span = f"{min(seconds) * 1e3:,.0f} to {max(seconds) * 1e3:,.0f}"
-        print(f"{name:<18} {statistics.median(seconds) * 1e3:9,.0f} ms a step   ({span})")
+        span = f"({min(seconds) * 1e3:,.0f} to {max(seconds) * 1e3:,.0f})"
+        middle = statistics.median(seconds) * 1e3
+        print(f"{name:<18} {middle:9,.0f} ms a step   {span}   peak +{peaks[name]:,.0f} MiB")
     for other in ("frozen", "matrix products"):
         ratios = [a / b for a, b in zip(spent["in the loop"], spent[other], strict=True)]
         span = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"in the loop / {other:<15} {statistics.median(ratios):.2f}   {span}")
     if OPTIONS.json:
         with open(OPTIONS.json, "w", encoding="utf-8") as file:
-            json.dump({"options": vars(OPTIONS), "seconds": spent}, file, indent=1)
+            json.dump({"options": vars(OPTIONS), "seconds": spent, "peak_mib": peaks}, file, indent=1)
 
 
 if __name__ == "__main__":

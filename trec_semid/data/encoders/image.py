@@ -128,7 +128,7 @@ class ImageEncoder:
         network = optional_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(self._weights, map_location="cpu", weights_only=True))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Channels last is 1.4 times as fast for this network on a CPU.
+        # Depthwise convolutions are faster on a CPU where channels lie last.
         return network.eval().to(device, memory_format=torch.channels_last)
 
 
