@@ -17,7 +17,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.evaluation.strata import training_strata
-from trec_semid.jobs import rank_loop
+from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -132,7 +132,7 @@ def test_another_config_does_not_overwrite_a_run(finished, problem):
 
 def run_until(monkeypatch, config: RankConfig, num_steps: int) -> None:
     """Run, and be interrupted after so many steps."""
-    whole = rank_loop.train_steps
+    whole = training_loop.train_steps
 
     def stopping(*args, **kwargs):
         for report in whole(*args, **kwargs):
@@ -141,7 +141,7 @@ def run_until(monkeypatch, config: RankConfig, num_steps: int) -> None:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rank_loop, "train_steps", stopping)
+        patch.setattr(training_loop, "train_steps", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(config)
 

@@ -13,7 +13,7 @@ from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, read_bytes
 from trec_semid.jobs import report, tokenize
 from trec_semid.jobs.rank import RankConfig, run
-from trec_semid.jobs.rank_loop import RankTraining
+from trec_semid.jobs.training_loop import Training
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
@@ -154,15 +154,15 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     }
     whole = run(tuned(problem, f"{tmp_path}/whole", **changes))
     broken = tuned(problem, f"{tmp_path}/broken", **changes)
-    save = RankTraining._save
+    save = Training._save
 
-    def save_then_stop(self: RankTraining, *, is_best: bool) -> None:
+    def save_then_stop(self: Training, *, is_best: bool) -> None:
         save(self, is_best=is_best)
         if self.steps >= 12:
             raise InterruptedForTestError
 
     with monkeypatch.context() as patched:
-        patched.setattr(RankTraining, "_save", save_then_stop)
+        patched.setattr(Training, "_save", save_then_stop)
         with pytest.raises(InterruptedForTestError):
             run(broken)
     assert run(broken).metrics == whole.metrics

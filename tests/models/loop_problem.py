@@ -14,6 +14,7 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.models.in_the_loop import RankerInTheLoop, RankerInTheLoopWithLoss, TuningConfig
+from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.ppnet import Ppnet, PpnetConfig
 from trec_semid.tokenizers.contents import Catalogue, Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer
@@ -83,7 +84,7 @@ def build(
     torch.manual_seed(2)
     dense = Ppnet(PpnetConfig(layer_dims=[8], gate_dim=8), described, DIM)
     start = torch.zeros(NUM_ITEMS, num_positions, dtype=torch.int16) if codes is None else codes
-    ranker = RankerInTheLoop(sparse, tables, made, dense, described, start, temperature=None)
+    ranker = RankerInTheLoop(sparse, LiveCodes(tables, start, made), dense, described)
     return RankerInTheLoopWithLoss(ranker, TUNING, world_size=world_size)
 
 

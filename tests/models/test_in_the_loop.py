@@ -68,7 +68,7 @@ def optimizer_of(plan: str) -> SparseOptimizerConfig:
 def train_by_hand(optimizer: SparseOptimizerConfig) -> dict[str, Any]:
     """Three steps, all on plain tensors: dense gradients, update rules written out."""
     model = build("cpu").ranker
-    trained = [*model.tokenizer.parameters(), *model.dense.parameters()]
+    trained = [*model.live.tokenizer.parameters(), *model.dense.parameters()]
     tables = {
         name: initial_rows(name, DIM, 0, rows, std=STD, seed=SEED) for name, rows in table_rows().items()
     }
@@ -76,7 +76,7 @@ def train_by_hand(optimizer: SparseOptimizerConfig) -> dict[str, Any]:
     losses, gradients = [], {}
     for step in range(STEPS):
         leaves = {name: weight.clone().requires_grad_() for name, weight in tables.items()}
-        loss, _ = scored_by_hand(leaves, model.tokenizer, model.dense, global_batch(step))
+        loss, _ = scored_by_hand(leaves, model.live.tokenizer, model.dense, global_batch(step))
         for parameter in trained:
             parameter.grad = None
         loss.backward()
@@ -84,7 +84,7 @@ def train_by_hand(optimizer: SparseOptimizerConfig) -> dict[str, Any]:
         if step == 0:
             gradients = {
                 name: weight.grad.clone()
-                for name, weight in model.tokenizer.named_parameters()
+                for name, weight in model.live.tokenizer.named_parameters()
                 if weight.grad is not None
             }
         for name, leaf in leaves.items():
@@ -250,7 +250,7 @@ def test_older_history_reads_the_map_and_recent_history_the_content():
     live = model(keyed(whole), whole.labels, whole.weights, 9, whole.items, contents)
     # A map that agrees with the live codes makes the split into recent and older irrelevant.
     with torch.no_grad():
-        model.ranker.codes[whole.items.rows] = live.codes.short()
+        model.ranker.live.codes[whole.items.rows] = live.codes.short()
     part = my_part(batch, 0, 1, num_recent=1)
     assert len(part.items.older)
     contents = contents_of(part)
@@ -258,7 +258,7 @@ def test_older_history_reads_the_map_and_recent_history_the_content():
     torch.testing.assert_close(split.logits, live.logits)
     # A map that disagrees does not reach targets and recent history, but older history it does.
     with torch.no_grad():
-        model.ranker.codes.fill_(0)
+        model.ranker.live.codes.fill_(0)
     torch.testing.assert_close(
         model(keyed(whole), whole.labels, whole.weights, 9, whole.items, contents_of(whole)).logits,
         live.logits,

@@ -54,6 +54,7 @@ from trec_semid.models.in_the_loop import (  # noqa: E402
     RankerInTheLoopWithLoss,
     TuningConfig,
 )
+from trec_semid.models.live_codes import LiveCodes  # noqa: E402
 from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
 from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
@@ -145,15 +146,11 @@ def loop_step(
     sparse = PooledTables(table_specs(pooled), tables, [f.name for f in pooled], device="meta")
     code_tables = [CodeTable(f"t_code_{r}", OPTIONS.codebook + 1) for r in range(POSITIONS)]
     torch.manual_seed(0)
-    ranker = RankerInTheLoop(
-        sparse,
-        CodeTables(code_tables, OPTIONS.dim, device="meta"),
-        tokenizer,
-        Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim),
-        features,
-        torch.from_numpy(codes).short(),
-        temperature=None,
+    live = LiveCodes(
+        CodeTables(code_tables, OPTIONS.dim, device="meta"), torch.from_numpy(codes).short(), tokenizer
     )
+    dense = Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim)
+    ranker = RankerInTheLoop(sparse, live, dense, features)
     model = RankerInTheLoopWithLoss(ranker, TuningConfig(), world_size=1)
     plan = plan_on_ranks(model, ranks, RULES, batch_size=OPTIONS.batch, optimizer=optimizers.tables)
     sharded = shard_model(model, plan, ranks, optimizers.tables, skips_parameters=True)

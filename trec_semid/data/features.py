@@ -109,6 +109,16 @@ def describe_features(
     return tuple(features)
 
 
+def describe_item(dataset: Dataset, fields: Sequence[str], *, has_id: bool) -> tuple[Feature, ...]:
+    """Return the features of an item by itself: its ID where asked for, and side fields.
+
+    Raises:
+        ConfigError: an unknown side field.
+    """
+    by_id = [Feature("item_id", "item", "t_item_id", dataset.facts.num_items)] if has_id else []
+    return (*by_id, *_side_features("item", dataset.facts.item_fields, fields))
+
+
 def read_sources(
     dataset: Dataset, features: Sequence[Feature], codes: Array | None, prefixes: Array | None = None
 ) -> Sources:

@@ -18,7 +18,7 @@ from trec_semid.data.features import Feature, describe_features
 from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.jobs.rank_setup import RankConfig, build_model
-from trec_semid.jobs.rank_tuning import NOTHING_KEPT, live_items
+from trec_semid.jobs.tuning import NOTHING_KEPT, live_items
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import ClusterConfig
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
@@ -157,7 +157,7 @@ def _plan(config: PlanConfig, cluster: ClusterConfig, features: tuple[Feature, .
         rank.sharding.part(PREFIX, is_inside=True),
         batch_size=batch_size,
         optimizer=NOTHING_KEPT,
-        mean_lengths=dict.fromkeys(widths, live_items(rank)),
+        mean_lengths=dict.fromkeys(widths, live_items(rank.tuning, rank.history.max_len)),
         beside=plan,
     )
     return [plan, content]

@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from torch import nn
+
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.logs import CONSOLE, RunLog, set_up_console, working
+from trec_semid.core.logs import CONSOLE, RunLog, set_up_console
 from trec_semid.core.paths import exists, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
-from trec_semid.data.histories import Protocol
-from trec_semid.data.loader import TrainLoader
-from trec_semid.data.schema import Split
+from trec_semid.data.batches import RankingBatch
+from trec_semid.data.loader import BatchMaker, TrainLoader
 from trec_semid.embeddings.content_tables import PREFIX
-from trec_semid.evaluation.predictions import PredictionWriter
-from trec_semid.evaluation.ranking import Named, RankAccumulator
-from trec_semid.evaluation.strata import Strata, strata_of_counts
-from trec_semid.jobs.rank_loop import RankTraining, refuse_other_inputs
+from trec_semid.jobs.rank_predictions import write_predictions
 from trec_semid.jobs.rank_setup import (
     RankConfig,
     RankInputs,
@@ -29,10 +27,12 @@ from trec_semid.jobs.rank_setup import (
     build_tuned_model,
     read_inputs,
 )
-from trec_semid.jobs.rank_tuning import (
+from trec_semid.jobs.training_loop import Training, refuse_other_inputs
+from trec_semid.jobs.tuning import (
     TOKENIZER,
     Tuning,
     distinct_items,
+    live_items,
     load_learned,
     open_content,
 )
@@ -41,7 +41,8 @@ from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.sharding.tables import find_tables
 from trec_semid.tokenizers.semantic_ids import FILE
 from trec_semid.training.optimizers import build_updates
-from trec_semid.training.predict import predict
+from trec_semid.training.predict import evaluate
+from trec_semid.training.steps import Arguments, plain_arguments
 from trec_semid.training.tables import initialise_tables
 
 __all__ = ["RankConfig", "Ranked", "run"]
@@ -105,7 +106,7 @@ def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Rank
         training = _set_up(config, folder, inputs, ranks, log)
         training.resume()
         training.run()
-        metrics, counts = _write_predictions(training, folder, inputs)
+        metrics, counts = write_predictions(training, folder, inputs, config)
         counts |= _parameter_counts(training)
         if training.tuning:
             metrics |= training.tuning.write(folder)
@@ -132,9 +133,7 @@ def _is_of(folder: RunFolder, config: RankConfig) -> bool:
     return folder.read_json("run.json").get("config_checksum") == config_checksum(config)
 
 
-def _set_up(
-    config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks, log: RunLog
-) -> RankTraining:
+def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks, log: RunLog) -> Training:
     pinned = ranks.device.type == "cuda"
     items = distinct_items(config.tuning)
     train = inputs.data.batch_maker("train", "frozen", distinct_items=items, pinned=pinned)
@@ -174,24 +173,56 @@ def _set_up(
         world_size=ranks.world_size,
     )
     own_rates, tuning = {}, None
-    if tokenizer and config.tuning:
+    if tokenizer and config.tuning and inputs.semantic_ids:
         own_rates = {TOKENIZER: config.tuning.learning_rate}
-        tuning = Tuning(config, inputs, ranks, log, steps_per_epoch=loader.steps_per_epoch)
-        placed = tuning.attach(sharded, open_content(inputs.dataset, tokenizer), config, plan)
+        tuning = Tuning(
+            config.tuning,
+            inputs.semantic_ids,
+            ranks,
+            log,
+            seed=config.seed,
+            steps_per_epoch=loader.steps_per_epoch,
+        )
+        placed = tuning.attach(
+            sharded,
+            open_content(inputs.dataset, tokenizer),
+            config.sharding,
+            plan,
+            batch_size=-(-config.train.batch_size // ranks.world_size),
+            items_per_row=live_items(config.tuning, config.history.max_len),
+        )
         _tell_plan(folder, placed, ranks, "content_plan")
-    return RankTraining(
-        config,
+    valid = inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned)
+    return Training(
+        config.train,
+        config.checkpoints,
+        config.train.select_by,
+        ("auc", "gauc", "log_loss"),
         ranks,
         log,
         sharded,
         build_updates(sharded, config.optimizers, total_steps=total_steps, own_rates=own_rates),
         loader,
-        inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned),
+        partial(_tuned_arguments, tuning) if tuning else plain_arguments,
+        partial(_evaluate, sharded, valid, config.train.evaluation_batch_size, ranks),
         folder.path("checkpoints"),
         tuning.files if tuning else partial(_snapshot, inputs),
         inputs.checksums,
         tuning,
     )
+
+
+def _tuned_arguments(tuning: Tuning, batch: RankingBatch, step: int) -> Arguments:
+    """Return what the model is called with: content only where the tokenizer learns."""
+    plain = plain_arguments(batch, step)
+    if not tuning.moves(step) or batch.items is None:
+        return plain
+    contents = tuning.contents(batch.items.rows)
+    return Arguments((*plain.positional, contents), {"noise": tuning.noise(step)})
+
+
+def _evaluate(model: nn.Module, valid: BatchMaker, batch_size: int, ranks: Ranks) -> dict[str, float]:
+    return evaluate(model, valid, batch_size=batch_size, ranks=ranks)[0]
 
 
 def _snapshot(inputs: RankInputs) -> dict[str, bytes]:
@@ -206,55 +237,7 @@ def _tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "pl
         CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _write_predictions(training: RankTraining, folder: RunFolder, inputs: RankInputs) -> Named:
-    """Score valid and test with the best weights under both protocols; return metrics over all ranks."""
-    users, items = inputs.data.train_counts()
-    strata = strata_of_counts(items, users)
-    metrics: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    splits: tuple[Split, ...] = ("valid", "test")
-    for split in splits:
-        online, frozen = _score(training, folder, inputs, split, strata)
-        metrics |= {f"{split}/{name}": value for name, value in online[0].items()}
-        metrics |= {f"{split}-frozen/{name}": value for name, value in frozen[0].items()}
-        counts |= {f"{split}/{name}": value for name, value in online[1].items()}
-    return metrics, counts
-
-
-def _score(
-    training: RankTraining, folder: RunFolder, inputs: RankInputs, split: Split, strata: Strata
-) -> tuple[Named, Named]:
-    ranks, batch_size = training.ranks, training.config.train.evaluation_batch_size
-    protocols: tuple[Protocol, ...] = ("online", "frozen")
-    items = distinct_items(training.config.tuning)
-    makers = [inputs.data.batch_maker(split, protocol, distinct_items=items) for protocol in protocols]
-    online, frozen = (predict(training.model, maker, batch_size=batch_size, ranks=ranks) for maker in makers)
-    rows = makers[0].rows
-    accumulators = RankAccumulator(strata), RankAccumulator(strata)
-    with (
-        PredictionWriter(
-            folder.uri, split, rank=ranks.rank, world_size=ranks.world_size, num_rows=len(rows.labels)
-        ) as writer,
-        working(f"score {split}", len(rows.labels), shown=ranks.is_main) as work,
-    ):
-        for with_all, with_train in zip(online, frozen, strict=True):
-            chosen = with_all.rows
-            work.advance(len(chosen) * ranks.world_size)
-            label, user, item = rows.labels[chosen], rows.users[chosen], rows.items[chosen]
-            writer.write(
-                row=chosen,
-                user_row=user,
-                item_row=item,
-                label=label,
-                score=with_all.scores,
-                score_frozen=with_train.scores,
-            )
-            for accumulator, scores in zip(accumulators, (with_all.scores, with_train.scores), strict=True):
-                accumulator.update(scores, label, user, item)
-    return accumulators[0].result(), accumulators[1].result()
-
-
-def _parameter_counts(training: RankTraining) -> dict[str, int]:
+def _parameter_counts(training: Training) -> dict[str, int]:
     dense = sum(weight.numel() for weight in dense_parameters(training.model).values())
     tables = sum(table.rows * table.dim for table in find_tables(training.model))
     return {"parameters/dense": dense, "parameters/tables": tables}

@@ -1,9 +1,9 @@
 """Config of `trec-semid rank`, the data it reads and the model it trains, before any sharding."""
 
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -15,7 +15,9 @@ from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.jobs.training_loop import CheckpointsConfig, TrainConfig
 from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss, TuningConfig
+from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.loop_prefixes import LoopPrefixes
 from trec_semid.models.ppnet import PpnetConfig
 from trec_semid.models.ranker import Ranker, RankerWithLoss
@@ -24,35 +26,15 @@ from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.optimizers import OptimizersConfig
-from trec_semid.training.selection import SelectBy
+
+SelectBy = Literal["auc", "gauc", "log_loss"]
 
 
-class TrainConfig(Config):
-    """Length of training, selection of the best step, and what is said on the way."""
+class RankTrainConfig(TrainConfig):
+    """Training of a ranker."""
 
-    batch_size: PositiveInt = 1024
-    """Rows of a global batch, over all ranks."""
-    evaluation_batch_size: PositiveInt = 8192
-    """The same for evaluation."""
-    max_epochs: PositiveInt = 10
-    patience: PositiveInt = 2
-    """Evaluations without improvement after which training stops."""
     select_by: SelectBy = "auc"
     """Metric of the validation split (online protocol) that decides which step is best."""
-    evaluate_every_steps: PositiveInt | None = None
-    """Steps between evaluations; at the end of each epoch where not given."""
-    log_every_steps: PositiveInt = 20
-
-
-class CheckpointsConfig(Config):
-    """When to save besides at every evaluation, and how."""
-
-    every_steps: PositiveInt | None = None
-    """Steps between checkpoints; none between evaluations where not given."""
-    keep_last: PositiveInt = 1
-    """Newest checkpoints to keep; the best one is always kept."""
-    in_background: bool = False
-    """Whether training goes on while a checkpoint is written."""
 
 
 class RankConfig(Config):
@@ -72,7 +54,7 @@ class RankConfig(Config):
     tables: TablesConfig = TablesConfig.model_validate({})
     model: RankerConfig = PpnetConfig.model_validate({})
     optimizers: OptimizersConfig = OptimizersConfig()
-    train: TrainConfig = TrainConfig()
+    train: RankTrainConfig = RankTrainConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
     tuning: TuningConfig | None = None
@@ -152,16 +134,10 @@ def build_tuned_model(
     )
     dense = build_dense_ranker(config.model, features, config.tables.dim)
     fits = max(ids.sizes) < torch.iinfo(torch.int16).max
-    ranker = RankerInTheLoop(
-        sparse,
-        tables,
-        tokenizer,
-        dense,
-        features,
-        torch.from_numpy(ids.codes).to(torch.int16 if fits else torch.int32),
-        temperature=config.tuning.temperature,
-        prefixes=LoopPrefixes(prefixes, ids.sizes, features) if prefixes else None,
-    )
+    codes = torch.from_numpy(ids.codes).to(torch.int16 if fits else torch.int32)
+    live = LiveCodes(tables, codes, tokenizer, config.tuning.temperature)
+    in_loop = LoopPrefixes(prefixes, ids.sizes, features) if prefixes else None
+    ranker = RankerInTheLoop(sparse, live, dense, features, in_loop)
     return RankerInTheLoopWithLoss(ranker, config.tuning, world_size=world_size)
 
 

@@ -1,6 +1,6 @@
 """Softmax cross-entropy over all items of a catalogue, without a tensor of all scores.
 
-Legend: B queries, N items, D width.
+Legend: B queries, W targets a query at most, N items, D width.
 """
 
 from typing import Any, final
@@ -16,7 +16,7 @@ _CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
 def full_softmax_loss(
     queries: Tensor, items: Tensor, targets: Tensor, *, scale: float = 1.0, chunk_bytes: int | None = None
 ) -> Tensor:
-    """Return (B,): -log softmax(scale * q_b . I)[target_b], over all N items.
+    """Return (B, W): -log softmax(scale * q_b . I)[target_bw], over all N items; 0 where there is no target.
 
     Scores exist for a chunk of items at a time; forward keeps the log-normaliser of each query, backward
     computes the scores once more. Memory beyond inputs and gradients does not grow with N. This is the
@@ -25,7 +25,7 @@ def full_softmax_loss(
     Args:
         queries: (B, D).
         items: (N, D).
-        targets: (B,) int64 rows of `items`.
+        targets: (B, W) int64 rows of `items`, or (B,) for one each; -1 for none.
         scale: multiplies every score, 1 / temperature.
         chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
     """
@@ -42,14 +42,15 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, scale: float, chunk: int
     ) -> Tensor:
-        """Return the losses (B,); of all scores only each query's log-normaliser is kept."""
+        """Return the losses (B, W); of all scores only each query's log-normaliser is kept."""
         total = queries.new_full((len(queries),), float("-inf"), dtype=torch.float32)
         for part in items.split(chunk):
             total = torch.logaddexp(total, (scale * queries @ part.T).float().logsumexp(1))
-        own = scale * (queries * items[targets]).sum(1).float()
-        ctx.save_for_backward(queries, items, targets, total)
+        wide = targets.view(len(queries), -1) if len(queries) else targets.view(0, 1)
+        own = scale * torch.einsum("bd,bwd->bw", queries, items[wide.clamp(min=0)]).float()
+        ctx.save_for_backward(queries, items, wide, total)
         ctx.scale, ctx.chunk = scale, chunk
-        return total - own
+        return (total.unsqueeze(1) - own).masked_fill(wide < 0, 0.0).view(targets.shape)
 
     @staticmethod
     @once_differentiable
@@ -58,13 +59,15 @@ class _FullSoftmax(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Send the gradient to queries and items, with the scores made once more."""
         queries, items, targets, total = ctx.saved_tensors
-        weights = (grads[0].float() * ctx.scale).unsqueeze(1)
-        to_queries = -weights * items[targets].float()
+        each = (grads[0].view(targets.shape).float() * ctx.scale).masked_fill(targets < 0, 0.0)
+        rows, weights = targets.clamp(min=0), each.sum(1, keepdim=True)
+        to_queries = -torch.einsum("bw,bwd->bd", each, items[rows].float())
         to_items = torch.zeros_like(items, dtype=torch.float32)
         for start in range(0, len(items), ctx.chunk):
             part = items[start : start + ctx.chunk]
             shares = ((ctx.scale * queries @ part.T).float() - total.unsqueeze(1)).exp_().mul_(weights)
             to_queries += shares @ part.float()
             to_items[start : start + ctx.chunk] = shares.T @ queries.float()
-        to_items.index_add_(0, targets, -weights * queries.float())
+        pulled = each.unsqueeze(2) * queries.float().unsqueeze(1)
+        to_items.index_add_(0, rows.flatten(), -pulled.flatten(0, 1))
         return to_queries.to(queries.dtype), to_items.to(items.dtype), None, None, None

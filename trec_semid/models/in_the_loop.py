@@ -15,14 +15,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from trec_semid.core.config import Config
 from trec_semid.data.features import Feature
 from trec_semid.data.item_rows import ItemRows
-from trec_semid.embeddings.code_tables import CodeTables
 from trec_semid.embeddings.collection import PooledTables
-from trec_semid.layers.quantize import pick_codewords
-from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
+from trec_semid.layers.soft_index import GumbelNoise
+from trec_semid.models.live_codes import LiveCodes, LiveContents
 from trec_semid.models.loop_prefixes import LoopPrefixes
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.contents import Standardised
-from trec_semid.tokenizers.learned import LearnedTokenizer, Views
 
 CODE_ROLES = ("item_code", "history_code")
 
@@ -65,37 +63,26 @@ class RankerInTheLoop(nn.Module):
     map's. With the map's codes it is the plain ranker, number for number.
     """
 
-    codes: Tensor
-    temperature: Tensor
-
     def __init__(
         self,
         sparse: PooledTables,
-        code_tables: CodeTables,
-        tokenizer: LearnedTokenizer,
+        live: LiveCodes,
         dense: DenseRanker,
         features: Sequence[Feature],
-        codes: Tensor,
-        *,
-        temperature: float | None,
         prefixes: LoopPrefixes | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
             sparse: tables of all features that are no codes.
-            code_tables: one table a position.
-            tokenizer: fitted.
+            live: codes with the tokenizer that chooses them.
             dense: over all features, codes included.
             features: all of them, in the order the dense part reads.
-            codes: (N, R) item -> code map to start from.
-            temperature: of the soft index; None takes the tokenizer's.
             prefixes: where features read prefix tables.
         """
         super().__init__()
-        self.sparse, self.code_tables, self.tokenizer, self.dense = sparse, code_tables, tokenizer, dense
+        self.sparse, self.live, self.dense = sparse, live, dense
         self.pooling = sparse.pooling
-        self.register_buffer("temperature", tokenizer.temperatures(temperature), persistent=False)
         self.prefixes = prefixes
         self.has_history = any(feature.role == "history_code" for feature in features)
         order = [
@@ -105,7 +92,6 @@ class RankerInTheLoop(nn.Module):
         order += [f for f in features if f.role == "history_code"]
         places = {feature.name: place for place, feature in enumerate(order)}
         self._places = [places[feature.name] for feature in features]
-        self.register_buffer("codes", codes)
 
     def forward(
         self,
@@ -122,45 +108,17 @@ class RankerInTheLoop(nn.Module):
             contents: of `items.rows`; None looks all codes up in the map.
             noise: on the choice.
         """
-        tables = self.code_tables()
-        vectors, codes, errors = self._item_vectors(tables, items, contents, noise)
+        # Only targets are anchored, so only they are rebuilt.
+        live = None if contents is None else LiveContents(contents, None, items.num_targets, noise)
+        chosen = self.live(items.rows, live)
+        vectors = chosen.vectors.flatten(1)
         if self.prefixes:
-            features = self.prefixes.add(features, items, codes, self.codes[items.older])
+            features = self.prefixes.add(features, items, chosen.codes, self.live.codes[items.older])
         parts = [self.sparse(features), vectors[items.targets]]
         if self.has_history:
-            parts.append(self._pool(tables, vectors, items))
+            parts.append(self._pool(chosen.tables, vectors, items))
         blocks = torch.cat(parts, dim=1).unflatten(1, (len(self._places), -1))
-        return Scored(self.dense(blocks[:, self._places].flatten(1)), codes, errors)
-
-    def _item_vectors(
-        self, tables: Tensor, items: ItemRows, contents: Standardised | None, noise: GumbelNoise | None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return (U, R * D), codes (U, R) and errors of the distinct items."""
-        if contents is None:
-            codes = self.codes[items.rows].long()
-            return pick_codewords(tables, codes).flatten(1), codes, {}
-        views = self.tokenizer.view_standardised(*contents)
-        picked = self._look_up(views, tables, noise)
-        # Only targets are anchored, so only they are rebuilt, from the codes that inference would choose.
-        shown = slice(0, items.num_targets)
-        of_targets = Views(*(part[shown] for part in views))
-        # Codebooks have no row for 'missing'; zeros stand in, which gates leave out.
-        padded = functional.pad(self.tokenizer.codebooks, (0, 0, 0, 1))
-        codewords = self._look_up(of_targets, padded, None)
-        errors = self.tokenizer.errors(of_targets, codewords.vectors)
-        return picked.vectors.flatten(1), picked.codes, errors
-
-    def _look_up(self, views: Views, values: Tensor, noise: GumbelNoise | None) -> Picked:
-        """Choose a code for every latent and return its row; absent ones read the row after the last code."""
-        return soft_lookup(
-            views.latents,
-            self.tokenizer.codebooks,
-            values,
-            similarity=self.tokenizer.similarity,
-            temperature=self.temperature,
-            present=views.present,
-            noise=noise,
-        )
+        return Scored(self.dense(blocks[:, self._places].flatten(1)), chosen.codes, chosen.errors)
 
     def _pool(self, tables: Tensor, vectors: Tensor, items: ItemRows) -> Tensor:
         """Return (B, R * D): history entries added up, or their mean."""
@@ -175,7 +133,7 @@ class RankerInTheLoop(nn.Module):
     def _pool_older(self, tables: Tensor, items: ItemRows) -> Tensor:
         num_positions, num_rows, _ = tables.shape
         shift = torch.arange(num_positions, device=tables.device).unsqueeze(1)
-        chosen = self.codes[items.older].long().T + shift * num_rows
+        chosen = self.live.codes[items.older].long().T + shift * num_rows
         starts = (items.older_lengths.cumsum(0) - items.older_lengths) + shift * len(items.older)
         bags = functional.embedding_bag(chosen.flatten(), tables.flatten(0, 1), starts.flatten(), mode="sum")
         return bags.unflatten(0, (num_positions, -1)).transpose(0, 1).flatten(1)
@@ -241,5 +199,5 @@ class RankerInTheLoopWithLoss(nn.Module):
         loss = total * share
         for name, errors in scored.errors.items():
             loss = loss + self.anchor_weights[name] * share * (errors[items.targets] * weights).sum()
-        agreement = (self.ranker.codes[items.rows] == scored.codes).float().mean()
+        agreement = (self.ranker.live.codes[items.rows] == scored.codes).float().mean()
         return LoopOutput(loss, scored.logits.detach(), scored.codes, agreement)

@@ -1,16 +1,16 @@
 """Which step is the best so far, and when to stop waiting for a better one."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-SelectBy = Literal["auc", "gauc", "log_loss"]
+LOWER_IS_BETTER = frozenset(("log_loss",))
 
 
 @dataclass
 class Selection:
     """Best value of one metric so far."""
 
-    metric: SelectBy
+    metric: str
     patience: int
     """Evaluations without improvement after which training is over."""
     best_step: int = 0
@@ -20,9 +20,8 @@ class Selection:
 
     def is_better(self, step: int, value: float) -> bool:
         """Take the value of an evaluation and return whether it is the best so far."""
-        gain = value if self.metric != "log_loss" else -value
-        best = self.best_value if self.metric != "log_loss" or self.best_value is None else -self.best_value
-        if best is not None and gain <= best:
+        sign = -1.0 if self.metric in LOWER_IS_BETTER else 1.0
+        if self.best_value is not None and sign * value <= sign * self.best_value:
             self.num_waited += 1
             return False
         self.best_step, self.best_value, self.num_waited = step, value, 0

@@ -1,8 +1,8 @@
-"""The tokenizer's part in a rank run: content, map, noise, and a watch over the codes."""
+"""The tokenizer's part in a training run: content, map, noise, and a watch over the codes."""
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.errors import ConfigError, TrainingError
@@ -11,14 +11,14 @@ from trec_semid.core.paths import join
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import derive_seed
-from trec_semid.data.batches import RankingBatch
 from trec_semid.data.loader import DistinctItems
 from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
-from trec_semid.jobs.rank_setup import RankConfig, RankInputs
 from trec_semid.layers.soft_index import GumbelNoise
-from trec_semid.models.in_the_loop import RankerInTheLoop, TuningConfig
+from trec_semid.models.in_the_loop import TuningConfig
+from trec_semid.models.live_codes import LiveCodes
 from trec_semid.sharding.apply import shard_frozen
+from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
@@ -31,7 +31,7 @@ from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 from trec_semid.training.code_watch import CodeWatch
 from trec_semid.training.content import fill_content
-from trec_semid.training.steps import Arguments, StepReport, plain_arguments
+from trec_semid.training.steps import StepReport
 
 TOKENIZER = "tokenizer"
 NOTHING_KEPT = SparseOptimizerConfig.model_validate({"kind": "sgd"})
@@ -88,10 +88,9 @@ def distinct_items(tuning: TuningConfig | None) -> DistinctItems | None:
     return DistinctItems(None if tuning.recent_items == "all" else tuning.recent_items)
 
 
-def live_items(config: RankConfig) -> float:
-    """Return how many items of a row have their codes chosen afresh, at most."""
-    assert config.tuning, "asked for by the config"
-    recent, longest = config.tuning.recent_items, config.history.max_len
+def live_items(tuning: TuningConfig, longest: int) -> float:
+    """Return how many items of a row have their codes chosen afresh, at most; histories have `longest`."""
+    recent = tuning.recent_items
     return 1.0 + (longest if recent == "all" else min(recent, longest))
 
 
@@ -99,32 +98,53 @@ class Tuning:
     """Feeds content to the model, keeps the map fresh, and stops a run whose codes collapse."""
 
     def __init__(
-        self, config: RankConfig, inputs: RankInputs, ranks: Ranks, log: RunLog, *, steps_per_epoch: int
+        self,
+        config: TuningConfig,
+        start: SemanticIds,
+        ranks: Ranks,
+        log: RunLog,
+        *,
+        seed: int,
+        steps_per_epoch: int,
     ) -> None:
-        assert config.tuning, "asked for by the config"
-        assert inputs.semantic_ids, "checked by RankConfig"
-        self.config, self._seed, self._ranks, self._log = config.tuning, config.seed, ranks, log
-        self._item_ids, self._steps_per_epoch = inputs.dataset.item_ids, steps_per_epoch
-        self._first_step = round(self.config.warmup_epochs * steps_per_epoch)
-        self._start = inputs.semantic_ids
+        self.config, self._seed, self._ranks, self._log = config, seed, ranks, log
+        self._steps_per_epoch = steps_per_epoch
+        self._first_step = round(config.warmup_epochs * steps_per_epoch)
+        self._start = start
         self._watch = CodeWatch(self._start.codes, self._start.sizes, floor=self.config.entropy_floor)
         self._equal, self._seen = 0.0, 0
         self._map_step = self._first_step  # until then nothing moves, and the map is exact
 
     def attach(
-        self, model: DistributedModelParallel, catalogue: Catalogue, config: RankConfig, plan: TablePlan
+        self,
+        model: DistributedModelParallel,
+        catalogue: Catalogue,
+        sharding: ShardingConfig,
+        plan: TablePlan,
+        *,
+        batch_size: int,
+        items_per_row: float,
     ) -> TablePlan:
-        """Take the sharded model, and place the content beside its plan; returns where."""
-        self._ranker = next(module for module in model.modules() if isinstance(module, RankerInTheLoop))
+        """Take the sharded model, and place the content beside its plan; returns where.
+
+        Args:
+            model: with `LiveCodes` in it.
+            catalogue: content that the tokenizer reads.
+            sharding: rules; those of content tables count.
+            plan: of the model's tables.
+            batch_size: rows of a rank.
+            items_per_row: whose content is looked up, at most.
+        """
+        self._live = next(module for module in model.modules() if isinstance(module, LiveCodes))
         self.catalogue = catalogue
         tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
         placed = plan_on_ranks(
             tables,
             self._ranks,
-            config.sharding.part(PREFIX, is_inside=True),
-            batch_size=-(-config.train.batch_size // self._ranks.world_size),
+            sharding.part(PREFIX, is_inside=True),
+            batch_size=batch_size,
             optimizer=NOTHING_KEPT,
-            mean_lengths=dict.fromkeys(catalogue.dims, live_items(config)),
+            mean_lengths=dict.fromkeys(catalogue.dims, items_per_row),
             beside=plan,
         )
         self._content: nn.Module = shard_frozen(tables, placed, self._ranks)
@@ -134,7 +154,8 @@ class Tuning:
     @property
     def tokenizer(self) -> LearnedTokenizer:
         """The tokenizer as it is now."""
-        return self._ranker.tokenizer
+        assert self._live.tokenizer is not None, "there is one where it is tuned"
+        return self._live.tokenizer
 
     def moves(self, step: int) -> bool:
         """Tell whether the tokenizer learns in this step, counted from 1."""
@@ -154,13 +175,9 @@ class Tuning:
         self._equal = state["equal"]
         self._watch.last = self.map().codes
 
-    def arguments(self, batch: RankingBatch, step: int) -> Arguments:
-        """Return what the model is called with: content only where the tokenizer learns."""
-        plain = plain_arguments(batch, step)
-        if not self.moves(step) or batch.items is None:
-            return plain
-        contents = Standardised(*self._content(batch.items.rows))
-        return Arguments((*plain.positional, contents), {"noise": self._noise(step)})
+    def contents(self, rows: Tensor) -> Standardised:
+        """Return the content of item rows; all ranks ask together."""
+        return Standardised(*self._content(rows))
 
     def after_step(self, report: StepReport) -> None:
         """Count agreement of the codes just chosen with the map, and refresh the map where due."""
@@ -200,8 +217,8 @@ class Tuning:
 
     def map(self) -> SemanticIds:
         """Return the item -> code map that the model reads now."""
-        codes = self._ranker.codes.cpu().numpy().astype(np.int32)
-        return SemanticIds(self._item_ids, codes, self.tokenizer.codebook_sizes)
+        codes = self._live.codes.cpu().numpy().astype(np.int32)
+        return SemanticIds(self._start.item_ids, codes, self.tokenizer.codebook_sizes)
 
     def files(self) -> dict[str, bytes]:
         """Return the snapshot: the map and the tokenizer, for a checkpoint to hold with the weights."""
@@ -229,11 +246,12 @@ class Tuning:
     @torch.no_grad()
     def _refresh(self, step: int) -> Encoded:
         encoded = encode_catalogue(self.tokenizer, self.catalogue)
-        self._ranker.codes.copy_(torch.from_numpy(encoded.codes))
+        self._live.codes.copy_(torch.from_numpy(encoded.codes))
         self._map_step = step
         return encoded
 
-    def _noise(self, step: int) -> GumbelNoise | None:
+    def noise(self, step: int) -> GumbelNoise | None:
+        """Return the noise on the choice in this step; None where there is none."""
         if self.config.estimator != "gumbel":
             return None
         faded = (step - self._first_step) / (self.config.noise_decay_epochs * self._steps_per_epoch)

@@ -1,28 +1,85 @@
-"""The training loop of `trec-semid rank`: steps, log, evaluation, selection, checkpoints, resume."""
+"""The training loop of verbs that train a model: steps, log, evaluation, selection, checkpoints, resume."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from pydantic import PositiveInt
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.checkpoints.folder import latest_step, step_folder
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import RunLog, Work, working
 from trec_semid.core.ranks import Ranks, broadcast_object
-from trec_semid.data.loader import BatchMaker, TrainLoader
-from trec_semid.jobs.rank_setup import RankConfig
-from trec_semid.jobs.rank_tuning import Tuning
+from trec_semid.jobs.tuning import Tuning
 from trec_semid.training.optimizers import Updates
-from trec_semid.training.predict import evaluate
 from trec_semid.training.selection import Selection
-from trec_semid.training.steps import StepReport, plain_arguments, train_steps
+from trec_semid.training.steps import Arguments, StepReport, train_steps
 
 _log = logging.getLogger(__name__)
+
+
+class TrainConfig(Config):
+    """Length of training, and what is said on the way."""
+
+    batch_size: PositiveInt = 1024
+    """Rows of a global batch, over all ranks."""
+    evaluation_batch_size: PositiveInt = 8192
+    """The same for evaluation."""
+    max_epochs: PositiveInt = 10
+    patience: PositiveInt = 2
+    """Evaluations without improvement after which training stops."""
+    evaluate_every_steps: PositiveInt | None = None
+    """Steps between evaluations; at the end of each epoch where not given."""
+    log_every_steps: PositiveInt = 20
+
+
+class CheckpointsConfig(Config):
+    """When to save besides at every evaluation, and how."""
+
+    every_steps: PositiveInt | None = None
+    """Steps between checkpoints; none between evaluations where not given."""
+    keep_last: PositiveInt = 1
+    """Newest checkpoints to keep; the best one is always kept."""
+    in_background: bool = False
+    """Whether training goes on while a checkpoint is written."""
+
+
+class Batches(Protocol):
+    """Training batches that know where they are."""
+
+    epoch: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch."""
+        ...
+
+    def batches(self) -> Iterator[Any]:
+        """Yield what is left of this epoch."""
+        ...
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position of the next batch."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a position."""
+        ...
+
+
+class Evaluation(Protocol):
+    """How a model is judged while it trains."""
+
+    def __call__(self) -> dict[str, float]:
+        """Return metrics of the validation split over all ranks, without the split's name."""
+        ...
 
 
 @dataclass
@@ -47,16 +104,23 @@ class Pace:
 
 
 @dataclass
-class RankTraining:
+class Training:
     """Everything that takes part in the loop, and how far it is."""
 
-    config: RankConfig
+    config: TrainConfig
+    saving: CheckpointsConfig
+    select_by: str
+    """Metric of the validation split that decides which step is best."""
+    shown: tuple[str, ...]
+    """Metrics that the log and the console say."""
     ranks: Ranks
     log: RunLog
     model: DistributedModelParallel
     updates: Updates
-    loader: TrainLoader
-    valid: BatchMaker
+    loader: Batches
+    arguments: Callable[[Any, int], Arguments]
+    """Of the model, from a batch and the number of its step."""
+    evaluate: Evaluation
     checkpoints: str
     """Folder of checkpoints."""
     snapshot: Callable[[], dict[str, bytes]]
@@ -69,12 +133,9 @@ class RankTraining:
     """Optimizer steps done."""
 
     def __post_init__(self) -> None:
-        train = self.config.train
-        self.selection = Selection(train.select_by, train.patience)
+        self.selection = Selection(self.select_by, self.config.patience)
         self._writer = CheckpointWriter(
-            self.checkpoints,
-            keep_last=self.config.checkpoints.keep_last,
-            in_background=self.config.checkpoints.in_background,
+            self.checkpoints, keep_last=self.saving.keep_last, in_background=self.saving.in_background
         )
         self._last_evaluated = 0
 
@@ -99,7 +160,7 @@ class RankTraining:
 
     def run(self) -> None:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
-        epochs, steps = self.config.train.max_epochs, self.loader.steps_per_epoch
+        epochs, steps = self.config.max_epochs, self.loader.steps_per_epoch
         with working("training", epochs * steps, shown=self.ranks.is_main) as work:
             work.advance(self.steps)
             while self.loader.epoch < epochs and not self._is_over:
@@ -108,16 +169,14 @@ class RankTraining:
         self._take_best()
 
     def _train_epoch(self, work: Work) -> None:
-        train, pace = self.config.train, Pace()
-        batches = self.loader.batches()
-        arguments = self.tuning.arguments if self.tuning else plain_arguments
+        train, pace = self.config, Pace()
         reports = train_steps(
             self.model,
             self.updates,
-            batches,
+            self.loader.batches(),
             steps_done=self.steps,
             ranks=self.ranks,
-            arguments=arguments,
+            arguments=self.arguments,
         )
         for report in reports:
             self.steps = report.step
@@ -132,7 +191,7 @@ class RankTraining:
                 pace.started = time.monotonic()
                 if self._is_over:
                     return
-            elif _is_due(report.step, self.config.checkpoints.every_steps):
+            elif _is_due(report.step, self.saving.every_steps):
                 self._save(is_best=False)
         is_last = self.loader.epoch == train.max_epochs
         if self._last_evaluated < self.steps and (is_last or not train.evaluate_every_steps):
@@ -144,28 +203,25 @@ class RankTraining:
         return self.selection.is_over and not (self.tuning and self.tuning.is_ahead(self.steps))
 
     def _evaluate(self) -> None:
-        train = self.config.train
         if self.tuning:
             self.tuning.before_evaluation(self.steps, self._last_good())
             # A tuned run stands for tuned codes: its best step is one at which they had moved.
             if self.tuning.moves(self.steps) and not self.tuning.moves(self.selection.best_step):
                 self.selection.restart()
-        metrics, _ = evaluate(
-            self.model, self.valid, batch_size=train.evaluation_batch_size, ranks=self.ranks
-        )
-        if train.select_by not in metrics:
-            remedy = "Choose train.select_by = 'log_loss', or another split rule"
-            problem = f"validation does not define {train.select_by}: no user, or no row, of either class"
-            raise DataError(problem, file=self.config.dataset, remedy=remedy)
+        metrics = self.evaluate()
+        if self.select_by not in metrics:
+            remedy = f"Choose another train.select_by (here: {', '.join(metrics)}), or another split rule"
+            problem = f"validation does not define {self.select_by}: not enough users or rows"
+            raise DataError(problem, field="train.select_by", remedy=remedy)
         self._last_evaluated = self.steps
-        values = {f"valid/{name}": metrics[name] for name in ("auc", "gauc", "log_loss") if name in metrics}
+        values = {f"valid/{name}": metrics[name] for name in self.shown if name in metrics}
         epoch = self.steps / self.loader.steps_per_epoch
         self.log.scalars({"epoch": round(epoch, 4), **values}, step=self.steps, event="evaluate")
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         _log.info("step %d, epoch %.2f: %s", self.steps, epoch, shown)
-        is_best = self.selection.is_better(self.steps, metrics[train.select_by])
+        is_best = self.selection.is_better(self.steps, metrics[self.select_by])
         if is_best:
-            self.log.event("best", step=self.steps, **{f"valid/{train.select_by}": metrics[train.select_by]})
+            self.log.event("best", step=self.steps, **{f"valid/{self.select_by}": metrics[self.select_by]})
         self._save(is_best=is_best)
 
     def _save(self, *, is_best: bool) -> None:

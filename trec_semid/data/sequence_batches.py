@@ -1,0 +1,242 @@
+"""Batches of sequences over the distinct items they name: no Python loop over rows.
+
+Legend: B rows of this rank's part, L longest history of the batch, U listed items, P places that predict,
+W targets a place at most, S sampled items.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trec_semid.data.batches import Jagged
+from trec_semid.data.features import Feature, Sources
+from trec_semid.data.ragged import Ragged, positions
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Places(NamedTuple):
+    """Histories, and which of their positions predict what."""
+
+    inputs: Tensor
+    """(B, L) int64: positions among the listed items, filled up with 0 at the end."""
+    lengths: Tensor
+    """(B,) int64."""
+    predicting: Tensor
+    """(P,) int64: b * L + t of the positions that predict."""
+    targets: Tensor
+    """(P, W) int64: positions among the listed items; -1 where there is none."""
+    sampled: Tensor
+    """(S,) int64: positions among the listed items of those drawn to stand for all others; may be empty."""
+    log_q: Tensor
+    """(U,) float32: log of how often an item is drawn; empty where nothing is."""
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Places":
+        """Copy to a device."""
+        return Places(*(part.to(device, non_blocking=non_blocking) for part in self))
+
+
+class SequenceBatch(NamedTuple):
+    """One rank's rows of one global batch."""
+
+    items: Tensor
+    """(U,) int64: the listed item rows."""
+    features: Jagged | None
+    """Of the listed items; None where all items are listed, whose features never change."""
+    places: Places
+    rows: Tensor
+    """(B,) int64: positions among the rows of the split."""
+    global_size: int
+    """Places that predict, over all ranks; the loss is the mean over these."""
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "SequenceBatch":
+        """Copy to a device."""
+        return SequenceBatch(
+            self.items.to(device, non_blocking=non_blocking),
+            self.features and self.features.to(device, non_blocking=non_blocking),
+            self.places.to(device, non_blocking=non_blocking),
+            self.rows.to(device, non_blocking=non_blocking),
+            self.global_size,
+        )
+
+
+@final
+class ItemFeatures:
+    """Makes the ids of items: one bag an item and feature."""
+
+    def __init__(self, features: Sequence[Feature], sources: Sources) -> None:
+        self.features, self._fields = tuple(features), sources.fields
+        self._keys = tuple(feature.name for feature in features)
+
+    def of(self, rows: Array) -> Jagged:
+        """Return the features of the given item rows, in their order."""
+        parts = [self._part(feature, rows) for feature in self.features]
+        values = [ids for ids, _ in parts] or [np.zeros(0, np.int64)]
+        lengths = [lengths for _, lengths in parts] or [np.zeros(0, np.int64)]
+        return Jagged(
+            self._keys,
+            torch.from_numpy(np.concatenate(values).astype(np.int64, copy=False)),
+            torch.from_numpy(np.concatenate(lengths).astype(np.int32)),
+        )
+
+    def mean_lengths(self) -> dict[str, float]:
+        """Return the average number of ids of each feature, which table placement depends on."""
+        return {name: float(self._fields[name].lengths.mean()) for name in self._keys if name in self._fields}
+
+    def _part(self, feature: Feature, rows: Array) -> tuple[Array, Array]:
+        if feature.name in self._fields:
+            return self._fields[feature.name].take(rows)
+        return rows, np.ones(len(rows), np.int64)
+
+
+class SampledItems(NamedTuple):
+    """How items are drawn to stand for a catalogue too large to score."""
+
+    num_sampled: int
+    cumulated: Array
+    """(N,) float64: running sum of each item's share of draws, the last 1."""
+
+    def draw(self, generator: np.random.Generator) -> Array:
+        """Return (S,) item rows, drawn with replacement."""
+        drawn = np.searchsorted(self.cumulated, generator.random(self.num_sampled), side="right")
+        return np.minimum(drawn, len(self.cumulated) - 1)
+
+    def log_q(self, rows: Array) -> Array:
+        """Return log of the expected number of draws of each item row."""
+        share = self.cumulated[rows] - np.where(rows > 0, self.cumulated[rows - 1], 0.0)
+        return np.log(np.maximum(share, 1e-30) * self.num_sampled).astype(np.float32)
+
+
+def sampled_by_popularity(counts: Array, num_sampled: int, power: float) -> SampledItems:
+    """Return draws by (training events + 1) to the power: 1 is by popularity, 0 uniform.
+
+    Args:
+        counts: (N,) training events of each item.
+        num_sampled: items of a rank's batch.
+        power: how much popular items are preferred.
+    """
+    weights = np.cumsum((counts + 1.0) ** power)
+    return SampledItems(num_sampled, weights / weights[-1])
+
+
+class WindowConfig(NamedTuple):
+    """Which positions of a training row predict, and what."""
+
+    num_targets: int
+    """W: the next W items are targets of a position."""
+    is_last_only: bool
+    """Whether the position before a row's last item alone predicts (sliding rows)."""
+
+
+@final
+class SequenceMaker:
+    """Makes batches of training windows: every row's last item is target only, all others are read."""
+
+    def __init__(
+        self,
+        windows: Ragged,
+        item_features: ItemFeatures,
+        config: WindowConfig,
+        *,
+        num_items: int,
+        lists_all: bool,
+        sampled: SampledItems | None = None,
+    ) -> None:
+        """Describe the batches.
+
+        Args:
+            windows: items of each row, oldest first, at least two.
+            item_features: makes ids of the listed items.
+            config: which positions predict what.
+            num_items: N.
+            lists_all: whether every batch lists all N items, so that a position among the listed items
+                is an item row; otherwise it lists those it names.
+            sampled: drawn items to list besides; none where not given.
+        """
+        self.windows, self._features, self._config = windows, item_features, config
+        self._num_items, self._lists_all, self._sampled = num_items, lists_all, sampled
+
+    def num_places(self, rows: Array) -> int:
+        """Return how many positions of the given rows predict."""
+        return len(rows) if self._config.is_last_only else int((self.windows.lengths[rows] - 1).sum())
+
+    def make(self, rows: Array, global_size: int, generator: np.random.Generator) -> SequenceBatch:
+        """Return the batch of the given row numbers, in their order.
+
+        Args:
+            rows: (B,) row numbers.
+            global_size: predicting positions of the global batch.
+            generator: draws the sampled items.
+        """
+        values, lengths = self.windows.take(rows)
+        drawn = self._sampled.draw(generator) if self._sampled else np.zeros(0, np.int64)
+        items, found = self._list(np.concatenate([values, drawn]))
+        named, sampled = found[: len(values)], found[len(values) :]
+        read = lengths - 1
+        width = max(int(read.max(initial=0)), 1)
+        inputs = np.zeros((len(rows), width), np.int64)
+        is_read = np.arange(width) < read[:, None]
+        starts = np.cumsum(lengths) - lengths
+        inputs[is_read] = named[positions(starts, read)]
+        predicting, targets = self._targets(named, starts, lengths, is_read)
+        places = Places(
+            torch.from_numpy(inputs),
+            torch.from_numpy(read),
+            torch.from_numpy(predicting),
+            torch.from_numpy(targets),
+            torch.from_numpy(sampled),
+            torch.from_numpy(self._sampled.log_q(items) if self._sampled else np.zeros(0, np.float32)),
+        )
+        features = None if self._lists_all else self._features.of(items)
+        return SequenceBatch(torch.from_numpy(items), features, places, torch.from_numpy(rows), global_size)
+
+    def _list(self, named: Array) -> tuple[Array, Array]:
+        """Return the listed item rows and where each named one stands among them."""
+        if self._lists_all:
+            return np.arange(self._num_items), named.astype(np.int64)
+        items, found = np.unique(named, return_inverse=True)
+        return (items if len(items) else np.zeros(1, np.int64)), found.astype(np.int64)
+
+    def _targets(self, named: Array, starts: Array, lengths: Array, is_read: Array) -> tuple[Array, Array]:
+        """Return predicting (P,) and targets (P, W)."""
+        if self._config.is_last_only:
+            is_read = is_read & (np.arange(is_read.shape[1]) == (lengths - 2)[:, None])
+        row, place = np.nonzero(is_read)
+        ahead = place[:, None] + 1 + np.arange(self._config.num_targets)
+        exists = ahead < lengths[row][:, None]
+        at = np.where(exists, starts[row][:, None] + ahead, 0)
+        return np.flatnonzero(is_read), np.where(exists, named[at] if len(named) else 0, -1)
+
+
+def history_batch(
+    histories: Ragged, rows: Array, item_features: ItemFeatures, global_size: int
+) -> SequenceBatch:
+    """Return the histories of the given rows, whose last item predicts; a row without items predicts nothing.
+
+    Args:
+        histories: items of each row, oldest first.
+        rows: (B,) row numbers.
+        item_features: makes ids of the listed items.
+        global_size: rows of the global batch.
+    """
+    values, lengths = histories.take(rows)
+    items, found = np.unique(values, return_inverse=True)
+    items = items if len(items) else np.zeros(1, np.int64)
+    width = max(int(lengths.max(initial=0)), 1)
+    inputs = np.zeros((len(rows), width), np.int64)
+    inputs[np.arange(width) < lengths[:, None]] = found
+    last = np.arange(len(rows)) * width + lengths - 1
+    places = Places(
+        torch.from_numpy(inputs),
+        torch.from_numpy(lengths),
+        torch.from_numpy(last[lengths > 0]),
+        torch.zeros((int((lengths > 0).sum()), 0), dtype=torch.int64),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0),
+    )
+    return SequenceBatch(
+        torch.from_numpy(items), item_features.of(items), places, torch.from_numpy(rows), global_size
+    )

@@ -1,0 +1,80 @@
+"""What a sequence model says of the next item: scores of items, and a distribution for each code position.
+
+Legend: P places that predict, W targets a place, N items, R positions, K codes, D width.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize, silu
+
+from trec_semid.layers.full_softmax import full_softmax_loss
+
+
+@final
+class CodeHeads(nn.Module):
+    """p(c_r = k | u) = softmax_k(cos(q_r, E_rk) / T), q_r = u + silu(W_r u), all positions at once.
+
+    The codes of the next item are predicted in parallel, as of one set: score(item) = sum_r log p(c_r).
+    E are the rows of the code tables, those that stand for items' codes in the input as well. W_r start at
+    0. Source: RPG: Generating Long Semantic IDs in Parallel, KDD 2025, whose heads these are; MMQ calls
+    its base a multi-token prediction model of this kind.
+    """
+
+    def __init__(self, num_positions: int, dim: int, temperature: float) -> None:
+        super().__init__()
+        self.scale = 1.0 / temperature
+        self.weight = nn.Parameter(torch.zeros(num_positions, dim, dim))
+        self.bias = nn.Parameter(torch.zeros(num_positions, 1, dim))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return q (R, P, D), of unit length, from (P, D)."""
+        moved = silu(torch.baddbmm(self.bias, states.expand(len(self.weight), -1, -1), self.weight))
+        return normalize(states + moved, dim=-1)
+
+    def loss(self, states: Tensor, tables: Tensor, codes: Tensor) -> Tensor:
+        """Return (P, W): mean over positions of the cross-entropy; 0 where there is no target.
+
+        Args:
+            states: (P, D).
+            tables: (R, K + 1, D).
+            codes: (P, W, R) of the targets; -1 where there is none.
+        """
+        queries, rows = self(states), normalize(tables, dim=-1)
+        each = [
+            full_softmax_loss(query, row, wanted, scale=self.scale)
+            for query, row, wanted in zip(queries, rows, codes.unbind(2), strict=True)
+        ]
+        return torch.stack(each).mean(0)
+
+    def log_probs(self, states: Tensor, tables: Tensor) -> Tensor:
+        """Return (P, R, K + 1)."""
+        scores = torch.bmm(self(states), normalize(tables, dim=-1).mT) * self.scale
+        return log_softmax(scores.float(), dim=-1).transpose(0, 1)
+
+
+def sampled_softmax_loss(
+    states: Tensor, items: Tensor, targets: Tensor, sampled: Tensor, log_q: Tensor, *, scale: float
+) -> Tensor:
+    """Return (P, W): cross-entropy of each target among the sampled items; 0 where there is no target.
+
+    Scores of both are corrected by -log q, the expected number of draws, so that the loss estimates that
+    over all items; a sampled item that is the target itself is left out. Source: Bengio and Senecal,
+    "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model", 2008.
+
+    Args:
+        states: (P, D).
+        items: (U, D) listed items.
+        targets: (P, W) positions among them; -1 for none.
+        sampled: (S,) positions among them.
+        log_q: (U,).
+        scale: multiplies scores, 1 / temperature.
+    """
+    wanted = targets.clamp(min=0)
+    own = scale * torch.einsum("pd,pwd->pw", states, items[wanted]).float() - log_q[wanted]
+    others = scale * (states @ items[sampled].T).float() - log_q[sampled]
+    spread = others.unsqueeze(1).expand(-1, targets.shape[1], -1)
+    spread = spread.masked_fill(sampled == wanted.unsqueeze(2), float("-inf"))
+    total = torch.cat([own.unsqueeze(2), spread], dim=2).logsumexp(2)
+    return (total - own).masked_fill(targets < 0, 0.0)

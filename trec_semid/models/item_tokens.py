@@ -1,0 +1,99 @@
+"""An item as a set of tokens: its ID, its fields, its content and each of its codes, all of one width.
+
+Legend: U listed items, F tokens of an item, R positions, M modalities, C their widths together, D width.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from trec_semid.embeddings.collection import PooledTables
+from trec_semid.models.live_codes import LiveCodes, LiveContents
+from trec_semid.tokenizers.contents import Standardised
+
+
+class Listed(NamedTuple):
+    """The items a step is about."""
+
+    rows: Tensor
+    """(U,) int64 item rows."""
+    features: KeyedJaggedTensor | None
+    """Ids of ID and fields, a bag an item and feature; None where items have neither."""
+    contents: Standardised | None
+    """(U, C) content to project; None where items have none."""
+    live: LiveContents | None = None
+    """Which codes are chosen afresh; None looks all of them up."""
+
+
+class Tokens(NamedTuple):
+    """The listed items."""
+
+    vectors: Tensor
+    """(U, F, D): ID and fields, then content, then codes."""
+    codes: Tensor | None
+    """(U, R) int64; None without codes."""
+    code_tables: Tensor | None
+    """(R, K + 1, D); None without codes."""
+    errors: dict[str, Tensor]
+    """Of rebuilt content, where a tokenizer learns."""
+
+    @property
+    def of_codes(self) -> Tensor:
+        """(U, R, D): tokens of codes alone."""
+        assert self.codes is not None, "asked for where items have codes"
+        return self.vectors[:, self.vectors.shape[1] - self.codes.shape[1] :]
+
+
+@final
+class ItemTokens(nn.Module):
+    """Tables of ID and fields, projections of content, and codes, side by side."""
+
+    def __init__(
+        self, sparse: PooledTables | None, content_dims: Mapping[str, int], live: LiveCodes | None, dim: int
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            sparse: tables of ID and fields; None where items have neither.
+            content_dims: modality to width, of the content that becomes a token each.
+            live: codes; None where items have none.
+            dim: D.
+        """
+        super().__init__()
+        self.sparse, self.live, self.dim = sparse, live, dim
+        self.content = ProjectedContent(content_dims, dim) if content_dims else None
+        self.num_tokens = (
+            (len(sparse.features) if sparse else 0) + len(content_dims) + (live.codes.shape[1] if live else 0)
+        )
+
+    def forward(self, listed: Listed) -> Tokens:
+        """Return the tokens of the listed items."""
+        parts: list[Tensor] = []
+        if self.sparse is not None and listed.features is not None:
+            parts.append(self.sparse(listed.features).unflatten(1, (-1, self.dim)))
+        if self.content is not None and listed.contents is not None:
+            parts.append(self.content(listed.contents))
+        if self.live is None:
+            return Tokens(torch.cat(parts, dim=1), None, None, {})
+        chosen = self.live(listed.rows, listed.live)
+        return Tokens(torch.cat([*parts, chosen.vectors], dim=1), chosen.codes, chosen.tables, chosen.errors)
+
+
+@final
+class ProjectedContent(nn.Module):
+    """One linear map a modality: (U, C) to (U, M, D); an absent modality is a learnt vector."""
+
+    def __init__(self, dims: Mapping[str, int], dim: int) -> None:
+        super().__init__()
+        self.widths = tuple(dims.values())
+        self.maps = nn.ModuleList(nn.Linear(width, dim) for width in self.widths)
+        self.absent = nn.Parameter(torch.zeros(len(self.widths), dim))
+
+    def forward(self, contents: Standardised) -> Tensor:
+        """Return (U, M, D)."""
+        parts = contents.x.split(self.widths, dim=1)
+        mapped = [one(part) for one, part in zip(self.maps, parts, strict=True)]
+        return torch.where(contents.modalities.unsqueeze(2), torch.stack(mapped, dim=1), self.absent)

@@ -1,0 +1,105 @@
+"""Codes of items inside a model: looked up in the map, or chosen afresh from content with a gradient.
+
+Legend: U listed items, V of them live, R positions, K codes, D table width.
+"""
+
+from typing import NamedTuple, final
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trec_semid.embeddings.code_tables import CodeTables
+from trec_semid.layers.quantize import pick_codewords
+from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
+from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.learned import LearnedTokenizer, Views
+
+
+class LiveContents(NamedTuple):
+    """Content of the items whose codes are chosen afresh."""
+
+    contents: Standardised
+    """Of V items."""
+    places: Tensor | None
+    """(V,) int64: where they stand among the listed items; None where all of these are live."""
+    num_anchored: int
+    """The first so many are held to rebuild their content."""
+    noise: GumbelNoise | None = None
+    """On the choice."""
+
+
+class ChosenCodes(NamedTuple):
+    """Codes of the listed items and the rows they stand for."""
+
+    vectors: Tensor
+    """(U, R, D)."""
+    codes: Tensor
+    """(U, R) int64; K where missing."""
+    tables: Tensor
+    """(R, K + 1, D): all rows of this step."""
+    errors: dict[str, Tensor]
+    """Name to (anchored items,): squared errors of their rebuilt content; empty where none are live."""
+
+
+@final
+class LiveCodes(nn.Module):
+    """The item -> code map, the tables of codes, and the tokenizer where it learns with the model."""
+
+    codes: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        tables: CodeTables,
+        codes: Tensor,
+        tokenizer: LearnedTokenizer | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            tables: one a position.
+            codes: (N, R) item -> code map to start from.
+            tokenizer: fitted; None keeps the map as it is.
+            temperature: of the soft index; None takes the tokenizer's.
+        """
+        super().__init__()
+        self.tables, self.tokenizer = tables, tokenizer
+        self.register_buffer("codes", codes)
+        if tokenizer is not None:
+            self.register_buffer("temperature", tokenizer.temperatures(temperature), persistent=False)
+
+    def forward(self, rows: Tensor, live: LiveContents | None = None) -> ChosenCodes:
+        """Return codes and vectors of (U,) item rows."""
+        tables = self.tables()
+        if live is None or self.tokenizer is None:
+            codes = self.codes[rows].long()
+            return ChosenCodes(pick_codewords(tables, codes), codes, tables, {})
+        views = self.tokenizer.view_standardised(*live.contents)
+        vectors, codes = self._look_up(self.tokenizer, views, tables, live.noise)
+        if live.places is not None:
+            others = self.codes[rows].long()
+            vectors = pick_codewords(tables, others).index_copy(0, live.places, vectors)
+            codes = others.index_copy(0, live.places, codes)
+        return ChosenCodes(vectors, codes, tables, self._errors(self.tokenizer, views, live.num_anchored))
+
+    def _errors(self, tokenizer: LearnedTokenizer, views: Views, num_anchored: int) -> dict[str, Tensor]:
+        """Return how well the first items are rebuilt from the codes that inference would choose."""
+        anchored = Views(*(part[:num_anchored] for part in views))
+        # Codebooks have no row for 'missing'; zeros stand in, which gates leave out.
+        padded = functional.pad(tokenizer.codebooks, (0, 0, 0, 1))
+        return tokenizer.errors(anchored, self._look_up(tokenizer, anchored, padded, None).vectors)
+
+    def _look_up(
+        self, tokenizer: LearnedTokenizer, views: Views, values: Tensor, noise: GumbelNoise | None
+    ) -> Picked:
+        """Choose a code for every latent and return its row; absent ones read the row after the last code."""
+        return soft_lookup(
+            views.latents,
+            tokenizer.codebooks,
+            values,
+            similarity=tokenizer.similarity,
+            temperature=self.temperature,
+            present=views.present,
+            noise=noise,
+        )

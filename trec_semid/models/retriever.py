@@ -1,0 +1,153 @@
+"""A retriever: items as tokens, a sequence model over them, heads that score what comes next, and the loss.
+
+Legend: B rows, L longest history, U listed items, F tokens of an item, P places that predict, W targets a
+place, R positions, D width.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, final
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from trec_semid.core.config import Config
+from trec_semid.data.sequence_batches import Places
+from trec_semid.layers.full_softmax import full_softmax_loss
+from trec_semid.models.heads import CodeHeads, sampled_softmax_loss
+from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
+
+
+class SequenceModel(nn.Module, ABC):
+    """Reads histories."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
+        """Return states (B, L, D); those at or after a row's length mean nothing.
+
+        Args:
+            tokens: (U, F, D) listed items.
+            inputs: (B, L) positions among them.
+        """
+
+
+class LossConfig(Config):
+    """What a retriever learns, and what it scores by."""
+
+    item_weight: NonNegativeFloat = 1.0
+    """Of the cross-entropy over items."""
+    code_weight: NonNegativeFloat = 1.0
+    """Of the cross-entropy over codes, a mean over positions."""
+    item_temperature: PositiveFloat = 1.0
+    """Divides the scores of items."""
+    item_similarity_is_cosine: bool = False
+    """Whether states and items are brought to unit length before they are multiplied."""
+    code_temperature: PositiveFloat = 0.1
+    """Divides cosines of codes."""
+    code_share: NonNegativeFloat = 1.0
+    """score = item score + code_share * sum of log-probabilities of the item's codes."""
+
+
+class RetrieverOutput(NamedTuple):
+    """What one rank says of its part of a batch."""
+
+    loss: Tensor
+    """() this rank's part of the loss, times the number of ranks: its mean over ranks is the global mean."""
+    parts: dict[str, Tensor]
+    """Name to (): this rank's sum of each unweighted part, over the places that predict."""
+    codes: Tensor | None
+    """(U, R) codes of the listed items."""
+
+
+@final
+class Retriever(nn.Module):
+    """Items, sequence model and heads together. Runs unsharded; sharding is applied from outside."""
+
+    def __init__(
+        self, items: ItemTokens, sequences: SequenceModel, config: LossConfig, *, has_codes: bool
+    ) -> None:
+        super().__init__()
+        self.items, self.sequences, self.config = items, sequences, config
+        self.heads = (
+            CodeHeads(items.live.codes.shape[1], items.dim, config.code_temperature)
+            if has_codes and items.live is not None
+            else None
+        )
+
+    @property
+    def scores_items(self) -> bool:
+        """Whether items are scored by their vectors."""
+        return self.config.item_weight > 0 or self.heads is None
+
+    def states(self, tokens: Tokens, places: Places) -> Tensor:
+        """Return (P, D) at the places that predict."""
+        return self.sequences(tokens.vectors, places.inputs).flatten(0, 1)[places.predicting]
+
+    def item_vectors(self, tokens: Tokens) -> Tensor:
+        """Return (U, D): the sum of an item's tokens, which its score is made with."""
+        vectors = tokens.vectors.sum(1)
+        return normalize(vectors, dim=-1) if self.config.item_similarity_is_cosine else vectors
+
+    def queries(self, states: Tensor) -> Tensor:
+        """Return (P, D): states as item vectors are multiplied with, scaled."""
+        unit = normalize(states, dim=-1) if self.config.item_similarity_is_cosine else states
+        return unit / self.config.item_temperature
+
+    def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
+        """Return the losses of each place (P,), a mean over its targets, and the items' tokens."""
+        tokens = self.items(listed)
+        states = self.states(tokens, places)
+        losses: dict[str, Tensor] = {}
+        if self.scores_items:
+            losses["items"] = _mean_of_targets(self._item_loss(tokens, states, places), places.targets)
+        if self.heads is not None and tokens.codes is not None and tokens.code_tables is not None:
+            # Which codes are right has no gradient: only their choice in the input has one.
+            wanted = tokens.codes[places.targets.clamp(min=0)]
+            wanted = wanted.masked_fill(places.targets.unsqueeze(2) < 0, -1)
+            loss = self.heads.loss(states, tokens.code_tables, wanted)
+            losses["codes"] = _mean_of_targets(loss, places.targets)
+        return losses, tokens
+
+    def _item_loss(self, tokens: Tokens, states: Tensor, places: Places) -> Tensor:
+        vectors, queries = self.item_vectors(tokens), self.queries(states)
+        if len(places.sampled):
+            return sampled_softmax_loss(
+                queries, vectors, places.targets, places.sampled, places.log_q, scale=1.0
+            )
+        return full_softmax_loss(queries, vectors, places.targets)
+
+
+@final
+class RetrieverWithLoss(nn.Module):
+    """Weighted losses, each a mean over the places of the global batch; anchors of a tokenizer besides.
+
+    loss_rank = world_size / global_size * sum over this rank's places: gradients averaged over ranks are
+    those of the mean over the global batch.
+    """
+
+    def __init__(
+        self, retriever: Retriever, *, world_size: int, anchor_weights: dict[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.retriever, self.world_size = retriever, world_size
+        self.anchor_weights = anchor_weights or {}
+
+    def forward(self, listed: Listed, places: Places, global_size: int) -> RetrieverOutput:
+        """Return the loss of this rank's places."""
+        losses, tokens = self.retriever(listed, places)
+        config = self.retriever.config
+        weights = {"items": config.item_weight or 1.0, "codes": config.code_weight}
+        share = self.world_size / max(global_size, 1)
+        parts = {name: loss.sum() for name, loss in losses.items()}
+        total = sum((weights[name] * part for name, part in parts.items()), torch.zeros(()))
+        for name, errors in tokens.errors.items():
+            # A rank's anchored items stand for its places: shares of ranks add up to the global batch.
+            total = total + self.anchor_weights[name] * errors.mean() * len(places.predicting)
+        kept = {name: part.detach() for name, part in parts.items()}
+        return RetrieverOutput(total * share, kept, tokens.codes)
+
+
+def _mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:
+    """Return (P,): the mean over each place's targets."""
+    return losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)
