@@ -191,7 +191,8 @@ class SequenceMaker:
             torch.from_numpy(self._sampled.log_q(items) if self._sampled else np.zeros(0, np.float32)),
         )
         features = None if self._lists_all else self._features.of(items)
-        return SequenceBatch(torch.from_numpy(items), features, places, torch.from_numpy(rows), global_size)
+        numbers = torch.from_numpy(rows.copy())
+        return SequenceBatch(torch.from_numpy(items), features, places, numbers, global_size)
 
     def _list(self, named: Array) -> tuple[Array, Array]:
         """Return the listed item rows and where each named one stands among them."""

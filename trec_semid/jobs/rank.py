@@ -1,18 +1,12 @@
 """`trec-semid rank`: train a ranker, select on validation, evaluate, write predictions and metrics."""
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 from torch import nn
 
-from trec_semid.core.config import config_checksum
-from trec_semid.core.errors import ConfigError
-from trec_semid.core.logs import CONSOLE, RunLog, set_up_console
-from trec_semid.core.paths import exists, write_bytes
+from trec_semid.core.logs import RunLog, set_up_console
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
@@ -27,7 +21,8 @@ from trec_semid.jobs.rank_setup import (
     build_tuned_model,
     read_inputs,
 )
-from trec_semid.jobs.training_loop import Training, refuse_other_inputs
+from trec_semid.jobs.training_loop import Training
+from trec_semid.jobs.training_run import begin, parameter_counts, snapshot, tell_plan, without_library_notices
 from trec_semid.jobs.tuning import (
     TOKENIZER,
     Tuning,
@@ -36,10 +31,8 @@ from trec_semid.jobs.tuning import (
     load_learned,
     open_content,
 )
-from trec_semid.sharding.apply import dense_parameters, shard_model
-from trec_semid.sharding.plan import TablePlan, plan_on_ranks
-from trec_semid.sharding.tables import find_tables
-from trec_semid.tokenizers.semantic_ids import FILE
+from trec_semid.sharding.apply import shard_model
+from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.predict import evaluate
 from trec_semid.training.steps import Arguments, plain_arguments
@@ -62,7 +55,7 @@ def run(config: RankConfig) -> Ranked:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with process_group() as ranks, _without_library_notices():
+    with process_group() as ranks, without_library_notices():
         set_up_console(ranks)
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         if broadcast_object(ranks.is_main and _is_finished(folder, config, inputs)):
@@ -73,41 +66,19 @@ def run(config: RankConfig) -> Ranked:
         return Ranked(config.run, folder.read_json("metrics.json")["metrics"])
 
 
-@contextmanager
-def _without_library_notices() -> Iterator[None]:
-    """Keep what torch tells its own developers off the console."""
-    tracing = logging.getLogger("torch.fx._symbolic_trace")
-    before = tracing.level
-    tracing.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            # Replicated tables on CPU: their gradient is right, as the tests of sharding show.
-            warnings.filterwarnings("ignore", message=".*an autograd kernel was not registered")
-            yield
-    finally:
-        tracing.setLevel(before)
-
-
 def _is_finished(folder: RunFolder, config: RankConfig, inputs: RankInputs) -> bool:
     return folder.is_finished(config, inputs.checksums)
 
 
 def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> None:
-    _refuse_other_run(folder, config, ranks)
-    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
-    if ranks.is_main:
-        folder.start(config, inputs.checksums)
-        if inputs.semantic_ids:
-            inputs.semantic_ids.save(folder.path(FILE))
-    barrier()
+    begin(folder, config, inputs.checksums, inputs.semantic_ids, ranks)
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
         training = _set_up(config, folder, inputs, ranks, log)
         training.resume()
         training.run()
         metrics, counts = write_predictions(training, folder, inputs, config)
-        counts |= _parameter_counts(training)
+        counts |= parameter_counts(training)
         if training.tuning:
             metrics |= training.tuning.write(folder)
         log.event("finish", step=training.steps, best_step=training.selection.best_step)
@@ -118,19 +89,6 @@ def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Rank
             )
     finally:
         log.close()
-
-
-def _refuse_other_run(folder: RunFolder, config: RankConfig, ranks: Ranks) -> None:
-    """Keep what another config trained: its checkpoints are not ours to go on from or to overwrite."""
-    is_other = ranks.is_main and exists(folder.path("run.json")) and not _is_of(folder, config)
-    if broadcast_object(is_other):
-        raise ConfigError(
-            f"{folder.uri}: holds a run of another config. Set another `run`, or remove that folder."
-        )
-
-
-def _is_of(folder: RunFolder, config: RankConfig) -> bool:
-    return folder.read_json("run.json").get("config_checksum") == config_checksum(config)
 
 
 def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks, log: RunLog) -> Training:
@@ -150,7 +108,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         optimizer=config.optimizers.tables,
         mean_lengths=train.mean_lengths(),
     )
-    _tell_plan(folder, plan, ranks)
+    tell_plan(folder, plan, ranks)
     sharded = shard_model(
         model, plan, ranks, config.optimizers.tables, skips_parameters=tokenizer is not None
     )
@@ -191,7 +149,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
             batch_size=-(-config.train.batch_size // ranks.world_size),
             items_per_row=live_items(config.tuning, config.history.max_len),
         )
-        _tell_plan(folder, placed, ranks, "content_plan")
+        tell_plan(folder, placed, ranks, "content_plan")
     valid = inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned)
     return Training(
         config.train,
@@ -206,7 +164,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         partial(_tuned_arguments, tuning) if tuning else plain_arguments,
         partial(_evaluate, sharded, valid, config.train.evaluation_batch_size, ranks),
         folder.path("checkpoints"),
-        tuning.files if tuning else partial(_snapshot, inputs),
+        tuning.files if tuning else partial(snapshot, inputs.semantic_ids),
         inputs.checksums,
         tuning,
     )
@@ -223,21 +181,3 @@ def _tuned_arguments(tuning: Tuning, batch: RankingBatch, step: int) -> Argument
 
 def _evaluate(model: nn.Module, valid: BatchMaker, batch_size: int, ranks: Ranks) -> dict[str, float]:
     return evaluate(model, valid, batch_size=batch_size, ranks=ranks)[0]
-
-
-def _snapshot(inputs: RankInputs) -> dict[str, bytes]:
-    return {FILE: inputs.semantic_ids.to_bytes()} if inputs.semantic_ids else {}
-
-
-def _tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "plan") -> None:
-    if ranks.is_main:
-        text = plan.as_text()
-        write_bytes(folder.path(f"{name}.json"), plan.to_json().encode())
-        write_bytes(folder.path(f"{name}.txt"), text.encode())
-        CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def _parameter_counts(training: Training) -> dict[str, int]:
-    dense = sum(weight.numel() for weight in dense_parameters(training.model).values())
-    tables = sum(table.rows * table.dim for table in find_tables(training.model))
-    return {"parameters/dense": dense, "parameters/tables": tables}

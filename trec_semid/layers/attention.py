@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
 
 
 class TransformerConfig(Config):
@@ -46,6 +47,11 @@ class Transformer(nn.Module):
 
     def __init__(self, dim: int, config: TransformerConfig) -> None:
         super().__init__()
+        if dim % config.num_heads:
+            raise ConfigError(
+                f"transformer.num_heads: {config.num_heads} heads do not divide a width of {dim}. "
+                "Change one of them."
+            )
         self.blocks = nn.ModuleList(_Block(dim, config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
 

@@ -56,8 +56,8 @@ class RetrieverOutput(NamedTuple):
     """() this rank's part of the loss, times the number of ranks: its mean over ranks is the global mean."""
     parts: dict[str, Tensor]
     """Name to (): this rank's sum of each unweighted part, over the places that predict."""
-    codes: Tensor | None
-    """(U, R) codes of the listed items."""
+    agreement: Tensor
+    """() share of the codes just chosen that are the map's; 1 where none are chosen."""
 
 
 @final
@@ -145,7 +145,16 @@ class RetrieverWithLoss(nn.Module):
             # A rank's anchored items stand for its places: shares of ranks add up to the global batch.
             total = total + self.anchor_weights[name] * errors.mean() * len(places.predicting)
         kept = {name: part.detach() for name, part in parts.items()}
-        return RetrieverOutput(total * share, kept, tokens.codes)
+        return RetrieverOutput(total * share, kept, self._agreement(listed, tokens))
+
+    def _agreement(self, listed: Listed, tokens: Tokens) -> Tensor:
+        live, of_items = listed.live, self.retriever.items.live
+        if live is None or of_items is None or tokens.codes is None:
+            return torch.ones(())
+        rows, codes = listed.rows, tokens.codes
+        if live.places is not None:
+            rows, codes = rows[live.places], codes[live.places]
+        return (of_items.codes[rows] == codes).float().mean()
 
 
 def _mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:

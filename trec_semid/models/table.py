@@ -1,17 +1,46 @@
-"""Which rankers there are: the union of their configs and the class of each."""
+"""Which models there are: unions of their configs, and the class of each."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from trec_semid.core.config import Config
 from trec_semid.data.features import Feature
+from trec_semid.models.heterrec import Heterrec, HeterrecConfig
 from trec_semid.models.ppnet import Ppnet, PpnetConfig
 from trec_semid.models.ranker import DenseRanker
+from trec_semid.models.retriever import SequenceModel
+from trec_semid.models.rpg import Rpg, RpgConfig
+from trec_semid.models.sasrec import Sasrec, SasrecConfig
 
 RankerConfig = PpnetConfig
 """Any ranker's config; a second ranker makes this a union told apart by `kind`."""
 RANKERS: dict[type[Config], type[Ppnet]] = {PpnetConfig: Ppnet}
+SequenceModelConfig = Annotated[SasrecConfig | HeterrecConfig | RpgConfig, Field(discriminator="kind")]
+"""Any sequence model's config."""
 
 
 def build_dense_ranker(config: RankerConfig, features: Sequence[Feature], table_dim: int) -> DenseRanker:
     """Return the dense part of a ranker over the given features."""
     return RANKERS[type(config)](config, features, table_dim)
+
+
+def build_sequence_model(
+    config: SasrecConfig | HeterrecConfig | RpgConfig, *, num_tokens: int, max_len: int, dim: int
+) -> SequenceModel:
+    """Return the part of a retriever that reads histories.
+
+    Args:
+        config: which, and its sizes.
+        num_tokens: F, tokens of an item.
+        max_len: longest history.
+        dim: width of tokens.
+    """
+    match config:
+        case HeterrecConfig():
+            return Heterrec(config, num_tokens=num_tokens, max_len=max_len, dim=dim)
+        case RpgConfig():
+            return Rpg(config, max_len=max_len, dim=dim)
+        case SasrecConfig():
+            return Sasrec(config, max_len=max_len, dim=dim)

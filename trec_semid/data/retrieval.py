@@ -1,0 +1,88 @@
+"""A dataset as sequences and items for retrieval."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+from pydantic import PositiveInt
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import DataError
+from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
+from trec_semid.data.histories import read_events
+from trec_semid.data.schema import Dataset
+from trec_semid.data.sequence_batches import (
+    ItemFeatures,
+    SampledItems,
+    SequenceMaker,
+    WindowConfig,
+    sampled_by_popularity,
+)
+from trec_semid.data.sequences import SequencesConfig, build_sequences
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class ItemConfig(Config):
+    """What stands for an item beside its semantic ID, as input and as what is retrieved."""
+
+    id: bool = True
+    """The item's own row in a table."""
+    fields: list[str] = []
+    """Side fields, a table each; several values of a field are pooled."""
+    content: list[str] = []
+    """Modalities whose vectors are projected."""
+
+
+class SampledConfig(Config):
+    """Items drawn to stand for all others in the loss, where a catalogue is too large to score."""
+
+    num_sampled: PositiveInt = 8192
+    """Drawn for each rank's batch."""
+    power: float = 0.75
+    """Items are drawn by (training events + 1) to this power."""
+
+
+@final
+class RetrievalData:
+    """Sequences of all users, features of all items. Every id is checked here, once."""
+
+    def __init__(self, dataset: Dataset, item: ItemConfig, sequences: SequencesConfig) -> None:
+        self.features: tuple[Feature, ...] = describe_item(dataset, item.fields, has_id=item.id)
+        self.item_features = ItemFeatures(self.features, read_sources(dataset, self.features, None))
+        self.num_items, self.num_users = dataset.facts.num_items, dataset.facts.num_users
+        self._config, self._uri = sequences, dataset.uri
+        events = read_events(dataset)
+        check_ids(Feature("user_row", "user", "t_user_id", self.num_users), events.users, dataset.uri)
+        check_ids(Feature("item_row", "item", "t_item_id", self.num_items), events.items, dataset.uri)
+        self.sequences = build_sequences(events, sequences, self.num_users)
+        trains = events.splits == 0
+        self.item_counts = np.bincount(events.items[trains & ~events.is_negative], minlength=self.num_items)
+        self.user_counts = np.bincount(events.users[trains & ~events.is_negative], minlength=self.num_users)
+
+    def maker(self, *, num_targets: int, lists_all: bool, sampled: SampledConfig | None) -> SequenceMaker:
+        """Return what makes training batches.
+
+        Raises:
+            DataError: no user has two training events.
+        """
+        windows = self.sequences.training_rows(self._config)
+        if not len(windows.lengths):
+            remedy = "Retrieval learns from users with two training events or more: choose another split"
+            raise DataError("no sequence to learn from", file=self._uri, field="split", remedy=remedy)
+        drawn: SampledItems | None = None
+        if sampled:
+            drawn = sampled_by_popularity(self.item_counts, sampled.num_sampled, sampled.power)
+        return SequenceMaker(
+            windows,
+            self.item_features,
+            WindowConfig(num_targets, self._config.rows == "sliding"),
+            num_items=self.num_items,
+            lists_all=lists_all,
+            sampled=drawn,
+        )
+
+
+def names_of(features: Sequence[Feature]) -> list[str]:
+    """Return the features' names in order."""
+    return [feature.name for feature in features]

@@ -1,0 +1,203 @@
+"""`trec-semid retrieve`: train a retriever, select on validation, evaluate over the whole catalogue."""
+
+import logging
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from trec_semid.core.logs import RunLog, set_up_console
+from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.core.runs import RunFolder
+from trec_semid.core.seeds import seed_everything
+from trec_semid.data.sequence_batches import SequenceBatch
+from trec_semid.data.sequence_loader import SequenceLoader
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.jobs.retrieve_evaluation import evaluate, write_retrieved
+from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model, read_inputs
+from trec_semid.jobs.training_loop import Training
+from trec_semid.jobs.training_run import begin, parameter_counts, snapshot, tell_plan, without_library_notices
+from trec_semid.jobs.tuning import NOTHING_KEPT, TOKENIZER, Tuning, load_learned, open_content
+from trec_semid.models.retriever import Retriever
+from trec_semid.sharding.apply import shard_frozen, shard_model
+from trec_semid.sharding.plan import TablePlan, plan_on_ranks
+from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.standardise import Standardiser
+from trec_semid.training.content import fill_content
+from trec_semid.training.item_feed import ItemFeed, LiveItems, Lookup, look_up
+from trec_semid.training.optimizers import build_updates
+from trec_semid.training.steps import Arguments
+from trec_semid.training.tables import initialise_tables
+
+__all__ = ["RetrieveConfig", "Retrieved", "run"]
+_log = logging.getLogger(__name__)
+
+
+class Retrieved(NamedTuple):
+    """What a retrieve run comes to."""
+
+    run: str
+    metrics: dict[str, float]
+
+
+def run(config: RetrieveConfig) -> Retrieved:
+    """Train and evaluate, or go on where an interrupted run stopped; a finished run is left as it is.
+
+    Raises:
+        SemidError: input, config or run folder that cannot be used, or training that went wrong.
+    """
+    with process_group() as ranks, without_library_notices():
+        set_up_console(ranks)
+        folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
+        if broadcast_object(ranks.is_main and folder.is_finished(config, inputs.checksums)):
+            _log.info("%s is already done", config.run)
+        else:
+            _retrieve(config, folder, inputs, ranks)
+            barrier()
+        return Retrieved(config.run, folder.read_json("metrics.json")["metrics"])
+
+
+def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> None:
+    begin(folder, config, inputs.checksums, inputs.semantic_ids, ranks)
+    log = RunLog(config.run, ranks.rank, tensorboard=True)
+    try:
+        training, feed = _set_up(config, folder, inputs, ranks, log)
+        training.resume()
+        training.run()
+        retriever = _retriever(training.model)
+        metrics, counts = write_retrieved(retriever, feed, inputs.data, config.evaluation, folder, ranks)
+        counts |= parameter_counts(training)
+        if training.tuning:
+            metrics |= training.tuning.write(folder)
+        log.event("finish", step=training.steps, best_step=training.selection.best_step)
+        if ranks.is_main:
+            facts = inputs.dataset.facts
+            folder.write_metrics(
+                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
+            )
+    finally:
+        log.close()
+
+
+def _set_up(
+    config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks, log: RunLog
+) -> tuple[Training, ItemFeed]:
+    data = inputs.data
+    lists_all = config.scores_items and not config.sampled
+    maker = data.maker(num_targets=config.window, lists_all=lists_all, sampled=config.sampled)
+    loader = SequenceLoader(
+        maker,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        stretch=config.train.stretch,
+    )
+    tokenizer = load_learned(config.semantic_ids or "") if config.tuning else None
+    model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
+    rows_of_rank = -(-config.train.batch_size // ranks.world_size)
+    bags = data.num_items if lists_all else min(data.num_items, rows_of_rank * (config.sequences.max_len + 1))
+    plan = plan_on_ranks(
+        model,
+        ranks,
+        config.sharding.part(PREFIX, is_inside=False),
+        batch_size=bags,
+        optimizer=config.optimizers.tables,
+        mean_lengths=data.item_features.mean_lengths(),
+    )
+    tell_plan(folder, plan, ranks)
+    sharded = shard_model(
+        model, plan, ranks, config.optimizers.tables, skips_parameters=tokenizer is not None
+    )
+    seed_everything(config.seed, "dropout", ranks.rank)  # checkpoints keep the generators from here on
+    initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
+    contents = _content_lookup(config, folder, inputs, plan, ranks, batch_size=bags)
+    feed = ItemFeed(data.item_features, data.num_items, contents, ranks)
+    own_rates, tuning = {}, None
+    if tokenizer and config.tuning and inputs.semantic_ids:
+        own_rates = {TOKENIZER: config.tuning.learning_rate}
+        tuning = Tuning(
+            config.tuning,
+            inputs.semantic_ids,
+            ranks,
+            log,
+            seed=config.seed,
+            steps_per_epoch=loader.steps_per_epoch,
+        )
+        catalogue = open_content(inputs.dataset, tokenizer)
+        placed = tuning.attach(sharded, catalogue, config.sharding, plan, batch_size=bags, items_per_row=1.0)
+        tell_plan(folder, placed, ranks, "tokenizer_content_plan")
+    total_steps = loader.steps_per_epoch * config.train.max_epochs
+    log.event(
+        "start",
+        dataset=inputs.dataset.facts.name,
+        model=config.model.kind,
+        features=[feature.name for feature in data.features],
+        steps_per_epoch=loader.steps_per_epoch,
+        world_size=ranks.world_size,
+    )
+    training = Training(
+        config.train,
+        config.checkpoints,
+        config.train.select_by,
+        tuple(dict.fromkeys(("recall@10", "ndcg@10", config.train.select_by))),
+        ranks,
+        log,
+        sharded,
+        build_updates(sharded, config.optimizers, total_steps=total_steps, own_rates=own_rates),
+        loader,
+        partial(_arguments, feed, tuning),
+        partial(evaluate, sharded, _retriever(sharded), feed, data, config, ranks),
+        folder.path("checkpoints"),
+        tuning.files if tuning else partial(snapshot, inputs.semantic_ids),
+        inputs.checksums,
+        tuning,
+    )
+    return training, feed
+
+
+def _arguments(feed: ItemFeed, tuning: Tuning | None, batch: SequenceBatch, step: int) -> Arguments:
+    """Return what the model is called with: content of live items only where the tokenizer learns."""
+    live = LiveItems(tuning.contents, tuning.noise(step)) if tuning and tuning.moves(step) else None
+    return Arguments((feed.listed(batch, live), batch.places, batch.global_size), {})
+
+
+def _retriever(model: nn.Module) -> Retriever:
+    return next(module for module in model.modules() if isinstance(module, Retriever))
+
+
+def _content_lookup(
+    config: RetrieveConfig,
+    folder: RunFolder,
+    inputs: RetrieveInputs,
+    plan: TablePlan,
+    ranks: Ranks,
+    *,
+    batch_size: int,
+) -> Lookup | None:
+    """Place the content that is projected beside the tables, standardised over items seen in training."""
+    if not config.item.content:
+        return None
+    dataset = inputs.dataset
+    catalogue = Catalogue(
+        {name: dataset.content(name) for name in config.item.content},
+        {name: dataset.content_mask(name) for name in config.item.content},
+    )
+    standardiser = Standardiser(catalogue.dims).to(ranks.device)
+    standardiser.fit(catalogue, np.flatnonzero(inputs.data.item_counts))
+    tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
+    placed = plan_on_ranks(
+        tables,
+        ranks,
+        config.sharding.part(PREFIX, is_inside=True),
+        batch_size=batch_size,
+        optimizer=NOTHING_KEPT,
+        mean_lengths=dict.fromkeys(catalogue.dims, 1.0),
+        beside=plan,
+    )
+    tell_plan(folder, placed, ranks, "content_plan")
+    sharded: DistributedModelParallel = shard_frozen(tables, placed, ranks)
+    fill_content(sharded, catalogue, standardiser)
+    return look_up(sharded)

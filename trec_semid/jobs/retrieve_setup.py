@@ -1,0 +1,179 @@
+"""Config of `trec-semid retrieve`, the data it reads and the model it trains, before any sharding."""
+
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.seeds import seed_everything
+from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig, names_of
+from trec_semid.data.schema import Dataset
+from trec_semid.data.sequences import SequencesConfig
+from trec_semid.embeddings.code_tables import CodeTable, CodeTables
+from trec_semid.embeddings.collection import PooledTables
+from trec_semid.embeddings.tables import TablesConfig
+from trec_semid.jobs.rank_setup import table_specs
+from trec_semid.jobs.training_loop import CheckpointsConfig, TrainConfig
+from trec_semid.models.in_the_loop import TuningConfig
+from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
+from trec_semid.models.sasrec import SasrecConfig
+from trec_semid.models.table import SequenceModelConfig, build_sequence_model
+from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.training.optimizers import OptimizersConfig
+
+MAX_SCORED_ITEMS = 1_000_000
+"""Items that a loss over all of them takes in; beyond that they are sampled."""
+
+
+class RetrieveTrainConfig(TrainConfig):
+    """Training of a retriever."""
+
+    batch_size: PositiveInt = 256
+    """Sequences of a global batch, over all ranks."""
+    evaluation_batch_size: PositiveInt = 512
+    max_epochs: PositiveInt = 100
+    patience: PositiveInt = 5
+    select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
+    """Metric of the validation split that decides which step is best."""
+    stretch: NonNegativeInt = 32
+    """Batches within which sequences of like length are put together; 0 leaves them as they come."""
+
+
+class EvaluationConfig(Config):
+    """What counts as retrieved."""
+
+    cutoffs: tuple[PositiveInt, ...] = (5, 10, 50, 100)
+    masks_history: bool = True
+    """Whether items of the user's history are taken out of the list; a target never is."""
+
+
+class RetrieveConfig(Config):
+    """What `trec-semid retrieve` reads."""
+
+    dataset: str
+    """Dataset folder."""
+    run: str
+    """Run folder to write."""
+    seed: NonNegativeInt = 0
+    semantic_ids: str | None = None
+    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
+    item: ItemConfig = ItemConfig()
+    sequences: SequencesConfig = SequencesConfig()
+    window: PositiveInt = 1
+    """The next so many items are targets of a position."""
+    tables: TablesConfig = TablesConfig.model_validate({"dim": 64, "init_std": 0.02})
+    model: SequenceModelConfig = SasrecConfig.model_validate({})
+    loss: LossConfig = LossConfig()
+    sampled: SampledConfig | None = None
+    """Where the loss over items is sampled; over all items where not given."""
+    optimizers: OptimizersConfig = OptimizersConfig()
+    train: RetrieveTrainConfig = RetrieveTrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    tuning: TuningConfig | None = None
+    """Fine-tuning of the tokenizer by the retriever's loss; codes stay as they are where not given."""
+
+    @model_validator(mode="after")
+    def _has_something_to_read(self) -> Self:
+        if not (self.semantic_ids or self.item.id or self.item.fields or self.item.content):
+            raise ValueError(
+                "items are made of nothing: give semantic_ids, item.id, item.fields or item.content"
+            )
+        if self.tuning and not self.semantic_ids:
+            raise ValueError("tuning needs codes to tune: give semantic_ids")
+        if not self.semantic_ids and self.loss.item_weight == 0:
+            raise ValueError("loss.item_weight = 0 leaves no loss where items have no codes")
+        return self
+
+    @property
+    def predicts_codes(self) -> bool:
+        """Whether codes of the next item are predicted."""
+        return self.semantic_ids is not None and self.loss.code_weight > 0
+
+    @property
+    def scores_items(self) -> bool:
+        """Whether items are scored by their vectors."""
+        return self.loss.item_weight > 0
+
+
+class RetrieveInputs(NamedTuple):
+    """What is read before training."""
+
+    dataset: Dataset
+    data: RetrievalData
+    semantic_ids: SemanticIds | None
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What a run is trained on."""
+        codes = {"semantic_ids": self.semantic_ids.checksum()} if self.semantic_ids else {}
+        return {"dataset": self.dataset.facts.checksum, **codes}
+
+
+def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
+    """Read the dataset and the semantic IDs.
+
+    Raises:
+        ConfigError: unknown modality, or a catalogue that is too large for a loss over all items.
+        DataError: something is missing or does not fit together.
+    """
+    dataset = Dataset(config.dataset)
+    for name in config.item.content:
+        if name not in dataset.facts.modalities:
+            have = ", ".join(dataset.facts.modalities) or "none"
+            raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
+    num_items = dataset.facts.num_items
+    if config.scores_items and not config.sampled and num_items > MAX_SCORED_ITEMS:
+        raise ConfigError(
+            f"{num_items:,} items are too many for a loss over all of them (at most {MAX_SCORED_ITEMS:,}). "
+            "Add [sampled], or set loss.item_weight = 0 and predict codes."
+        )
+    ids = None
+    if config.semantic_ids:
+        ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
+    return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids)
+
+
+def build_model(
+    config: RetrieveConfig, inputs: RetrieveInputs, tokenizer: LearnedTokenizer | None, *, world_size: int
+) -> RetrieverWithLoss:
+    """Return the unsharded model: dense weights drawn from the seed, tables without memory (on `meta`)."""
+    seed_everything(config.seed, "dense weights")
+    features, dim = inputs.data.features, config.tables.dim
+    sparse = None
+    if features:
+        sparse = PooledTables(table_specs(features), config.tables, names_of(features), device="meta")
+    modalities = inputs.dataset.facts.modalities
+    content = {name: modalities[name].dim for name in config.item.content}
+    live = None
+    if inputs.semantic_ids:
+        ids = inputs.semantic_ids
+        tables = CodeTables(
+            [CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(ids.sizes)], dim, device="meta"
+        )
+        temperature = config.tuning.temperature if config.tuning else None
+        live = LiveCodes(tables, torch.from_numpy(_small(ids.codes)), tokenizer, temperature)
+    items = ItemTokens(sparse, content, live, dim)
+    sequences = build_sequence_model(
+        config.model, num_tokens=items.num_tokens, max_len=config.sequences.max_len, dim=dim
+    )
+    retriever = Retriever(items, sequences, config.loss, has_codes=config.predicts_codes)
+    anchors = None
+    if config.tuning:
+        anchors = {
+            "reconstruction": config.tuning.reconstruction_weight,
+            "auxiliary": config.tuning.auxiliary_weight,
+        }
+    return RetrieverWithLoss(retriever, world_size=world_size, anchor_weights=anchors)
+
+
+def _small(codes: np.ndarray) -> np.ndarray:
+    return codes.astype(np.int16 if codes.max(initial=0) < np.iinfo(np.int16).max else np.int32)

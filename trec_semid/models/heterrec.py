@@ -1,0 +1,56 @@
+"""HeterRec: an item as a set of tokens, a transformer over tokens, then one over items.
+
+Legend: B rows, L longest history, U listed items, F tokens of an item, D width.
+"""
+
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ShapeError
+from trec_semid.layers.attention import Transformer, TransformerConfig, block_causal_mask
+from trec_semid.models.retriever import SequenceModel
+
+
+class HeterrecConfig(Config):
+    """HeterRec (Hierarchical Causal Transformer with Heterogeneous Information), SIGIR 2025."""
+
+    kind: Literal["heterrec"] = "heterrec"
+    tokens: TransformerConfig = TransformerConfig.model_validate({"num_layers": 1})
+    """Over the tokens of all items of a history."""
+    items: TransformerConfig = TransformerConfig.model_validate({"num_layers": 1})
+    """Over items."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Of what is read."""
+
+
+@final
+class Heterrec(SequenceModel):
+    """x_{t,j} = token_j of item t + type_j + pos_t; H = transformer(x), h_t = mean_j H_{t,j}; transformer(h).
+
+    Tokens look at all tokens of their own item and of those before; items at themselves and those before.
+    The paper's equations are not public in full; layout and masks are those of its text.
+    """
+
+    def __init__(self, config: HeterrecConfig, *, num_tokens: int, max_len: int, dim: int) -> None:
+        super().__init__()
+        self.types = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
+        self.places = nn.Embedding(max_len, dim)
+        nn.init.normal_(self.places.weight, std=0.02)
+        self.drop = nn.Dropout(config.dropout)
+        self.over_tokens = Transformer(dim, config.tokens)
+        self.over_items = Transformer(dim, config.items)
+
+    def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
+        """Return states (B, L, D)."""
+        if tokens.shape[1] != len(self.types):
+            raise ShapeError(f"tokens: {tokens.shape[1]} an item, the model was made for {len(self.types)}.")
+        num_items, per_item = inputs.shape[1], tokens.shape[1]
+        place = self.places(torch.arange(num_items, device=inputs.device))
+        read = self.drop((tokens + self.types)[inputs] + place.unsqueeze(1))
+        mask = block_causal_mask(num_items, per_item, inputs.device)
+        mixed = self.over_tokens(read.flatten(1, 2), mask).unflatten(1, (num_items, per_item))
+        return self.over_items(mixed.mean(2))

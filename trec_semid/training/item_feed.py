@@ -1,0 +1,102 @@
+"""What a retriever is called with: a batch's listed items with features and content, on the device.
+
+Legend: U listed items, N items.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from trec_semid.core.ranks import Ranks
+from trec_semid.data.batches import Jagged
+from trec_semid.data.sequence_batches import ItemFeatures, Places, SequenceBatch
+from trec_semid.embeddings.collection import keyed_jagged
+from trec_semid.layers.soft_index import GumbelNoise
+from trec_semid.models.item_tokens import Listed
+from trec_semid.models.live_codes import LiveContents
+from trec_semid.tokenizers.contents import Standardised
+
+Lookup = Callable[[Tensor], Standardised]
+"""Content of (U,) item rows; all ranks ask together."""
+
+
+class LiveItems(NamedTuple):
+    """Says which codes are chosen afresh, and how."""
+
+    contents: Lookup
+    noise: GumbelNoise | None
+
+
+@final
+class ItemFeed:
+    """Makes `Listed` of batches; what all items have is made once and kept."""
+
+    def __init__(
+        self, item_features: ItemFeatures, num_items: int, contents: Lookup | None, ranks: Ranks
+    ) -> None:
+        self._features, self._num_items, self._ranks = item_features, num_items, ranks
+        self._contents = contents
+        self._of_all: Listed | None = None
+
+    def listed(self, batch: SequenceBatch, live: LiveItems | None = None) -> Listed:
+        """Return the items of a batch that lies on this rank's device."""
+        listed = self._all() if batch.features is None else self._some(batch.items, batch.features)
+        return listed if live is None else listed._replace(live=self._live(batch, listed.rows, live))
+
+    def chunk(self, first: int, last: int) -> Listed:
+        """Return the items `first` to `last - 1`."""
+        rows = np.arange(first, last)
+        return self._make(torch.from_numpy(rows).to(self._ranks.device), self._features.of(rows))
+
+    def _all(self) -> Listed:
+        if self._of_all is None:
+            self._of_all = self.chunk(0, self._num_items)
+        return self._of_all
+
+    def _some(self, items: Tensor, features: Jagged) -> Listed:
+        """Fill up to the longest list of any rank: tables placed by rows want equally many bags on each."""
+        missing = longest_of_ranks(len(items), self._ranks) - len(items)
+        if missing:
+            lengths = pad(features.lengths.view(len(features.keys), -1), (0, missing)).flatten()
+            features, items = features._replace(lengths=lengths), pad(items, (0, missing))
+        return self._make(items, features)
+
+    def _make(self, rows: Tensor, features: Jagged) -> Listed:
+        features = features.to(self._ranks.device)
+        bags: KeyedJaggedTensor | None = keyed_jagged(*features) if features.keys else None
+        return Listed(rows, bags, self._contents(rows) if self._contents else None)
+
+    def _live(self, batch: SequenceBatch, rows: Tensor, live: LiveItems) -> LiveContents:
+        named = named_places(batch.places) if batch.features is None else None
+        chosen = rows if named is None else rows[named]
+        return LiveContents(live.contents(chosen), named, len(chosen), live.noise)
+
+
+def named_places(places: Places) -> Tensor:
+    """Return the distinct listed items that histories and targets name, in order; what fills up counts."""
+    return torch.cat([places.inputs.flatten(), places.targets.flatten().clamp(min=0)]).unique()
+
+
+def longest_of_ranks(length: int, ranks: Ranks) -> int:
+    """Return the largest of all ranks' lengths; all ranks call it."""
+    if ranks.world_size == 1:
+        return length
+    longest = torch.tensor(length, device=ranks.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    return int(longest)
+
+
+def look_up(tables: nn.Module) -> Lookup:
+    """Return what reads content tables."""
+
+    def read(rows: Tensor) -> Standardised:
+        found: Any = tables(rows)
+        return Standardised(*found)
+
+    return read
