@@ -1,7 +1,7 @@
 """Exact scores of a whole catalogue from parallel heads: the sum of log-probabilities of an item's codes.
 
 score(b, i) = sum over positions r of log p_r(codes[i, r] | user b). Source: Generating Long Semantic IDs in
-Parallel for Recommendation (RPG), 2025, section 3; HeterRec scores its candidates the same way.
+Parallel for Recommendation (RPG), 2025: positions are independent given the user.
 
 Legend: B users, N items, n of a chunk, R positions, K_r codes of position r.
 """
