@@ -1,0 +1,172 @@
+"""The tuples of codes that exist, as a trie in flat arrays: what a decoder may say, and whose it is.
+
+Legend: N items, R positions, M_r distinct prefixes of r + 1 codes (nodes of level r), B rows, W parents,
+C children of a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trec_semid.core.errors import DataError, ShapeError
+
+Codes = NDArray[np.signedinteger[Any]]
+
+
+class Children(NamedTuple):
+    """Children of each row's parents, parent after parent, filled up to the row that has most."""
+
+    nodes: Tensor
+    """(B, C) int64: nodes of the children's level; 0 where there is none."""
+    parents: Tensor
+    """(B, C) int64: which of the row's W parents it belongs to."""
+    exists: Tensor
+    """(B, C) bool."""
+
+
+@final
+@dataclass(frozen=True)
+class TupleTrie:
+    """Prefixes of a catalogue's tuples, in lexicographic order at every level.
+
+    Level r has a node for each distinct prefix of r + 1 codes. Nodes are numbered in lexicographic order, so
+    a lower node is a lower prefix, and the children of a node are a range of the next level (compressed
+    sparse rows). Children of a leaf are the items that share its tuple, by ascending row. Memory is O(N R).
+    """
+
+    sizes: tuple[int, ...]
+    """Codebook size of each position; the code sizes[r] is 'missing'."""
+    codes: tuple[Tensor, ...]
+    """R of (M_r,) int32: the code by which a node's prefix ends."""
+    offsets: tuple[Tensor, ...]
+    """R + 1 of (M_{r-1} + 1,) int32: children of node i of level r - 1 are offsets[r][i] up to, not with,
+    offsets[r][i + 1]; offsets[0] is the root's, offsets[R] are ranges of `items`."""
+    items: Tensor
+    """(N,) int64: item rows, tuple after tuple."""
+    highest: tuple[int, ...]
+    """The highest code in use at each position."""
+
+    @staticmethod
+    def build(codes: Codes | Tensor, sizes: Sequence[int]) -> "TupleTrie":
+        """Sort a catalogue's tuples into a trie, on the CPU.
+
+        Args:
+            codes: (N, R) integers; 0..sizes[r]-1, or sizes[r] for 'missing'.
+            sizes: codebook size of each position.
+
+        Raises:
+            ShapeError: not one code for each position.
+            DataError: no items, or a code outside its codebook.
+        """
+        array = codes.cpu().numpy() if isinstance(codes, Tensor) else np.asarray(codes)
+        check_codes(array, [size + 1 for size in sizes])
+        # Sixteen bits are enough for most codebooks, and are sorted by radix.
+        keys = array.astype(np.uint16 if max(sizes) < 2**16 else np.int32)
+        order = np.lexsort(keys.T[::-1])
+        ordered = keys[order]
+        is_new = np.ones(ordered.shape, bool)
+        np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1, out=is_new[1:])
+        firsts = [np.flatnonzero(column) for column in is_new.T]
+        # Where each parent's range of sorted items begins, counted in nodes of the level below.
+        bounds = [np.array([0, len(array)]), *(np.append(first, len(array)) for first in firsts)]
+        places = [*firsts, np.arange(len(array))]
+        offsets = [np.searchsorted(place, bound) for place, bound in zip(places, bounds, strict=True)]
+        ends = [ordered[first, position] for position, first in enumerate(firsts)]
+        return TupleTrie(
+            sizes=tuple(sizes),
+            codes=tuple(torch.from_numpy(end.astype(np.int32)) for end in ends),
+            offsets=tuple(torch.from_numpy(offset.astype(np.int32)) for offset in offsets),
+            items=torch.from_numpy(order),
+            highest=tuple(int(end.max()) for end in ends),
+        )
+
+    @property
+    def num_positions(self) -> int:
+        """R."""
+        return len(self.sizes)
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.items)
+
+    @property
+    def num_tuples(self) -> int:
+        """Distinct tuples, M_{R-1}."""
+        return len(self.codes[-1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the arrays are."""
+        return self.items.device
+
+    def to(self, device: torch.device | str) -> "TupleTrie":
+        """Copy to a device."""
+        return TupleTrie(
+            self.sizes,
+            tuple(part.to(device) for part in self.codes),
+            tuple(part.to(device) for part in self.offsets),
+            self.items.to(device),
+            self.highest,
+        )
+
+    def count_children(self, level: int, parents: Tensor) -> Tensor:
+        """Return int64 like `parents`: how many children each has at `level`.
+
+        Args:
+            level: 0..R-1, or R for the items of a leaf.
+            parents: nodes of level - 1; 0 is the root at level 0.
+        """
+        offsets = self.offsets[level]
+        return (offsets[parents + 1] - offsets[parents]).long()
+
+    def children(self, level: int, parents: Tensor, counts: Tensor, num_slots: int) -> Children:
+        """List the first `counts` children of each parent.
+
+        Args:
+            level: 0..R-1, or R for the items of a leaf; then nodes are places in `items`.
+            parents: (B, W) nodes of level - 1.
+            counts: (B, W) at most what `count_children` says; 0 passes a parent over.
+            num_slots: C, at least the largest sum of a row's counts.
+        """
+        ends = counts.cumsum(1)
+        # A slot belongs to the parent before which just so many parents have ended.
+        marks = torch.zeros(len(parents), num_slots + 1, dtype=torch.int64, device=parents.device)
+        owners = marks.scatter_add_(1, ends, torch.ones_like(ends)).cumsum(1)[:, :num_slots]
+        exists = owners < parents.shape[1]
+        owners = owners.clamp_(max=parents.shape[1] - 1)
+        shifts = self.offsets[level][parents] - (ends - counts)
+        slots = torch.arange(num_slots, device=parents.device)
+        nodes = (shifts.gather(1, owners) + slots).mul_(exists)
+        return Children(nodes, owners, exists)
+
+
+def check_codes(codes: Codes, num_codes: Sequence[int]) -> None:
+    """Check that each position's codes are rows of its table.
+
+    Args:
+        codes: (N, R).
+        num_codes: how many codes each position knows, 'missing' included where it is known.
+
+    Raises:
+        ShapeError: not one code for each position.
+        DataError: no items, or a code that its position does not know.
+    """
+    if codes.ndim != 2 or codes.shape[1] != len(num_codes) or not num_codes:
+        raise ShapeError(
+            f"codes: wrong shape (got {codes.shape}, expected (N, R) with R = {len(num_codes)})."
+        )
+    if not len(codes):
+        remedy = "Tokenize a dataset that has items"
+        raise DataError("no items to decode to", field="codes", value=codes.shape, remedy=remedy)
+    limits = np.asarray(num_codes)
+    if (codes.min(0) < 0).any() or (codes.max(0) >= limits).any():
+        row, position = (int(found[0]) for found in np.nonzero((codes < 0) | (codes >= limits)))
+        remedy = f"Position {position} knows codes 0..{limits[position] - 1}: use the tokenizer of this map"
+        value = int(codes[row, position])
+        raise DataError("code outside its codebook", row=row, field="codes", value=value, remedy=remedy)

@@ -1,0 +1,178 @@
+"""Beam search held to the tuples that exist, for all users of a batch at once.
+
+Legend: B users, W beams of the step at hand, K_r codes of position r ('missing' included where the model
+knows it), C candidates of a user, S items to leave out.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trec_semid.core.errors import ShapeError
+from trec_semid.layers.tuple_trie import TupleTrie
+from trec_semid.models.retrieved import (
+    Retrieved,
+    best_items,
+    expect_no_nan,
+    expect_positive,
+    is_excluded,
+    top_places,
+)
+
+_CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
+"""Bound on what the candidates of the users handled together take; on a CPU they should stay in its cache."""
+_CANDIDATE_BYTES = 64
+
+
+class Beams(NamedTuple):
+    """The best prefixes of every user, best first; equal ones by lower prefix.
+
+    W is 1 before the first code and grows with what the trie offers, up to the asked width. A user with
+    fewer prefixes has beams of score -inf at the end, whose codes are valid but mean nothing.
+    """
+
+    codes: Tensor
+    """(B, W, r) int64: codes so far."""
+    parents: Tensor
+    """(B, W) int64: the beam of the step before that each one goes on from; reorder caches by it."""
+    scores: Tensor
+    """(B, W) float32: sum of log-probabilities so far."""
+    nodes: Tensor
+    """(B, W) int64: nodes of the trie."""
+
+
+NextLogProbs = Callable[[int, Beams], Tensor]
+"""What a model says of position r: (B, W, K_r) given (r, beams), or (B, 1, K_r) if it ignores the prefix."""
+
+
+def parallel_heads(log_probs: Sequence[Tensor]) -> NextLogProbs:
+    """Return the step function of a model that predicts every position at once.
+
+    Args:
+        log_probs: R of (B, K_r).
+    """
+    return lambda position, beams: log_probs[position].unsqueeze(1)
+
+
+@torch.no_grad()
+def beam_search(trie: TupleTrie, num_users: int, next_log_probs: NextLogProbs, width: int) -> Beams:
+    """Find each user's tuples of highest sum of log-probabilities, among those that exist.
+
+    Position by position, the children of the live beams are scored, and the best `width` of them live on.
+    With `width` >= the number of tuples the result is exact. A prefix of score -inf is none: what the
+    model calls impossible is not returned.
+
+    Args:
+        trie: the catalogue's tuples.
+        num_users: B.
+        next_log_probs: the model; called once for each position.
+        width: beams kept.
+
+    Returns:
+        W <= width whole tuples of each user, with the leaves of the trie as nodes.
+
+    Raises:
+        ConfigError: no users, or a width under 1.
+        ShapeError: log-probabilities of another shape than the beams and the trie ask for.
+        DataError: a log-probability is NaN.
+    """
+    expect_positive(num_users, "num_users")
+    expect_positive(width, "width")
+    nothing = torch.zeros(num_users, 1, dtype=torch.int64, device=trie.device)
+    codes = nothing.new_zeros(num_users, 1, 0)
+    beams = Beams(codes, nothing, nothing.float(), nothing)
+    for position in range(trie.num_positions):
+        log_probs = next_log_probs(position, beams)
+        _expect_log_probs(log_probs, position, beams, trie)
+        beams = _advance(trie, position, beams, log_probs, width)
+    return beams
+
+
+def decode_items(
+    trie: TupleTrie,
+    num_users: int,
+    next_log_probs: NextLogProbs,
+    *,
+    width: int,
+    num_items: int,
+    exclude: Tensor | None = None,
+) -> Retrieved:
+    """Return the items of the best `width` tuples, by (score descending, item row ascending).
+
+    Items that share a tuple share its score and are all there, up to the asked number. Fewer than asked are
+    found where the tuples have fewer: `width` bounds the tuples, not the items.
+
+    Args:
+        trie: the catalogue's tuples.
+        num_users: B.
+        next_log_probs: the model.
+        width: beams kept.
+        num_items: length of the lists.
+        exclude: (B, S) item rows to leave out for each user, filled up with -1.
+
+    Raises:
+        ConfigError: no users, a width under 1, or lists of no items.
+        ShapeError: log-probabilities of another shape than the beams and the trie ask for.
+        DataError: a log-probability is NaN.
+    """
+    expect_positive(num_items, "num_items")
+    beams = beam_search(trie, num_users, next_log_probs, width)
+    level = trie.num_positions
+    # Of a tuple with very many items, those that cannot reach the list are not looked at.
+    enough = num_items + (0 if exclude is None else exclude.shape[1])
+    counts = _live_children(trie, level, beams).clamp_(max=enough)
+    owned = trie.children(level, beams.nodes, counts, _num_slots(counts))
+    rows = trie.items[owned.nodes]
+    left_out = ~owned.exists if exclude is None else ~owned.exists | is_excluded(rows, exclude)
+    scores = beams.scores.gather(1, owned.parents).masked_fill_(left_out, -torch.inf)
+    return best_items(scores, rows, num_items)
+
+
+def _advance(trie: TupleTrie, position: int, beams: Beams, log_probs: Tensor, width: int) -> Beams:
+    counts = _live_children(trie, position, beams)
+    num_slots = _num_slots(counts)
+    bound = _CHUNK_BYTES.get(trie.device.type, _CHUNK_BYTES["cpu"])
+    users = max(1, bound // (_CANDIDATE_BYTES * num_slots))
+    parts: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(counts), users):
+        own = slice(start, start + users)
+        children = trie.children(position, beams.nodes[own], counts[own], num_slots)
+        codes = trie.codes[position][children.nodes].long()
+        scores = beams.scores[own].gather(1, children.parents)
+        scores += _pick(log_probs[own], children.parents, codes)
+        scores.masked_fill_(~children.exists, -torch.inf)
+        expect_no_nan(scores)
+        best = top_places(scores, children.nodes, min(width, num_slots))
+        parts.append(tuple(x.gather(1, best) for x in (codes, children.parents, scores, children.nodes)))
+    codes, parents, scores, nodes = (torch.cat(column) for column in zip(*parts, strict=True))
+    before = beams.codes.gather(1, parents.unsqueeze(2).expand(-1, -1, position))
+    return Beams(torch.cat([before, codes.unsqueeze(2)], 2), parents, scores, nodes)
+
+
+def _live_children(trie: TupleTrie, level: int, beams: Beams) -> Tensor:
+    return trie.count_children(level, beams.nodes).mul_(beams.scores > -torch.inf)
+
+
+def _num_slots(counts: Tensor) -> int:
+    """Return C, at least 1: the most children that a user's beams have."""
+    return max(1, int(counts.sum(1).max()))
+
+
+def _pick(log_probs: Tensor, parents: Tensor, codes: Tensor) -> Tensor:
+    """Return (B, C): log-probability of each candidate's code after its prefix."""
+    if log_probs.shape[1] == 1:
+        return log_probs[:, 0].gather(1, codes)
+    return log_probs.flatten(1).gather(1, codes.add(parents, alpha=log_probs.shape[2]))
+
+
+def _expect_log_probs(log_probs: Tensor, position: int, beams: Beams, trie: TupleTrie) -> None:
+    num_users, num_beams = beams.scores.shape
+    least, most = trie.highest[position] + 1, trie.sizes[position] + 1
+    fits = log_probs.dim() == 3 and log_probs.shape[0] == num_users and log_probs.shape[1] in (1, num_beams)
+    if not fits or not least <= log_probs.shape[2] <= most:
+        raise ShapeError(
+            f"log-probabilities of position {position}: wrong shape (got {tuple(log_probs.shape)}, "
+            f"expected ({num_users}, {num_beams} or 1, {least} to {most}))."
+        )

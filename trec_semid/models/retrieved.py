@@ -1,0 +1,122 @@
+"""Lists of retrieved items, in one stated order: score descending, then item row ascending.
+
+Legend: B users, C candidates, S items to leave out.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trec_semid.core.errors import ConfigError, DataError
+
+_LOW_BITS = 2**31 - 1
+
+
+class Retrieved(NamedTuple):
+    """The best items of each user."""
+
+    items: Tensor
+    """(B, num_items) int64: item rows; -1 after the last."""
+    scores: Tensor
+    """(B, num_items) float32; -inf after the last."""
+    lengths: Tensor
+    """(B,) int64: items found."""
+
+
+def top_places(scores: Tensor, ties: Tensor, k: int) -> Tensor:
+    """Return (B, k) int64: places of the k highest scores, in order; equal scores go by ascending `ties`.
+
+    Both go into one integer, the score's float32 bits above the tie's, so the result is the same on every
+    device and at any C, which `topk` of the scores alone does not promise.
+
+    Args:
+        scores: (B, C) float.
+        ties: (B, C) or (C,) int64 in 0..2^31-1, those of one row all different.
+        k: at most C.
+    """
+    bits = (scores.float() + 0.0).view(torch.int32)  # -0.0 + 0.0 = 0.0: one zero
+    # Floats are ordered as integers are, but for the negative ones, which run backwards.
+    ordered = (bits >> 31).bitwise_and_(_LOW_BITS).bitwise_xor_(bits)
+    keys = ordered.long().mul_(2**32).sub_(ties)
+    return keys.topk(k, dim=1).indices
+
+
+def best_items(scores: Tensor, rows: Tensor, num_items: int) -> Retrieved:
+    """Order candidates and keep the best `num_items`; those of score -inf are none.
+
+    Args:
+        scores: (B, C) float.
+        rows: (B, C) or (C,) item rows, no item twice for a user.
+        num_items: length of the lists.
+
+    Raises:
+        DataError: a score is NaN.
+    """
+    expect_no_nan(scores)
+    places = top_places(scores, rows, min(num_items, scores.shape[1]))
+    found = scores.gather(1, places).float()
+    exists = found > -torch.inf
+    items = rows.expand_as(scores).gather(1, places).masked_fill_(~exists, -1)
+    room = (0, num_items - found.shape[1])
+    return Retrieved(
+        torch.nn.functional.pad(items, room, value=-1),
+        torch.nn.functional.pad(found, room, value=-torch.inf),
+        exists.sum(1),
+    )
+
+
+def agreement(found: Retrieved, exact: Retrieved) -> Tensor:
+    """Return (B,) float32: the share of the exact list's items that were found, whatever their place.
+
+    A user whose exact list is empty counts 1.
+
+    Args:
+        found: of a beam search, say.
+        exact: of all items.
+    """
+    same = (exact.items.unsqueeze(2) == found.items.unsqueeze(1)).any(2) & (exact.items >= 0)
+    return torch.where(exact.lengths > 0, same.sum(1) / exact.lengths.clamp(min=1), 1.0)
+
+
+def is_excluded(rows: Tensor, exclude: Tensor) -> Tensor:
+    """Return (B, C) bool: whether a user's candidate is among the items to leave out for that user.
+
+    Args:
+        rows: (B, C) item rows.
+        exclude: (B, S) item rows in any order, filled up with -1.
+    """
+    if not exclude.shape[1]:
+        return torch.zeros_like(rows, dtype=torch.bool)
+    ordered = exclude.sort(1).values
+    places = torch.searchsorted(ordered, rows).clamp_(max=exclude.shape[1] - 1)
+    return ordered.gather(1, places) == rows
+
+
+def expect_no_nan(scores: Tensor) -> None:
+    """Refuse scores that have no order.
+
+    Args:
+        scores: (B, C).
+
+    Raises:
+        DataError: a score is NaN.
+    """
+    wrong = scores.amax(1).isnan()
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise DataError("score is NaN", row=row, field="score", remedy="Lower the learning rate")
+
+
+def expect_positive(count: int, name: str) -> None:
+    """Refuse a count under 1.
+
+    Args:
+        count: of users, beams or list places.
+        name: how the error calls it.
+
+    Raises:
+        ConfigError: it is under 1.
+    """
+    if count < 1:
+        raise ConfigError(f"{name}: too few to retrieve with (got {count}, expected 1 or more). Raise it.")
