@@ -59,8 +59,9 @@ def sampled_softmax_loss(
 ) -> Tensor:
     """Return (P, W): cross-entropy of each target among the sampled items; 0 where there is no target.
 
-    Scores of both are corrected by -log q, the expected number of draws, so that the loss estimates that
-    over all items; a sampled item that is the target itself is left out. Source: Bengio and Senecal,
+    exp(score) of a sampled item counts 1 / q times, q its expected number of draws, so that their sum is an
+    unbiased estimate of that over all other items. The target is always there and counts once; draws of it
+    are left out. Source: Bengio and Senecal,
     "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model", 2008.
 
     Args:
@@ -72,7 +73,7 @@ def sampled_softmax_loss(
         scale: multiplies scores, 1 / temperature.
     """
     wanted = targets.clamp(min=0)
-    own = scale * torch.einsum("pd,pwd->pw", states, items[wanted]).float() - log_q[wanted]
+    own = scale * torch.einsum("pd,pwd->pw", states, items[wanted]).float()
     others = scale * (states @ items[sampled].T).float() - log_q[sampled]
     spread = others.unsqueeze(1).expand(-1, targets.shape[1], -1)
     spread = spread.masked_fill(sampled == wanted.unsqueeze(2), float("-inf"))

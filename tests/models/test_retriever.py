@@ -1,0 +1,182 @@
+"""A retriever against the same arithmetic written out on plain tensors."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from trec_semid.data.features import Feature, Sources
+from trec_semid.data.ragged import Ragged
+from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, WindowConfig, sampled_by_popularity
+from trec_semid.embeddings.code_tables import CodeTable, CodeTables
+from trec_semid.embeddings.collection import PooledTables, keyed_jagged
+from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.layers.attention import TransformerConfig
+from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
+from trec_semid.models.heterrec import HeterrecConfig
+from trec_semid.models.item_tokens import ItemTokens, Listed
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
+from trec_semid.models.rpg import RpgConfig
+from trec_semid.models.sasrec import SasrecConfig
+from trec_semid.models.table import build_sequence_model
+from trec_semid.tokenizers.contents import Standardised
+
+NUM_ITEMS, DIM, SIZES, MAX_LEN = 9, 8, (3, 3), 6
+FEATURES = ItemFeatures((Feature("item_id", "item", "t_item_id", NUM_ITEMS),), Sources({}, None))
+STILL = TransformerConfig(num_layers=1, num_heads=2, dropout=0.0)
+MODELS = {
+    "sasrec": SasrecConfig(transformer=STILL, dropout=0.0),
+    "rpg": RpgConfig(transformer=STILL, dropout=0.0),
+    "heterrec": HeterrecConfig(tokens=STILL, items=STILL, dropout=0.0),
+}
+ROWS = [[0, 1, 2, 3], [4, 5], [6, 7, 8, 1, 0], [2, 2, 3]]
+
+
+def codes() -> torch.Tensor:
+    return torch.tensor(np.random.default_rng(2).integers(0, 4, (NUM_ITEMS, 2)), dtype=torch.int16)
+
+
+def build(kind: str, **loss) -> Retriever:
+    torch.manual_seed(0)
+    spec = TableSpec("t_item_id", NUM_ITEMS, ("item_id",))
+    sparse = PooledTables([spec], TablesConfig(dim=DIM), ["item_id"])
+    tables = CodeTables([CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(SIZES)], DIM)
+    items = ItemTokens(sparse, {"text": 5}, LiveCodes(tables, codes()), DIM)
+    model = build_sequence_model(MODELS[kind], num_tokens=items.num_tokens, max_len=MAX_LEN, dim=DIM)
+    return Retriever(items, model, LossConfig(**loss), has_codes=True)
+
+
+def content() -> Standardised:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(NUM_ITEMS, 5, generator=generator)
+    present = torch.ones(NUM_ITEMS, 1, dtype=torch.bool)
+    present[4] = False
+    return Standardised(x, present)
+
+
+def listed_of(rows: torch.Tensor) -> Listed:
+    x, present = content()
+    features = FEATURES.of(rows.numpy())
+    return Listed(rows, keyed_jagged(*features), Standardised(x[rows], present[rows]))
+
+
+def batch_of(*, lists_all: bool, num_targets: int = 1, sampled=None):
+    lengths = np.array([len(row) for row in ROWS])
+    windows = Ragged(np.cumsum(lengths) - lengths, lengths, np.concatenate(ROWS))
+    maker = SequenceMaker(
+        windows,
+        FEATURES,
+        WindowConfig(num_targets, False),
+        num_items=NUM_ITEMS,
+        lists_all=lists_all,
+        sampled=sampled,
+    )
+    rows = np.arange(len(ROWS))
+    return maker.make(rows, maker.num_places(rows), np.random.default_rng(0))
+
+
+def tokens_by_hand(model: Retriever) -> torch.Tensor:
+    """(N, F, D): ID, content, codes."""
+    weights = dict(model.named_parameters())
+    ids = weights["items.sparse.tables.embedding_bags.t_item_id.weight"]
+    x, present = content()
+    mapped = x @ weights["items.content.maps.0.weight"].T + weights["items.content.maps.0.bias"]
+    text = torch.where(present, mapped, weights["items.content.absent"][0])
+    rows = [
+        weights[f"items.live.tables.tables.embeddings.t_code_{r}.weight"][codes()[:, r].long()]
+        for r in range(2)
+    ]
+    return torch.stack([ids, text, *rows], dim=1)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("lists_all", [True, False])
+def test_losses_are_those_of_all_items_and_of_every_code_position(kind, lists_all):
+    model = build(kind, item_temperature=0.5, code_temperature=0.2).requires_grad_(False)
+    batch = batch_of(lists_all=lists_all, num_targets=2)
+    losses, _ = model(listed_of(batch.items), batch.places)
+    tokens = tokens_by_hand(model)
+    vectors = tokens.sum(1)[batch.items]
+    at = 0
+    for row in ROWS:
+        # One history at a time, without anything that fills up: padding changes nothing.
+        states = model.sequences(tokens, torch.tensor([row[:-1]]))[0]
+        for place, state in enumerate(states):
+            wanted = row[place + 1 : place + 3]
+            of_items = [
+                cross_entropy(2.0 * vectors @ state, (batch.items == item).nonzero()[0, 0]) for item in wanted
+            ]
+            assert losses["items"][at].item() == pytest.approx(float(sum(of_items)) / len(wanted), rel=1e-4)
+            queries = model.heads(state[None])[:, 0]
+            of_codes = []
+            for item in wanted:
+                for r in range(2):
+                    table = dict(model.named_parameters())[
+                        f"items.live.tables.tables.embeddings.t_code_{r}.weight"
+                    ]
+                    scores = 5.0 * normalize(table, dim=-1) @ queries[r]
+                    of_codes.append(cross_entropy(scores, codes()[item, r].long()))
+            assert losses["codes"][at].item() == pytest.approx(float(sum(of_codes)) / len(of_codes), rel=1e-4)
+            at += 1
+    assert at == len(losses["items"]) == batch.global_size
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_state_does_not_read_what_comes_after_it(kind):
+    model = build(kind).eval()
+    tokens = tokens_by_hand(model)
+    whole = model.sequences(tokens, torch.tensor([[1, 2, 3, 4, 5]]))
+    part = model.sequences(tokens, torch.tensor([[1, 2, 3, 8, 8]]))
+    torch.testing.assert_close(whole[:, :3], part[:, :3])
+    assert not torch.allclose(whole[:, 4], part[:, 4])
+
+
+def test_heterrec_tokens_see_their_own_item_whole():
+    model = build("heterrec").eval()
+    tokens = tokens_by_hand(model)
+    other = tokens.clone()
+    other[3, -1] += torch.randn(DIM)  # the last token of item 3 alone
+    states = [model.sequences(each, torch.tensor([[1, 3, 2]])) for each in (tokens, other)]
+    torch.testing.assert_close(states[0][:, 0], states[1][:, 0])
+    assert not torch.allclose(states[0][:, 1], states[1][:, 1])
+
+
+@pytest.mark.parametrize(("item_weight", "code_weight", "code_share"), [(1, 1, 0.5), (1, 0, 1), (0, 1, 1)])
+def test_scores_of_the_catalogue_are_logits_and_log_probabilities(item_weight, code_weight, code_share):
+    model = build("sasrec", item_weight=item_weight, code_weight=code_weight, code_share=code_share).eval()
+    if not code_weight:
+        model.heads = None
+    with torch.no_grad():
+        catalogue = build_catalogue(model, lambda a, b: listed_of(torch.arange(a, b)), NUM_ITEMS)
+        states = torch.randn(3, DIM, generator=torch.Generator().manual_seed(4))
+        scores = CatalogueScores(model, catalogue, states)
+        found = torch.cat([scores.of(slice(0, 4)), scores.of(slice(4, 9))], dim=1)
+        expected = torch.zeros(3, NUM_ITEMS)
+        if item_weight:
+            expected += states @ tokens_by_hand(model).sum(1).T
+        if model.heads is not None:
+            log_probs = model.heads.log_probs(states, catalogue.code_tables)
+            share = code_share if item_weight else 1.0
+            for r in range(2):
+                expected += share * log_probs[:, r, codes()[:, r].long()]
+    torch.testing.assert_close(found, expected)
+
+
+def test_sampled_losses_average_to_the_loss_over_all_items():
+    model = build("sasrec", code_weight=0.0).eval()
+    model.heads = None
+    exact = model(listed_of(torch.arange(NUM_ITEMS)), batch_of(lists_all=True).places)[0]["items"]
+    # Many draws with logQ stand for the whole catalogue, however unevenly they are drawn.
+    drawn = sampled_by_popularity(np.arange(NUM_ITEMS) ** 2, 60_000, 1.0)
+    batch = batch_of(lists_all=False, sampled=drawn)
+    sampled = model(listed_of(batch.items), batch.places)[0]["items"]
+    torch.testing.assert_close(sampled, exact, rtol=0.05, atol=0.02)
+
+
+def test_parts_of_ranks_add_up_to_the_mean_over_the_global_batch():
+    model = RetrieverWithLoss(build("sasrec", item_weight=2.0, code_weight=3.0), world_size=4)
+    batch = batch_of(lists_all=True)
+    output = model(listed_of(batch.items), batch.places, 40)
+    expected = 4 / 40 * (2.0 * output.parts["items"] + 3.0 * output.parts["codes"])
+    assert output.loss.item() == pytest.approx(expected.item())
