@@ -10,15 +10,15 @@ from trec_semid.metrics.gauc import gauc
 from trec_semid.metrics.intervals import (
     USER_METRICS,
     Replicates,
-    _draw_users,
     bootstrap,
     difference,
+    draw_users,
     interval,
 )
 
 
 def drawn_users(num_users, num_replicates, seed):
-    return np.concatenate(list(_draw_users(num_users, num_replicates, seed)))
+    return np.concatenate(list(draw_users(num_users, num_replicates, seed)))
 
 
 def population(num_users, rng):

@@ -1,5 +1,7 @@
 """Predictions of a split: `predictions/<split>-rank-<r>.parquet`, one file per rank.
 
+What follows are the columns of a ranking run; those of a retrieval run are in `target_ranks`.
+
 row           int64, position within the split's events, each once over all ranks
 user_row      int64
 item_row      int64
@@ -55,12 +57,21 @@ class PredictionWriter:
     that is absent, and passes over one that an earlier run with more ranks left behind.
     """
 
-    def __init__(self, run_uri: str, split: Split, *, rank: int, world_size: int, num_rows: int) -> None:
+    def __init__(
+        self,
+        run_uri: str,
+        split: Split,
+        *,
+        rank: int,
+        world_size: int,
+        num_rows: int,
+        schema: pa.Schema = PREDICTION_SCHEMA,
+    ) -> None:
         make_folder(join(run_uri, "predictions"))
         self._uri = predictions_uri(run_uri, split, rank)
         self._partial = f"{self._uri}.partial-{uuid.uuid4().hex[:8]}"
         facts = json.dumps({"world_size": world_size, "num_rows": num_rows})
-        self._schema = PREDICTION_SCHEMA.with_metadata({_FACTS: facts.encode()})
+        self._schema = schema.with_metadata({_FACTS: facts.encode()})
         self._waiting: list[pa.RecordBatch] = []
         self._num_waiting = 0
         fs, inner = arrow_filesystem(self._partial)
@@ -114,36 +125,45 @@ def predictions_uri(run_uri: str, split: Split, rank: int) -> str:
 
 
 def read_predictions(run_uri: str, split: Split) -> Predictions:
-    """Read the predictions that all ranks of a run wrote, in order of `row`.
+    """Read the predictions that all ranks of a ranking run wrote, in order of `row`.
 
     Raises:
-        DataError: a rank's file is absent or unreadable, or a row of the split is there twice or not
-            at all.
+        DataError: as `read_columns`.
     """
-    first = _read(predictions_uri(run_uri, split, 0))
+    return Predictions(*read_columns(run_uri, split, PREDICTION_SCHEMA))
+
+
+def read_columns(run_uri: str, split: Split, schema: pa.Schema) -> list[NDArray[Any]]:
+    """Read the columns of a schema, of which `row` is one, that all ranks of a run wrote, in order of `row`.
+
+    Raises:
+        DataError: a rank's file is absent, unreadable or without a column, or a row of the split is there
+            twice or not at all.
+    """
+    first = _read(predictions_uri(run_uri, split, 0), schema.names)
     facts = json.loads(first.schema.metadata[_FACTS])
-    others = [_read(predictions_uri(run_uri, split, rank)) for rank in range(1, facts["world_size"])]
-    table = pa.concat_tables([first, *others])
+    uris = [predictions_uri(run_uri, split, rank) for rank in range(1, facts["world_size"])]
+    table = pa.concat_tables([first, *(_read(uri, schema.names) for uri in uris)])
     rows = table["row"].to_numpy()
     _expect_each_once(rows, facts["num_rows"], predictions_uri(run_uri, split, 0))
-    return Predictions(*(_in_order(table[name].to_numpy(), rows) for name in PREDICTION_SCHEMA.names))
+    return [_in_order(table[name].to_numpy(), rows) for name in schema.names]
 
 
-def _read(uri: str) -> pa.Table:
+def _read(uri: str, names: list[str]) -> pa.Table:
     if not exists(uri):
-        remedy = "Run the ranker to its end on all ranks, or name the right run folder"
+        remedy = "Run the job to its end on all ranks, or name the right run folder"
         raise DataError("no predictions here", file=uri, remedy=remedy)
     fs, inner = arrow_filesystem(uri)
     try:
         table = pq.read_table(inner, filesystem=fs)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"not a readable Parquet file: {error}", file=uri, remedy="Run again") from None
-    absent = [name for name in PREDICTION_SCHEMA.names if name not in table.column_names]
+    absent = [name for name in names if name not in table.column_names]
     if absent:
         raise DataError("missing column", file=uri, field=absent[0], remedy="Run again with this version")
     if _FACTS not in (table.schema.metadata or {}):
         raise DataError("does not say how many ranks wrote", file=uri, remedy="Run again with this version")
-    return table.select(PREDICTION_SCHEMA.names)
+    return table.select(names)
 
 
 def _expect_each_once(rows: NDArray[np.int64], num_rows: int, uri: str) -> None:

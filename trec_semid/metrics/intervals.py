@@ -41,7 +41,7 @@ class Replicates(NamedTuple):
     draws: Vector
     """(B,) NaN where a draw of users does not define the metric."""
     sample: str
-    """Fingerprint of users, labels and draws; equal for runs that can be compared pair by pair."""
+    """Fingerprint of users, labels (or items) and draws; equal for runs that can be compared pair by pair."""
 
 
 class Interval(NamedTuple):
@@ -109,10 +109,10 @@ def bootstrap(
     values = sample.under(np.ones((1, sample.num_users)), metrics)
     defined = [name for name in metrics if not np.isnan(values[name][0])]
     draws: dict[str, list[Vector]] = {name: [] for name in defined}
-    for weights in _draw_users(sample.num_users, num_replicates, seed):
+    for weights in draw_users(sample.num_users, num_replicates, seed):
         for name, drawn in sample.under(weights, defined).items():
             draws[name].append(drawn)
-    mark = _fingerprint(np.asarray(users), truth, num_replicates, seed)
+    mark = fingerprint(np.asarray(users), truth, num_replicates, seed)
     return {name: Replicates(float(values[name][0]), np.concatenate(draws[name]), mark) for name in defined}
 
 
@@ -174,6 +174,26 @@ def difference_of_draws(value: float, paired: Vector, spread: float, degrees: in
     )
 
 
+def draw_users(num_users: int, num_replicates: int, seed: int) -> Iterator[Vector]:
+    """Yield (b, U) how often each user is drawn, b replicates at a time."""
+    generator = numpy_generator(seed, "bootstrap over users")
+    at_once = max(1, _CELLS // num_users)
+    for start in range(0, num_replicates, at_once):
+        size = min(at_once, num_replicates - start)
+        drawn = generator.integers(0, num_users, (size, num_users))
+        drawn += num_users * np.arange(size)[:, None]  # one count for all replicates at once
+        times = np.bincount(drawn.reshape(-1), minlength=size * num_users)
+        yield times.reshape(size, num_users).astype(np.float64)
+
+
+def fingerprint(users: NDArray[Any], facts: NDArray[Any], num_replicates: int, seed: int) -> str:
+    """Return a mark that is equal for runs over the same rows and draws: (n,) users, and one fact a row."""
+    digest = hashlib.sha256(f"{num_replicates} {seed} {users.dtype}".encode())
+    digest.update(users.tobytes())
+    digest.update(facts.tobytes())
+    return digest.hexdigest()
+
+
 class _Sample:
     """What resampling users needs of the rows: sums per user, and rows by score for AUC."""
 
@@ -219,18 +239,6 @@ class _Sample:
         return float(credit / (2 * pairs)) if pairs else float("nan")
 
 
-def _draw_users(num_users: int, num_replicates: int, seed: int) -> Iterator[Vector]:
-    """Yield (b, U) how often each user is drawn, b replicates at a time."""
-    generator = numpy_generator(seed, "bootstrap over users")
-    at_once = max(1, _CELLS // num_users)
-    for start in range(0, num_replicates, at_once):
-        size = min(at_once, num_replicates - start)
-        drawn = generator.integers(0, num_users, (size, num_users))
-        drawn += num_users * np.arange(size)[:, None]  # one count for all replicates at once
-        times = np.bincount(drawn.reshape(-1), minlength=size * num_users)
-        yield times.reshape(size, num_users).astype(np.float64)
-
-
 def _seed_draws(spread: float, degrees: int, num_replicates: int) -> Vector | float:
     if not degrees or not spread:
         return 0.0
@@ -243,13 +251,6 @@ def _arm_draws(seeds: Sequence[Replicates]) -> tuple[float, Vector, float]:
     values = np.array([each.value for each in seeds])
     drawn = np.mean([each.draws for each in seeds], axis=0)
     return float(values.mean()), drawn, float(((values - values.mean()) ** 2).sum())
-
-
-def _fingerprint(users: NDArray[Any], labels: NDArray[np.bool_], num_replicates: int, seed: int) -> str:
-    digest = hashlib.sha256(f"{num_replicates} {seed} {users.dtype}".encode())
-    digest.update(users.tobytes())
-    digest.update(labels.tobytes())
-    return digest.hexdigest()
 
 
 def _expect_same_sample(runs: Sequence[Replicates]) -> None:

@@ -1,4 +1,4 @@
-"""Recall and NDCG of full-catalogue retrieval, from the ranks of each user's targets.
+"""Recall and NDCG of full-catalogue retrieval, from the ranks of each user's targets (`target_ranks`).
 
 Legend: U users, T targets of all users (user after user), N cutoff.
 """
@@ -9,38 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trec_semid.core.errors import DataError, ShapeError
+from trec_semid.core.errors import ShapeError
 
 Ranks = NDArray[np.int64]
 Vector = NDArray[np.float64]
-
-
-def rank_targets(
-    scores: NDArray[Any], targets: NDArray[Any], allowed: NDArray[np.bool_] | None = None
-) -> Ranks:
-    """Return (U,) the rank of one target of each user among all items, 1 the best.
-
-    rank = 1 + #{items scored above the target} + #{items scored equally whose row is lower}: the place
-    in a list sorted by (score descending, row ascending), so items that share all codes have an order.
-
-    Args:
-        scores: (U, num_items).
-        targets: (U,) item rows.
-        allowed: (U, num_items) items that may be retrieved; all where not given. A target counts whether
-            it is allowed or not.
-
-    Raises:
-        DataError: a target's score is NaN.
-    """
-    own = np.take_along_axis(scores, targets[:, None], axis=1)
-    if np.isnan(own).any():
-        row = int(np.flatnonzero(np.isnan(own[:, 0]))[0])
-        raise DataError("score is NaN", row=row, field="score", remedy="Lower the learning rate")
-    rows = np.arange(scores.shape[1])
-    ahead = (scores > own) | ((scores == own) & (rows < targets[:, None]))
-    if allowed is not None:
-        ahead &= allowed
-    return 1 + np.count_nonzero(ahead, axis=1)
 
 
 def recall_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:

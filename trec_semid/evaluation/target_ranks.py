@@ -1,0 +1,135 @@
+"""Ranks of a split's targets: `predictions/<split>-rank-<r>.parquet` of a retrieval run, one file per rank.
+
+row       int64, position within the split's targets (user after user), each once over all ranks
+user_row  int64, ascending with `row`
+item_row  int64, the target
+rank      int64, its place in the user's list, from 1; see `metrics.target_ranks`
+
+Written by `PredictionWriter(..., schema=TARGET_RANK_SCHEMA)`.
+
+Legend: U users, T targets of all users.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trec_semid.core.errors import DataError
+from trec_semid.data.ragged import Ragged
+from trec_semid.data.schema import Split
+from trec_semid.data.sequences import EvaluationRows
+from trec_semid.evaluation.predictions import predictions_uri, read_columns
+from trec_semid.evaluation.strata import Strata
+from trec_semid.metrics.intervals import Replicates
+from trec_semid.metrics.retrieval import Vector, per_user_retrieval
+from trec_semid.metrics.user_means import bootstrap_user_means
+
+TARGET_RANK_SCHEMA = pa.schema([(name, pa.int64()) for name in ("row", "user_row", "item_row", "rank")])
+RETRIEVAL_CUTOFFS = (5, 10, 50, 100)
+
+
+class TargetRanks(NamedTuple):
+    """All targets of a split, in order of `row`; fields as in the file."""
+
+    row: NDArray[np.int64]
+    user_row: NDArray[np.int64]
+    item_row: NDArray[np.int64]
+    rank: NDArray[np.int64]
+
+
+class TargetsOfUsers(NamedTuple):
+    """Some of the targets, such as those of a stratum."""
+
+    ranks: NDArray[np.int64]
+    """User after user."""
+    lengths: NDArray[np.int64]
+    """(U,) how many of them each user has; 0 for a user who has none of them."""
+
+    def values(self, cutoffs: Sequence[int]) -> dict[str, Vector]:
+        """Return (U,) `recall@N` and `ndcg@N` for each cutoff, NaN for users without such targets."""
+        return per_user_retrieval(self.ranks, self.lengths, cutoffs)
+
+
+def read_target_ranks(run_uri: str, split: Split) -> TargetRanks:
+    """Read the ranks that all ranks of a retrieval run wrote, in order of `row`.
+
+    Raises:
+        DataError: as `read_columns`, or a rank below 1, or targets that do not come user after user.
+    """
+    found = TargetRanks(*read_columns(run_uri, split, TARGET_RANK_SCHEMA))
+    for field, wrong, problem in (
+        ("rank", found.rank < 1, "ranks start at 1"),
+        ("user_row", np.diff(found.user_row, prepend=0) < 0, "targets do not come user after user"),
+    ):
+        if wrong.any():
+            row, file = int(np.argmax(wrong)), predictions_uri(run_uri, split, 0)
+            value, remedy = int(getattr(found, field)[row]), "Evaluate again"
+            raise DataError(problem, file=file, row=row, field=field, value=value, remedy=remedy)
+    return found
+
+
+def distinct_targets(rows: EvaluationRows) -> EvaluationRows:
+    """Return the rows with every target of a user once, in the order of its first event."""
+    items, lengths = rows.targets.take(np.arange(len(rows.users)))
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    _, first = np.unique(np.stack((owner, items)), axis=1, return_index=True)
+    kept = np.sort(first)
+    counts = np.bincount(owner[kept], minlength=len(lengths))
+    return rows._replace(targets=Ragged(np.cumsum(counts) - counts, counts, items[kept]))
+
+
+def targets_by_stratum(
+    owner: NDArray[np.int64], num_users: int, targets: TargetRanks, strata: Strata | None
+) -> Iterator[tuple[str, TargetsOfUsers]]:
+    """Yield all targets under "", then those of each stratum under "/<stratum>".
+
+    A stratum of popularity has the targets that are such items, one of activity those of such users. Ranks
+    stay what they are in the list of the whole catalogue; recall is the share of the stratum's targets
+    that are found, and NDCG's ideal list has them alone.
+
+    Args:
+        owner: (T,) whose target it is, ascending from 0 to num_users - 1.
+        num_users: U.
+        targets: (T,) of these users.
+        strata: none but "" where not given.
+
+    Raises:
+        DataError: a user or item that the strata do not know.
+    """
+    yield "", TargetsOfUsers(targets.rank, np.bincount(owner, minlength=num_users))
+    for name, mask in strata.masks(targets.user_row, targets.item_row) if strata else ():
+        lengths = np.bincount(owner[mask], minlength=num_users)
+        yield f"/{name}", TargetsOfUsers(targets.rank[mask], lengths)
+
+
+def bootstrap_target_ranks(
+    found: TargetRanks,
+    strata: Strata | None = None,
+    *,
+    cutoffs: Sequence[int] = RETRIEVAL_CUTOFFS,
+    num_replicates: int = 1000,
+    seed: int = 0,
+) -> dict[str, Replicates]:
+    """Return `recall@N[/<stratum>]` and `ndcg@N[/<stratum>]` with their values under draws of users.
+
+    Runs over the same users and targets have the same draws, so `intervals.interval`,
+    `intervals.difference` and `paired.paired_difference` apply. A stratum without users is left out.
+
+    Args:
+        found: of one run.
+        strata: where given, every metric also per stratum.
+        cutoffs: each N.
+        num_replicates: draws.
+        seed: of the draws; equal for runs that are to be compared.
+    """
+    users, owner = np.unique(found.user_row, return_inverse=True)
+    values = {
+        name + suffix: column
+        for suffix, part in targets_by_stratum(owner, len(users), found, strata)
+        for name, column in part.values(cutoffs).items()
+    }
+    rows = found.user_row, found.item_row
+    return bootstrap_user_means(values, *rows, num_replicates=num_replicates, seed=seed)

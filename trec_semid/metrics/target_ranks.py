@@ -1,0 +1,271 @@
+"""Where a user's targets stand in a list of the whole catalogue, over chunks of items, exactly.
+
+The list of a user holds every item but the masked ones (those of the user's history), sorted by (score
+descending, item row ascending), so items that share all codes, and with them a score, have an order. A
+target is never masked, also where the history has it. The rank of a target is its place in that list:
+
+    rank = 1 + #{items of the list scored above it} + #{items of the list scored equally, row lower}
+
+Other targets of the user are items of the list like any other. With one target a user this is
+leave-one-out; with several no two have the same rank. An item scored -inf is in no list, so scores that a
+beam search leaves at -inf are misses: as a target its rank is UNLISTED. Scores are compared in float32.
+
+Memory: one chunk, its comparisons, and the scores that are kept; never users × catalogue.
+
+Legend: B users, T targets of all users (user after user), H masked items (likewise), N length of the
+returned lists, n items of a chunk.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trec_semid.core.errors import DataError, ShapeError
+from trec_semid.core.shapes import expect_shape
+
+ChunkScorer = Callable[[slice], Tensor]
+"""Gives (B, n) scores of the items from `start` to `stop`, in a tensor of its own that is written into."""
+
+UNLISTED = 2**62
+"""Rank of a target that is not in the list: behind every cutoff."""
+CHUNK_SCORES = 1 << 21
+"""Scores of a chunk, unless its number of items is given: 8 MiB, so that work stays near the processor."""
+KEPT_SCORES = 1 << 26
+"""Scores kept between the two looks at them: 256 MiB. Chunks beyond that are scored twice."""
+_BLOCK = 64
+"""Items whose largest score tells whether one of them can enter the lists."""
+
+
+class UserItems(NamedTuple):
+    """What a batch of users is to be given, and what may not be in their lists; on the scores' device."""
+
+    targets: Tensor
+    """(T,) item rows, no item twice for a user."""
+    num_targets: Tensor
+    """(B,)"""
+    masked: Tensor
+    """(H,) item rows; items may repeat."""
+    num_masked: Tensor
+    """(B,)"""
+
+
+class TargetPlaces(NamedTuple):
+    """Where the targets stand, and what the users are shown."""
+
+    ranks: Tensor
+    """(T,) int64, from 1; UNLISTED where a target is scored -inf."""
+    top_items: Tensor
+    """(B, N) int64 item rows, best first; -1 where the list is shorter."""
+
+
+class _Pairs(NamedTuple):
+    """(user of the batch, item row) pairs."""
+
+    users: Tensor
+    items: Tensor
+
+    def within(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return which pairs have their item in a chunk, and their rows and columns in its scores."""
+        here = ((self.items >= chunk.start) & (self.items < chunk.stop)).nonzero().squeeze(1)
+        return here, self.users[here], self.items[here] - chunk.start
+
+
+class _Top(NamedTuple):
+    """The best N items of each user so far, sorted; score -inf and item -1 where there are fewer."""
+
+    scores: Tensor
+    items: Tensor
+
+
+@torch.no_grad()
+def rank_targets(
+    score: ChunkScorer,
+    users: UserItems,
+    num_items: int,
+    *,
+    list_length: int = 100,
+    chunk_items: int | None = None,
+    kept_scores: int = KEPT_SCORES,
+) -> TargetPlaces:
+    """Rank the targets of a batch of users among the whole catalogue; see the head of this module.
+
+    A target's own score must be known before items above it are counted, so every chunk is looked at
+    twice. Chunks are kept in between as far as `kept_scores` goes, and scored again beyond that: take
+    B <= kept_scores / num_items users at once to score each item once.
+
+    Args:
+        score: gives the scores of any range of items; the same ones, to the bit, when asked again.
+        users: the batch.
+        num_items: size of the catalogue.
+        list_length: N.
+        chunk_items: n; as many as make up CHUNK_SCORES where not given.
+        kept_scores: how many scores to keep.
+
+    Raises:
+        ShapeError: lengths do not add up, or scores of another shape than (B, n).
+        DataError: NaN scores, item rows that the catalogue does not have, a target that a user has twice,
+            or a scorer that gives an item two scores.
+    """
+    targets, masked = _targets_and_masked(users, num_items)
+    num_users = len(users.num_targets)
+    width = chunk_items or max(_BLOCK, CHUNK_SCORES // max(1, num_users) // _BLOCK * _BLOCK)
+    chunks = [slice(start, min(start + width, num_items)) for start in range(0, num_items, width)]
+    own = torch.empty(len(targets.items), device=targets.items.device)
+    nowhere = torch.full((num_users, list_length), -1, device=own.device)
+    top = _Top(torch.full(nowhere.shape, -torch.inf, device=own.device), nowhere)
+    kept: dict[int, Tensor] = {}
+    for chunk in chunks:
+        scores = _masked_scores(score, chunk, masked, num_users)
+        here, row, column = targets.within(chunk)
+        own[here] = scores[row, column]
+        top = _with_chunk(top, scores, chunk.start)
+        if num_users * chunk.stop <= kept_scores:
+            kept[chunk.start] = scores
+    ahead = torch.zeros_like(targets.items)
+    for chunk in chunks:
+        scores = kept.pop(chunk.start, None)
+        if scores is None:
+            scores = _masked_scores(score, chunk, masked, num_users)
+        _expect_same(own, scores, targets, chunk)
+        _count_ahead(ahead, own, scores, targets, chunk)
+    return TargetPlaces(torch.where(own == -torch.inf, UNLISTED, 1 + ahead), top.items)
+
+
+def ranks_in_lists(top_items: Tensor, targets: Tensor, num_targets: Tensor) -> Tensor:
+    """Return (T,) the place of each target in its user's list, from 1; UNLISTED where it is not there.
+
+    For lists that are made without scores of the whole catalogue, as by a beam search; what may not be in
+    them is then up to who makes them.
+
+    Args:
+        top_items: (B, N) item rows, best first, none twice.
+        targets: (T,) item rows.
+        num_targets: (B,)
+    """
+    expect_shape(top_items, "B N", "top_items", B=len(num_targets))
+    targets_of = _pairs(targets, num_targets, "targets")
+    hits = top_items[targets_of.users] == targets[:, None]
+    return torch.where(hits.any(1), 1 + hits.int().argmax(1), UNLISTED)
+
+
+def _masked_scores(score: ChunkScorer, chunk: slice, masked: _Pairs, num_users: int) -> Tensor:
+    scores = score(chunk).float()
+    expect_shape(scores, "B n", "scores", B=num_users, n=chunk.stop - chunk.start)
+    _, row, column = masked.within(chunk)
+    scores[row, column] = -torch.inf
+    return scores
+
+
+def _with_chunk(top: _Top, scores: Tensor, start: int) -> _Top:
+    """Merge a chunk into the lists.
+
+    Rows of a chunk come after all rows listed so far and candidates come in ascending order, so a stable
+    sort by score keeps the order of ties, and what ties with the last of a full list is out.
+    """
+    num_users, length = top.scores.shape
+    blocks = _in_blocks(scores)
+    highest = blocks.amax(2)
+    _expect_numbers(highest)
+    floor = top.scores[:, -1]
+    if highest.shape[1] >= length:  # as many blocks as places reach this score: what is below has no place
+        floor = torch.maximum(floor, _below(highest.topk(length).values[:, -1]))
+    user, block = (highest > floor[:, None]).nonzero(as_tuple=True)
+    candidate, column = (blocks[user, block] > floor[user, None]).nonzero(as_tuple=True)
+    user, column = user[candidate], block[candidate] * _BLOCK + column
+    counts = torch.bincount(user, minlength=num_users)
+    place = torch.arange(len(user), device=user.device) - (counts.cumsum(0) - counts)[user]
+    most = int(place.max()) + 1 if len(place) else 0
+    all_scores = functional.pad(top.scores, (0, most), value=-torch.inf)
+    all_items = functional.pad(top.items, (0, most), value=-1)
+    all_scores[user, length + place] = scores[user, column]
+    all_items[user, length + place] = start + column
+    best, order = all_scores.sort(dim=1, descending=True, stable=True)
+    return _Top(best[:, :length], all_items.gather(1, order[:, :length]))
+
+
+def _in_blocks(scores: Tensor) -> Tensor:
+    num_users, num_items = scores.shape
+    num_blocks = -(-num_items // _BLOCK)
+    if num_items % _BLOCK:  # else there is nothing to pad, and padding copies
+        scores = functional.pad(scores, (0, num_blocks * _BLOCK - num_items), value=-torch.inf)
+    return scores.reshape(num_users, num_blocks, _BLOCK)
+
+
+def _count_ahead(ahead: Tensor, own: Tensor, scores: Tensor, targets: _Pairs, chunk: slice) -> None:
+    """Add to (T,) `ahead` the items of a chunk that come before each target.
+
+    Before a target's own chunk ties are ahead of it, after it they are not. Within it they are looked at
+    one by one, where there are any. Targets are taken B at a time, so that memory is that of the chunk.
+    """
+    at_most = max(1, len(scores))
+    for part in torch.arange(len(own), device=own.device).split(at_most):
+        user, item, mine = targets.users[part], targets.items[part], own[part]
+        rows = scores if _is_each_once(user, len(scores)) else scores[user]
+        ahead[part] += _num_above(rows, torch.where(item >= chunk.stop, _below(mine), mine))
+        here = ((item >= chunk.start) & (item < chunk.stop)).nonzero().squeeze(1)
+        num_equal = _num_above(rows[here], _below(mine[here])) - _num_above(rows[here], mine[here])
+        here = here[num_equal > 1]  # the target equals itself
+        column = torch.arange(chunk.start, chunk.stop, device=own.device)
+        tied = (rows[here] == mine[here, None]) & (column < item[here, None])
+        ahead[part[here]] += tied.sum(1)
+
+
+def _num_above(scores: Tensor, floor: Tensor) -> Tensor:
+    """Return (b,) how many of each row of (b, n) scores are above a floor: exact below 2^24 items."""
+    above = torch.empty(scores.shape, device=scores.device)  # floats: many times faster to sum than bools
+    return torch.gt(scores, floor[:, None], out=above).sum(1).long()
+
+
+def _below(values: Tensor) -> Tensor:
+    """Return the next float32 below each y, so that x > that says x >= y."""
+    return torch.nextafter(values, values.new_tensor(-torch.inf))
+
+
+def _is_each_once(user: Tensor, num_users: int) -> bool:
+    return len(user) == num_users and bool((user == torch.arange(num_users, device=user.device)).all())
+
+
+def _targets_and_masked(users: UserItems, num_items: int) -> tuple[_Pairs, _Pairs]:
+    targets = _pairs(users.targets, users.num_targets, "targets")
+    masked = _pairs(users.masked, users.num_masked, "masked")
+    if len(users.num_targets) != len(users.num_masked):
+        problem = f"{len(users.num_targets)} users with targets, but {len(users.num_masked)} with masks"
+        raise ShapeError(f"users: {problem}.")
+    for name, pairs in (("targets", targets), ("masked", masked)):
+        outside = ((pairs.items < 0) | (pairs.items >= num_items)).nonzero()
+        if len(outside):
+            row, remedy = int(outside[0]), f"The catalogue has rows 0 to {num_items - 1}"
+            value = int(pairs.items[row])
+            raise DataError("no such item", row=row, field=name, value=value, remedy=remedy)
+    keys, masked_keys = (pairs.users * num_items + pairs.items for pairs in (targets, masked))
+    different, times = keys.unique(return_counts=True)
+    if len(different) < len(keys):
+        item = int(different[times > 1][0]) % num_items
+        remedy = "Count an item once a user: distinct_targets"
+        raise DataError("user has a target twice", field="targets", value=item, remedy=remedy)
+    free = ~torch.isin(masked_keys, keys)
+    return targets, _Pairs(masked.users[free], masked.items[free])
+
+
+def _pairs(items: Tensor, lengths: Tensor, name: str) -> _Pairs:
+    if len(items) != int(lengths.sum()):
+        raise ShapeError(f"{name}: {len(items)} items, but lengths sum up to {int(lengths.sum())}.")
+    return _Pairs(torch.repeat_interleave(lengths), items.long())
+
+
+def _expect_numbers(highest: Tensor) -> None:
+    """Refuse NaN, which the largest of a block shows."""
+    wrong = highest.isnan().any(1).nonzero()
+    if len(wrong):
+        remedy = "Lower the learning rate"
+        raise DataError("score is NaN", row=int(wrong[0]), field="score", remedy=remedy)
+
+
+def _expect_same(own: Tensor, scores: Tensor, targets: _Pairs, chunk: slice) -> None:
+    here, row, column = targets.within(chunk)
+    if not torch.equal(own[here], scores[row, column]):
+        remedy = "Put the model into evaluation mode, or take fewer users at once so that scores are kept"
+        raise DataError("scorer gives an item two scores", field="score", remedy=remedy)
