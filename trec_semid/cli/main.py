@@ -54,6 +54,7 @@ def teach(
       trec-semid prepare  configs/quickstart/prepare.toml   raw logs and content -> dataset
       trec-semid tokenize configs/quickstart/mmq.toml       dataset -> semantic IDs
       trec-semid rank     configs/quickstart/rank.toml      dataset, semantic IDs -> ranker
+      trec-semid retrieve configs/retrievers/sasrec.toml    dataset, semantic IDs -> retriever
       trec-semid report   runs/quickstart/*/seed-*            finished runs -> one page
       trec-semid assign   configs/assign.toml                 new items -> semantic IDs, drift
     or all of it, over seeds and in parallel:
@@ -142,6 +143,21 @@ def rank(files: Files, sets: Sets = None) -> None:
     Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main rank configs/quickstart/rank.toml
     """
     _run("rank", files, sets)
+
+
+@app.command()
+def retrieve(files: Files, sets: Sets = None) -> None:
+    """Train a retriever that names the next items out of the whole catalogue.
+
+    Trains, selects on validation, and ranks every item for every user of validation and test.
+
+    \b
+    Reads:    a dataset folder and, where items have codes, a tokenize run's semantic_ids.parquet.
+    Writes:   a run folder: plan, checkpoints, ranks of all targets, metrics.json, log.jsonl.
+    Example:  trec-semid retrieve configs/retrievers/sasrec.toml
+    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main retrieve configs/retrievers/sasrec.toml
+    """
+    _run("retrieve", files, sets)
 
 
 @app.command()

@@ -38,6 +38,8 @@ class EvaluationRows(NamedTuple):
     """Items before the split's first event, oldest first, at most L."""
     targets: Ragged
     """Items of the split's events."""
+    earlier: Ragged
+    """All items before the split's first event."""
 
 
 class Sequences(NamedTuple):
@@ -77,6 +79,7 @@ class Sequences(NamedTuple):
             users,
             Ragged(first[users], (before - first)[users], self.items),
             Ragged(before[users], self.counts[users, part], self.items),
+            Ragged(self.starts[:-1][users], (before - self.starts[:-1])[users], self.items),
         )
 
 

@@ -15,7 +15,7 @@ from trec_semid.core.seeds import seed_everything
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
-from trec_semid.jobs.retrieve_evaluation import evaluate, write_retrieved
+from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model, read_inputs
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import begin, parameter_counts, snapshot, tell_plan, without_library_notices
@@ -63,11 +63,10 @@ def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs,
     begin(folder, config, inputs.checksums, inputs.semantic_ids, ranks)
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
-        training, feed = _set_up(config, folder, inputs, ranks, log)
+        training, evaluator = _set_up(config, folder, inputs, ranks, log)
         training.resume()
         training.run()
-        retriever = _retriever(training.model)
-        metrics, counts = write_retrieved(retriever, feed, inputs.data, config.evaluation, folder, ranks)
+        metrics, counts = evaluator.write(folder)
         counts |= parameter_counts(training)
         if training.tuning:
             metrics |= training.tuning.write(folder)
@@ -83,7 +82,7 @@ def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs,
 
 def _set_up(
     config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks, log: RunLog
-) -> tuple[Training, ItemFeed]:
+) -> tuple[Training, Evaluator]:
     data = inputs.data
     lists_all = config.scores_items and not config.sampled
     maker = data.maker(num_targets=config.window, lists_all=lists_all, sampled=config.sampled)
@@ -129,6 +128,7 @@ def _set_up(
         catalogue = open_content(inputs.dataset, tokenizer)
         placed = tuning.attach(sharded, catalogue, config.sharding, plan, batch_size=bags, items_per_row=1.0)
         tell_plan(folder, placed, ranks, "tokenizer_content_plan")
+    evaluator = Evaluator(_retriever(sharded), feed, data, config, ranks)
     total_steps = loader.steps_per_epoch * config.train.max_epochs
     log.event(
         "start",
@@ -149,13 +149,13 @@ def _set_up(
         build_updates(sharded, config.optimizers, total_steps=total_steps, own_rates=own_rates),
         loader,
         partial(_arguments, feed, tuning),
-        partial(evaluate, sharded, _retriever(sharded), feed, data, config, ranks),
+        evaluator.metrics,
         folder.path("checkpoints"),
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids),
         inputs.checksums,
         tuning,
     )
-    return training, feed
+    return training, evaluator
 
 
 def _arguments(feed: ItemFeed, tuning: Tuning | None, batch: SequenceBatch, step: int) -> Arguments:

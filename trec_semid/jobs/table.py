@@ -13,6 +13,7 @@ JOBS = {
     "tokenize": "TokenizeConfig",  # dataset -> tokenizer and semantic IDs
     "assign": "AssignConfig",  # new items, frozen tokenizer -> their semantic IDs, and how they drift
     "rank": "RankConfig",  # dataset, semantic IDs -> ranker and its predictions
+    "retrieve": "RetrieveConfig",  # dataset, semantic IDs -> retriever and where it ranks what came next
     "export": "ExportConfig",  # finished rank run -> checked bundle for serving
     "report": "ReportConfig",  # finished runs -> one page
     "plan": "PlanConfig",  # ranker config -> where its tables go on a cluster
