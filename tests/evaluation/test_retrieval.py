@@ -91,17 +91,17 @@ def test_order_and_size_of_batches_do_not_change_a_bit(seed, num_parts):
 
 
 def measure_on_ranks():
+    """Users dealt out in turn, and all of them on the last rank."""
     with process_group() as ranks:
-        shares = np.array_split(np.arange(NUM_USERS)[ranks.rank :: ranks.world_size], 3)
-        if ranks.world_size > 2 and ranks.rank == 1:
-            shares = []
-        return measured(whole_batch(), shares)
+        everyone, is_last = np.arange(NUM_USERS), ranks.rank == ranks.world_size - 1
+        dealt = np.array_split(everyone[ranks.rank :: ranks.world_size], 3)
+        return measured(whole_batch(), dealt), measured(whole_batch(), [everyone] if is_last else [])
 
 
 @pytest.mark.ranks
 def test_two_ranks_give_what_one_gives_to_the_bit():
     alone = measured(whole_batch(), [np.arange(NUM_USERS)])
-    assert run_ranks(measure_on_ranks, 2) == [alone, alone]
+    assert run_ranks(measure_on_ranks, 2) == [(alone, alone)] * 2
 
 
 def test_metrics_of_ranks_from_files_are_the_same_but_for_coverage():
