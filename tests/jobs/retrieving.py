@@ -1,0 +1,37 @@
+"""A small retrieval problem for tests of the retrieve job, also for those that run it on several ranks."""
+
+from typing import Any
+
+from tests.jobs.ranking import losses_of
+from trec_semid.jobs.retrieve import RetrieveConfig, run
+
+STILL = {"num_layers": 1, "num_heads": 2, "dropout": 0.0}
+
+
+def retrieve_config(problem: dict[str, Any], run_folder: str, **changes: Any) -> RetrieveConfig:
+    """Return a config of a few short epochs; batches of 25 users leave a smaller last one."""
+    values: dict[str, Any] = {
+        **problem,
+        "run": run_folder,
+        "item": {"fields": ["genres"], "content": ["text", "image"]},
+        "sequences": {"max_len": 12, "events": "positives"},
+        "tables": {"dim": 8, "init_std": 0.1},
+        "model": {"kind": "sasrec", "transformer": STILL, "dropout": 0.0},
+        "optimizers": {"dense": {"learning_rate": 0.01}, "tables": {"learning_rate": 0.1}},
+        "train": {"batch_size": 25, "max_epochs": 3, "log_every_steps": 1, "patience": 5},
+        "evaluation": {"cutoffs": [5, 10]},
+    }
+    for key, value in changes.items():
+        is_part = isinstance(values.get(key), dict) and key != "model"
+        values[key] = {**values[key], **value} if is_part else value
+    return RetrieveConfig.model_validate(values)
+
+
+def retrieve_with_plan(
+    problem: dict[str, Any], run_folder: str, sharding_type: str, lists_all: bool
+) -> dict[str, Any]:
+    """Run the job with all tables placed one way; return what another number of ranks must agree on."""
+    rules = {"tables": {"t_*": {"sharding_types": [sharding_type]}}}
+    loss = {} if lists_all else {"item_weight": 0.0}
+    config = retrieve_config(problem, run_folder, sharding=rules, loss=loss, train={"max_epochs": 2})
+    return {"metrics": run(config).metrics, "losses": losses_of(run_folder)}

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.jobs.ranking import losses_of
+from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
+from tests.jobs.test_rank_tuning import write_problem
+from tests.ranks import run_ranks
+from trec_semid.core.errors import ConfigError
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.retrieval import retrieval_metrics
+from trec_semid.evaluation.strata import training_strata
+from trec_semid.evaluation.target_ranks import read_target_ranks
+from trec_semid.jobs import training_loop
+from trec_semid.jobs.retrieve import run
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+
+HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return write_problem(str(tmp_path_factory.mktemp("retrieval")))
+
+
+@pytest.fixture(scope="module")
+def finished(problem, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("runs") / "both")
+    return folder, run(retrieve_config(problem, folder)).metrics
+
+
+def test_metrics_equal_those_of_the_written_ranks(finished, problem):
+    folder, metrics = finished
+    for split in ("valid", "test"):
+        found = read_target_ranks(folder, split)
+        strata = training_strata(Dataset(problem["dataset"]))
+        expected, counts = retrieval_metrics(found, strata, cutoffs=(5, 10))
+        own = {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
+        own = {name: value for name, value in own.items() if "coverage" not in name}
+        assert own == pytest.approx({f"{split}/{name}": value for name, value in expected.items()})
+        stored = json.loads(Path(folder, "metrics.json").read_text())["counts"]
+        assert stored[f"{split}/targets"] == counts["targets"] == len(found.rank) > 0
+
+
+def test_targets_are_the_liked_items_of_the_split_once_a_user(finished, problem):
+    found = read_target_ranks(finished[0], "test")
+    events = Dataset(problem["dataset"]).events(split="test").to_pandas()
+    liked = events[events.label > 0.5][["user_row", "item_row"]].drop_duplicates()
+    pairs = set(zip(found.user_row.tolist(), found.item_row.tolist(), strict=True))
+    assert pairs == set(liked.itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("model", [None, HETERREC, {"kind": "rpg", "transformer": STILL, "dropout": 0.0}])
+def test_what_users_like_is_learned_through_codes_alone(problem, tmp_path, model):
+    # Codes tell the clusters: ten of forty items are of a user's own, and are liked six times as often.
+    config = retrieve_config(
+        problem,
+        str(tmp_path / "r"),
+        item={"id": False, "fields": [], "content": []},
+        loss={"item_weight": 0.0},
+        evaluation={"masks_history": False},
+        train={"max_epochs": 30, "patience": 30},
+        **({"model": model} if model else {}),
+    )
+    assert run(config).metrics["test/recall@10"] > 0.4
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("lists_all", [True, False])
+def test_two_ranks_train_and_retrieve_as_one(problem, tmp_path, lists_all):
+    one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", lists_all)
+    two = run_ranks(retrieve_with_plan, 2, problem, str(tmp_path / "two"), "row_wise", lists_all)[0]
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["metrics"].keys() == one["metrics"].keys()
+    assert two["metrics"]["test/ndcg@10"] == pytest.approx(one["metrics"]["test/ndcg@10"], abs=0.01)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monkeypatch):
+    whole = run(retrieve_config(problem, str(tmp_path / "whole"))).metrics
+    train_steps = training_loop.train_steps
+
+    def stopping(*arguments, **named):
+        for report in train_steps(*arguments, **named):
+            yield report
+            if report.step == 5:
+                raise KeyboardInterrupt
+
+    config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints={"every_steps": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "train_steps", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert run(config).metrics == whole
+
+
+def test_a_frozen_tokenizer_in_the_loop_changes_nothing(problem, tmp_path):
+    plain = retrieve_config(problem, str(tmp_path / "plain"), model=HETERREC)
+    frozen = retrieve_config(
+        problem, str(tmp_path / "frozen"), model=HETERREC, tuning={"estimator": "frozen", "warmup_epochs": 0}
+    )
+    assert run(plain).metrics.items() <= {**run(frozen).metrics}.items()
+    assert losses_of(plain.run) == losses_of(frozen.run)
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "gumbel"])
+@pytest.mark.parametrize("item_weight", [0.0, 1.0])
+def test_a_tuned_tokenizer_moves_codes_and_is_kept_with_its_map(problem, tmp_path, estimator, item_weight):
+    config = retrieve_config(
+        problem,
+        str(tmp_path / "tuned"),
+        model=HETERREC,
+        loss={"item_weight": item_weight},
+        tuning={"estimator": estimator, "warmup_epochs": 1, "learning_rate": 0.02, "entropy_floor": 0.0},
+    )
+    metrics = run(config).metrics
+    before = SemanticIds.load(f"{problem['semantic_ids']}/semantic_ids.parquet").codes
+    after = SemanticIds.load(f"{config.run}/semantic_ids.parquet").codes
+    assert metrics["all/churn"] == pytest.approx((before != after).any(1).mean())
+    assert metrics["all/churn"] > 0
+    assert np.isfinite(metrics["all/reconstruction"])
+
+
+def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
+    with pytest.raises(ValueError, match="made of nothing"):
+        retrieve_config(
+            {**problem, "semantic_ids": None}, "r", item={"id": False, "fields": [], "content": []}
+        )
+    config = retrieve_config(problem, str(tmp_path / "r"), item={"content": ["sound"]})
+    with pytest.raises(ConfigError, match=r"no content 'sound'"):
+        run(config)
+    assert not Path(config.run).exists()
