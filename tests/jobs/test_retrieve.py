@@ -131,3 +131,49 @@ def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
     with pytest.raises(ConfigError, match=r"no content 'sound'"):
         run(config)
     assert not Path(config.run).exists()
+
+
+def test_popularity_lists_items_by_their_training_events(problem, tmp_path):
+    config = retrieve_config(
+        problem, str(tmp_path / "popular"), model={"kind": "popularity"}, evaluation={"masks_history": False}
+    )
+    run(config)
+    events = Dataset(problem["dataset"]).events(split="train").to_pandas()
+    counts = np.bincount(events.item_row[events.behaviour.fillna("") != "negative"], minlength=40)
+    order = np.lexsort((np.arange(40), -counts))
+    place = np.empty(40, np.int64)
+    place[order] = np.arange(1, 41)
+    found = read_target_ranks(config.run, "test")
+    assert found.rank.tolist() == place[found.item_row].tolist()
+
+
+CODES_ALONE = {"item": {"id": False, "fields": [], "content": []}, "loss": {"item_weight": 0.0}}
+
+
+def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, tmp_path):
+    exact = retrieve_config(problem, str(tmp_path / "exact"), model=HETERREC, **CODES_ALONE)
+    beam = retrieve_config(
+        problem, str(tmp_path / "beam"), model=HETERREC, **CODES_ALONE, evaluation={"beam_width": 50}
+    )
+    assert run(exact).metrics == pytest.approx(run(beam).metrics, abs=1e-6)
+
+
+def test_tiger_trains_and_lists_items_by_its_beam(problem, tmp_path):
+    still = {**STILL, "num_layers": 1}
+    config = retrieve_config(
+        problem,
+        str(tmp_path / "tiger"),
+        model={"kind": "tiger", "encoder": still, "decoder": still},
+        **CODES_ALONE,
+        sequences={"rows": "sliding"},
+        evaluation={"beam_width": 40},
+    )
+    metrics = run(config).metrics
+    losses = losses_of(config.run)
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert metrics["test/recall@10"] > 0.2
+
+
+def test_tiger_without_sliding_rows_is_refused(problem):
+    with pytest.raises(ValueError, match="sliding"):
+        retrieve_config(problem, "r", model={"kind": "tiger"}, **CODES_ALONE, evaluation={"beam_width": 40})

@@ -12,15 +12,19 @@ from trec_semid.core.logs import RunLog, set_up_console
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
+from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.jobs.retrieve_evaluation import Evaluator
+from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch, Search
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model, read_inputs
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import begin, parameter_counts, snapshot, tell_plan, without_library_notices
 from trec_semid.jobs.tuning import NOTHING_KEPT, TOKENIZER, Tuning, load_learned, open_content
+from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import Retriever
+from trec_semid.models.tiger import Tiger
 from trec_semid.sharding.apply import shard_frozen, shard_model
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.contents import Catalogue
@@ -61,6 +65,11 @@ def run(config: RetrieveConfig) -> Retrieved:
 
 def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> None:
     begin(folder, config, inputs.checksums, inputs.semantic_ids, ranks)
+    if isinstance(config.model, PopularityConfig):
+        popular = Evaluator(PopularitySearch(inputs.data, ranks), None, inputs.data, config, ranks)
+        metrics, counts = popular.write(folder)
+        _write_metrics(folder, config, inputs, ranks, metrics, counts)
+        return
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
         training, evaluator = _set_up(config, folder, inputs, ranks, log)
@@ -71,13 +80,24 @@ def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs,
         if training.tuning:
             metrics |= training.tuning.write(folder)
         log.event("finish", step=training.steps, best_step=training.selection.best_step)
-        if ranks.is_main:
-            facts = inputs.dataset.facts
-            folder.write_metrics(
-                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-            )
+        _write_metrics(folder, config, inputs, ranks, metrics, counts)
     finally:
         log.close()
+
+
+def _write_metrics(
+    folder: RunFolder,
+    config: RetrieveConfig,
+    inputs: RetrieveInputs,
+    ranks: Ranks,
+    metrics: dict[str, float],
+    counts: dict[str, int],
+) -> None:
+    facts = inputs.dataset.facts
+    if ranks.is_main:
+        folder.write_metrics(
+            metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
+        )
 
 
 def _set_up(
@@ -128,7 +148,7 @@ def _set_up(
         catalogue = open_content(inputs.dataset, tokenizer)
         placed = tuning.attach(sharded, catalogue, config.sharding, plan, batch_size=bags, items_per_row=1.0)
         tell_plan(folder, placed, ranks, "tokenizer_content_plan")
-    evaluator = Evaluator(_retriever(sharded), feed, data, config, ranks)
+    evaluator = Evaluator(_search(sharded, feed, data, config, ranks), sharded, data, config, ranks)
     total_steps = loader.steps_per_epoch * config.train.max_epochs
     log.event(
         "start",
@@ -164,8 +184,14 @@ def _arguments(feed: ItemFeed, tuning: Tuning | None, batch: SequenceBatch, step
     return Arguments((feed.listed(batch, live), batch.places, batch.global_size), {})
 
 
-def _retriever(model: nn.Module) -> Retriever:
-    return next(module for module in model.modules() if isinstance(module, Retriever))
+def _search(
+    model: nn.Module, feed: ItemFeed, data: RetrievalData, config: RetrieveConfig, ranks: Ranks
+) -> Search:
+    retriever = next(module for module in model.modules() if isinstance(module, Retriever | Tiger))
+    if config.evaluation.beam_width:
+        return BeamSearch(retriever, feed, data, ranks, config.evaluation.beam_width)
+    assert isinstance(retriever, Retriever), "RetrieveConfig asks for a beam of TIGER"
+    return ExactSearch(retriever, feed, data, ranks)
 
 
 def _content_lookup(

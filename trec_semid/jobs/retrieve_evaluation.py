@@ -1,6 +1,6 @@
 """Lists of the whole catalogue for every user of a split: metrics over all ranks, and ranks on disk.
 
-Legend: B users of a batch, D width.
+Legend: B users of a batch.
 """
 
 from collections.abc import Iterator
@@ -9,28 +9,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from trec_semid.core.logs import working
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.schema import Split
-from trec_semid.data.sequence_batches import history_batch
 from trec_semid.data.sequences import EvaluationRows
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.retrieval import RetrievalAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
 from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, distinct_targets
+from trec_semid.jobs.retrieve_search import Search
 from trec_semid.jobs.retrieve_setup import RetrieveConfig
-from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
-from trec_semid.models.catalogue_scores import CatalogueParts, CatalogueScores, build_catalogue
-from trec_semid.models.retriever import Retriever
-from trec_semid.training.item_feed import ItemFeed
+from trec_semid.metrics.target_ranks import TargetPlaces, UserItems
 
-SCORES_AT_ONCE = 1 << 26
-"""Users of a batch times items: scores that are made once and kept between the two looks at them."""
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -45,10 +40,11 @@ class Lists(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Scores all items for every user of a split, on all ranks together."""
+    """Lists the catalogue for every user of a split, on all ranks together."""
 
-    retriever: Retriever
-    feed: ItemFeed
+    search: Search
+    model: nn.Module | None
+    """What the search asks, put into evaluation mode; None where it asks none."""
     data: RetrievalData
     config: RetrieveConfig
     ranks: Ranks
@@ -79,49 +75,26 @@ class Evaluator:
         """Return the users of a split with what they did before, and each of their targets once."""
         return distinct_targets(self.data.sequences.evaluation_rows(split, self.config.sequences.max_len))
 
+    @torch.no_grad()
     def lists(self, rows: EvaluationRows) -> Iterator[Lists]:
         """Yield lists of this rank's users, in as many batches on every rank; all ranks run it to the end."""
-        self.retriever.eval()
-        world = self.ranks.world_size
-        with torch.no_grad():
-            catalogue = build_catalogue(self.retriever, self.feed.chunk, self.data.num_items)
-        size = max(1, min(self.config.train.evaluation_batch_size, SCORES_AT_ONCE // self.data.num_items))
-        for start in range(0, len(rows.users), size * world):
-            chosen = np.arange(start, min(start + size * world, len(rows.users)))[self.ranks.rank :: world]
-            with torch.no_grad():
-                states = self.states(rows, chosen)
-                if not len(chosen):
-                    continue
-                lists = Lists(chosen, self._places(catalogue, states, rows, chosen))
-            yield lists
+        world, length = self.ranks.world_size, max(self.config.evaluation.cutoffs)
+        if self.model is not None:
+            self.model.eval()
+        self.search.begin()
+        size = world * min(self.config.train.evaluation_batch_size, self.search.users_at_once)
+        for start in range(0, len(rows.users), size):
+            chosen = np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]
+            places = self.search.places(rows.histories, chosen, self._users(rows, chosen), length)
+            if places is not None:
+                yield Lists(chosen, places)
 
-    def states(self, rows: EvaluationRows, chosen: Array) -> Tensor:
-        """Return (B, D) states of the chosen users.
-
-        A user without a history has zeros: nothing is known, and all items are scored alike.
-        """
-        features = self.data.item_features
-        batch = history_batch(rows.histories, chosen, features, len(chosen)).to(self.ranks.device)
-        tokens = self.retriever.items(self.feed.listed(batch))
-        found = self.retriever.states(tokens, batch.places)
-        states = found.new_zeros(len(chosen), found.shape[1])
-        return states.index_copy(0, (batch.places.lengths > 0).nonzero().squeeze(1), found).float()
-
-    def _places(
-        self, catalogue: CatalogueParts, states: Tensor, rows: EvaluationRows, chosen: Array
-    ) -> TargetPlaces:
+    def _users(self, rows: EvaluationRows, chosen: Array) -> UserItems:
         earlier = rows.earlier.take(chosen)
         if not self.config.evaluation.masks_history:
             earlier = np.zeros(0, np.int64), np.zeros_like(chosen)
         parts = (*rows.targets.take(chosen), *earlier)
-        users = UserItems(*(torch.from_numpy(part).to(self.ranks.device) for part in parts))
-        return rank_targets(
-            CatalogueScores(self.retriever, catalogue, states).of,
-            users,
-            self.data.num_items,
-            list_length=max(self.config.evaluation.cutoffs),
-            kept_scores=SCORES_AT_ONCE,
-        )
+        return UserItems(*(torch.from_numpy(part).to(self.ranks.device) for part in parts))
 
     def _write_split(self, folder: RunFolder, split: Split, rows: EvaluationRows, strata: Strata) -> Named:
         cutoffs, ranks = self.config.evaluation.cutoffs, self.ranks

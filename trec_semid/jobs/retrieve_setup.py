@@ -20,9 +20,11 @@ from trec_semid.jobs.training_loop import CheckpointsConfig, TrainConfig
 from trec_semid.models.in_the_loop import TuningConfig
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
 from trec_semid.models.sasrec import SasrecConfig
-from trec_semid.models.table import SequenceModelConfig, build_sequence_model
+from trec_semid.models.table import RetrieverConfig, build_sequence_model
+from trec_semid.models.tiger import Tiger, TigerConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
@@ -52,6 +54,8 @@ class EvaluationConfig(Config):
     cutoffs: tuple[PositiveInt, ...] = (5, 10, 50, 100)
     masks_history: bool = True
     """Whether items of the user's history are taken out of the list; a target never is."""
+    beam_width: PositiveInt | None = None
+    """Tuples that a beam over codes keeps; all items are scored where not given. TIGER needs one."""
 
 
 class RetrieveConfig(Config):
@@ -69,7 +73,7 @@ class RetrieveConfig(Config):
     window: PositiveInt = 1
     """The next so many items are targets of a position."""
     tables: TablesConfig = TablesConfig.model_validate({"dim": 64, "init_std": 0.02})
-    model: SequenceModelConfig = SasrecConfig.model_validate({})
+    model: RetrieverConfig = SasrecConfig.model_validate({})
     loss: LossConfig = LossConfig()
     sampled: SampledConfig | None = None
     """Where the loss over items is sampled; over all items where not given."""
@@ -91,7 +95,17 @@ class RetrieveConfig(Config):
             raise ValueError("tuning needs codes to tune: give semantic_ids")
         if not self.semantic_ids and self.loss.item_weight == 0:
             raise ValueError("loss.item_weight = 0 leaves no loss where items have no codes")
+        if isinstance(self.model, TigerConfig):
+            self._fits_tiger()
         return self
+
+    def _fits_tiger(self) -> None:
+        if self.loss.item_weight > 0 or not self.semantic_ids:
+            raise ValueError("model.kind = 'tiger' says codes: give semantic_ids, set loss.item_weight = 0")
+        if self.sequences.rows != "sliding" or self.window != 1:
+            raise ValueError("model.kind = 'tiger' predicts one item a row: set sequences.rows = 'sliding'")
+        if not self.evaluation.beam_width:
+            raise ValueError("model.kind = 'tiger' cannot score all items: set evaluation.beam_width")
 
     @property
     def predicts_codes(self) -> bool:
@@ -161,11 +175,7 @@ def build_model(
         )
         temperature = config.tuning.temperature if config.tuning else None
         live = LiveCodes(tables, torch.from_numpy(_small(ids.codes)), tokenizer, temperature)
-    items = ItemTokens(sparse, content, live, dim)
-    sequences = build_sequence_model(
-        config.model, num_tokens=items.num_tokens, max_len=config.sequences.max_len, dim=dim
-    )
-    retriever = Retriever(items, sequences, config.loss, has_codes=config.predicts_codes)
+    retriever = _build_retriever(config, ItemTokens(sparse, content, live, dim))
     anchors = None
     if config.tuning:
         anchors = {
@@ -173,6 +183,17 @@ def build_model(
             "auxiliary": config.tuning.auxiliary_weight,
         }
     return RetrieverWithLoss(retriever, world_size=world_size, anchor_weights=anchors)
+
+
+def _build_retriever(config: RetrieveConfig, items: ItemTokens) -> Retriever | Tiger:
+    max_len = config.sequences.max_len
+    if isinstance(config.model, TigerConfig):
+        return Tiger(items, config.model, config.loss, max_len=max_len)
+    assert not isinstance(config.model, PopularityConfig), "has no model"
+    sequences = build_sequence_model(
+        config.model, num_tokens=items.num_tokens, max_len=max_len, dim=items.dim
+    )
+    return Retriever(items, sequences, config.loss, has_codes=config.predicts_codes)
 
 
 def _small(codes: np.ndarray) -> np.ndarray:

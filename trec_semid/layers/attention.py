@@ -60,7 +60,8 @@ class Transformer(nn.Module):
 
         Args:
             x: (B, S, D).
-            mask: (S, S) bool, True where a token may look; the plain causal mask where not given.
+            mask: (S, S) bool, or what is broadcast to (B, H, S, S), True where a token may look; the plain
+                causal mask where not given.
         """
         for block in self.blocks:
             x = block(x, mask)

@@ -60,9 +60,20 @@ class RetrieverOutput(NamedTuple):
     """() share of the codes just chosen that are the map's; 1 where none are chosen."""
 
 
+class RetrievalModel(nn.Module, ABC):
+    """Items, and what predicts the next of them. Runs unsharded; sharding is applied from outside."""
+
+    items: ItemTokens
+    config: LossConfig
+
+    @abstractmethod
+    def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
+        """Return the losses of each place by name (`items`, `codes`), (P,) each, and the items' tokens."""
+
+
 @final
-class Retriever(nn.Module):
-    """Items, sequence model and heads together. Runs unsharded; sharding is applied from outside."""
+class Retriever(RetrievalModel):
+    """Items, sequence model and heads together: every position of a history predicts at once."""
 
     def __init__(
         self, items: ItemTokens, sequences: SequenceModel, config: LossConfig, *, has_codes: bool
@@ -127,7 +138,11 @@ class RetrieverWithLoss(nn.Module):
     """
 
     def __init__(
-        self, retriever: Retriever, *, world_size: int, anchor_weights: dict[str, float] | None = None
+        self,
+        retriever: RetrievalModel,
+        *,
+        world_size: int,
+        anchor_weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.retriever, self.world_size = retriever, world_size

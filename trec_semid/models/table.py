@@ -8,17 +8,21 @@ from pydantic import Field
 from trec_semid.core.config import Config
 from trec_semid.data.features import Feature
 from trec_semid.models.heterrec import Heterrec, HeterrecConfig
+from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.ppnet import Ppnet, PpnetConfig
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.models.retriever import SequenceModel
 from trec_semid.models.rpg import Rpg, RpgConfig
 from trec_semid.models.sasrec import Sasrec, SasrecConfig
+from trec_semid.models.tiger import TigerConfig
 
 RankerConfig = PpnetConfig
 """Any ranker's config; a second ranker makes this a union told apart by `kind`."""
 RANKERS: dict[type[Config], type[Ppnet]] = {PpnetConfig: Ppnet}
-SequenceModelConfig = Annotated[SasrecConfig | HeterrecConfig | RpgConfig, Field(discriminator="kind")]
-"""Any sequence model's config."""
+RetrieverConfig = Annotated[
+    SasrecConfig | HeterrecConfig | RpgConfig | TigerConfig | PopularityConfig, Field(discriminator="kind")
+]
+"""Any retriever's config."""
 
 
 def build_dense_ranker(config: RankerConfig, features: Sequence[Feature], table_dim: int) -> DenseRanker:

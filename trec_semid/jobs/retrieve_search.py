@@ -1,0 +1,172 @@
+"""Ways to list a catalogue for users: by exact scores, by a beam over codes, by popularity.
+
+Legend: B users of a batch, N items, D width.
+"""
+
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.ranks import Ranks
+from trec_semid.data.ragged import Ragged
+from trec_semid.data.retrieval import RetrievalData
+from trec_semid.data.sequence_batches import SequenceBatch, history_batch
+from trec_semid.layers.tuple_trie import TupleTrie
+from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets, ranks_in_lists
+from trec_semid.models.beam import NextLogProbs, decode_items, parallel_heads
+from trec_semid.models.catalogue_scores import CatalogueParts, CatalogueScores, build_catalogue
+from trec_semid.models.item_tokens import Tokens
+from trec_semid.models.retriever import Retriever
+from trec_semid.models.tiger import Tiger
+from trec_semid.training.item_feed import ItemFeed
+
+SCORES_AT_ONCE = 1 << 26
+"""Users of a batch times items: scores that are made once and kept between the two looks at them."""
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Search(Protocol):
+    """Lists the catalogue for users."""
+
+    users_at_once: int
+    """Users of a batch, at most."""
+
+    def begin(self) -> None:
+        """Take the model as it is now; all ranks together."""
+        ...
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+        """Return where targets stand, in lists of so many items; all ranks together, None without users.
+
+        Args:
+            histories: of all users of the split.
+            chosen: (B,) rows of these.
+            users: their targets, and items that are not listed.
+            length: of the lists.
+        """
+        ...
+
+
+@final
+class ExactSearch:
+    """Scores every item for every user.
+
+    A user without a history has a state of zeros: nothing is known, and all items are scored alike.
+    """
+
+    def __init__(self, retriever: Retriever, feed: ItemFeed, data: RetrievalData, ranks: Ranks) -> None:
+        self._retriever, self._feed, self._data, self._ranks = retriever, feed, data, ranks
+        self.users_at_once = max(1, SCORES_AT_ONCE // data.num_items)
+        self._catalogue = CatalogueParts(None, None, None)
+
+    def begin(self) -> None:
+        """Make the vectors of all items."""
+        self._catalogue = build_catalogue(self._retriever, self._feed.chunk, self._data.num_items)
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+        """See `Search`."""
+        states = self._states(histories, chosen)
+        if not len(chosen):
+            return None
+        scores = CatalogueScores(self._retriever, self._catalogue, states)
+        return rank_targets(
+            scores.of, users, self._data.num_items, list_length=length, kept_scores=SCORES_AT_ONCE
+        )
+
+    def _states(self, histories: Ragged, chosen: Array) -> Tensor:
+        batch = _batch(histories, chosen, self._data, self._ranks)
+        tokens = self._retriever.items(self._feed.listed(batch))
+        found = self._retriever.states(tokens, batch.places)
+        states = found.new_zeros(len(chosen), found.shape[1])
+        return states.index_copy(0, (batch.places.lengths > 0).nonzero().squeeze(1), found).float()
+
+
+@final
+class BeamSearch:
+    """Says codes position by position, held to tuples that exist; items of a tuple stand by row.
+
+    Targets that the beam does not reach are in no list: with `width` >= the number of tuples it is exact.
+    """
+
+    def __init__(
+        self, model: Retriever | Tiger, feed: ItemFeed, data: RetrievalData, ranks: Ranks, width: int
+    ) -> None:
+        live = model.items.live
+        if live is None or (isinstance(model, Retriever) and model.heads is None):
+            raise ConfigError("evaluation.beam_width: a beam goes over codes, which are not predicted.")
+        self._model, self._feed, self._data, self._ranks, self._live = model, feed, data, ranks, live
+        self.width, self.users_at_once = width, 1024
+        self._trie: TupleTrie | None = None
+
+    def begin(self) -> None:
+        """Sort the tuples of the map as it is now."""
+        sizes = [self._live.tables.num_rows - 1] * self._live.codes.shape[1]
+        self._trie = TupleTrie.build(self._live.codes, sizes).to(self._ranks.device)
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+        """See `Search`."""
+        batch = _batch(histories, chosen, self._data, self._ranks)
+        tokens = self._model.items(self._feed.listed(batch))
+        ask = self._step(tokens, batch, len(chosen)) if len(chosen) else None
+        if ask is None or self._trie is None:
+            return None
+        found = decode_items(
+            self._trie, len(chosen), ask, width=self.width, num_items=length, exclude=_excluded(users)
+        )
+        return TargetPlaces(ranks_in_lists(found.items, users.targets, users.num_targets), found.items)
+
+    def _step(self, tokens: Tokens, batch: SequenceBatch, num_users: int) -> NextLogProbs:
+        if isinstance(self._model, Tiger):
+            return self._model.next_log_probs(tokens, batch.places)
+        assert self._model.heads is not None, "refused before"
+        assert tokens.code_tables is not None, "items have codes"
+        found = self._model.states(tokens, batch.places)
+        states = found.new_zeros(num_users, found.shape[1])
+        states = states.index_copy(0, (batch.places.lengths > 0).nonzero().squeeze(1), found)
+        return parallel_heads(self._model.heads.log_probs(states, tokens.code_tables).unbind(1))
+
+
+@final
+class PopularitySearch:
+    """The same list for everyone: items by their training events."""
+
+    def __init__(self, data: RetrievalData, ranks: Ranks) -> None:
+        self._counts = torch.from_numpy(data.item_counts).float().to(ranks.device)
+        self.users_at_once = max(1, SCORES_AT_ONCE // data.num_items)
+
+    def begin(self) -> None:
+        """Nothing changes."""
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+        """See `Search`."""
+        if not len(chosen):
+            return None
+
+        def score(items: slice) -> Tensor:
+            return self._counts[items].expand(len(chosen), -1).clone()
+
+        return rank_targets(score, users, len(self._counts), list_length=length)
+
+
+def _batch(histories: Ragged, chosen: Array, data: RetrievalData, ranks: Ranks) -> SequenceBatch:
+    return history_batch(histories, chosen, data.item_features, len(chosen)).to(ranks.device)
+
+
+def _excluded(users: UserItems) -> Tensor | None:
+    """Return (B, S) masked items that are no targets of their user, filled up with -1; None without any."""
+    if not len(users.masked):
+        return None
+    num_users = len(users.num_masked)
+    owners = torch.repeat_interleave(torch.arange(num_users, device=users.masked.device), users.num_masked)
+    place = torch.arange(len(owners), device=owners.device)
+    place = place - torch.repeat_interleave(users.num_masked.cumsum(0) - users.num_masked, users.num_masked)
+    rows = torch.full((num_users, int(users.num_masked.max())), -1, device=owners.device)
+    rows[owners, place] = users.masked
+    targets = torch.repeat_interleave(torch.arange(num_users, device=owners.device), users.num_targets)
+    stride = 1 + torch.maximum(users.masked.max(), users.targets.max())
+    is_target = torch.isin(owners * stride + users.masked, targets * stride + users.targets)
+    rows[owners[is_target], place[is_target]] = -1
+    return rows

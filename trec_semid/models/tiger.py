@@ -1,0 +1,112 @@
+"""TIGER: an encoder reads the codes of a history, a decoder says the next item's codes one after another.
+
+Legend: B rows, L longest history, U listed items, R positions, K codes, W beams, P places, D width.
+"""
+
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.data.sequence_batches import Places
+from trec_semid.layers.attention import Transformer, TransformerConfig
+from trec_semid.layers.decoder import Cache, Decoder
+from trec_semid.layers.full_softmax import full_softmax_loss
+from trec_semid.models.beam import Beams, NextLogProbs
+from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
+from trec_semid.models.retriever import LossConfig, RetrievalModel
+
+
+class TigerConfig(Config):
+    """Recommender Systems with Generative Retrieval (TIGER), 2023, with blocks that norm first."""
+
+    kind: Literal["tiger"] = "tiger"
+    encoder: TransformerConfig = TransformerConfig.model_validate({})
+    decoder: TransformerConfig = TransformerConfig.model_validate({})
+
+
+@final
+class Tiger(RetrievalModel):
+    """p(c_1 .. c_R | history) = prod_r p(c_r | c_1 .. c_{r-1}, history), cosine over temperature.
+
+    The encoder reads R codes of each item of the history, both ways; the decoder is given the codes before
+    position r and predicts the code there among the rows of its table. Every row predicts one item: the
+    one after its last (sliding rows). Source: TIGER, section 3.2; its user token is left out.
+    """
+
+    def __init__(self, items: ItemTokens, config: TigerConfig, loss: LossConfig, *, max_len: int) -> None:
+        super().__init__()
+        if items.live is None or items.num_tokens != items.live.codes.shape[1]:
+            raise ConfigError(
+                "model.kind = 'tiger' reads and says codes alone: give semantic_ids, set item.id = false, "
+                "item.fields = [], item.content = []."
+            )
+        self.items, self.config, dim = items, loss, items.dim
+        self.scale = 1.0 / loss.code_temperature
+        num_positions = items.num_tokens
+        self.places = nn.Parameter(torch.randn(max_len, 1, dim) * 0.02)
+        self.types = nn.Parameter(torch.randn(num_positions, dim) * 0.02)
+        self.starts = nn.Parameter(torch.randn(num_positions, dim) * 0.02)
+        self.drop = nn.Dropout(config.encoder.dropout)
+        self.encoder, self.decoder = Transformer(dim, config.encoder), Decoder(dim, config.decoder)
+
+    def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
+        """Return the loss of each place (P,), a mean over positions, and the items' tokens."""
+        tokens = self.items(listed)
+        assert tokens.codes is not None, "items are codes"
+        assert tokens.code_tables is not None, "items are codes"
+        rows, wanted = places.predicting // places.inputs.shape[1], places.targets[:, 0]
+        memory, present = self.read(tokens, places.inputs[rows], places.lengths[rows])
+        said = torch.cat([self._start(len(rows)), tokens.vectors[wanted, :-1]], dim=1)
+        states = self.decoder(said + self.starts, self.decoder.read(memory, present))
+        unit, tables = normalize(states, dim=-1), normalize(tokens.code_tables, dim=-1)
+        codes = tokens.codes[wanted]
+        each = [
+            full_softmax_loss(unit[:, r], tables[r], codes[:, r], scale=self.scale)
+            for r in range(codes.shape[1])
+        ]
+        return {"codes": torch.stack(each).mean(0)}, tokens
+
+    def read(self, tokens: Tokens, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the memory (B, L * R, D) of histories, and which of it is there.
+
+        Args:
+            tokens: listed items.
+            inputs: (B, L) positions among them.
+            lengths: (B,); the first token of an empty history counts as there, and says nothing.
+        """
+        num_items, num_positions = inputs.shape[1], len(self.types)
+        read = tokens.vectors[inputs] + self.places[:num_items] + self.types
+        place = torch.arange(num_items * num_positions, device=inputs.device)
+        present = place < num_positions * lengths.clamp(min=1).unsqueeze(1)
+        return self.encoder(self.drop(read.flatten(1, 2)), present[:, None, None]), present
+
+    def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
+        """Return what a beam search asks, with a cache of what beams have said.
+
+        Args:
+            tokens: listed items.
+            places: histories of B users.
+        """
+        assert tokens.code_tables is not None, "items are codes"
+        tables = tokens.code_tables
+        unit = normalize(tables, dim=-1)
+        memory = self.decoder.read(*self.read(tokens, places.inputs, places.lengths))
+        cache: list[Cache | None] = [None]
+
+        def ask(position: int, beams: Beams) -> Tensor:
+            if position == 0:
+                token = self._start(len(beams.codes))
+            else:
+                token = tables[position - 1][beams.codes[:, :, -1]]
+                cache[0] = cache[0] and cache[0].of_parents(beams.parents)
+            states, cache[0] = self.decoder.step(token + self.starts[position], memory, cache[0])
+            return log_softmax(normalize(states, dim=-1) @ unit[position].T * self.scale, dim=-1)
+
+        return ask
+
+    def _start(self, num_rows: int) -> Tensor:
+        return self.starts.new_zeros(num_rows, 1, self.starts.shape[1])
