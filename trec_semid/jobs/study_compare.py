@@ -8,6 +8,7 @@ from trec_semid.core.errors import SemidError
 from trec_semid.core.logs import track
 from trec_semid.evaluation.report.measure import choose_replicates
 from trec_semid.jobs.study_predictions import Key, RowReader, Rows, has_predictions, user_keys
+from trec_semid.jobs.study_retrieval import draw_retrieved
 from trec_semid.metrics.intervals import Difference, Replicates, bootstrap
 from trec_semid.metrics.paired import holm, paired_difference, paired_t_test
 
@@ -61,9 +62,10 @@ def compare(
 
 
 def draw_users(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], replicates: int) -> Draws:
-    """Take the metrics of every rank run under draws of users; unreadable predictions have none."""
+    """Take the metrics of every rank and retrieve run under draws of users; unreadable ones have none."""
     keys, reader = user_keys(metrics), RowReader()
     ranked = [run for run in runs if run["verb"] == "rank" and has_predictions(run["folders"], keys)]
+    retrieved = [run for run in runs if run["verb"] == "retrieve"]
     draws: dict[tuple[str, int | None], dict[str, Replicates]] = {}
     for run in track(ranked, "draw users", len(ranked)):
         try:
@@ -74,6 +76,11 @@ def draw_users(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], replic
             _log.warning("%s: compared over seeds only: %s", run["label"], error)
             continue
         draws[run["step"], run["seed"]] = _draw(read, own, replicates, len(ranked))
+    for run in track(retrieved, "draw users", len(retrieved)):
+        try:
+            draws[run["step"], run["seed"]] = draw_retrieved(run["folders"][0], metrics, replicates)
+        except SemidError as error:
+            _log.warning("%s: compared over seeds only: %s", run["label"], error)
     return draws
 
 
@@ -128,7 +135,7 @@ def _compared(found: Difference, over: Pairing, seeds: int, p_holm: float) -> Co
 def with_tokenizers(
     runs: Sequence[Mapping[str, Any]], needs: Mapping[tuple[str, int | None], Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Give every rank run the metrics of the tokenize run whose codes it read, as they are of its arm.
+    """Give every rank and retrieve run the metrics of the tokenize run whose codes it read: its arm has both.
 
     Args:
         runs: `step`, `seed`, `verb`, `label` and `metrics` of finished runs.
@@ -137,7 +144,8 @@ def with_tokenizers(
     codes = {run["label"]: run["metrics"] for run in runs if run["verb"] == "tokenize"}
     widened: list[dict[str, Any]] = []
     for run in runs:
-        read = needs.get((run["step"], run["seed"]), ()) if run["verb"] == "rank" else ()
+        reads = run["verb"] in ("rank", "retrieve")
+        read = needs.get((run["step"], run["seed"]), ()) if reads else ()
         inherited = {key: value for label in read for key, value in codes.get(label, {}).items()}
         widened.append({**run, "metrics": {**inherited, **run["metrics"]}})
     return widened

@@ -13,7 +13,7 @@ from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import join
 
 Value = str | int | float | bool
-FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "report": "out"}
+FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "retrieve": "run", "report": "out"}
 """Verb -> key of its config that says where it writes; the study fills it in."""
 _PLACE = re.compile(r"\{([^{}]*)\}")
 
@@ -21,7 +21,7 @@ _PLACE = re.compile(r"\{([^{}]*)\}")
 class StepConfig(Config):
     """One verb with its config files, run once or once a seed."""
 
-    verb: Literal["prepare", "tokenize", "rank", "report"]
+    verb: Literal["prepare", "tokenize", "rank", "retrieve", "report"]
     name: str = Field("", pattern=r"^[A-Za-z0-9_.{}-]*$")
     """What the table and the run folders call it; the verb where nothing is said."""
     grid: dict[str, list[Value] | dict[str, dict[str, Any]]] = {}

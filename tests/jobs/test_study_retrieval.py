@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from tests.datasets import write_small_dataset
+from trec_semid.core.paths import write_bytes
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.predictions import PredictionWriter
+from trec_semid.evaluation.retrieval import retrieval_metrics
+from trec_semid.evaluation.strata import training_strata
+from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, read_target_ranks
+from trec_semid.jobs.study_compare import compare
+from trec_semid.jobs.study_retrieval import draw_retrieved
+
+METRICS = ["test/ndcg@10", "test/recall@5/popularity_tail", "test/gauc", "valid/ndcg@10"]
+
+
+def write_run(folder: str, dataset: str, shift: int) -> str:
+    """Write ranks of one target for each of 50 users, all better or worse by a shift."""
+    rng = np.random.default_rng(0)
+    ranks = np.maximum(rng.integers(1, 30, 50) + shift + rng.integers(0, 2, 50), 1)
+    write_bytes(f"{folder}/config.toml", f'dataset = "{dataset}"\n'.encode())
+    with PredictionWriter(
+        folder, "test", rank=0, world_size=1, num_rows=50, schema=TARGET_RANK_SCHEMA
+    ) as writer:
+        writer.write(row=np.arange(50), user_row=np.arange(50), item_row=np.arange(50) % 40, rank=ranks)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("study"))
+    dataset = write_small_dataset(f"{folder}/data")
+    return dataset, [
+        write_run(f"{folder}/{name}", dataset, shift) for name, shift in (("near", 0), ("far", 9))
+    ]
+
+
+def test_draws_have_the_values_of_the_runs_own_metrics(runs):
+    dataset, (near, _) = runs
+    found = draw_retrieved(near, METRICS, 20)
+    metrics, _ = retrieval_metrics(read_target_ranks(near, "test"), training_strata(Dataset(dataset)))
+    assert {name: drawn.value for name, drawn in found.items()} == pytest.approx(
+        {f"test/{name}": metrics[name] for name in ("ndcg@10", "recall@5/popularity_tail")}
+    )
+    assert len(found["test/ndcg@10"].draws) == 20
+
+
+def test_retrievers_are_compared_pair_by_pair_over_users(runs):
+    _, folders = runs
+    described = [
+        {
+            "step": name,
+            "seed": 0,
+            "verb": "retrieve",
+            "label": name,
+            "folders": [folder],
+            "metrics": {"test/ndcg@10": 0.0},
+        }
+        for name, folder in zip(("near", "far"), folders, strict=True)
+    ]
+    found = compare(described, ["test/ndcg@10"], "far", 500)["near"]["test/ndcg@10"]
+    assert found.paired_over == "users"
+    assert found.verdict == "higher"
+    assert 0 < found.low < found.difference < found.high
