@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -15,8 +16,9 @@ from tests.jobs.test_rank_tuning import tuned
 from tests.jobs.test_rank_tuning import write_problem as write_tuned_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import CheckpointError, DataError
+from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
-from trec_semid.jobs import export, rank
+from trec_semid.jobs import assign, export, rank
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.serving.check import score_rows
 from trec_semid.serving.manifest import read_manifest
@@ -161,3 +163,44 @@ def test_a_tuned_run_of_two_ranks_exports_its_own_tokenizer_and_map(tmp_path: Pa
     ids = SemanticIds.load(f"{out}/semantic_ids.parquet")
     assert ids.checksum() == SemanticIds.load(f"{tmp_path}/run/semantic_ids.parquet").checksum()
     assert load_tokenizer(f"{out}/tokenizer").codebook_sizes == ids.sizes
+    assert {"quality.json", "tokenizer/config.json"} <= {facts.file for facts in read_manifest(out).tokenizer}
+
+
+def test_frozen_codes_bring_the_tokenizer_that_gave_them_and_assign_takes_the_bundle(tmp_path: Path):
+    problem = write_tuned_problem(str(tmp_path / "problem"))
+    config = rank_config(problem, str(tmp_path / "run"), train={"max_epochs": 1})
+    rank.run(config)
+    out = str(tmp_path / "bundle")
+    export.run(ExportConfig(run=config.run, out=out))
+    dataset = Dataset(problem["dataset"])
+    columns: dict[str, Any] = {"item_id": [f"new-{row}" for row in range(dataset.facts.num_items)]}
+    for name in ("text", "image"):
+        pairs = zip(dataset.content(name).astype(np.float32), dataset.content_mask(name), strict=True)
+        columns[name] = pa.array([row if has else None for row, has in pairs], pa.list_(pa.float32()))
+    pq.write_table(pa.table(columns), tmp_path / "new.parquet")
+    asked = {"tokenizer": out, "items": str(tmp_path / "new.parquet"), "out": str(tmp_path / "new")}
+    assign.run(assign.AssignConfig.model_validate(asked))
+    given = SemanticIds.load(str(tmp_path / "new/semantic_ids.parquet")).codes
+    np.testing.assert_array_equal(given, SemanticIds.load(f"{out}/semantic_ids.parquet").codes)
+
+
+@pytest.mark.parametrize("place", ["run", "above"])
+def test_a_folder_of_something_else_is_not_replaced(run_folder: str, place: str):
+    out = run_folder if place == "run" else str(Path(run_folder).parent)
+    with pytest.raises(DataError, match="something else than a bundle"):
+        export.run(ExportConfig(run=run_folder, out=out))
+    assert Path(run_folder, "metrics.json").exists()
+
+
+def test_a_run_of_another_job_and_other_data_are_refused(run_folder: str, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_folder, copy)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    (copy / "metrics.json").write_text(json.dumps({**metrics, "dataset_checksum": "other"}))
+    with pytest.raises(DataError, match="not the data that the run was trained on"):
+        export.run(ExportConfig(run=str(copy), out=str(tmp_path / "out")))
+    made = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**made, "job": "tokenize"}))
+    with pytest.raises(DataError, match="not a rank run"):
+        export.run(ExportConfig(run=str(copy), out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()

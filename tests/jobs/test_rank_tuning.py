@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +9,8 @@ import pytest
 from tests.datasets import write_small_dataset
 from tests.jobs.ranking import losses_of, rank_config
 from tests.ranks import run_ranks
-from trec_semid.checkpoints.folder import TENSORS, complete_steps, step_folder
-from trec_semid.core.errors import ConfigError, TrainingError
+from trec_semid.checkpoints.folder import TENSORS, best_step, complete_steps, step_folder
+from trec_semid.core.errors import ConfigError, DataError, TrainingError
 from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, read_bytes
 from trec_semid.jobs import report, tokenize
@@ -18,7 +20,7 @@ from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.table import load_tokenizer
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
@@ -193,7 +195,7 @@ def test_a_collapse_stops_the_run_and_names_the_last_good_checkpoint(problem: di
     config = tuned(problem, f"{tmp_path}/wild", tuning={**TUNING, **wild})
     with pytest.raises(TrainingError, match=r"have collapsed: .*last good checkpoint is .*step-\d+") as error:
         run(config)
-    named = str(error.value).split("checkpoint is ")[1].split(". Lower")[0]
+    named = str(error.value).split("checkpoint is ")[1].split(". Start")[0]
     assert exists(f"{named}/{TENSORS}/.metadata")
     assert codes_of(f"{named}/semantic_ids.parquet").shape[1] == 6
 
@@ -276,9 +278,49 @@ def train(problem: dict[str, Any], run_folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.ranks
-def test_two_ranks_tune_like_one(problem: dict[str, Any], tmp_path: Any):
+@pytest.mark.parametrize("tokenizer", ["mmq", "rq_vae_aligned"])
+def test_two_ranks_tune_like_one(problem: dict[str, Any], tmp_path: Any, tokenizer: str):
+    folder = str(problem["semantic_ids"]).replace("/mmq", f"/{tokenizer}")
+    problem = {**problem, "semantic_ids": folder}
     alone = train(problem, f"{tmp_path}/one")
     for facts in run_ranks(train, 2, problem, f"{tmp_path}/two"):
         assert facts["losses"] == pytest.approx(alone["losses"], abs=1e-4)
         assert facts["metrics"]["test/auc"] == pytest.approx(alone["metrics"]["test/auc"], abs=5e-3)
         assert facts["metrics"]["all/entropy"] == pytest.approx(alone["metrics"]["all/entropy"], abs=0.05)
+
+
+def test_a_run_starts_from_the_weights_tokenizer_and_map_of_a_checkpoint(finished: RankConfig, tmp_path: Any):
+    step = best_step(f"{finished.run}/checkpoints")
+    still = {"learning_rate": 1e-12}
+    values = finished.model_dump() | {
+        "run": str(tmp_path / "next"),
+        "start_from": f"{finished.run}/checkpoints/step-{step}",
+        "optimizers": {"dense": still, "tables": {**finished.optimizers.tables.model_dump(), **still}},
+        "train": {**finished.train.model_dump(), "max_epochs": 1},
+        "tuning": {**TUNING, "estimator": "frozen", "warmup_epochs": 0},
+    }
+    again = run(RankConfig.model_validate(values)).metrics
+    metrics = json.loads(Path(finished.run, "metrics.json").read_text())["metrics"]
+    assert again["test/log_loss"] == pytest.approx(metrics["test/log_loss"], abs=1e-6)
+    assert (codes_of(f"{values['run']}/{FILE}") == codes_of(f"{finished.run}/{FILE}")).all()
+
+
+def test_a_start_that_is_no_checkpoint_is_refused(finished: RankConfig, tmp_path: Any):
+    values = finished.model_dump() | {"run": str(tmp_path / "next"), "start_from": finished.run}
+    with pytest.raises(ConfigError, match="is no checkpoint"):
+        run(RankConfig.model_validate(values))
+
+
+def test_codes_that_were_resolved_cannot_be_tuned(problem: dict[str, Any], tmp_path: Any):
+    config = json.loads(json.dumps({"dataset": problem["dataset"], "run": f"{tmp_path}/resolved"}))
+    tokenized = {**config, "tokenizer": MMQ.model_dump(), "collisions": "next_nearest"}
+    tokenize.run(tokenize.TokenizeConfig.model_validate(tokenized))
+    with pytest.raises(ConfigError, match=r"resolved by 'next_nearest'"):
+        run(tuned({**problem, "semantic_ids": f"{tmp_path}/resolved"}, f"{tmp_path}/run"))
+
+
+def test_codes_of_a_tokenize_run_that_did_not_finish_are_refused(problem: dict[str, Any], tmp_path: Any):
+    shutil.copytree(problem["semantic_ids"], f"{tmp_path}/half")
+    Path(f"{tmp_path}/half/metrics.json").unlink()
+    with pytest.raises(DataError, match="not a finished run"):
+        run(tuned({**problem, "semantic_ids": f"{tmp_path}/half"}, f"{tmp_path}/run"))

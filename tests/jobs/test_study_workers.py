@@ -9,7 +9,7 @@ from trec_semid.core.config import Config
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.study_grid import PlannedRun
-from trec_semid.jobs.study_workers import look_at
+from trec_semid.jobs.study_workers import devices_of, look_at
 from trec_semid.jobs.table import Job
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -30,6 +30,7 @@ def planned(tmp_path: Path) -> PlannedRun:
     dataset = Dataset(write_small_dataset(str(tmp_path / "data"), num_users=20))
     ids = SemanticIds(dataset.item_ids, np.zeros((40, 2), np.int32), (3, 3))
     ids.save(str(tmp_path / "codes/semantic_ids.parquet"))
+    (tmp_path / "codes/metrics.json").write_text("{}")  # the mark of a run's end
     places = {"run": f"{tmp_path}/run", "dataset": f"{tmp_path}/data", "semantic_ids": f"{tmp_path}/codes"}
     folder = RunFolder(places["run"], "rank")
     folder.start(ReaderConfig(**places), {"dataset": dataset.facts.checksum, "semantic_ids": ids.checksum()})
@@ -54,3 +55,17 @@ def test_a_run_on_codes_made_anew_since_is_another_run(planned: PlannedRun, tmp_
 def test_a_run_on_a_dataset_made_anew_since_is_another_run(planned: PlannedRun, tmp_path: Path):
     write_small_dataset(str(tmp_path / "data"), num_users=20, seed=5)
     assert look_at(planned, find).state == "other"
+
+
+@pytest.mark.parametrize(
+    ("visible", "num_devices", "expected"),
+    [
+        (None, 4, ["0", "1", "2", "3", "0"]),
+        ("5,7", 8, ["5", "7", "5", "7", "5"]),
+        ("3", 8, [None] * 5),
+        ("", 8, [None] * 5),
+        (None, 0, [None] * 5),
+    ],
+)
+def test_workers_take_turns_among_the_gpus_that_may_be_used(visible, num_devices, expected):
+    assert [devices_of(number, visible, num_devices) for number in range(5)] == expected

@@ -7,7 +7,8 @@ fit: six codes of clustered vectors; RQ-KMeans (ours, faiss k-means level by lev
 `ResidualQuantizer` with a beam of 1 (it takes powers of two), plain faiss k-means residuals, and
 `ResidualVQ` of vector-quantize-pytorch where it is installed (moving averages as it comes; k-means start
 on the first batch, of 20 items a code; then batches as MMQ's).
-encode: MMQ and RQ-KMeans as `tokenize` calls them, chunk by chunk, beside MMQ's matrix products alone.
+encode: MMQ and RQ-KMeans as `tokenize` calls them, chunk by chunk, beside MMQ's matrix products alone and
+the same three of others.
 One process, --threads threads for all.
 """
 
@@ -139,6 +140,56 @@ def encode_all(tokenizer: Tokenizer, catalogue: Catalogue) -> None:
         tokenizer.encode(contents)
 
 
+def other_encoders(catalogue: Catalogue) -> dict[str, Callable[[], object]]:
+    """Return others' ways to six codes, with codewords that nothing was fitted for: they cost the same."""
+    vectors = np.concatenate([catalogue.vectors["text"], catalogue.vectors["vision"]], axis=1)
+    chunks = np.split(np.ascontiguousarray(vectors, np.float32), range(CHUNK, len(vectors), CHUNK))
+    bits = int(np.ceil(np.log2(OPTIONS.codebook)))  # faiss takes powers of two
+    ways: dict[str, Callable[[], object]] = {
+        f"faiss ResidualQuantizer, {2**bits:,}": partial(by_residual_quantizer, chunks, bits),
+        "faiss k-means residuals": partial(by_plain_residuals, chunks),
+    }
+    if importlib.util.find_spec("vector_quantize_pytorch") is not None:
+        ways["ResidualVQ"] = partial(by_residual_vq, chunks)
+    return ways
+
+
+def draw_codewords(size: int) -> np.ndarray:
+    """Return six codebooks (6, size, dim)."""
+    return np.random.default_rng(1).normal(size=(LEVELS, size, OPTIONS.dim)).astype(np.float32)
+
+
+def by_residual_quantizer(chunks: list[np.ndarray], bits: int) -> None:
+    """Encode with faiss's own, beam 1."""
+    quantizer = faiss.ResidualQuantizer(OPTIONS.dim, LEVELS, bits)
+    quantizer.max_beam_size = 1
+    faiss.copy_array_to_vector(draw_codewords(2**bits).reshape(-1), quantizer.codebooks)
+    quantizer.is_trained = True
+    for chunk in chunks:
+        quantizer.compute_codes(chunk)
+
+
+def by_plain_residuals(chunks: list[np.ndarray]) -> None:
+    """Search each level's codewords, and subtract."""
+    codebooks, indexes = draw_codewords(OPTIONS.codebook), []
+    for codebook in codebooks:
+        indexes.append(faiss.IndexFlatL2(OPTIONS.dim))
+        indexes[-1].add(codebook)
+    for chunk in chunks:
+        residuals = chunk.copy()
+        for codebook, index in zip(codebooks, indexes, strict=True):
+            residuals -= codebook[index.search(residuals, 1)[1][:, 0]]
+
+
+def by_residual_vq(chunks: list[np.ndarray]) -> None:
+    """Encode with vector-quantize-pytorch."""
+    package = importlib.import_module("vector_quantize_pytorch")
+    sizes = {"dim": OPTIONS.dim, "num_quantizers": LEVELS, "codebook_size": OPTIONS.codebook}
+    quantizer = package.ResidualVQ(**sizes).eval()
+    for chunk in chunks:
+        quantizer(torch.from_numpy(chunk)[None])
+
+
 def encode() -> None:
     """Encode in turns and print medians of items/s."""
     catalogue = make_catalogue()
@@ -162,10 +213,11 @@ def encode() -> None:
             torch.mm(specific, narrow)
             torch.bmm(latents, keys)
 
-    ways = {
+    ways: dict[str, Callable[[], object]] = {
         "MMQ": partial(encode_all, mmq, catalogue),
         "MMQ's matrix products": products,
         "RQ-KMeans": partial(encode_all, fitted["RQ-KMeans"], catalogue),
+        **other_encoders(catalogue),
     }
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(OPTIONS.turns):
@@ -176,7 +228,7 @@ def encode() -> None:
         f"{OPTIONS.latent}, {OPTIONS.threads} threads, {OPTIONS.turns} turns"
     )
     for name, times in spent.items():
-        print(f"{name:<26} {OPTIONS.items / np.median(times):10,.0f} items/s")
+        print(f"{name:<32} {OPTIONS.items / np.median(times):10,.0f} items/s")
     ratios = np.array(spent["MMQ"]) / np.array(spent["MMQ's matrix products"])
     print(f"MMQ / its matrix products  {np.median(ratios):.2f}   ({ratios.min():.2f} to {ratios.max():.2f})")
 

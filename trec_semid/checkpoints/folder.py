@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from trec_semid.core.config import Config
-from trec_semid.core.errors import CheckpointError
+from trec_semid.core.errors import CheckpointError, ConfigError
 from trec_semid.core.paths import (
     exists,
     filesystem,
@@ -47,6 +47,20 @@ class CheckpointFacts(Config):
 def step_folder(folder: str, step: int) -> str:
     """Return the folder of a step."""
     return join(folder, f"step-{step}")
+
+
+def parse_step_folder(place: str) -> tuple[str, int]:
+    """Return the folder of checkpoints and the step that `.../checkpoints/step-N` names.
+
+    Raises:
+        ConfigError: it is not such a name.
+    """
+    folder, _, name = place.rstrip("/").rpartition("/")
+    kind, _, number = name.partition("-")
+    if not folder or kind != "step" or not number.isdecimal():
+        remedy = "Name a folder as runs/x/checkpoints/step-12."
+        raise ConfigError(f"start_from: '{place}' is no checkpoint. {remedy}")
+    return folder, int(number)
 
 
 def complete_steps(folder: str) -> list[int]:

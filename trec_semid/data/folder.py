@@ -60,17 +60,16 @@ def writing(out: str) -> Iterator[None]:
         raise DataError(problem, file=out, remedy=remedy) from None
 
 
-def check_out(out: str) -> None:
-    """Check that `out` is free or holds a dataset, which a new one may replace.
+def check_out(out: str, mark: str = DESCRIPTION, what: str = "a dataset") -> None:
+    """Check that `out` is free or holds what a new one may replace, which its `mark` file tells.
 
     Raises:
         DataError: something else is there.
     """
-    holds_other = is_folder(out) and list_folder(out) and not exists(join(out, DESCRIPTION))
+    holds_other = is_folder(out) and list_folder(out) and not exists(join(out, mark))
     if holds_other or (exists(out) and not is_folder(out)):
-        raise DataError(
-            "there is something else than a dataset", file=out, remedy="Choose another `out`, or remove it"
-        )
+        remedy = "Choose another `out`, or remove it"
+        raise DataError(f"there is something else than {what}", file=out, remedy=remedy)
 
 
 def write_table(folder: str, name: str, table: pa.Table) -> None:

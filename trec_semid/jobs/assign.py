@@ -18,9 +18,9 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.paths import arrow_filesystem, exists, is_folder, join, list_folder, staged_folder
+from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import writing
+from trec_semid.data.folder import check_out, writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.files import find_inputs
@@ -28,7 +28,7 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
 from trec_semid.tokenizers.drift import DriftMeter
-from trec_semid.tokenizers.semantic_ids import FILE
+from trec_semid.tokenizers.semantic_ids import FILE, expect_finished
 from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
@@ -41,7 +41,7 @@ class AssignConfig(Config):
     """What `trec-semid assign` reads."""
 
     tokenizer: str
-    """Run folder of `tokenize`; its tokenizer is used as it is."""
+    """Run folder of `tokenize` or of a tuned ranker, or a bundle; its tokenizer is used as it is."""
     items: str
     """New items: a Parquet file, a folder of them, or a glob pattern."""
     out: str
@@ -68,9 +68,9 @@ def run(config: AssignConfig) -> Assigned:
         DataError: input that cannot be used; nothing is written then.
     """
     set_up_console()
-    _check_out(config.out)
+    check_out(config.out, _DRIFT, "an assign run")
     files = find_inputs(config.items)
-    made = RunFolder(config.tokenizer, "tokenize")
+    made = RunFolder(expect_finished(config.tokenizer), "tokenize")
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
     if _is_finished(config, inputs):
         _log.info("%s is already done", config.out)
@@ -96,13 +96,6 @@ def run(config: AssignConfig) -> Assigned:
 def _fingerprints(inputs: list[str]) -> list[dict[str, Any]]:
     """Return what identifies the files by content, whenever they were written."""
     return [{**each, "modified": None} for each in describe_inputs(inputs)]
-
-
-def _check_out(out: str) -> None:
-    holds_other = is_folder(out) and list_folder(out) and not exists(join(out, _DRIFT))
-    if holds_other or (exists(out) and not is_folder(out)):
-        remedy = "Choose another `out`, or remove it"
-        raise DataError("there is something else than an assign run", file=out, remedy=remedy)
 
 
 def _quality(made: RunFolder) -> dict[str, Any]:
@@ -178,7 +171,8 @@ def _describe(
 
 
 def _finish(config: AssignConfig, staging: str, made: RunFolder, drift: dict[str, Any]) -> None:
-    folder, trained = RunFolder(staging, "assign"), made.read_json("metrics.json")
+    folder = RunFolder(staging, "assign")
+    trained = made.read_json("metrics.json" if exists(made.path("metrics.json")) else "manifest.json")
     folder.start(config)
     folder.write_json(_DRIFT, drift)
     every, collisions = drift["errors"]["every_modality"], drift["collisions"]
@@ -187,7 +181,7 @@ def _finish(config: AssignConfig, staging: str, made: RunFolder, drift: dict[str
         metrics |= {"new/reconstruction": every["mean"], "new/outside_share": every["outside_share"]}
     folder.write_metrics(
         metrics,
-        seed=int(trained["seed"]),
+        seed=int(trained.get("seed", 0)),  # a bundle does not say; nothing is drawn here
         dataset=str(trained["dataset"]),
         dataset_checksum=str(trained["dataset_checksum"]),
         counts={"new/items": drift["items"], "existing/items": drift["existing_items"]},

@@ -70,7 +70,10 @@ def read_existing(file: str, sizes: Sequence[int]) -> Existing:
         codes: Any = chunk.table.column("codes").combine_chunks()
         flat = codes.flatten().to_numpy(zero_copy_only=False)
         if stated != ",".join(map(str, sizes)) or len(flat) != chunk.table.num_rows * len(sizes):
-            remedy = f"The tokenizer beside it gives codes of sizes {tuple(sizes)}: tokenize again"
+            remedy = (
+                f"The tokenizer beside it gives codes of sizes {tuple(sizes)}: tokenize again, with "
+                "collisions = 'keep', since an extra code is not the tokenizer's to give"
+            )
             raise DataError(
                 "map of other codebooks", file=file, field="codebook_sizes", value=stated, remedy=remedy
             )

@@ -17,13 +17,15 @@ from trec_semid.checkpoints.load import read_tensors
 from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.paths import exists, join, staged_folder, write_bytes
+from trec_semid.core.paths import exists, join, read_bytes, staged_folder, write_bytes
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import writing
+from trec_semid.data.folder import check_out, writing
 from trec_semid.data.ranking import Codes, RankingData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs.rank_setup import RankConfig
+from trec_semid.jobs.training_run import QUALITY
+from trec_semid.jobs.tuning import TOKENIZER
 from trec_semid.models.table import build_dense_ranker
 from trec_semid.serving.manifest import (
     MANIFEST,
@@ -74,9 +76,9 @@ def run(config: ExportConfig) -> Exported:
         CheckpointError: no best checkpoint, or the bundle does not score like the run.
     """
     set_up_console()
+    check_out(config.out, MANIFEST, "a bundle")
     made = RunFolder(config.run, "rank")
-    if not exists(made.path("metrics.json")):
-        raise DataError("not a finished rank run", file=made.path("metrics.json"), remedy="Run it to its end")
+    _expect_rank_run(made)
     ranked = load_config(RankConfig, [made.path("config.toml")])
     with writing(config.out), staged_folder(config.out) as folder:
         manifest = _write(config, ranked, made, folder)
@@ -90,19 +92,32 @@ def run(config: ExportConfig) -> Exported:
     return Exported(config.out, difference, num_bytes)
 
 
+def _expect_rank_run(made: RunFolder) -> None:
+    if not exists(made.path("metrics.json")):
+        raise DataError("not a finished rank run", file=made.path("metrics.json"), remedy="Run it to its end")
+    job = made.read_json("run.json").get("job")
+    if job != "rank":
+        remedy = "Export the run of a ranker"
+        raise DataError("not a rank run", file=made.path("run.json"), field="job", value=job, remedy=remedy)
+
+
 def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: str) -> Manifest:
     checkpoints = made.path("checkpoints")
     step = best_step(checkpoints)
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
     kept = {name: read_file(checkpoints, step, name) for name in read_facts(checkpoints, step).sha256}
-    dataset = Dataset(ranked.dataset)
+    facts, dataset = made.read_json("metrics.json"), Dataset(ranked.dataset)
+    if dataset.facts.checksum != facts["dataset_checksum"]:
+        problem = "not the data that the run was trained on (its checksum differs)"
+        raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")
+    if exists(made.path(QUALITY)):  # of the codes that tuning came to
+        kept[QUALITY] = read_bytes(made.path(QUALITY))
     ids = _write_map(folder, kept, dataset)
     codes = Codes(ids[1].codes, ids[1].sizes) if ids else None
     data = RankingData(dataset, ranked.features, ranked.history, ranked.representation, codes)
     tensors = read_tensors(checkpoints, step, "model/")
     names = dict.fromkeys(feature.table for feature in data.features)
-    facts = made.read_json("metrics.json")
     manifest = Manifest(
         run=config.run,
         step=step,
@@ -125,7 +140,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
         tokenizer=tuple(
             _write_file(folder, name, content)
             for name, content in kept.items()
-            if name.startswith("tokenizer/")
+            if name.startswith(f"{TOKENIZER}/") or name == QUALITY
         ),
         metrics=facts["metrics"],
     )

@@ -22,7 +22,14 @@ from trec_semid.jobs.rank_setup import (
     read_inputs,
 )
 from trec_semid.jobs.training_loop import Training
-from trec_semid.jobs.training_run import begin, parameter_counts, snapshot, tell_plan, without_library_notices
+from trec_semid.jobs.training_run import (
+    begin,
+    parameter_counts,
+    patience_s,
+    snapshot,
+    tell_plan,
+    without_library_notices,
+)
 from trec_semid.jobs.tuning import (
     TOKENIZER,
     Tuning,
@@ -55,7 +62,7 @@ def run(config: RankConfig) -> Ranked:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with process_group() as ranks, without_library_notices():
+    with process_group(timeout_s=patience_s(config.tuning)) as ranks, without_library_notices():
         set_up_console(ranks)
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         if broadcast_object(ranks.is_main and _is_finished(folder, config, inputs)):
@@ -164,9 +171,10 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         partial(_tuned_arguments, tuning) if tuning else plain_arguments,
         partial(_evaluate, sharded, valid, config.train.evaluation_batch_size, ranks),
         folder.path("checkpoints"),
-        tuning.files if tuning else partial(snapshot, inputs.semantic_ids),
+        tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
+        config.start_from,
     )
 
 

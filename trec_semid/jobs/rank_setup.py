@@ -57,6 +57,9 @@ class RankConfig(Config):
     train: RankTrainConfig = RankTrainConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    start_from: str | None = None
+    """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
+    tokenizer and its map; optimizers begin anew."""
     tuning: TuningConfig | None = None
     """Fine-tuning of the tokenizer by the ranker's loss; codes stay as they are where not given."""
 
@@ -118,7 +121,7 @@ def build_tuned_model(
     if ids.sizes != tokenizer.codebook_sizes:
         raise ConfigError(
             f"tuning: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
-            "Tokenize again."
+            "Tokenize again, with collisions = 'keep': an extra code is not the tokenizer's to learn."
         )
     if config.tuning.estimator == "gumbel" and len(tokenizer.stages) > 1:
         raise ConfigError(

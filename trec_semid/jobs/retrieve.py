@@ -20,7 +20,14 @@ from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch, Search
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model, read_inputs
 from trec_semid.jobs.training_loop import Training
-from trec_semid.jobs.training_run import begin, parameter_counts, snapshot, tell_plan, without_library_notices
+from trec_semid.jobs.training_run import (
+    begin,
+    parameter_counts,
+    patience_s,
+    snapshot,
+    tell_plan,
+    without_library_notices,
+)
 from trec_semid.jobs.tuning import NOTHING_KEPT, TOKENIZER, Tuning, load_learned, open_content
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import Retriever
@@ -52,7 +59,7 @@ def run(config: RetrieveConfig) -> Retrieved:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with process_group() as ranks, without_library_notices():
+    with process_group(timeout_s=patience_s(config.tuning)) as ranks, without_library_notices():
         set_up_console(ranks)
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if broadcast_object(ranks.is_main and folder.is_finished(config, inputs.checksums)):
@@ -171,9 +178,10 @@ def _set_up(
         partial(_arguments, feed, tuning),
         evaluator.metrics,
         folder.path("checkpoints"),
-        tuning.files if tuning else partial(snapshot, inputs.semantic_ids),
+        tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
+        config.start_from,
     )
     return training, evaluator
 

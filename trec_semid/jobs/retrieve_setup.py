@@ -82,6 +82,9 @@ class RetrieveConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    start_from: str | None = None
+    """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
+    tokenizer and its map; optimizers begin anew."""
     tuning: TuningConfig | None = None
     """Fine-tuning of the tokenizer by the retriever's loss; codes stay as they are where not given."""
 

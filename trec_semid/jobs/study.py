@@ -68,7 +68,7 @@ def _workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> Iterator[
     # Workers inherit these: torch reads the first when it is imported, rich the second, for the logs.
     with _environment({"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}):
         try:
-            workers += [Worker(find_job) for _ in range(min(config.workers, num_runs))]
+            workers += [Worker(find_job, number) for number in range(min(config.workers, num_runs))]
             yield workers
         finally:
             for worker in workers:

@@ -46,8 +46,8 @@ class Outcome(NamedTuple):
 class Worker:
     """A process that takes one order at a time; it is replaced when it dies."""
 
-    def __init__(self, find_job: FindJob) -> None:
-        self._find_job = find_job
+    def __init__(self, find_job: FindJob, number: int = 0) -> None:
+        self._find_job, self._number = find_job, number
         self.order: PlannedRun | None = None
         self.began = 0.0
         self._start()
@@ -95,12 +95,30 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._find_job))
+        self._process = context.Process(target=_serve, args=(theirs, self._find_job, self._number))
         self._process.start()
         theirs.close()
 
 
-def _serve(pipe: Connection, find_job: FindJob) -> None:
+def devices_of(number: int, visible: str | None, num_devices: int) -> str | None:
+    """Return what CUDA_VISIBLE_DEVICES is to be for a worker, one GPU each in turn; None without a choice.
+
+    Args:
+        number: of the worker, from 0.
+        visible: what it is now.
+        num_devices: GPUs of the machine, where it is not set.
+    """
+    devices = [name for name in visible.split(",") if name] if visible is not None else None
+    named = [str(device) for device in range(num_devices)] if devices is None else devices
+    return named[number % len(named)] if len(named) > 1 else None
+
+
+def _serve(pipe: Connection, find_job: FindJob, number: int) -> None:
+    import torch  # late: the study itself needs none of it
+
+    own = devices_of(number, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+    if own is not None:  # before anything asks the driver for a context
+        os.environ["CUDA_VISIBLE_DEVICES"] = own
     # Ctrl-C reaches the whole group: the study decides, and ends its workers by SIGTERM, which unwinds.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

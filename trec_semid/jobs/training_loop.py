@@ -4,12 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from pydantic import PositiveInt
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import latest_step, step_folder
+from trec_semid.checkpoints.folder import latest_step, parse_step_folder, step_folder
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
@@ -38,6 +39,8 @@ class TrainConfig(Config):
     evaluate_every_steps: PositiveInt | None = None
     """Steps between evaluations; at the end of each epoch where not given."""
     log_every_steps: PositiveInt = 20
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Of float32 matrix products, as torch names them: `high` is TF32 on a GPU, `medium` bfloat16."""
 
 
 class CheckpointsConfig(Config):
@@ -129,10 +132,13 @@ class Training:
     """Checksums of what it is trained on."""
     tuning: Tuning | None = None
     """Where a tokenizer is in the loop."""
+    start_from: str | None = None
+    """Folder of a step of another run, whose weights training starts from; optimizers begin anew."""
     steps: int = 0
     """Optimizer steps done."""
 
     def __post_init__(self) -> None:
+        torch.set_float32_matmul_precision(self.config.matmul_precision)
         self.selection = Selection(self.select_by, self.config.patience)
         self._writer = CheckpointWriter(
             self.checkpoints, keep_last=self.saving.keep_last, in_background=self.saving.in_background
@@ -140,13 +146,14 @@ class Training:
         self._last_evaluated = 0
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one; `refuse_other_inputs` comes first.
+        """Go on from the newest checkpoint, or begin; `refuse_other_inputs` comes first.
 
         Raises:
             CheckpointError: it does not fit.
         """
         step = broadcast_object(latest_step(self.checkpoints))
         if step is None:
+            self._begin()
             return
         loop = load_checkpoint(self.checkpoints, self._trainable(), step=step).loop
         self.steps = step
@@ -158,14 +165,21 @@ class Training:
         _log.info("going on from step %d", step)
         self.log.event("resume", step=step, epoch=self.loader.epoch)
 
+    def _begin(self) -> None:
+        if self.start_from is not None:
+            folder, start = parse_step_folder(self.start_from)
+            load_checkpoint(folder, Trainable(self.model), step=start)
+
     def run(self) -> None:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
         epochs, steps = self.config.max_epochs, self.loader.steps_per_epoch
-        with working("training", epochs * steps, shown=self.ranks.is_main) as work:
-            work.advance(self.steps)
-            while self.loader.epoch < epochs and not self._is_over:
-                self._train_epoch(work)
-        self._writer.wait()
+        try:
+            with working("training", epochs * steps, shown=self.ranks.is_main) as work:
+                work.advance(self.steps)
+                while self.loader.epoch < epochs and not self._is_over:
+                    self._train_epoch(work)
+        finally:
+            self._writer.wait()  # a collapse names a checkpoint: it must be whole when the run ends
         self._take_best()
 
     def _train_epoch(self, work: Work) -> None:

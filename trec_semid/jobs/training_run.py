@@ -6,16 +6,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from trec_semid.core.config import Config, config_checksum
-from trec_semid.core.errors import ConfigError
+from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.logs import CONSOLE
-from trec_semid.core.paths import exists, write_bytes
+from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object
 from trec_semid.core.runs import RunFolder
 from trec_semid.jobs.training_loop import Training, refuse_other_inputs
+from trec_semid.jobs.tuning import TOKENIZER
+from trec_semid.models.in_the_loop import TuningConfig
 from trec_semid.sharding.apply import dense_parameters
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+
+QUALITY = "quality.json"
+"""How good a map is, and what training's errors were: `assign` compares new items with these."""
 
 
 @contextmanager
@@ -32,6 +37,11 @@ def without_library_notices() -> Iterator[None]:
             yield
     finally:
         tracing.setLevel(before)
+
+
+def patience_s(tuning: TuningConfig | None) -> float:
+    """Return how long ranks wait for each other: rank 0 describes tuned codes alone while others wait."""
+    return 600.0 if tuning is None else 86_400.0
 
 
 def begin(
@@ -58,20 +68,38 @@ def begin(
 
 def _refuse_other_run(folder: RunFolder, config: Config, ranks: Ranks) -> None:
     """Keep what another config trained: its checkpoints are not ours to go on from or to overwrite."""
-    is_other = ranks.is_main and exists(folder.path("run.json")) and not _is_of(folder, config)
-    if broadcast_object(is_other):
-        raise ConfigError(
-            f"{folder.uri}: holds a run of another config. Set another `run`, or remove that folder."
-        )
+    fault = broadcast_object(_other_run(folder, config) if ranks.is_main else None)
+    if fault:
+        raise ConfigError(f"{folder.uri}: {fault}. Set another `run`, or remove that folder.")
 
 
-def _is_of(folder: RunFolder, config: Config) -> bool:
-    return folder.read_json("run.json").get("config_checksum") == config_checksum(config)
+def _other_run(folder: RunFolder, config: Config) -> str | None:
+    """Say what is wrong with a folder; the other ranks wait for it, so nothing is raised here."""
+    if not exists(folder.path("run.json")):
+        return None
+    try:
+        made = folder.read_json("run.json")
+    except DataError as error:
+        return f"its run.json cannot be read ({error})"
+    return None if made.get("config_checksum") == config_checksum(config) else "holds a run of another config"
 
 
-def snapshot(semantic_ids: SemanticIds | None) -> dict[str, bytes]:
-    """Return what a checkpoint carries beside tensors."""
-    return {FILE: semantic_ids.to_bytes()} if semantic_ids else {}
+def snapshot(semantic_ids: SemanticIds | None, place: str | None) -> dict[str, bytes]:
+    """Return what a checkpoint carries beside tensors: the map and, where it has one, its tokenizer.
+
+    Args:
+        semantic_ids: the map.
+        place: where the config says it lies; a `.parquet` file has no tokenizer beside it.
+    """
+    if semantic_ids is None:
+        return {}
+    files = {FILE: semantic_ids.to_bytes()}
+    if place and not place.endswith(".parquet"):
+        folder = join(place, TOKENIZER)
+        names = [f"{TOKENIZER}/{name}" for name in (list_folder(folder) if is_folder(folder) else [])]
+        names += [QUALITY] if exists(join(place, QUALITY)) else []
+        files |= {name: read_bytes(join(place, name)) for name in names}
+    return files
 
 
 def tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "plan") -> None:

@@ -7,7 +7,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.errors import ConfigError, TrainingError
 from trec_semid.core.logs import RunLog
-from trec_semid.core.paths import join
+from trec_semid.core.paths import exists, join
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import derive_seed
@@ -27,6 +27,7 @@ from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.shards import sum_over_ranks
 from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 from trec_semid.training.code_watch import CodeWatch
@@ -55,7 +56,21 @@ def load_learned(semantic_ids: str) -> LearnedTokenizer:
         raise ConfigError(
             f"tuning: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave tuning out."
         )
+    _expect_own_codes(semantic_ids)
     return tokenizer
+
+
+def _expect_own_codes(place: str) -> None:
+    """Refuse a map that the tokenizer would not give: the first refresh would undo what was resolved."""
+    if not exists(join(place, "quality.json")):
+        return
+    quality = RunFolder(place, "tokenize").read_json("quality.json")
+    resolution = quality.get("collisions", {}).get("resolution")
+    if resolution not in (None, "keep"):
+        raise ConfigError(
+            f"tuning: collisions of {place} were resolved by '{resolution}', which a tokenizer that moves "
+            "undoes. Tokenize with collisions = 'keep'."
+        )
 
 
 def _kind_of(tokenizer: Tokenizer) -> str:
@@ -187,7 +202,7 @@ class Tuning:
         self._seen += 1
         due = self.config.refresh_steps
         if due and report.step % due == 0:
-            self._refresh(report.step)
+            self._refresh(report.step, with_errors=False)
 
     def before_evaluation(self, step: int, last_good: str) -> None:
         """Refresh the map, log how the codes are, and stop on a collapse.
@@ -203,7 +218,7 @@ class Tuning:
         present = np.stack([np.asarray(mask, bool) for mask in self.catalogue.present.values()], axis=1)
         known = max(int(present.any(1).sum()), 1)
         said["codes/reconstruction"] = float(encoded.errors.sum()) / known
-        said["codes/agreement"] = self._equal / max(self._seen, 1)
+        said["codes/agreement"] = self._agreement()
         said["codes/staleness_steps"] = float(staleness)
         self._equal, self._seen = 0.0, 0
         self._log.scalars(said, step=step, event="codes")
@@ -211,9 +226,15 @@ class Tuning:
         if collapse:
             raise TrainingError(
                 f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
-                f"{last_good}. Lower tuning.learning_rate, raise tuning.temperature or the anchors, or use "
-                "tuning.estimator = 'gumbel'."
+                f"{last_good}. Start another run from it (start_from), with a lower tuning.learning_rate, a "
+                "higher tuning.temperature, heavier anchors, or tuning.estimator = 'gumbel'."
             )
+
+    def _agreement(self) -> float:
+        """Return the mean over steps and ranks of the share of chosen codes that are the map's."""
+        sums = torch.tensor([self._equal, float(self._seen)], dtype=torch.float64)
+        equal, seen = sum_over_ranks(sums.to(self._live.codes.device)).tolist()
+        return equal / max(seen, 1.0)
 
     def map(self) -> SemanticIds:
         """Return the item -> code map that the model reads now."""
@@ -244,8 +265,8 @@ class Tuning:
         return quality_metrics(quality)[0] | {"all/churn": float(changed)}
 
     @torch.no_grad()
-    def _refresh(self, step: int) -> Encoded:
-        encoded = encode_catalogue(self.tokenizer, self.catalogue)
+    def _refresh(self, step: int, *, with_errors: bool = True) -> Encoded:
+        encoded = encode_catalogue(self.tokenizer, self.catalogue, with_errors=with_errors)
         self._live.codes.copy_(torch.from_numpy(encoded.codes))
         self._map_step = step
         return encoded

@@ -88,7 +88,7 @@ class Manifest(Config):
     """A `torch.export` program: (B, features * dim) float32 to (B,) logits."""
     semantic_ids: MapFacts | None
     tokenizer: tuple[FileFacts, ...]
-    """For new items; empty where the run has none."""
+    """For new items, with how good the map is; empty where the run has none."""
     metrics: dict[str, float]
     """Of the run, at export."""
 

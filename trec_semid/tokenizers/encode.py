@@ -20,26 +20,28 @@ class Encoded(NamedTuple):
     codes: np.ndarray[Any, np.dtype[np.int32]]
     """(N, R)."""
     errors: np.ndarray[Any, np.dtype[np.float32]]
-    """(N, M): ||e_m - e_hat_m||^2, 0 where the modality is missing."""
+    """(N, M): ||e_m - e_hat_m||^2, 0 where the modality is missing; (0, M) where not asked for."""
 
 
 @torch.no_grad()
-def encode_catalogue(tokenizer: Tokenizer, catalogue: Catalogue) -> Encoded:
-    """Encode and reconstruct every item; each rank does one stretch of the rows."""
+def encode_catalogue(tokenizer: Tokenizer, catalogue: Catalogue, *, with_errors: bool = True) -> Encoded:
+    """Encode and, where asked to, reconstruct every item; each rank does one stretch of the rows."""
     num_items, sizes = catalogue.num_items, tokenizer.codebook_sizes
     codes = torch.zeros(num_items, len(sizes), dtype=torch.int32)
-    errors = torch.zeros(num_items, len(tokenizer.dims))
+    errors = torch.zeros(num_items if with_errors else 0, len(tokenizer.dims))
     mine = np.array_split(np.arange(num_items), world_size())[my_rank()]
     chunk_rows = max(1, _CHUNK_BYTES // (4 * max(sum(sizes), sum(tokenizer.dims.values()))))
     with working("encode items", len(mine), shown=my_rank() == 0) as work:
         for rows, read in catalogue.chunks(mine, chunk_rows):
             contents = read.to(tokenizer.device)
             chosen = tokenizer.encode(contents)
-            rebuilt = tokenizer.reconstruct(contents, chosen)
-            x = tokenizer.standardiser(contents)
             at = slice(int(rows[0]), int(rows[-1]) + 1)
             codes[at] = chosen.int().cpu()
-            errors[at] = tokenizer.standardiser.errors(x, rebuilt, contents.present).cpu()
+            if with_errors:
+                rebuilt = tokenizer.reconstruct(contents, chosen)
+                x = tokenizer.standardiser(contents)
+                errors[at] = tokenizer.standardiser.errors(x, rebuilt, contents.present).cpu()
             work.advance(len(rows))
     # Every rank filled its own stretch and left zeros elsewhere.
-    return Encoded(sum_over_ranks(codes).numpy(), sum_over_ranks(errors).numpy())
+    of_all = sum_over_ranks(errors) if with_errors else errors
+    return Encoded(sum_over_ranks(codes).numpy(), of_all.numpy())

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.paths import arrow_filesystem, join, make_folder
+from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder
 
 FILE = "semantic_ids.parquet"
 
@@ -94,8 +94,26 @@ class SemanticIds:
 
 
 def semantic_ids_file(place: str) -> str:
-    """Return the map's file that a config names: a tokenize run folder, or a `.parquet` file itself."""
-    return place if place.endswith(".parquet") else join(place, FILE)
+    """Return the map's file that a config names: a finished run folder, or a `.parquet` file itself.
+
+    Raises:
+        DataError: the run is not finished.
+    """
+    return place if place.endswith(".parquet") else join(expect_finished(place), FILE)
+
+
+def expect_finished(place: str) -> str:
+    """Return a folder whose tokenizer and map belong together.
+
+    A run marks its end with `metrics.json` and removes that mark first when it begins anew; a bundle is
+    written whole. Without a mark tokenizer and map may be of two runs.
+
+    Raises:
+        DataError: the run is not finished.
+    """
+    if not any(exists(join(place, mark)) for mark in ("metrics.json", "manifest.json")):
+        raise DataError("not a finished run", file=place, remedy="Run it to its end: trec-semid tokenize")
+    return place
 
 
 def holds_same_codes(copy: str, original: str) -> bool:

@@ -109,8 +109,9 @@ def update(loss: Tensor, updates: Updates, step: int) -> None:
     factor = rate_factor(step - 1, updates.config, updates.total_steps)
     for group in updates.dense.param_groups:
         group["lr"] = group["base_rate"] * factor
-        if updates.config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(group["params"], updates.config.clip_norm)
+    if updates.config.clip_norm is not None:
+        every = [weight for group in updates.dense.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(every, updates.config.clip_norm)
     for optimizer in updates.optimizers:
         optimizer.step()
 

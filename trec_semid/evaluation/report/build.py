@@ -7,6 +7,7 @@ from trec_semid.evaluation.report.arms import ArmRuns, group_arms, tokenizer_kin
 from trec_semid.evaluation.report.collect import Collection, FinishedRun, is_tuned
 from trec_semid.evaluation.report.compare import compare_scores, compare_strata, compare_with_baseline
 from trec_semid.evaluation.report.content import (
+    CHURN_OF_POSITION,
     Bootstrap,
     Codebooks,
     Counts,
@@ -24,6 +25,7 @@ SCALARS = (
     "valid/gauc",
     "codes/entropy",
     "codes/utilisation",
+    "codes/dead",
     "codes/churn",
     "codes/agreement",
     "codes/reconstruction",
@@ -114,6 +116,8 @@ def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:
 def _learning(run: FinishedRun, arm: str) -> Learning:
     """Return a run's logged scalars; after a restart a step is logged again, and the later line counts."""
     points: dict[str, dict[int, float]] = {name: {} for name in SCALARS}
+    positions = (key for event in run.events() for key in event if key.startswith(CHURN_OF_POSITION))
+    points |= {name: {} for name in dict.fromkeys(positions)}
     best: int | None = None
     for event in run.events():
         step = event.get("step")
@@ -121,7 +125,7 @@ def _learning(run: FinishedRun, arm: str) -> Learning:
             continue
         if event.get("event") == "best":
             best = step
-        for name in SCALARS:
+        for name in points:
             if isinstance(event.get(name), (int, float)):
                 points[name][step] = float(event[name])
     scalars = {name: _thinned(sorted(steps.items()), best) for name, steps in points.items() if steps}

@@ -104,6 +104,10 @@ class Curves(Config):
     true_positive_rate: list[float]
 
 
+CHURN_OF_POSITION = "codes/churn/"
+"""Scalars that begin so tell of one position each."""
+
+
 class Learning(Config):
     """What one rank run logged while it trained: (step, value) pairs by scalar."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from trec_semid.evaluation.report.content import Arm, Comparison, Estimate, Report
+from trec_semid.evaluation.report.content import CHURN_OF_POSITION, Arm, Comparison, Estimate, Report
 from trec_semid.evaluation.report.definitions import COMPARED, HEADLINE, metric
 from trec_semid.evaluation.report.figures import Curve, Dot, Row, draw_curves, draw_dots
 from trec_semid.evaluation.report.svg import colour, mark_path
@@ -78,6 +78,12 @@ def roc_picture(report: Report) -> Markup:
     ]
     title = "True positive rate by false positive rate, one line per arm"
     return draw_curves(curves, title, "false positive rate", diagonal=True)
+
+
+def churn_positions(report: Report) -> list[str]:
+    """Return the scalars that tell of single positions' churn, in the order they were logged."""
+    names = dict.fromkeys(name for each in report.learning for name in each.scalars)
+    return [name for name in names if name.startswith(CHURN_OF_POSITION)]
 
 
 def learning_picture(report: Report, scalar: str) -> Markup | None:
