@@ -34,6 +34,7 @@ PARSER.add_argument("--users", type=int, default=30_000_000)
 PARSER.add_argument("--dense", type=int, default=500_000, help="weights of the dense part")
 PARSER.add_argument("--tflops", type=float, default=494.5)
 PARSER.add_argument("--efficiency", type=float, default=0.4, help="of the data sheet's rates")
+PARSER.add_argument("--host-gb-s", type=float, default=2.0, help="between hosts, over gloo: an assumption")
 PARSER.add_argument("--overhead", type=float, default=1.9, help="k, measured on a CPU")
 OPTIONS = PARSER.parse_args()
 
@@ -84,9 +85,11 @@ def describe(cluster: ClusterConfig) -> None:
     tables = (o.items + o.users) * (o.dim + 1) * 4 / GIB / world
     content, codes = o.items * sum(o.content) * 2 / GIB / world, o.items * o.positions * 2 / GIB
     refresh = o.items * item_flops()[0] / (world * o.tflops * 1e12 * o.efficiency)
+    # Codes are exchanged as four bytes each, summed over ranks: sent and received about once.
+    exchange = 2 * o.items * o.positions * 4 / (1e9 * o.host_gb_s)
     print(f"\n{cluster.name}: {world} GPUs, {world * o.rows:,} rows a step")
     print(f"  a GPU holds tables {tables:.2f}, content {content:.2f}, map {codes:.2f} GiB")
-    print(f"  refresh of the whole map: {refresh:.2f} s of matrix products")
+    print(f"  refresh of the whole map: {refresh:.2f} s of matrix products, {exchange:.2f} s of exchange")
     frozen = sum(step_ms(cluster, -1).values())
     for label, live in (("frozen", -1), ("target + 8 recent", 8), ("all live", o.history)):
         terms = step_ms(cluster, live)
