@@ -9,7 +9,6 @@ from torch import nn
 from trec_semid.core.logs import RunLog, set_up_console
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
-from trec_semid.core.seeds import seed_everything
 from trec_semid.data.batches import RankingBatch
 from trec_semid.data.loader import BatchMaker, TrainLoader
 from trec_semid.embeddings.content_tables import PREFIX
@@ -26,6 +25,7 @@ from trec_semid.jobs.training_run import (
     begin,
     parameter_counts,
     patience_s,
+    place_model,
     snapshot,
     tell_plan,
     without_library_notices,
@@ -36,14 +36,12 @@ from trec_semid.jobs.tuning import (
     distinct_items,
     live_items,
     load_learned,
-    open_content,
+    start_tuning,
 )
-from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.predict import evaluate
 from trec_semid.training.steps import Arguments, plain_arguments
-from trec_semid.training.tables import initialise_tables
 
 __all__ = ["RankConfig", "Ranked", "run"]
 _log = logging.getLogger(__name__)
@@ -107,20 +105,19 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         model = build_tuned_model(config, inputs, tokenizer, world_size=ranks.world_size)
     else:
         model = build_model(config, inputs.data.features, world_size=ranks.world_size)
+    rows = -(-config.train.batch_size // ranks.world_size)
     plan = plan_on_ranks(
         model,
         ranks,
         config.sharding.part(PREFIX, is_inside=False) if tokenizer else config.sharding,
-        batch_size=-(-config.train.batch_size // ranks.world_size),
+        batch_size=rows,
         optimizer=config.optimizers.tables,
         mean_lengths=train.mean_lengths(),
     )
     tell_plan(folder, plan, ranks)
-    sharded = shard_model(
-        model, plan, ranks, config.optimizers.tables, skips_parameters=tokenizer is not None
+    sharded = place_model(
+        model, plan, ranks, config.optimizers.tables, std=config.tables.init_std, seed=config.seed
     )
-    seed_everything(config.seed, "dropout", ranks.rank)  # checkpoints keep the generators from here on
-    initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
     loader = TrainLoader(
         train,
         batch_size=config.train.batch_size,
@@ -129,34 +126,15 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         world_size=ranks.world_size,
     )
     total_steps = loader.steps_per_epoch * config.train.max_epochs
-    log.event(
-        "start",
-        dataset=inputs.dataset.facts.name,
-        representation=config.representation,
-        features=[feature.name for feature in inputs.data.features],
-        steps_per_epoch=loader.steps_per_epoch,
-        world_size=ranks.world_size,
-    )
-    own_rates, tuning = {}, None
-    if tokenizer and config.tuning and inputs.semantic_ids:
-        own_rates = {TOKENIZER: config.tuning.learning_rate}
-        tuning = Tuning(
-            config.tuning,
-            inputs.semantic_ids,
-            ranks,
-            log,
-            seed=config.seed,
-            steps_per_epoch=loader.steps_per_epoch,
-        )
+    _log_start(log, config, inputs, loader.steps_per_epoch, ranks)
+    tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, loader.steps_per_epoch)
+    if tuning:
+        longest = live_items(tuning.config, config.history.max_len)
         placed = tuning.attach(
-            sharded,
-            open_content(inputs.dataset, tokenizer),
-            config.sharding,
-            plan,
-            batch_size=-(-config.train.batch_size // ranks.world_size),
-            items_per_row=live_items(config.tuning, config.history.max_len),
+            sharded, inputs.dataset, config.sharding, plan, batch_size=rows, items_per_row=longest
         )
         tell_plan(folder, placed, ranks, "content_plan")
+    own_rates = {TOKENIZER: tuning.config.learning_rate} if tuning else {}
     valid = inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned)
     return Training(
         config.train,
@@ -175,6 +153,19 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         inputs.checksums,
         tuning,
         config.start_from,
+    )
+
+
+def _log_start(
+    log: RunLog, config: RankConfig, inputs: RankInputs, steps_per_epoch: int, ranks: Ranks
+) -> None:
+    log.event(
+        "start",
+        dataset=inputs.dataset.facts.name,
+        representation=config.representation,
+        features=[feature.name for feature in inputs.data.features],
+        steps_per_epoch=steps_per_epoch,
+        world_size=ranks.world_size,
     )
 
 

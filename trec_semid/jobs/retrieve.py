@@ -11,7 +11,6 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from trec_semid.core.logs import RunLog, set_up_console
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
-from trec_semid.core.seeds import seed_everything
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
@@ -24,15 +23,16 @@ from trec_semid.jobs.training_run import (
     begin,
     parameter_counts,
     patience_s,
+    place_model,
     snapshot,
     tell_plan,
     without_library_notices,
 )
-from trec_semid.jobs.tuning import NOTHING_KEPT, TOKENIZER, Tuning, load_learned, open_content
+from trec_semid.jobs.tuning import NOTHING_KEPT, TOKENIZER, Tuning, load_learned, start_tuning
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import Retriever
 from trec_semid.models.tiger import Tiger
-from trec_semid.sharding.apply import shard_frozen, shard_model
+from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.standardise import Standardiser
@@ -40,7 +40,6 @@ from trec_semid.training.content import fill_content
 from trec_semid.training.item_feed import ItemFeed, LiveItems, Lookup, look_up
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.steps import Arguments
-from trec_semid.training.tables import initialise_tables
 
 __all__ = ["RetrieveConfig", "Retrieved", "run"]
 _log = logging.getLogger(__name__)
@@ -112,15 +111,7 @@ def _set_up(
 ) -> tuple[Training, Evaluator]:
     data = inputs.data
     lists_all = config.scores_items and not config.sampled
-    maker = data.maker(num_targets=config.window, lists_all=lists_all, sampled=config.sampled)
-    loader = SequenceLoader(
-        maker,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        stretch=config.train.stretch,
-    )
+    loader = _loader(config, data, ranks, lists_all=lists_all)
     tokenizer = load_learned(config.semantic_ids or "") if config.tuning else None
     model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
     rows_of_rank = -(-config.train.batch_size // ranks.world_size)
@@ -134,37 +125,20 @@ def _set_up(
         mean_lengths=data.item_features.mean_lengths(),
     )
     tell_plan(folder, plan, ranks)
-    sharded = shard_model(
-        model, plan, ranks, config.optimizers.tables, skips_parameters=tokenizer is not None
+    sharded = place_model(
+        model, plan, ranks, config.optimizers.tables, std=config.tables.init_std, seed=config.seed
     )
-    seed_everything(config.seed, "dropout", ranks.rank)  # checkpoints keep the generators from here on
-    initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
     contents = _content_lookup(config, folder, inputs, plan, ranks, batch_size=bags)
     feed = ItemFeed(data.item_features, data.num_items, contents, ranks)
-    own_rates, tuning = {}, None
-    if tokenizer and config.tuning and inputs.semantic_ids:
-        own_rates = {TOKENIZER: config.tuning.learning_rate}
-        tuning = Tuning(
-            config.tuning,
-            inputs.semantic_ids,
-            ranks,
-            log,
-            seed=config.seed,
-            steps_per_epoch=loader.steps_per_epoch,
+    tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, loader.steps_per_epoch)
+    if tuning:
+        placed = tuning.attach(
+            sharded, inputs.dataset, config.sharding, plan, batch_size=bags, items_per_row=1.0
         )
-        catalogue = open_content(inputs.dataset, tokenizer)
-        placed = tuning.attach(sharded, catalogue, config.sharding, plan, batch_size=bags, items_per_row=1.0)
         tell_plan(folder, placed, ranks, "tokenizer_content_plan")
+    own_rates = {TOKENIZER: tuning.config.learning_rate} if tuning else {}
     evaluator = Evaluator(_search(sharded, feed, data, config, ranks), sharded, data, config, ranks)
-    total_steps = loader.steps_per_epoch * config.train.max_epochs
-    log.event(
-        "start",
-        dataset=inputs.dataset.facts.name,
-        model=config.model.kind,
-        features=[feature.name for feature in data.features],
-        steps_per_epoch=loader.steps_per_epoch,
-        world_size=ranks.world_size,
-    )
+    _log_start(log, config, inputs, loader.steps_per_epoch, ranks)
     training = Training(
         config.train,
         config.checkpoints,
@@ -173,7 +147,12 @@ def _set_up(
         ranks,
         log,
         sharded,
-        build_updates(sharded, config.optimizers, total_steps=total_steps, own_rates=own_rates),
+        build_updates(
+            sharded,
+            config.optimizers,
+            total_steps=loader.steps_per_epoch * config.train.max_epochs,
+            own_rates=own_rates,
+        ),
         loader,
         partial(_arguments, feed, tuning),
         evaluator.metrics,
@@ -184,6 +163,31 @@ def _set_up(
         config.start_from,
     )
     return training, evaluator
+
+
+def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks, *, lists_all: bool) -> SequenceLoader:
+    maker = data.maker(num_targets=config.window, lists_all=lists_all, sampled=config.sampled)
+    return SequenceLoader(
+        maker,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        stretch=config.train.stretch,
+    )
+
+
+def _log_start(
+    log: RunLog, config: RetrieveConfig, inputs: RetrieveInputs, steps_per_epoch: int, ranks: Ranks
+) -> None:
+    log.event(
+        "start",
+        dataset=inputs.dataset.facts.name,
+        model=config.model.kind,
+        features=[feature.name for feature in inputs.data.features],
+        steps_per_epoch=steps_per_epoch,
+        world_size=ranks.world_size,
+    )
 
 
 def _arguments(feed: ItemFeed, tuning: Tuning | None, batch: SequenceBatch, step: int) -> Arguments:

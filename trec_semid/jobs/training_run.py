@@ -5,19 +5,26 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
 from trec_semid.core.config import Config, config_checksum
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.logs import CONSOLE
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object
 from trec_semid.core.runs import RunFolder
+from trec_semid.core.seeds import seed_everything
 from trec_semid.jobs.training_loop import Training, refuse_other_inputs
 from trec_semid.jobs.tuning import TOKENIZER
 from trec_semid.models.in_the_loop import TuningConfig
-from trec_semid.sharding.apply import dense_parameters
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.sharding.apply import dense_parameters, shard_model
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.training.tables import initialise_tables
 
 QUALITY = "quality.json"
 """How good a map is, and what training's errors were: `assign` compares new items with these."""
@@ -82,6 +89,35 @@ def _other_run(folder: RunFolder, config: Config) -> str | None:
     except DataError as error:
         return f"its run.json cannot be read ({error})"
     return None if made.get("config_checksum") == config_checksum(config) else "holds a run of another config"
+
+
+def place_model(
+    model: nn.Module,
+    plan: TablePlan,
+    ranks: Ranks,
+    optimizer: SparseOptimizerConfig,
+    *,
+    std: float,
+    seed: int,
+) -> DistributedModelParallel:
+    """Shard a model as planned and draw its tables; checkpoints keep the random generators from here on.
+
+    Args:
+        model: unsharded.
+        plan: of its tables.
+        ranks: this process among its peers.
+        optimizer: of the tables.
+        std: of their first rows.
+        seed: of the run.
+    """
+    has_tokenizer = any(
+        isinstance(part, LiveCodes) and part.tokenizer is not None for part in model.modules()
+    )
+    # Warm-up leaves a tokenizer without gradients.
+    sharded = shard_model(model, plan, ranks, optimizer, skips_parameters=has_tokenizer)
+    seed_everything(seed, "dropout", ranks.rank)
+    initialise_tables(sharded, std=std, seed=seed)
+    return sharded
 
 
 def snapshot(semantic_ids: SemanticIds | None, place: str | None) -> dict[str, bytes]:

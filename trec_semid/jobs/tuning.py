@@ -133,7 +133,7 @@ class Tuning:
     def attach(
         self,
         model: DistributedModelParallel,
-        catalogue: Catalogue,
+        dataset: Dataset,
         sharding: ShardingConfig,
         plan: TablePlan,
         *,
@@ -144,14 +144,14 @@ class Tuning:
 
         Args:
             model: with `LiveCodes` in it.
-            catalogue: content that the tokenizer reads.
+            dataset: with the content that the tokenizer reads.
             sharding: rules; those of content tables count.
             plan: of the model's tables.
             batch_size: rows of a rank.
             items_per_row: whose content is looked up, at most.
         """
         self._live = next(module for module in model.modules() if isinstance(module, LiveCodes))
-        self.catalogue = catalogue
+        self.catalogue = catalogue = open_content(dataset, self.tokenizer)
         tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
         placed = plan_on_ranks(
             tables,
@@ -278,3 +278,17 @@ class Tuning:
         faded = (step - self._first_step) / (self.config.noise_decay_epochs * self._steps_per_epoch)
         scale = self.config.noise_start * max(0.0, 1.0 - faded)
         return GumbelNoise(scale, derive_seed(self._seed, "noise", step, self._ranks.rank)) if scale else None
+
+
+def start_tuning(
+    config: TuningConfig | None,
+    start: SemanticIds | None,
+    ranks: Ranks,
+    log: RunLog,
+    seed: int,
+    steps_per_epoch: int,
+) -> Tuning | None:
+    """Return the tokenizer's part; None where none is tuned."""
+    if config is None or start is None:
+        return None
+    return Tuning(config, start, ranks, log, seed=seed, steps_per_epoch=steps_per_epoch)
