@@ -58,6 +58,7 @@ def test_an_item_that_a_user_meets_twice_is_one_target():
         np.array([2, 5, 8]),
         Ragged(np.zeros(3, int), np.zeros(3, int), values),
         Ragged(np.array([0, 1, 5]), np.array([1, 4, 2]), values),
+        Ragged(np.zeros(3, int), np.zeros(3, int), values),
     )
     found = distinct_targets(rows)
     items, lengths = found.targets.take(np.arange(3))

@@ -294,7 +294,10 @@ def test_tokenize_run_that_cannot_serve_is_refused(world: Path, tmp_path: Path):
     SemanticIds(ids.item_ids, ids.codes, (20, 20, 20)).save(str(tmp_path / "codes/semantic_ids.parquet"))
     with pytest.raises(DataError, match="map of other codebooks"):
         run(asked)
+    (tmp_path / "codes/metrics.json").unlink()
     with pytest.raises(DataError, match="not a finished run"):
+        run(asked)
+    with pytest.raises(DataError, match="no such file"):
         run(config(tmp_path / "absent", tmp_path / "new.parquet", tmp_path / "out"))
 
 

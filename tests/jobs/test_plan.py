@@ -91,6 +91,7 @@ def rank_file(tmp_path: Path) -> str:
     SemanticIds(Dataset(dataset).item_ids, codes, (7, 9)).save(
         str(tmp_path / "codes" / "semantic_ids.parquet")
     )
+    (tmp_path / "codes/metrics.json").write_text("{}")  # the mark of a run's end
     for unneeded in ("events", "content", "items.parquet", "users.parquet"):
         path = tmp_path / "dataset" / unneeded
         shutil.rmtree(path) if path.is_dir() else path.unlink()

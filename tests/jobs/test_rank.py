@@ -182,6 +182,7 @@ def other_codes(problem, folder: Path) -> dict:
     """Return the problem with a copy of its semantic IDs in a tokenize run's place."""
     folder.mkdir()
     shutil.copy(problem["semantic_ids"], folder / "semantic_ids.parquet")
+    (folder / "metrics.json").write_text("{}")  # the mark of a run's end
     return {**problem, "semantic_ids": str(folder)}
 
 

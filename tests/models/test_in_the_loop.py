@@ -1,6 +1,6 @@
-from typing import hashlib
+import hashlib
+from typing import Any
 
-import Any
 import numpy as np
 import pytest
 import torch

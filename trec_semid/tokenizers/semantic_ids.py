@@ -103,7 +103,7 @@ def semantic_ids_file(place: str) -> str:
 
 
 def expect_finished(place: str) -> str:
-    """Return a folder whose tokenizer and map belong together.
+    """Return a folder, whose tokenizer and map belong together where it has a map.
 
     A run marks its end with `metrics.json` and removes that mark first when it begins anew; a bundle is
     written whole. Without a mark tokenizer and map may be of two runs.
@@ -111,7 +111,8 @@ def expect_finished(place: str) -> str:
     Raises:
         DataError: the run is not finished.
     """
-    if not any(exists(join(place, mark)) for mark in ("metrics.json", "manifest.json")):
+    has_mark = any(exists(join(place, mark)) for mark in ("metrics.json", "manifest.json"))
+    if exists(join(place, FILE)) and not has_mark:
         raise DataError("not a finished run", file=place, remedy="Run it to its end: trec-semid tokenize")
     return place
 
