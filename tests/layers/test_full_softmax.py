@@ -59,3 +59,17 @@ def test_memory_is_that_of_the_gradients_not_of_the_scores():
     grown_mib = int(run.stdout) / 1024
     # All scores would take 390 MiB, gradients of the items 12 MiB and one temporary as much.
     assert grown_mib < 100
+
+
+def test_autocast_makes_products_in_the_lower_precision_and_gradients_stay_close():
+    queries, items, targets = drawn(num_queries=40, num_items=300, dim=16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = full_softmax_loss(queries, items, targets, chunk_bytes=4 * 40 * 64)
+    assert loss.dtype == torch.float32
+    loss.mean().backward()
+    lower = loss.detach(), queries.grad, items.grad
+    queries, items, targets = drawn(num_queries=40, num_items=300, dim=16)
+    exact = full_softmax_loss(queries, items, targets)
+    exact.mean().backward()
+    assert not torch.equal(lower[0], exact.detach())
+    torch.testing.assert_close(lower, (exact.detach(), queries.grad, items.grad), atol=0.05, rtol=0.02)
