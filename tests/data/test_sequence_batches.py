@@ -9,7 +9,7 @@ from trec_semid.data.ragged import Ragged
 from trec_semid.data.sequence_batches import (
     ItemFeatures,
     SequenceMaker,
-    WindowConfig,
+    Window,
     history_batch,
     sampled_by_popularity,
 )
@@ -59,7 +59,7 @@ def test_every_place_predicts_what_walking_the_rows_says(rows, num_targets, last
     maker = SequenceMaker(
         ragged(rows),
         ITEM_FEATURES,
-        WindowConfig(num_targets, last_only),
+        Window(num_targets, last_only),
         num_items=NUM_ITEMS,
         lists_all=lists_all,
     )
@@ -74,9 +74,7 @@ def test_every_place_predicts_what_walking_the_rows_says(rows, num_targets, last
 @settings(deadline=None)
 @given(ROWS)
 def test_listed_items_carry_their_own_features(rows):
-    maker = SequenceMaker(
-        ragged(rows), ITEM_FEATURES, WindowConfig(1, False), num_items=NUM_ITEMS, lists_all=False
-    )
+    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, False), num_items=NUM_ITEMS, lists_all=False)
     batch = maker.make(np.arange(len(rows)), 1, numpy_generator(0))
     items = batch.items.tolist()
     assert items == sorted({item for row in rows for item in row})
@@ -106,7 +104,7 @@ def test_sampled_items_are_listed_beside_those_named():
     maker = SequenceMaker(
         ragged([[1, 2, 3], [4, 5]]),
         ITEM_FEATURES,
-        WindowConfig(1, False),
+        Window(1, False),
         num_items=NUM_ITEMS,
         lists_all=False,
         sampled=sampled_by_popularity(np.ones(NUM_ITEMS), 8, 1.0),
@@ -119,9 +117,7 @@ def test_sampled_items_are_listed_beside_those_named():
 
 
 def loader_of(rows: list[list[int]], rank: int = 0, world_size: int = 1, stretch: int = 2) -> SequenceLoader:
-    maker = SequenceMaker(
-        ragged(rows), ITEM_FEATURES, WindowConfig(1, False), num_items=NUM_ITEMS, lists_all=False
-    )
+    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, False), num_items=NUM_ITEMS, lists_all=False)
     return SequenceLoader(maker, batch_size=4, seed=5, rank=rank, world_size=world_size, stretch=stretch)
 
 

@@ -13,8 +13,8 @@ from trec_semid.data.item_rows import ItemRows, find_item_rows
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
-from trec_semid.models.in_the_loop import RankerInTheLoop, RankerInTheLoopWithLoss, TuningConfig
-from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.in_the_loop import RankerInTheLoop, RankerInTheLoopWithLoss
+from trec_semid.models.live_codes import LiveCodes, TuningConfig
 from trec_semid.models.ppnet import Ppnet, PpnetConfig
 from trec_semid.tokenizers.contents import Catalogue, Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer

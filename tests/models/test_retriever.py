@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, WindowConfig, sampled_by_popularity
+from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, Window, sampled_by_popularity
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables, keyed_jagged
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
@@ -15,10 +15,9 @@ from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
 from trec_semid.models.heterrec import HeterrecConfig
 from trec_semid.models.item_tokens import ItemTokens, Listed
+from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
-from trec_semid.models.rpg import RpgConfig
-from trec_semid.models.sasrec import SasrecConfig
 from trec_semid.models.table import build_sequence_model
 from trec_semid.tokenizers.contents import Standardised
 
@@ -67,7 +66,7 @@ def batch_of(*, lists_all: bool, num_targets: int = 1, sampled=None):
     maker = SequenceMaker(
         windows,
         FEATURES,
-        WindowConfig(num_targets, False),
+        Window(num_targets, False),
         num_items=NUM_ITEMS,
         lists_all=lists_all,
         sampled=sampled,
@@ -84,7 +83,7 @@ def tokens_by_hand(model: Retriever) -> torch.Tensor:
     mapped = x @ weights["items.content.maps.0.weight"].T + weights["items.content.maps.0.bias"]
     text = torch.where(present, mapped, weights["items.content.absent"][0])
     rows = [
-        weights[f"items.live.tables.tables.embeddings.t_code_{r}.weight"][codes()[:, r].long()]
+        weights[f"items.live.tables.rows.tables.embedding_bags.t_code_{r}.weight"][codes()[:, r].long()]
         for r in range(2)
     ]
     return torch.stack([ids, text, *rows], dim=1)
@@ -113,7 +112,7 @@ def test_losses_are_those_of_all_items_and_of_every_code_position(kind, lists_al
             for item in wanted:
                 for r in range(2):
                     table = dict(model.named_parameters())[
-                        f"items.live.tables.tables.embeddings.t_code_{r}.weight"
+                        f"items.live.tables.rows.tables.embedding_bags.t_code_{r}.weight"
                     ]
                     scores = 5.0 * normalize(table, dim=-1) @ queries[r]
                     of_codes.append(cross_entropy(scores, codes()[item, r].long()))
@@ -175,8 +174,9 @@ def test_sampled_losses_average_to_the_loss_over_all_items():
 
 
 def test_parts_of_ranks_add_up_to_the_mean_over_the_global_batch():
-    model = RetrieverWithLoss(build("sasrec", item_weight=2.0, code_weight=3.0), world_size=4)
+    model = RetrieverWithLoss(build("sasrec", item_weight=2.0, code_weight=3.0).eval(), world_size=4)
     batch = batch_of(lists_all=True)
     output = model(listed_of(batch.items), batch.places, 40)
-    expected = 4 / 40 * (2.0 * output.parts["items"] + 3.0 * output.parts["codes"])
+    losses, _ = model.retriever(listed_of(batch.items), batch.places)
+    expected = 4 / 40 * (2.0 * losses["items"].sum() + 3.0 * losses["codes"].sum())
     assert output.loss.item() == pytest.approx(expected.item())

@@ -5,7 +5,7 @@ import torch
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import Sources
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, WindowConfig, history_batch
+from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, Window, history_batch
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.tuple_trie import TupleTrie
@@ -41,7 +41,7 @@ def ragged(rows: list[list[int]]) -> Ragged:
 def test_the_loss_is_that_of_the_codes_the_beam_would_be_asked_for():
     model = made()
     windows = ragged(ROWS)
-    maker = SequenceMaker(windows, NO_FEATURES, WindowConfig(1, True), num_items=NUM_ITEMS, lists_all=False)
+    maker = SequenceMaker(windows, NO_FEATURES, Window(1, True), num_items=NUM_ITEMS, lists_all=False)
     batch = maker.make(np.arange(4), 4, np.random.default_rng(0))
     with torch.no_grad():
         losses, _ = model(Listed(batch.items, None, None), batch.places)
@@ -68,7 +68,7 @@ def test_a_wide_beam_returns_all_items_by_their_probability():
         for user in range(3):
             alone = history_batch(histories, np.array([user]), NO_FEATURES, 1)
             windows = ragged([[*histories.take(np.array([user]))[0].tolist(), item] for item in range(9)])
-            maker = SequenceMaker(windows, NO_FEATURES, WindowConfig(1, True), num_items=9, lists_all=True)
+            maker = SequenceMaker(windows, NO_FEATURES, Window(1, True), num_items=9, lists_all=True)
             whole = maker.make(np.arange(9), 9, np.random.default_rng(0))
             scores = -3 * model(Listed(whole.items, None, None), whole.places)[0]["codes"]
             assert len(alone.rows) == 1

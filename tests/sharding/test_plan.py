@@ -100,11 +100,12 @@ def test_planning_leaves_the_model_as_it_was():
 def test_the_optimizers_state_counts():
     rules = {"t_item": {"sharding_types": ["table_wise"]}}
     sizes = {}
-    for kind in ("sgd", "row_wise_adagrad", "adagrad"):
+    for kind in ("sgd", "row_wise_adagrad", "adagrad", "adam"):
         made = plan(model_of(item=1_000_000), gpus(), rules, optimizer=SparseOptimizerConfig(kind=kind))
         sizes[kind] = made.tables[0].shards[0].hbm_bytes
     assert sizes["row_wise_adagrad"] - sizes["sgd"] == 1_000_000 * 4
     assert sizes["adagrad"] - sizes["sgd"] == 1_000_000 * 64 * 4
+    assert sizes["adam"] - sizes["sgd"] == 2 * 1_000_000 * 64 * 4
 
 
 def test_longer_inputs_take_more_memory_and_time():

@@ -1,6 +1,5 @@
 """A dataset as sequences and items for retrieval."""
 
-from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -15,7 +14,7 @@ from trec_semid.data.sequence_batches import (
     ItemFeatures,
     SampledItems,
     SequenceMaker,
-    WindowConfig,
+    Window,
     sampled_by_popularity,
 )
 from trec_semid.data.sequences import SequencesConfig, build_sequences
@@ -76,13 +75,8 @@ class RetrievalData:
         return SequenceMaker(
             windows,
             self.item_features,
-            WindowConfig(num_targets, self._config.rows == "sliding"),
+            Window(num_targets, self._config.rows == "sliding"),
             num_items=self.num_items,
             lists_all=lists_all,
             sampled=drawn,
         )
-
-
-def names_of(features: Sequence[Feature]) -> list[str]:
-    """Return the features' names in order."""
-    return [feature.name for feature in features]

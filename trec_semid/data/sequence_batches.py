@@ -122,7 +122,7 @@ def sampled_by_popularity(counts: Array, num_sampled: int, power: float) -> Samp
     return SampledItems(num_sampled, weights / weights[-1])
 
 
-class WindowConfig(NamedTuple):
+class Window(NamedTuple):
     """Which positions of a training row predict, and what."""
 
     num_targets: int
@@ -139,7 +139,7 @@ class SequenceMaker:
         self,
         windows: Ragged,
         item_features: ItemFeatures,
-        config: WindowConfig,
+        config: Window,
         *,
         num_items: int,
         lists_all: bool,

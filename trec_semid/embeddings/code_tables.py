@@ -4,16 +4,14 @@ Legend: R positions, K codes of a codebook, D table width.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
-from torchrec.distributed.types import LazyAwaitable
-from torchrec.modules.embedding_configs import EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from trec_semid.core.errors import ConfigError
-from trec_semid.embeddings.collection import keyed_jagged
+from trec_semid.embeddings.collection import PooledTables, keyed_jagged
+from trec_semid.embeddings.tables import TablesConfig, TableSpec
 
 
 class CodeTable(NamedTuple):
@@ -26,7 +24,7 @@ class CodeTable(NamedTuple):
 
 @final
 class CodeTables(nn.Module):
-    """Fetches the rows of all code tables through one (sharded) embedding collection.
+    """Fetches the rows of all code tables through one (sharded) embedding-bag collection, one row a bag.
 
     A weighted lookup through sharded tables loses the gradient of its weights. Fetching the K + 1 rows of
     each table once a step and indexing here is exact, and costs R K D numbers a step.
@@ -43,25 +41,16 @@ class CodeTables(nn.Module):
                 "Tokenize with one codebook_size."
             )
         self.num_rows = sizes.pop()
-        self.tables = EmbeddingCollection(
-            [
-                EmbeddingConfig(
-                    name=table.name,
-                    num_embeddings=table.num_rows,
-                    embedding_dim=dim,
-                    feature_names=[f"all_{table.name}"],
-                )
-                for table in tables
-            ],
-            device=torch.device(device),
+        self.rows = PooledTables(
+            [TableSpec(table.name, table.num_rows, (f"all_{table.name}",)) for table in tables],
+            TablesConfig.model_validate({"dim": dim, "pooling": "sum"}),
+            [f"all_{table.name}" for table in tables],
+            device=device,
         )
-        self.features = [f"all_{table.name}" for table in tables]
         self.register_buffer("all_rows", torch.arange(self.num_rows).repeat(len(tables)), persistent=False)
 
     def forward(self) -> Tensor:
         """Return (R, K + 1, D)."""
-        lengths = torch.full((len(self.features),), self.num_rows, device=self.all_rows.device)
-        looked_up: Any = self.tables(keyed_jagged(self.features, self.all_rows, lengths.int()))
-        if isinstance(looked_up, LazyAwaitable):
-            looked_up = looked_up.wait()
-        return torch.stack([looked_up[name].values() for name in self.features])
+        one_each = torch.ones_like(self.all_rows, dtype=torch.int32)
+        fetched = self.rows(keyed_jagged(self.rows.features, self.all_rows, one_each))
+        return fetched.unflatten(1, (len(self.rows.features), -1)).transpose(0, 1).contiguous()

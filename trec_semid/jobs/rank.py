@@ -1,17 +1,16 @@
 """`trec-semid rank`: train a ranker, select on validation, evaluate, write predictions and metrics."""
 
-import logging
 from functools import partial
-from typing import NamedTuple
 
 from torch import nn
 
-from trec_semid.core.logs import RunLog, set_up_console
-from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.core.logs import RunLog
+from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.batches import RankingBatch
 from trec_semid.data.loader import BatchMaker, TrainLoader
 from trec_semid.embeddings.content_tables import PREFIX
+from trec_semid.evaluation.ranking import Named
 from trec_semid.jobs.rank_predictions import write_predictions
 from trec_semid.jobs.rank_setup import (
     RankConfig,
@@ -22,76 +21,40 @@ from trec_semid.jobs.rank_setup import (
 )
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
-    begin,
-    parameter_counts,
-    patience_s,
+    Trained,
     place_model,
+    run_once,
     snapshot,
     tell_plan,
-    without_library_notices,
+    train_and_write,
+    training_ranks,
 )
-from trec_semid.jobs.tuning import (
-    TOKENIZER,
-    Tuning,
-    distinct_items,
-    live_items,
-    load_learned,
-    start_tuning,
-)
+from trec_semid.jobs.tuned_tokenizer import TOKENIZER, load_learned
+from trec_semid.jobs.tuning import Tuning, distinct_items, live_items, start_tuning
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.predict import evaluate
 from trec_semid.training.steps import Arguments, plain_arguments
 
-__all__ = ["RankConfig", "Ranked", "run"]
-_log = logging.getLogger(__name__)
+__all__ = ["RankConfig", "run"]
 
 
-class Ranked(NamedTuple):
-    """What a rank run comes to."""
-
-    run: str
-    metrics: dict[str, float]
-
-
-def run(config: RankConfig) -> Ranked:
+def run(config: RankConfig) -> Trained:
     """Train and evaluate, or go on where an interrupted run stopped; a finished run is left as it is.
 
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with process_group(timeout_s=patience_s(config.tuning)) as ranks, without_library_notices():
-        set_up_console(ranks)
+    with training_ranks(config, config.train) as ranks:
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
-        if broadcast_object(ranks.is_main and _is_finished(folder, config, inputs)):
-            _log.info("%s is already done", config.run)
-        else:
-            _rank(config, folder, inputs, ranks)
-            barrier()
-        return Ranked(config.run, folder.read_json("metrics.json")["metrics"])
+        return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
 
 
-def _is_finished(folder: RunFolder, config: RankConfig, inputs: RankInputs) -> bool:
-    return folder.is_finished(config, inputs.checksums)
-
-
-def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> None:
-    begin(folder, config, inputs.checksums, inputs.semantic_ids, ranks)
+def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> Named:
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
         training = _set_up(config, folder, inputs, ranks, log)
-        training.resume()
-        training.run()
-        metrics, counts = write_predictions(training, folder, inputs, config)
-        counts |= parameter_counts(training)
-        if training.tuning:
-            metrics |= training.tuning.write(folder)
-        log.event("finish", step=training.steps, best_step=training.selection.best_step)
-        if ranks.is_main:
-            facts = inputs.dataset.facts
-            folder.write_metrics(
-                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-            )
+        return train_and_write(training, folder, partial(write_predictions, training, folder, inputs, config))
     finally:
         log.close()
 
@@ -100,7 +63,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
     pinned = ranks.device.type == "cuda"
     items = distinct_items(config.tuning)
     train = inputs.data.batch_maker("train", "frozen", distinct_items=items, pinned=pinned)
-    tokenizer = load_learned(config.semantic_ids or "") if config.tuning else None
+    tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
     if tokenizer:
         model = build_tuned_model(config, inputs, tokenizer, world_size=ranks.world_size)
     else:

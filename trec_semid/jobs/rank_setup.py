@@ -3,10 +3,8 @@
 from typing import Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import model_validator
 
-from trec_semid.core.config import Config
-from trec_semid.core.errors import ConfigError
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
@@ -15,17 +13,16 @@ from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
-from trec_semid.jobs.training_loop import CheckpointsConfig, TrainConfig
-from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss, TuningConfig
+from trec_semid.jobs.training_loop import TrainConfig
+from trec_semid.jobs.training_run import TrainingRunConfig
+from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.loop_prefixes import LoopPrefixes
 from trec_semid.models.ppnet import PpnetConfig
 from trec_semid.models.ranker import Ranker, RankerWithLoss
 from trec_semid.models.table import RankerConfig, build_dense_ranker
-from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
-from trec_semid.training.optimizers import OptimizersConfig
 
 SelectBy = Literal["auc", "gauc", "log_loss"]
 
@@ -37,31 +34,16 @@ class RankTrainConfig(TrainConfig):
     """Metric of the validation split (online protocol) that decides which step is best."""
 
 
-class RankConfig(Config):
+class RankConfig(TrainingRunConfig):
     """What `trec-semid rank` reads."""
 
-    dataset: str
-    """Dataset folder."""
-    run: str
-    """Run folder to write."""
-    seed: NonNegativeInt = 0
     representation: Representation
     """What stands for an item, as target and in histories: its ID, its codes, or both."""
-    semantic_ids: str | None = None
-    """Run folder of `trec-semid tokenize`, or a `.parquet` file; needed unless representation is 'item'."""
     features: FeaturesConfig = FeaturesConfig()
     history: HistoryConfig = HistoryConfig.model_validate({})
     tables: TablesConfig = TablesConfig.model_validate({})
     model: RankerConfig = PpnetConfig.model_validate({})
-    optimizers: OptimizersConfig = OptimizersConfig()
     train: RankTrainConfig = RankTrainConfig()
-    sharding: ShardingConfig = ShardingConfig()
-    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
-    start_from: str | None = None
-    """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
-    tokenizer and its map; optimizers begin anew."""
-    tuning: TuningConfig | None = None
-    """Fine-tuning of the tokenizer by the ranker's loss; codes stay as they are where not given."""
 
     @model_validator(mode="after")
     def _codes_where_needed(self) -> Self:
@@ -110,24 +92,10 @@ def read_inputs(config: RankConfig) -> RankInputs:
 def build_tuned_model(
     config: RankConfig, inputs: RankInputs, tokenizer: LearnedTokenizer, *, world_size: int
 ) -> RankerInTheLoopWithLoss:
-    """Return the unsharded model with a tokenizer in the loop, otherwise as `build_model`.
-
-    Raises:
-        ConfigError: tokenizer and semantic IDs do not belong together.
-    """
+    """Return the unsharded model with a tokenizer in the loop, otherwise as `build_model`."""
     assert config.tuning, "asked for by the config"
     assert inputs.semantic_ids, "checked by RankConfig"
     ids, features, prefixes = inputs.semantic_ids, inputs.data.features, config.features.prefixes
-    if ids.sizes != tokenizer.codebook_sizes:
-        raise ConfigError(
-            f"tuning: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
-            "Tokenize again, with collisions = 'keep': an extra code is not the tokenizer's to learn."
-        )
-    if config.tuning.estimator == "gumbel" and len(tokenizer.stages) > 1:
-        raise ConfigError(
-            "tuning: noise on the codes of residual levels would leave later levels with residuals of other "
-            "codes. Use estimator = 'straight_through', or an mmq tokenizer."
-        )
     seed_everything(config.seed, "dense weights")
     pooled = tuple(feature for feature in features if feature.role not in CODE_ROLES)
     sparse = PooledTables(table_specs(pooled), config.tables, [one.name for one in pooled], device="meta")

@@ -1,34 +1,34 @@
 """`trec-semid retrieve`: train a retriever, select on validation, evaluate over the whole catalogue."""
 
-import logging
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.core.logs import RunLog, set_up_console
-from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.core.logs import RunLog
+from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.evaluation.ranking import Named
 from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch, Search
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model, read_inputs
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
-    begin,
-    parameter_counts,
-    patience_s,
+    Trained,
     place_model,
+    run_once,
     snapshot,
     tell_plan,
-    without_library_notices,
+    train_and_write,
+    training_ranks,
 )
-from trec_semid.jobs.tuning import NOTHING_KEPT, TOKENIZER, Tuning, load_learned, start_tuning
+from trec_semid.jobs.tuned_tokenizer import TOKENIZER, load_learned
+from trec_semid.jobs.tuning import NOTHING_KEPT, Tuning, start_tuning
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import Retriever
 from trec_semid.models.tiger import Tiger
@@ -41,69 +41,29 @@ from trec_semid.training.item_feed import ItemFeed, LiveItems, Lookup, look_up
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.steps import Arguments
 
-__all__ = ["RetrieveConfig", "Retrieved", "run"]
-_log = logging.getLogger(__name__)
+__all__ = ["RetrieveConfig", "run"]
 
 
-class Retrieved(NamedTuple):
-    """What a retrieve run comes to."""
-
-    run: str
-    metrics: dict[str, float]
-
-
-def run(config: RetrieveConfig) -> Retrieved:
+def run(config: RetrieveConfig) -> Trained:
     """Train and evaluate, or go on where an interrupted run stopped; a finished run is left as it is.
 
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with process_group(timeout_s=patience_s(config.tuning)) as ranks, without_library_notices():
-        set_up_console(ranks)
+    with training_ranks(config, config.train) as ranks:
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
-        if broadcast_object(ranks.is_main and folder.is_finished(config, inputs.checksums)):
-            _log.info("%s is already done", config.run)
-        else:
-            _retrieve(config, folder, inputs, ranks)
-            barrier()
-        return Retrieved(config.run, folder.read_json("metrics.json")["metrics"])
+        return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
 
 
-def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> None:
-    begin(folder, config, inputs.checksums, inputs.semantic_ids, ranks)
+def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> Named:
     if isinstance(config.model, PopularityConfig):
-        popular = Evaluator(PopularitySearch(inputs.data, ranks), None, inputs.data, config, ranks)
-        metrics, counts = popular.write(folder)
-        _write_metrics(folder, config, inputs, ranks, metrics, counts)
-        return
+        return Evaluator(PopularitySearch(inputs.data, ranks), None, inputs.data, config, ranks).write(folder)
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
         training, evaluator = _set_up(config, folder, inputs, ranks, log)
-        training.resume()
-        training.run()
-        metrics, counts = evaluator.write(folder)
-        counts |= parameter_counts(training)
-        if training.tuning:
-            metrics |= training.tuning.write(folder)
-        log.event("finish", step=training.steps, best_step=training.selection.best_step)
-        _write_metrics(folder, config, inputs, ranks, metrics, counts)
+        return train_and_write(training, folder, partial(evaluator.write, folder))
     finally:
         log.close()
-
-
-def _write_metrics(
-    folder: RunFolder,
-    config: RetrieveConfig,
-    inputs: RetrieveInputs,
-    ranks: Ranks,
-    metrics: dict[str, float],
-    counts: dict[str, int],
-) -> None:
-    facts = inputs.dataset.facts
-    if ranks.is_main:
-        folder.write_metrics(
-            metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-        )
 
 
 def _set_up(
@@ -112,7 +72,7 @@ def _set_up(
     data = inputs.data
     lists_all = config.scores_items and not config.sampled
     loader = _loader(config, data, ranks, lists_all=lists_all)
-    tokenizer = load_learned(config.semantic_ids or "") if config.tuning else None
+    tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
     model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
     rows_of_rank = -(-config.train.batch_size // ranks.world_size)
     bags = data.num_items if lists_all else min(data.num_items, rows_of_rank * (config.sequences.max_len + 1))

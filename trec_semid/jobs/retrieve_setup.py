@@ -4,31 +4,29 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.seeds import seed_everything
-from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig, names_of
+from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
 from trec_semid.data.schema import Dataset
 from trec_semid.data.sequences import SequencesConfig
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.jobs.rank_setup import table_specs
-from trec_semid.jobs.training_loop import CheckpointsConfig, TrainConfig
-from trec_semid.models.in_the_loop import TuningConfig
+from trec_semid.jobs.training_loop import TrainConfig
+from trec_semid.jobs.training_run import TrainingRunConfig
 from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.item_transformer import SasrecConfig
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
-from trec_semid.models.sasrec import SasrecConfig
 from trec_semid.models.table import RetrieverConfig, build_sequence_model
 from trec_semid.models.tiger import Tiger, TigerConfig
-from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
-from trec_semid.training.optimizers import OptimizersConfig
 
 MAX_SCORED_ITEMS = 1_000_000
 """Items that a loss over all of them takes in; beyond that they are sampled."""
@@ -58,16 +56,9 @@ class EvaluationConfig(Config):
     """Tuples that a beam over codes keeps; all items are scored where not given. TIGER needs one."""
 
 
-class RetrieveConfig(Config):
+class RetrieveConfig(TrainingRunConfig):
     """What `trec-semid retrieve` reads."""
 
-    dataset: str
-    """Dataset folder."""
-    run: str
-    """Run folder to write."""
-    seed: NonNegativeInt = 0
-    semantic_ids: str | None = None
-    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
     item: ItemConfig = ItemConfig()
     sequences: SequencesConfig = SequencesConfig()
     window: PositiveInt = 1
@@ -77,16 +68,8 @@ class RetrieveConfig(Config):
     loss: LossConfig = LossConfig()
     sampled: SampledConfig | None = None
     """Where the loss over items is sampled; over all items where not given."""
-    optimizers: OptimizersConfig = OptimizersConfig()
     train: RetrieveTrainConfig = RetrieveTrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    sharding: ShardingConfig = ShardingConfig()
-    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
-    start_from: str | None = None
-    """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
-    tokenizer and its map; optimizers begin anew."""
-    tuning: TuningConfig | None = None
-    """Fine-tuning of the tokenizer by the retriever's loss; codes stay as they are where not given."""
 
     @model_validator(mode="after")
     def _has_something_to_read(self) -> Self:
@@ -96,8 +79,8 @@ class RetrieveConfig(Config):
             )
         if self.tuning and not self.semantic_ids:
             raise ValueError("tuning needs codes to tune: give semantic_ids")
-        if not self.semantic_ids and self.loss.item_weight == 0:
-            raise ValueError("loss.item_weight = 0 leaves no loss where items have no codes")
+        if self.loss.item_weight == 0 and not self.predicts_codes:
+            raise ValueError("loss.item_weight = 0 leaves no loss where codes are not predicted")
         if isinstance(self.model, TigerConfig):
             self._fits_tiger()
         return self
@@ -167,7 +150,9 @@ def build_model(
     features, dim = inputs.data.features, config.tables.dim
     sparse = None
     if features:
-        sparse = PooledTables(table_specs(features), config.tables, names_of(features), device="meta")
+        sparse = PooledTables(
+            table_specs(features), config.tables, [one.name for one in features], device="meta"
+        )
     modalities = inputs.dataset.facts.modalities
     content = {name: modalities[name].dim for name in config.item.content}
     live = None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import torch
 from pydantic import PositiveInt
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
@@ -77,14 +76,6 @@ class Batches(Protocol):
         ...
 
 
-class Evaluation(Protocol):
-    """How a model is judged while it trains."""
-
-    def __call__(self) -> dict[str, float]:
-        """Return metrics of the validation split over all ranks, without the split's name."""
-        ...
-
-
 @dataclass
 class Pace:
     """Loss and speed since the last line of the log."""
@@ -123,7 +114,8 @@ class Training:
     loader: Batches
     arguments: Callable[[Any, int], Arguments]
     """Of the model, from a batch and the number of its step."""
-    evaluate: Evaluation
+    evaluate: Callable[[], dict[str, float]]
+    """Returns metrics of the validation split over all ranks, without the split's name."""
     checkpoints: str
     """Folder of checkpoints."""
     snapshot: Callable[[], dict[str, bytes]]
@@ -138,7 +130,6 @@ class Training:
     """Optimizer steps done."""
 
     def __post_init__(self) -> None:
-        torch.set_float32_matmul_precision(self.config.matmul_precision)
         self.selection = Selection(self.select_by, self.config.patience)
         self._writer = CheckpointWriter(
             self.checkpoints, keep_last=self.saving.keep_last, in_background=self.saving.in_background

@@ -1,37 +1,154 @@
-"""What verbs that train a model do before and after: refusals, the run's first files, plans, counts."""
+"""What every verb that trains a model does around training: refusals, first files, plans, last files."""
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
+import torch
+from pydantic import Field, NonNegativeInt
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.config import Config, config_checksum
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.core.logs import CONSOLE
+from trec_semid.core.logs import CONSOLE, set_up_console
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
-from trec_semid.core.ranks import Ranks, barrier, broadcast_object
+from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
-from trec_semid.jobs.training_loop import Training, refuse_other_inputs
-from trec_semid.jobs.tuning import TOKENIZER
-from trec_semid.models.in_the_loop import TuningConfig
-from trec_semid.models.live_codes import LiveCodes
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.ranking import Named
+from trec_semid.jobs.training_loop import CheckpointsConfig, TrainConfig, Training, refuse_other_inputs
+from trec_semid.jobs.tuned_tokenizer import TOKENIZER
+from trec_semid.models.live_codes import LiveCodes, TuningConfig
 from trec_semid.sharding.apply import dense_parameters, shard_model
+from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.training.optimizers import OptimizersConfig
 from trec_semid.training.tables import initialise_tables
 
 QUALITY = "quality.json"
 """How good a map is, and what training's errors were: `assign` compares new items with these."""
+_log = logging.getLogger(__name__)
+
+
+class TrainingRunConfig(Config):
+    """What every verb that trains a model reads."""
+
+    dataset: str
+    """Dataset folder."""
+    run: str
+    """Run folder to write."""
+    seed: NonNegativeInt = 0
+    semantic_ids: str | None = None
+    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
+    optimizers: OptimizersConfig = OptimizersConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    start_from: str | None = None
+    """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
+    tokenizer and its map; optimizers begin anew."""
+    tuning: TuningConfig | None = None
+    """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
+
+
+class TrainingInputs(Protocol):
+    """What is read before training."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """Events and items."""
+        ...
+
+    @property
+    def semantic_ids(self) -> SemanticIds | None:
+        """The map; None where items have no codes."""
+        ...
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What a run is trained on: it goes on with nothing else, and its result stands for nothing else."""
+        ...
+
+
+class Trained(NamedTuple):
+    """What a run comes to."""
+
+    run: str
+    metrics: dict[str, float]
 
 
 @contextmanager
-def without_library_notices() -> Iterator[None]:
+def training_ranks(config: TrainingRunConfig, train: TrainConfig) -> Iterator[Ranks]:
+    """Join the ranks of a run; what it sets for the whole process is put back at its end."""
+    precision = torch.get_float32_matmul_precision()
+    with process_group(timeout_s=_patience_s(config.tuning)) as ranks, _without_library_notices():
+        set_up_console(ranks)
+        torch.set_float32_matmul_precision(train.matmul_precision)
+        try:
+            yield ranks
+        finally:
+            torch.set_float32_matmul_precision(precision)
+
+
+def run_once(
+    folder: RunFolder,
+    config: TrainingRunConfig,
+    inputs: TrainingInputs,
+    ranks: Ranks,
+    train: Callable[[], Named],
+) -> Trained:
+    """Run `train`, or leave a finished run as it is, and return its metrics; these are written last.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        inputs: what it is trained on.
+        ranks: this process among its peers.
+        train: trains and evaluates, going on where an interrupted run stopped.
+
+    Raises:
+        ConfigError: the folder holds a run of another config.
+        CheckpointError: its checkpoints were trained on something else.
+    """
+    if broadcast_object(ranks.is_main and folder.is_finished(config, inputs.checksums)):
+        _log.info("%s is already done", config.run)
+    else:
+        _begin(folder, config, inputs, ranks)
+        metrics, counts = train()
+        if ranks.is_main:
+            facts = inputs.dataset.facts
+            folder.write_metrics(
+                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
+            )
+        barrier()
+    return Trained(config.run, folder.read_json("metrics.json")["metrics"])
+
+
+def train_and_write(training: Training, folder: RunFolder, write: Callable[[], Named]) -> Named:
+    """Train to the end, write what the best weights and the tuned tokenizer give; return metrics and counts.
+
+    Args:
+        training: built, not begun.
+        folder: of the run.
+        write: evaluates the model, whose weights are then the best ones.
+    """
+    training.resume()
+    training.run()
+    metrics, counts = write()
+    if training.tuning:
+        metrics = metrics | training.tuning.write(folder)
+    training.log.event("finish", step=training.steps, best_step=training.selection.best_step)
+    return metrics, counts | _parameter_counts(training)
+
+
+@contextmanager
+def _without_library_notices() -> Iterator[None]:
     """Keep what torch tells its own developers off the console."""
     tracing = logging.getLogger("torch.fx._symbolic_trace")
     before = tracing.level
@@ -46,30 +163,19 @@ def without_library_notices() -> Iterator[None]:
         tracing.setLevel(before)
 
 
-def patience_s(tuning: TuningConfig | None) -> float:
+def _patience_s(tuning: TuningConfig | None) -> float:
     """Return how long ranks wait for each other: rank 0 describes tuned codes alone while others wait."""
     return 600.0 if tuning is None else 86_400.0
 
 
-def begin(
-    folder: RunFolder,
-    config: Config,
-    checksums: Mapping[str, str],
-    semantic_ids: SemanticIds | None,
-    ranks: Ranks,
-) -> None:
-    """Refuse a folder of another config or of other inputs; else write the run's first files.
-
-    Raises:
-        ConfigError: the folder holds a run of another config.
-        CheckpointError: its checkpoints were trained on something else.
-    """
+def _begin(folder: RunFolder, config: Config, inputs: TrainingInputs, ranks: Ranks) -> None:
+    """Refuse a folder of another config or of other inputs; else write the run's first files."""
     _refuse_other_run(folder, config, ranks)
-    refuse_other_inputs(folder.path("checkpoints"), dict(checksums), ranks)
+    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     if ranks.is_main:
-        folder.start(config, checksums)
-        if semantic_ids:
-            semantic_ids.save(folder.path(FILE))
+        folder.start(config, inputs.checksums)
+        if inputs.semantic_ids:
+            inputs.semantic_ids.save(folder.path(FILE))
     barrier()
 
 
@@ -147,7 +253,7 @@ def tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "pla
         CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def parameter_counts(training: Training) -> dict[str, int]:
+def _parameter_counts(training: Training) -> dict[str, int]:
     """Return how many numbers a model learns, in tables and elsewhere."""
     dense = sum(weight.numel() for weight in dense_parameters(training.model).values())
     tables = sum(table.rows * table.dim for table in find_tables(training.model))

@@ -5,95 +5,34 @@ import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.core.errors import ConfigError, TrainingError
+from trec_semid.core.errors import TrainingError
 from trec_semid.core.logs import RunLog
-from trec_semid.core.paths import exists, join
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import derive_seed
 from trec_semid.data.loader import DistinctItems
 from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.jobs.tuned_tokenizer import TOKENIZER, kind_of, open_content
 from trec_semid.layers.soft_index import GumbelNoise
-from trec_semid.models.in_the_loop import TuningConfig
-from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.live_codes import LiveCodes, TuningConfig
 from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
-from trec_semid.tokenizers.contents import Catalogue, Standardised
+from trec_semid.tokenizers.contents import Standardised
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.shards import sum_over_ranks
-from trec_semid.tokenizers.table import load_tokenizer
-from trec_semid.tokenizers.tokenizer import Tokenizer
 from trec_semid.training.code_watch import CodeWatch
 from trec_semid.training.content import fill_content
 from trec_semid.training.steps import StepReport
 
-TOKENIZER = "tokenizer"
 NOTHING_KEPT = SparseOptimizerConfig.model_validate({"kind": "sgd"})
 """What content tables are planned for: nothing trains them, so they have no state beside them."""
-
-
-def load_learned(semantic_ids: str) -> LearnedTokenizer:
-    """Read the tokenizer of a tokenize run.
-
-    Raises:
-        ConfigError: it is not a run folder, or its codebooks do not learn by gradient.
-    """
-    if semantic_ids.endswith(".parquet"):
-        raise ConfigError(
-            f"tuning: semantic_ids names a file ({semantic_ids}), which has no tokenizer to tune. "
-            "Name the run folder of trec-semid tokenize."
-        )
-    tokenizer = load_tokenizer(join(semantic_ids, TOKENIZER))
-    kind = _kind_of(tokenizer)
-    if not isinstance(tokenizer, LearnedTokenizer):
-        raise ConfigError(
-            f"tuning: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave tuning out."
-        )
-    _expect_own_codes(semantic_ids)
-    return tokenizer
-
-
-def _expect_own_codes(place: str) -> None:
-    """Refuse a map that the tokenizer would not give: the first refresh would undo what was resolved."""
-    if not exists(join(place, "quality.json")):
-        return
-    quality = RunFolder(place, "tokenize").read_json("quality.json")
-    resolution = quality.get("collisions", {}).get("resolution")
-    if resolution not in (None, "keep"):
-        raise ConfigError(
-            f"tuning: collisions of {place} were resolved by '{resolution}', which a tokenizer that moves "
-            "undoes. Tokenize with collisions = 'keep'."
-        )
-
-
-def _kind_of(tokenizer: Tokenizer) -> str:
-    return str(tokenizer.config.model_dump()["kind"])
-
-
-def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> Catalogue:
-    """Return the content that a tokenizer reads.
-
-    Raises:
-        ConfigError: the dataset lacks a modality, or has it in another width.
-    """
-    have = dataset.facts.modalities
-    absent = [name for name in tokenizer.dims if name not in have]
-    if absent:
-        raise ConfigError(f"tuning: the tokenizer reads '{absent[0]}', which {dataset.uri} does not have.")
-    catalogue = Catalogue(
-        {name: dataset.content(name) for name in tokenizer.dims},
-        {name: dataset.content_mask(name) for name in tokenizer.dims},
-    )
-    if catalogue.dims != tokenizer.dims:
-        raise ConfigError(f"tuning: tokenizer of widths {tokenizer.dims}, content of {catalogue.dims}.")
-    return catalogue
 
 
 def distinct_items(tuning: TuningConfig | None) -> DistinctItems | None:
@@ -256,7 +195,7 @@ class Tuning:
         known = encoded._replace(codes=self.map().codes)
         resolved = resolve_collisions("keep", self.tokenizer, self.catalogue, known)
         quality = describe_quality(
-            self.tokenizer, _kind_of(self.tokenizer), self.catalogue, resolved, rows, seed=self._seed
+            self.tokenizer, kind_of(self.tokenizer), self.catalogue, resolved, rows, seed=self._seed
         )
         self.map().save(folder.path(FILE))
         self.tokenizer.save(folder.path(TOKENIZER))

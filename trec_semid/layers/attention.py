@@ -23,6 +23,13 @@ class TransformerConfig(Config):
     """Of the feed-forward part; four times the width where not given."""
     dropout: float = Field(0.2, ge=0, lt=1)
 
+    def expect_divides(self, dim: int, name: str) -> None:
+        """Raise `ConfigError` where heads do not divide the width of the stack `name`."""
+        if dim % self.num_heads:
+            raise ConfigError(
+                f"{name}.num_heads: {self.num_heads} heads do not divide width {dim}. Change one of them."
+            )
+
 
 def block_causal_mask(num_blocks: int, block: int, device: torch.device | None = None) -> Tensor:
     """Return (S, S) bool, True where a token may look: its own block and all blocks before it.
@@ -47,11 +54,7 @@ class Transformer(nn.Module):
 
     def __init__(self, dim: int, config: TransformerConfig) -> None:
         super().__init__()
-        if dim % config.num_heads:
-            raise ConfigError(
-                f"transformer.num_heads: {config.num_heads} heads do not divide a width of {dim}. "
-                "Change one of them."
-            )
+        config.expect_divides(dim, "transformer")
         self.blocks = nn.ModuleList(_Block(dim, config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
 

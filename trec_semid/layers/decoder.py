@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from trec_semid.core.errors import ConfigError
 from trec_semid.layers.attention import TransformerConfig
 
 
@@ -49,11 +48,7 @@ class Decoder(nn.Module):
 
     def __init__(self, dim: int, config: TransformerConfig) -> None:
         super().__init__()
-        if dim % config.num_heads:
-            raise ConfigError(
-                f"decoder.num_heads: {config.num_heads} heads do not divide a width of {dim}. "
-                "Change one of them."
-            )
+        config.expect_divides(dim, "decoder")
         self.blocks = nn.ModuleList(_DecoderBlock(dim, config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
 

@@ -40,12 +40,6 @@ class Tokens(NamedTuple):
     errors: dict[str, Tensor]
     """Of rebuilt content, where a tokenizer learns."""
 
-    @property
-    def of_codes(self) -> Tensor:
-        """(U, R, D): tokens of codes alone."""
-        assert self.codes is not None, "asked for where items have codes"
-        return self.vectors[:, self.vectors.shape[1] - self.codes.shape[1] :]
-
 
 @final
 class ItemTokens(nn.Module):

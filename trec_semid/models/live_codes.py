@@ -3,16 +3,47 @@
 Legend: U listed items, V of them live, R positions, K codes, D table width.
 """
 
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trec_semid.core.config import Config
 from trec_semid.embeddings.code_tables import CodeTables
 from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
 from trec_semid.tokenizers.contents import Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer, Views
+
+
+class TuningConfig(Config):
+    """Fine-tuning of the tokenizer by the model's loss."""
+
+    estimator: Literal["straight_through", "gumbel", "frozen"] = "straight_through"
+    """How the choice of a code gets its gradient: `straight_through` as published; `gumbel` chooses under
+    noise that fades; `frozen` not at all, which is the baseline in the same harness."""
+    temperature: PositiveFloat | None = None
+    """Of the soft index, in the tokenizer's units; its own where not given."""
+    learning_rate: PositiveFloat = 1e-3
+    """Of the tokenizer, beside the model's own."""
+    reconstruction_weight: NonNegativeFloat = 0.5
+    """alpha' of the paper's eq 19."""
+    auxiliary_weight: NonNegativeFloat = 0.5
+    """beta' of the paper's eq 19."""
+    warmup_epochs: NonNegativeFloat = 1.0
+    """Epochs on frozen codes before the tokenizer moves."""
+    recent_items: NonNegativeInt | Literal["all"] = "all"
+    """History entries of a row, most recent first, whose codes are chosen afresh; older ones are looked up
+    in the map. `all` is the paper's form."""
+    refresh_steps: PositiveInt | None = None
+    """Steps between refreshes of the item -> code map; before each evaluation only where not given."""
+    noise_start: NonNegativeFloat = 1.0
+    """`gumbel`: scale of the noise when the tokenizer begins to move."""
+    noise_decay_epochs: PositiveFloat = 1.0
+    """`gumbel`: epochs over which the noise fades to 0 in a straight line."""
+    entropy_floor: float = Field(0.5, ge=0, le=1)
+    """Collapse: the run stops where the mean entropy or the used codes fall below this share of the start."""
 
 
 class LiveContents(NamedTuple):

@@ -54,8 +54,6 @@ class RetrieverOutput(NamedTuple):
 
     loss: Tensor
     """() this rank's part of the loss, times the number of ranks: its mean over ranks is the global mean."""
-    parts: dict[str, Tensor]
-    """Name to (): this rank's sum of each unweighted part, over the places that predict."""
     agreement: Tensor
     """() share of the codes just chosen that are the map's; 1 where none are chosen."""
 
@@ -89,7 +87,7 @@ class Retriever(RetrievalModel):
     @property
     def scores_items(self) -> bool:
         """Whether items are scored by their vectors."""
-        return self.config.item_weight > 0 or self.heads is None
+        return self.config.item_weight > 0
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (P, D) at the places that predict."""
@@ -152,15 +150,13 @@ class RetrieverWithLoss(nn.Module):
         """Return the loss of this rank's places."""
         losses, tokens = self.retriever(listed, places)
         config = self.retriever.config
-        weights = {"items": config.item_weight or 1.0, "codes": config.code_weight}
+        weights = {"items": config.item_weight, "codes": config.code_weight}
         share = self.world_size / max(global_size, 1)
-        parts = {name: loss.sum() for name, loss in losses.items()}
-        total = sum((weights[name] * part for name, part in parts.items()), torch.zeros(()))
+        total = sum((weights[name] * loss.sum() for name, loss in losses.items()), torch.zeros(()))
         for name, errors in tokens.errors.items():
             # A rank's anchored items stand for its places: shares of ranks add up to the global batch.
             total = total + self.anchor_weights[name] * errors.mean() * len(places.predicting)
-        kept = {name: part.detach() for name, part in parts.items()}
-        return RetrieverOutput(total * share, kept, self._agreement(listed, tokens))
+        return RetrieverOutput(total * share, self._agreement(listed, tokens))
 
     def _agreement(self, listed: Listed, tokens: Tokens) -> Tensor:
         live, of_items = listed.live, self.retriever.items.live

@@ -8,12 +8,11 @@ from pydantic import Field
 from trec_semid.core.config import Config
 from trec_semid.data.features import Feature
 from trec_semid.models.heterrec import Heterrec, HeterrecConfig
+from trec_semid.models.item_transformer import ItemTransformer, RpgConfig, SasrecConfig
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.ppnet import Ppnet, PpnetConfig
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.models.retriever import SequenceModel
-from trec_semid.models.rpg import Rpg, RpgConfig
-from trec_semid.models.sasrec import Sasrec, SasrecConfig
 from trec_semid.models.tiger import TigerConfig
 
 RankerConfig = PpnetConfig
@@ -44,7 +43,5 @@ def build_sequence_model(
     match config:
         case HeterrecConfig():
             return Heterrec(config, num_tokens=num_tokens, max_len=max_len, dim=dim)
-        case RpgConfig():
-            return Rpg(config, max_len=max_len, dim=dim)
-        case SasrecConfig():
-            return Sasrec(config, max_len=max_len, dim=dim)
+        case RpgConfig() | SasrecConfig():
+            return ItemTransformer(config, max_len=max_len, dim=dim)

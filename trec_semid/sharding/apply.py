@@ -40,9 +40,11 @@ def shard_model(
         skips_parameters: whether some steps leave dense parameters without a gradient.
 
     Raises:
-        PlanError: the plan is for another number of ranks or for other tables.
+        PlanError: the plan is for another number of ranks or for other tables, or its placement has no such
+            optimizer.
     """
     _check_plan(model, plan, ranks)
+    _check_optimizer(plan, optimizer)
     set_gradient_division(True)
     for weight in table_weights(model).values():
         # One call each: the library changes the keyword arguments it is given.
@@ -120,3 +122,14 @@ def _check_plan(model: nn.Module, plan: TablePlan, ranks: Ranks) -> None:
     if have != planned:
         named = ", ".join(f"{name} ({rows:,} x {dim})" for name, rows, dim in sorted(have ^ planned)[:6])
         raise PlanError(f"plan and model do not have the same tables; they differ in: {named}. Plan again.")
+
+
+def _check_optimizer(plan: TablePlan, optimizer: SparseOptimizerConfig) -> None:
+    if not optimizer.is_replicated_only(plan.cluster.device):
+        return
+    others = [table.name for table in plan.tables if table.sharding_type != "data_parallel"]
+    if others:
+        raise PlanError(
+            f"optimizers.tables.kind = '{optimizer.kind}' runs on CPU for data_parallel tables alone, and "
+            f"'{others[0]}' is placed otherwise. Take its sharding rule away, or use adagrad."
+        )

@@ -10,14 +10,15 @@ from trec_semid.core.config import Config
 
 
 class SparseOptimizerConfig(Config):
-    """How rows of tables are updated; every kind runs on CPU and on GPU.
+    """How rows of tables are updated.
 
     row_wise_adagrad: h_r ← h_r + mean(g_r²), w_r ← w_r - η g_r / (√h_r + ε), one h per row.
-    adagrad: the same with one h per number. sgd: w_r ← w_r - η g_r.
+    adagrad: the same with one h per number. sgd: w_r ← w_r - η g_r. adam: Kingma and Ba, 2015, without
+    decay; on CPU for tables placed data_parallel alone, which is where they are then placed.
     Source: Duchi, Hazan, Singer, Adaptive Subgradient Methods, 2011; row-wise as in torchrec.
     """
 
-    kind: Literal["row_wise_adagrad", "adagrad", "sgd"] = "row_wise_adagrad"
+    kind: Literal["row_wise_adagrad", "adagrad", "adam", "sgd"] = "row_wise_adagrad"
     learning_rate: PositiveFloat = 0.02
     eps: float = Field(1e-8, gt=0)
 
@@ -26,12 +27,17 @@ class SparseOptimizerConfig(Config):
         """Whether rows share their state, so that splitting a table by columns makes another optimizer."""
         return self.kind == "row_wise_adagrad"
 
+    def is_replicated_only(self, device: str) -> bool:
+        """Whether this device has it for replicated tables alone."""
+        return self.kind == "adam" and device == "cpu"
+
     @property
     def torch_class(self) -> type[torch.optim.Optimizer]:
         """The class that names this update to torchrec."""
         kinds: dict[str, type[torch.optim.Optimizer]] = {
             "row_wise_adagrad": RowWiseAdagrad,
             "adagrad": torch.optim.Adagrad,
+            "adam": torch.optim.Adam,
             "sgd": torch.optim.SGD,
         }
         return kinds[self.kind]

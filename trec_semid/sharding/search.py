@@ -81,6 +81,8 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
 
 
 def _left_to_rules(cluster: ClusterConfig, optimizer: SparseOptimizerConfig) -> set[str]:
+    if optimizer.is_replicated_only(cluster.device):
+        return {kind for kind in EVERY_TYPE if kind != "data_parallel"}
     if cluster.world_size == 1:
         return {kind for kind in EVERY_TYPE if kind != "table_wise"}
     columns: set[str] = set(COLUMN_TYPES) if optimizer.is_row_wise else set()

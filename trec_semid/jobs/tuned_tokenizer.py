@@ -1,0 +1,98 @@
+"""The tokenizer that a run tunes: read from where it was learnt, with the content that it reads."""
+
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.paths import exists, join
+from trec_semid.core.runs import RunFolder
+from trec_semid.data.schema import Dataset
+from trec_semid.models.live_codes import TuningConfig
+from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.tokenizers.tokenizer import Tokenizer
+
+TOKENIZER = "tokenizer"
+"""Its folder in a run, and its name in a model."""
+
+
+def load_learned(
+    tuning: TuningConfig | None, place: str | None, ids: SemanticIds | None
+) -> LearnedTokenizer | None:
+    """Read the tokenizer that learns with a model; None where none does.
+
+    Args:
+        tuning: of the run.
+        place: its `semantic_ids`, the run folder of `trec-semid tokenize`.
+        ids: the map that lies there.
+
+    Raises:
+        ConfigError: it is not a run folder, its codebooks do not learn by gradient, or it would not give
+            the map.
+    """
+    if tuning is None or place is None or ids is None:
+        return None
+    tokenizer = _read(place)
+    if ids.sizes != tokenizer.codebook_sizes:
+        raise ConfigError(
+            f"tuning: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
+            "Tokenize again, with collisions = 'keep': an extra code is not the tokenizer's to learn."
+        )
+    if tuning.estimator == "gumbel" and len(tokenizer.stages) > 1:
+        raise ConfigError(
+            "tuning: noise on the codes of residual levels would leave later levels with residuals of other "
+            "codes. Use estimator = 'straight_through', or an mmq tokenizer."
+        )
+    return tokenizer
+
+
+def _read(semantic_ids: str) -> LearnedTokenizer:
+    if semantic_ids.endswith(".parquet"):
+        raise ConfigError(
+            f"tuning: semantic_ids names a file ({semantic_ids}), which has no tokenizer to tune. "
+            "Name the run folder of trec-semid tokenize."
+        )
+    tokenizer = load_tokenizer(join(semantic_ids, TOKENIZER))
+    kind = kind_of(tokenizer)
+    if not isinstance(tokenizer, LearnedTokenizer):
+        raise ConfigError(
+            f"tuning: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave tuning out."
+        )
+    _expect_own_codes(semantic_ids)
+    return tokenizer
+
+
+def _expect_own_codes(place: str) -> None:
+    """Refuse a map that the tokenizer would not give: the first refresh would undo what was resolved."""
+    if not exists(join(place, "quality.json")):
+        return
+    quality = RunFolder(place, "tokenize").read_json("quality.json")
+    resolution = quality.get("collisions", {}).get("resolution")
+    if resolution not in (None, "keep"):
+        raise ConfigError(
+            f"tuning: collisions of {place} were resolved by '{resolution}', which a tokenizer that moves "
+            "undoes. Tokenize with collisions = 'keep'."
+        )
+
+
+def kind_of(tokenizer: Tokenizer) -> str:
+    """Return the kind of a tokenizer, as configs name it."""
+    return str(tokenizer.config.model_dump()["kind"])
+
+
+def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> Catalogue:
+    """Return the content that a tokenizer reads.
+
+    Raises:
+        ConfigError: the dataset lacks a modality, or has it in another width.
+    """
+    have = dataset.facts.modalities
+    absent = [name for name in tokenizer.dims if name not in have]
+    if absent:
+        raise ConfigError(f"tuning: the tokenizer reads '{absent[0]}', which {dataset.uri} does not have.")
+    catalogue = Catalogue(
+        {name: dataset.content(name) for name in tokenizer.dims},
+        {name: dataset.content_mask(name) for name in tokenizer.dims},
+    )
+    if catalogue.dims != tokenizer.dims:
+        raise ConfigError(f"tuning: tokenizer of widths {tokenizer.dims}, content of {catalogue.dims}.")
+    return catalogue

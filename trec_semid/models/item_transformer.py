@@ -1,0 +1,60 @@
+"""SASRec and RPG: one vector an item, a causal transformer over items.
+
+Legend: B rows, L longest history, U listed items, F tokens of an item, D width.
+"""
+
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trec_semid.core.config import Config
+from trec_semid.layers.attention import Transformer, TransformerConfig
+from trec_semid.models.retriever import SequenceModel
+
+
+class ItemTransformerConfig(Config):
+    """Sizes of either."""
+
+    transformer: TransformerConfig = TransformerConfig.model_validate({})
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Of what is read."""
+
+
+class SasrecConfig(ItemTransformerConfig):
+    """Kang and McAuley, "Self-Attentive Sequential Recommendation", 2018, with blocks that norm first."""
+
+    kind: Literal["sasrec"] = "sasrec"
+
+
+class RpgConfig(ItemTransformerConfig):
+    """RPG: Generating Long Semantic IDs in Parallel for Recommendation, KDD 2025.
+
+    With items of codes alone and `CodeHeads` it is the method of the paper, whose transformer is GPT-2's.
+    """
+
+    kind: Literal["rpg"] = "rpg"
+
+
+@final
+class ItemTransformer(SequenceModel):
+    """x_t = dropout(v_t + pos_t), states = causal transformer(x), v_t an item's tokens in one.
+
+    SASRec adds them up: with ID tokens alone it is the published model, with content and codes besides it
+    is the hybrid, whose item vectors are shared by input and output. RPG takes their mean.
+    """
+
+    def __init__(self, config: SasrecConfig | RpgConfig, *, max_len: int, dim: int) -> None:
+        super().__init__()
+        self.takes_mean = isinstance(config, RpgConfig)
+        self.places = nn.Embedding(max_len, dim)
+        nn.init.normal_(self.places.weight, std=0.02)
+        self.drop = nn.Dropout(config.dropout)
+        self.transformer = Transformer(dim, config.transformer)
+
+    def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
+        """Return states (B, L, D)."""
+        vectors = tokens.mean(1) if self.takes_mean else tokens.sum(1)
+        place = self.places(torch.arange(inputs.shape[1], device=inputs.device))
+        return self.transformer(self.drop(vectors[inputs] + place))
