@@ -59,10 +59,17 @@ def test_rows_equal_walking_every_user(drawn_from, events_kind):
             build_sequences(events, config, NUM_USERS)
         return
     made = build_sequences(events, config, NUM_USERS)
-    dense = [parts[0][-(max_len + 1) :] for parts in expected]
-    assert lists(made.training_rows(config)) == [row for row in dense if len(row) > 1]
+    dense = [
+        parts[0][max(0, end - max_len) : end + 1]
+        for parts in expected
+        for end in range(len(parts[0]) - 1, 0, -max_len)
+    ]
+    assert lists(made.training_rows(config)) == dense
+    assert sum(len(row) - 1 for row in dense) == sum(max(len(parts[0]) - 1, 0) for parts in expected)
     sliding = [
-        parts[0][max(0, end - max_len) : end + 1] for parts in expected for end in range(1, len(parts[0]))
+        parts[0][max(0, end - max_len) : end + 1]
+        for parts in expected
+        for end in range(len(parts[0]) - 1, 0, -1)
     ]
     assert lists(made.training_rows(config.model_copy(update={"rows": "sliding"}))) == sliding
     for part, split in enumerate(SPLITS):

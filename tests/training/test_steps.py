@@ -12,6 +12,7 @@ from trec_semid.data.loader import TrainLoader
 from trec_semid.embeddings.tables import initial_rows
 from trec_semid.jobs.rank_setup import build_model, read_inputs, table_specs
 from trec_semid.sharding.apply import shard_model
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.optimizers import DenseOptimizerConfig, OptimizersConfig, build_updates, rate_factor
 from trec_semid.training.steps import train_steps
@@ -63,17 +64,27 @@ def by_hand(setting, clip_norm=None) -> tuple[list[float], dict[str, torch.Tenso
     return losses, tables
 
 
-def by_the_loop(setting, batches=None, **changes):
+def by_the_loop(setting, batches=None, *, tables=None, accumulate=1, precision=torch.float32, **changes):
     config, inputs, own = setting
     with process_group() as ranks:
         model = build_model(config, inputs.data.features, world_size=1)
-        optimizers = config.optimizers.tables
+        optimizers = tables or config.optimizers.tables
         plan = plan_on_ranks(model, ranks, config.sharding, batch_size=250, optimizer=optimizers)
         sharded = shard_model(model, plan, ranks, optimizers)
         initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
         dense = config.optimizers.dense.model_copy(update=changes)
         updates = build_updates(sharded, OptimizersConfig(dense=dense, tables=optimizers), total_steps=100)
-        reports = list(train_steps(sharded, updates, batches or own, steps_done=3, ranks=ranks))
+        reports = list(
+            train_steps(
+                sharded,
+                updates,
+                batches or own,
+                steps_done=3,
+                ranks=ranks,
+                accumulate=accumulate,
+                precision=precision,
+            )
+        )
         weights = {
             name: value.local_shards()[0].tensor.clone() if hasattr(value, "local_shards") else value
             for name, value in sharded.state_dict().items()
@@ -90,6 +101,36 @@ def test_the_sharded_loop_equals_the_training_written_out_in_plain_torch(setting
     for name, table in tables.items():
         found = weights[f"ranker.sparse.tables.embedding_bags.{name}.weight"]
         torch.testing.assert_close(found, table, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*an autograd kernel was not registered")
+def test_batches_of_a_step_add_up_to_one_of_their_rows(setting):
+    """Adam's tables are replicated, so that nothing is updated before the step's last batch."""
+    _, inputs, batches = setting
+    maker, adam = inputs.data.batch_maker("train", "frozen"), SparseOptimizerConfig(kind="adam")
+    # Parts of unlike size: the mean is over rows, not over batches.
+    parts = [
+        maker.make(rows, len(rows))
+        for batch in batches
+        for rows in np.split(batch.rows.numpy(), [len(batch.rows) // 4])
+    ]
+    whole, weights = by_the_loop(setting, tables=adam)
+    split, found = by_the_loop(setting, parts, tables=adam, accumulate=2)
+    assert [report.loss for report in split] == pytest.approx([report.loss for report in whole], rel=1e-5)
+    assert [(report.step, report.num_rows) for report in split] == [
+        (report.step, report.num_rows) for report in whole
+    ]
+    for name, weight in weights.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=2e-5)
+
+
+def test_lower_precision_trains_alike_and_leaves_weights_in_float32(setting):
+    whole, _ = by_the_loop(setting)
+    lower, weights = by_the_loop(setting, precision=torch.bfloat16)
+    losses = np.array([[one.loss for one in reports] for reports in (whole, lower)])
+    assert (losses[0] != losses[1]).any()
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert all(weight.dtype == torch.float32 for weight in weights.values() if weight.is_floating_point())
 
 
 def test_a_loss_that_is_not_finite_is_refused_before_any_weight_changes(setting):

@@ -25,8 +25,8 @@ class SequencesConfig(Config):
     events: Literal["positives", "all"] = "all"
     """`positives`: events with label 1; `all`: whatever the label. Sampled negatives never count."""
     rows: Literal["dense", "sliding"] = "dense"
-    """`dense`: a row a user, every position predicts the next; `sliding`: a row for every training event,
-    which the items before it predict."""
+    """`dense`: every position predicts the next, in a row a user or, of more than max_len + 1 events, several;
+    `sliding`: a row for every training event, which the items before it predict."""
 
 
 class EvaluationRows(NamedTuple):
@@ -55,19 +55,17 @@ class Sequences(NamedTuple):
     def training_rows(self, config: SequencesConfig) -> Ragged:
         """Return windows of at most L + 1 training items.
 
-        In a dense row every item but the first is a target of those before it. In a sliding row the last
-        item alone is. Rows of a single item teach nothing and are left out.
+        In a dense row every item but the first is a target of those before it; rows of a user end at the
+        last training item and every L items before, so that each item but the first is a target once. In
+        a sliding row the last item alone is. Users with a single item teach nothing.
         """
-        counts, starts = self.counts[:, 0], self.starts[:-1]
-        if config.rows == "dense":
-            ends, lengths = starts + counts, np.minimum(counts, config.max_len + 1)
-        else:
-            each = np.maximum(counts - 1, 0)
-            place = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
-            ends = np.repeat(starts, each) + place + 2
-            lengths = np.minimum(place + 2, config.max_len + 1)
-        kept = lengths > 1
-        return Ragged((ends - lengths)[kept], lengths[kept], self.items)
+        counts = self.counts[:, 0]
+        stride = config.max_len if config.rows == "dense" else 1
+        each = -(-np.maximum(counts - 1, 0) // stride)
+        back = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+        up_to = np.repeat(counts, each) - back * stride
+        lengths = np.minimum(up_to, config.max_len + 1)
+        return Ragged(np.repeat(self.starts[:-1], each) + up_to - lengths, lengths, self.items)
 
     def evaluation_rows(self, split: Split, max_len: int) -> EvaluationRows:
         """Return the users with an event in the split, what they did before, and what they did then."""

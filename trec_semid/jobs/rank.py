@@ -88,9 +88,10 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    total_steps = loader.steps_per_epoch * config.train.max_epochs
-    _log_start(log, config, inputs, loader.steps_per_epoch, ranks)
-    tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, loader.steps_per_epoch)
+    steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
+    total_steps = steps_per_epoch * config.train.max_epochs
+    _log_start(log, config, inputs, steps_per_epoch, ranks)
+    tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, steps_per_epoch)
     if tuning:
         longest = live_items(tuning.config, config.history.max_len)
         placed = tuning.attach(

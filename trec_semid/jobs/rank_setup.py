@@ -13,8 +13,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
-from trec_semid.jobs.training_loop import TrainConfig
-from trec_semid.jobs.training_run import TrainingRunConfig
+from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.loop_prefixes import LoopPrefixes

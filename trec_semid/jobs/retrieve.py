@@ -72,6 +72,7 @@ def _set_up(
     data = inputs.data
     lists_all = config.scores_items and not config.sampled
     loader = _loader(config, data, ranks, lists_all=lists_all)
+    steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
     tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
     model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
     rows_of_rank = -(-config.train.batch_size // ranks.world_size)
@@ -90,7 +91,7 @@ def _set_up(
     )
     contents = _content_lookup(config, folder, inputs, plan, ranks, batch_size=bags)
     feed = ItemFeed(data.item_features, data.num_items, contents, ranks)
-    tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, loader.steps_per_epoch)
+    tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, steps_per_epoch)
     if tuning:
         placed = tuning.attach(
             sharded, inputs.dataset, config.sharding, plan, batch_size=bags, items_per_row=1.0
@@ -98,7 +99,7 @@ def _set_up(
         tell_plan(folder, placed, ranks, "tokenizer_content_plan")
     own_rates = {TOKENIZER: tuning.config.learning_rate} if tuning else {}
     evaluator = Evaluator(_search(sharded, feed, data, config, ranks), sharded, data, config, ranks)
-    _log_start(log, config, inputs, loader.steps_per_epoch, ranks)
+    _log_start(log, config, inputs, steps_per_epoch, ranks)
     training = Training(
         config.train,
         config.checkpoints,
@@ -110,7 +111,7 @@ def _set_up(
         build_updates(
             sharded,
             config.optimizers,
-            total_steps=loader.steps_per_epoch * config.train.max_epochs,
+            total_steps=steps_per_epoch * config.train.max_epochs,
             own_rates=own_rates,
         ),
         loader,

@@ -16,8 +16,7 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.jobs.rank_setup import table_specs
-from trec_semid.jobs.training_loop import TrainConfig
-from trec_semid.jobs.training_run import TrainingRunConfig
+from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.item_transformer import SasrecConfig
 from trec_semid.models.live_codes import LiveCodes

@@ -4,53 +4,25 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pydantic import PositiveInt
+import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.checkpoints.folder import latest_step, parse_step_folder, step_folder
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
-from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import RunLog, Work, working
 from trec_semid.core.ranks import Ranks, broadcast_object
+from trec_semid.jobs.training_config import CheckpointsConfig, TrainConfig
 from trec_semid.jobs.tuning import Tuning
 from trec_semid.training.optimizers import Updates
 from trec_semid.training.selection import Selection
 from trec_semid.training.steps import Arguments, StepReport, train_steps
 
 _log = logging.getLogger(__name__)
-
-
-class TrainConfig(Config):
-    """Length of training, and what is said on the way."""
-
-    batch_size: PositiveInt = 1024
-    """Rows of a global batch, over all ranks."""
-    evaluation_batch_size: PositiveInt = 8192
-    """The same for evaluation."""
-    max_epochs: PositiveInt = 10
-    patience: PositiveInt = 2
-    """Evaluations without improvement after which training stops."""
-    evaluate_every_steps: PositiveInt | None = None
-    """Steps between evaluations; at the end of each epoch where not given."""
-    log_every_steps: PositiveInt = 20
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Of float32 matrix products, as torch names them: `high` is TF32 on a GPU, `medium` bfloat16."""
-
-
-class CheckpointsConfig(Config):
-    """When to save besides at every evaluation, and how."""
-
-    every_steps: PositiveInt | None = None
-    """Steps between checkpoints; none between evaluations where not given."""
-    keep_last: PositiveInt = 1
-    """Newest checkpoints to keep; the best one is always kept."""
-    in_background: bool = False
-    """Whether training goes on while a checkpoint is written."""
 
 
 class Batches(Protocol):
@@ -163,7 +135,7 @@ class Training:
 
     def run(self) -> None:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
-        epochs, steps = self.config.max_epochs, self.loader.steps_per_epoch
+        epochs, steps = self.config.max_epochs, self.config.steps_of(self.loader.steps_per_epoch)
         try:
             with working("training", epochs * steps, shown=self.ranks.is_main) as work:
                 work.advance(self.steps)
@@ -182,6 +154,8 @@ class Training:
             steps_done=self.steps,
             ranks=self.ranks,
             arguments=self.arguments,
+            accumulate=train.accumulate,
+            precision=getattr(torch, train.precision),
         )
         for report in reports:
             self.steps = report.step
@@ -220,7 +194,7 @@ class Training:
             raise DataError(problem, field="train.select_by", remedy=remedy)
         self._last_evaluated = self.steps
         values = {f"valid/{name}": metrics[name] for name in self.shown if name in metrics}
-        epoch = self.steps / self.loader.steps_per_epoch
+        epoch = self.steps / self.config.steps_of(self.loader.steps_per_epoch)
         self.log.scalars({"epoch": round(epoch, 4), **values}, step=self.steps, event="evaluate")
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         _log.info("step %d, epoch %.2f: %s", self.steps, epoch, shown)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
-from pydantic import Field, NonNegativeInt
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
@@ -20,41 +19,20 @@ from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
-from trec_semid.jobs.training_loop import CheckpointsConfig, TrainConfig, Training, refuse_other_inputs
+from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
+from trec_semid.jobs.training_loop import Training, refuse_other_inputs
 from trec_semid.jobs.tuned_tokenizer import TOKENIZER
 from trec_semid.models.live_codes import LiveCodes, TuningConfig
 from trec_semid.sharding.apply import dense_parameters, shard_model
-from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
-from trec_semid.training.optimizers import OptimizersConfig
 from trec_semid.training.tables import initialise_tables
 
 QUALITY = "quality.json"
 """How good a map is, and what training's errors were: `assign` compares new items with these."""
 _log = logging.getLogger(__name__)
-
-
-class TrainingRunConfig(Config):
-    """What every verb that trains a model reads."""
-
-    dataset: str
-    """Dataset folder."""
-    run: str
-    """Run folder to write."""
-    seed: NonNegativeInt = 0
-    semantic_ids: str | None = None
-    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
-    optimizers: OptimizersConfig = OptimizersConfig()
-    sharding: ShardingConfig = ShardingConfig()
-    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
-    start_from: str | None = None
-    """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
-    tokenizer and its map; optimizers begin anew."""
-    tuning: TuningConfig | None = None
-    """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
 
 
 class TrainingInputs(Protocol):

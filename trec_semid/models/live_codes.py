@@ -5,6 +5,7 @@ Legend: U listed items, V of them live, R positions, K codes, D table width.
 
 from typing import Literal, NamedTuple, final
 
+import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -106,13 +107,21 @@ class LiveCodes(nn.Module):
         if live is None or self.tokenizer is None:
             codes = self.codes[rows].long()
             return ChosenCodes(pick_codewords(tables, codes), codes, tables, {})
-        views = self.tokenizer.view_standardised(*live.contents)
-        vectors, codes = self._look_up(self.tokenizer, views, tables, live.noise)
+        with torch.autocast(rows.device.type, enabled=False):  # the map's codes are chosen in float32
+            vectors, codes, errors = self._choose(self.tokenizer, tables, live)
         if live.places is not None:
             others = self.codes[rows].long()
             vectors = pick_codewords(tables, others).index_copy(0, live.places, vectors)
             codes = others.index_copy(0, live.places, codes)
-        return ChosenCodes(vectors, codes, tables, self._errors(self.tokenizer, views, live.num_anchored))
+        return ChosenCodes(vectors, codes, tables, errors)
+
+    def _choose(
+        self, tokenizer: LearnedTokenizer, tables: Tensor, live: LiveContents
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return vectors and codes of the live items, and errors of the anchored ones."""
+        views = tokenizer.view_standardised(*live.contents)
+        vectors, codes = self._look_up(tokenizer, views, tables, live.noise)
+        return vectors, codes, self._errors(tokenizer, views, live.num_anchored)
 
     def _errors(self, tokenizer: LearnedTokenizer, views: Views, num_anchored: int) -> dict[str, Tensor]:
         """Return how well the first items are rebuilt from the codes that inference would choose."""

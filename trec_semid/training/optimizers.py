@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.config import Config
@@ -95,17 +95,19 @@ def _groups(
     return [{**group, "lr": group["base_rate"]} for group in groups]
 
 
-def update(loss: Tensor, updates: Updates, step: int) -> None:
-    """Go backward, which updates sharded tables, then update everything else.
+def forget_gradients(updates: Updates) -> None:
+    """Begin a step."""
+    for optimizer in updates.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+
+
+def update(updates: Updates, step: int) -> None:
+    """Update everything but sharded tables, which backward has updated.
 
     Args:
-        loss: this rank's loss.
         updates: the optimizers.
         step: number of this step, from 1; it alone decides the dense learning rate.
     """
-    for optimizer in updates.optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     factor = rate_factor(step - 1, updates.config, updates.total_steps)
     for group in updates.dense.param_groups:
         group["lr"] = group["base_rate"] * factor

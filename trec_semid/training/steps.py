@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -11,7 +13,9 @@ from trec_semid.core.errors import TrainingError
 from trec_semid.core.ranks import Ranks
 from trec_semid.data.batches import RankingBatch
 from trec_semid.embeddings.collection import keyed_jagged
-from trec_semid.training.optimizers import Updates, update
+from trec_semid.training.optimizers import Updates, forget_gradients, update
+
+T = TypeVar("T")
 
 
 class StepReport(NamedTuple):
@@ -24,7 +28,7 @@ class StepReport(NamedTuple):
     num_rows: int
     """Rows of the global batch."""
     output: Any
-    """What the model said of this rank's part."""
+    """What the model said of this rank's part of the last batch."""
 
 
 class Arguments(NamedTuple):
@@ -49,8 +53,13 @@ def train_steps(
     steps_done: int,
     ranks: Ranks,
     arguments: Callable[[RankingBatch, int], Arguments] = plain_arguments,
+    accumulate: int = 1,
+    precision: torch.dtype = torch.float32,
 ) -> Iterator[StepReport]:
-    """Train on the batches, one step each.
+    """Train on the batches, one step for every `accumulate` of them.
+
+    The gradient of a step is that of the mean over the rows of all its batches. Tables that are sharded take
+    each batch's share of it as it comes, inside backward; everything else takes the sum.
 
     Args:
         model: a `RankerWithLoss`, sharded or not.
@@ -59,22 +68,41 @@ def train_steps(
         steps_done: steps before the first batch.
         ranks: this process among its peers.
         arguments: of the model, from a batch on this rank's device and the number of its step.
+        accumulate: batches of a step; the last step of all may have fewer.
+        precision: of products inside the model, lower than float32 by autocast.
 
     Raises:
-        TrainingError: the loss is not finite; the step's update has not happened on any rank.
+        TrainingError: the loss is not finite; the batch's update has not happened on any rank.
     """
-    for step, on_host in enumerate(batches, steps_done + 1):
-        batch = on_host.to(ranks.device, non_blocking=True)
+    is_lower = precision != torch.float32
+    for step, group in enumerate(_groups(batches, accumulate), steps_done + 1):
         if not model.training:  # whoever reads the reports may evaluate in between
             model.train()
-        positional, named = arguments(batch, step)
-        output = model(*positional, **named)
-        loss = mean_over_ranks(output.loss.detach())
-        if not math.isfinite(loss):
-            remedy = "Lower the learning rates or set optimizers.dense.clip_norm."
-            raise TrainingError(f"step {step}: the loss is {loss}. {remedy}")
-        update(output.loss, updates, step)
-        yield StepReport(step, loss, batch.global_size, output)
+        forget_gradients(updates)
+        num_rows, loss, output = sum(batch.global_size for batch in group), 0.0, None
+        for on_host in group:
+            batch = on_host._replace(global_size=num_rows).to(ranks.device, non_blocking=True)
+            positional, named = arguments(batch, step)
+            with torch.autocast(ranks.device.type, precision, enabled=is_lower):
+                output = model(*positional, **named)
+            loss += _finite_mean(output.loss, step)
+            output.loss.backward()
+        update(updates, step)
+        yield StepReport(step, loss, num_rows, output)
+
+
+def _groups(batches: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _finite_mean(loss: Tensor, step: int) -> float:
+    mean = mean_over_ranks(loss.detach())
+    if not math.isfinite(mean):
+        remedy = "Lower the learning rates or set optimizers.dense.clip_norm."
+        raise TrainingError(f"step {step}: the loss is {mean}. {remedy}")
+    return mean
 
 
 def mean_over_ranks(value: Tensor) -> float:
