@@ -25,7 +25,7 @@ class SequencesConfig(Config):
     events: Literal["positives", "all"] = "all"
     """`positives`: events with label 1; `all`: whatever the label. Sampled negatives never count."""
     rows: Literal["dense", "sliding"] = "dense"
-    """`dense`: every position predicts the next, in a row a user or, of more than max_len + 1 events, several;
+    """`dense`: every position predicts the next, in one row a user, several where events are more;
     `sliding`: a row for every training event, which the items before it predict."""
 
 
