@@ -146,6 +146,7 @@ class PopularitySearch:
             return None
 
         def score(items: slice) -> Tensor:
+            """Return (B, n): counts, the same for everyone."""
             return self._counts[items].expand(len(chosen), -1).clone()
 
         return rank_targets(score, users, len(self._counts), list_length=length)

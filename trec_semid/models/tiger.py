@@ -98,6 +98,7 @@ class Tiger(RetrievalModel):
         cache: list[Cache | None] = [None]
 
         def ask(position: int, beams: Beams) -> Tensor:
+            """Return (B, W, K + 1) of the next code; the cache follows the beams."""
             if position == 0:
                 token = self._start(len(beams.codes))
             else:

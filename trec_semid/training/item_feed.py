@@ -96,6 +96,7 @@ def look_up(tables: nn.Module) -> Lookup:
     """Return what reads content tables."""
 
     def read(rows: Tensor) -> Standardised:
+        """Return content of item rows."""
         found: Any = tables(rows)
         return Standardised(*found)
 
