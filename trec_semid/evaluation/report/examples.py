@@ -18,7 +18,7 @@ from trec_semid.metrics.target_ranks import UNLISTED
 NUM_RANDOM = 4
 MAX_COMPARED = 3
 """Arms beside the baseline for which the largest gain and loss are shown."""
-MAX_HISTORY = 6
+MAX_HISTORY = 4
 MAX_TARGETS = 3
 FOUND_WITHIN = 100
 """Users are drawn among those for whom an arm has a target this far up."""
@@ -92,7 +92,7 @@ def _choose(
     drawn = np.sort(numpy_generator(seed, "example users").permutation(found)[:NUM_RANDOM])
     taken = {int(row) for row in drawn}
     for row in drawn:
-        yield int(users[row]), f"Drawn among users with a target in some arm's first {FOUND_WITHIN}"
+        yield int(users[row]), "Drawn at random"
     (baseline, base), *others = best.items()
     for arm, own in others[:MAX_COMPARED]:
         gain = 1 / np.log2(own + 1.0) - 1 / np.log2(base + 1.0)

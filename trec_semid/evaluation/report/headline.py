@@ -91,10 +91,9 @@ def _numbers(report: Report, arm: Arm) -> str:
     """Return an arm's difference from the baseline at the length of the list that the answer speaks of."""
     _, _, cutoff = (report.headline_metric or "").partition("@")
     told = [
-        f"{metric(each.metric).title} {signed(each.difference)} (95 % interval "
-        f"{interval(each.low, each.high, with_sign=True)}, smallest detectable "
-        f"{figure(each.smallest_detectable)}; {_level(report, each.metric, arm.name)} against "
-        f"{_level(report, each.metric, each.baseline)})"
+        f"{metric(each.metric).title} {_level(report, each.metric, arm.name)} against "
+        f"{_level(report, each.metric, each.baseline)}, a difference of {signed(each.difference)} (95 % interval "
+        f"{interval(each.low, each.high, with_sign=True)}; smallest detectable {figure(each.smallest_detectable)})"
         for each in report.comparisons
         if each.arm == arm.name and each.metric.endswith(f"@{cutoff}") and each.stratum is None
     ]
@@ -104,7 +103,7 @@ def _numbers(report: Report, arm: Arm) -> str:
 def _level(report: Report, key: str, arm: str) -> str:
     """Return a metric of an arm with its spread between seeds, where there are several."""
     found = report.scores[0].metrics[key][arm]
-    spread = "" if found.sd is None else f" ± {figure(found.sd)} over {things(len(found.by_seed), 'seed')}"
+    spread = "" if found.sd is None else f" ± {figure(found.sd)}"
     return f"{figure(found.value)}{spread}"
 
 

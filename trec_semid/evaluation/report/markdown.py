@@ -45,7 +45,8 @@ def markdown_table(table: Table) -> str:
     lines = [plain(table.caption), "", _line(titles), _line(rule)]
     for block in table.blocks:
         if block.title:
-            lines.append(_line([f"**{plain(block.title)}**", *[""] * (len(titles) - 1)]))
+            told = f"**{plain(block.title)}** {plain(block.words)}".rstrip()
+            lines.append(_line([told, *[""] * (len(titles) - 1)]))
         lines += [_line([_cell(cell) for cell in row]) for row in block.rows]
     return "\n".join(lines)
 

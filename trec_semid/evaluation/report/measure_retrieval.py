@@ -132,7 +132,8 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetRanks], num_items: int) -> Reach:
     """Return recall by length of the list, as far as the arm's lists go."""
     how = arm.runs[0].config.get("evaluation", {})
     longest = max(_cutoffs(arm.runs[0])) if how.get("beam_width") else num_items
-    lengths = np.unique(np.geomspace(1, min(longest, LONGEST_LIST), NUM_LENGTHS).round().astype(np.int64))
+    spaced = np.geomspace(1, min(longest, LONGEST_LIST), NUM_LENGTHS).round().astype(np.int64)
+    lengths = np.union1d(spaced, [cutoff for cutoff in _cutoffs(arm.runs[0]) if cutoff <= spaced[-1]])
     recall = np.mean([_recall_by_length(test, lengths) for test in tests], axis=0)
     return Reach(
         arm=arm.arm.name,

@@ -1,6 +1,6 @@
 """Which pictures the report holds, drawn from its numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from markupsafe import Markup
 
@@ -27,9 +27,10 @@ def legend_mark(series: int) -> Markup:
     return Markup(f'<svg viewBox="0 0 26 14" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704
 
 
-def arm_legend(report: Report) -> Legend:
-    """Return which mark and colour stand for which arm."""
-    marks = [(arm.series, f"{arm.name} (baseline)" if arm.is_baseline else arm.name) for arm in report.arms]
+def arm_legend(report: Report, names: Collection[str] | None = None) -> Legend:
+    """Return which mark and colour stand for which arm, or for which of the named ones."""
+    shown = [arm for arm in report.arms if names is None or arm.name in names]
+    marks = [(arm.series, f"{arm.name} (baseline)" if arm.is_baseline else arm.name) for arm in shown]
     return Legend("Arms", marks)
 
 
@@ -159,7 +160,7 @@ def _main_title(report: Report) -> str:
 def _size(counts: Counts) -> str:
     if isinstance(counts, RowCounts):
         return f"{count(counts.rows)} rows"
-    return things(counts.targets, "test item")
+    return things(counts.targets, "item")
 
 
 def _difference_dot(each: Comparison, series: int) -> Dot:

@@ -3,6 +3,7 @@
 from trec_semid.evaluation.report import pictures, retrieval_tables, tables
 from trec_semid.evaluation.report.content import Report
 from trec_semid.evaluation.report.definitions import PROTOCOLS, metric
+from trec_semid.evaluation.report.examples import FOUND_WITHIN
 from trec_semid.evaluation.report.parts import Folded, Heading, Part, Section, Words, figures
 from trec_semid.evaluation.report.pictures import arm_legend
 from trec_semid.evaluation.report.ranking_sections import TEST_WORDS
@@ -13,8 +14,9 @@ SLICE_WORDS = (
     "slice with few users has wide intervals; read those before the order of the dots."
 )
 EXAMPLE_WORDS = (
-    "Some users, with the place of what came next in the list of each arm's first seed. They show what lists "
-    "are made from, and prove nothing: users of the largest gains and losses are extremes."
+    "Some users: what came before, oldest first, and the place of what came next in the list of each arm. "
+    f"Users drawn at random are of those for whom some arm has it among its first {FOUND_WITHIN}; users of the "
+    "largest gains and losses are extremes. They show what lists are made from, and prove nothing."
 )
 
 

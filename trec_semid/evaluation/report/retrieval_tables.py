@@ -3,7 +3,7 @@
 from trec_semid.evaluation.report.content import Example, Report
 from trec_semid.evaluation.report.definitions import RETRIEVAL_METRICS
 from trec_semid.evaluation.report.tables import METRIC_CAPTION, Block, Cell, Column, Table, estimate_cell
-from trec_semid.evaluation.report.words import NONE, count, things
+from trec_semid.evaluation.report.words import NONE, count, shortened, things
 
 
 def metric_table(report: Report) -> Table:
@@ -29,14 +29,13 @@ def metric_table(report: Report) -> Table:
 def example_table(report: Report) -> Table:
     """Return a block per user: how chosen, what came before, and the place of what came next by arm."""
     columns = [Column("What came next"), *(Column(arm.name, "place") for arm in report.arms)]
-    blocks = [Block(_before(each), _rows(each, report)) for each in report.examples]
+    blocks = [Block(each.why, _rows(each, report), _before(each)) for each in report.examples]
     return Table("Places in the lists of each arm's first seed; 1 is the first.", columns, blocks)
 
 
 def _before(each: Example) -> str:
-    earlier = f"{things(each.num_earlier, 'item')} before, then " if each.num_earlier > 0 else ""
-    history = " → ".join(each.history) or "nothing before"
-    return f"{each.why}. {earlier}{history}"
+    earlier = [things(each.num_earlier, "earlier item")] if each.num_earlier > 0 else []
+    return " → ".join([*earlier, *map(shortened, each.history)]) or "nothing before"
 
 
 def _rows(each: Example, report: Report) -> list[list[Cell]]:
@@ -44,7 +43,7 @@ def _rows(each: Example, report: Report) -> list[list[Cell]]:
     for target in each.targets:
         places = [target.ranks[arm.name] for arm in report.arms]
         cells = [Cell("not listed" if place is None else count(place)) for place in places]
-        rows.append([Cell(target.title), *cells])
+        rows.append([Cell(shortened(target.title)), *cells])
     if each.num_further:
         further = f"and {things(each.num_further, 'further item')}"
         rows.append([Cell(further), *(Cell(NONE) for _ in report.arms)])

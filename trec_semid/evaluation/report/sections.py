@@ -107,7 +107,8 @@ def _training(report: Report) -> list[Part]:
         "One line per run; a mark shows the step whose weights were kept because they were best on the "
         "validation part."
     )
-    return [Words(said), arm_legend(report), *figures(*drawn), facts.training_table(report)]
+    legend = arm_legend(report, {each.arm for each in report.learning})
+    return [Words(said), legend, *figures(*drawn), facts.training_table(report)]
 
 
 def _codebooks(shown: Sequence[Codebooks]) -> list[Part]:

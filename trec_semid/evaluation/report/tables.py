@@ -55,6 +55,8 @@ class Block(NamedTuple):
 
     title: str
     rows: list[list[Cell]]
+    words: str = ""
+    """What stands under the title."""
 
 
 class Table(NamedTuple):
