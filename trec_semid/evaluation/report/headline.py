@@ -91,13 +91,20 @@ def _numbers(report: Report, arm: Arm) -> str:
     """Return an arm's difference from the baseline at the length of the list that the answer speaks of."""
     _, _, cutoff = (report.headline_metric or "").partition("@")
     told = [
-        f"{metric(each.metric).title} {_level(report, each.metric, arm.name)} against "
-        f"{_level(report, each.metric, each.baseline)}, a difference of {signed(each.difference)} (95 % interval "
-        f"{interval(each.low, each.high, with_sign=True)}; smallest detectable {figure(each.smallest_detectable)})"
+        _difference(report, each)
         for each in report.comparisons
         if each.arm == arm.name and each.metric.endswith(f"@{cutoff}") and each.stratum is None
     ]
     return f"{arm.name} against {report.baseline}: {'; '.join(told)}."
+
+
+def _difference(report: Report, each: Comparison) -> str:
+    values = " against ".join(_level(report, each.metric, arm) for arm in (each.arm, each.baseline))
+    return (
+        f"{metric(each.metric).title} {values}, a difference of {signed(each.difference)} (95 % interval "
+        f"{interval(each.low, each.high, with_sign=True)}; smallest detectable "
+        f"{figure(each.smallest_detectable)})"
+    )
 
 
 def _level(report: Report, key: str, arm: str) -> str:

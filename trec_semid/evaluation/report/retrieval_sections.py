@@ -15,8 +15,8 @@ SLICE_WORDS = (
 )
 EXAMPLE_WORDS = (
     "Some users: what came before, oldest first, and the place of what came next in the list of each arm. "
-    f"Users drawn at random are of those for whom some arm has it among its first {FOUND_WITHIN}; users of the "
-    "largest gains and losses are extremes. They show what lists are made from, and prove nothing."
+    f"Users drawn at random are of those for whom some arm has it among its first {FOUND_WITHIN}; users of "
+    "the largest gains and losses are extremes. They show what lists are made from, and prove nothing."
 )
 
 
