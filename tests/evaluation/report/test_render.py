@@ -208,3 +208,10 @@ def test_a_report_of_one_run_renders(study: Study):
 
 def test_a_page_of_ten_runs_is_small(html: str):
     assert len(html.encode()) < 400_000
+
+
+def test_a_number_of_too_few_users_says_so_instead_of_an_interval(study: Study, html: str):
+    (found,) = [each for each in study.report.strata if each.key == "user_unseen"]
+    assert found.metrics["auc"]["item"].low is None
+    assert "too few users" in html
+    assert "too few users" in render_markdown(study.report)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets import write_small_dataset
-from tests.evaluation.report.fake_retrieval import write_retrieve_run
+from tests.evaluation.report.fake_retrieval import COVERED, write_retrieve_run
 from tests.evaluation.report.fake_runs import write_tokenize_run
 from tests.evaluation.report.test_render import Page
 from trec_semid.core.logs import RunLog
@@ -141,3 +141,11 @@ def test_items_without_titles_have_no_examples(tmp_path: Path, monkeypatch: pyte
     report = build_report(replace(collection, dataset=Dataset(data)), num_replicates=100)
     assert report.examples == []
     assert "## Examples" not in render_markdown(report)
+
+
+def test_coverage_has_no_interval_and_is_not_said_to_lack_users(report: Report):
+    lines = render_markdown(report).splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("| **Coverage@N"))
+    for line in lines[start + 1 : start + 4]:
+        assert f"| {COVERED:.4f}; valid {COVERED:.4f} |" in line
+        assert " to " not in line

@@ -282,6 +282,7 @@ def test_other_targets_are_refused_and_the_run_is_named(tmp_path: Path, dataset:
     with pytest.raises(DataError, match="not those of run 'sasrec'") as error:
         build_report(collect_runs(runs), num_replicates=100)
     assert error.value.field == "item_row"
+    assert "sequences.events" in str(error.value)
 
 
 def test_ranks_that_do_not_fit_the_metrics_beside_them_are_refused(tmp_path: Path, dataset: str):

@@ -44,7 +44,7 @@ def build_report(
     Args:
         collection: the runs.
         title: the report's title; None = made from the dataset's name.
-        baseline: name of the arm that others are compared with; None = the item-ID arm.
+        baseline: name of the arm that others are compared with; None = the usual one (`group_arms`).
         num_replicates: draws of users behind every interval; large test parts get fewer, and a note.
         seed: of the draws.
 

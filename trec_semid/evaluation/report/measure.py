@@ -79,6 +79,7 @@ def expect_same_rows(
     rows: Mapping[str, NDArray[Any]],
     first: FinishedRun,
     first_rows: Mapping[str, NDArray[Any]],
+    remedy: str,
 ) -> None:
     """Refuse a run whose test part is not that of the first run.
 
@@ -87,6 +88,7 @@ def expect_same_rows(
         rows: columns of its predictions that have to be alike.
         first: the first run.
         first_rows: its columns.
+        remedy: what to do about it.
 
     Raises:
         DataError: they differ.
@@ -97,7 +99,7 @@ def expect_same_rows(
                 f"the test rows of this run are not those of run '{first.name}'",
                 file=join(run.uri, "predictions"),
                 field=name,
-                remedy="Run both again on the same dataset",
+                remedy=remedy,
             )
 
 

@@ -58,7 +58,9 @@ def measure_ranking(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap) -
         for run in arm.runs:
             test, valid = read_predictions(run.uri, "test"), read_predictions(run.uri, "valid")
             first = first or (run, test)
-            expect_same_rows(run, _rows(test), first[0], _rows(first[1]))
+            expect_same_rows(
+                run, _rows(test), first[0], _rows(first[1]), "Run both again on the same dataset"
+            )
             expect_own_metrics(run, split_metrics("test", test)[0])
             runs.append(_measure_run(test, valid, strata, how))
             tests.append(test)

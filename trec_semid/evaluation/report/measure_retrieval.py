@@ -34,6 +34,7 @@ USUAL_CUTOFF = 10
 LONGEST_LIST = 1000
 """How far recall by length of the list is shown."""
 NUM_LENGTHS = 60
+SAME_TARGETS = "Run both again on the same dataset, with the same sequences.events"
 
 
 def measure_retrieval(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap) -> Measured:
@@ -56,7 +57,7 @@ def measure_retrieval(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap)
         for run in arm.runs:
             test, valid = read_target_ranks(run.uri, "test"), read_target_ranks(run.uri, "valid")
             first = first or (run, test)
-            expect_same_rows(run, _rows(test), first[0], _rows(first[1]))
+            expect_same_rows(run, _rows(test), first[0], _rows(first[1]), SAME_TARGETS)
             expect_own_metrics(run, _own_metrics(run, test))
             runs.append(_measure_run(run, test, valid, strata, how, asked))
             tests.append(test)

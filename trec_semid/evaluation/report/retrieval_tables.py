@@ -16,7 +16,11 @@ def metric_table(report: Report) -> Table:
             [
                 [
                     Cell(arm.name, ("baseline",) if arm.is_baseline else ()),
-                    *(estimate_cell(metrics[f"{family.key}@{cutoff}"][arm.name]) for cutoff in cutoffs),
+                    *(
+                        estimate_cell(key, metrics[key][arm.name])
+                        for key in metrics
+                        if key.startswith(family.key)
+                    ),
                 ]
                 for arm in report.arms
             ],

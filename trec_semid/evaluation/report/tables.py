@@ -99,19 +99,21 @@ def metric_table(report: Report, scores: Scores, metrics: Sequence[Metric]) -> T
     rows = [
         [
             Cell(arm.name, ("baseline",) if arm.is_baseline else ()),
-            *(estimate_cell(scores.metrics[each.key][arm.name]) for each in metrics),
+            *(estimate_cell(each.key, scores.metrics[each.key][arm.name]) for each in metrics),
         ]
         for arm in report.arms
     ]
     return Table(METRIC_CAPTION, columns, [Block("", rows)])
 
 
-def estimate_cell(estimate: Estimate, *, with_valid: bool = True) -> Cell:
-    """Return the cell of one arm's metric."""
+def estimate_cell(key: str, estimate: Estimate, *, with_valid: bool = True) -> Cell:
+    """Return the cell of one arm's metric, which a key names."""
     if estimate.value is None:
         return Cell(NONE, ("not defined",))
     spread = "" if estimate.sd is None else f" ± {figure(estimate.sd)}"
-    lines = [] if estimate.low is None else [interval(estimate.low, estimate.high)]
+    lines: list[str] = []
+    if metric(key).is_by_user:
+        lines.append("too few users" if estimate.low is None else interval(estimate.low, estimate.high))
     if with_valid and estimate.valid is not None:
         lines.append(f"valid {figure(estimate.valid)}")
     return Cell(f"{figure(estimate.value)}{spread}", tuple(lines), "best" if estimate.is_best else "")
@@ -182,7 +184,7 @@ def strata_table(report: Report, dimension: str) -> Table:
         for arm in report.arms:
             row = [Cell(arm.name)]
             for key, values in stratum.metrics.items():
-                row.append(estimate_cell(values[arm.name], with_valid=False))
+                row.append(estimate_cell(key, values[arm.name], with_valid=False))
                 if key in compared:
                     row.append(_difference_cell(differences.get((stratum.key, arm.name, key))))
             rows.append(row)
