@@ -186,10 +186,10 @@ def report(
 ) -> None:
     """Compare finished runs on one page: intervals, paired tests, strata.
 
-    Also learning curves, calibration, codebooks, the plan, and the commands that made all of it.
+    Of rankers or of retrievers, with learning curves, codebooks, the plan, and the commands that made it.
 
     \b
-    Reads:    run folders of rank and tokenize, and the dataset they read.
+    Reads:    run folders of rank or retrieve, and of tokenize, and the dataset they read.
     Writes:   FOLDER/report.html (one self-contained file), report.md and report.json; without --out
               in the run's own folder, for several runs in 'report' beside the first.
     Example:  trec-semid report runs/quickstart/item/seed-* runs/quickstart/both/seed-* --out report

@@ -133,6 +133,15 @@ def read_predictions(run_uri: str, split: Split) -> Predictions:
     return Predictions(*read_columns(run_uri, split, PREDICTION_SCHEMA))
 
 
+def count_rows(run_uri: str, split: Split) -> int:
+    """Return how many rows the predictions of a split have over all ranks.
+
+    Raises:
+        DataError: rank 0's file is absent, unreadable or does not say.
+    """
+    return _facts(_read(predictions_uri(run_uri, split, 0), []))["num_rows"]
+
+
 def read_columns(run_uri: str, split: Split, schema: pa.Schema) -> list[NDArray[Any]]:
     """Read the columns of a schema, of which `row` is one, that all ranks of a run wrote, in order of `row`.
 
@@ -141,12 +150,16 @@ def read_columns(run_uri: str, split: Split, schema: pa.Schema) -> list[NDArray[
             twice or not at all.
     """
     first = _read(predictions_uri(run_uri, split, 0), schema.names)
-    facts = json.loads(first.schema.metadata[_FACTS])
+    facts = _facts(first)
     uris = [predictions_uri(run_uri, split, rank) for rank in range(1, facts["world_size"])]
     table = pa.concat_tables([first, *(_read(uri, schema.names) for uri in uris)])
     rows = table["row"].to_numpy()
     _expect_each_once(rows, facts["num_rows"], predictions_uri(run_uri, split, 0))
     return [_in_order(table[name].to_numpy(), rows) for name in schema.names]
+
+
+def _facts(table: pa.Table) -> dict[str, int]:
+    return json.loads(table.schema.metadata[_FACTS])
 
 
 def _read(uri: str, names: list[str]) -> pa.Table:

@@ -18,13 +18,13 @@ class ReportConfig(Config):
     """What to report, and where to."""
 
     runs: list[str] = Field(min_length=1)
-    """Run folders of `rank` and `tokenize`; tokenizers that a rank run read are found from it."""
+    """Run folders of `rank` or `retrieve`, and of `tokenize`; tokenizers that the former read are found."""
     out: str | None = None
     """Folder for the report; None = the run's own folder for one run, `report` beside the first for more."""
     title: str | None = None
     """Title of the page; None = made from the dataset's name."""
     baseline: str | None = None
-    """Arm that the others are compared with; None = the one that reads item IDs alone."""
+    """Arm that others are compared with; None = the ranker that reads item IDs alone, or the first run's."""
     dataset: str | None = None
     """Dataset folder, where it no longer lies where the runs found it."""
     replicates: int = Field(1000, ge=100)
@@ -47,7 +47,7 @@ def run(config: ReportConfig) -> WrittenReport:
 
     Raises:
         DataError: a folder is no finished run, files of it are missing or do not fit, or the runs read
-            different datasets; nothing is written then.
+            different datasets or are of both kinds; nothing is written then.
     """
     set_up_console()
     report = build_report(

@@ -19,7 +19,7 @@ from trec_semid.core.logs import RunLog
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.evaluation.report.build import MAX_POINTS, build_report
 from trec_semid.evaluation.report.collect import collect_runs
-from trec_semid.evaluation.report.content import NOT_DISTINGUISHABLE, Report
+from trec_semid.evaluation.report.content import NOT_DISTINGUISHABLE, Report, RowCounts
 from trec_semid.evaluation.report.measure import MIN_REPLICATES, choose_replicates
 
 
@@ -110,19 +110,21 @@ def test_slices_hold_the_rows_of_their_items_and_users(study: Study):
     frame = read_frame(f"{study.root}/{study.report.arms[0].runs[0]}")
     rows = frame[frame.item_row.isin(head)]
     (found,) = [each for each in study.report.strata if each.key == "popularity_head"]
-    assert (found.rows, found.positives) == (len(rows), int(rows.label.sum()))
-    assert found.users == rows.user_row.nunique()
+    assert isinstance(found.counts, RowCounts)
+    assert (found.counts.rows, found.counts.positives) == (len(rows), int(rows.label.sum()))
+    assert found.counts.users == rows.user_row.nunique()
     tests = [read_frame(f"{study.root}/{run}") for run in study.report.arms[0].runs]
     areas = [slow_metrics(test[test.item_row.isin(head)], "score")["auc"] for test in tests]
     assert found.metrics["auc"]["item"].value == pytest.approx(np.mean(areas), abs=1e-6)
     unseen = frame[~frame.user_row.isin(set(train.user_row))]
     (found,) = [each for each in study.report.strata if each.key == "user_unseen"]
-    assert found.rows == len(unseen)
+    assert isinstance(found.counts, RowCounts)
+    assert found.counts.rows == len(unseen)
 
 
 def test_too_few_users_give_a_value_but_neither_interval_nor_verdict(study: Study):
     (found,) = [each for each in study.report.strata if each.key == "user_unseen"]
-    assert found.users < 10
+    assert found.counts.users < 10
     assert all(each.low is None and not each.is_best for each in found.metrics["auc"].values())
     assert not [each for each in study.report.comparisons if each.stratum == "user_unseen"]
 

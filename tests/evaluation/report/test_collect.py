@@ -28,13 +28,13 @@ def test_a_rank_run_brings_the_tokenize_run_it_read(tmp_path: Path, dataset: str
         run = write_rank_run(str(tmp_path / "rank"), dataset, "both", semantic_ids=place)
         collection = collect_runs([run])
         assert [made.uri for made in collection.tokenizers] == [tokenizer]
-        made = collection.tokenizer_of(collection.ranks[0])
+        made = collection.tokenizer_of(collection.recommenders[0])
         assert made is not None
         assert made.uri == tokenizer
 
 
 def test_a_run_given_twice_counts_once(rank_run: str):
-    assert len(collect_runs([rank_run, f"{rank_run}/"]).ranks) == 1
+    assert len(collect_runs([rank_run, f"{rank_run}/"]).recommenders) == 1
 
 
 def test_one_folder_written_in_two_ways_is_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -63,7 +63,7 @@ def test_a_tokenize_run_made_anew_in_place_is_not_taken_for_what_a_rank_run_read
     )
     write_tokenize_run(str(tmp_path / "mmq"), dataset, "mmq", seed=9)
     collection = collect_runs([old, same])
-    by_name = {run.name: collection.tokenizer_of(run) for run in collection.ranks}
+    by_name = {run.name: collection.tokenizer_of(run) for run in collection.recommenders}
     assert by_name["on-mmq"] is None
     assert by_name["on-rq_kmeans"] is not None
     assert "on-mmq was trained with other semantic IDs than" in collection.notes[0]
@@ -150,9 +150,9 @@ def test_an_unfinished_run_is_told_with_the_command_that_finishes_it(rank_run: s
 def test_runs_are_called_by_what_their_paths_do_not_share(tmp_path: Path, dataset: str):
     places = [f"{tmp_path}/runs/{arm}/seed-{seed}" for arm in ("item", "itemised") for seed in (0, 1)]
     runs = [write_rank_run(place, dataset, label=place[-15:]) for place in places]
-    names = [run.name for run in collect_runs(runs).ranks]
+    names = [run.name for run in collect_runs(runs).recommenders]
     assert names == ["item/seed-0", "item/seed-1", "itemised/seed-0", "itemised/seed-1"]
-    assert [run.name for run in collect_runs(runs[:1]).ranks] == ["seed-0"]
+    assert [run.name for run in collect_runs(runs[:1]).recommenders] == ["seed-0"]
 
 
 def test_no_run_at_all_is_refused():

@@ -1,7 +1,14 @@
-from trec_semid.evaluation.report.content import Arm, Comparison, Counts, Verdict
+from tests.evaluation.report.conftest import Study
+from trec_semid.evaluation.report.content import Arm, Comparison, Report, RowCounts, Verdict
 from trec_semid.evaluation.report.headline import write_headline
 
-COUNTS = Counts(rows=9999, positives=5000, users=243, gauc_users=144)
+COUNTS = RowCounts(rows=9999, positives=5000, users=243, gauc_users=144)
+
+
+def _report(study: Study, arms: list[Arm], comparisons: list[Comparison]) -> Report:
+    facts = study.report.dataset.model_copy(update={"name": "films"})
+    own = {"dataset": facts, "counts": COUNTS, "arms": arms, "baseline": "item", "comparisons": comparisons}
+    return study.report.model_copy(update=own)
 
 
 def _arm(name: str, *, seeds: int = 3) -> Arm:
@@ -33,7 +40,7 @@ def _comparison(arm: str, difference: float, verdict: Verdict, stratum: str | No
     )
 
 
-def test_the_answer_names_verdicts_in_plain_words_best_first():
+def test_the_answer_names_verdicts_in_plain_words_best_first(study: Study):
     arms = [_arm(name) for name in ("item", "a", "b", "c", "d")]
     comparisons = [
         _comparison("a", 0.004, "not distinguishable"),
@@ -42,7 +49,7 @@ def test_the_answer_names_verdicts_in_plain_words_best_first():
         _comparison("d", 0.03, "better"),
         _comparison("c", -0.01, "not distinguishable", "popularity_tail"),
     ]
-    told = write_headline(arms, comparisons, COUNTS, "films")
+    told = write_headline(_report(study, arms, comparisons))
     assert told == [
         "In GAUC, d (+0.0300) and c (+0.0200) are better than item; b (−0.0300) is worse than item; "
         "a (+0.0040) is not distinguishable from item.",
@@ -53,8 +60,8 @@ def test_the_answer_names_verdicts_in_plain_words_best_first():
     ]
 
 
-def test_arms_that_could_not_be_compared_are_said_to_be_so():
-    told = write_headline([_arm("item"), _arm("a", seeds=1)], [], COUNTS, "films")
+def test_arms_that_could_not_be_compared_are_said_to_be_so(study: Study):
+    told = write_headline(_report(study, [_arm("item"), _arm("a", seeds=1)], []))
     assert "too few to compare" in told[0]
     assert "1 to 3 seeds each" in told[1]
-    assert "nothing to compare it with" in write_headline([_arm("item")], [], COUNTS, "films")[0]
+    assert "nothing to compare it with" in write_headline(_report(study, [_arm("item")], []))[0]

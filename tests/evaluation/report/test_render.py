@@ -15,7 +15,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.report.build import build_report
 from trec_semid.evaluation.report.collect import collect_runs
 from trec_semid.evaluation.report.content import Report
-from trec_semid.evaluation.report.definitions import METRICS
+from trec_semid.evaluation.report.definitions import RANKING_METRICS
 from trec_semid.evaluation.report.markdown import plain, render_markdown
 from trec_semid.evaluation.report.render import render_json, render_page
 from trec_semid.evaluation.report.words import figure, interval
@@ -119,7 +119,7 @@ def test_page_markdown_and_json_say_the_same_numbers(study: Study, page: Page):
     rows = [_cells(row) for row in page.rows]
     for scores in told["scores"]:
         for arm in told["arms"]:
-            values = [scores["metrics"][each.key][arm["name"]] for each in METRICS]
+            values = [scores["metrics"][each.key][arm["name"]] for each in RANKING_METRICS]
             cells = [
                 (
                     f"{figure(each['value'])} ± {figure(each['sd'])}",
@@ -208,3 +208,10 @@ def test_a_report_of_one_run_renders(study: Study):
 
 def test_a_page_of_ten_runs_is_small(html: str):
     assert len(html.encode()) < 400_000
+
+
+def test_a_number_of_too_few_users_says_so_instead_of_an_interval(study: Study, html: str):
+    (found,) = [each for each in study.report.strata if each.key == "user_unseen"]
+    assert found.metrics["auc"]["item"].low is None
+    assert "too few users" in html
+    assert "too few users" in render_markdown(study.report)

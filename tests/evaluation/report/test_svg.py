@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.evaluation.report.figures import Curve, Dot, Row, draw_curves, draw_dots, draw_usage
-from trec_semid.evaluation.report.svg import Axis, Frame, mark_path, nice_axis, short_count
+from trec_semid.evaluation.report.svg import Axis, Frame, mark_path, nice_axis, power_axis, short_count
 
 
 @settings(deadline=None)
@@ -79,6 +79,16 @@ def test_neighbouring_series_have_other_marks_and_every_mark_is_closed():
     marks = [mark_path(series, 10, 10, 4) for series in range(8)]
     assert all(one != other for one, other in pairwise(marks))
     assert all(mark.startswith("M") and mark.endswith("z") for mark in marks)
+
+
+def test_on_an_axis_of_powers_equal_ratios_stand_equally_far_apart():
+    axis = power_axis([1, 5, 1000], pad=0)
+    assert axis.ticks == (1, 10, 100, 1000)
+    assert [axis.text(tick) for tick in axis.ticks] == ["1", "10", "100", "1k"]
+    assert [axis.share(tick) for tick in axis.ticks] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert power_axis([3, 30], pad=0).ticks == (5, 10, 20)
+    alone = power_axis([4, 4])
+    assert alone.low < 4 < alone.high
 
 
 def test_large_counts_are_short():

@@ -1,20 +1,23 @@
-"""Groups rank runs into arms: one arm is one config, run with several seeds."""
+"""Groups rank or retrieve runs into arms: one arm is one config, run with several seeds."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
+from trec_semid.evaluation.report.arm_names import (
+    ITEM_IDS,
+    has_other_codes,
+    model_kind,
+    name_arms,
+    own_config,
+    representation,
+    tokenizer_kind,
+)
 from trec_semid.evaluation.report.collect import Collection, FinishedRun, tokenizer_place
 from trec_semid.evaluation.report.content import Arm
-
-PLACE_KEYS = ("seed", "run", "dataset", "semantic_ids", "label")
-"""Keys that may differ within an arm: the checksum stands for the dataset and the tokenizer's own
-config for its codes."""
-BASELINE = "item"
 
 
 @dataclass(frozen=True)
@@ -30,32 +33,28 @@ def group_arms(collection: Collection, baseline: str | None = None) -> list[ArmR
 
     Args:
         collection: the runs.
-        baseline: name of the arm that others are compared with; None = the first whose representation
-            is `item`, else the first by name.
+        baseline: name of the arm that others are compared with; None = of rankers the first whose
+            representation is `item`, else the first by name; of retrievers that of the first run.
 
     Raises:
         DataError: two runs are the same arm and seed, or no arm has the baseline's name.
     """
     groups: dict[str, list[FinishedRun]] = {}
-    for run in collection.ranks:
+    for run in collection.recommenders:
         groups.setdefault(_arm_key(run, collection), []).append(run)
     members = [sorted(runs, key=lambda run: run.seed) for runs in groups.values()]
     for runs in members:
         _check_seeds(runs)
-    named = dict(sorted(zip(_names(members, collection), members, strict=True)))
-    chosen = _choose_baseline(named, baseline)
+    names = name_arms(members, collection)
+    named = dict(sorted(zip(names, members, strict=True)))
+    if baseline is not None:
+        _check_baseline(baseline, named)
+    chosen = baseline or _usual_baseline(names, named)
     order = sorted(named, key=lambda name: (name != chosen, name))
     return [
         ArmRuns(_arm(name, series, named[name], collection, is_baseline=name == chosen), named[name])
         for series, name in enumerate(order)
     ]
-
-
-def tokenizer_kind(run: FinishedRun) -> str:
-    """Return the kind of tokenizer that a tokenize run fitted."""
-    section = run.config.get("tokenizer")
-    kind = section.get("kind") if isinstance(section, dict) else None
-    return str(kind or run.json("quality.json").get("tokenizer", "tokenizer"))
 
 
 def _arm(
@@ -64,8 +63,10 @@ def _arm(
     made = collection.tokenizer_of(runs[0])
     return Arm(
         name=name,
-        representation=_representation(runs[0]),
+        representation=representation(runs[0]),
         tokenizer=tokenizer_kind(made) if made else None,
+        model=model_kind(runs[0]),
+        lists=_lists(runs[0]) if runs[0].job == "retrieve" else None,
         series=series,
         seeds=[run.seed for run in runs],
         runs=[run.name for run in runs],
@@ -74,23 +75,22 @@ def _arm(
     )
 
 
+def _lists(run: FinishedRun) -> str:
+    how = run.config.get("evaluation", {})
+    width = how.get("beam_width")
+    search = f"beam of {width} tuples" if width else "every item scored"
+    return f"{search}, history {'left out' if how.get('masks_history', True) else 'kept'}"
+
+
 def _parameters(run: FinishedRun) -> dict[str, int]:
     counts = run.result.get("counts", {})
     return {key.partition("/")[2]: int(size) for key, size in counts.items() if key.startswith("parameters/")}
 
 
-def _representation(run: FinishedRun) -> str:
-    return str(run.config.get("representation", BASELINE))
-
-
-def _own_config(run: FinishedRun) -> dict[str, Any]:
-    return {key: value for key, value in run.config.items() if key not in PLACE_KEYS}
-
-
 def _arm_key(run: FinishedRun, collection: Collection) -> str:
     made = collection.tokenizer_of(run)
-    codes = _own_config(made) if made else tokenizer_place(run) if _has_other_codes(run, collection) else None
-    return json.dumps([_own_config(run), codes, run.config.get("label")], sort_keys=True, default=str)
+    codes = own_config(made) if made else tokenizer_place(run) if has_other_codes(run, collection) else None
+    return json.dumps([own_config(run), codes, run.config.get("label")], sort_keys=True, default=str)
 
 
 def _check_seeds(runs: Sequence[FinishedRun]) -> None:
@@ -105,58 +105,15 @@ def _check_seeds(runs: Sequence[FinishedRun]) -> None:
             )
 
 
-def _names(members: Sequence[Sequence[FinishedRun]], collection: Collection) -> list[str]:
-    """Return a name per arm; arms that would share one are told apart by the keys in which they differ."""
-    plain = [_plain_name(runs[0], collection) for runs in members]
-    names: list[str] = []
-    for index, name in enumerate(plain):
-        rivals = [other for other, its_name in enumerate(plain) if its_name == name and other != index]
-        if rivals:
-            differing = _differences(members[index][0], [members[other][0] for other in rivals], collection)
-            name = f"{name} ({', '.join(differing[:3]) or f'arm {index + 1}'})"  # noqa: PLW2901
-        names.append(name)
-    return [f"{name} #{index + 1}" if names.count(name) > 1 else name for index, name in enumerate(names)]
+def _check_baseline(baseline: str, named: Mapping[str, Sequence[FinishedRun]]) -> None:
+    if baseline not in named:
+        have = ", ".join(named) or "none"
+        raise DataError("no such arm for the baseline", value=baseline, remedy=f"The arms are: {have}")
 
 
-def _plain_name(run: FinishedRun, collection: Collection) -> str:
-    made = collection.tokenizer_of(run)
-    parts = [_representation(run)]
-    if made and parts[0] != BASELINE:
-        parts.append(tokenizer_kind(made))
-    elif _has_other_codes(run, collection):
-        parts.append("codes since replaced")
-    label = run.config.get("label")
-    return " · ".join([*parts, str(label)] if label else parts)
-
-
-def _has_other_codes(run: FinishedRun, collection: Collection) -> bool:
-    return run.uri in collection.on_other_codes
-
-
-def _differences(run: FinishedRun, rivals: Sequence[FinishedRun], collection: Collection) -> list[str]:
-    mine, others = _flat(run, collection), [_flat(rival, collection) for rival in rivals]
-    keys = [key for key in mine if any(other.get(key) != mine[key] for other in others)]
-    return [f"{key} = {mine[key]}" for key in keys]
-
-
-def _flat(run: FinishedRun, collection: Collection) -> dict[str, object]:
-    made = collection.tokenizer_of(run)
-    codes = _flatten(_own_config(made), "tokenize.") if made else {}
-    return _flatten(_own_config(run)) | codes
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _choose_baseline(named: Mapping[str, Sequence[FinishedRun]], baseline: str | None) -> str | None:
-    if baseline is not None:
-        if baseline not in named:
-            have = ", ".join(named) or "none"
-            raise DataError("no such arm for the baseline", value=baseline, remedy=f"The arms are: {have}")
-        return baseline
-    of_items = [name for name, runs in named.items() if _representation(runs[0]) == BASELINE]
+def _usual_baseline(given: Sequence[str], named: Mapping[str, Sequence[FinishedRun]]) -> str | None:
+    """Choose among names as they were given, and the same in order with their runs."""
+    if any(runs[0].job == "retrieve" for runs in named.values()):
+        return given[0]
+    of_items = [name for name, runs in named.items() if representation(runs[0]) == ITEM_IDS]
     return next(iter([*of_items, *named]), None)

@@ -2,34 +2,31 @@
 
 from collections.abc import Sequence
 
-from trec_semid.evaluation.predictions import read_predictions
-from trec_semid.evaluation.report.arms import ArmRuns, group_arms, tokenizer_kind
+from trec_semid.evaluation.predictions import count_rows
+from trec_semid.evaluation.report.arm_names import tokenizer_kind
+from trec_semid.evaluation.report.arms import ArmRuns, group_arms
 from trec_semid.evaluation.report.collect import Collection, FinishedRun, is_tuned
-from trec_semid.evaluation.report.compare import compare_scores, compare_strata, compare_with_baseline
+from trec_semid.evaluation.report.compare import (
+    compare_scores,
+    compare_strata,
+    compare_with_baseline,
+    read_counts,
+)
 from trec_semid.evaluation.report.content import (
-    CHURN_OF_POSITION,
     Bootstrap,
     Codebooks,
-    Counts,
     Learning,
     Plan,
     Report,
     RunFacts,
 )
-from trec_semid.evaluation.report.headline import write_headline, write_tokenizer_headline
-from trec_semid.evaluation.report.measure import ArmMeasures, choose_replicates, measure_arms
+from trec_semid.evaluation.report.headline import write_tokenizer_headline
+from trec_semid.evaluation.report.kinds import KINDS, Kind
+from trec_semid.evaluation.report.measure import choose_replicates
 
-SCALARS = (
-    "train/loss",
-    "valid/auc",
-    "valid/gauc",
-    "codes/entropy",
-    "codes/utilisation",
-    "codes/dead",
-    "codes/churn",
-    "codes/agreement",
-    "codes/reconstruction",
-)
+LOG = "log.jsonl"
+SCALARS = ("train/loss", "valid/", "codes/")
+"""What is shown of a log: scalars whose names begin so."""
 MAX_POINTS = 200
 """Longer logs are thinned to about this many points."""
 
@@ -47,55 +44,69 @@ def build_report(
     Args:
         collection: the runs.
         title: the report's title; None = made from the dataset's name.
-        baseline: name of the arm that others are compared with; None = the item-ID arm.
+        baseline: name of the arm that others are compared with; None = the usual one (`group_arms`).
         num_replicates: draws of users behind every interval; large test parts get fewer, and a note.
         seed: of the draws.
 
     Raises:
         DataError: runs that cannot be compared or whose files do not fit each other.
     """
-    arms = group_arms(collection, baseline)
-    dataset, books = collection.dataset, _codebooks(collection, arms)
-    how = _bootstrap(arms, num_replicates, seed)
-    measures = measure_arms(arms, dataset, how) if arms else []
-    comparisons = compare_with_baseline(arms, measures) if arms else []
-    counts = _counts(measures[0]) if measures else None
-    if counts:
-        headline = write_headline([each.arm for each in arms], comparisons, counts, dataset.facts.name)
-    else:
-        headline = write_tokenizer_headline(books, dataset.facts.name)
-    return Report(
-        title=title or f"Ranking report: {dataset.facts.name}",
-        headline=headline,
-        dataset=dataset.facts,
-        dataset_place=dataset.uri,
-        counts=counts,
-        bootstrap=how,
+    dataset, arms = collection.dataset.facts, group_arms(collection, baseline)
+    books = _codebooks(collection, arms)
+    report = Report(
+        job=collection.job,
+        title=title or f"Tokenizer report: {dataset.name}",
+        headline=write_tokenizer_headline(books, dataset.name),
+        dataset=dataset,
+        dataset_place=collection.dataset.uri,
+        counts=None,
+        headline_metric=None,
+        bootstrap=Bootstrap(replicates=num_replicates, seed=seed),
         arms=[each.arm for each in arms],
         baseline=arms[0].arm.name if arms else None,
-        scores=compare_scores(arms, measures) if arms else [],
-        comparisons=comparisons,
-        strata=compare_strata(arms, measures) if arms else [],
-        curves=[each.curves for each in measures],
-        learning=[_learning(run, arm.arm.name) for arm in arms for run in arm.runs],
+        scores=[],
+        comparisons=[],
+        strata=[],
+        learning=[_learning(run, arm.arm.name) for arm in arms for run in arm.runs if run.has(LOG)],
         codebooks=books,
         plans=_plans(arms),
         runs=_runs(collection, arms),
-        notes=[*collection.notes, *_draw_notes(how, num_replicates), *_seed_notes(arms)],
+        notes=collection.notes,
     )
+    if collection.job is None:
+        return report
+    return _with_results(report, KINDS[collection.job], arms, collection, title)
 
 
-def _bootstrap(arms: Sequence[ArmRuns], wanted: int, seed: int) -> Bootstrap:
-    if not arms:
-        return Bootstrap(replicates=wanted, seed=seed)
-    num_rows = len(read_predictions(arms[0].runs[0].uri, "test").row)
-    affordable = choose_replicates(wanted, num_rows, sum(len(arm.runs) for arm in arms))
-    return Bootstrap(replicates=affordable, seed=seed)
+def _with_results(
+    report: Report, kind: Kind, arms: Sequence[ArmRuns], collection: Collection, title: str | None
+) -> Report:
+    """Measure and compare the arms, and word the answer."""
+    wanted = report.bootstrap
+    how = wanted.model_copy(update={"replicates": _affordable(arms, wanted.replicates)})
+    measured = kind.measure(arms, collection.dataset, how)
+    notes = [*report.notes, *measured.notes, *_draw_notes(how, wanted.replicates), *_seed_notes(arms)]
+    found = report.model_copy(
+        update={
+            "title": title or f"{kind.title}: {report.dataset.name}",
+            "counts": read_counts(measured.arms[0][0].counts),
+            "headline_metric": measured.asked.headline,
+            "bootstrap": how,
+            "scores": compare_scores(arms, measured),
+            "comparisons": compare_with_baseline(arms, measured),
+            "strata": compare_strata(arms, measured),
+            "curves": measured.curves,
+            "reach": measured.reach,
+            "examples": measured.examples,
+            "notes": notes,
+        }
+    )
+    return found.model_copy(update={"headline": kind.headline(found)})
 
 
-def _counts(first: ArmMeasures) -> Counts:
-    found = first.runs[0].counts
-    return Counts(**{name: found[name] for name in Counts.model_fields})
+def _affordable(arms: Sequence[ArmRuns], wanted: int) -> int:
+    num_rows = count_rows(arms[0].runs[0].uri, "test")
+    return choose_replicates(wanted, num_rows, sum(len(arm.runs) for arm in arms))
 
 
 def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
@@ -105,7 +116,7 @@ def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
 
 
 def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:
-    few = [each.arm.name for each in arms if len(each.runs) < 3]
+    few = [each.arm.name for each in arms if len(each.runs) < 3 and each.runs[0].has(LOG)]
     if not few:
         return []
     return [
@@ -115,9 +126,7 @@ def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:
 
 def _learning(run: FinishedRun, arm: str) -> Learning:
     """Return a run's logged scalars; after a restart a step is logged again, and the later line counts."""
-    points: dict[str, dict[int, float]] = {name: {} for name in SCALARS}
-    positions = (key for event in run.events() for key in event if key.startswith(CHURN_OF_POSITION))
-    points |= {name: {} for name in dict.fromkeys(positions)}
+    points: dict[str, dict[int, float]] = {}
     best: int | None = None
     for event in run.events():
         step = event.get("step")
@@ -125,10 +134,10 @@ def _learning(run: FinishedRun, arm: str) -> Learning:
             continue
         if event.get("event") == "best":
             best = step
-        for name in points:
-            if isinstance(event.get(name), (int, float)):
-                points[name][step] = float(event[name])
-    scalars = {name: _thinned(sorted(steps.items()), best) for name, steps in points.items() if steps}
+        for name, value in event.items():
+            if name.startswith(SCALARS) and isinstance(value, (int, float)):
+                points.setdefault(name, {})[step] = float(value)
+    scalars = {name: _thinned(sorted(steps.items()), best) for name, steps in points.items()}
     return Learning(arm=arm, seed=run.seed, scalars=scalars, best_step=best)
 
 
@@ -174,7 +183,8 @@ def _plans(arms: Sequence[ArmRuns]) -> list[Plan]:
     users: dict[str, list[tuple[str, str]]] = {}
     for arm in arms:
         for run in arm.runs:
-            users.setdefault(run.text("plan.txt"), []).append((arm.arm.name, run.name))
+            if run.has("plan.txt"):
+                users.setdefault(run.text("plan.txt"), []).append((arm.arm.name, run.name))
     return [
         Plan(text=text, arms=list(dict.fromkeys(arm for arm, _ in by)), runs=[run for _, run in by])
         for text, by in users.items()
@@ -182,5 +192,5 @@ def _plans(arms: Sequence[ArmRuns]) -> list[Plan]:
 
 
 def _runs(collection: Collection, arms: Sequence[ArmRuns]) -> list[RunFacts]:
-    ranks = [run.facts(arm.arm.name) for arm in arms for run in arm.runs]
-    return ranks + [run.facts(tokenizer_kind(run)) for run in collection.tokenizers]
+    compared = [run.facts(arm.arm.name) for arm in arms for run in arm.runs]
+    return compared + [run.facts(tokenizer_kind(run)) for run in collection.tokenizers]

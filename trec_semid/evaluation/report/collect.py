@@ -10,11 +10,15 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
 from trec_semid.data.schema import Dataset
-from trec_semid.evaluation.report.content import RunFacts
+from trec_semid.evaluation.report.content import Job, RunFacts
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds, holds_same_codes
 
-RANK_FILES = ("log.jsonl", "plan.txt", "predictions")
-TOKENIZE_FILES = ("quality.json", FILE)
+FILES_OF_JOB = {
+    "rank": ("log.jsonl", "plan.txt", "predictions"),
+    "retrieve": ("predictions",),
+    "tokenize": ("quality.json", FILE),
+}
+"""What a finished run of each job holds besides its metrics; a retriever that learns nothing has no log."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class FinishedRun:
         """Read a text file of the folder."""
         return read_bytes(join(self.uri, name)).decode()
 
+    def has(self, name: str) -> bool:
+        """Tell whether a file is in the folder."""
+        return exists(join(self.uri, name))
+
     def events(self) -> list[dict[str, Any]]:
         """Read what rank 0 logged."""
         return read_events(join(self.uri, "log.jsonl"))
@@ -75,15 +83,22 @@ class Collection:
     """Every run of a report, and the one dataset all of them read."""
 
     dataset: Dataset
-    ranks: list[FinishedRun]
+    recommenders: list[FinishedRun]
+    """Rank runs, or retrieve runs, in the order in which they were given."""
     tokenizers: list[FinishedRun]
-    """Those given and those that a rank run's `semantic_ids` points to."""
+    """Those given and those that a recommender's `semantic_ids` points to."""
     notes: list[str]
     on_other_codes: frozenset[str] = frozenset()
-    """Rank runs whose tokenize run holds other codes by now than they were trained with."""
+    """Recommenders whose tokenize run holds other codes by now than they were trained with."""
+
+    @property
+    def job(self) -> Job | None:
+        """Which kind the recommenders are; None where there are none."""
+        jobs: dict[str, Job] = {"rank": "rank", "retrieve": "retrieve"}
+        return jobs[self.recommenders[0].job] if self.recommenders else None
 
     def tokenizer_of(self, run: FinishedRun) -> FinishedRun | None:
-        """Return the tokenize run whose codes a rank run was trained with; None where there is none."""
+        """Return the tokenize run whose codes a recommender was trained with; None where there is none."""
         place = tokenizer_place(run)
         if place is None or run.uri in self.on_other_codes:
             return None
@@ -91,7 +106,7 @@ class Collection:
 
 
 def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
-    """Read run folders of the jobs `rank` and `tokenize`.
+    """Read run folders of the jobs `rank` or `retrieve`, and `tokenize`.
 
     Args:
         uris: run folders; one given twice counts once.
@@ -99,24 +114,25 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
 
     Raises:
         DataError: a folder is no finished run of these jobs, a file of it is missing, or the runs read
-            different datasets.
+            different datasets or are of both `rank` and `retrieve`.
     """
     if not uris:
         raise DataError("no run to report", remedy="Name at least one run folder")
     runs = [read_run(uri) for uri in _distinct([uri.rstrip("/") for uri in uris])]
-    ranks = [run for run in runs if run.job == "rank"]
+    recommenders = [run for run in runs if run.job != "tokenize"]
+    _check_one_kind(recommenders)
     tokenizers = [run for run in runs if run.job == "tokenize"]
     notes: list[str] = []
-    for place in _distinct([place for run in ranks if (place := tokenizer_place(run))]):
+    for place in _distinct([place for run in recommenders if (place := tokenizer_place(run))]):
         if any(is_same_place(run.uri, place) for run in tokenizers):
             continue
         if exists(join(place, "run.json")):
             tokenizers.append(read_run(place))
         else:
             notes.append(f"The tokenize run {place} is not there, so its codebooks are not shown.")
-    named = _name_apart([*ranks, *tokenizers])
+    named = _name_apart([*recommenders, *tokenizers])
     _check_one_dataset(named)
-    first, num_ranks = named[0], len(ranks)
+    first, num_first = named[0], len(recommenders)
     opened = Dataset(dataset or _string(first, "dataset"))
     if opened.facts.checksum != first.checksum:
         raise DataError(
@@ -126,14 +142,14 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
             value=opened.facts.checksum,
             remedy="Name the right one with --dataset FOLDER, or run the jobs again on this one",
         )
-    ranks, tokenizers = named[:num_ranks], named[num_ranks:]
-    other = [run for run in ranks if _reads_other_codes(run, tokenizers)]
+    recommenders, tokenizers = named[:num_first], named[num_first:]
+    other = [run for run in recommenders if _reads_other_codes(run, tokenizers)]
     notes += [
         f"Run {run.name} was trained with other semantic IDs than {tokenizer_place(run)} holds now: what is "
-        "shown of that tokenizer says nothing about this run. Rank again in another folder to compare it."
+        "shown of that tokenizer says nothing about this run. Run it again in another folder to compare it."
         for run in other
     ]
-    return Collection(opened, ranks, tokenizers, notes, frozenset(run.uri for run in other))
+    return Collection(opened, recommenders, tokenizers, notes, frozenset(run.uri for run in other))
 
 
 def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> bool:
@@ -148,7 +164,7 @@ def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> b
 
 
 def is_tuned(run: FinishedRun) -> bool:
-    """Tell whether a rank run tuned its tokenizer, and so holds a map and a quality file of its own."""
+    """Tell whether a recommender tuned its tokenizer, and so holds a map and a quality file of its own."""
     tuning = run.config.get("tuning") or {"estimator": "frozen"}
     return tuning.get("estimator") != "frozen" and exists(join(run.uri, "quality.json"))
 
@@ -163,16 +179,16 @@ def read_run(uri: str) -> FinishedRun:
         raise DataError("no such run folder", file=uri)
     for name in ("config.toml", "run.json"):
         if not exists(join(uri, name)):
-            remedy = "A run folder is what `trec-semid rank` and `trec-semid tokenize` write"
+            remedy = "A run folder is what `trec-semid rank`, `retrieve` and `tokenize` write"
             raise DataError(f"not a run folder: it has no {name}", file=uri, remedy=remedy)
     made = _read_json(join(uri, "run.json"), "job", "command", "config_checksum")
     job = str(made["job"])
-    if job not in ("rank", "tokenize"):
-        remedy = "Only runs of the jobs rank and tokenize can be reported"
+    if job not in FILES_OF_JOB:
+        remedy = "Only runs of the jobs rank, retrieve and tokenize can be reported"
         raise DataError(
             "another job's run", file=join(uri, "run.json"), field="job", value=job, remedy=remedy
         )
-    for name in ("metrics.json", *(RANK_FILES if job == "rank" else TOKENIZE_FILES)):
+    for name in ("metrics.json", *FILES_OF_JOB[job]):
         if not exists(join(uri, name)):
             remedy = f"Let it run to its end: {made['command']}"
             raise DataError(f"the run is not finished: it has no {name}", file=uri, remedy=remedy)
@@ -186,7 +202,7 @@ def read_run(uri: str) -> FinishedRun:
 
 
 def tokenizer_place(run: FinishedRun) -> str | None:
-    """Return the tokenize run folder that a rank run's `semantic_ids` names: the folder or a file in it.
+    """Return the tokenize run folder that a recommender's `semantic_ids` names: the folder or a file in it.
 
     None where the run reads no codes, whatever its config names.
     """
@@ -216,6 +232,18 @@ def _name_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     return [
         replace(run, name="/".join(part[common:]) or part[-1]) for run, part in zip(runs, parts, strict=True)
     ]
+
+
+def _check_one_kind(runs: Sequence[FinishedRun]) -> None:
+    for run in runs[1:]:
+        if run.job != runs[0].job:
+            raise DataError(
+                f"rankers and retrievers cannot be compared: '{runs[0].uri}' is a {runs[0].job} run",
+                file=join(run.uri, "run.json"),
+                field="job",
+                value=run.job,
+                remedy="Report them apart",
+            )
 
 
 def _check_one_dataset(runs: Sequence[FinishedRun]) -> None:

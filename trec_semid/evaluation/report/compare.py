@@ -1,77 +1,86 @@
 """Sets the arms side by side: estimates over seeds, paired differences, slices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trec_semid.evaluation.ranking import RANK_METRICS
 from trec_semid.evaluation.report.arms import ArmRuns
 from trec_semid.evaluation.report.content import (
     NOT_DISTINGUISHABLE,
     Comparison,
+    Counts,
     Estimate,
+    RowCounts,
     Scores,
     Stratum,
+    TargetCounts,
     Verdict,
 )
-from trec_semid.evaluation.report.definitions import (
-    COMPARED,
-    MIN_USERS,
-    PROTOCOLS,
-    SLICED,
-    STRATA,
-    limits,
-    metric,
-)
-from trec_semid.evaluation.report.measure import ArmMeasures, Key
+from trec_semid.evaluation.report.definitions import MIN_USERS, STRATA, limits, metric
+from trec_semid.evaluation.report.measure import Key, Measured, RunMeasures
 from trec_semid.metrics.intervals import Difference, Replicates, difference, interval
 
 NOTHING = Estimate(value=None, sd=None, low=None, high=None, by_seed=[])
 
 
-def compare_scores(arms: Sequence[ArmRuns], measures: Sequence[ArmMeasures]) -> list[Scores]:
+def compare_scores(arms: Sequence[ArmRuns], measured: Measured) -> list[Scores]:
     """Return every metric of every arm, protocol by protocol."""
     return [
         Scores(
             protocol=protocol,
-            metrics={name: _estimates(arms, measures, Key(protocol, None, name)) for name in RANK_METRICS},
+            metrics={
+                name: _estimates(arms, measured, Key(protocol, None, name)) for name in measured.asked.metrics
+            },
         )
-        for protocol in PROTOCOLS
+        for protocol in measured.asked.protocols
     ]
 
 
-def compare_strata(arms: Sequence[ArmRuns], measures: Sequence[ArmMeasures]) -> list[Stratum]:
-    """Return AUC and GAUC of every arm in every slice that has rows."""
-    counts = measures[0].runs[0].counts
+def compare_strata(arms: Sequence[ArmRuns], measured: Measured) -> list[Stratum]:
+    """Return the sliced metrics of every arm in every slice that is not empty."""
+    asked, counts = measured.asked, measured.arms[0][0].counts
     return [
         Stratum(
             dimension=dimension,
             key=key,
             title=title,
-            rows=counts[f"rows/{key}"],
-            positives=counts[f"positives/{key}"],
-            users=counts[f"users/{key}"],
-            gauc_users=counts[f"gauc_users/{key}"],
-            metrics={name: _estimates(arms, measures, Key("online", key, name)) for name in SLICED},
+            counts=read_counts(counts, f"/{key}"),
+            metrics={
+                name: _estimates(arms, measured, Key(asked.protocols[0], key, name))
+                for name in asked.sliced
+                if metric(name).is_by_user or dimension == "popularity"
+            },
         )
         for key, (dimension, title) in STRATA.items()
-        if counts[f"rows/{key}"]
+        if counts[f"{asked.per_slice}/{key}"]
     ]
 
 
-def compare_with_baseline(arms: Sequence[ArmRuns], measures: Sequence[ArmMeasures]) -> list[Comparison]:
+def compare_with_baseline(arms: Sequence[ArmRuns], measured: Measured) -> list[Comparison]:
     """Return the paired difference of every other arm from the first, which is the baseline."""
-    keys = [Key(protocol, None, name) for protocol in PROTOCOLS for name in COMPARED]
-    keys += [Key("online", stratum, name) for stratum in STRATA for name in SLICED]
+    asked = measured.asked
+    keys = [Key(protocol, None, name) for protocol in asked.protocols for name in asked.compared]
+    keys += [
+        Key(asked.protocols[0], stratum, name)
+        for stratum in STRATA
+        for name in asked.sliced
+        if name in asked.compared
+    ]
     found: list[Comparison] = []
     for key in keys:
-        base = _replicates(measures[0], key)
-        if not base or not _has_enough_users(measures[0], key):
+        base = _replicates(measured.arms[0], key)
+        if not base or not _has_enough_users(measured.arms[0], key):
             continue
-        for arm, measured in zip(arms[1:], measures[1:], strict=True):
-            paired = difference(_replicates(measured, key), base)
+        for arm, runs in zip(arms[1:], measured.arms[1:], strict=True):
+            paired = difference(_replicates(runs, key), base)
             found.append(_comparison(key, arm.arm.name, arms[0].arm.name, paired))
     return found
+
+
+def read_counts(counts: Mapping[str, int], suffix: str = "") -> Counts:
+    """Return the sizes of the test part, or of a slice, whose names end so."""
+    kind = TargetCounts if "targets" in counts else RowCounts
+    return kind(**{name: counts[f"{name}{suffix}"] for name in kind.model_fields})
 
 
 def _comparison(key: Key, arm: str, baseline: str, found: Difference) -> Comparison:
@@ -96,40 +105,42 @@ def _verdict(found: Difference, *, higher_is_better: bool) -> Verdict:
     return "better" if (found.value > 0) == higher_is_better else "worse"
 
 
-def _replicates(measured: ArmMeasures, key: Key) -> list[Replicates]:
-    """Return a number's draws by seed; empty where it is not defined, which the labels alone decide."""
-    return [run.test[key] for run in measured.runs if key in run.test]
+def _replicates(runs: Sequence[RunMeasures], key: Key) -> list[Replicates]:
+    """Return a number's draws by seed; empty where it is not defined, which the rows alone decide."""
+    return [run.test[key] for run in runs if key in run.test]
 
 
-def _has_enough_users(measured: ArmMeasures, key: Key) -> bool:
+def _has_enough_users(runs: Sequence[RunMeasures], key: Key) -> bool:
     kind = "gauc_users" if key.metric.startswith("gauc") else "users"
     name = f"{kind}/{key.stratum}" if key.stratum else kind
-    return measured.runs[0].counts[name] >= MIN_USERS
+    return runs[0].counts[name] >= MIN_USERS
 
 
-def _estimates(arms: Sequence[ArmRuns], measures: Sequence[ArmMeasures], key: Key) -> dict[str, Estimate]:
-    draws = [_replicates(measured, key) for measured in measures]
-    is_enough = _has_enough_users(measures[0], key)
+def _estimates(arms: Sequence[ArmRuns], measured: Measured, key: Key) -> dict[str, Estimate]:
+    draws = [_replicates(runs, key) for runs in measured.arms]
+    is_enough = _has_enough_users(measured.arms[0], key)
     best = _best(draws, key.metric) if is_enough else None
     estimates: dict[str, Estimate] = {}
-    for index, (arm, measured) in enumerate(zip(arms, measures, strict=True)):
-        valid = [run.valid[key] for run in measured.runs if key in run.valid]
-        found = _estimate(draws[index], valid, key.metric, with_interval=is_enough)
+    for index, (arm, runs) in enumerate(zip(arms, measured.arms, strict=True)):
+        values = [each.value for each in draws[index]] or _undrawn(runs, key)
+        ends = _ends(draws[index], key.metric) if is_enough and draws[index] else None
+        valid = [run.valid[key] for run in runs if key in run.valid]
+        found = _estimate(values, ends, valid) if values else NOTHING
         estimates[arm.arm.name] = found.model_copy(update={"is_best": index == best})
     return estimates
 
 
-def _estimate(
-    seeds: Sequence[Replicates], valid: Sequence[float], name: str, *, with_interval: bool
-) -> Estimate:
-    if not seeds:
-        return NOTHING
-    values = [each.value for each in seeds]
-    ends: tuple[float, float] | None = None
-    if with_interval:
-        found, (least, most) = interval(seeds), limits(name)
-        # What seeds add to a draw is symmetric and may lie beyond what the metric can be.
-        ends = max(found.low, least), min(found.high, most)
+def _undrawn(runs: Sequence[RunMeasures], key: Key) -> list[float]:
+    return [run.undrawn[key] for run in runs if key in run.undrawn]
+
+
+def _ends(seeds: Sequence[Replicates], name: str) -> tuple[float, float]:
+    found, (least, most) = interval(seeds), limits(name)
+    # What seeds add to a draw is symmetric and may lie beyond what the metric can be.
+    return max(found.low, least), min(found.high, most)
+
+
+def _estimate(values: Sequence[float], ends: tuple[float, float] | None, valid: Sequence[float]) -> Estimate:
     return Estimate(
         value=float(np.mean(values)),
         sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,

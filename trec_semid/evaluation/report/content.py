@@ -5,7 +5,9 @@ from typing import Any, Literal
 from trec_semid.core.config import Config
 from trec_semid.data.schema import DatasetFacts
 
-Protocol = Literal["online", "frozen"]
+Job = Literal["rank", "retrieve"]
+Protocol = Literal["online", "frozen", "catalogue"]
+"""The first two of ranking, the last of retrieval."""
 Dimension = Literal["popularity", "activity"]
 Better = Literal["high", "low", "one"]
 Verdict = Literal["better", "worse", "not distinguishable"]
@@ -17,8 +19,13 @@ class Arm(Config):
 
     name: str
     representation: str
+    """What an item is to the model: `item`, `semantic` or `both` of a ranker; its tokens of a retriever."""
     tokenizer: str | None
     """Kind of the tokenizer whose codes the arm reads, where it reads any."""
+    model: str | None = None
+    """Kind of the model, of a retriever."""
+    lists: str | None = None
+    """How the catalogue was listed and what was left out of the lists, of a retriever."""
     series: int
     """Which colour and mark stand for it in every picture; the baseline is 0."""
     seeds: list[int]
@@ -46,7 +53,7 @@ class Estimate(Config):
 
 
 class Scores(Config):
-    """Metrics of every arm under one protocol, on the rows of the test part."""
+    """Metrics of every arm under one protocol, on the test part."""
 
     protocol: Protocol
     metrics: dict[str, dict[str, Estimate]]
@@ -60,7 +67,7 @@ class Comparison(Config):
     baseline: str
     protocol: Protocol
     stratum: str | None
-    """Slice of the test rows; None = all of them."""
+    """Slice of the test part; None = all of it."""
     metric: str
     difference: float
     """Arm minus baseline, both averaged over seeds."""
@@ -72,17 +79,33 @@ class Comparison(Config):
     verdict: Verdict
 
 
-class Stratum(Config):
-    """A slice of the test rows."""
+class RowCounts(Config):
+    """Sizes behind the metrics of rankers."""
 
-    dimension: Dimension
-    key: str
-    title: str
     rows: int
     positives: int
     users: int
     gauc_users: int
-    """Users with rows of both labels in this slice."""
+    """Users with rows of both labels: the ones GAUC speaks of."""
+
+
+class TargetCounts(Config):
+    """Sizes behind the metrics of retrievers."""
+
+    targets: int
+    users: int
+
+
+Counts = RowCounts | TargetCounts
+
+
+class Stratum(Config):
+    """A slice of the test part."""
+
+    dimension: Dimension
+    key: str
+    title: str
+    counts: Counts
     metrics: dict[str, dict[str, Estimate]]
     """metric -> arm -> estimate."""
 
@@ -104,12 +127,41 @@ class Curves(Config):
     true_positive_rate: list[float]
 
 
+class Reach(Config):
+    """Recall of one arm by length of the list, mean over its seeds."""
+
+    arm: str
+    lengths: list[int]
+    recall: list[float]
+
+
+class ShownTarget(Config):
+    """An item that came next, and its place in the list of every arm."""
+
+    title: str
+    ranks: dict[str, int | None]
+    """arm -> place from 1 in the list of its first seed; None where it is in no list."""
+
+
+class Example(Config):
+    """One user: what came before, oldest first, and what came next."""
+
+    why: str
+    """How the user was chosen."""
+    history: list[str]
+    num_earlier: int
+    """Items before those shown."""
+    targets: list[ShownTarget]
+    num_further: int
+    """Targets beside those shown."""
+
+
 CHURN_OF_POSITION = "codes/churn/"
 """Scalars that begin so tell of one position each."""
 
 
 class Learning(Config):
-    """What one rank run logged while it trained: (step, value) pairs by scalar."""
+    """What one run logged while it trained: (step, value) pairs by scalar."""
 
     arm: str
     seed: int
@@ -159,34 +211,34 @@ class Bootstrap(Config):
     seed: int
 
 
-class Counts(Config):
-    """Sizes behind the metrics of the test part."""
-
-    rows: int
-    positives: int
-    users: int
-    gauc_users: int
-    """Users with rows of both labels: the ones GAUC speaks of."""
-
-
 class Report(Config):
     """Everything the report says."""
 
-    schema_version: int = 1
+    schema_version: int = 2
+    job: Job | None
+    """Which kind of runs is compared; None where only tokenizers are reported."""
     title: str
     headline: list[str]
     dataset: DatasetFacts
     dataset_place: str
     counts: Counts | None
     """None when only tokenizers are reported."""
+    headline_metric: str | None
+    """The metric that the answer speaks of."""
     bootstrap: Bootstrap
     arms: list[Arm]
     baseline: str | None
     """Name of the arm that others are compared with."""
     scores: list[Scores]
+    """The protocol that the answer speaks of comes first."""
     comparisons: list[Comparison]
     strata: list[Stratum]
-    curves: list[Curves]
+    curves: list[Curves] = []
+    """Of rankers."""
+    reach: list[Reach] = []
+    """Of retrievers."""
+    examples: list[Example] = []
+    """Of retrievers, where items have titles."""
     learning: list[Learning]
     codebooks: list[Codebooks]
     plans: list[Plan]

@@ -3,16 +3,18 @@
 import math
 from typing import NamedTuple
 
-from trec_semid.evaluation.report.content import Better, Dimension, Protocol
+from trec_semid.evaluation.report.content import Better, Dimension, Protocol, Report
 
 
 class Metric(NamedTuple):
-    """A ranking metric and how a reader should take it."""
+    """A metric and how a reader should take it."""
 
     key: str
     title: str
     better: Better
     words: str
+    is_by_user: bool = True
+    """Whether it is made of users one by one, so that users can be drawn; coverage is of all together."""
 
     @property
     def hint(self) -> str:
@@ -20,7 +22,7 @@ class Metric(NamedTuple):
         return {"high": "higher is better", "low": "lower is better", "one": "1 is best"}[self.better]
 
 
-METRICS = (
+RANKING_METRICS = (
     Metric(
         "auc",
         "AUC",
@@ -63,20 +65,48 @@ METRICS = (
         "much, below 1 too little.",
     ),
 )
-COMPARED = ("gauc", "auc", "gauc_user_mean", "log_loss")
-"""Metrics with a paired test against the baseline; normalised entropy is log loss on another scale."""
-SLICED = ("gauc", "auc")
-"""Metrics by popularity and activity."""
+RETRIEVAL_METRICS = (
+    Metric(
+        "recall",
+        "Recall@N",
+        "high",
+        "Share of a user's test items that are among the first N of the user's list, averaged over users. "
+        "With one test item a user (leave-one-out) it is the hit rate.",
+    ),
+    Metric(
+        "ndcg",
+        "NDCG@N",
+        "high",
+        "A test item on place r ≤ N gains 1 / log2(r + 1); the sum is divided by that of a list with the "
+        "user's test items in front, and averaged over users. It rewards test items further up.",
+    ),
+    Metric(
+        "coverage",
+        "Coverage@N",
+        "high",
+        "Share of the catalogue, or of a slice's items, that is among the first N of anyone's list. It tells "
+        "how much of the catalogue users are shown at all, not whether they like it. It is as the run stated "
+        "it and has no interval: it is of all users together.",
+        is_by_user=False,
+    ),
+)
+"""Families; a metric of one is `<family>@<length of the list>`."""
 MIN_USERS = 10
 """Users that must stand behind a number for it to have an interval and a verdict."""
-HEADLINE = "gauc"
-"""The metric that the answer speaks of."""
-
 PROTOCOLS: dict[Protocol, str] = {
     "online": "A row's history holds every event strictly before it, earlier validation and test events "
     "included, as in a running service.",
     "frozen": "A row's history holds training events only, as for a service whose histories stopped with "
     "training.",
+    "catalogue": "The whole catalogue is listed for every user, never a sample of it. Items of the user's "
+    "history are left out of the list where the arm says so; a test item never is, also where the history "
+    "has it. Equal scores are ordered by item row. Items that a beam search does not reach are in no list. "
+    "A user's test items are those of the test events, each once.",
+}
+PROTOCOL_TITLES: dict[Protocol, str] = {
+    "online": "Online protocol",
+    "frozen": "Frozen protocol",
+    "catalogue": "Whole catalogue",
 }
 
 STRATA: dict[str, tuple[Dimension, str]] = {
@@ -136,8 +166,10 @@ CODE_TERMS = (
 
 
 def metric(key: str) -> Metric:
-    """Return the metric with a key."""
-    return next(each for each in METRICS if each.key == key)
+    """Return the metric with a key, such as `gauc` or `recall@10`."""
+    family, _, cutoff = key.partition("@")
+    found = next(each for each in (*RANKING_METRICS, *RETRIEVAL_METRICS) if each.key == family)
+    return found._replace(key=key, title=found.title.replace("@N", f"@{cutoff}")) if cutoff else found
 
 
 def limits(key: str) -> tuple[float, float]:
@@ -145,19 +177,22 @@ def limits(key: str) -> tuple[float, float]:
     return (0.0, 1.0) if metric(key).better == "high" else (0.0, math.inf)
 
 
-def words(replicates: int) -> list[tuple[str, str]]:
-    """Return the terms of the report and what each means.
-
-    Args:
-        replicates: how often the bootstrap drew the users.
-    """
-    terms = [(each.title, f"{each.words} {each.hint[0].upper()}{each.hint[1:]}.") for each in METRICS]
-    terms += [(f"{name.capitalize()} protocol", text) for name, text in PROTOCOLS.items()]
+def words(report: Report) -> list[tuple[str, str]]:
+    """Return the terms of a report and what each means."""
+    families = dict.fromkeys(key.partition("@")[0] for scores in report.scores for key in scores.metrics)
+    shown = [metric(family) for family in families]
+    terms = [(each.title, f"{each.words} {each.hint[0].upper()}{each.hint[1:]}.") for each in shown]
+    terms += [(PROTOCOL_TITLES[each.protocol], PROTOCOLS[each.protocol]) for each in report.scores]
+    if report.job is None:
+        return [*terms, *CODE_TERMS]
+    rows = "rows" if report.job == "rank" else "test items"
     drawn = (
-        f"Users of the test part are drawn with replacement {replicates:,} times, each with all of their "
-        "rows; every arm is measured on the same draws, its seeds averaged within a draw. Where an arm has "
-        "several seeds, what another seed could have changed is added to every draw (Student's t with the "
-        "standard deviation between seeds). The interval holds the middle 95 % of the draws. With one seed "
+        f"Users of the test part are drawn with replacement {report.bootstrap.replicates:,} times, each with "
+        f"all of their {rows}; every arm is measured on the same draws, its seeds averaged within a draw. "
+        "Where an arm has several seeds, what another seed could have changed is added to every draw "
+        "(Student's t with the standard deviation between seeds). The interval holds the middle 95 % of the "
+        "draws. With one seed "
         f"it speaks of other users alone. Below {MIN_USERS} users none is given."
     )
-    return [*terms, ARM_WORDS, ("95 % interval", drawn), *TEST_TERMS, *CODE_TERMS]
+    codes = CODE_TERMS if report.codebooks else ()
+    return [*terms, ARM_WORDS, ("95 % interval", drawn), *TEST_TERMS, *codes]

@@ -1,8 +1,12 @@
 """What the report says of the dataset and of how its runs were made."""
 
-from trec_semid.evaluation.report.content import Report
+from trec_semid.evaluation.report.content import Report, RowCounts
+from trec_semid.evaluation.report.definitions import metric
 from trec_semid.evaluation.report.tables import Block, Cell, Column, Table, grouped
 from trec_semid.evaluation.report.words import NONE, count, duration, figure, listing, share, things
+
+VALID = "valid/"
+"""What names of validation scalars begin with."""
 
 
 def dataset_facts(report: Report) -> list[tuple[str, str]]:
@@ -21,13 +25,18 @@ def dataset_facts(report: Report) -> list[tuple[str, str]]:
         ("Side fields of items", listing(list(facts.item_fields)) or "none"),
         ("Side fields of users", listing(list(facts.user_fields)) or "none"),
     ]
-    if report.counts:
+    if isinstance(report.counts, RowCounts):
         text = (
             f"{count(report.counts.rows)} rows, {count(report.counts.positives)} positive, "
             f"{things(report.counts.users, 'user')}, of whom {count(report.counts.gauc_users)} have rows of "
             f"both labels"
         )
         pairs.append(("Scored test rows", text))
+    elif report.counts:
+        text = (
+            f"{count(report.counts.targets)} of {things(report.counts.users, 'user')}, each item once a user"
+        )
+        pairs.append(("Test items", text))
     return [*pairs, ("Checksum", facts.checksum)]
 
 
@@ -104,9 +113,29 @@ def modality_table(report: Report) -> Table:
     return Table("Content of items.", columns, [Block("", rows)])
 
 
+def validated(report: Report) -> list[str]:
+    """Return the validation scalars that were logged, that of the answer first."""
+    logged = dict.fromkeys(
+        name for each in report.learning for name in each.scalars if name.startswith(VALID)
+    )
+    return sorted(logged, key=lambda name: name != f"{VALID}{report.headline_metric}")
+
+
+def scalar_title(scalar: str) -> str:
+    """Return what a validation scalar is called."""
+    return metric(scalar.removeprefix(VALID)).title
+
+
 def training_table(report: Report) -> Table:
-    """Return where every rank run ended and which step it kept."""
-    titles = ("Run", "Steps", "Last loss", "Best step", "Valid GAUC there", "Valid AUC there")
+    """Return where every run ended and which step it kept."""
+    shown = validated(report)
+    titles = (
+        "Run",
+        "Steps",
+        "Last loss",
+        "Best step",
+        *(f"Valid {scalar_title(name)} there" for name in shown),
+    )
     rows: list[list[Cell]] = []
     for each in report.learning:
         loss = each.scalars.get("train/loss", [])
@@ -117,11 +146,10 @@ def training_table(report: Report) -> Table:
                 Cell(count(max((step for points in each.scalars.values() for step, _ in points), default=0))),
                 Cell(figure(loss[-1][1] if loss else None)),
                 Cell(NONE if each.best_step is None else count(each.best_step)),
-                Cell(figure(at_best.get("valid/gauc"))),
-                Cell(figure(at_best.get("valid/auc"))),
+                *(Cell(figure(at_best.get(name))) for name in shown),
             ]
         )
-    caption = "Training of every rank run; metrics are those logged at the step that was kept."
+    caption = "Training of every run; metrics are those logged at the step that was kept."
     return Table(caption, [Column(title) for title in titles], [Block("", rows)])
 
 

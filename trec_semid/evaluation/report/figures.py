@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from trec_semid.evaluation.report.svg import Axis, Frame, colour, nice_axis, short_count
+from trec_semid.evaluation.report.svg import Axis, Frame, colour, nice_axis, power_axis, short_count
 
 MAX_BARS = 96
 """Usage pictures of larger codebooks show means of neighbouring codes."""
@@ -70,7 +70,13 @@ def draw_dots(rows: Sequence[Row], title: str, axis_title: str, *, line_at: floa
 
 
 def draw_curves(
-    curves: Sequence[Curve], title: str, axis_title: str, *, diagonal: bool = False, dots: bool = False
+    curves: Sequence[Curve],
+    title: str,
+    axis_title: str,
+    *,
+    diagonal: bool = False,
+    dots: bool = False,
+    powers: bool = False,
 ) -> Markup:
     """Draw lines over a common frame.
 
@@ -80,12 +86,14 @@ def draw_curves(
         axis_title: words under the horizontal scale.
         diagonal: whether both directions have one scale, with the line y = x.
         dots: whether every point gets the mark of its series.
+        powers: whether the horizontal scale is one of powers; all xs are positive.
     """
     if diagonal:
         y = nice_axis([value for curve in curves for value in (*curve.xs, *curve.ys)], pad=0)
         x = y._replace(title=axis_title)
     else:
-        x = nice_axis([value for curve in curves for value in curve.xs], axis_title, pad=0.02)
+        make_axis = power_axis if powers else nice_axis
+        x = make_axis([value for curve in curves for value in curve.xs], axis_title, pad=0.02)
         y = nice_axis([value for curve in curves for value in curve.ys])
     frame = Frame(x, y, height=310 if diagonal else 250)
     frame.draw_y_axis()

@@ -1,14 +1,23 @@
 """Which pictures the report holds, drawn from its numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from markupsafe import Markup
 
-from trec_semid.evaluation.report.content import CHURN_OF_POSITION, Arm, Comparison, Estimate, Report
-from trec_semid.evaluation.report.definitions import COMPARED, HEADLINE, metric
+from trec_semid.evaluation.report.content import (
+    CHURN_OF_POSITION,
+    Arm,
+    Comparison,
+    Counts,
+    Estimate,
+    Report,
+    RowCounts,
+)
+from trec_semid.evaluation.report.definitions import metric
 from trec_semid.evaluation.report.figures import Curve, Dot, Row, draw_curves, draw_dots
+from trec_semid.evaluation.report.parts import Legend
 from trec_semid.evaluation.report.svg import colour, mark_path
-from trec_semid.evaluation.report.words import count, figure, interval, signed
+from trec_semid.evaluation.report.words import count, figure, interval, signed, things
 
 
 def legend_mark(series: int) -> Markup:
@@ -18,24 +27,27 @@ def legend_mark(series: int) -> Markup:
     return Markup(f'<svg viewBox="0 0 26 14" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704
 
 
+def arm_legend(report: Report, names: Collection[str] | None = None) -> Legend:
+    """Return which mark and colour stand for which arm, or for which of the named ones."""
+    shown = [arm for arm in report.arms if names is None or arm.name in names]
+    marks = [(arm.series, f"{arm.name} (baseline)" if arm.is_baseline else arm.name) for arm in shown]
+    return Legend("Arms", marks)
+
+
 def difference_picture(report: Report) -> Markup | None:
     """Return the arms' differences from the baseline in the headline metric; None without other arms."""
-    chosen = [
-        each
-        for each in report.comparisons
-        if each.metric == HEADLINE and each.protocol == "online" and each.stratum is None
-    ]
+    chosen = [each for each in _main_comparisons(report) if each.stratum is None]
     if not chosen:
         return None
     series = {arm.name: arm.series for arm in report.arms}
     rows = [Row(each.arm, each.verdict, [_difference_dot(each, series[each.arm])]) for each in chosen]
-    name = metric(HEADLINE).title
+    name = _main_title(report)
     title = f"{name} of each arm minus {name} of {report.baseline}, with 95 % intervals"
     return draw_dots(rows, title, f"{name} minus that of {report.baseline}", line_at=0)
 
 
 def metric_picture(report: Report, key: str) -> Markup | None:
-    """Return every arm's value of a metric under the online protocol; None where it is not defined."""
+    """Return every arm's value of a metric under the first protocol; None where it has no interval."""
     values = report.scores[0].metrics[key]
     rows = [Row(arm.name, "", dots) for arm in report.arms if (dots := _dots([arm], values))]
     name = metric(key).title
@@ -48,9 +60,23 @@ def strata_picture(report: Report, dimension: str, key: str) -> Markup | None:
     for stratum in report.strata:
         dots = _dots(report.arms, stratum.metrics[key]) if stratum.dimension == dimension else []
         if dots:
-            rows.append(Row(stratum.title, f"{count(stratum.rows)} rows", dots))
+            rows.append(Row(stratum.title, _size(stratum.counts), dots))
     name = metric(key).title
     return draw_dots(rows, f"{name} by {dimension} and arm with 95 % intervals", name) if rows else None
+
+
+def strata_difference_picture(report: Report, dimension: str, key: str) -> Markup | None:
+    """Return the arms' differences from the baseline by slice; None where no slice has any."""
+    series = {arm.name: arm.series for arm in report.arms}
+    rows: list[Row] = []
+    for stratum in report.strata:
+        chosen = [each for each in report.comparisons if (each.stratum, each.metric) == (stratum.key, key)]
+        if chosen and stratum.dimension == dimension:
+            dots = [_difference_dot(each, series[each.arm]) for each in chosen]
+            rows.append(Row(stratum.title, _size(stratum.counts), dots))
+    name = metric(key).title
+    title = f"{name} of each arm minus {name} of {report.baseline} by {dimension}, with 95 % intervals"
+    return draw_dots(rows, title, f"{name} minus that of {report.baseline}", line_at=0) if rows else None
 
 
 def calibration_picture(report: Report) -> Markup:
@@ -80,6 +106,19 @@ def roc_picture(report: Report) -> Markup:
     return draw_curves(curves, title, "false positive rate", diagonal=True)
 
 
+def reach_picture(report: Report) -> Markup:
+    """Return recall by length of the list, on a scale of powers."""
+    series = {arm.name: arm.series for arm in report.arms}
+    cutoffs = {float(key.partition("@")[2]) for key in report.scores[0].metrics}
+    curves: list[Curve] = []
+    for each in report.reach:
+        xs = [float(length) for length in each.lengths]
+        marks = [point for point in zip(xs, each.recall, strict=True) if point[0] in cutoffs]
+        curves.append(Curve(series[each.arm], xs, each.recall, each.arm, marks))
+    title = "Recall at N by N, the length of the list, one line per arm"
+    return draw_curves(curves, title, "N, length of the list", powers=True)
+
+
 def churn_positions(report: Report) -> list[str]:
     """Return the scalars that tell of single positions' churn, in the order they were logged."""
     names = dict.fromkeys(name for each in report.learning for name in each.scalars)
@@ -105,8 +144,23 @@ def sliced_dimensions(report: Report) -> list[str]:
 
 
 def compared_metrics(report: Report) -> list[str]:
-    """Return the metrics that were compared with the baseline."""
-    return [key for key in COMPARED if any(each.metric == key for each in report.comparisons)]
+    """Return the metrics that were compared with the baseline, in order."""
+    return list(dict.fromkeys(each.metric for each in report.comparisons))
+
+
+def _main_comparisons(report: Report) -> list[Comparison]:
+    main = report.headline_metric, report.scores[0].protocol
+    return [each for each in report.comparisons if (each.metric, each.protocol) == main]
+
+
+def _main_title(report: Report) -> str:
+    return metric(report.headline_metric or "").title
+
+
+def _size(counts: Counts) -> str:
+    if isinstance(counts, RowCounts):
+        return f"{count(counts.rows)} rows"
+    return things(counts.targets, "item")
 
 
 def _difference_dot(each: Comparison, series: int) -> Dot:

@@ -7,15 +7,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from trec_semid import __version__
-from trec_semid.evaluation.report import codebooks, facts, pictures, tables
 from trec_semid.evaluation.report.content import Report
-from trec_semid.evaluation.report.definitions import PROTOCOLS, words
-from trec_semid.evaluation.report.sections import (
-    SLICE_WORDS,
-    TEST_WORDS,
-    section_titles,
-    subtitle,
-)
+from trec_semid.evaluation.report.parts import Part
+from trec_semid.evaluation.report.pictures import legend_mark
+from trec_semid.evaluation.report.sections import all_sections, subtitle
 
 PACKAGE = "trec_semid.evaluation.report"
 
@@ -29,26 +24,23 @@ def render_page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["kind"] = _kind
     style = resources.files(PACKAGE).joinpath("templates/style.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
-        report=report,
-        tables=tables,
-        facts=facts,
-        pictures=pictures,
-        codes=codebooks,
+        title=report.title,
+        subtitle=subtitle(report),
+        sections=all_sections(report),
+        legend_mark=legend_mark,
         style=Markup(style),  # noqa: S704 - our own file
         version=__version__,
-        subtitle=subtitle(report),
-        sections=section_titles(report),
-        dimensions=pictures.sliced_dimensions(report),
-        shown_codebooks=codebooks.pictured(report.codebooks),
-        protocols=PROTOCOLS,
-        test_words=TEST_WORDS,
-        slice_words=SLICE_WORDS,
-        definitions=words(report.bootstrap.replicates),
     )
 
 
 def render_json(report: Report) -> str:
     """Return the report's numbers as JSON; there is no NaN in it."""
     return json.dumps(report.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _kind(part: Part) -> str:
+    """Return which macro of the template shows a part."""
+    return type(part).__name__.lower()

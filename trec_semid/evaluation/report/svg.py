@@ -24,9 +24,19 @@ class Axis(NamedTuple):
     high: float
     ticks: tuple[float, ...]
     title: str = ""
+    is_of_powers: bool = False
+    """Whether equal ratios stand equally far apart."""
+
+    def share(self, value: float) -> float:
+        """Return how far along the axis a value stands, from 0 to 1."""
+        if self.is_of_powers:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
 
     def text(self, value: float) -> str:
         """Return a tick's label, with just the decimals that the ticks need."""
+        if self.is_of_powers:
+            return short_count(value)
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else abs(self.high - self.low)
         decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step else 2
         if step and abs(round(step, decimals) - step) > step * 1e-6:
@@ -57,6 +67,24 @@ def nice_axis(values: Sequence[float], title: str = "", *, num_ticks: int = 4, p
     return Axis(low, high, tuple(step * index for index in range(first, last + 1)), title)
 
 
+def power_axis(values: Sequence[float], title: str = "", *, pad: float = 0.06) -> Axis:
+    """Return an axis on which equal ratios stand equally far apart, with ticks at 1, 2 and 5 of each power.
+
+    Args:
+        values: positive numbers.
+        title: words under it.
+        pad: air at both ends, as a share of the logarithmic range.
+    """
+    low, high = (min(values), max(values)) if len(values) else (1.0, 10.0)
+    high = max(high, low * 1.1)
+    air = (high / low) ** pad
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if high / low < 200 else (1,)  # more would touch each other
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    shown = tuple(tick for tick in ticks if low / air <= tick <= high * air)
+    return Axis(low / air, high * air, shown, title, is_of_powers=True)
+
+
 def colour(series: int) -> str:
     """Return the CSS class of a series."""
     return f"s{series % NUM_COLOURS}"
@@ -73,11 +101,11 @@ class Frame:
 
     def at_x(self, value: float) -> float:
         """Return the horizontal place of a value."""
-        return self.left + (value - self.x.low) / (self.x.high - self.x.low) * (self.right - self.left)
+        return self.left + self.x.share(value) * (self.right - self.left)
 
     def at_y(self, value: float) -> float:
         """Return the vertical place of a value."""
-        return self.bottom - (value - self.y.low) / (self.y.high - self.y.low) * (self.bottom - self.top)
+        return self.bottom - self.y.share(value) * (self.bottom - self.top)
 
     def add(self, element: str) -> None:
         """Add an SVG element as it is; text in it must be escaped already."""

@@ -1,5 +1,6 @@
 """Numbers as a reader wants them: the same text in the page and in the Markdown."""
 
+import textwrap
 from collections.abc import Sequence
 
 NONE = "–"
@@ -52,6 +53,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def shortened(text: str, width: int = 60) -> str:
+    """Return a text of at most so many letters, cut between words."""
+    return textwrap.shorten(text, width, placeholder=" …")
 
 
 def listing(names: Sequence[str]) -> str:
