@@ -41,8 +41,9 @@ def test_profile_names_three_costs_of_each_model():
     said = told("steps.py", "--batch", "16", "--steps", "1", "--profile")
     for name in ("HeterRec", "SASRec"):
         line = next(line for line in said.splitlines() if line.startswith(f"{name}: "))
-        assert line.count("%") == 3
-        assert "aten::" in line
+        shares = [int(part.rsplit(" ", 1)[1].removesuffix("%")) for part in line.split(", ")]
+        assert len(shares) == 3
+        assert 100 > shares[0] >= shares[1] >= shares[2]
 
 
 def test_beams_are_valid_and_equal_what_they_are_checked_against(tmp_path: Path):

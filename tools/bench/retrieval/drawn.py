@@ -11,13 +11,13 @@ from trec_semid.data.sequence_batches import (
     ItemFeatures,
     SequenceBatch,
     SequenceMaker,
-    WindowConfig,
+    Window,
     history_batch,
 )
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.data.sequences import Sequences, SequencesConfig
 
-LAST_ONLY, ALL = WindowConfig(1, True), WindowConfig(1, False)
+LAST_ONLY, ALL = Window(1, True), Window(1, False)
 NO_FEATURES = ItemFeatures((), Sources({}, None))
 
 
@@ -37,12 +37,14 @@ class Drawn(NamedTuple):
     def training_batches(
         self, features: ItemFeatures, batch_size: int, num_batches: int, *, slides: bool, lists_all: bool
     ) -> list[SequenceBatch]:
-        """Return the first batches of an epoch, rows of like length together.
+        """Return batches that stand for an epoch, whose rows of like length are together.
+
+        They are every n-th of all batches, from short rows to long ones.
 
         Args:
             features: of items.
             batch_size: rows of a batch.
-            num_batches: at most; an epoch may have fewer.
+            num_batches: how many.
             slides: a row for each training event, predicted by those before it; else one for each user,
                 all of whose positions predict.
             lists_all: whether a batch lists the whole catalogue, as a loss over all items wants.
@@ -57,7 +59,9 @@ class Drawn(NamedTuple):
         )
         loader = SequenceLoader(maker, batch_size=batch_size, seed=0, rank=0, world_size=1)
         generator = np.random.default_rng(0)
-        chosen = loader.rows_of_batches(0)[:num_batches]
+        batches = sorted(loader.rows_of_batches(0), key=lambda rows: maker.windows.lengths[rows].mean())
+        middles = (np.arange(num_batches) + 0.5) / num_batches * len(batches)
+        chosen = [batches[int(middle)] for middle in middles]
         return [maker.make(rows, maker.num_places(rows), generator) for rows in chosen]
 
     def histories(self, rows: np.ndarray, features: ItemFeatures) -> SequenceBatch:

@@ -19,9 +19,9 @@ from trec_semid.models.beam import Beams, NextLogProbs, beam_search, parallel_he
 from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
 from trec_semid.models.heterrec import HeterrecConfig
 from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.item_transformer import SasrecConfig
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retriever import LossConfig, RetrievalModel, Retriever, RetrieverWithLoss
-from trec_semid.models.sasrec import SasrecConfig
 from trec_semid.models.table import build_sequence_model
 from trec_semid.models.tiger import Tiger, TigerConfig
 from trec_semid.sharding.apply import shard_model

@@ -6,12 +6,13 @@
 Sequences and semantic IDs have Amazon-Beauty's size and are drawn. All models have the same width, heads and
 number of blocks: SASRec in one stack, the others half in either part. SASRec reads item IDs and learns by
 the softmax over all items; the others read and say codes.
-Training: loss, backward and update of whole batches that lie ready, rows of like length together. A row of
-HeterRec and SASRec is a user, whose positions all predict; one of TIGER and T5 is a history that predicts one
-item. Ours are placed on one rank as in `trec-semid retrieve`; T5 has fused AdamW.
+Training: loss, backward and update of batches that lie ready, like lengths together, the same in every turn
+and from short to long as those of an epoch. A sequence of HeterRec and SASRec is a user, whose
+positions all predict; one of TIGER and T5 is a history that predicts one item. Ours are placed on one rank
+as in `trec-semid retrieve`; T5 has fused AdamW.
 Evaluation: from a user's history to the best items of the whole catalogue, nothing masked: by scores of all
-items, or by a beam held to tuples that exist. Tries lie ready; item
-vectors and code tables are made anew in every turn. T5 gets fewer users a turn.
+items, or by a beam held to tuples that exist. Tries lie ready; item vectors and code tables are made anew in
+every turn. T5 gets fewer users a turn.
 --profile trains HeterRec and SASRec under torch.profiler and prints the three largest costs of each.
 """
 
@@ -21,7 +22,7 @@ import options
 
 PARSER = options.parser_of(__doc__)
 PARSER.add_argument("--batch", type=int, default=256, help="rows of a training batch")
-PARSER.add_argument("--steps", type=int, default=4, help="training steps in a turn")
+PARSER.add_argument("--steps", type=int, default=8, help="training steps in a turn")
 PARSER.add_argument("--asked", type=int, default=512, help="users listed in a turn, all at once")
 PARSER.add_argument("--peer-asked", type=int, default=64, help="users that T5 lists in a turn, all at once")
 PARSER.add_argument("--profile", action="store_true", help="where a training step's time goes, no contest")
@@ -55,13 +56,13 @@ class Models:
         return self._drawn.training_batches(
             self._features.get(kind, NO_FEATURES),
             OPTIONS.batch,
-            OPTIONS.steps * (OPTIONS.turns + 1),
+            OPTIONS.steps,
             slides=kind in ("tiger", PEER),
             lists_all=kind == "sasrec",
         )
 
     def by_rows(self, spent: dict[str, list[Spent]]) -> dict[str, list[Spent]]:
-        """Return what a row costs, given what a predicted item costs."""
+        """Return what a sequence costs, given what each of its predicted items costs."""
         a_row = {}
         for kind in (*NAMES, PEER):
             batches = self.training_batches(kind)
@@ -83,10 +84,9 @@ class Models:
 
         def work(name: str, turn: int) -> int:
             train, batches = steps[name]
-            chosen = [batches[(turn * OPTIONS.steps + n) % len(batches)] for n in range(OPTIONS.steps)]
-            for batch in chosen:
+            for batch in batches:
                 train(batch)
-            return sum(batch.global_size for batch in chosen)
+            return sum(batch.global_size for batch in batches)
 
         return {name: partial(work, name) for name in steps}
 
@@ -141,8 +141,8 @@ def contest(drawn: Drawn, ranks: Ranks) -> None:
     trained = take_turns(models.trainers(), OPTIONS.turns)
     print("\nTraining")
     tell(trained, "predicted item", PEER)
-    print("\nTraining, by rows")
-    tell(models.by_rows(trained), "row", PEER)
+    print("\nTraining, by sequences")
+    tell(models.by_rows(trained), "sequence", PEER)
     listed = take_turns(models.evaluators(), OPTIONS.turns)
     print("\nEvaluation")
     tell(listed, "user", f"{PEER}, beam {OPTIONS.beams}")
