@@ -26,6 +26,8 @@ class Drawn(NamedTuple):
 
     sequences: Sequences
     """The last item of a user is the test split's, the one before it the validation split's."""
+    before: Ragged
+    """What each user did before it, as far as it is read."""
     codes: np.ndarray
     """(N, R) int16."""
     options: argparse.Namespace
@@ -66,12 +68,7 @@ class Drawn(NamedTuple):
 
     def histories(self, rows: np.ndarray, features: ItemFeatures) -> SequenceBatch:
         """Return what some users did before their last item."""
-        before = self.sequences.evaluation_rows("test", self.options.history).histories
-        return history_batch(before, rows, features, len(rows))
-
-    def targets(self, rows: np.ndarray) -> np.ndarray:
-        """Return the last item of some users."""
-        return self.sequences.items[self.sequences.starts[1:][rows] - 1]
+        return history_batch(self.before, rows, features, len(rows))
 
 
 def draw(options: argparse.Namespace) -> Drawn:
@@ -83,7 +80,9 @@ def draw(options: argparse.Namespace) -> Drawn:
     starts = np.concatenate(([0], np.cumsum(lengths)))
     size = (options.items, options.positions)
     codes = (options.codebook * rng.random(size) ** 2).astype(np.int16)
-    return Drawn(Sequences(items, starts, np.stack([lengths - 2, ones, ones], 1)), codes, options)
+    sequences = Sequences(items, starts, np.stack([lengths - 2, ones, ones], 1))
+    before = sequences.evaluation_rows("test", options.history).histories
+    return Drawn(sequences, before, codes, options)
 
 
 def ended_batch(rows: list[list[int]], num_items: int) -> SequenceBatch:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 import torch
+from contest import evaluating
 from drawn import Drawn
 from torch import Tensor
 
@@ -103,7 +104,7 @@ class Lists:
     @torch.no_grad()
     def by_scores(self, batch: SequenceBatch) -> Tensor:
         """Return (B, length) items by scores of the whole catalogue."""
-        model = self.model.eval()
+        model = evaluating(self.model)
         catalogue = build_catalogue(model, self.feed.chunk, self._num_items)
         tokens = model.items(self.feed.listed(batch))
         scores = CatalogueScores(model, catalogue, model.states(tokens, batch.places))
@@ -118,7 +119,7 @@ class Lists:
 
     def asked(self, batch: SequenceBatch) -> NextLogProbs:
         """Return what a beam asks the model."""
-        model = self.model.eval()
+        model = evaluating(self.model)
         tokens = model.items(self.feed.listed(batch))
         if isinstance(model, Tiger):
             return model.next_log_probs(tokens, batch.places)

@@ -8,12 +8,12 @@ that one.
 
 import argparse
 import importlib.util
-import time
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import torch
+from contest import evaluating
 from drawn import Drawn
 from torch import Tensor
 from torch.nn.functional import log_softmax
@@ -42,8 +42,7 @@ class T5:
         torch.manual_seed(0)
         self.model: Any = T5ForConditionalGeneration(_config(T5Config, options))
         self._optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
-        self._allowed = _allowed_after(self._tokens)
-        self.allowing_s = 0.0
+        self._allowed = _by_prefix(self._tokens)
 
     def read(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return what the encoder reads of a batch's histories."""
@@ -65,27 +64,24 @@ class T5:
 
     def generate(self, batch: SequenceBatch, width: int, *, is_held: bool = True) -> Tensor:
         """Return (B, width, R) codes, held to tuples that exist or not."""
-        found = self.model.eval().generate(
+        found = evaluating(self.model).generate(
             **self.read(batch),
             num_beams=width,
             num_return_sequences=width,
             do_sample=False,
             min_new_tokens=self._num_positions,
             max_new_tokens=self._num_positions,
-            prefix_allowed_tokens_fn=self._timed_allowed if is_held else None,
+            prefix_allowed_tokens_fn=self._allowed_after if is_held else None,
         )
         tokens = found[:, 1:].view(len(batch.rows), width, -1) - 1
         return tokens - self._stride * torch.arange(self._num_positions)
 
-    def _timed_allowed(self, batch_id: int, said: Tensor) -> list[int]:
-        started = time.perf_counter()
-        allowed = self._allowed[tuple(said.tolist())]
-        self.allowing_s += time.perf_counter() - started
-        return allowed
+    def _allowed_after(self, batch_id: int, said: Tensor) -> list[int]:
+        return self._allowed[tuple(said.tolist())]
 
     def next_log_probs(self, batch: SequenceBatch) -> NextLogProbs:
         """Return what our beam search asks, from this very model without a cache: slow, and independent."""
-        model = self.model.eval()
+        model = evaluating(self.model)
         read = self.read(batch)
         memory = model.encoder(**read).last_hidden_state
 
@@ -122,7 +118,7 @@ def _config(kind: Any, options: argparse.Namespace) -> Any:
     )
 
 
-def _allowed_after(tokens: Tensor) -> dict[tuple[int, ...], list[int]]:
+def _by_prefix(tokens: Tensor) -> dict[tuple[int, ...], list[int]]:
     """Return which tokens may follow what has been said, the start included: a trie as a dictionary."""
     following: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
     for row in tokens.tolist():
