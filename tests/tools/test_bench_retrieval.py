@@ -1,0 +1,58 @@
+"""tools/bench/retrieval at a size that tells nothing of speed; the peer takes part where it is installed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "tools/bench/retrieval"
+SIZES = {"users": 60, "items": 80, "codebook": 16, "positions": 3, "history": 6, "dim": 8, "beams": 4}
+TINY = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
+TINY += ["--turns", "1", "--asked", "8"]
+HAS_PEER = importlib.util.find_spec("transformers") is not None
+pytestmark = pytest.mark.slow
+
+
+def told(tool: str, *words: str) -> str:
+    command = [sys.executable, str(FOLDER / tool), *TINY, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_steps_tell_training_and_evaluation_of_every_contestant(tmp_path: Path):
+    path = tmp_path / "numbers.json"
+    said = told("steps.py", "--batch", "16", "--steps", "1", "--peer-asked", "4", "--json", str(path))
+    numbers = json.loads(path.read_text())
+    trained, listed = {"HeterRec", "SASRec", "TIGER"}, {"HeterRec, all items", "HeterRec, beam 4"}
+    assert set(numbers["training"]) == trained | ({"T5"} if HAS_PEER else set())
+    assert listed < set(numbers["evaluation"])
+    assert all(seconds > 0 for turns in numbers["evaluation"].values() for seconds in turns[0])
+    assert ("pip install 'transformers>=5'" in said) != HAS_PEER
+    if HAS_PEER:
+        assert "| T5 |" in said
+        assert "T5, beam 4 = 1" in said
+
+
+def test_profile_names_three_costs_of_each_model():
+    said = told("steps.py", "--batch", "16", "--steps", "1", "--profile")
+    for name in ("HeterRec", "SASRec"):
+        line = next(line for line in said.splitlines() if line.startswith(f"{name}: "))
+        shares = [int(part.rsplit(" ", 1)[1].removesuffix("%")) for part in line.split(", ")]
+        assert len(shares) == 3
+        assert 100 > shares[0] >= shares[1] >= shares[2]
+
+
+def test_beams_are_valid_and_equal_what_they_are_checked_against(tmp_path: Path):
+    path = tmp_path / "numbers.json"
+    said = told("beam.py", "--peer-asked", "4", "--checked", "4", "--json", str(path))
+    numbers = json.loads(path.read_text())
+    held = {"TIGER", "HeterRec, parallel heads"} | ({"T5"} if HAS_PEER else set())
+    assert {name for name, share in numbers["validity"].items() if share == 1} == held
+    assert "item of the exact list: 100.0%" in said
+    assert ("has in the same place: 100.0%" in said) == HAS_PEER
+    apart = float(said.split("teacher forcing by ")[1].split()[0])
+    assert apart < 1e-4

@@ -1,0 +1,93 @@
+"""Sequences and semantic IDs of the asked size, drawn from a fixed seed."""
+
+import argparse
+from typing import NamedTuple
+
+import numpy as np
+
+from trec_semid.data.features import Feature, Sources
+from trec_semid.data.ragged import Ragged
+from trec_semid.data.sequence_batches import (
+    ItemFeatures,
+    SequenceBatch,
+    SequenceMaker,
+    Window,
+    history_batch,
+)
+from trec_semid.data.sequence_loader import SequenceLoader
+from trec_semid.data.sequences import Sequences, SequencesConfig
+
+LAST_ONLY, ALL = Window(1, True), Window(1, False)
+NO_FEATURES = ItemFeatures((), Sources({}, None))
+
+
+class Drawn(NamedTuple):
+    """What all contestants are given."""
+
+    sequences: Sequences
+    """The last item of a user is the test split's, the one before it the validation split's."""
+    before: Ragged
+    """What each user did before it, as far as it is read."""
+    codes: np.ndarray
+    """(N, R) int16."""
+    options: argparse.Namespace
+
+    def id_features(self) -> ItemFeatures:
+        """Return the item's own ID as its only feature."""
+        return ItemFeatures((Feature("item_id", "item", "t_item_id", self.options.items),), Sources({}, None))
+
+    def training_batches(
+        self, features: ItemFeatures, batch_size: int, num_batches: int, *, slides: bool, lists_all: bool
+    ) -> list[SequenceBatch]:
+        """Return batches that stand for an epoch, whose rows of like length are together.
+
+        They are every n-th of all batches, from short rows to long ones.
+
+        Args:
+            features: of items.
+            batch_size: rows of a batch.
+            num_batches: how many.
+            slides: a row for each training event, predicted by those before it; else one for each user,
+                all of whose positions predict.
+            lists_all: whether a batch lists the whole catalogue, as a loss over all items wants.
+        """
+        config = SequencesConfig(max_len=self.options.history, rows="sliding" if slides else "dense")
+        maker = SequenceMaker(
+            self.sequences.training_rows(config),
+            features,
+            LAST_ONLY if slides else ALL,
+            num_items=self.options.items,
+            lists_all=lists_all,
+        )
+        loader = SequenceLoader(maker, batch_size=batch_size, seed=0, rank=0, world_size=1)
+        generator = np.random.default_rng(0)
+        batches = sorted(loader.rows_of_batches(0), key=lambda rows: maker.windows.lengths[rows].mean())
+        middles = (np.arange(num_batches) + 0.5) / num_batches * len(batches)
+        chosen = [batches[int(middle)] for middle in middles]
+        return [maker.make(rows, maker.num_places(rows), generator) for rows in chosen]
+
+    def histories(self, rows: np.ndarray, features: ItemFeatures) -> SequenceBatch:
+        """Return what some users did before their last item."""
+        return history_batch(self.before, rows, features, len(rows))
+
+
+def draw(options: argparse.Namespace) -> Drawn:
+    """Draw users of five items or more and Zipf-like items; low codes are more common than high ones."""
+    rng = np.random.default_rng(0)
+    lengths = 4 + rng.geometric(1 / (options.mean_length - 4), options.users)
+    items = (options.items * rng.random(lengths.sum()) ** 3).astype(np.int64)
+    ones = np.ones_like(lengths)
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    size = (options.items, options.positions)
+    codes = (options.codebook * rng.random(size) ** 2).astype(np.int16)
+    sequences = Sequences(items, starts, np.stack([lengths - 2, ones, ones], 1))
+    before = sequences.evaluation_rows("test", options.history).histories
+    return Drawn(sequences, before, codes, options)
+
+
+def ended_batch(rows: list[list[int]], num_items: int) -> SequenceBatch:
+    """Return rows of items whose last one is to be predicted by those before."""
+    lengths = np.array([len(row) for row in rows])
+    windows = Ragged(np.cumsum(lengths) - lengths, lengths, np.concatenate(rows))
+    maker = SequenceMaker(windows, NO_FEATURES, LAST_ONLY, num_items=num_items, lists_all=False)
+    return maker.make(np.arange(len(rows)), len(rows), np.random.default_rng(0))

@@ -1,0 +1,127 @@
+"""HeterRec, SASRec and TIGER of this package at the asked size, and their ways to list the catalogue."""
+
+import argparse
+from typing import Any
+
+import torch
+from contest import evaluating
+from drawn import Drawn
+from torch import Tensor
+
+from trec_semid.core.ranks import Ranks
+from trec_semid.data.sequence_batches import ItemFeatures, SequenceBatch
+from trec_semid.embeddings.code_tables import CodeTable, CodeTables
+from trec_semid.embeddings.collection import PooledTables
+from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.layers.attention import TransformerConfig
+from trec_semid.layers.tuple_trie import TupleTrie
+from trec_semid.metrics.target_ranks import UserItems, rank_targets
+from trec_semid.models.beam import Beams, NextLogProbs, beam_search, parallel_heads
+from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
+from trec_semid.models.heterrec import HeterrecConfig
+from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.item_transformer import SasrecConfig
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.retriever import LossConfig, RetrievalModel, Retriever, RetrieverWithLoss
+from trec_semid.models.table import build_sequence_model
+from trec_semid.models.tiger import Tiger, TigerConfig
+from trec_semid.sharding.apply import shard_model
+from trec_semid.sharding.constraints import ShardingConfig, TableRule
+from trec_semid.sharding.plan import plan_on_ranks
+from trec_semid.training.item_feed import ItemFeed
+from trec_semid.training.optimizers import OptimizersConfig, build_updates
+from trec_semid.training.steps import Arguments, train_steps
+from trec_semid.training.tables import initialise_tables
+
+RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
+
+
+def build(kind: str, drawn: Drawn, *, device: str = "cpu") -> RetrievalModel:
+    """Return a model of as many blocks as asked; HeterRec and TIGER have half of them in either part."""
+    options = drawn.options
+    torch.manual_seed(0)
+    whole, half = blocks(options, options.blocks), blocks(options, options.blocks // 2)
+    if kind == "sasrec":
+        tables = TablesConfig(dim=options.dim, init_std=0.02)
+        spec = TableSpec("t_item_id", options.items, ("item_id",))
+        items = ItemTokens(PooledTables([spec], tables, ["item_id"], device=device), {}, None, options.dim)
+        config, loss = SasrecConfig(transformer=whole), LossConfig(code_weight=0.0)
+    else:
+        sized = [CodeTable(f"t_code_{r}", options.codebook + 1) for r in range(options.positions)]
+        tables = CodeTables(sized, options.dim, device=device)
+        items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(drawn.codes)), options.dim)
+        config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0)
+    if kind == "tiger":
+        return Tiger(items, TigerConfig(encoder=half, decoder=half), loss, max_len=options.history)
+    sequences = build_sequence_model(
+        config, num_tokens=items.num_tokens, max_len=options.history, dim=options.dim
+    )
+    return Retriever(items, sequences, loss, has_codes=kind == "heterrec")
+
+
+def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
+    """Return so many transformer blocks."""
+    return TransformerConfig(num_layers=number, num_heads=options.heads)
+
+
+class Contestant:
+    """One model of ours, placed on one rank as `trec-semid retrieve` does."""
+
+    def __init__(self, kind: str, drawn: Drawn, features: ItemFeatures, ranks: Ranks) -> None:
+        optimizers, num_items = OptimizersConfig(), drawn.options.items
+        retrieval = build(kind, drawn, device="meta")
+        model = RetrieverWithLoss(retrieval, world_size=1)
+        plan = plan_on_ranks(model, ranks, RULES, batch_size=num_items, optimizer=optimizers.tables)
+        self.sharded = shard_model(model, plan, ranks, optimizers.tables)
+        initialise_tables(self.sharded, std=0.02, seed=0)
+        self.updates = build_updates(self.sharded, optimizers, total_steps=10**6)
+        self.feed = ItemFeed(features, num_items, None, ranks)
+        self.lists = Lists(retrieval, self.feed, num_items, drawn.options.beams)
+        self._ranks = ranks
+
+    def train(self, batch: SequenceBatch) -> None:
+        """Train on a batch."""
+
+        def arguments(batch: SequenceBatch, step: int) -> Arguments:
+            return Arguments((self.feed.listed(batch), batch.places, batch.global_size), {})
+
+        batches: Any = [batch]
+        reports = train_steps(
+            self.sharded, self.updates, batches, steps_done=0, ranks=self._ranks, arguments=arguments
+        )
+        next(reports)
+
+
+class Lists:
+    """The best items of users. The trie lies ready, what else scores the catalogue is made in every call."""
+
+    def __init__(self, model: Any, feed: ItemFeed, num_items: int, length: int) -> None:
+        self.model, self.feed, self._num_items, self._length = model, feed, num_items, length
+        live = model.items.live
+        if live is not None:
+            self.trie = TupleTrie.build(live.codes, [live.tables.num_rows - 1] * live.codes.shape[1])
+
+    @torch.no_grad()
+    def by_scores(self, batch: SequenceBatch) -> Tensor:
+        """Return (B, length) items by scores of the whole catalogue."""
+        model = evaluating(self.model)
+        catalogue = build_catalogue(model, self.feed.chunk, self._num_items)
+        tokens = model.items(self.feed.listed(batch))
+        scores = CatalogueScores(model, catalogue, model.states(tokens, batch.places))
+        none = torch.zeros(len(batch.rows), dtype=torch.int64)
+        nothing = UserItems(none[:0], none, none[:0], none)
+        return rank_targets(scores.of, nothing, self._num_items, list_length=self._length).top_items
+
+    @torch.no_grad()
+    def by_beam(self, batch: SequenceBatch) -> Beams:
+        """Return the tuples of a beam as wide as the lists are long."""
+        return beam_search(self.trie, len(batch.rows), self.asked(batch), self._length)
+
+    def asked(self, batch: SequenceBatch) -> NextLogProbs:
+        """Return what a beam asks the model."""
+        model = evaluating(self.model)
+        tokens = model.items(self.feed.listed(batch))
+        if isinstance(model, Tiger):
+            return model.next_log_probs(tokens, batch.places)
+        states = model.states(tokens, batch.places)
+        return parallel_heads(model.heads.log_probs(states, tokens.code_tables).unbind(1))
