@@ -4,16 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.datasets import write_small_dataset
 from tests.jobs.ranking import losses_of
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
-from tests.jobs.test_rank_tuning import write_problem
+from tests.jobs.test_rank_tuning import MMQ, write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import read_target_ranks
-from trec_semid.jobs import training_loop
+from trec_semid.jobs import tokenize, training_loop
 from trec_semid.jobs.retrieve import run
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -52,19 +53,28 @@ def test_targets_are_the_liked_items_of_the_split_once_a_user(finished, problem)
     assert pairs == set(liked.itertuples(index=False, name=None))
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """Codes tell the clusters: about ten of forty items are of a user's own, and liked six times as often."""
+    folder = str(tmp_path_factory.mktemp("crowd"))
+    dataset = write_small_dataset(f"{folder}/data", num_users=500)
+    config = {"dataset": dataset, "run": f"{folder}/mmq", "tokenizer": MMQ.model_dump()}
+    tokenize.run(tokenize.TokenizeConfig.model_validate(config))
+    return {"dataset": dataset, "semantic_ids": f"{folder}/mmq"}
+
+
 @pytest.mark.parametrize("model", [None, HETERREC, {"kind": "rpg", "transformer": STILL, "dropout": 0.0}])
-def test_what_users_like_is_learned_through_codes_alone(problem, tmp_path, model):
-    # Codes tell the clusters: ten of forty items are of a user's own, and are liked six times as often.
+def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
     config = retrieve_config(
-        problem,
+        crowd,
         str(tmp_path / "r"),
         item={"id": False, "fields": [], "content": []},
         loss={"item_weight": 0.0},
         evaluation={"masks_history": False},
-        train={"max_epochs": 30, "patience": 30},
+        train={"batch_size": 50, "max_epochs": 8, "patience": 8},
         **({"model": model} if model else {}),
     )
-    assert run(config).metrics["test/recall@10"] > 0.4
+    assert run(config).metrics["test/recall@10"] > 0.4  # a list drawn at random has 0.25
 
 
 @pytest.mark.ranks
@@ -158,20 +168,20 @@ def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, t
     assert run(exact).metrics == pytest.approx(run(beam).metrics, abs=1e-6)
 
 
-def test_tiger_trains_and_lists_items_by_its_beam(problem, tmp_path):
-    still = {**STILL, "num_layers": 1}
+def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):
     config = retrieve_config(
-        problem,
+        crowd,
         str(tmp_path / "tiger"),
-        model={"kind": "tiger", "encoder": still, "decoder": still},
+        model={"kind": "tiger", "encoder": STILL, "decoder": STILL},
         **CODES_ALONE,
         sequences={"rows": "sliding"},
-        evaluation={"beam_width": 40},
+        evaluation={"beam_width": 40, "masks_history": False},
+        train={"batch_size": 100, "max_epochs": 2},
     )
     metrics = run(config).metrics
     losses = losses_of(config.run)
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
-    assert metrics["test/recall@10"] > 0.2
+    assert metrics["test/recall@10"] > 0.33  # 0.25 by chance, of 1,400 targets
 
 
 def test_tiger_without_sliding_rows_is_refused(problem):
