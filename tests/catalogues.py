@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import pad
 
 from trec_semid.models.beam import Beams, NextLogProbs
 
@@ -46,6 +47,13 @@ def draw_heads(seed: int, num_users: int, sizes: tuple[int, ...]) -> list[Tensor
         head = -torch.randint(12, (num_users, size + 1), generator=generator) / 4
         heads.append(head.masked_fill(torch.rand(head.shape, generator=generator) < 0.1, -torch.inf))
     return heads
+
+
+def side_by_side(heads: list[Tensor]) -> Tensor:
+    """Return (B, R, K) of R heads (B, K_r); what a shorter head does not have is -inf."""
+    longest = max(head.shape[1] for head in heads)
+    room = [(0, longest - head.shape[1]) for head in heads]
+    return torch.stack([pad(head, end, value=-torch.inf) for head, end in zip(heads, room, strict=True)], 1)
 
 
 def prefix_log_probs(user: int, prefix: tuple[int, ...], num_codes: int) -> list[float]:

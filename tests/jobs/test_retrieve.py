@@ -165,7 +165,18 @@ def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, t
     beam = retrieve_config(
         problem, str(tmp_path / "beam"), model=HETERREC, **CODES_ALONE, evaluation={"beam_width": 50}
     )
-    assert run(exact).metrics == pytest.approx(run(beam).metrics, abs=1e-6)
+    found = run(beam).metrics
+    shares = {key: found.pop(key) for key in list(found) if "beam_agreement" in key}
+    assert run(exact).metrics == pytest.approx(found, abs=1e-6)
+    assert shares == {"valid/beam_agreement@5": 1.0, "valid/beam_agreement@10": 1.0}
+
+
+def test_a_narrow_beam_says_what_it_misses(problem, tmp_path):
+    narrow = retrieve_config(
+        problem, str(tmp_path / "beam"), model=HETERREC, **CODES_ALONE, evaluation={"beam_width": 2}
+    )
+    share = run(narrow).metrics["valid/beam_agreement@10"]
+    assert 0.05 < share < 0.95
 
 
 def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):

@@ -18,8 +18,7 @@ from trec_semid.core.errors import ConfigError, DataError, ShapeError
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.models import beam
 from trec_semid.models.beam import beam_search, decode_items, parallel_heads
-from trec_semid.models.code_scores import exact_items
-from trec_semid.models.retrieved import agreement
+from trec_semid.models.retrieved import agreement, best_items
 
 USERS = 3
 widths = st.one_of(st.just(1), st.integers(2, 6), st.just(1000))
@@ -93,6 +92,11 @@ def test_items_are_those_of_the_tuples_found_in_the_stated_order(catalogue, widt
         beams = searched_by_hand(catalogue, user, width, as_step(heads))
         wanted = owned_by_hand(catalogue, beams, tuple(left_out))[:num_items]
         assert found_items(retrieved, user) == wanted
+
+
+def exact_items(heads, codes, num_items):
+    scores = torch.stack([head[:, codes[:, position]] for position, head in enumerate(heads)]).sum(0)
+    return best_items(scores, torch.arange(len(codes)), num_items)
 
 
 @settings(deadline=None, max_examples=40)

@@ -14,8 +14,9 @@ from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.evaluation.ranking import Named
+from trec_semid.jobs.retrieve_agreement import beam_agreement
 from trec_semid.jobs.retrieve_evaluation import Evaluator
-from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch, Search
+from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model, read_inputs
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
@@ -60,15 +61,22 @@ def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs,
         return Evaluator(PopularitySearch(inputs.data, ranks), None, inputs.data, config, ranks).write(folder)
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
-        training, evaluator = _set_up(config, folder, inputs, ranks, log)
-        return train_and_write(training, folder, partial(evaluator.write, folder))
+        training, evaluator, exact = _set_up(config, folder, inputs, ranks, log)
+        return train_and_write(training, folder, partial(_write, evaluator, exact, folder))
     finally:
         log.close()
 
 
+def _write(evaluator: Evaluator, exact: ExactSearch | None, folder: RunFolder) -> Named:
+    metrics, counts = evaluator.write(folder)
+    if isinstance(evaluator.search, BeamSearch) and exact:
+        metrics |= beam_agreement(evaluator, exact)
+    return metrics, counts
+
+
 def _set_up(
     config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks, log: RunLog
-) -> tuple[Training, Evaluator]:
+) -> tuple[Training, Evaluator, ExactSearch | None]:
     data = inputs.data
     lists_all = config.scores_items and not config.sampled
     loader = _loader(config, data, ranks, lists_all=lists_all)
@@ -98,7 +106,7 @@ def _set_up(
         )
         tell_plan(folder, placed, ranks, "tokenizer_content_plan")
     own_rates = {TOKENIZER: tuning.config.learning_rate} if tuning else {}
-    evaluator = Evaluator(_search(sharded, feed, data, config, ranks), sharded, data, config, ranks)
+    evaluator, exact = _evaluation(sharded, feed, data, config, ranks)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
     training = Training(
         config.train,
@@ -123,7 +131,7 @@ def _set_up(
         tuning,
         config.start_from,
     )
-    return training, evaluator
+    return training, evaluator, exact
 
 
 def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks, *, lists_all: bool) -> SequenceLoader:
@@ -136,6 +144,18 @@ def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks, *, lists_
         world_size=ranks.world_size,
         stretch=config.train.stretch,
     )
+
+
+def _evaluation(
+    model: nn.Module, feed: ItemFeed, data: RetrievalData, config: RetrieveConfig, ranks: Ranks
+) -> tuple[Evaluator, ExactSearch | None]:
+    """Return what judges the model, and a search by exact scores where it has those."""
+    retriever = next(module for module in model.modules() if isinstance(module, Retriever | Tiger))
+    exact = ExactSearch(retriever, feed, data, ranks) if isinstance(retriever, Retriever) else None
+    width = config.evaluation.beam_width
+    search = BeamSearch(retriever, feed, data, ranks, width) if width else exact
+    assert search, "RetrieveConfig asks for a beam of TIGER"
+    return Evaluator(search, model, data, config, ranks), exact
 
 
 def _log_start(
@@ -155,16 +175,6 @@ def _arguments(feed: ItemFeed, tuning: Tuning | None, batch: SequenceBatch, step
     """Return what the model is called with: content of live items only where the tokenizer learns."""
     live = LiveItems(tuning.contents, tuning.noise(step)) if tuning and tuning.moves(step) else None
     return Arguments((feed.listed(batch, live), batch.places, batch.global_size), {})
-
-
-def _search(
-    model: nn.Module, feed: ItemFeed, data: RetrievalData, config: RetrieveConfig, ranks: Ranks
-) -> Search:
-    retriever = next(module for module in model.modules() if isinstance(module, Retriever | Tiger))
-    if config.evaluation.beam_width:
-        return BeamSearch(retriever, feed, data, ranks, config.evaluation.beam_width)
-    assert isinstance(retriever, Retriever), "RetrieveConfig asks for a beam of TIGER"
-    return ExactSearch(retriever, feed, data, ranks)
 
 
 def _content_lookup(

@@ -8,8 +8,8 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
+from trec_semid.models.code_scores import CodeScores
 from trec_semid.models.item_tokens import Listed
 from trec_semid.models.retriever import Retriever
 
@@ -59,25 +59,18 @@ class CatalogueScores:
     """
 
     def __init__(self, retriever: Retriever, catalogue: CatalogueParts, states: Tensor) -> None:
-        self._catalogue = catalogue
-        self._queries = retriever.queries(states)
-        self._share = retriever.config.code_share if retriever.scores_items else 1.0
-        self._table: Tensor | None = None
-        if retriever.heads is not None and catalogue.code_tables is not None and self._share > 0:
-            log_probs = retriever.heads.log_probs(states, catalogue.code_tables)
-            # An item is a bag of R rows of one table: a fused kernel adds them up for all users at once.
-            self._table = (self._share * log_probs).flatten(1).T.contiguous()
-            rows = torch.arange(log_probs.shape[1], device=states.device, dtype=torch.int32)
-            self._firsts = rows * log_probs.shape[2]
+        self._vectors, self._queries = catalogue.vectors, retriever.queries(states)
+        share = retriever.config.code_share if retriever.scores_items else 1.0
+        self._by_codes: CodeScores | None = None
+        codes, tables = catalogue.codes, catalogue.code_tables
+        if retriever.heads is not None and tables is not None and codes is not None and share > 0:
+            self._by_codes = CodeScores(share * retriever.heads.log_probs(states, tables), codes)
 
     def of(self, items: slice) -> Tensor:
         """Return (B, n) float32 scores of consecutive items, in a tensor of its own."""
-        scores = None
-        if self._catalogue.vectors is not None:
-            scores = self._queries @ self._catalogue.vectors[items].T
-        if self._table is None or self._catalogue.codes is None:
-            assert scores is not None, "items are scored by one of the two at least"
-            return scores.float()
-        rows = self._catalogue.codes[items].to(torch.int32) + self._firsts
-        by_codes = embedding_bag(rows, self._table, mode="sum").T
-        return by_codes.contiguous() if scores is None else scores.float().add_(by_codes)
+        by_codes = self._by_codes.of(items) if self._by_codes else None
+        if self._vectors is None:
+            assert by_codes is not None, "items are scored by one of the two at least"
+            return by_codes.contiguous()
+        scores = (self._queries @ self._vectors[items].T).float()
+        return scores if by_codes is None else scores.add_(by_codes)
