@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets import write_small_dataset
@@ -177,6 +179,24 @@ def test_a_narrow_beam_says_what_it_misses(problem, tmp_path):
     )
     share = run(narrow).metrics["valid/beam_agreement@10"]
     assert 0.05 < share < 0.95
+
+
+@pytest.mark.parametrize("beam_width", [None, 50])
+def test_codes_from_elsewhere_are_read_whatever_their_sizes(problem, tmp_path, beam_width):
+    ids = Dataset(problem["dataset"]).item_ids
+    codes = [[row % 3, row % 7, row // 20] for row in range(len(ids))]
+    place = str(tmp_path / "outside.parquet")
+    pq.write_table(pa.table({"item_id": ids, "codes": codes}), place)
+    config = retrieve_config(
+        {**problem, "semantic_ids": place},
+        str(tmp_path / "r"),
+        model=HETERREC,
+        **CODES_ALONE,
+        evaluation={"beam_width": beam_width},
+    )
+    metrics = run(config).metrics
+    assert metrics["test/recall@10"] > 0
+    assert metrics.get("valid/beam_agreement@10", 1.0) == 1.0
 
 
 def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):

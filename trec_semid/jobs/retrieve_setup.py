@@ -157,8 +157,10 @@ def build_model(
     live = None
     if inputs.semantic_ids:
         ids = inputs.semantic_ids
+        # As long as the longest codebook: extra codes and codes from elsewhere have sizes of their own.
+        rows = max(ids.sizes) + 1
         tables = CodeTables(
-            [CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(ids.sizes)], dim, device="meta"
+            [CodeTable(f"t_code_{r}", rows) for r in range(ids.num_positions)], dim, device="meta"
         )
         temperature = config.tuning.temperature if config.tuning else None
         live = LiveCodes(tables, torch.from_numpy(_small(ids.codes)), tokenizer, temperature)
