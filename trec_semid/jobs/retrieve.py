@@ -2,9 +2,7 @@
 
 from functools import partial
 
-import numpy as np
 from torch import nn
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.logs import RunLog
 from trec_semid.core.ranks import Ranks
@@ -12,16 +10,16 @@ from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
-from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.evaluation.ranking import Named
 from trec_semid.jobs.retrieve_agreement import beam_agreement
+from trec_semid.jobs.retrieve_ensemble import build_ensemble
 from trec_semid.jobs.retrieve_evaluation import Evaluator
+from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
 from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch
-from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model, read_inputs
+from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, read_inputs
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
     Trained,
-    place_model,
     run_once,
     snapshot,
     tell_plan,
@@ -29,16 +27,11 @@ from trec_semid.jobs.training_run import (
     training_ranks,
 )
 from trec_semid.jobs.tuned_tokenizer import TOKENIZER, load_learned
-from trec_semid.jobs.tuning import NOTHING_KEPT, Tuning, start_tuning
+from trec_semid.jobs.tuning import Tuning, start_tuning
+from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import Retriever
-from trec_semid.models.tiger import Tiger
-from trec_semid.sharding.apply import shard_frozen
-from trec_semid.sharding.plan import TablePlan, plan_on_ranks
-from trec_semid.tokenizers.contents import Catalogue
-from trec_semid.tokenizers.standardise import Standardiser
-from trec_semid.training.content import fill_content
-from trec_semid.training.item_feed import ItemFeed, LiveItems, Lookup, look_up
+from trec_semid.training.item_feed import ItemFeed, LiveItems
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.steps import Arguments
 
@@ -59,6 +52,8 @@ def run(config: RetrieveConfig) -> Trained:
 def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> Named:
     if isinstance(config.model, PopularityConfig):
         return Evaluator(PopularitySearch(inputs.data, ranks), None, inputs.data, config, ranks).write(folder)
+    if isinstance(config.model, EnsembleConfig):
+        return build_ensemble(config.model, config, inputs, folder, ranks).write(folder)
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
         training, evaluator, exact = _set_up(config, folder, inputs, ranks, log)
@@ -78,33 +73,22 @@ def _set_up(
     config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks, log: RunLog
 ) -> tuple[Training, Evaluator, ExactSearch | None]:
     data = inputs.data
-    lists_all = config.scores_items and not config.sampled
-    loader = _loader(config, data, ranks, lists_all=lists_all)
+    loader = _loader(config, data, ranks)
     steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
     tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
-    model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
-    rows_of_rank = -(-config.train.batch_size // ranks.world_size)
-    bags = data.num_items if lists_all else min(data.num_items, rows_of_rank * (config.sequences.max_len + 1))
-    plan = plan_on_ranks(
-        model,
-        ranks,
-        config.sharding.part(PREFIX, is_inside=False),
-        batch_size=bags,
-        optimizer=config.optimizers.tables,
-        mean_lengths=data.item_features.mean_lengths(),
-    )
-    tell_plan(folder, plan, ranks)
-    sharded = place_model(
-        model, plan, ranks, config.optimizers.tables, std=config.tables.init_std, seed=config.seed
-    )
-    contents = _content_lookup(config, folder, inputs, plan, ranks, batch_size=bags)
-    feed = ItemFeed(data.item_features, data.num_items, contents, ranks)
+    placed = place_retriever(config, inputs, tokenizer, folder, ranks)
+    sharded, feed = placed.model, placed.feed
     tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, steps_per_epoch)
     if tuning:
-        placed = tuning.attach(
-            sharded, inputs.dataset, config.sharding, plan, batch_size=bags, items_per_row=1.0
+        plan = tuning.attach(
+            sharded,
+            inputs.dataset,
+            config.sharding,
+            placed.plan,
+            batch_size=placed.items_at_once,
+            items_per_row=1.0,
         )
-        tell_plan(folder, placed, ranks, "tokenizer_content_plan")
+        tell_plan(folder, plan, ranks, "tokenizer_content_plan")
     own_rates = {TOKENIZER: tuning.config.learning_rate} if tuning else {}
     evaluator, exact = _evaluation(sharded, feed, data, config, ranks)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
@@ -134,8 +118,8 @@ def _set_up(
     return training, evaluator, exact
 
 
-def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks, *, lists_all: bool) -> SequenceLoader:
-    maker = data.maker(num_targets=config.window, lists_all=lists_all, sampled=config.sampled)
+def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> SequenceLoader:
+    maker = data.maker(num_targets=config.window, lists_all=config.lists_all, sampled=config.sampled)
     return SequenceLoader(
         maker,
         batch_size=config.train.batch_size,
@@ -150,7 +134,7 @@ def _evaluation(
     model: nn.Module, feed: ItemFeed, data: RetrievalData, config: RetrieveConfig, ranks: Ranks
 ) -> tuple[Evaluator, ExactSearch | None]:
     """Return what judges the model, and a search by exact scores where it has those."""
-    retriever = next(module for module in model.modules() if isinstance(module, Retriever | Tiger))
+    retriever = retriever_of(model)
     exact = ExactSearch(retriever, feed, data, ranks) if isinstance(retriever, Retriever) else None
     width = config.evaluation.beam_width
     search = BeamSearch(retriever, feed, data, ranks, width) if width else exact
@@ -175,38 +159,3 @@ def _arguments(feed: ItemFeed, tuning: Tuning | None, batch: SequenceBatch, step
     """Return what the model is called with: content of live items only where the tokenizer learns."""
     live = LiveItems(tuning.contents, tuning.noise(step)) if tuning and tuning.moves(step) else None
     return Arguments((feed.listed(batch, live), batch.places, batch.global_size), {})
-
-
-def _content_lookup(
-    config: RetrieveConfig,
-    folder: RunFolder,
-    inputs: RetrieveInputs,
-    plan: TablePlan,
-    ranks: Ranks,
-    *,
-    batch_size: int,
-) -> Lookup | None:
-    """Place the content that is projected beside the tables, standardised over items seen in training."""
-    if not config.item.content:
-        return None
-    dataset = inputs.dataset
-    catalogue = Catalogue(
-        {name: dataset.content(name) for name in config.item.content},
-        {name: dataset.content_mask(name) for name in config.item.content},
-    )
-    standardiser = Standardiser(catalogue.dims).to(ranks.device)
-    standardiser.fit(catalogue, np.flatnonzero(inputs.data.item_counts))
-    tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
-    placed = plan_on_ranks(
-        tables,
-        ranks,
-        config.sharding.part(PREFIX, is_inside=True),
-        batch_size=batch_size,
-        optimizer=NOTHING_KEPT,
-        mean_lengths=dict.fromkeys(catalogue.dims, 1.0),
-        beside=plan,
-    )
-    tell_plan(folder, placed, ranks, "content_plan")
-    sharded: DistributedModelParallel = shard_frozen(tables, placed, ranks)
-    fill_content(sharded, catalogue, standardiser)
-    return look_up(sharded)

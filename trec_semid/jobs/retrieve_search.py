@@ -3,6 +3,7 @@
 Legend: B users of a batch, N items, D width.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -68,13 +69,22 @@ class ExactSearch:
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
         """See `Search`."""
-        states = self._states(histories, chosen)
-        if not len(chosen):
+        scores = self.scores(histories, chosen)
+        if scores is None:
             return None
-        scores = CatalogueScores(self._retriever, self._catalogue, states)
         return rank_targets(
             scores.of, users, self._data.num_items, list_length=length, kept_scores=SCORES_AT_ONCE
         )
+
+    def scores(self, histories: Ragged, chosen: Array) -> CatalogueScores | None:
+        """Return the scores of the chosen users; all ranks together, None without users."""
+        states = self._states(histories, chosen)
+        return CatalogueScores(self._retriever, self._catalogue, states) if len(chosen) else None
+
+    @property
+    def num_items(self) -> int:
+        """Of the catalogue."""
+        return self._data.num_items
 
     def _states(self, histories: Ragged, chosen: Array) -> Tensor:
         batch = _batch(histories, chosen, self._data, self._ranks)
@@ -82,6 +92,38 @@ class ExactSearch:
         found = self._retriever.states(tokens, batch.places)
         states = found.new_zeros(len(chosen), found.shape[1])
         return states.index_copy(0, (batch.places.lengths > 0).nonzero().squeeze(1), found).float()
+
+
+@final
+class EnsembleSearch:
+    """Scores every item by the mean of several searches' scores."""
+
+    def __init__(self, members: Sequence[ExactSearch]) -> None:
+        self._members = members
+        self.users_at_once = min(member.users_at_once for member in members)
+
+    def begin(self) -> None:
+        """Make the vectors of all items, for each member."""
+        for member in self._members:
+            member.begin()
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+        """See `Search`."""
+        found = [member.scores(histories, chosen) for member in self._members]
+        scores = [each for each in found if each is not None]
+        if not scores:
+            return None
+
+        def mean(items: slice) -> Tensor:
+            """Return (B, n) scores of consecutive items."""
+            total = scores[0].of(items)
+            for other in scores[1:]:
+                total += other.of(items)
+            return total / len(scores)
+
+        return rank_targets(
+            mean, users, self._members[0].num_items, list_length=length, kept_scores=SCORES_AT_ONCE
+        )
 
 
 @final

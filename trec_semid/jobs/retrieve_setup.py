@@ -1,5 +1,7 @@
 """Config of `trec-semid retrieve`, the data it reads and the model it trains, before any sharding."""
 
+import hashlib
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -8,6 +10,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
+from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
 from trec_semid.data.schema import Dataset
@@ -17,6 +20,7 @@ from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.jobs.rank_setup import table_specs
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
+from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.item_transformer import SasrecConfig
 from trec_semid.models.live_codes import LiveCodes
@@ -93,6 +97,11 @@ class RetrieveConfig(TrainingRunConfig):
             raise ValueError("model.kind = 'tiger' cannot score all items: set evaluation.beam_width")
 
     @property
+    def lists_all(self) -> bool:
+        """Whether every batch lists the whole catalogue."""
+        return self.scores_items and not self.sampled
+
+    @property
     def predicts_codes(self) -> bool:
         """Whether codes of the next item are predicted."""
         return self.semantic_ids is not None and self.loss.code_weight > 0
@@ -109,12 +118,15 @@ class RetrieveInputs(NamedTuple):
     dataset: Dataset
     data: RetrievalData
     semantic_ids: SemanticIds | None
+    members: str | None = None
+    """Checksum of what the runs of an ensemble came to."""
 
     @property
     def checksums(self) -> dict[str, str]:
         """What a run is trained on."""
         codes = {"semantic_ids": self.semantic_ids.checksum()} if self.semantic_ids else {}
-        return {"dataset": self.dataset.facts.checksum, **codes}
+        members = {"members": self.members} if self.members else {}
+        return {"dataset": self.dataset.facts.checksum, **codes, **members}
 
 
 def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
@@ -138,7 +150,23 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     ids = None
     if config.semantic_ids:
         ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
-    return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids)
+    members = checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
+    return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids, members)
+
+
+def checksum_of_runs(runs: Sequence[str]) -> str:
+    """Return a checksum of what finished runs came to.
+
+    Raises:
+        ConfigError: one of them is not finished.
+    """
+    digest = hashlib.sha256()
+    for run in runs:
+        place = join(run, "metrics.json")
+        if not exists(place):
+            raise ConfigError(f"model.runs: {run} is not a finished run. Run it to its end.")
+        digest.update(read_bytes(place))
+    return digest.hexdigest()
 
 
 def build_model(
@@ -178,7 +206,7 @@ def _build_retriever(config: RetrieveConfig, items: ItemTokens) -> Retriever | T
     max_len = config.sequences.max_len
     if isinstance(config.model, TigerConfig):
         return Tiger(items, config.model, config.loss, max_len=max_len)
-    assert not isinstance(config.model, PopularityConfig), "has no model"
+    assert not isinstance(config.model, PopularityConfig | EnsembleConfig), "has no model"
     sequences = build_sequence_model(
         config.model, num_tokens=items.num_tokens, max_len=max_len, dim=items.dim
     )

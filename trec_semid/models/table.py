@@ -7,6 +7,7 @@ from pydantic import Field
 
 from trec_semid.core.config import Config
 from trec_semid.data.features import Feature
+from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.heterrec import Heterrec, HeterrecConfig
 from trec_semid.models.item_transformer import ItemTransformer, RpgConfig, SasrecConfig
 from trec_semid.models.popularity import PopularityConfig
@@ -19,7 +20,8 @@ RankerConfig = PpnetConfig
 """Any ranker's config; a second ranker makes this a union told apart by `kind`."""
 RANKERS: dict[type[Config], type[Ppnet]] = {PpnetConfig: Ppnet}
 RetrieverConfig = Annotated[
-    SasrecConfig | HeterrecConfig | RpgConfig | TigerConfig | PopularityConfig, Field(discriminator="kind")
+    SasrecConfig | HeterrecConfig | RpgConfig | TigerConfig | PopularityConfig | EnsembleConfig,
+    Field(discriminator="kind"),
 ]
 """Any retriever's config."""
 

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.jobs.retrieving import retrieve_config
+from tests.jobs.test_rank_tuning import write_problem
+from trec_semid.core.errors import ConfigError
+from trec_semid.data.ragged import Ragged
+from trec_semid.jobs.retrieve import run
+from trec_semid.jobs.retrieve_search import EnsembleSearch
+from trec_semid.metrics.target_ranks import UserItems
+
+USERS, ITEMS = 4, 30
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    problem = write_problem(str(tmp_path_factory.mktemp("members")))
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        run(retrieve_config(problem, str(folder / str(seed)), seed=seed, train={"max_epochs": 2}))
+    return problem, [str(folder / "0"), str(folder / "1")]
+
+
+def ensemble_of(problem, folder, runs, **changes):
+    return retrieve_config(
+        {"dataset": problem["dataset"]}, str(folder), model={"kind": "ensemble", "runs": runs}, **changes
+    )
+
+
+class Drawn:
+    """A member whose scores are drawn."""
+
+    users_at_once, num_items = 8, ITEMS
+
+    def __init__(self, seed: int) -> None:
+        self.table = torch.randn(USERS, ITEMS, generator=torch.Generator().manual_seed(seed))
+
+    def begin(self) -> None:
+        """Nothing changes."""
+
+    def scores(self, histories, chosen):
+        return self if len(chosen) else None
+
+    def of(self, items: slice) -> torch.Tensor:
+        return self.table[:, items].clone()
+
+
+def test_targets_stand_where_the_mean_score_puts_them():
+    parts = [Drawn(0), Drawn(1), Drawn(2)]
+    search = EnsembleSearch(parts)
+    search.begin()
+    targets, none = torch.tensor([3, 29, 0, 7]), torch.zeros(USERS, dtype=torch.int64)
+    users = UserItems(targets, torch.ones_like(targets), targets[:0], none)
+    nobody = Ragged(np.zeros(USERS, np.int64), np.zeros(USERS, np.int64), np.zeros(0, np.int64))
+    places = search.places(nobody, np.arange(USERS), users, 5)
+    assert places is not None
+    mean = torch.stack([part.table for part in parts]).mean(0)
+    order = mean.argsort(1, descending=True)
+    assert places.top_items.tolist() == order[:, :5].tolist()
+    expected = [order[user].tolist().index(target) + 1 for user, target in enumerate(targets.tolist())]
+    assert places.ranks.tolist() == expected
+    assert search.places(nobody, np.arange(0), users, 5) is None
+
+
+def test_a_run_with_itself_is_the_run(members, tmp_path):
+    problem, (first, _) = members
+    alone = run(retrieve_config(problem, first, train={"max_epochs": 2})).metrics
+    twice = run(ensemble_of(problem, tmp_path / "twice", [first, first])).metrics
+    assert twice == pytest.approx(alone, abs=1e-6)
+
+
+def test_two_runs_score_together_in_any_order(members, tmp_path):
+    problem, runs = members
+    found = [
+        run(ensemble_of(problem, tmp_path / name, order)).metrics
+        for name, order in (("ab", runs), ("ba", runs[::-1]))
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    alone = run(retrieve_config(problem, runs[0], train={"max_epochs": 2})).metrics
+    assert any(abs(found[0][key] - value) > 1e-6 for key, value in alone.items())
+
+
+def test_runs_that_cannot_score_together_are_refused_by_name(members, tmp_path):
+    problem, runs = members
+    with pytest.raises(ConfigError, match=r"nowhere is not a finished run"):
+        run(ensemble_of(problem, tmp_path / "r", [runs[0], "nowhere"]))
+    popular = str(tmp_path / "popular")
+    run(retrieve_config({"dataset": problem["dataset"]}, popular, model={"kind": "popularity"}))
+    with pytest.raises(ConfigError, match=r"popular is popularity, which does not score"):
+        run(ensemble_of(problem, tmp_path / "r2", [runs[0], popular]))
+    with pytest.raises(ConfigError, match=r"reads other histories"):
+        run(ensemble_of(problem, tmp_path / "r3", runs, sequences={"max_len": 5}))

@@ -1,0 +1,64 @@
+"""Finished retrievers that score together."""
+
+from torch import nn
+
+from trec_semid.checkpoints.folder import latest_step
+from trec_semid.checkpoints.load import load_checkpoint, read_loop
+from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.config import load_config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.ranks import Ranks, broadcast_object
+from trec_semid.core.runs import RunFolder
+from trec_semid.jobs.retrieve_evaluation import Evaluator
+from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
+from trec_semid.jobs.retrieve_search import EnsembleSearch, ExactSearch
+from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.jobs.tuned_tokenizer import load_learned
+from trec_semid.models.ensemble import EnsembleConfig
+from trec_semid.models.retriever import Retriever
+
+
+def build_ensemble(
+    ensemble: EnsembleConfig, config: RetrieveConfig, inputs: RetrieveInputs, folder: RunFolder, ranks: Ranks
+) -> Evaluator:
+    """Place every member with its best weights; plans go into `members/<n>` of the run.
+
+    Raises:
+        ConfigError: a run is of another dataset, reads other histories, or cannot score the whole catalogue.
+        CheckpointError: its best checkpoint is gone or damaged.
+    """
+    searches: list[ExactSearch] = []
+    models = nn.ModuleList()
+    for number, run in enumerate(ensemble.runs):
+        member = _config_of(run, config)
+        read = read_inputs(member)
+        if read.dataset.facts.checksum != inputs.dataset.facts.checksum:
+            raise ConfigError(f"model.runs: {run} was trained on other data than {config.dataset}.")
+        tokenizer = load_learned(member.tuning, member.semantic_ids, read.semantic_ids)
+        plans = RunFolder(folder.path("members", str(number)), "retrieve")
+        placed = place_retriever(member, read, tokenizer, plans, ranks)
+        _take_best(run, placed.model)
+        retriever = retriever_of(placed.model)
+        assert isinstance(retriever, Retriever), "others are refused by _config_of"
+        searches.append(ExactSearch(retriever, placed.feed, read.data, ranks))
+        models.append(placed.model)
+    return Evaluator(EnsembleSearch(searches), models, inputs.data, config, ranks)
+
+
+def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:
+    folder = RunFolder(run, "retrieve")
+    member = load_config(RetrieveConfig, [folder.path("config.toml")])
+    if member.model.kind not in ("sasrec", "heterrec", "rpg"):
+        raise ConfigError(f"model.runs: {run} is {member.model.kind}, which does not score the catalogue.")
+    if member.sequences != config.sequences:
+        raise ConfigError(f"model.runs: {run} reads other histories. Set [sequences] as it has them.")
+    return member
+
+
+def _take_best(run: str, model: nn.Module) -> None:
+    checkpoints = RunFolder(run, "retrieve").path("checkpoints")
+    newest = broadcast_object(latest_step(checkpoints))
+    if newest is None:
+        raise ConfigError(f"model.runs: {run} has no checkpoint left.")
+    best = read_loop(checkpoints, newest)["selection"]["best_step"]
+    load_checkpoint(checkpoints, Trainable(model), step=best)

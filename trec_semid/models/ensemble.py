@@ -1,0 +1,20 @@
+"""Several finished retrievers as one."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from trec_semid.core.config import Config
+
+
+class EnsembleConfig(Config):
+    """score(user, item) = mean over runs of their scores; nothing is learnt.
+
+    Scores are logits of a softmax over items, each run's up to a constant a user, so the mean ranks items
+    as the product of what the runs take them to be worth.
+    """
+
+    kind: Literal["ensemble"] = "ensemble"
+    runs: list[str] = Field(min_length=2)
+    """Folders of finished runs of `trec-semid retrieve` on the same dataset, with any items and models that
+    score the whole catalogue."""
