@@ -1,16 +1,29 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.datasets import write_small_dataset
+from trec_semid.core.config import Config, load_config
 from trec_semid.core.paths import write_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, read_target_ranks
+from trec_semid.jobs.prepare import PrepareConfig
+from trec_semid.jobs.retrieve_setup import RetrieveConfig
 from trec_semid.jobs.study_compare import compare
+from trec_semid.jobs.study_grid import StudyConfig, plan_runs
 from trec_semid.jobs.study_retrieval import draw_retrieved
+from trec_semid.jobs.tokenize import TokenizeConfig
 
+REPOSITORY = Path(__file__).parents[2]
+READS: dict[str, type[Config]] = {
+    "prepare": PrepareConfig,
+    "tokenize": TokenizeConfig,
+    "retrieve": RetrieveConfig,
+}
 METRICS = ["test/ndcg@10", "test/recall@5/popularity_tail", "test/gauc", "valid/ndcg@10"]
 
 
@@ -62,3 +75,14 @@ def test_retrievers_are_compared_pair_by_pair_over_users(runs):
     assert found.paired_over == "users"
     assert found.verdict == "higher"
     assert 0 < found.low < found.difference < found.high
+
+
+@pytest.mark.parametrize("name", ["beauty", "beauty_wide"])
+def test_every_run_of_the_beauty_studies_has_a_valid_config(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = load_config(StudyConfig, [f"configs/studies/retrieval/{name}.toml"])
+    retrieved = [run for run in plan_runs(study) if run.verb == "retrieve"]
+    configs = [load_config(READS[run.verb], list(run.files), list(run.sets)) for run in plan_runs(study)]
+    models = {config.model.kind for config in configs if isinstance(config, RetrieveConfig)}
+    assert "heterrec" in models
+    assert len({config.run for config in configs if isinstance(config, RetrieveConfig)}) == len(retrieved)
