@@ -28,10 +28,9 @@ def retrieve_config(problem: dict[str, Any], run_folder: str, **changes: Any) ->
 
 
 def retrieve_with_plan(
-    problem: dict[str, Any], run_folder: str, sharding_type: str, lists_all: bool
+    problem: dict[str, Any], run_folder: str, sharding_type: str, changes: dict[str, Any]
 ) -> dict[str, Any]:
     """Run the job with all tables placed one way; return what another number of ranks must agree on."""
     rules = {"tables": {"t_*": {"sharding_types": [sharding_type]}}}
-    loss = {} if lists_all else {"item_weight": 0.0}
-    config = retrieve_config(problem, run_folder, sharding=rules, loss=loss, train={"max_epochs": 2})
+    config = retrieve_config(problem, run_folder, sharding=rules, train={"max_epochs": 2}, **changes)
     return {"metrics": run(config).metrics, "losses": losses_of(run_folder)}

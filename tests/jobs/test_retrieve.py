@@ -11,7 +11,7 @@ from tests.jobs.ranking import losses_of
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
 from tests.jobs.test_rank_tuning import MMQ, write_problem
 from tests.ranks import run_ranks
-from trec_semid.core.errors import ConfigError
+from trec_semid.core.errors import CheckpointError, ConfigError
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
@@ -20,6 +20,8 @@ from trec_semid.jobs import tokenize, training_loop
 from trec_semid.jobs.retrieve import run
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
+NO_ITEM = {"id": False, "fields": [], "content": []}
+CODES_ALONE = {"item": NO_ITEM, "loss": {"item_weight": 0.0}}
 HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
 
@@ -80,26 +82,35 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("lists_all", [True, False])
-def test_two_ranks_train_and_retrieve_as_one(problem, tmp_path, lists_all):
-    one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", lists_all)
-    two = run_ranks(retrieve_with_plan, 2, problem, str(tmp_path / "two"), "row_wise", lists_all)[0]
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"loss": {"item_weight": 0.0}}, {"loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC}],
+    ids=["all items", "named items", "codes alone"],
+)
+def test_two_ranks_train_and_retrieve_as_one(problem, tmp_path, changes):
+    one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", changes)
+    two = run_ranks(retrieve_with_plan, 2, problem, str(tmp_path / "two"), "row_wise", changes)[0]
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["metrics"].keys() == one["metrics"].keys()
     assert two["metrics"]["test/ndcg@10"] == pytest.approx(one["metrics"]["test/ndcg@10"], abs=0.01)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monkeypatch):
-    whole = run(retrieve_config(problem, str(tmp_path / "whole"))).metrics
+@pytest.mark.parametrize(("accumulate", "last"), [(1, 5), (2, 2), (2, 3), (2, 4)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monkeypatch, accumulate, last):
+    """Three batches an epoch: with two a step, an epoch's second step has one."""
+    model = {"kind": "sasrec", "transformer": {**STILL, "dropout": 0.3}, "dropout": 0.3}
+    changes = {"model": model, "train": {"accumulate": accumulate}}
+    whole = run(retrieve_config(problem, str(tmp_path / "whole"), **changes)).metrics
     train_steps = training_loop.train_steps
 
     def stopping(*arguments, **named):
         for report in train_steps(*arguments, **named):
             yield report
-            if report.step == 5:
+            if report.step == last:
                 raise KeyboardInterrupt
 
-    config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints={"every_steps": 2})
+    every = {"every_steps": 1 if accumulate > 1 else 2}
+    config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints=every, **changes)
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "train_steps", stopping)
         with pytest.raises(KeyboardInterrupt):
@@ -147,7 +158,10 @@ def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
 
 def test_popularity_lists_items_by_their_training_events(problem, tmp_path):
     config = retrieve_config(
-        problem, str(tmp_path / "popular"), model={"kind": "popularity"}, evaluation={"masks_history": False}
+        {**problem, "semantic_ids": None},
+        str(tmp_path / "popular"),
+        model={"kind": "popularity"},
+        evaluation={"masks_history": False},
     )
     run(config)
     events = Dataset(problem["dataset"]).events(split="train").to_pandas()
@@ -157,9 +171,6 @@ def test_popularity_lists_items_by_their_training_events(problem, tmp_path):
     place[order] = np.arange(1, 41)
     found = read_target_ranks(config.run, "test")
     assert found.rank.tolist() == place[found.item_row].tolist()
-
-
-CODES_ALONE = {"item": {"id": False, "fields": [], "content": []}, "loss": {"item_weight": 0.0}}
 
 
 def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, tmp_path):
@@ -175,9 +186,14 @@ def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, t
 
 def test_a_narrow_beam_says_what_it_misses(problem, tmp_path):
     narrow = retrieve_config(
-        problem, str(tmp_path / "beam"), model=HETERREC, **CODES_ALONE, evaluation={"beam_width": 2}
+        problem,
+        str(tmp_path / "beam"),
+        model=HETERREC,
+        **CODES_ALONE,
+        evaluation={"beam_width": 5, "cutoffs": [5]},
+        train={"select_by": "ndcg@5"},
     )
-    share = run(narrow).metrics["valid/beam_agreement@10"]
+    share = run(narrow).metrics["valid/beam_agreement@5"]
     assert 0.05 < share < 0.95
 
 
@@ -215,6 +231,41 @@ def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):
     assert metrics["test/recall@10"] > 0.33  # 0.25 by chance, of 1,400 targets
 
 
-def test_tiger_without_sliding_rows_is_refused(problem):
-    with pytest.raises(ValueError, match="sliding"):
-        retrieve_config(problem, "r", model={"kind": "tiger"}, **CODES_ALONE, evaluation={"beam_width": 40})
+WIDE = {"beam_width": 40}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"kind": "tiger"}, **CODES_ALONE, "evaluation": WIDE}, "sequences.rows = 'sliding'"),
+        ({"model": {"kind": "tiger"}, "loss": {"item_weight": 0.0}}, "reads codes alone"),
+        ({"evaluation": WIDE}, "a beam goes over codes"),
+        ({**CODES_ALONE, "evaluation": {"beam_width": 9}}, "9 tuples do not fill lists of 10"),
+        ({"evaluation": {"cutoffs": [20]}}, "'ndcg@10' needs 10"),
+        ({"loss": {"item_weight": 0.0, "code_weight": 0.0}}, "leaves no loss"),
+        ({"loss": {"item_weight": 0.0}, "sampled": {}}, "has no weight"),
+        ({"window": 2, "sequences": {"rows": "sliding"}}, "a sliding row has one target"),
+        ({"tuning": {"recent_items": 3}}, "tuning.recent_items"),
+        (
+            {"model": {"kind": "sasrec", "transformer": {"num_heads": 3}}},
+            "do not divide",
+        ),
+        ({"model": {"kind": "popularity"}}, "learns nothing: leave out semantic_ids"),
+    ],
+)
+def test_configs_whose_parts_do_not_fit_are_refused_before_anything_runs(problem, changes, words):
+    with pytest.raises(ValueError, match=words):
+        retrieve_config(problem, "r", **changes)
+
+
+def test_weights_of_another_map_are_refused(problem, tmp_path):
+    ids = Dataset(problem["dataset"]).item_ids
+    place = str(tmp_path / "other.parquet")
+    pq.write_table(pa.table({"item_id": ids, "codes": [[row % 5] * 6 for row in range(len(ids))]}), place)
+    first = retrieve_config(problem, str(tmp_path / "a"), train={"max_epochs": 1})
+    run(first)
+    start = f"{first.run}/checkpoints/step-3"
+    again = retrieve_config(problem, str(tmp_path / "b"), start_from=start, train={"max_epochs": 1})
+    assert run(again).metrics
+    with pytest.raises(CheckpointError, match=r"another map.*Set semantic_ids = '.*/step-3/"):
+        run(retrieve_config({**problem, "semantic_ids": place}, str(tmp_path / "c"), start_from=start))

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,17 @@ def test_two_runs_score_together_in_any_order(members, tmp_path):
     assert found[0] == pytest.approx(found[1], abs=1e-6)
     alone = run(retrieve_config(problem, runs[0], train={"max_epochs": 2})).metrics
     assert any(abs(found[0][key] - value) > 1e-6 for key, value in alone.items())
+
+
+def test_a_run_of_data_that_was_made_anew_is_refused(tmp_path):
+    problem = write_problem(str(tmp_path))
+    first = str(tmp_path / "r")
+    run(retrieve_config(problem, first, train={"max_epochs": 1}))
+    place = tmp_path / "data" / "dataset.json"
+    facts = json.loads(place.read_text())
+    place.write_text(json.dumps({**facts, "checksum": "f" * 64}))
+    with pytest.raises(ConfigError, match=r"was trained on other data or codes than are there now"):
+        run(ensemble_of(problem, tmp_path / "both", [first, first]))
 
 
 def test_runs_that_cannot_score_together_are_refused_by_name(members, tmp_path):

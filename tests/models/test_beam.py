@@ -128,7 +128,7 @@ def test_agreement_with_the_exact_list_grows_with_the_width_up_to_all_of_it():
     exact = exact_items(heads, catalogue.codes, 10)
     trie = trie_of(catalogue)
     shares = [
-        agreement(decode_items(trie, 50, parallel_heads(heads), width=width, num_items=10), exact)
+        agreement(decode_items(trie, 50, parallel_heads(heads), width=width, num_items=10).items, exact.items)
         .mean()
         .item()
         for width in (1, 10, 100, trie.num_tuples)

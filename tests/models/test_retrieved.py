@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trec_semid.models.retrieved import Retrieved, agreement, best_items, is_excluded, top_places
+from trec_semid.models.retrieved import agreement, best_items, is_excluded, top_places
 
 INF = float("inf")
 scores = st.one_of(
@@ -33,12 +33,7 @@ def test_excluded_items_are_those_named(rows, left_out):
     assert is_excluded(torch.tensor([rows]), exclude).tolist() == [[row in left_out for row in rows]]
 
 
-def lists(rows: list[list[int]]) -> Retrieved:
-    items = torch.tensor(rows)
-    return Retrieved(items, torch.zeros(items.shape), (items >= 0).sum(1))
-
-
 def test_agreement_is_the_share_of_the_exact_list_that_was_found():
-    found = lists([[3, 1, 2], [7, 8, -1], [-1, -1, -1], [4, -1, -1]])
-    exact = lists([[1, 2, 3], [8, 9, 5], [-1, -1, -1], [4, -1, -1]])
+    found = torch.tensor([[3, 1, 2], [7, 8, -1], [-1, -1, -1], [4, -1, -1]])
+    exact = torch.tensor([[1, 2, 3], [8, 9, 5], [-1, -1, -1], [4, -1, -1]])
     torch.testing.assert_close(agreement(found, exact), torch.tensor([1.0, 1 / 3, 1.0, 1.0]))

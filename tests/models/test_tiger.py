@@ -38,6 +38,19 @@ def ragged(rows: list[list[int]]) -> Ragged:
     return Ragged(np.cumsum(lengths) - lengths, lengths, np.concatenate(rows).astype(np.int64))
 
 
+def test_an_empty_history_is_read_alike_whatever_else_the_batch_names():
+    model = made()
+    with torch.no_grad():
+        read = []
+        for items in ([1, 2, 5], [7, 8, 3]):
+            tokens = model.items(Listed(torch.tensor(items), None, None))
+            inputs, lengths = torch.tensor([[1, 2], [0, 0]]), torch.tensor([2, 0])
+            memory, present = model.read(tokens, inputs, lengths)
+            read.append(memory[1][present[1]])
+    assert len(read[0]) == 3
+    torch.testing.assert_close(read[0], read[1], atol=0, rtol=0)
+
+
 def test_the_loss_is_that_of_the_codes_the_beam_would_be_asked_for():
     model = made()
     windows = ragged(ROWS)

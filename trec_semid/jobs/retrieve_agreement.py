@@ -1,18 +1,18 @@
 """How much of the exact lists a beam finds."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.sequences import EvaluationRows
 from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_search import Search
+from trec_semid.models.retrieved import agreement
 from trec_semid.tokenizers.shards import sum_over_ranks
 
-Array = np.ndarray[Any, np.dtype[Any]]
 NUM_USERS = 1_000
 """Users of the validation split that are looked at, the first ones."""
 
@@ -30,10 +30,8 @@ def beam_agreement(beam: Evaluator, exact: Search) -> dict[str, float]:
     found, wanted = _top_items(beam, rows), _top_items(replace(beam, search=exact), rows)
     shares: dict[str, float] = {}
     for cutoff in beam.config.evaluation.cutoffs:
-        top, best = found[:, :cutoff], wanted[:, :cutoff]
-        same = ((best[:, :, None] == top[:, None, :]).any(2) & (best >= 0)).sum(1)
-        of_users = same / np.maximum((best >= 0).sum(1), 1)
-        sums = torch.tensor([of_users.sum(), float(len(of_users))], dtype=torch.float64)
+        of_users = agreement(found[:, :cutoff], wanted[:, :cutoff])
+        sums = torch.stack([of_users.sum(), of_users.new_tensor(len(of_users))]).double()
         total, num_users = sum_over_ranks(sums.to(beam.ranks.device)).tolist()
         shares[f"valid/beam_agreement@{cutoff}"] = total / max(num_users, 1.0)
     return shares
@@ -45,10 +43,10 @@ def _first_users(rows: EvaluationRows) -> EvaluationRows:
     return EvaluationRows(users[:NUM_USERS], *first)
 
 
-def _top_items(evaluator: Evaluator, rows: EvaluationRows) -> Array:
+def _top_items(evaluator: Evaluator, rows: EvaluationRows) -> Tensor:
     """Return (n, length) items of this rank's users, in the order of the rows."""
     lists = list(evaluator.lists(rows))
     if not lists:
-        return np.zeros((0, max(evaluator.config.evaluation.cutoffs)), np.int64)
+        return torch.zeros((0, max(evaluator.config.evaluation.cutoffs)), dtype=torch.int64)
     order = np.argsort(np.concatenate([part.rows for part in lists]))
-    return np.concatenate([part.places.top_items.cpu().numpy() for part in lists])[order]
+    return torch.cat([part.places.top_items.cpu() for part in lists])[torch.from_numpy(order)]

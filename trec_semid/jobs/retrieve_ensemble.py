@@ -24,7 +24,8 @@ def build_ensemble(
     """Place every member with its best weights; plans go into `members/<n>` of the run.
 
     Raises:
-        ConfigError: a run is of another dataset, reads other histories, or cannot score the whole catalogue.
+        ConfigError: a run is of other data or codes than are there now, reads other histories, or cannot
+            score the whole catalogue.
         CheckpointError: its best checkpoint is gone or damaged.
     """
     searches: list[ExactSearch] = []
@@ -33,11 +34,11 @@ def build_ensemble(
         member = _config_of(run, config)
         read = read_inputs(member)
         if read.dataset.facts.checksum != inputs.dataset.facts.checksum:
-            raise ConfigError(f"model.runs: {run} was trained on other data than {config.dataset}.")
+            raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
         tokenizer = load_learned(member.tuning, member.semantic_ids, read.semantic_ids)
         plans = RunFolder(folder.path("members", str(number)), "retrieve")
         placed = place_retriever(member, read, tokenizer, plans, ranks)
-        _take_best(run, placed.model)
+        _take_best(run, placed.model, read.checksums)
         retriever = retriever_of(placed.model)
         assert isinstance(retriever, Retriever), "others are refused by _config_of"
         searches.append(ExactSearch(retriever, placed.feed, read.data, ranks))
@@ -50,15 +51,21 @@ def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:
     member = load_config(RetrieveConfig, [folder.path("config.toml")])
     if member.model.kind not in ("sasrec", "heterrec", "rpg"):
         raise ConfigError(f"model.runs: {run} is {member.model.kind}, which does not score the catalogue.")
-    if member.sequences != config.sequences:
-        raise ConfigError(f"model.runs: {run} reads other histories. Set [sequences] as it has them.")
+    wanted, its = config.sequences, member.sequences
+    if (its.max_len, its.events) != (wanted.max_len, wanted.events):
+        raise ConfigError(
+            f"model.runs: {run} reads other histories. Set sequences.max_len = {its.max_len} and "
+            f"sequences.events = '{its.events}'."
+        )
     return member
 
 
-def _take_best(run: str, model: nn.Module) -> None:
+def _take_best(run: str, model: nn.Module, inputs: dict[str, str]) -> None:
     checkpoints = RunFolder(run, "retrieve").path("checkpoints")
     newest = broadcast_object(latest_step(checkpoints))
     if newest is None:
         raise ConfigError(f"model.runs: {run} has no checkpoint left.")
-    best = read_loop(checkpoints, newest)["selection"]["best_step"]
-    load_checkpoint(checkpoints, Trainable(model), step=best)
+    loop = read_loop(checkpoints, newest)
+    if loop["inputs"] != inputs:
+        raise ConfigError(f"model.runs: {run} was trained on other data or codes than are there now.")
+    load_checkpoint(checkpoints, Trainable(model), step=loop["selection"]["best_step"])

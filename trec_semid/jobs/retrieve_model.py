@@ -53,7 +53,8 @@ def place_retriever(
     """
     data = inputs.data
     rows_of_rank = -(-config.train.batch_size // ranks.world_size)
-    named = min(data.num_items, rows_of_rank * (config.sequences.max_len + 1))
+    drawn = config.sampled.num_sampled if config.sampled else 0
+    named = min(data.num_items, rows_of_rank * (config.sequences.max_len + 1) + drawn)
     items_at_once = data.num_items if config.lists_all else named
     model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
     plan = plan_on_ranks(

@@ -55,7 +55,7 @@ class Search(Protocol):
 class ExactSearch:
     """Scores every item for every user.
 
-    A user without a history has a state of zeros: nothing is known, and all items are scored alike.
+    A user without a history has a state of zeros, the same for all of them.
     """
 
     def __init__(self, retriever: Retriever, feed: ItemFeed, data: RetrievalData, ranks: Ranks) -> None:

@@ -20,6 +20,7 @@ from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.jobs.rank_setup import table_specs
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
+from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.item_transformer import SasrecConfig
@@ -56,7 +57,8 @@ class EvaluationConfig(Config):
     masks_history: bool = True
     """Whether items of the user's history are taken out of the list; a target never is."""
     beam_width: PositiveInt | None = None
-    """Tuples that a beam over codes keeps; all items are scored where not given. TIGER needs one."""
+    """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
+    not given. TIGER needs one."""
 
 
 class RetrieveConfig(TrainingRunConfig):
@@ -65,7 +67,7 @@ class RetrieveConfig(TrainingRunConfig):
     item: ItemConfig = ItemConfig()
     sequences: SequencesConfig = SequencesConfig()
     window: PositiveInt = 1
-    """The next so many items are targets of a position."""
+    """The next so many items are targets of a position, as far as its row goes."""
     tables: TablesConfig = TablesConfig.model_validate({"dim": 64, "init_std": 0.02})
     model: RetrieverConfig = SasrecConfig.model_validate({})
     loss: LossConfig = LossConfig()
@@ -75,23 +77,69 @@ class RetrieveConfig(TrainingRunConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _has_something_to_read(self) -> Self:
+    def _fits_together(self) -> Self:
+        if isinstance(self.model, PopularityConfig | EnsembleConfig):
+            self._learns_nothing(self.model.kind)
+            return self
         if not (self.semantic_ids or self.item.id or self.item.fields or self.item.content):
             raise ValueError(
                 "items are made of nothing: give semantic_ids, item.id, item.fields or item.content"
             )
         if self.tuning and not self.semantic_ids:
             raise ValueError("tuning needs codes to tune: give semantic_ids")
-        if self.loss.item_weight == 0 and not self.predicts_codes:
-            raise ValueError("loss.item_weight = 0 leaves no loss where codes are not predicted")
+        if self.tuning and self.tuning.recent_items != "all":
+            raise ValueError("tuning.recent_items: a retriever chooses the codes of all named items afresh")
+        self._has_a_loss()
+        self._can_be_evaluated()
         if isinstance(self.model, TigerConfig):
             self._fits_tiger()
+        for name, part in self.model:
+            if isinstance(part, TransformerConfig) and self.tables.dim % part.num_heads:
+                raise ValueError(
+                    f"model.{name}.num_heads: {part.num_heads} do not divide tables.dim {self.tables.dim}"
+                )
         return self
+
+    def _learns_nothing(self, kind: str) -> None:
+        given = [key for key in ("semantic_ids", "tuning", "sampled", "start_from") if getattr(self, key)]
+        given += ["evaluation.beam_width"] if self.evaluation.beam_width else []
+        if given:
+            raise ValueError(f"model.kind = '{kind}' learns nothing: leave out {', '.join(given)}")
+
+    def _has_a_loss(self) -> None:
+        if self.loss.item_weight == 0 and not self.predicts_codes:
+            raise ValueError("loss.item_weight = 0 leaves no loss where codes are not predicted")
+        if self.loss.item_weight == 0 and self.sampled:
+            raise ValueError("sampled: items are drawn for the loss over items, which has no weight")
+        if self.window > 1 and self.sequences.rows == "sliding":
+            raise ValueError("window: a sliding row has one target; set sequences.rows = 'dense'")
+
+    def _can_be_evaluated(self) -> None:
+        evaluation, selected = self.evaluation, int(self.train.select_by.rpartition("@")[2])
+        if selected not in evaluation.cutoffs:
+            raise ValueError(
+                f"evaluation.cutoffs: train.select_by = '{self.train.select_by}' needs {selected}"
+            )
+        if evaluation.beam_width is None:
+            return
+        if not self.predicts_codes or self.loss.item_weight > 0:
+            raise ValueError(
+                "evaluation.beam_width: a beam goes over codes: give semantic_ids, set loss.item_weight = 0"
+            )
+        if evaluation.beam_width < max(evaluation.cutoffs):
+            raise ValueError(
+                f"evaluation.beam_width: {evaluation.beam_width} tuples do not fill lists of "
+                f"{max(evaluation.cutoffs)}; shorten evaluation.cutoffs"
+            )
 
     def _fits_tiger(self) -> None:
         if self.loss.item_weight > 0 or not self.semantic_ids:
             raise ValueError("model.kind = 'tiger' says codes: give semantic_ids, set loss.item_weight = 0")
-        if self.sequences.rows != "sliding" or self.window != 1:
+        if self.item.id or self.item.fields or self.item.content:
+            raise ValueError(
+                "model.kind = 'tiger' reads codes alone: set item.id = false, no item.fields, no item.content"
+            )
+        if self.sequences.rows != "sliding":
             raise ValueError("model.kind = 'tiger' predicts one item a row: set sequences.rows = 'sliding'")
         if not self.evaluation.beam_width:
             raise ValueError("model.kind = 'tiger' cannot score all items: set evaluation.beam_width")
@@ -142,7 +190,8 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
             have = ", ".join(dataset.facts.modalities) or "none"
             raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
     num_items = dataset.facts.num_items
-    if config.scores_items and not config.sampled and num_items > MAX_SCORED_ITEMS:
+    has_loss = not isinstance(config.model, PopularityConfig | EnsembleConfig)
+    if has_loss and config.lists_all and num_items > MAX_SCORED_ITEMS:
         raise ConfigError(
             f"{num_items:,} items are too many for a loss over all of them (at most {MAX_SCORED_ITEMS:,}). "
             "Add [sampled], or set loss.item_weight = 0 and predict codes."

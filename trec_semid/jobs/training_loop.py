@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,9 +15,11 @@ from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import RunLog, Work, working
+from trec_semid.core.paths import exists, join
 from trec_semid.core.ranks import Ranks, broadcast_object
 from trec_semid.jobs.training_config import CheckpointsConfig, TrainConfig
 from trec_semid.jobs.tuning import Tuning
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.training.optimizers import Updates
 from trec_semid.training.selection import Selection
 from trec_semid.training.steps import Arguments, StepReport, train_steps
@@ -131,6 +133,8 @@ class Training:
     def _begin(self) -> None:
         if self.start_from is not None:
             folder, start = parse_step_folder(self.start_from)
+            if self.tuning is None:
+                _refuse_other_map(self.start_from, self.inputs)
             load_checkpoint(folder, Trainable(self.model), step=start)
 
     def run(self) -> None:
@@ -139,6 +143,8 @@ class Training:
         try:
             with working("training", epochs * steps, shown=self.ranks.is_main) as work:
                 work.advance(self.steps)
+                if self._stopped_at_an_epochs_end:
+                    self._end_epoch()
                 while self.loader.epoch < epochs and not self._is_over:
                     self._train_epoch(work)
         finally:
@@ -172,9 +178,20 @@ class Training:
                     return
             elif _is_due(report.step, self.saving.every_steps):
                 self._save(is_best=False)
-        is_last = self.loader.epoch == train.max_epochs
-        if self._last_evaluated < self.steps and (is_last or not train.evaluate_every_steps):
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        is_last = self.loader.epoch == self.config.max_epochs
+        if self._last_evaluated < self.steps and (is_last or not self.config.evaluate_every_steps):
             self._evaluate()
+
+    @property
+    def _stopped_at_an_epochs_end(self) -> bool:
+        """Whether a checkpoint holds an epoch's last step, but not what its evaluation said.
+
+        A last step of fewer batches than the others takes the last of the epoch before it is done.
+        """
+        return self.steps > 0 and self.loader.epoch > 0 and self.loader.state_dict()["step"] == 0
 
     @property
     def _is_over(self) -> bool:
@@ -259,6 +276,18 @@ def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
         f"{checkpoints}: step {step} was trained on {what} than the config names now. "
         "Set another `run`, or remove that folder."
     )
+
+
+def _refuse_other_map(checkpoint: str, inputs: Mapping[str, str]) -> None:
+    """Refuse to start from weights that belong to another map: the run would be saved with the wrong one."""
+    place = join(checkpoint, FILE)
+    if "semantic_ids" not in inputs or not exists(place):
+        return
+    if SemanticIds.load(place).checksum() != inputs["semantic_ids"]:
+        raise CheckpointError(
+            f"start_from: {checkpoint} was trained on another map than semantic_ids names. "
+            f"Set semantic_ids = '{place}'."
+        )
 
 
 def _is_due(step: int, every: int | None) -> bool:

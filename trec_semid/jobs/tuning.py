@@ -63,6 +63,7 @@ class Tuning:
     ) -> None:
         self.config, self._seed, self._ranks, self._log = config, seed, ranks, log
         self._steps_per_epoch = steps_per_epoch
+        self._noise_of = (0, 0)
         self._first_step = round(config.warmup_epochs * steps_per_epoch)
         self._start = start
         self._watch = CodeWatch(self._start.codes, self._start.sizes, floor=self.config.entropy_floor)
@@ -211,12 +212,14 @@ class Tuning:
         return encoded
 
     def noise(self, step: int) -> GumbelNoise | None:
-        """Return the noise on the choice in this step; None where there is none."""
+        """Return the noise on the choice in this step, anew for each batch; None where there is none."""
         if self.config.estimator != "gumbel":
             return None
         faded = (step - self._first_step) / (self.config.noise_decay_epochs * self._steps_per_epoch)
         scale = self.config.noise_start * max(0.0, 1.0 - faded)
-        return GumbelNoise(scale, derive_seed(self._seed, "noise", step, self._ranks.rank)) if scale else None
+        self._noise_of = (step, self._noise_of[1] + 1) if self._noise_of[0] == step else (step, 0)
+        seed = derive_seed(self._seed, "noise", *self._noise_of, self._ranks.rank)
+        return GumbelNoise(scale, seed) if scale else None
 
 
 def start_tuning(

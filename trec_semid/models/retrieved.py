@@ -66,17 +66,18 @@ def best_items(scores: Tensor, rows: Tensor, num_items: int) -> Retrieved:
     )
 
 
-def agreement(found: Retrieved, exact: Retrieved) -> Tensor:
+def agreement(found: Tensor, exact: Tensor) -> Tensor:
     """Return (B,) float32: the share of the exact list's items that were found, whatever their place.
 
     A user whose exact list is empty counts 1.
 
     Args:
-        found: of a beam search, say.
-        exact: of all items.
+        found: (B, N) item rows of a beam search, say; -1 after the last.
+        exact: (B, N) item rows of all items.
     """
-    same = (exact.items.unsqueeze(2) == found.items.unsqueeze(1)).any(2) & (exact.items >= 0)
-    return torch.where(exact.lengths > 0, same.sum(1) / exact.lengths.clamp(min=1), 1.0)
+    same = (exact.unsqueeze(2) == found.unsqueeze(1)).any(2) & (exact >= 0)
+    lengths = (exact >= 0).sum(1)
+    return torch.where(lengths > 0, same.sum(1) / lengths.clamp(min=1), 1.0)
 
 
 def is_excluded(rows: Tensor, exclude: Tensor) -> Tensor:

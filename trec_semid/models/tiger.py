@@ -76,10 +76,11 @@ class Tiger(RetrievalModel):
         Args:
             tokens: listed items.
             inputs: (B, L) positions among them.
-            lengths: (B,); the first token of an empty history counts as there, and says nothing.
+            lengths: (B,); an empty history is read as one item of zeros.
         """
         num_items, num_positions = inputs.shape[1], len(self.types)
-        read = tokens.vectors[inputs] + self.places[:num_items] + self.types
+        vectors = tokens.vectors[inputs].masked_fill((lengths == 0).view(-1, 1, 1, 1), 0.0)
+        read = vectors + self.places[:num_items] + self.types
         place = torch.arange(num_items * num_positions, device=inputs.device)
         present = place < num_positions * lengths.clamp(min=1).unsqueeze(1)
         return self.encoder(self.drop(read.flatten(1, 2)), present[:, None, None]), present

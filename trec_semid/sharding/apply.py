@@ -105,6 +105,8 @@ def replicated_table_optimizer(
 ) -> torch.optim.Optimizer | None:
     """Return an optimizer that updates replicated tables as the fused one would; None when there are none.
 
+    Adam is the exception: here every row moves in every step, the fused one (GPU) moves rows that were read.
+
     It is stepped like any optimizer, after backward.
     """
     weights = list(replicated_tables(model).values())

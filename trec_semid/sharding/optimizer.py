@@ -14,7 +14,8 @@ class SparseOptimizerConfig(Config):
 
     row_wise_adagrad: h_r ← h_r + mean(g_r²), w_r ← w_r - η g_r / (√h_r + ε), one h per row.
     adagrad: the same with one h per number. sgd: w_r ← w_r - η g_r. adam: Kingma and Ba, 2015, without
-    decay; on CPU for tables placed data_parallel alone, which is where they are then placed.
+    decay; on CPU for tables placed data_parallel alone, which is where they are then placed. Replicated
+    tables move all rows in every step, sharded ones (GPU) those that were read.
     Source: Duchi, Hazan, Singer, Adaptive Subgradient Methods, 2011; row-wise as in torchrec.
     """
 

@@ -63,7 +63,7 @@ class ItemFeed:
         """Fill up to the longest list of any rank: tables placed by rows want equally many bags on each."""
         missing = longest_of_ranks(len(items), self._ranks) - len(items)
         if missing:
-            lengths = pad(features.lengths.view(len(features.keys), -1), (0, missing)).flatten()
+            lengths = pad(features.lengths.view(len(features.keys), len(items)), (0, missing)).flatten()
             features, items = features._replace(lengths=lengths), pad(items, (0, missing))
         return self._make(items, features)
 
@@ -73,7 +73,8 @@ class ItemFeed:
         return Listed(rows, bags, self._contents(rows) if self._contents else None)
 
     def _live(self, batch: SequenceBatch, rows: Tensor, live: LiveItems) -> LiveContents:
-        named = named_places(batch.places) if batch.features is None else None
+        lists_others = batch.features is None or len(batch.places.sampled) > 0
+        named = named_places(batch.places) if lists_others else None
         chosen = rows if named is None else rows[named]
         return LiveContents(live.contents(chosen), named, len(chosen), live.noise)
 

@@ -9,6 +9,7 @@ PLACE_KEYS = ("seed", "run", "dataset", "semantic_ids", "label")
 """Keys that may differ within an arm: the checksum stands for the dataset and the tokenizer's own
 config for its codes."""
 POPULARITY = "popularity"
+ENSEMBLE = "ensemble"
 ITEM_IDS = "item"
 """Representation of a ranker that reads item IDs alone."""
 
@@ -40,6 +41,8 @@ def representation(run: FinishedRun) -> str:
         return str(run.config.get("representation", ITEM_IDS))
     if model_kind(run) == POPULARITY:
         return ""
+    if model_kind(run) == ENSEMBLE:
+        return f"{len(run.config['model']['runs'])} runs"
     item = run.config.get("item", {})
     tokens = ["ID"] if item.get("id", True) else []
     tokens += [*item.get("fields", []), *item.get("content", [])]
