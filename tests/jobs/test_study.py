@@ -105,6 +105,27 @@ def test_second_study_keeps_everything(finished: tuple[Path, dict]):
     assert again["table"] == result["table"]
 
 
+def test_an_interrupted_study_leaves_a_table_of_what_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    end = Schedule.end
+
+    def interrupting(schedule: Schedule, outcome: Outcome) -> None:
+        end(schedule, outcome)
+        if len(schedule.outcomes) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Schedule, "end", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            run(study(tmp_path), find)
+    left = json.loads((tmp_path / "out/study.json").read_text())
+    assert len(left["runs"]) == 3
+    assert "item" in left["table"]
+    assert "both" not in left["table"]
+    whole = run(study(tmp_path), find)
+    assert sum(row["was_kept"] for row in whole["runs"]) >= 3
+    assert len(whole["runs"]) == 8
+
+
 def test_only_what_changed_and_what_reads_it_is_made_anew(tmp_path: Path):
     run(study(tmp_path), find)
     before = written(tmp_path / "out")

@@ -55,7 +55,14 @@ def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
     with _workers(config, find_job, len(planned)) as workers:
         kept = _clear(planned, _look(planned, workers))
         schedule = Schedule(planned, kept)
-        _run_all(config.out, schedule, [one for one in planned if one.label not in kept], workers)
+        waiting = [one for one in planned if one.label not in kept]
+        try:
+            _run_all(config.out, schedule, waiting, workers)
+        except KeyboardInterrupt:
+            ended = [one for one in planned if one.label in kept or one.label in schedule.outcomes]
+            _write_results(config, ended, schedule.outcomes, time.monotonic() - started)
+            log.warning("interrupted: the table has %d of %d runs", len(ended), len(planned))
+            raise
     result = _write_results(config, planned, schedule.outcomes, time.monotonic() - started)
     _tell(config, planned, schedule.outcomes, result)
     return result
