@@ -12,6 +12,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
+from trec_semid.layers.dropout import Dropout
 
 
 class TransformerConfig(Config):
@@ -81,7 +82,7 @@ class _Block(nn.Module):
         self.project, self.merge = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         hidden = config.hidden_dim or 4 * dim
         self.widen, self.narrow = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return (B, S, D)."""

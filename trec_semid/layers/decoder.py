@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from trec_semid.layers.attention import TransformerConfig
+from trec_semid.layers.dropout import Dropout
 
 
 class Memory(NamedTuple):
@@ -103,7 +104,7 @@ class _DecoderBlock(nn.Module):
         )
         hidden = config.hidden_dim or 4 * dim
         self.widen, self.narrow = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def memory_of(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values (B, H, S, D / H)."""

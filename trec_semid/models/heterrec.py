@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ShapeError
 from trec_semid.layers.attention import Transformer, TransformerConfig, block_causal_mask
+from trec_semid.layers.dropout import Dropout
 from trec_semid.models.retriever import SequenceModel
 
 
@@ -40,7 +41,7 @@ class Heterrec(SequenceModel):
         self.types = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.over_tokens = Transformer(dim, config.tokens)
         self.over_items = Transformer(dim, config.items)
 

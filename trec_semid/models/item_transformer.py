@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trec_semid.core.config import Config
 from trec_semid.layers.attention import Transformer, TransformerConfig
+from trec_semid.layers.dropout import Dropout
 from trec_semid.models.retriever import SequenceModel
 
 
@@ -50,7 +51,7 @@ class ItemTransformer(SequenceModel):
         self.takes_mean = isinstance(config, RpgConfig)
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.transformer = Transformer(dim, config.transformer)
 
     def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:

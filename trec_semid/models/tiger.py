@@ -14,6 +14,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.data.sequence_batches import Places
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.decoder import Cache, Decoder
+from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.models.beam import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
@@ -50,7 +51,7 @@ class Tiger(RetrievalModel):
         self.places = nn.Parameter(torch.randn(max_len, 1, dim) * 0.02)
         self.types = nn.Parameter(torch.randn(num_positions, dim) * 0.02)
         self.starts = nn.Parameter(torch.randn(num_positions, dim) * 0.02)
-        self.drop = nn.Dropout(config.encoder.dropout)
+        self.drop = Dropout(config.encoder.dropout)
         self.encoder, self.decoder = Transformer(dim, config.encoder), Decoder(dim, config.decoder)
 
     def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
