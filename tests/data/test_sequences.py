@@ -66,6 +66,8 @@ def test_rows_equal_walking_every_user(drawn_from, events_kind):
     ]
     assert lists(made.training_rows(config)) == dense
     assert sum(len(row) - 1 for row in dense) == sum(max(len(parts[0]) - 1, 0) for parts in expected)
+    last = [parts[0][-max_len - 1 :] for parts in expected if len(parts[0]) > 1]
+    assert lists(made.training_rows(config.model_copy(update={"rows": "last"}))) == last
     sliding = [
         parts[0][max(0, end - max_len) : end + 1]
         for parts in expected

@@ -77,12 +77,15 @@ def test_retrievers_are_compared_pair_by_pair_over_users(runs):
     assert 0 < found.low < found.difference < found.high
 
 
-@pytest.mark.parametrize("name", ["beauty", "beauty_wide"])
-def test_every_run_of_the_beauty_studies_has_a_valid_config(name: str, monkeypatch: pytest.MonkeyPatch):
+STUDIES = ["ablations", "beauty", "beauty_choices", "beauty_published", "beauty_wide", "ml1m"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_run_of_the_studies_has_a_valid_config(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     study = load_config(StudyConfig, [f"configs/studies/retrieval/{name}.toml"])
     retrieved = [run for run in plan_runs(study) if run.verb == "retrieve"]
     configs = [load_config(READS[run.verb], list(run.files), list(run.sets)) for run in plan_runs(study)]
     models = {config.model.kind for config in configs if isinstance(config, RetrieveConfig)}
-    assert "heterrec" in models
+    assert models <= {"popularity", "sasrec", "heterrec", "rpg", "tiger"}
     assert len({config.run for config in configs if isinstance(config, RetrieveConfig)}) == len(retrieved)

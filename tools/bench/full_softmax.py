@@ -3,14 +3,16 @@
     .venv/bin/python tools/bench/full_softmax.py [--queries B] [--items N] [--dim D] [--turns T] [--plain no]
 
 Each way runs in a process of its own, which tells its seconds (the best of the turns) and by how much its
-peak of resident memory grows in the first pass (Linux; that needs no catalogue in memory twice). Gradients
-of items and queries, which every way makes, are told beside. One thread.
+peak of resident memory grows in the first pass (Linux). That includes gradients of items and queries, which
+every way makes and whose size is told. One thread.
 """
 
 import argparse
 import subprocess
 import sys
 import time
+
+from resident import peak_mib, restart_peak
 
 PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 PARSER.add_argument("--queries", type=int, default=1_800, help="places of a batch that predict")
@@ -43,24 +45,17 @@ def measure(options: argparse.Namespace) -> tuple[float, float]:
 
     train(queries[:2], items[:3], targets[:2] % 3)  # what the library keeps from its first call on
     queries.grad = items.grad = None
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the peak starts anew from what is resident now
-    before = status_mib("VmHWM")
+    restart_peak()
+    before = peak_mib()
     seconds: list[float] = []
     for _ in range(options.turns):
         started = time.perf_counter()
         train(queries, items, targets)
         seconds.append(time.perf_counter() - started)
         if len(seconds) == 1:
-            grown = status_mib("VmHWM") - before
+            grown = peak_mib() - before
         queries.grad = items.grad = None
     return min(seconds), grown
-
-
-def status_mib(key: str) -> float:
-    """Return a line of this process's status [MiB]."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
 
 
 def main() -> None:

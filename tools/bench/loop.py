@@ -36,6 +36,7 @@ os.environ["OMP_NUM_THREADS"] = str(OPTIONS.threads)  # read when torch is impor
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from resident import peak_mib, resident_mib, restart_peak  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from trec_semid.core.ranks import Ranks, process_group  # noqa: E402
@@ -219,26 +220,14 @@ def take_turns(steps: dict[str, Step]) -> tuple[dict[str, list[float]], dict[str
     peaks = dict.fromkeys(steps, 0.0)
     for turn in range(OPTIONS.turns + 1):
         for name, step in steps.items():
-            before = restart_peak()
+            restart_peak()
+            before = resident_mib()
             started = time.perf_counter()
             for number in range(OPTIONS.steps):
                 step(turn * OPTIONS.steps + number)
             spent[name] += [(time.perf_counter() - started) / OPTIONS.steps] if turn else []
-            peaks[name] = max(peaks[name], status_mib("VmHWM") - before)
+            peaks[name] = max(peaks[name], peak_mib() - before)
     return spent, peaks
-
-
-def restart_peak() -> float:
-    """Let the peak of resident memory start anew, and return what is resident now [MiB]."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-    return status_mib("VmRSS")
-
-
-def status_mib(key: str) -> float:
-    """Return a line of this process's status [MiB]."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import argparse
 import subprocess
 import sys
 
+from resident import peak_mib, restart_peak
+
 PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 PARSER.add_argument("--items", type=int, nargs="+", default=[2_000, 12_000])
 PARSER.add_argument("--codebook", type=int, nargs="+", default=[100, 1_000, 3_000])
@@ -41,17 +43,10 @@ def grown_mib(options: argparse.Namespace) -> float:
         return torch.einsum("brk,rkv->brv", soft + (hard - soft).detach(), values)
 
     look_up(latents[:4]).sum().backward()  # what the library keeps from its first call on
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the peak starts anew from what is resident now
-    before = status_mib("VmHWM")
+    restart_peak()
+    before = peak_mib()
     look_up(latents).sum().backward()
-    return status_mib("VmHWM") - before
-
-
-def status_mib(key: str) -> float:
-    """Return a line of this process's status [MiB]."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
+    return peak_mib() - before
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ class SequencesConfig(Config):
     """Most recent items that a model reads."""
     events: Literal["positives", "all"] = "all"
     """`positives`: events with label 1; `all`: whatever the label. Sampled negatives never count."""
-    rows: Literal["dense", "sliding"] = "dense"
+    rows: Literal["dense", "last", "sliding"] = "dense"
     """`dense`: every position predicts the next, in one row a user, several where events are more;
+    `last`: the last of these rows alone, whatever came before teaches nothing;
     `sliding`: a row for every training event, which the items before it predict."""
 
 
@@ -60,8 +61,10 @@ class Sequences(NamedTuple):
         a sliding row the last item alone is. Users with a single item teach nothing.
         """
         counts = self.counts[:, 0]
-        stride = config.max_len if config.rows == "dense" else 1
+        stride = 1 if config.rows == "sliding" else config.max_len
         each = -(-np.maximum(counts - 1, 0) // stride)
+        if config.rows == "last":
+            each = np.minimum(each, 1)
         back = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
         up_to = np.repeat(counts, each) - back * stride
         lengths = np.minimum(up_to, config.max_len + 1)

@@ -56,22 +56,22 @@ def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs,
         return build_ensemble(config.model, config, inputs, folder, ranks).write(folder)
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
-        training, evaluator, exact = _set_up(config, folder, inputs, ranks, log)
-        return train_and_write(training, folder, partial(_write, evaluator, exact, folder))
+        training, evaluator = _set_up(config, folder, inputs, ranks, log)
+        return train_and_write(training, folder, partial(_write, evaluator, folder))
     finally:
         log.close()
 
 
-def _write(evaluator: Evaluator, exact: ExactSearch | None, folder: RunFolder) -> Named:
+def _write(evaluator: Evaluator, folder: RunFolder) -> Named:
     metrics, counts = evaluator.write(folder)
-    if isinstance(evaluator.search, BeamSearch) and exact:
+    if isinstance(evaluator.search, BeamSearch) and (exact := evaluator.search.exact()):
         metrics |= beam_agreement(evaluator, exact)
     return metrics, counts
 
 
 def _set_up(
     config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks, log: RunLog
-) -> tuple[Training, Evaluator, ExactSearch | None]:
+) -> tuple[Training, Evaluator]:
     data = inputs.data
     loader = _loader(config, data, ranks)
     steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
@@ -90,7 +90,7 @@ def _set_up(
         )
         tell_plan(folder, plan, ranks, "tokenizer_content_plan")
     own_rates = {TOKENIZER: tuning.config.learning_rate} if tuning else {}
-    evaluator, exact = _evaluation(sharded, feed, data, config, ranks)
+    evaluator = _evaluator(sharded, feed, data, config, ranks)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
     training = Training(
         config.train,
@@ -115,7 +115,7 @@ def _set_up(
         tuning,
         config.start_from,
     )
-    return training, evaluator, exact
+    return training, evaluator
 
 
 def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> SequenceLoader:
@@ -130,16 +130,14 @@ def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> Sequen
     )
 
 
-def _evaluation(
+def _evaluator(
     model: nn.Module, feed: ItemFeed, data: RetrievalData, config: RetrieveConfig, ranks: Ranks
-) -> tuple[Evaluator, ExactSearch | None]:
-    """Return what judges the model, and a search by exact scores where it has those."""
-    retriever = retriever_of(model)
-    exact = ExactSearch(retriever, feed, data, ranks) if isinstance(retriever, Retriever) else None
-    width = config.evaluation.beam_width
-    search = BeamSearch(retriever, feed, data, ranks, width) if width else exact
-    assert search, "RetrieveConfig asks for a beam of TIGER"
-    return Evaluator(search, model, data, config, ranks), exact
+) -> Evaluator:
+    retriever, width = retriever_of(model), config.evaluation.beam_width
+    if width:
+        return Evaluator(BeamSearch(retriever, feed, data, ranks, width), model, data, config, ranks)
+    assert isinstance(retriever, Retriever), "RetrieveConfig asks for a beam of TIGER"
+    return Evaluator(ExactSearch(retriever, feed, data, ranks), model, data, config, ranks)
 
 
 def _log_start(

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trec_semid.core.errors import ConfigError
 from trec_semid.core.ranks import Ranks
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval import RetrievalData
@@ -137,8 +136,7 @@ class BeamSearch:
         self, model: Retriever | Tiger, feed: ItemFeed, data: RetrievalData, ranks: Ranks, width: int
     ) -> None:
         live = model.items.live
-        if live is None or (isinstance(model, Retriever) and model.heads is None):
-            raise ConfigError("evaluation.beam_width: a beam goes over codes, which are not predicted.")
+        assert live is not None, "refused by RetrieveConfig"
         self._model, self._feed, self._data, self._ranks, self._live = model, feed, data, ranks, live
         self.width, self.users_at_once = width, 1024
         self._trie: TupleTrie | None = None
@@ -160,10 +158,16 @@ class BeamSearch:
         )
         return TargetPlaces(ranks_in_lists(found.items, users.targets, users.num_targets), found.items)
 
+    def exact(self) -> ExactSearch | None:
+        """Return the search by scores of all items that it stands for; None of TIGER, which has none."""
+        if isinstance(self._model, Tiger):
+            return None
+        return ExactSearch(self._model, self._feed, self._data, self._ranks)
+
     def _step(self, tokens: Tokens, batch: SequenceBatch, num_users: int) -> NextLogProbs:
         if isinstance(self._model, Tiger):
             return self._model.next_log_probs(tokens, batch.places)
-        assert self._model.heads is not None, "refused before"
+        assert self._model.heads is not None, "refused by RetrieveConfig"
         assert tokens.code_tables is not None, "items have codes"
         found = self._model.states(tokens, batch.places)
         states = found.new_zeros(num_users, found.shape[1])

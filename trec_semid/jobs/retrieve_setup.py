@@ -94,10 +94,8 @@ class RetrieveConfig(TrainingRunConfig):
         if isinstance(self.model, TigerConfig):
             self._fits_tiger()
         for name, part in self.model:
-            if isinstance(part, TransformerConfig) and self.tables.dim % part.num_heads:
-                raise ValueError(
-                    f"model.{name}.num_heads: {part.num_heads} do not divide tables.dim {self.tables.dim}"
-                )
+            if isinstance(part, TransformerConfig):
+                part.expect_divides(self.tables.dim, f"model.{name}")
         return self
 
     def _learns_nothing(self, kind: str) -> None:
@@ -199,11 +197,11 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     ids = None
     if config.semantic_ids:
         ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
-    members = checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
+    members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
     return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids, members)
 
 
-def checksum_of_runs(runs: Sequence[str]) -> str:
+def _checksum_of_runs(runs: Sequence[str]) -> str:
     """Return a checksum of what finished runs came to.
 
     Raises:

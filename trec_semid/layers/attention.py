@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from trec_semid.core.config import Config
-from trec_semid.core.errors import ConfigError
 from trec_semid.layers.dropout import Dropout
 
 
@@ -25,9 +24,9 @@ class TransformerConfig(Config):
     dropout: float = Field(0.2, ge=0, lt=1)
 
     def expect_divides(self, dim: int, name: str) -> None:
-        """Raise `ConfigError` where heads do not divide the width of the stack `name`."""
+        """Raise `ValueError` where heads do not divide the width of the stack `name`."""
         if dim % self.num_heads:
-            raise ConfigError(
+            raise ValueError(
                 f"{name}.num_heads: {self.num_heads} heads do not divide width {dim}. Change one of them."
             )
 
