@@ -6,8 +6,9 @@ from tests.datasets import write_small_dataset
 from tests.evaluation.report.conftest import Study
 from tests.evaluation.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
+from trec_semid.evaluation.report.arm_names import representation
 from trec_semid.evaluation.report.arms import group_arms
-from trec_semid.evaluation.report.collect import collect_runs
+from trec_semid.evaluation.report.collect import FinishedRun, collect_runs
 
 
 @pytest.fixture
@@ -90,3 +91,16 @@ def test_the_baseline_can_be_chosen_and_a_wrong_name_lists_the_arms(study: Study
 def test_without_an_item_arm_the_first_by_name_is_the_baseline(study: Study):
     arms = group_arms(collect_runs(study.runs[2:]))
     assert arms[0].arm.name == "both · mmq"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model": {"kind": "ensemble", "runs": ["a", "b"]}}, "2 runs"),
+        ({"model": {"kind": "popularity"}}, ""),
+        ({"model": {"kind": "rpg"}, "item": {"id": False}, "semantic_ids": "codes"}, "codes"),
+        ({"item": {"fields": ["brand"], "content": ["text"]}}, "ID + brand + text"),
+    ],
+)
+def test_what_an_item_is_to_a_retriever(config: dict[str, object], said: str):
+    assert representation(FinishedRun("r", "retrieve", config, {}, {}, "r")) == said
