@@ -30,6 +30,16 @@ def problem(tmp_path_factory):
     return write_problem(str(tmp_path_factory.mktemp("retrieval")))
 
 
+def test_a_finished_run_is_left_and_tells_its_metrics_again(finished, problem, capsys):
+    folder, metrics = finished
+    written = Path(folder, "metrics.json").stat().st_mtime_ns
+    assert run(retrieve_config(problem, folder)).metrics == metrics
+    assert Path(folder, "metrics.json").stat().st_mtime_ns == written
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "ndcg@10" in line]
+    shown = [cell.strip() for cell in row.split("│")[2:4]]
+    assert shown == [f"{metrics[f'{split}/ndcg@10']:.4f}" for split in ("valid", "test")]
+
+
 @pytest.fixture(scope="module")
 def finished(problem, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("runs") / "both")

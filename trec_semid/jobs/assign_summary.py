@@ -1,10 +1,10 @@
 """The drift report as lines to read."""
 
-import io
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from trec_semid.core.text_table import as_text
 
 
 def summary(drift: dict[str, Any]) -> str:
@@ -33,7 +33,7 @@ def _errors(drift: dict[str, Any]) -> str:
         numbers = [f"{found['mean']:.4f}", f"{found['training_mean']:.4f}", f"{found['outside_share']:.1%}"]
         numbers += [f"{found[key]:.3f}" for key in ("divergence_bits", "divergence_by_chance_bits")]
         table.add_row(name, f"{found['items']:,}", *shares, *numbers)
-    return _drawn(table)
+    return as_text(table)
 
 
 def _positions(drift: dict[str, Any]) -> str:
@@ -41,12 +41,4 @@ def _positions(drift: dict[str, Any]) -> str:
     for found in drift["positions"]:
         bits = [f"{found[key]:.3f}" for key in ("divergence_bits", "divergence_by_chance_bits")]
         table.add_row(found["name"], *bits, f"{found['new_items_on_unused_codes']:,}")
-    return _drawn(table)
-
-
-def _drawn(table: Table) -> str:
-    for column in table.columns[1:]:
-        column.justify = "right"
-    text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    return text.getvalue().rstrip("\n")
+    return as_text(table)

@@ -1,9 +1,7 @@
 """`trec-semid prepare`: raw data to a dataset folder."""
 
-import io
 import logging
 
-from rich.console import Console
 from rich.table import Table
 
 from trec_semid.core.config import dump_toml
@@ -11,6 +9,7 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.core.ranks import barrier, process_group
+from trec_semid.core.text_table import as_text
 from trec_semid.data.folder import CONFIG
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
 from trec_semid.data.raw.inputs import have_changed
@@ -86,12 +85,8 @@ def summary(facts: DatasetFacts) -> str:
 def _split_table(facts: DatasetFacts) -> str:
     names = ("", "events", "positives", "users", "items", "users unseen", "items unseen", "events on these")
     table = Table(*names, caption="unseen: without a training event")
-    for column in table.columns[1:]:
-        column.justify = "right"
     for name, split in facts.splits.items():
         numbers = (split.users, split.items, split.unseen_users, split.unseen_items, split.unseen_item_events)
         positives = "" if split.positives is None else f"{split.positives:,}"
         table.add_row(name, f"{split.events:,}", positives, *(f"{number:,}" for number in numbers))
-    text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    return text.getvalue().rstrip("\n")
+    return as_text(table)

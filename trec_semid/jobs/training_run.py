@@ -12,7 +12,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.config import Config, config_checksum
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.core.logs import CONSOLE, set_up_console
+from trec_semid.core.logs import CONSOLE, say, set_up_console
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
@@ -21,6 +21,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.jobs.training_loop import Training, refuse_other_inputs
+from trec_semid.jobs.training_summary import summary
 from trec_semid.jobs.tuned_tokenizer import TOKENIZER
 from trec_semid.models.live_codes import LiveCodes, TuningConfig
 from trec_semid.sharding.apply import dense_parameters, shard_model
@@ -105,7 +106,10 @@ def run_once(
                 metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
             )
         barrier()
-    return Trained(config.run, folder.read_json("metrics.json")["metrics"])
+    metrics = folder.read_json("metrics.json")["metrics"]
+    if ranks.is_main:
+        say(summary(config.run, metrics))
+    return Trained(config.run, metrics)
 
 
 def train_and_write(training: Training, folder: RunFolder, write: Callable[[], Named]) -> Named:
