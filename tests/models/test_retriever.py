@@ -43,7 +43,7 @@ def build(kind: str, **loss) -> Retriever:
     tables = CodeTables([CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(SIZES)], DIM)
     items = ItemTokens(sparse, {"text": 5}, LiveCodes(tables, codes()), DIM)
     model = build_sequence_model(MODELS[kind], num_tokens=items.num_tokens, max_len=MAX_LEN, dim=DIM)
-    return Retriever(items, model, LossConfig(**loss), has_codes=True)
+    return Retriever(items, model, LossConfig(**{"code_weight": 1.0, **loss}), has_codes=True)
 
 
 def content() -> Standardised:

@@ -37,16 +37,17 @@ class LossConfig(Config):
 
     item_weight: NonNegativeFloat = 1.0
     """Of the cross-entropy over items."""
-    code_weight: NonNegativeFloat = 1.0
-    """Of the cross-entropy over codes, a mean over positions."""
+    code_weight: NonNegativeFloat = 0.0
+    """Of the cross-entropy over codes, a mean over positions; without it codes are read, not predicted."""
     item_temperature: PositiveFloat = 1.0
     """Divides the scores of items."""
     item_similarity_is_cosine: bool = False
     """Whether states and items are brought to unit length before they are multiplied."""
     code_temperature: PositiveFloat = 0.1
     """Divides cosines of codes."""
-    code_share: NonNegativeFloat = 1.0
-    """score = item score + code_share * sum of log-probabilities of the item's codes."""
+    code_share: NonNegativeFloat = 0.1
+    """score = item score + code_share * sum of log-probabilities of the item's codes. The sum of R of these
+    spreads wider than a sharp item score, and says less: at 1 it drowns it."""
 
 
 class RetrieverOutput(NamedTuple):

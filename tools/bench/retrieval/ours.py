@@ -45,12 +45,12 @@ def build(kind: str, drawn: Drawn, *, device: str = "cpu") -> RetrievalModel:
         tables = TablesConfig(dim=options.dim, init_std=0.02)
         spec = TableSpec("t_item_id", options.items, ("item_id",))
         items = ItemTokens(PooledTables([spec], tables, ["item_id"], device=device), {}, None, options.dim)
-        config, loss = SasrecConfig(transformer=whole), LossConfig(code_weight=0.0)
+        config, loss = SasrecConfig(transformer=whole), LossConfig()
     else:
         sized = [CodeTable(f"t_code_{r}", options.codebook + 1) for r in range(options.positions)]
         tables = CodeTables(sized, options.dim, device=device)
         items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(drawn.codes)), options.dim)
-        config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0)
+        config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0, code_weight=1.0)
     if kind == "tiger":
         return Tiger(items, TigerConfig(encoder=half, decoder=half), loss, max_len=options.history)
     sequences = build_sequence_model(
