@@ -54,9 +54,9 @@ def teach(
       trec-semid prepare  configs/quickstart/prepare.toml   raw logs and content -> dataset
       trec-semid tokenize configs/quickstart/mmq.toml       dataset -> semantic IDs
       trec-semid rank     configs/quickstart/rank.toml      dataset, semantic IDs -> ranker
-      trec-semid retrieve configs/retrievers/sasrec.toml    dataset, semantic IDs -> retriever
-      trec-semid report   runs/quickstart/*/seed-*            finished runs -> one page
-      trec-semid assign   configs/assign.toml                 new items -> semantic IDs, drift
+      trec-semid retrieve configs/quickstart/retrieve.toml  dataset, semantic IDs -> retriever
+      trec-semid report   runs/quickstart/*/seed-*          finished runs -> one page
+      trec-semid assign   configs/assign.toml               new items -> semantic IDs, drift
     or all of it, over seeds and in parallel:
       trec-semid study    configs/quickstart/study.toml
 
@@ -154,8 +154,8 @@ def retrieve(files: Files, sets: Sets = None) -> None:
     \b
     Reads:    a dataset folder and, where items have codes, a tokenize run's semantic_ids.parquet.
     Writes:   a run folder: plan, checkpoints, ranks of all targets, metrics.json, log.jsonl.
-    Example:  trec-semid retrieve configs/retrievers/sasrec.toml
-    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main retrieve configs/retrievers/sasrec.toml
+    Example:  trec-semid retrieve configs/quickstart/retrieve.toml
+    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main retrieve configs/quickstart/retrieve.toml
     """
     _run("retrieve", files, sets)
 
