@@ -209,11 +209,11 @@ def test_a_narrow_beam_says_what_it_misses(problem, tmp_path):
 
 @pytest.mark.parametrize("beam_width", [None, 50])
 def test_codes_from_elsewhere_are_read_whatever_their_sizes(problem, tmp_path, beam_width):
-    """A code that no item has changes nothing: the tables of 3, 7, 2 and of 7, 7, 7 codes learn the same."""
+    """Sizes that the codes tell and sizes that the file states give the same run."""
     ids = Dataset(problem["dataset"]).item_ids
     table = pa.table({"item_id": ids, "codes": [[row % 3, row % 7, row // 20] for row in range(len(ids))]})
     found: list[dict[str, float]] = []
-    for name, metadata in (("found", None), ("stated", {"codebook_sizes": "7,7,7"})):
+    for name, metadata in (("found", None), ("stated", {"codebook_sizes": "3,7,2"})):
         place = str(tmp_path / f"{name}.parquet")
         pq.write_table(table.replace_schema_metadata(metadata), place)
         config = retrieve_config(
@@ -224,6 +224,8 @@ def test_codes_from_elsewhere_are_read_whatever_their_sizes(problem, tmp_path, b
             evaluation={"beam_width": beam_width},
         )
         found.append(run(config).metrics)
+        losses = losses_of(config.run)
+        assert np.mean(losses[-3:]) < np.mean(losses[:3])
     assert found[0] == pytest.approx(found[1], abs=1e-6)
     assert found[0].get("valid/beam_agreement@10", 1.0) == 1.0
 
@@ -259,6 +261,14 @@ WIDE = {"beam_width": 40}
         ({"loss": {"item_weight": 0.0}, "sampled": {}}, "has no weight"),
         ({"window": 2, "sequences": {"rows": "sliding"}}, "a sliding row has one target"),
         ({"tuning": {"recent_items": 3}}, "tuning.recent_items"),
+        (
+            {"model": {"kind": "rpg"}, "loss": {"code_weight": 0.0}},
+            "'rpg' predicts codes.*loss.code_weight = 1",
+        ),
+        (
+            {"model": {"kind": "tiger"}, "loss": {"item_weight": 0.0, "code_weight": 0.0}},
+            "'tiger' says codes.*loss.item_weight = 0, loss.code_weight = 1",
+        ),
         (
             {"model": {"kind": "sasrec", "transformer": {"num_heads": 3}}},
             "model.transformer.num_heads: 3 heads do not divide width",

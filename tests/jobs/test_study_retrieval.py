@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,15 +28,16 @@ READS: dict[str, type[Config]] = {
 METRICS = ["test/ndcg@10", "test/recall@5/popularity_tail", "test/gauc", "valid/ndcg@10"]
 
 
-def write_run(folder: str, dataset: str, shift: int) -> str:
-    """Write ranks of one target for each of 50 users, all better or worse by a shift."""
+def write_run(folder: str, dataset: str, shift: int, *, num_users: int = 50) -> str:
+    """Write ranks of one target for each user, all better or worse by a shift."""
     rng = np.random.default_rng(0)
-    ranks = np.maximum(rng.integers(1, 30, 50) + shift + rng.integers(0, 2, 50), 1)
+    ranks = np.maximum(rng.integers(1, 30, 50) + shift + rng.integers(0, 2, 50), 1)[:num_users]
     write_bytes(f"{folder}/config.toml", f'dataset = "{dataset}"\n'.encode())
     with PredictionWriter(
-        folder, "test", rank=0, world_size=1, num_rows=50, schema=TARGET_RANK_SCHEMA
+        folder, "test", rank=0, world_size=1, num_rows=num_users, schema=TARGET_RANK_SCHEMA
     ) as writer:
-        writer.write(row=np.arange(50), user_row=np.arange(50), item_row=np.arange(50) % 40, rank=ranks)
+        users = np.arange(num_users)
+        writer.write(row=users, user_row=users, item_row=users % 40, rank=ranks)
     return folder
 
 
@@ -58,20 +60,14 @@ def test_draws_have_the_values_of_the_runs_own_metrics(runs):
     assert len(found["test/ndcg@10"].draws) == 20
 
 
+def described(name: str, folder: str) -> dict[str, Any]:
+    known = {"step": name, "label": name, "seed": 0, "verb": "retrieve"}
+    return {**known, "folders": [folder], "metrics": {"test/ndcg@10": 0.0}}
+
+
 def test_retrievers_are_compared_pair_by_pair_over_users(runs):
-    _, folders = runs
-    described = [
-        {
-            "step": name,
-            "seed": 0,
-            "verb": "retrieve",
-            "label": name,
-            "folders": [folder],
-            "metrics": {"test/ndcg@10": 0.0},
-        }
-        for name, folder in zip(("near", "far"), folders, strict=True)
-    ]
-    found = compare(described, ["test/ndcg@10"], "far", 500)["near"]["test/ndcg@10"]
+    rows = [described(name, folder) for name, folder in zip(("near", "far"), runs[1], strict=True)]
+    found = compare(rows, ["test/ndcg@10"], "far", 500)["near"]["test/ndcg@10"]
     assert found.paired_over == "users"
     assert found.verdict == "higher"
     assert 0 < found.low < found.difference < found.high
@@ -97,3 +93,19 @@ def test_every_run_of_the_studies_has_a_valid_config(study: str, monkeypatch: py
     retrievers = [config for config in configs if isinstance(config, RetrieveConfig)]
     assert retrievers
     assert len({config.run for config in retrievers}) == sum(run.verb == "retrieve" for run in planned)
+
+
+def test_the_report_of_a_retrieval_study_reads_and_waits_for_its_retrievers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    planned = plan_runs(load_config(StudyConfig, ["configs/quickstart/retrieval.toml"]))
+    (report,) = [run for run in planned if run.verb == "report"]
+    assert set(report.needs) == {run.label for run in planned if run.verb in ("tokenize", "retrieve")}
+    (runs,) = [value for value in report.sets if value.startswith("runs=")]
+    assert "runs/quickstart_retrieval/heterrec-mmq/seed-0" in runs
+
+
+def test_a_step_over_other_users_than_the_baseline_is_left_uncompared(runs, tmp_path):
+    dataset, (near, far) = runs
+    fewer = write_run(str(tmp_path / "fewer"), dataset, 0, num_users=30)
+    rows = [described(name, folder) for name, folder in (("near", near), ("far", far), ("fewer", fewer))]
+    assert set(compare(rows, ["test/ndcg@10"], "near", 100)) == {"far"}

@@ -10,3 +10,10 @@ def test_whole_splits_stand_side_by_side_and_strata_are_left_out():
     assert ["gauc", "", "0.6512"] in cells
     assert not any("popularity" in line for line in lines)
     assert lines[-1] == "all metrics: runs/r/metrics.json"
+
+
+def test_a_run_without_metrics_of_whole_splits_names_its_file():
+    assert (
+        summary("runs/r", {"test/auc/popularity_head": 0.5}).splitlines()[-1]
+        == "all metrics: runs/r/metrics.json"
+    )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from trec_semid.core.errors import ConfigError
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.decoder import Decoder
 
@@ -47,5 +48,5 @@ def test_absent_memory_is_not_read():
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValueError, match=r"3 heads do not divide width 8"):
+    with pytest.raises(ConfigError, match=r"3 heads do not divide width 8"):
         Decoder(8, TransformerConfig(num_heads=3))

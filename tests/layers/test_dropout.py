@@ -23,6 +23,13 @@ def test_elements_fall_independently() -> None:
     assert torch.equal(Dropout(0.5).eval()(kept), kept)
 
 
+def test_lower_precision_keeps_its_type_and_nearly_the_mean() -> None:
+    torch.manual_seed(5)
+    out = Dropout(0.2)(torch.ones(400_000, dtype=torch.bfloat16))
+    assert out.dtype == torch.bfloat16
+    assert out.double().mean().item() == pytest.approx(1, abs=5e-3)
+
+
 def test_gradient_is_that_of_the_mask_drawn() -> None:
     torch.manual_seed(2)
     x = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)

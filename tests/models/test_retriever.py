@@ -12,9 +12,10 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables, keyed_jagged
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.layers.attention import TransformerConfig
+from trec_semid.layers.quantize import pick_codewords
 from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
 from trec_semid.models.heterrec import HeterrecConfig
-from trec_semid.models.item_tokens import ItemTokens, Listed
+from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
@@ -139,6 +140,23 @@ def test_heterrec_tokens_see_their_own_item_whole():
     states = [model.sequences(each, torch.tensor([[1, 3, 2]])) for each in (tokens, other)]
     torch.testing.assert_close(states[0][:, 0], states[1][:, 0])
     assert not torch.allclose(states[0][:, 1], states[1][:, 1])
+
+
+def test_as_a_target_an_item_teaches_the_rows_of_its_codes_and_not_their_choice():
+    tables = torch.randn(3, 6, 4, requires_grad=True)
+    chosen = torch.tensor([[0, 5, 2], [1, 1, 4]])
+    soft = torch.randn(2, 3, 4, requires_grad=True)
+    vectors = pick_codewords(tables, chosen) + soft - soft.detach()
+    others = torch.randn(2, 2, 4, requires_grad=True)
+    tokens = Tokens(torch.cat([others, vectors], dim=1), chosen, tables, {"text": torch.zeros(2)})
+    torch.testing.assert_close(tokens.as_targets(), tokens.vectors.sum(1))
+    tokens.as_targets().square().sum().backward(inputs=[tables, soft, others])
+    assert soft.grad is None or not soft.grad.any()
+    assert tables.grad is not None
+    taught = tables.grad.any(2).nonzero().tolist()
+    assert taught == [[0, 0], [0, 1], [1, 1], [1, 5], [2, 2], [2, 4]]
+    assert others.grad is not None
+    assert others.grad.any()
 
 
 @pytest.mark.parametrize(("item_weight", "code_weight", "code_share"), [(1, 1, 0.5), (1, 0, 1), (0, 1, 1)])

@@ -11,5 +11,5 @@ def as_text(table: Table) -> str:
     for column in table.columns[1:]:
         column.justify = "right"
     text = io.StringIO()
-    Console(file=text, width=100).print(table)
+    Console(file=text, width=100, force_terminal=False).print(table)
     return text.getvalue().rstrip("\n")

@@ -57,8 +57,9 @@ class Sequences(NamedTuple):
         """Return windows of at most L + 1 training items.
 
         In a dense row every item but the first is a target of those before it; rows of a user end at the
-        last training item and every L items before, so that each item but the first is a target once. In
-        a sliding row the last item alone is. Users with a single item teach nothing.
+        last training item and every L items before, so that each item but the first is a target once; of
+        `last` rows the last one stays. In a sliding row the last item alone is a target. Users with a single
+        item teach nothing.
         """
         counts = self.counts[:, 0]
         stride = 1 if config.rows == "sliding" else config.max_len

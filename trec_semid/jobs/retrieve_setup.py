@@ -23,7 +23,7 @@ from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.item_tokens import ItemTokens
-from trec_semid.models.item_transformer import SasrecConfig
+from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
@@ -34,6 +34,8 @@ from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 MAX_SCORED_ITEMS = 1_000_000
 """Items that a loss over all of them takes in; beyond that they are sampled."""
+CODES_ALONE = "loss.item_weight = 0, loss.code_weight = 1"
+"""What a config says for codes to be all that is predicted."""
 
 
 class RetrieveTrainConfig(TrainConfig):
@@ -89,14 +91,20 @@ class RetrieveConfig(TrainingRunConfig):
             raise ValueError("tuning needs codes to tune: give semantic_ids")
         if self.tuning and self.tuning.recent_items != "all":
             raise ValueError("tuning.recent_items: a retriever chooses the codes of all named items afresh")
-        self._has_a_loss()
-        self._can_be_evaluated()
         if isinstance(self.model, TigerConfig):
             self._fits_tiger()
+        self._has_a_loss()
+        self._can_be_evaluated()
+        self._has_whole_heads()
+        return self
+
+    def _has_whole_heads(self) -> None:
         for name, part in self.model:
             if isinstance(part, TransformerConfig):
-                part.expect_divides(self.tables.dim, f"model.{name}")
-        return self
+                try:
+                    part.expect_divides(self.tables.dim, f"model.{name}")
+                except ConfigError as error:
+                    raise ValueError(str(error)) from None
 
     def _learns_nothing(self, kind: str) -> None:
         given = [key for key in ("semantic_ids", "tuning", "sampled", "start_from") if getattr(self, key)]
@@ -106,11 +114,16 @@ class RetrieveConfig(TrainingRunConfig):
 
     def _has_a_loss(self) -> None:
         if self.loss.item_weight == 0 and not self.predicts_codes:
-            raise ValueError("loss.item_weight = 0 leaves no loss where codes are not predicted")
+            raise ValueError(
+                "loss.item_weight = 0 leaves no loss where codes are not predicted: give semantic_ids, "
+                "set loss.code_weight = 1"
+            )
+        if isinstance(self.model, RpgConfig) and not self.predicts_codes:
+            raise ValueError("model.kind = 'rpg' predicts codes: give semantic_ids, set loss.code_weight = 1")
         if self.loss.item_weight == 0 and self.sampled:
             raise ValueError("sampled: items are drawn for the loss over items, which has no weight")
         if self.window > 1 and self.sequences.rows == "sliding":
-            raise ValueError("window: a sliding row has one target; set sequences.rows = 'dense'")
+            raise ValueError("window: a sliding row has one target; set sequences.rows = 'dense' or 'last'")
 
     def _can_be_evaluated(self) -> None:
         evaluation, selected = self.evaluation, int(self.train.select_by.rpartition("@")[2])
@@ -122,7 +135,7 @@ class RetrieveConfig(TrainingRunConfig):
             return
         if not self.predicts_codes or self.loss.item_weight > 0:
             raise ValueError(
-                "evaluation.beam_width: a beam goes over codes: give semantic_ids, set loss.item_weight = 0"
+                f"evaluation.beam_width: a beam goes over codes: give semantic_ids, set {CODES_ALONE}"
             )
         if evaluation.beam_width < max(evaluation.cutoffs):
             raise ValueError(
@@ -131,8 +144,8 @@ class RetrieveConfig(TrainingRunConfig):
             )
 
     def _fits_tiger(self) -> None:
-        if self.loss.item_weight > 0 or not self.semantic_ids:
-            raise ValueError("model.kind = 'tiger' says codes: give semantic_ids, set loss.item_weight = 0")
+        if self.loss.item_weight > 0 or not self.predicts_codes:
+            raise ValueError(f"model.kind = 'tiger' says codes: give semantic_ids, set {CODES_ALONE}")
         if self.item.id or self.item.fields or self.item.content:
             raise ValueError(
                 "model.kind = 'tiger' reads codes alone: set item.id = false, no item.fields, no item.content"
@@ -192,7 +205,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     if has_loss and config.lists_all and num_items > MAX_SCORED_ITEMS:
         raise ConfigError(
             f"{num_items:,} items are too many for a loss over all of them (at most {MAX_SCORED_ITEMS:,}). "
-            "Add [sampled], or set loss.item_weight = 0 and predict codes."
+            f"Add [sampled], or predict codes: set {CODES_ALONE}."
         )
     ids = None
     if config.semantic_ids:

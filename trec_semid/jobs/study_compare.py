@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from trec_semid.core.errors import SemidError
+from trec_semid.core.errors import DataError, SemidError
 from trec_semid.core.logs import track
 from trec_semid.evaluation.report.measure import choose_replicates
 from trec_semid.jobs.study_predictions import Key, RowReader, Rows, has_predictions, user_keys
@@ -107,7 +107,11 @@ def _test(
     ]
     pairs = [(draws.get((step, seed), {}), draws.get((baseline, seed), {})) for seed in seeds]
     if seeds and all(key in one and key in other for one, other in pairs):
-        found = paired_difference([one[key] for one, _ in pairs], [other[key] for _, other in pairs])
+        try:
+            found = paired_difference([one[key] for one, _ in pairs], [other[key] for _, other in pairs])
+        except DataError as error:  # other users, as where a step reads another dataset
+            _log.warning("%s: not compared with %s in %s: %s", step, baseline, key, error)
+            return None
         return found, "seeds and users" if len(seeds) > 1 else "users", len(seeds)
     if len(seeds) < 2:
         return None

@@ -226,7 +226,7 @@ def _plan_run(
     named = names_in(step.set) | set(step.after)
     needs = [run.label for run in planned if run.step in named and (run.seed in (None, seed) or seed is None)]
     if step.verb == "report":
-        shown = [run for run in planned if run.verb in ("tokenize", "rank")]
+        shown = [run for run in planned if run.verb in ("tokenize", "rank", "retrieve")]
         values.setdefault("runs", [run.folder for run in shown])
         needs = [run.label for run in shown]
     folder = str(values[FOLDER_KEY[step.verb]])

@@ -16,7 +16,7 @@ def summary(run: str, metrics: Mapping[str, float]) -> str:
         metrics: by `split/metric`; those of strata, `split/metric/stratum`, are left to the file.
     """
     whole = {tuple(name.split("/")): value for name, value in metrics.items() if name.count("/") == 1}
-    splits, names = (list(dict.fromkeys(part)) for part in zip(*whole, strict=True))
+    splits, names = (list(dict.fromkeys(key[part] for key in whole)) for part in (0, 1))
     table = Table("", *splits)
     for name in names:
         found = (whole.get((split, name)) for split in splits)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
 from trec_semid.layers.dropout import Dropout
 
 
@@ -22,11 +23,12 @@ class TransformerConfig(Config):
     hidden_dim: PositiveInt | None = None
     """Of the feed-forward part; four times the width where not given."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    """On CPU a multiple of 1 / 256 (`layers.dropout`)."""
 
     def expect_divides(self, dim: int, name: str) -> None:
-        """Raise `ValueError` where heads do not divide the width of the stack `name`."""
+        """Raise `ConfigError` where heads do not divide the width of the stack `name`."""
         if dim % self.num_heads:
-            raise ValueError(
+            raise ConfigError(
                 f"{name}.num_heads: {self.num_heads} heads do not divide width {dim}. Change one of them."
             )
 

@@ -15,8 +15,8 @@ class Dropout(nn.Module):
 
     On a CPU torch draws 53 random bits an element, one after the other: nearly a third of a transformer's
     step here. Eight bits are a third of that cost; p is rounded to a multiple of 1 / 256, and P(keep) is
-    what it is after that, so that E[y] = x exactly. Source: Srivastava et al., "Dropout: A Simple Way to
-    Prevent Neural Networks from Overfitting", 2014.
+    what it is after that, so that E[y] = x, up to the rounding of x's type. Source: Srivastava et al.,
+    "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
     """
 
     def __init__(self, p: float) -> None:

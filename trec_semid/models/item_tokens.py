@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from trec_semid.embeddings.collection import PooledTables
+from trec_semid.layers.quantize import pick_codewords
 from trec_semid.models.live_codes import LiveCodes, LiveContents
 from trec_semid.tokenizers.contents import Standardised
 
@@ -39,6 +40,16 @@ class Tokens(NamedTuple):
     """(R, K + 1, D); None without codes."""
     errors: dict[str, Tensor]
     """Of rebuilt content, where a tokenizer learns."""
+
+    def as_targets(self) -> Tensor:
+        """Return (U, D): the sum of an item's tokens; rows of its codes learn from it, their choice does not.
+
+        A target that could choose its codes would choose those that are easily predicted: all the same ones.
+        """
+        if not self.errors or self.codes is None or self.code_tables is None:
+            return self.vectors.sum(1)
+        others = self.vectors[:, : -self.codes.shape[1]].sum(1)
+        return others + pick_codewords(self.code_tables, self.codes).sum(1)
 
 
 @final

@@ -96,7 +96,7 @@ class Retriever(RetrievalModel):
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
         """Return (U, D): the sum of an item's tokens, which its score is made with."""
-        vectors = tokens.vectors.sum(1)
+        vectors = tokens.as_targets()
         return normalize(vectors, dim=-1) if self.config.item_similarity_is_cosine else vectors
 
     def queries(self, states: Tensor) -> Tensor:
