@@ -54,11 +54,11 @@ class Transformer(nn.Module):
     with the norm before each part.
     """
 
-    def __init__(self, dim: int, config: TransformerConfig) -> None:
+    def __init__(self, dim: int, config: TransformerConfig, *, has_last_norm: bool = True) -> None:
         super().__init__()
         config.expect_divides(dim, "transformer")
         self.blocks = nn.ModuleList(_Block(dim, config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if has_last_norm else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (B, S, D).

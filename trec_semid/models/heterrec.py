@@ -30,10 +30,12 @@ class HeterrecConfig(Config):
 
 @final
 class Heterrec(SequenceModel):
-    """x_{t,j} = token_j of item t + type_j + pos_t; H = transformer(x), h_t = mean_j H_{t,j}; transformer(h).
+    """x_{t,j} = token_j of item t + type_j + pos_t; H = transformer(x), h_t = sum_j H_{t,j}; transformer(h).
 
     Tokens look at all tokens of their own item and of those before; items at themselves and those before.
-    The paper's equations are not public in full; layout and masks are those of its text.
+    The paper's equations are not public in full; layout and masks are those of its text. The first
+    transformer has no last norm: a token's residual stream keeps its scale, and an item's tokens add up as
+    they do where the item is the target.
     """
 
     def __init__(self, config: HeterrecConfig, *, num_tokens: int, max_len: int, dim: int) -> None:
@@ -42,7 +44,7 @@ class Heterrec(SequenceModel):
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
         self.drop = Dropout(config.dropout)
-        self.over_tokens = Transformer(dim, config.tokens)
+        self.over_tokens = Transformer(dim, config.tokens, has_last_norm=False)
         self.over_items = Transformer(dim, config.items)
 
     def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
@@ -54,4 +56,4 @@ class Heterrec(SequenceModel):
         read = self.drop((tokens + self.types)[inputs] + place.unsqueeze(1))
         mask = block_causal_mask(num_items, per_item, inputs.device)
         mixed = self.over_tokens(read.flatten(1, 2), mask).unflatten(1, (num_items, per_item))
-        return self.over_items(mixed.mean(2))
+        return self.over_items(mixed.sum(2))
