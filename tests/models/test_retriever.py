@@ -142,6 +142,23 @@ def test_heterrec_tokens_see_their_own_item_whole():
     assert not torch.allclose(states[0][:, 1], states[1][:, 1])
 
 
+def test_heterrec_sums_what_it_reads_and_averages_what_tokens_add():
+    model = build("heterrec").eval().sequences
+    tokens, inputs = torch.randn(NUM_ITEMS, 4, DIM), torch.tensor([[1, 3, 2], [4, 4, 8]])
+    expected = []
+    for row in inputs.tolist():
+        read = [
+            tokens[i, j] + model.types[j] + model.places.weight[t]
+            for t, i in enumerate(row)
+            for j in range(4)
+        ]
+        block = torch.arange(12) // 4
+        added = model.over_tokens(torch.stack(read)[None], block[:, None] >= block)[0] - torch.stack(read)
+        items = [sum(read[4 * t : 4 * t + 4]) + sum(added[4 * t : 4 * t + 4]) / 4 for t in range(3)]
+        expected.append(model.over_items(torch.stack(items)[None])[0])
+    torch.testing.assert_close(model(tokens, inputs), torch.stack(expected))
+
+
 def test_as_a_target_an_item_teaches_the_rows_of_its_codes_and_not_their_choice():
     tables = torch.randn(3, 6, 4, requires_grad=True)
     chosen = torch.tensor([[0, 5, 2], [1, 1, 4]])

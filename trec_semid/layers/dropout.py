@@ -13,10 +13,10 @@ _LEVELS = 256
 class Dropout(nn.Module):
     """y = x * keep / P(keep), keep ~ Bernoulli(1 - p), as torch's; x itself in evaluation.
 
-    On a CPU torch draws 53 random bits an element, one after the other: nearly a third of a transformer's
-    step here. Eight bits are a third of that cost; p is rounded to a multiple of 1 / 256, and P(keep) is
-    what it is after that, so that E[y] = x, up to the rounding of x's type. Source: Srivastava et al.,
-    "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
+    On a CPU torch draws a number an element, one after the other: 30 % of a HeterRec step
+    (docs/results/benchmarks.md). A byte an element takes an eighth of the draws; p is rounded to a multiple
+    of 1 / 256, and P(keep) is what it is after that, so that E[y] = x, up to the rounding of x's type. Source:
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
     """
 
     def __init__(self, p: float) -> None:

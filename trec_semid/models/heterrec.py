@@ -30,12 +30,12 @@ class HeterrecConfig(Config):
 
 @final
 class Heterrec(SequenceModel):
-    """x_{t,j} = token_j of item t + type_j + pos_t; H = transformer(x), h_t = sum_j H_{t,j}; transformer(h).
+    """x_{t,j} = token_j of item t + type_j + pos_t, d = transformer(x) - x; transformer(sum_j x + mean_j d).
 
     Tokens look at all tokens of their own item and of those before; items at themselves and those before.
-    The paper's equations are not public in full; layout and masks are those of its text. The first
-    transformer has no last norm: a token's residual stream keeps its scale, and an item's tokens add up as
-    they do where the item is the target.
+    The paper's equations are not public in full; layout and masks are those of its text. Tokens add up as
+    they do where the item is the target, so the first transformer has no last norm. What it adds does not
+    add up as well: F additions would drown what was read (docs/results/beauty.md).
     """
 
     def __init__(self, config: HeterrecConfig, *, num_tokens: int, max_len: int, dim: int) -> None:
@@ -56,4 +56,4 @@ class Heterrec(SequenceModel):
         read = self.drop((tokens + self.types)[inputs] + place.unsqueeze(1))
         mask = block_causal_mask(num_items, per_item, inputs.device)
         mixed = self.over_tokens(read.flatten(1, 2), mask).unflatten(1, (num_items, per_item))
-        return self.over_items(mixed.sum(2))
+        return self.over_items(read.sum(2) + (mixed - read).mean(2))

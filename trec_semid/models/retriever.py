@@ -47,7 +47,7 @@ class LossConfig(Config):
     """Divides cosines of codes."""
     code_share: NonNegativeFloat = 0.1
     """score = item score + code_share * sum of log-probabilities of the item's codes. The sum of R of these
-    spreads wider than a sharp item score, and says less: at 1 it drowns it."""
+    spreads wide: at 1 it outweighs a sharp item score."""
 
 
 class RetrieverOutput(NamedTuple):

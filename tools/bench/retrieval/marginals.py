@@ -1,0 +1,110 @@
+"""What is left of a retriever's ranking when items are scored by codes as if these were independent.
+
+A finished run says p(i | u), a softmax over items. From it follow the true distributions of the codes,
+p_r(k | u) = sum over items i with c_r(i) = k of p(i | u): the best that heads over codes could learn of it.
+This ranks items by sum_r log p_r(c_r(i) | u), and prints validation metrics of both rankings and the mean
+-log p_r of the target's code at each position.
+
+    .venv/bin/python tools/bench/retrieval/marginals.py RUN SEMANTIC_IDS ...
+
+Cost: a minute or two for Beauty's 12,101 items and six codes on one core.
+"""
+
+import argparse
+import tempfile
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch.nn.functional import one_hot
+
+from trec_semid.checkpoints.folder import latest_step
+from trec_semid.checkpoints.load import load_checkpoint, read_loop
+from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.config import load_config
+from trec_semid.core.ranks import process_group
+from trec_semid.core.runs import RunFolder
+from trec_semid.data.ragged import Ragged
+from trec_semid.jobs.retrieve_evaluation import Evaluator
+from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
+from trec_semid.jobs.retrieve_search import SCORES_AT_ONCE, ExactSearch
+from trec_semid.jobs.retrieve_setup import RetrieveConfig, read_inputs
+from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
+from trec_semid.models.retriever import Retriever
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+
+
+@final
+class MarginalSearch:
+    """Ranks by the product of the marginals of codes that a search's softmax over items implies."""
+
+    def __init__(self, inner: ExactSearch, codes: torch.Tensor) -> None:
+        self._inner, self._codes = inner, codes
+        self._size = int(codes.max()) + 1
+        self.users_at_once = inner.users_at_once
+        self.nats = torch.zeros(codes.shape[1], dtype=torch.float64)
+        self.users = 0
+
+    def begin(self) -> None:
+        """Make the vectors of all items."""
+        self._inner.begin()
+
+    def places(
+        self, histories: Ragged, chosen: np.ndarray[Any, Any], users: UserItems, length: int
+    ) -> TargetPlaces | None:
+        """See `Search`."""
+        found = self._inner.scores(histories, chosen)
+        if found is None:
+            return None
+        shares = found.of(slice(0, self._inner.num_items)).softmax(1)
+        total = torch.zeros_like(shares)
+        firsts = users.num_targets.cumsum(0) - users.num_targets
+        for place, codes in enumerate(self._codes.unbind(1)):
+            logs = (shares @ one_hot(codes, self._size).float()).clamp_min(1e-30).log()
+            self.nats[place] -= logs.gather(1, codes[users.targets[firsts]].unsqueeze(1)).sum()
+            total += logs[:, codes]
+        self.users += len(shares)
+
+        def score(items: slice) -> torch.Tensor:
+            return total[:, items]
+
+        return rank_targets(
+            score, users, self._inner.num_items, list_length=length, kept_scores=SCORES_AT_ONCE
+        )
+
+
+def main() -> None:
+    """Print both rankings' metrics on validation users."""
+    parser = argparse.ArgumentParser(description="Marginals of codes against items.")
+    parser.add_argument("run", help="a finished run of `trec-semid retrieve` that predicts items")
+    parser.add_argument(
+        "codes", nargs="+", help="runs of `trec-semid tokenize`, or semantic_ids.parquet files"
+    )
+    asked = parser.parse_args()
+    config = load_config(RetrieveConfig, [f"{asked.run}/config.toml"])
+    with process_group(timeout_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
+        inputs = read_inputs(config)
+        placed = place_retriever(config, inputs, None, RunFolder(scratch, "retrieve"), ranks)
+        checkpoints = RunFolder(asked.run, "retrieve").path("checkpoints")
+        newest = latest_step(checkpoints)
+        assert newest is not None, "the run has a checkpoint"
+        best = read_loop(checkpoints, newest)["selection"]["best_step"]
+        load_checkpoint(checkpoints, Trainable(placed.model), step=best)
+        retriever = retriever_of(placed.model)
+        assert isinstance(retriever, Retriever), "items are scored"
+        exact = ExactSearch(retriever, placed.feed, inputs.data, ranks)
+        _print("items", Evaluator(exact, placed.model, inputs.data, config, ranks).metrics())
+        for name in asked.codes:
+            path = name if name.endswith(".parquet") else f"{name}/semantic_ids.parquet"
+            search = MarginalSearch(exact, torch.from_numpy(SemanticIds.load(path).codes).long())
+            metrics = Evaluator(search, placed.model, inputs.data, config, ranks).metrics()
+            _print(name, metrics)
+            print("    nats of a target's code:", (search.nats / search.users).numpy().round(2))
+
+
+def _print(name: str, metrics: dict[str, float]) -> None:
+    print(f"{name}: recall@10 {metrics['recall@10']:.4f}, ndcg@10 {metrics['ndcg@10']:.4f}")
+
+
+if __name__ == "__main__":
+    main()
