@@ -15,7 +15,7 @@ class Dropout(nn.Module):
 
     On a CPU torch draws a number an element, one after the other: 30 % of a HeterRec step
     (docs/results/benchmarks.md). A byte an element takes an eighth of the draws; p is rounded to a multiple
-    of 1 / 256, and P(keep) is what it is after that, so that E[y] = x, up to the rounding of x's type. Source:
+    of 1 / 256, and P(keep) is what it is after that, so that E[y] = x, up to rounding of x's type. Source:
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014.
     """
 
