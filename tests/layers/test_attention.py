@@ -11,7 +11,8 @@ DIM, HEADS = 8, 2
 
 def made(dropout: float = 0.0) -> Transformer:
     torch.manual_seed(0)
-    return Transformer(DIM, TransformerConfig(num_layers=2, num_heads=HEADS, dropout=dropout)).double()
+    config = TransformerConfig(num_layers=2, num_heads=HEADS, dropout=dropout, init_std=0.3)
+    return Transformer(DIM, config).double()
 
 
 def by_hand(model: Transformer, x: torch.Tensor, may_look) -> torch.Tensor:
@@ -59,3 +60,12 @@ def test_dropout_is_for_training_alone():
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+def test_blocks_start_with_small_weights_and_no_bias():
+    torch.manual_seed(0)
+    blocks = Transformer(64, TransformerConfig(num_layers=2, init_std=0.05)).blocks
+    for module in blocks.modules():
+        if isinstance(module, torch.nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.05, rel=0.05)
+            assert not module.bias.any()

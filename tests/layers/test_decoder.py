@@ -5,7 +5,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.decoder import Decoder
 
-CONFIG = TransformerConfig(num_layers=2, num_heads=2, dropout=0.0)
+CONFIG = TransformerConfig(num_layers=2, num_heads=2, dropout=0.0, init_std=0.3)
 
 
 def made() -> tuple[Decoder, torch.Tensor, torch.Tensor]:

@@ -24,7 +24,7 @@ from trec_semid.tokenizers.contents import Standardised
 
 NUM_ITEMS, DIM, SIZES, MAX_LEN = 9, 8, (3, 3), 6
 FEATURES = ItemFeatures((Feature("item_id", "item", "t_item_id", NUM_ITEMS),), Sources({}, None))
-STILL = TransformerConfig(num_layers=1, num_heads=2, dropout=0.0)
+STILL = TransformerConfig(num_layers=1, num_heads=2, dropout=0.0, init_std=0.3)
 MODELS = {
     "sasrec": SasrecConfig(transformer=STILL, dropout=0.0),
     "rpg": RpgConfig(transformer=STILL, dropout=0.0),

@@ -16,7 +16,7 @@ from trec_semid.models.retriever import LossConfig
 from trec_semid.models.tiger import Tiger, TigerConfig
 
 NUM_ITEMS, DIM, SIZES = 9, 8, (3, 3, 3)
-STILL = TransformerConfig(num_layers=2, num_heads=2, dropout=0.0)
+STILL = TransformerConfig(num_layers=2, num_heads=2, dropout=0.0, init_std=0.3)
 NO_FEATURES = ItemFeatures((), Sources({}, None))
 ROWS = [[0, 1, 2, 3], [4, 5], [6, 7, 8, 1, 0], [2, 2, 3]]
 

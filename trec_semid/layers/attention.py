@@ -6,7 +6,7 @@ Legend: B sequences, S tokens, D width, H heads.
 from typing import final
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
@@ -24,6 +24,8 @@ class TransformerConfig(Config):
     """Of the feed-forward part; four times the width where not given."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """On CPU a multiple of 1 / 256 (`layers.dropout`)."""
+    init_std: PositiveFloat = 0.02
+    """Of weights at the start; small, so that blocks first pass on what they read (`start_small`)."""
 
     def expect_divides(self, dim: int, name: str) -> None:
         """Raise `ConfigError` where heads do not divide the width of the stack `name`."""
@@ -31,6 +33,18 @@ class TransformerConfig(Config):
             raise ConfigError(
                 f"{name}.num_heads: {self.num_heads} heads do not divide width {dim}. Change one of them."
             )
+
+
+def start_small(blocks: nn.Module, std: float) -> None:
+    """Draw all linear weights from N(0, std^2) and set biases to 0, as GPT-2 and BERT do.
+
+    Rows of item tables start small as well. Blocks that start at torch's default add several times as much
+    as what they read, and items are told apart late: docs/results/beauty.md has what that costs.
+    """
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            nn.init.zeros_(module.bias)
 
 
 def block_causal_mask(num_blocks: int, block: int, device: torch.device | None = None) -> Tensor:
@@ -59,6 +73,7 @@ class Transformer(nn.Module):
         config.expect_divides(dim, "transformer")
         self.blocks = nn.ModuleList(_Block(dim, config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim) if has_last_norm else nn.Identity()
+        start_small(self.blocks, config.init_std)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (B, S, D).

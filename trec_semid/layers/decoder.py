@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from trec_semid.layers.attention import TransformerConfig
+from trec_semid.layers.attention import TransformerConfig, start_small
 from trec_semid.layers.dropout import Dropout
 
 
@@ -52,6 +52,7 @@ class Decoder(nn.Module):
         config.expect_divides(dim, "decoder")
         self.blocks = nn.ModuleList(_DecoderBlock(dim, config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
+        start_small(self.blocks, config.init_std)
 
     def read(self, memory: Tensor, present: Tensor) -> Memory:
         """Return what blocks look at.
