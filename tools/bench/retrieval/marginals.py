@@ -7,7 +7,7 @@ This ranks items by sum_r log p_r(c_r(i) | u), and prints validation metrics of 
 
     .venv/bin/python tools/bench/retrieval/marginals.py RUN SEMANTIC_IDS ...
 
-Cost: a minute or two for Beauty's 12,101 items and six codes on one core.
+Memory: items x codes x positions numbers, and twice the scores of a batch of users.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class MarginalSearch:
 
     def __init__(self, inner: ExactSearch, codes: torch.Tensor) -> None:
         self._inner, self._codes = inner, codes
-        self._size = int(codes.max()) + 1
+        self._one_hot = [one_hot(each).float() for each in codes.unbind(1)]
         self.users_at_once = inner.users_at_once
         self.nats = torch.zeros(codes.shape[1], dtype=torch.float64)
         self.users = 0
@@ -60,9 +60,9 @@ class MarginalSearch:
         total = torch.zeros_like(shares)
         firsts = users.num_targets.cumsum(0) - users.num_targets
         for place, codes in enumerate(self._codes.unbind(1)):
-            logs = (shares @ one_hot(codes, self._size).float()).clamp_min(1e-30).log()
+            logs = (shares @ self._one_hot[place]).clamp_min(1e-30).log()
             self.nats[place] -= logs.gather(1, codes[users.targets[firsts]].unsqueeze(1)).sum()
-            total += logs[:, codes]
+            total += logs.index_select(1, codes)
         self.users += len(shares)
 
         def score(items: slice) -> torch.Tensor:
