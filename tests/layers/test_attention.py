@@ -62,10 +62,18 @@ def test_dropout_is_for_training_alone():
     assert torch.equal(model(x), model(x))
 
 
-def test_blocks_start_with_small_weights_and_no_bias():
+def test_blocks_start_near_what_they_read():
     torch.manual_seed(0)
-    blocks = Transformer(64, TransformerConfig(num_layers=2, init_std=0.05)).blocks
-    for module in blocks.modules():
-        if isinstance(module, torch.nn.Linear):
-            assert module.weight.std().item() == pytest.approx(0.05, rel=0.05)
-            assert not module.bias.any()
+    read = 0.02 * math.sqrt(2) * torch.randn(64, 20, 64)  # an item's row and its position's
+    added = {}
+    for start in ("ours", "torch's"):
+        model = Transformer(64, TransformerConfig(num_layers=2, dropout=0.0), has_last_norm=False)
+        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        assert not any(module.bias.any() for module in linear)
+        if start == "torch's":
+            for module in linear:
+                module.reset_parameters()
+        with torch.no_grad():
+            added[start] = ((model(read) - read).norm() / read.norm()).item()
+    assert added["ours"] == pytest.approx(1.4, abs=0.1)
+    assert added["torch's"] == pytest.approx(16, abs=1)

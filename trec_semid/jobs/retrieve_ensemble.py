@@ -1,5 +1,7 @@
 """Finished retrievers that score together."""
 
+from typing import NamedTuple
+
 from torch import nn
 
 from trec_semid.checkpoints.folder import latest_step
@@ -18,32 +20,57 @@ from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.retriever import Retriever
 
 
+class Finished(NamedTuple):
+    """A finished run."""
+
+    search: ExactSearch
+    model: nn.Module
+
+
 def build_ensemble(
     ensemble: EnsembleConfig, config: RetrieveConfig, inputs: RetrieveInputs, folder: RunFolder, ranks: Ranks
 ) -> Evaluator:
     """Place every member with its best weights; plans go into `members/<n>` of the run.
 
     Raises:
-        ConfigError: a run is of other data or codes than are there now, reads other histories, or cannot
+        ConfigError: see `place_finished`.
+        CheckpointError: see there.
+    """
+    members = [
+        place_finished(run, config, inputs, RunFolder(folder.path("members", str(number)), "retrieve"), ranks)
+        for number, run in enumerate(ensemble.runs)
+    ]
+    search = EnsembleSearch([member.search for member in members])
+    return Evaluator(search, nn.ModuleList(member.model for member in members), inputs.data, config, ranks)
+
+
+def place_finished(
+    run: str, config: RetrieveConfig, inputs: RetrieveInputs, plans: RunFolder, ranks: Ranks
+) -> Finished:
+    """Return a finished run with its best weights.
+
+    Args:
+        run: its folder.
+        config: of what it is for; has to read the same histories.
+        inputs: of `config`; the run has to be of the same data.
+        plans: where plans are written.
+        ranks: all of them place it together.
+
+    Raises:
+        ConfigError: the run is of other data or codes than are there now, reads other histories, or cannot
             score the whole catalogue.
         CheckpointError: its best checkpoint is gone or damaged.
     """
-    searches: list[ExactSearch] = []
-    models = nn.ModuleList()
-    for number, run in enumerate(ensemble.runs):
-        member = _config_of(run, config)
-        read = read_inputs(member)
-        if read.dataset.facts.checksum != inputs.dataset.facts.checksum:
-            raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
-        tokenizer = load_learned(member.tuning, member.semantic_ids, read.semantic_ids)
-        plans = RunFolder(folder.path("members", str(number)), "retrieve")
-        placed = place_retriever(member, read, tokenizer, plans, ranks)
-        _take_best(run, placed.model, read.checksums)
-        retriever = retriever_of(placed.model)
-        assert isinstance(retriever, Retriever), "others are refused by _config_of"
-        searches.append(ExactSearch(retriever, placed.feed, read.data, ranks))
-        models.append(placed.model)
-    return Evaluator(EnsembleSearch(searches), models, inputs.data, config, ranks)
+    member = _config_of(run, config)
+    read = read_inputs(member)
+    if read.dataset.facts.checksum != inputs.dataset.facts.checksum:
+        raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
+    tokenizer = load_learned(member.tuning, member.semantic_ids, read.semantic_ids)
+    placed = place_retriever(member, read, tokenizer, plans, ranks)
+    _take_best(run, placed.model, read.checksums)
+    retriever = retriever_of(placed.model)
+    assert isinstance(retriever, Retriever), "others are refused by _config_of"
+    return Finished(ExactSearch(retriever, placed.feed, read.data, ranks), placed.model)
 
 
 def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:

@@ -34,8 +34,9 @@ class Heterrec(SequenceModel):
 
     Tokens look at all tokens of their own item and of those before; items at themselves and those before.
     The paper's equations are not public in full; layout and masks are those of its text. Tokens add up as
-    they do where the item is the target, so the first transformer has no last norm. What it adds does not
-    add up as well: F additions would drown what was read (docs/results/beauty.md).
+    they do where the item is the target, so the first transformer has no last norm. What it adds is averaged:
+    F additions on top of what was read learn the training set faster and the rest slower
+    (docs/results/beauty.md).
     """
 
     def __init__(self, config: HeterrecConfig, *, num_tokens: int, max_len: int, dim: int) -> None:

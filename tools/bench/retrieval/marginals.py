@@ -1,9 +1,9 @@
 """What is left of a retriever's ranking when items are scored by codes as if these were independent.
 
 A finished run says p(i | u), a softmax over items. From it follow the true distributions of the codes,
-p_r(k | u) = sum over items i with c_r(i) = k of p(i | u): the best that heads over codes could learn of it.
+p_r(k | u) = sum over items i with c_r(i) = k of p(i | u): what heads say that match the run exactly.
 This ranks items by sum_r log p_r(c_r(i) | u), and prints validation metrics of both rankings and the mean
--log p_r of the target's code at each position.
+-log p_r of the code of a user's (first) target at each position.
 
     .venv/bin/python tools/bench/retrieval/marginals.py RUN SEMANTIC_IDS ...
 
@@ -18,20 +18,16 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from trec_semid.checkpoints.folder import latest_step
-from trec_semid.checkpoints.load import load_checkpoint, read_loop
-from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.config import load_config
 from trec_semid.core.ranks import process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.ragged import Ragged
+from trec_semid.jobs.retrieve_ensemble import place_finished
 from trec_semid.jobs.retrieve_evaluation import Evaluator
-from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
 from trec_semid.jobs.retrieve_search import SCORES_AT_ONCE, ExactSearch
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, read_inputs
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
-from trec_semid.models.retriever import Retriever
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 
 @final
@@ -84,20 +80,13 @@ def main() -> None:
     config = load_config(RetrieveConfig, [f"{asked.run}/config.toml"])
     with process_group(timeout_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
         inputs = read_inputs(config)
-        placed = place_retriever(config, inputs, None, RunFolder(scratch, "retrieve"), ranks)
-        checkpoints = RunFolder(asked.run, "retrieve").path("checkpoints")
-        newest = latest_step(checkpoints)
-        assert newest is not None, "the run has a checkpoint"
-        best = read_loop(checkpoints, newest)["selection"]["best_step"]
-        load_checkpoint(checkpoints, Trainable(placed.model), step=best)
-        retriever = retriever_of(placed.model)
-        assert isinstance(retriever, Retriever), "items are scored"
-        exact = ExactSearch(retriever, placed.feed, inputs.data, ranks)
-        _print("items", Evaluator(exact, placed.model, inputs.data, config, ranks).metrics())
+        plans = RunFolder(scratch, "retrieve")
+        exact, model = place_finished(asked.run, config, inputs, plans, ranks)
+        _print("items", Evaluator(exact, model, inputs.data, config, ranks).metrics())
         for name in asked.codes:
-            path = name if name.endswith(".parquet") else f"{name}/semantic_ids.parquet"
-            search = MarginalSearch(exact, torch.from_numpy(SemanticIds.load(path).codes).long())
-            metrics = Evaluator(search, placed.model, inputs.data, config, ranks).metrics()
+            codes = torch.tensor(SemanticIds.load(semantic_ids_file(name)).codes).long()
+            search = MarginalSearch(exact, codes)
+            metrics = Evaluator(search, model, inputs.data, config, ranks).metrics()
             _print(name, metrics)
             print("    nats of a target's code:", (search.nats / search.users).numpy().round(2))
 
