@@ -1,5 +1,7 @@
 """A retriever against the same arithmetic written out on plain tensors."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,10 @@ ROWS = [[0, 1, 2, 3], [4, 5], [6, 7, 8, 1, 0], [2, 2, 3]]
 
 def codes() -> torch.Tensor:
     return torch.tensor(np.random.default_rng(2).integers(0, 4, (NUM_ITEMS, 2)), dtype=torch.int16)
+
+
+def mean(vectors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(vectors).sum(0) / len(vectors)
 
 
 def build(kind: str, **loss) -> Retriever:
@@ -88,6 +94,15 @@ def tokens_by_hand(model: Retriever) -> torch.Tensor:
         for r in range(2)
     ]
     return torch.stack([ids, text, *rows], dim=1)
+
+
+def test_tokens_of_content_start_as_rows_of_tables_do():
+    torch.manual_seed(0)
+    items = ItemTokens(None, {"text": 384, "image": 12}, None, 64, content_std=0.03)
+    present = torch.tensor([True, False]).repeat(2000, 1)
+    tokens = items(Listed(torch.arange(2000), None, Standardised(torch.randn(2000, 396), present))).vectors
+    assert tokens[:, 0].std().item() == pytest.approx(0.03, rel=0.02)
+    assert not tokens[:, 1].any()
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -148,7 +163,7 @@ def test_heterrec_sums_what_it_reads_and_averages_what_tokens_add():
     expected = []
     for row in inputs.tolist():
         read = [
-            tokens[i, j] + model.types[j] + model.places.weight[t]
+            math.sqrt(DIM) * tokens[i, j] + model.types[j] + model.places.weight[t]
             for t, i in enumerate(row)
             for j in range(4)
         ]
@@ -156,6 +171,17 @@ def test_heterrec_sums_what_it_reads_and_averages_what_tokens_add():
         added = model.over_tokens(torch.stack(read)[None], block[:, None] >= block)[0] - torch.stack(read)
         items = [sum(read[4 * t : 4 * t + 4]) + sum(added[4 * t : 4 * t + 4]) / 4 for t in range(3)]
         expected.append(model.over_items(torch.stack(items)[None])[0])
+    torch.testing.assert_close(model(tokens, inputs), torch.stack(expected))
+
+
+@pytest.mark.parametrize(("kind", "scale", "pool"), [("sasrec", math.sqrt(DIM), sum), ("rpg", 1.0, mean)])
+def test_the_item_transformers_read_an_items_tokens_in_one(kind, scale, pool):
+    model = build(kind).eval().sequences
+    tokens, inputs = torch.randn(NUM_ITEMS, 4, DIM), torch.tensor([[1, 3, 2], [4, 4, 8]])
+    expected = []
+    for row in inputs.tolist():
+        read = [scale * pool(list(tokens[i])) + model.places.weight[t] for t, i in enumerate(row)]
+        expected.append(model.transformer(torch.stack(read)[None])[0])
     torch.testing.assert_close(model(tokens, inputs), torch.stack(expected))
 
 

@@ -252,7 +252,8 @@ def build_model(
         )
         temperature = config.tuning.temperature if config.tuning else None
         live = LiveCodes(tables, torch.from_numpy(_small(ids.codes)), tokenizer, temperature)
-    retriever = _build_retriever(config, ItemTokens(sparse, content, live, dim))
+    items = ItemTokens(sparse, content, live, dim, content_std=config.tables.init_std)
+    retriever = _build_retriever(config, items)
     anchors = None
     if config.tuning:
         anchors = {

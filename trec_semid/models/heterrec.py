@@ -3,6 +3,7 @@
 Legend: B rows, L longest history, U listed items, F tokens of an item, D width.
 """
 
+import math
 from typing import Literal, final
 
 import torch
@@ -30,7 +31,7 @@ class HeterrecConfig(Config):
 
 @final
 class Heterrec(SequenceModel):
-    """x_{t,j} = token_j of item t + type_j + pos_t, d = transformer(x) - x; transformer(sum_j x + mean_j d).
+    """x_tj = sqrt(D) token_j of t + type_j + pos_t, d = transformer(x) - x; transformer(sum_j x + mean_j d).
 
     Tokens look at all tokens of their own item and of those before; items at themselves and those before.
     The paper's equations are not public in full; layout and masks are those of its text. Tokens add up as
@@ -41,6 +42,7 @@ class Heterrec(SequenceModel):
 
     def __init__(self, config: HeterrecConfig, *, num_tokens: int, max_len: int, dim: int) -> None:
         super().__init__()
+        self.scale = math.sqrt(dim)
         self.types = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
@@ -54,7 +56,7 @@ class Heterrec(SequenceModel):
             raise ShapeError(f"tokens: {tokens.shape[1]} an item, the model was made for {len(self.types)}.")
         num_items, per_item = inputs.shape[1], tokens.shape[1]
         place = self.places(torch.arange(num_items, device=inputs.device))
-        read = self.drop((tokens + self.types)[inputs] + place.unsqueeze(1))
+        read = self.drop((self.scale * tokens + self.types)[inputs] + place.unsqueeze(1))
         mask = block_causal_mask(num_items, per_item, inputs.device)
         mixed = self.over_tokens(read.flatten(1, 2), mask).unflatten(1, (num_items, per_item))
         return self.over_items(read.sum(2) + (mixed - read).mean(2))

@@ -3,6 +3,7 @@
 Legend: U listed items, F tokens of an item, R positions, M modalities, C their widths together, D width.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple, final
 
@@ -57,7 +58,13 @@ class ItemTokens(nn.Module):
     """Tables of ID and fields, projections of content, and codes, side by side."""
 
     def __init__(
-        self, sparse: PooledTables | None, content_dims: Mapping[str, int], live: LiveCodes | None, dim: int
+        self,
+        sparse: PooledTables | None,
+        content_dims: Mapping[str, int],
+        live: LiveCodes | None,
+        dim: int,
+        *,
+        content_std: float = 0.02,
     ) -> None:
         """Put the parts together.
 
@@ -66,10 +73,11 @@ class ItemTokens(nn.Module):
             content_dims: modality to width, of the content that becomes a token each.
             live: codes; None where items have none.
             dim: D.
+            content_std: of a coordinate of a content's token at the start.
         """
         super().__init__()
         self.sparse, self.live, self.dim = sparse, live, dim
-        self.content = ProjectedContent(content_dims, dim) if content_dims else None
+        self.content = ProjectedContent(content_dims, dim, content_std) if content_dims else None
         self.num_tokens = (
             (len(sparse.features) if sparse else 0) + len(content_dims) + (live.codes.shape[1] if live else 0)
         )
@@ -89,12 +97,20 @@ class ItemTokens(nn.Module):
 
 @final
 class ProjectedContent(nn.Module):
-    """One linear map a modality: (U, C) to (U, M, D); an absent modality is a learnt vector."""
+    """One linear map a modality: (U, C) to (U, M, D); an absent modality is a learnt vector.
 
-    def __init__(self, dims: Mapping[str, int], dim: int) -> None:
+    Weights start at normal(0, std^2 / C), so that tokens of a standardised vector start at normal(0, std^2),
+    as rows of tables do. At torch's default they would start at 1 / sqrt(3), and drown ID and codes.
+    """
+
+    def __init__(self, dims: Mapping[str, int], dim: int, std: float) -> None:
         super().__init__()
         self.widths = tuple(dims.values())
-        self.maps = nn.ModuleList(nn.Linear(width, dim) for width in self.widths)
+        maps = [nn.Linear(width, dim) for width in self.widths]
+        for one in maps:
+            nn.init.normal_(one.weight, std=std / math.sqrt(one.in_features))
+            nn.init.zeros_(one.bias)
+        self.maps = nn.ModuleList(maps)
         self.absent = nn.Parameter(torch.zeros(len(self.widths), dim))
 
     def forward(self, contents: Standardised) -> Tensor:

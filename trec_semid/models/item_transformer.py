@@ -3,6 +3,7 @@
 Legend: B rows, L longest history, U listed items, F tokens of an item, D width.
 """
 
+import math
 from typing import Literal, final
 
 import torch
@@ -40,15 +41,17 @@ class RpgConfig(ItemTransformerConfig):
 
 @final
 class ItemTransformer(SequenceModel):
-    """x_t = dropout(v_t + pos_t), states = causal transformer(x), v_t an item's tokens in one.
+    """x_t = dropout(s v_t + pos_t), states = causal transformer(x), v_t an item's tokens in one.
 
-    SASRec adds them up: with ID tokens alone it is the published model, with content and codes besides it
-    is the hybrid, whose item vectors are shared by input and output. RPG takes their mean.
+    SASRec adds them up and reads them sqrt(D)-fold, as its code does (and Vaswani et al., 2017, 3.4): with ID
+    tokens alone it is the published model, with content and codes besides it is the hybrid, whose item
+    vectors are shared by input and output. RPG takes their mean, and s = 1 as in GPT-2.
     """
 
     def __init__(self, config: SasrecConfig | RpgConfig, *, max_len: int, dim: int) -> None:
         super().__init__()
         self.takes_mean = isinstance(config, RpgConfig)
+        self.scale = 1.0 if self.takes_mean else math.sqrt(dim)
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
         self.drop = Dropout(config.dropout)
@@ -58,4 +61,4 @@ class ItemTransformer(SequenceModel):
         """Return states (B, L, D)."""
         vectors = tokens.mean(1) if self.takes_mean else tokens.sum(1)
         place = self.places(torch.arange(inputs.shape[1], device=inputs.device))
-        return self.transformer(self.drop(vectors[inputs] + place))
+        return self.transformer(self.drop(self.scale * vectors[inputs] + place))
