@@ -167,3 +167,16 @@ def test_a_loader_goes_on_where_its_state_says():
     other.load_state_dict(state)
     assert [batch.rows.tolist() for batch in other.batches()] == rest
     assert other.state_dict() == {"epoch": 1, "step": 0}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=30))
+def test_rows_are_read_with_those_of_about_their_length(lengths):
+    rows = ragged([[0] * length for length in lengths])
+    places = history_batch(rows, np.arange(len(lengths)), ITEM_FEATURES, len(lengths)).places
+    assert sorted(places.order.tolist()) == list(range(len(lengths)))
+    for rows, longest in places.by_length():
+        found = [lengths[row] for row in rows]
+        assert max([1, *found]) == longest
+        assert all(2 * max(length, 1) > longest for length in found)
+    assert 1 <= len(places.stretches) <= 7  # 0 and 1, 2, 3 and 4, to 8, to 16, to 32, to 64

@@ -4,7 +4,7 @@ Legend: B rows of this rank's part, L longest history of the batch, U listed ite
 W targets a place at most, S sampled items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -33,10 +33,23 @@ class Places(NamedTuple):
     """(S,) int64: positions among the listed items of those drawn to stand for all others; may be empty."""
     log_q: Tensor
     """(U,) float32: log of how often an item is drawn; empty where nothing is."""
+    order: Tensor
+    """(B,) int64: rows, shortest first."""
+    stretches: tuple[tuple[int, int], ...]
+    """(rows, longest of them) of each stretch of `order`; where there are no rows, one of none."""
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Places":
         """Copy to a device."""
-        return Places(*(part.to(device, non_blocking=non_blocking) for part in self))
+        parts = self._asdict()
+        moved = {
+            name: parts[name].to(device, non_blocking=non_blocking) for name in parts if name != "stretches"
+        }
+        return Places(**moved, stretches=self.stretches)
+
+    def by_length(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield row numbers, and the longest of these rows, stretch by stretch."""
+        sizes, longest = zip(*self.stretches, strict=True)
+        yield from zip(self.order.split(sizes), longest, strict=True)
 
 
 class SequenceBatch(NamedTuple):
@@ -189,6 +202,7 @@ class SequenceMaker:
             torch.from_numpy(targets),
             torch.from_numpy(sampled),
             torch.from_numpy(self._sampled.log_q(items) if self._sampled else np.zeros(0, np.float32)),
+            *_stretches(read),
         )
         features = None if self._lists_all else self._features.of(items)
         numbers = torch.from_numpy(rows.copy())
@@ -237,7 +251,23 @@ def history_batch(
         torch.zeros((int((lengths > 0).sum()), 0), dtype=torch.int64),
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0),
+        *_stretches(lengths),
     )
     return SequenceBatch(
         torch.from_numpy(items), item_features.of(items), places, torch.from_numpy(rows), global_size
     )
+
+
+def _stretches(lengths: Array) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Return the order and stretches of `Places`: in one, no row is more than twice as long as another.
+
+    Most histories are short and a few are long: read stretch by stretch they are filled up by a fraction of
+    their length, read at once several times over.
+    """
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+    _, doublings = np.frexp(np.maximum(ordered - 1, 0).astype(np.float64))
+    ends = np.append(np.flatnonzero(np.diff(doublings)) + 1, len(order))
+    longest = np.maximum(ordered[ends - 1], 1) if len(order) else np.ones(1, np.int64)
+    rows = np.diff(ends, prepend=0)
+    return torch.from_numpy(order), tuple(zip(rows.tolist(), longest.tolist(), strict=True))

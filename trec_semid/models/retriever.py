@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from trec_semid.core.config import Config
 from trec_semid.data.sequence_batches import Places
@@ -91,8 +91,12 @@ class Retriever(RetrievalModel):
         return self.config.item_weight > 0
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
-        """Return (P, D) at the places that predict."""
-        return self.sequences(tokens.vectors, places.inputs).flatten(0, 1)[places.predicting]
+        """Return (P, D) at the places that predict; rows are read with those of about their length."""
+        states: list[Tensor] = []
+        for rows, longest in places.by_length():
+            found = self.sequences(tokens.vectors, places.inputs[rows, :longest])
+            states.append(pad(found, (0, 0, 0, places.inputs.shape[1] - longest)))
+        return torch.cat(states)[places.order.argsort()].flatten(0, 1)[places.predicting]
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
         """Return (U, D): the sum of an item's tokens, which its score is made with."""
