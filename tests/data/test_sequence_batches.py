@@ -116,9 +116,9 @@ def test_sampled_items_are_listed_beside_those_named():
     assert len(batch.places.log_q) == len(batch.items)
 
 
-def loader_of(rows: list[list[int]], rank: int = 0, world_size: int = 1, stretch: int = 2) -> SequenceLoader:
+def loader_of(rows: list[list[int]], rank: int = 0, world_size: int = 1) -> SequenceLoader:
     maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, False), num_items=NUM_ITEMS, lists_all=False)
-    return SequenceLoader(maker, batch_size=4, seed=5, rank=rank, world_size=world_size, stretch=stretch)
+    return SequenceLoader(maker, batch_size=4, seed=5, rank=rank, world_size=world_size)
 
 
 def drawn_rows(num_rows: int = 37) -> list[list[int]]:
@@ -132,18 +132,6 @@ def test_an_epoch_has_every_row_once_and_another_epoch_another_order():
     assert sorted(first) == sorted(second) == list(range(37))
     assert first.tolist() != second.tolist()
     assert len(loader.rows_of_batches(0)) == loader.steps_per_epoch == 10
-
-
-def test_batches_of_sorted_stretches_are_filled_up_less():
-    rows = drawn_rows(400)
-    lengths = np.array([len(row) for row in rows])
-    padded = {
-        stretch: sum(
-            lengths[part].max() * len(part) for part in loader_of(rows, stretch=stretch).rows_of_batches(0)
-        )
-        for stretch in (0, 32)
-    }
-    assert padded[32] < 0.85 * padded[0]
 
 
 def test_parts_of_ranks_make_up_the_batches_of_one_rank():

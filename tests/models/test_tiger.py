@@ -42,10 +42,10 @@ def test_an_empty_history_is_read_alike_whatever_else_the_batch_names():
     model = made()
     with torch.no_grad():
         read = []
-        for items in ([1, 2, 5], [7, 8, 3]):
-            tokens = model.items(Listed(torch.tensor(items), None, None))
-            inputs, lengths = torch.tensor([[1, 2], [0, 0]]), torch.tensor([2, 0])
-            memory, present = model.read(tokens, inputs, lengths)
+        for items in ([1, 2], [7, 8]):
+            batch = history_batch(ragged([items, []]), np.arange(2), NO_FEATURES, 2)
+            tokens = model.items(Listed(batch.items, None, None))
+            memory, present = model.read(tokens, batch.places)
             read.append(memory[1][present[1]])
     assert len(read[0]) == 3
     torch.testing.assert_close(read[0], read[1], atol=0, rtol=0)

@@ -1,4 +1,4 @@
-"""Shuffled batches of training windows, rows of like length together, the same on any number of ranks."""
+"""Shuffled batches of training windows, the same on any number of ranks."""
 
 from collections.abc import Iterator
 from typing import Any, final
@@ -16,24 +16,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class SequenceLoader:
     """Training batches; the position is (epoch, step) and can be set to go on from there.
 
-    Every epoch is a permutation seeded by (seed, epoch). Within stretches of `stretch` batches rows are
-    then sorted by length and the batches shuffled anew: a batch is filled up to its longest row, and rows
-    of like length need little of that. Ranks take every world_size-th row of a batch, so their parts are
-    of like length too, and differ by one row at most.
+    Every epoch is a permutation seeded by (seed, epoch). Rows of like length are not put together in a batch:
+    steps of short histories and steps of long ones pull apart, and what is learnt is worse
+    (docs/results/beauty.md). Ranks take every world_size-th row of a batch.
     """
 
     def __init__(
-        self,
-        maker: SequenceMaker,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        stretch: int = 32,
+        self, maker: SequenceMaker, *, batch_size: int, seed: int, rank: int, world_size: int
     ) -> None:
         self._maker, self._batch_size, self._seed = maker, batch_size, seed
-        self._rank, self._world_size, self._stretch = rank, world_size, stretch
+        self._rank, self._world_size = rank, world_size
         self.epoch, self.step = 0, 0
 
     @property
@@ -58,14 +50,8 @@ class SequenceLoader:
 
     def rows_of_batches(self, epoch: int) -> list[Array]:
         """Return the row numbers of each global batch of an epoch."""
-        lengths, size = self._maker.windows.lengths, self._batch_size
-        generator = numpy_generator(self._seed, "epoch", epoch)
-        order = generator.permutation(len(lengths))
-        stretch = np.arange(len(order)) // (size * max(self._stretch, 1))
-        if self._stretch:
-            order = order[np.lexsort((lengths[order], stretch))]
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        return [batches[number] for number in generator.permutation(len(batches))]
+        order = numpy_generator(self._seed, "epoch", epoch).permutation(len(self._maker.windows.lengths))
+        return [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
 
     def _epoch_batches(self, first_step: int) -> Iterator[SequenceBatch]:
         for step, rows in enumerate(self.rows_of_batches(self.epoch)):

@@ -126,7 +126,6 @@ def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> Sequen
         seed=config.seed,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        stretch=config.train.stretch,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -48,8 +48,6 @@ class RetrieveTrainConfig(TrainConfig):
     patience: PositiveInt = 5
     select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
     """Metric of the validation split that decides which step is best."""
-    stretch: NonNegativeInt = 32
-    """Batches within which sequences of like length are put together; 0 leaves them as they come."""
 
 
 class EvaluationConfig(Config):

@@ -5,6 +5,7 @@ place, R positions, D width.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 import torch
@@ -70,6 +71,19 @@ class RetrievalModel(nn.Module, ABC):
         """Return the losses of each place by name (`items`, `codes`), (P,) each, and the items' tokens."""
 
 
+def read_by_length(places: Places, read: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Return (B, L', D): what is read of histories, each with those of about its length.
+
+    Args:
+        places: histories.
+        read: given row numbers (b,) and their longest history, returns (b, L'', D); the longest of all, L'.
+    """
+    parts = [read(rows, longest) for rows, longest in places.by_length()]
+    width = max(part.shape[1] for part in parts)
+    filled = [pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
+    return torch.cat(filled)[places.order.argsort()]
+
+
 @final
 class Retriever(RetrievalModel):
     """Items, sequence model and heads together: every position of a history predicts at once."""
@@ -91,12 +105,12 @@ class Retriever(RetrievalModel):
         return self.config.item_weight > 0
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
-        """Return (P, D) at the places that predict; rows are read with those of about their length."""
-        states: list[Tensor] = []
-        for rows, longest in places.by_length():
-            found = self.sequences(tokens.vectors, places.inputs[rows, :longest])
-            states.append(pad(found, (0, 0, 0, places.inputs.shape[1] - longest)))
-        return torch.cat(states)[places.order.argsort()].flatten(0, 1)[places.predicting]
+        """Return (P, D) at the places that predict."""
+
+        def read(rows: Tensor, longest: int) -> Tensor:
+            return self.sequences(tokens.vectors, places.inputs[rows, :longest])
+
+        return read_by_length(places, read).flatten(0, 1)[places.predicting]
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
         """Return (U, D): the sum of an item's tokens, which its score is made with."""

@@ -18,7 +18,7 @@ from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.models.beam import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.retriever import LossConfig, RetrievalModel
+from trec_semid.models.retriever import LossConfig, RetrievalModel, read_by_length
 
 
 class TigerConfig(Config):
@@ -60,9 +60,9 @@ class Tiger(RetrievalModel):
         assert tokens.codes is not None, "items are codes"
         assert tokens.code_tables is not None, "items are codes"
         rows, wanted = places.predicting // places.inputs.shape[1], places.targets[:, 0]
-        memory, present = self.read(tokens, places.inputs[rows], places.lengths[rows])
+        memory, present = self.read(tokens, places)
         said = torch.cat([self._start(len(rows)), tokens.vectors[wanted, :-1]], dim=1)
-        states = self.decoder(said + self.starts, self.decoder.read(memory, present))
+        states = self.decoder(said + self.starts, self.decoder.read(memory[rows], present[rows]))
         unit, tables = normalize(states, dim=-1), normalize(tokens.code_tables, dim=-1)
         codes = tokens.codes[wanted]
         each = [
@@ -71,20 +71,24 @@ class Tiger(RetrievalModel):
         ]
         return {"codes": torch.stack(each).mean(0)}, tokens
 
-    def read(self, tokens: Tokens, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the memory (B, L * R, D) of histories, and which of it is there.
+    def read(self, tokens: Tokens, places: Places) -> tuple[Tensor, Tensor]:
+        """Return the memory (B, L * R, D) of histories, and which of it is there (B, L * R).
 
         Args:
             tokens: listed items.
-            inputs: (B, L) positions among them.
-            lengths: (B,); an empty history is read as one item of zeros.
+            places: histories; an empty one is read as one item of zeros.
         """
-        num_items, num_positions = inputs.shape[1], len(self.types)
-        vectors = tokens.vectors[inputs].masked_fill((lengths == 0).view(-1, 1, 1, 1), 0.0)
-        read = vectors + self.places[:num_items] + self.types
-        place = torch.arange(num_items * num_positions, device=inputs.device)
-        present = place < num_positions * lengths.clamp(min=1).unsqueeze(1)
-        return self.encoder(self.drop(read.flatten(1, 2)), present[:, None, None]), present
+        cells = len(self.types) * places.inputs.shape[1]
+        said = len(self.types) * places.lengths.clamp(min=1).unsqueeze(1)
+        present = torch.arange(cells, device=said.device) < said
+
+        def read(rows: Tensor, longest: int) -> Tensor:
+            vectors = tokens.vectors[places.inputs[rows, :longest]]
+            vectors = vectors.masked_fill((places.lengths[rows] == 0).view(-1, 1, 1, 1), 0.0)
+            read = self.drop((vectors + self.places[:longest] + self.types).flatten(1, 2))
+            return self.encoder(read, present[rows, None, None, : read.shape[1]])
+
+        return read_by_length(places, read), present
 
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
         """Return what a beam search asks, with a cache of what beams have said.
@@ -96,7 +100,7 @@ class Tiger(RetrievalModel):
         assert tokens.code_tables is not None, "items are codes"
         tables = tokens.code_tables
         unit = normalize(tables, dim=-1)
-        memory = self.decoder.read(*self.read(tokens, places.inputs, places.lengths))
+        memory = self.decoder.read(*self.read(tokens, places))
         cache: list[Cache | None] = [None]
 
         def ask(position: int, beams: Beams) -> Tensor:

@@ -37,11 +37,16 @@ class Drawn(NamedTuple):
         return ItemFeatures((Feature("item_id", "item", "t_item_id", self.options.items),), Sources({}, None))
 
     def training_batches(
-        self, features: ItemFeatures, batch_size: int, num_batches: int, *, slides: bool, lists_all: bool
+        self,
+        features: ItemFeatures,
+        batch_size: int,
+        num_batches: int,
+        *,
+        slides: bool,
+        lists_all: bool,
+        sorts: bool,
     ) -> list[SequenceBatch]:
-        """Return batches that stand for an epoch, whose rows of like length are together.
-
-        They are every n-th of all batches, from short rows to long ones.
+        """Return batches that stand for an epoch.
 
         Args:
             features: of items.
@@ -50,6 +55,8 @@ class Drawn(NamedTuple):
             slides: a row for each training event, predicted by those before it; else one for each user,
                 all of whose positions predict.
             lists_all: whether a batch lists the whole catalogue, as a loss over all items wants.
+            sorts: whether rows of like length are together, every n-th of such batches from short rows to
+                long ones, for a model that fills a batch up; else the first batches of an epoch.
         """
         config = SequencesConfig(max_len=self.options.history, rows="sliding" if slides else "dense")
         maker = SequenceMaker(
@@ -61,10 +68,12 @@ class Drawn(NamedTuple):
         )
         loader = SequenceLoader(maker, batch_size=batch_size, seed=0, rank=0, world_size=1)
         generator = np.random.default_rng(0)
-        batches = sorted(loader.rows_of_batches(0), key=lambda rows: maker.windows.lengths[rows].mean())
-        middles = (np.arange(num_batches) + 0.5) / num_batches * len(batches)
-        chosen = [batches[int(middle)] for middle in middles]
-        return [maker.make(rows, maker.num_places(rows), generator) for rows in chosen]
+        batches = loader.rows_of_batches(0)
+        if sorts:
+            order = np.argsort(maker.windows.lengths, kind="stable")
+            middles = (np.arange(num_batches) + 0.5) / num_batches * (len(order) // batch_size)
+            batches = [order[int(middle) * batch_size :][:batch_size] for middle in middles]
+        return [maker.make(rows, maker.num_places(rows), generator) for rows in batches[:num_batches]]
 
     def histories(self, rows: np.ndarray, features: ItemFeatures) -> SequenceBatch:
         """Return what some users did before their last item."""

@@ -6,8 +6,9 @@
 Sequences and semantic IDs have Amazon-Beauty's size and are drawn. All models have the same width, heads and
 number of blocks: SASRec in one stack, the others half in either part. SASRec reads item IDs and learns by
 the softmax over all items; the others read and say codes.
-Training: loss, backward and update of batches that lie ready, like lengths together, the same in every turn
-and from short to long as those of an epoch. A sequence of HeterRec and SASRec is a user, whose
+Training: loss, backward and update of batches that lie ready, the same in every turn: of ours the first of an
+epoch, of T5, which fills a batch up to its longest row, such with like lengths together, from short to long
+as those of an epoch. A sequence of HeterRec and SASRec is a user, whose
 positions all predict; one of TIGER and T5 is a history that predicts one item. Ours are placed on one rank
 as in `trec-semid retrieve`; T5 has fused AdamW.
 Evaluation: from a user's history to the best items of the whole catalogue, nothing masked: by scores of all
@@ -59,6 +60,7 @@ class Models:
             OPTIONS.steps,
             slides=kind in ("tiger", PEER),
             lists_all=kind == "sasrec",
+            sorts=kind == PEER,
         )
 
     def by_rows(self, spent: dict[str, list[Spent]]) -> dict[str, list[Spent]]:
