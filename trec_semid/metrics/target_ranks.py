@@ -166,15 +166,15 @@ def _with_chunk(top: _Top, scores: Tensor, start: int) -> _Top:
     sort by score keeps the order of ties, and what ties with the last of a full list is out.
     """
     num_users, length = top.scores.shape
-    blocks = _in_blocks(scores)
+    blocks = _in_blocks(scores, _first_block(scores.shape[1], length) if start == 0 else _BLOCK)
     highest = blocks.amax(2)
     _expect_numbers(highest)
     floor = top.scores[:, -1]
-    if highest.shape[1] >= length:  # as many blocks as places reach this score: what is below has no place
-        floor = torch.maximum(floor, _below(highest.topk(length).values[:, -1]))
+    if start == 0 and highest.shape[1] >= length:  # as many blocks as places reach this score
+        floor = _below(highest.topk(length).values[:, -1])
     user, block = (highest > floor[:, None]).nonzero(as_tuple=True)
     candidate, column = (blocks[user, block] > floor[user, None]).nonzero(as_tuple=True)
-    user, column = user[candidate], block[candidate] * _BLOCK + column
+    user, column = user[candidate], block[candidate] * blocks.shape[2] + column
     counts = torch.bincount(user, minlength=num_users)
     place = torch.arange(len(user), device=user.device) - (counts.cumsum(0) - counts)[user]
     most = int(place.max()) + 1 if len(place) else 0
@@ -186,12 +186,17 @@ def _with_chunk(top: _Top, scores: Tensor, start: int) -> _Top:
     return _Top(best[:, :length], all_items.gather(1, order[:, :length]))
 
 
-def _in_blocks(scores: Tensor) -> Tensor:
+def _first_block(num_items: int, length: int) -> int:
+    """Return a power of two: small enough for twice as many blocks as places, where no list is there yet."""
+    return min(_BLOCK, 1 << (max(num_items // (2 * length), 1).bit_length() - 1))
+
+
+def _in_blocks(scores: Tensor, block: int) -> Tensor:
     num_users, num_items = scores.shape
-    num_blocks = -(-num_items // _BLOCK)
-    if num_items % _BLOCK:  # else there is nothing to pad, and padding copies
-        scores = functional.pad(scores, (0, num_blocks * _BLOCK - num_items), value=-torch.inf)
-    return scores.reshape(num_users, num_blocks, _BLOCK)
+    num_blocks = -(-num_items // block)
+    if num_items % block:  # else there is nothing to pad, and padding copies
+        scores = functional.pad(scores, (0, num_blocks * block - num_items), value=-torch.inf)
+    return scores.reshape(num_users, num_blocks, block)
 
 
 def _count_ahead(ahead: Tensor, own: Tensor, scores: Tensor, targets: _Pairs, chunk: slice) -> None:
