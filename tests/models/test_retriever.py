@@ -9,7 +9,13 @@ from torch.nn.functional import cross_entropy, normalize
 
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, Window, sampled_by_popularity
+from trec_semid.data.sequence_batches import (
+    ItemFeatures,
+    SequenceMaker,
+    Window,
+    history_batch,
+    sampled_by_popularity,
+)
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables, keyed_jagged
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
@@ -48,7 +54,7 @@ def build(kind: str, **loss) -> Retriever:
     spec = TableSpec("t_item_id", NUM_ITEMS, ("item_id",))
     sparse = PooledTables([spec], TablesConfig(dim=DIM), ["item_id"])
     tables = CodeTables([CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(SIZES)], DIM)
-    items = ItemTokens(sparse, {"text": 5}, LiveCodes(tables, codes()), DIM)
+    items = ItemTokens(sparse, {"text": 5}, LiveCodes(tables, codes()), DIM, content_std=0.02)
     model = build_sequence_model(MODELS[kind], num_tokens=items.num_tokens, max_len=MAX_LEN, dim=DIM)
     return Retriever(items, model, LossConfig(**{"code_weight": 1.0, **loss}), has_codes=True)
 
@@ -116,7 +122,7 @@ def test_losses_are_those_of_all_items_and_of_every_code_position(kind, lists_al
     at = 0
     for row in ROWS:
         # One history at a time, without anything that fills up: padding changes nothing.
-        states = model.sequences(tokens, torch.tensor([row[:-1]]))[0]
+        states = model.sequences(tokens[torch.tensor([row[:-1]])])[0]
         for place, state in enumerate(states):
             wanted = row[place + 1 : place + 3]
             of_items = [
@@ -141,8 +147,8 @@ def test_losses_are_those_of_all_items_and_of_every_code_position(kind, lists_al
 def test_a_state_does_not_read_what_comes_after_it(kind):
     model = build(kind).eval()
     tokens = tokens_by_hand(model)
-    whole = model.sequences(tokens, torch.tensor([[1, 2, 3, 4, 5]]))
-    part = model.sequences(tokens, torch.tensor([[1, 2, 3, 8, 8]]))
+    whole = model.sequences(tokens[torch.tensor([[1, 2, 3, 4, 5]])])
+    part = model.sequences(tokens[torch.tensor([[1, 2, 3, 8, 8]])])
     torch.testing.assert_close(whole[:, :3], part[:, :3])
     assert not torch.allclose(whole[:, 4], part[:, 4])
 
@@ -152,7 +158,7 @@ def test_heterrec_tokens_see_their_own_item_whole():
     tokens = tokens_by_hand(model)
     other = tokens.clone()
     other[3, -1] += torch.randn(DIM)  # the last token of item 3 alone
-    states = [model.sequences(each, torch.tensor([[1, 3, 2]])) for each in (tokens, other)]
+    states = [model.sequences(each[torch.tensor([[1, 3, 2]])]) for each in (tokens, other)]
     torch.testing.assert_close(states[0][:, 0], states[1][:, 0])
     assert not torch.allclose(states[0][:, 1], states[1][:, 1])
 
@@ -171,7 +177,7 @@ def test_heterrec_sums_what_it_reads_and_averages_what_tokens_add():
         added = model.over_tokens(torch.stack(read)[None], block[:, None] >= block)[0] - torch.stack(read)
         items = [sum(read[4 * t : 4 * t + 4]) + sum(added[4 * t : 4 * t + 4]) / 4 for t in range(3)]
         expected.append(model.over_items(torch.stack(items)[None])[0])
-    torch.testing.assert_close(model(tokens, inputs), torch.stack(expected))
+    torch.testing.assert_close(model(tokens[inputs]), torch.stack(expected))
 
 
 @pytest.mark.parametrize(("kind", "scale", "pool"), [("sasrec", math.sqrt(DIM), sum), ("rpg", 1.0, mean)])
@@ -182,7 +188,28 @@ def test_the_item_transformers_read_an_items_tokens_in_one(kind, scale, pool):
     for row in inputs.tolist():
         read = [scale * pool(list(tokens[i])) + model.places.weight[t] for t, i in enumerate(row)]
         expected.append(model.transformer(torch.stack(read)[None])[0])
-    torch.testing.assert_close(model(tokens, inputs), torch.stack(expected))
+    torch.testing.assert_close(model(tokens[inputs]), torch.stack(expected))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_read_by_length_or_all_at_once_states_and_gradients_are_the_same(kind):
+    model = build(kind).eval()
+    histories = [[1], [4, 2, 3], [], [5, 5], [0, 1, 2, 3, 4, 6], [7, 8, 7, 0]]
+    lengths = np.array([len(row) for row in histories])
+    rows = Ragged(np.cumsum(lengths) - lengths, lengths, np.concatenate(histories).astype(np.int64))
+    batch = history_batch(rows, np.arange(len(histories)), FEATURES, len(histories))
+    assert len(batch.places.stretches) > 2
+    found = []
+    for is_split in (True, False):
+        vectors = tokens_by_hand(model).detach()[batch.items].requires_grad_()
+        if is_split:
+            states = model.states(Tokens(vectors, None, None, {}), batch.places)
+        else:
+            states = model.sequences(vectors[batch.places.inputs]).flatten(0, 1)[batch.places.predicting]
+        weights = list(model.sequences.parameters())
+        found.append([states, *torch.autograd.grad(states.square().sum(), [vectors, *weights])])
+    for split, whole in zip(*found, strict=True):
+        torch.testing.assert_close(split, whole, rtol=1e-3, atol=1e-4)
 
 
 def test_as_a_target_an_item_teaches_the_rows_of_its_codes_and_not_their_choice():

@@ -259,7 +259,7 @@ def history_batch(
 
 
 def _stretches(lengths: Array) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-    """Return the order and stretches of `Places`: in one, no row is more than twice as long as another.
+    """Return `Places.order` and `.stretches`: in one no row is twice as long as another, save empty ones.
 
     Most histories are short and a few are long: read stretch by stretch they are filled up by a fraction of
     their length, read at once several times over.

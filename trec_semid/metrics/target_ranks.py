@@ -163,7 +163,8 @@ def _with_chunk(top: _Top, scores: Tensor, start: int) -> _Top:
     """Merge a chunk into the lists.
 
     Rows of a chunk come after all rows listed so far and candidates come in ascending order, so a stable
-    sort by score keeps the order of ties, and what ties with the last of a full list is out.
+    sort by score keeps the order of ties, and what ties with the last of a full list is out. The first chunk
+    has no list to be held against, so its own blocks say what cannot enter.
     """
     num_users, length = top.scores.shape
     blocks = _in_blocks(scores, _first_block(scores.shape[1], length) if start == 0 else _BLOCK)
@@ -187,7 +188,7 @@ def _with_chunk(top: _Top, scores: Tensor, start: int) -> _Top:
 
 
 def _first_block(num_items: int, length: int) -> int:
-    """Return a power of two: small enough for twice as many blocks as places, where no list is there yet."""
+    """Return a power of two: small enough for twice as many blocks as places, if there are as many items."""
     return min(_BLOCK, 1 << (max(num_items // (2 * length), 1).bit_length() - 1))
 
 

@@ -1,6 +1,6 @@
 """HeterRec: an item as a set of tokens, a transformer over tokens, then one over items.
 
-Legend: B rows, L longest history, U listed items, F tokens of an item, D width.
+Legend: B rows, L longest history, F tokens of an item, D width.
 """
 
 import math
@@ -36,8 +36,7 @@ class Heterrec(SequenceModel):
     Tokens look at all tokens of their own item and of those before; items at themselves and those before.
     The paper's equations are not public in full; layout and masks are those of its text. Tokens add up as
     they do where the item is the target, so the first transformer has no last norm. What it adds is averaged:
-    F additions on top of what was read learn the training set faster and the rest slower
-    (docs/results/beauty.md).
+    the sum would be F additions on top of what was read (docs/results/beauty.md has what changed with it).
     """
 
     def __init__(self, config: HeterrecConfig, *, num_tokens: int, max_len: int, dim: int) -> None:
@@ -50,13 +49,13 @@ class Heterrec(SequenceModel):
         self.over_tokens = Transformer(dim, config.tokens, has_last_norm=False)
         self.over_items = Transformer(dim, config.items)
 
-    def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
+    def forward(self, histories: Tensor) -> Tensor:
         """Return states (B, L, D)."""
-        if tokens.shape[1] != len(self.types):
-            raise ShapeError(f"tokens: {tokens.shape[1]} an item, the model was made for {len(self.types)}.")
-        num_items, per_item = inputs.shape[1], tokens.shape[1]
-        place = self.places(torch.arange(num_items, device=inputs.device))
-        read = self.drop((self.scale * tokens + self.types)[inputs] + place.unsqueeze(1))
-        mask = block_causal_mask(num_items, per_item, inputs.device)
+        num_items, per_item = histories.shape[1:3]
+        if per_item != len(self.types):
+            raise ShapeError(f"tokens: {per_item} an item, the model was made for {len(self.types)}.")
+        place = self.places(torch.arange(num_items, device=histories.device))
+        read = self.drop(self.scale * histories + self.types + place.unsqueeze(1))
+        mask = block_causal_mask(num_items, per_item, histories.device)
         mixed = self.over_tokens(read.flatten(1, 2), mask).unflatten(1, (num_items, per_item))
         return self.over_items(read.sum(2) + (mixed - read).mean(2))

@@ -64,7 +64,7 @@ class ItemTokens(nn.Module):
         live: LiveCodes | None,
         dim: int,
         *,
-        content_std: float = 0.02,
+        content_std: float,
     ) -> None:
         """Put the parts together.
 

@@ -1,6 +1,6 @@
 """SASRec and RPG: one vector an item, a causal transformer over items.
 
-Legend: B rows, L longest history, U listed items, F tokens of an item, D width.
+Legend: B rows, L longest history, F tokens of an item, D width.
 """
 
 import math
@@ -57,8 +57,8 @@ class ItemTransformer(SequenceModel):
         self.drop = Dropout(config.dropout)
         self.transformer = Transformer(dim, config.transformer)
 
-    def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
+    def forward(self, histories: Tensor) -> Tensor:
         """Return states (B, L, D)."""
-        vectors = tokens.mean(1) if self.takes_mean else tokens.sum(1)
-        place = self.places(torch.arange(inputs.shape[1], device=inputs.device))
-        return self.transformer(self.drop(self.scale * vectors[inputs] + place))
+        vectors = histories.mean(2) if self.takes_mean else histories.sum(2)
+        place = self.places(torch.arange(histories.shape[1], device=histories.device))
+        return self.transformer(self.drop(self.scale * vectors + place))

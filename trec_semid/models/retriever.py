@@ -24,12 +24,11 @@ class SequenceModel(nn.Module, ABC):
     """Reads histories."""
 
     @abstractmethod
-    def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
+    def forward(self, histories: Tensor) -> Tensor:
         """Return states (B, L, D); those at or after a row's length mean nothing.
 
         Args:
-            tokens: (U, F, D) listed items.
-            inputs: (B, L) positions among them.
+            histories: (B, L, F, D) tokens of the items, oldest first.
         """
 
 
@@ -71,14 +70,23 @@ class RetrievalModel(nn.Module, ABC):
         """Return the losses of each place by name (`items`, `codes`), (P,) each, and the items' tokens."""
 
 
-def read_by_length(places: Places, read: Callable[[Tensor, int], Tensor]) -> Tensor:
+def read_by_length(vectors: Tensor, places: Places, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return (B, L', D): what is read of histories, each with those of about its length.
 
+    Items are looked up once for all: the gradient of a look-up is as large as the catalogue.
+
     Args:
+        vectors: (U, F, D) tokens of the listed items.
         places: histories.
-        read: given row numbers (b,) and their longest history, returns (b, L'', D); the longest of all, L'.
+        read: given tokens (b, l, F, D) and row numbers (b,), returns (b, l', D), longer for a longer l.
     """
-    parts = [read(rows, longest) for rows, longest in places.by_length()]
+    stretches = list(places.by_length())
+    cells = torch.cat([places.inputs[rows, :longest].flatten() for rows, longest in stretches])
+    looked_up = vectors[cells].split([len(rows) * longest for rows, longest in stretches])
+    parts = [
+        read(part.unflatten(0, (len(rows), longest)), rows)
+        for part, (rows, longest) in zip(looked_up, stretches, strict=True)
+    ]
     width = max(part.shape[1] for part in parts)
     filled = [pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
     return torch.cat(filled)[places.order.argsort()]
@@ -106,11 +114,8 @@ class Retriever(RetrievalModel):
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (P, D) at the places that predict."""
-
-        def read(rows: Tensor, longest: int) -> Tensor:
-            return self.sequences(tokens.vectors, places.inputs[rows, :longest])
-
-        return read_by_length(places, read).flatten(0, 1)[places.predicting]
+        states = read_by_length(tokens.vectors, places, lambda histories, _: self.sequences(histories))
+        return states.flatten(0, 1)[places.predicting]
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
         """Return (U, D): the sum of an item's tokens, which its score is made with."""

@@ -82,13 +82,13 @@ class Tiger(RetrievalModel):
         said = len(self.types) * places.lengths.clamp(min=1).unsqueeze(1)
         present = torch.arange(cells, device=said.device) < said
 
-        def read(rows: Tensor, longest: int) -> Tensor:
-            vectors = tokens.vectors[places.inputs[rows, :longest]]
-            vectors = vectors.masked_fill((places.lengths[rows] == 0).view(-1, 1, 1, 1), 0.0)
-            read = self.drop((vectors + self.places[:longest] + self.types).flatten(1, 2))
-            return self.encoder(read, present[rows, None, None, : read.shape[1]])
+        def encoded(histories: Tensor, rows: Tensor) -> Tensor:
+            is_empty = (places.lengths[rows] == 0).view(-1, 1, 1, 1)
+            vectors = histories.masked_fill(is_empty, 0.0) + self.places[: histories.shape[1]] + self.types
+            flat = self.drop(vectors.flatten(1, 2))
+            return self.encoder(flat, present[rows, None, None, : flat.shape[1]])
 
-        return read_by_length(places, read), present
+        return read_by_length(tokens.vectors, places, encoded), present
 
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
         """Return what a beam search asks, with a cache of what beams have said.
