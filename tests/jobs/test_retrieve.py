@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import read_target_ranks
 from trec_semid.jobs import tokenize, training_loop
 from trec_semid.jobs.retrieve import run
+from trec_semid.jobs.retrieve_setup import build_model, read_inputs
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 NO_ITEM = {"id": False, "fields": [], "content": []}
@@ -174,6 +176,17 @@ def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
     with pytest.raises(ConfigError, match=r"no content 'sound'"):
         run(config)
     assert not Path(config.run).exists()
+
+
+def test_maps_of_content_start_as_wide_as_rows_of_tables(problem, tmp_path):
+    config = retrieve_config(problem, str(tmp_path / "run"), tables={"init_std": 0.3})
+    model = build_model(config, read_inputs(config), None, world_size=1)
+    maps = {name: weight for name, weight in model.named_parameters() if ".content.maps." in name}
+    weights = [weight for name, weight in maps.items() if name.endswith("weight")]
+    assert len(weights) == 2
+    for weight in weights:
+        assert weight.std().item() * math.sqrt(weight.shape[1]) == pytest.approx(0.3, rel=0.3)
+    assert not any(bias.any() for name, bias in maps.items() if name.endswith("bias"))
 
 
 def test_popularity_lists_items_by_their_training_events(problem, tmp_path):

@@ -62,6 +62,13 @@ def test_dropout_is_for_training_alone():
     assert torch.equal(model(x), model(x))
 
 
+def test_weights_start_as_wide_as_asked():
+    torch.manual_seed(0)
+    model = Transformer(64, TransformerConfig(num_layers=2, init_std=0.05))
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert [one.weight.std().item() for one in linear] == pytest.approx([0.05] * len(linear), rel=0.05)
+
+
 def test_blocks_start_near_what_they_read():
     torch.manual_seed(0)
     read = 0.02 * (math.sqrt(64) * torch.randn(64, 20, 64) + torch.randn(64, 20, 64))  # items, positions

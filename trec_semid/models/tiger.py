@@ -83,6 +83,7 @@ class Tiger(RetrievalModel):
         present = torch.arange(cells, device=said.device) < said
 
         def encoded(histories: Tensor, rows: Tensor) -> Tensor:
+            """Return (b, l * R, D) of the (b, l, R, D) tokens of the given rows."""
             is_empty = (places.lengths[rows] == 0).view(-1, 1, 1, 1)
             vectors = histories.masked_fill(is_empty, 0.0) + self.places[: histories.shape[1]] + self.types
             flat = self.drop(vectors.flatten(1, 2))
