@@ -9,9 +9,11 @@ from trec_semid.layers.attention import Transformer, TransformerConfig, block_ca
 DIM, HEADS = 8, 2
 
 
-def made(dropout: float = 0.0) -> Transformer:
+def made(dropout: float = 0.0, of_attention: float | None = None) -> Transformer:
     torch.manual_seed(0)
-    config = TransformerConfig(num_layers=2, num_heads=HEADS, dropout=dropout, init_std=0.3)
+    config = TransformerConfig(
+        num_layers=2, num_heads=HEADS, dropout=dropout, attention_dropout=of_attention, init_std=0.3
+    )
     return Transformer(DIM, config).double()
 
 
@@ -84,3 +86,15 @@ def test_blocks_start_near_what_they_read():
             added[start] = ((model(read) - read).norm() / read.norm()).item()
     assert added["ours"] == pytest.approx(0.25, abs=0.02)
     assert added["torch's"] == pytest.approx(2.6, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "of_attention", "drops"),
+    [(0.0, None, False), (0.5, None, True), (0.5, 0.0, False), (0.0, 0.5, True)],
+)
+def test_attention_drops_at_a_rate_of_its_own(dropout, of_attention, drops):
+    model = made(dropout, of_attention).train()
+    for block in model.blocks:
+        block.drop = torch.nn.Identity()
+    x = torch.randn(2, 6, DIM, dtype=torch.float64)
+    assert torch.equal(model(x), model.eval()(x)) != drops

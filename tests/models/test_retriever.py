@@ -93,7 +93,8 @@ def tokens_by_hand(model: Retriever) -> torch.Tensor:
     weights = dict(model.named_parameters())
     ids = weights["items.sparse.tables.embedding_bags.t_item_id.weight"]
     x, present = content()
-    mapped = x @ weights["items.content.maps.0.weight"].T + weights["items.content.maps.0.bias"]
+    unit = x / math.sqrt(x.shape[1])
+    mapped = unit @ weights["items.content.maps.0.weight"].T + weights["items.content.maps.0.bias"]
     text = torch.where(present, mapped, weights["items.content.absent"][0])
     rows = [
         weights[f"items.live.tables.rows.tables.embedding_bags.t_code_{r}.weight"][codes()[:, r].long()]
@@ -109,6 +110,23 @@ def test_tokens_of_content_start_as_rows_of_tables_do():
     tokens = items(Listed(torch.arange(2000), None, Standardised(torch.randn(2000, 396), present))).vectors
     assert tokens[:, 0].std().item() == pytest.approx(0.03, rel=0.02)
     assert not tokens[:, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("is_unit", "width", "steps"), [(True, 16, 4), (True, 1600, 40), (False, 1600, 1600)]
+)
+def test_a_step_moves_a_token_of_content_by_the_root_of_its_width(is_unit, width, steps):
+    torch.manual_seed(0)
+    items = ItemTokens(None, {"text": width}, None, 64, content_std=0.02, content_is_unit=is_unit)
+    present = torch.ones(1, 1, dtype=torch.bool)
+    listed = Listed(torch.arange(1), None, Standardised(torch.randn(1, width).sign(), present))
+    before = items(listed).vectors
+    assert before.std().item() == pytest.approx(0.02, rel=0.4)
+    step = torch.optim.AdamW(items.parameters(), lr=0.001, weight_decay=0.0)
+    before.sum().backward()
+    step.step()
+    expected = torch.full_like(before, 0.001 * (steps + 1))  # The bias adds a step.
+    torch.testing.assert_close(before - items(listed).vectors, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -250,7 +250,8 @@ def build_model(
         )
         temperature = config.tuning.temperature if config.tuning else None
         live = LiveCodes(tables, torch.from_numpy(_small(ids.codes)), tokenizer, temperature)
-    items = ItemTokens(sparse, content, live, dim, content_std=config.tables.init_std)
+    std, is_unit = config.tables.init_std, config.item.content_is_unit
+    items = ItemTokens(sparse, content, live, dim, content_std=std, content_is_unit=is_unit)
     retriever = _build_retriever(config, items)
     anchors = None
     if config.tuning:

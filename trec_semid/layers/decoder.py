@@ -95,7 +95,7 @@ class _DecoderBlock(nn.Module):
 
     def __init__(self, dim: int, config: TransformerConfig) -> None:
         super().__init__()
-        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.num_heads, self.rate = config.num_heads, config.dropout_of_attention
         self.self_norm, self.memory_norm, self.feed_norm = (nn.LayerNorm(dim) for _ in range(3))
         self.project, self.merge = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.ask, self.offer, self.answer = (
@@ -143,4 +143,4 @@ class _DecoderBlock(nn.Module):
 
     @property
     def _rate(self) -> float:
-        return self.dropout if self.training else 0.0
+        return self.rate if self.training else 0.0

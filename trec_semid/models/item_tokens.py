@@ -65,6 +65,7 @@ class ItemTokens(nn.Module):
         dim: int,
         *,
         content_std: float,
+        content_is_unit: bool = True,
     ) -> None:
         """Put the parts together.
 
@@ -74,10 +75,13 @@ class ItemTokens(nn.Module):
             live: codes; None where items have none.
             dim: D.
             content_std: of a coordinate of a content's token at the start.
+            content_is_unit: whether content is divided by the root of its width.
         """
         super().__init__()
         self.sparse, self.live, self.dim = sparse, live, dim
-        self.content = ProjectedContent(content_dims, dim, content_std) if content_dims else None
+        self.content = None
+        if content_dims:
+            self.content = ProjectedContent(content_dims, dim, content_std, is_unit=content_is_unit)
         self.num_tokens = (
             (len(sparse.features) if sparse else 0) + len(content_dims) + (live.codes.shape[1] if live else 0)
         )
@@ -97,18 +101,21 @@ class ItemTokens(nn.Module):
 
 @final
 class ProjectedContent(nn.Module):
-    """One linear map a modality: (U, C) to (U, M, D); an absent modality is a learnt vector.
+    """One linear map a modality, y = W x / s + b: (U, C) to (U, M, D); an absent modality is a learnt vector.
 
-    Weights start at normal(0, std^2 / C), so that tokens of a standardised vector start at normal(0, std^2),
-    as rows of tables do. At torch's default they would start at 1 / sqrt(3), and drown ID and codes.
+    AdamW moves every weight by about its rate, so a token by up to C / s times that. s is sqrt(C) where
+    content is unit (of length 1 on average); with s = 1 an item may be its content alone after a few steps.
+    Weights start at normal(0, std^2 s^2 / C): tokens of a standardised vector at normal(0, std^2), as rows of
+    tables do.
     """
 
-    def __init__(self, dims: Mapping[str, int], dim: int, std: float) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int, std: float, *, is_unit: bool) -> None:
         super().__init__()
         self.widths = tuple(dims.values())
+        self.scales = [width**-0.5 if is_unit else 1.0 for width in self.widths]
         maps = [nn.Linear(width, dim) for width in self.widths]
-        for one in maps:
-            nn.init.normal_(one.weight, std=std / math.sqrt(one.in_features))
+        for one, scale in zip(maps, self.scales, strict=True):
+            nn.init.normal_(one.weight, std=std / (scale * math.sqrt(one.in_features)))
             nn.init.zeros_(one.bias)
         self.maps = nn.ModuleList(maps)
         self.absent = nn.Parameter(torch.zeros(len(self.widths), dim))
@@ -116,5 +123,5 @@ class ProjectedContent(nn.Module):
     def forward(self, contents: Standardised) -> Tensor:
         """Return (U, M, D)."""
         parts = contents.x.split(self.widths, dim=1)
-        mapped = [one(part) for one, part in zip(self.maps, parts, strict=True)]
+        mapped = [one(part * scale) for one, part, scale in zip(self.maps, parts, self.scales, strict=True)]
         return torch.where(contents.modalities.unsqueeze(2), torch.stack(mapped, dim=1), self.absent)
