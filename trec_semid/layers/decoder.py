@@ -129,7 +129,7 @@ class _DecoderBlock(nn.Module):
         if before is not None:
             key, value = torch.cat([before[0], key], 3), torch.cat([before[1], value], 3)
         mixed = scaled_dot_product_attention(
-            query, key, value, is_causal=before is None and query.shape[3] > 1, dropout_p=self._rate
+            query, key, value, is_causal=before is None and query.shape[3] > 1, dropout_p=self._drops
         )
         return self.merge(mixed.transpose(2, 3).flatten(3)), (key, value)
 
@@ -137,10 +137,10 @@ class _DecoderBlock(nn.Module):
         # Beams and tokens alike are queries to the one memory of their sequence.
         queries = self.ask(x).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         found = scaled_dot_product_attention(
-            queries, memory.keys[layer], memory.values[layer], attn_mask=memory.mask, dropout_p=self._rate
+            queries, memory.keys[layer], memory.values[layer], attn_mask=memory.mask, dropout_p=self._drops
         )
         return self.answer(found.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3])
 
     @property
-    def _rate(self) -> float:
+    def _drops(self) -> float:
         return self.rate if self.training else 0.0
