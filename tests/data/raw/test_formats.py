@@ -183,6 +183,13 @@ def test_truncated_parquet_is_refused(tmp_path):
         read(tmp_path / "t.parquet", ["a"])
 
 
+@pytest.mark.parametrize("line", [{"a\0": 1}, {"a": {"b\0": 1}}, {"a": [{"b": [{"\0": None}]}]}])
+def test_keys_with_a_nul_character_are_refused(tmp_path, line):
+    (tmp_path / "t.jsonl").write_text(json.dumps(line))
+    with pytest.raises(DataError, match=r"t.jsonl: a key holds a NUL character: '.*x00'"):
+        read(tmp_path / "t.jsonl", None)
+
+
 def refusal(path, columns):
     """Say why the file is refused, or its name; anything but a SemidError goes up."""
     try:

@@ -35,7 +35,7 @@ def read_json_lines(file: str, columns: list[str] | None) -> Iterator[Chunk]:
                 except pl.exceptions.PolarsError as error:
                     raise _bad_line(block, file, row, error) from None
                 before, position = position, stored.tell()
-                yield Chunk(_arrow(frame), file, row, position - before, partial(line_of, file))
+                yield Chunk(_arrow(frame, file), file, row, position - before, partial(line_of, file))
                 row += frame.height
 
 
@@ -72,8 +72,23 @@ def _keys_of_line(line: bytes) -> list[str]:
     return list(record) if isinstance(record, dict) else []
 
 
-def _arrow(frame: pl.DataFrame) -> pa.Table:
+def _arrow(frame: pl.DataFrame, file: str) -> pa.Table:
+    for name in _names(pl.Struct(frame.schema)):
+        if "\0" in name:  # polars would panic: Arrow hands names on as C strings
+            raise DataError(
+                f"a key holds a NUL character: {name!r}", file=file, remedy="Give it another name"
+            )
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _names(kind: object) -> Iterator[str]:
+    """Yield the names of all fields of a type, at any depth."""
+    if isinstance(kind, pl.List):
+        yield from _names(kind.inner)
+    elif isinstance(kind, pl.Struct):
+        for field in kind.fields:
+            yield field.name
+            yield from _names(field.dtype)
 
 
 def whole_lines(stream: IO[bytes], block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
