@@ -54,7 +54,9 @@ def build(kind: str, **loss) -> Retriever:
     spec = TableSpec("t_item_id", NUM_ITEMS, ("item_id",))
     sparse = PooledTables([spec], TablesConfig(dim=DIM), ["item_id"])
     tables = CodeTables([CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(SIZES)], DIM)
-    items = ItemTokens(sparse, {"text": 5}, LiveCodes(tables, codes()), DIM, content_std=0.02)
+    items = ItemTokens(
+        sparse, {"text": 5}, LiveCodes(tables, codes()), DIM, content_std=0.02, content_is_unit=True
+    )
     model = build_sequence_model(MODELS[kind], num_tokens=items.num_tokens, max_len=MAX_LEN, dim=DIM)
     return Retriever(items, model, LossConfig(**{"code_weight": 1.0, **loss}), has_codes=True)
 
@@ -101,32 +103,6 @@ def tokens_by_hand(model: Retriever) -> torch.Tensor:
         for r in range(2)
     ]
     return torch.stack([ids, text, *rows], dim=1)
-
-
-def test_tokens_of_content_start_as_rows_of_tables_do():
-    torch.manual_seed(0)
-    items = ItemTokens(None, {"text": 384, "image": 12}, None, 64, content_std=0.03)
-    present = torch.tensor([True, False]).repeat(2000, 1)
-    tokens = items(Listed(torch.arange(2000), None, Standardised(torch.randn(2000, 396), present))).vectors
-    assert tokens[:, 0].std().item() == pytest.approx(0.03, rel=0.02)
-    assert not tokens[:, 1].any()
-
-
-@pytest.mark.parametrize(
-    ("is_unit", "width", "steps"), [(True, 16, 4), (True, 1600, 40), (False, 1600, 1600)]
-)
-def test_a_step_moves_a_token_of_content_by_the_root_of_its_width(is_unit, width, steps):
-    torch.manual_seed(0)
-    items = ItemTokens(None, {"text": width}, None, 64, content_std=0.02, content_is_unit=is_unit)
-    present = torch.ones(1, 1, dtype=torch.bool)
-    listed = Listed(torch.arange(1), None, Standardised(torch.randn(1, width).sign(), present))
-    before = items(listed).vectors
-    assert before.std().item() == pytest.approx(0.02, rel=0.4)
-    step = torch.optim.AdamW(items.parameters(), lr=0.001, weight_decay=0.0)
-    before.sum().backward()
-    step.step()
-    expected = torch.full_like(before, 0.001 * (steps + 1))  # The bias adds a step.
-    torch.testing.assert_close(before - items(listed).vectors, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MODELS)

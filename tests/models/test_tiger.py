@@ -28,7 +28,9 @@ def codes() -> np.ndarray:
 def made() -> Tiger:
     torch.manual_seed(0)
     tables = CodeTables([CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(SIZES)], DIM)
-    items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(codes())), DIM, content_std=0.02)
+    items = ItemTokens(
+        None, {}, LiveCodes(tables, torch.from_numpy(codes())), DIM, content_std=0.02, content_is_unit=True
+    )
     config = TigerConfig(encoder=STILL, decoder=STILL)
     return Tiger(items, config, LossConfig(item_weight=0.0, code_temperature=0.3), max_len=6).eval()
 
@@ -92,6 +94,13 @@ def test_a_wide_beam_returns_all_items_by_their_probability():
 
 def test_items_of_more_than_codes_are_refused():
     tables = CodeTables([CodeTable("t_code_0", 4)], DIM)
-    items = ItemTokens(None, {"text": 3}, LiveCodes(tables, torch.zeros(2, 1).short()), DIM, content_std=0.02)
+    items = ItemTokens(
+        None,
+        {"text": 3},
+        LiveCodes(tables, torch.zeros(2, 1).short()),
+        DIM,
+        content_std=0.02,
+        content_is_unit=True,
+    )
     with pytest.raises(ConfigError, match=r"codes alone"):
         Tiger(items, TigerConfig(), LossConfig(), max_len=3)

@@ -65,7 +65,7 @@ class ItemTokens(nn.Module):
         dim: int,
         *,
         content_std: float,
-        content_is_unit: bool = True,
+        content_is_unit: bool,
     ) -> None:
         """Put the parts together.
 
@@ -112,12 +112,15 @@ class ProjectedContent(nn.Module):
     def __init__(self, dims: Mapping[str, int], dim: int, std: float, *, is_unit: bool) -> None:
         super().__init__()
         self.widths = tuple(dims.values())
-        self.scales = [width**-0.5 if is_unit else 1.0 for width in self.widths]
+        scales = [width**-0.5 if is_unit else 1.0 for width in self.widths]
         maps = [nn.Linear(width, dim) for width in self.widths]
-        for one, scale in zip(maps, self.scales, strict=True):
+        for one, scale in zip(maps, scales, strict=True):
             nn.init.normal_(one.weight, std=std / (scale * math.sqrt(one.in_features)))
             nn.init.zeros_(one.bias)
         self.maps = nn.ModuleList(maps)
+        # Saved, because learnt maps fit no other scale than theirs.
+        self.register_buffer("scales", torch.tensor(scales))
+        self.scales: Tensor
         self.absent = nn.Parameter(torch.zeros(len(self.widths), dim))
 
     def forward(self, contents: Standardised) -> Tensor:

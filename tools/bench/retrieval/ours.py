@@ -38,22 +38,20 @@ RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
 
 def build(kind: str, drawn: Drawn, *, device: str = "cpu") -> RetrievalModel:
     """Return a model of as many blocks as asked; HeterRec and TIGER have half of them in either part."""
-    options = drawn.options
+    options, content = drawn.options, {"content_std": 0.02, "content_is_unit": True}
     torch.manual_seed(0)
     whole, half = blocks(options, options.blocks), blocks(options, options.blocks // 2)
     if kind == "sasrec":
         tables = TablesConfig(dim=options.dim, init_std=0.02)
         spec = TableSpec("t_item_id", options.items, ("item_id",))
         items = ItemTokens(
-            PooledTables([spec], tables, ["item_id"], device=device), {}, None, options.dim, content_std=0.02
+            PooledTables([spec], tables, ["item_id"], device=device), {}, None, options.dim, **content
         )
         config, loss = SasrecConfig(transformer=whole), LossConfig()
     else:
         sized = [CodeTable(f"t_code_{r}", options.codebook + 1) for r in range(options.positions)]
         tables = CodeTables(sized, options.dim, device=device)
-        items = ItemTokens(
-            None, {}, LiveCodes(tables, torch.from_numpy(drawn.codes)), options.dim, content_std=0.02
-        )
+        items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(drawn.codes)), options.dim, **content)
         config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0, code_weight=1.0)
     if kind == "tiger":
         return Tiger(items, TigerConfig(encoder=half, decoder=half), loss, max_len=options.history)
