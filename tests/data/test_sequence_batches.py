@@ -50,31 +50,39 @@ def predictions_by_hand(rows: list[list[int]], num_targets: int, *, last_only: b
     return found
 
 
+def all_items(rows: list[list[int]]) -> list[int]:
+    return list(range(NUM_ITEMS))
+
+
+def those_of(rows: list[list[int]]) -> list[int]:
+    return sorted({item for row in rows for item in row})
+
+
 ROWS = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), min_size=2, max_size=6), min_size=1, max_size=6)
 
 
 @settings(deadline=None)
-@given(ROWS, st.integers(1, 4), st.booleans(), st.booleans())
-def test_every_place_predicts_what_walking_the_rows_says(rows, num_targets, last_only, lists_all):
+@given(ROWS, st.integers(1, 4), st.booleans(), st.sampled_from([None, all_items, those_of]))
+def test_every_place_predicts_what_walking_the_rows_says(rows, num_targets, last_only, listed):
     maker = SequenceMaker(
         ragged(rows),
         ITEM_FEATURES,
         Window(num_targets, last_only),
-        num_items=NUM_ITEMS,
-        lists_all=lists_all,
+        listed=listed and np.array(listed(rows)),
     )
     chosen = np.arange(len(rows))[::-1].copy()
     batch = maker.make(chosen, 1, numpy_generator(0))
     expected = predictions_by_hand([rows[i] for i in chosen], num_targets, last_only=last_only)
     assert predictions_of(batch) == expected
     assert maker.num_places(chosen) == len(expected)
-    assert (batch.features is None) == lists_all
+    assert (batch.features is None) == (listed is not None)
+    assert listed is None or batch.items.tolist() == listed(rows)
 
 
 @settings(deadline=None)
 @given(ROWS)
 def test_listed_items_carry_their_own_features(rows):
-    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, False), num_items=NUM_ITEMS, lists_all=False)
+    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, False))
     batch = maker.make(np.arange(len(rows)), 1, numpy_generator(0))
     items = batch.items.tolist()
     assert items == sorted({item for row in rows for item in row})
@@ -100,13 +108,19 @@ def test_sampled_items_come_as_often_as_log_q_says():
     assert np.exp(sampled.log_q(np.arange(5))) == pytest.approx(expected, rel=1e-5)
 
 
+def test_items_never_seen_are_not_drawn_where_they_are_not_to_be():
+    counts = np.array([0, 2, 0, 5, 0])
+    sampled = sampled_by_popularity(counts, 5_000, 0.75, draws_unseen=False)
+    drawn = np.bincount(sampled.draw(numpy_generator(3)), minlength=5)
+    shares = np.array([0, 3**0.75, 0, 6**0.75, 0])
+    assert drawn == pytest.approx(shares / shares.sum() * 5_000, rel=0.1)
+
+
 def test_sampled_items_are_listed_beside_those_named():
     maker = SequenceMaker(
         ragged([[1, 2, 3], [4, 5]]),
         ITEM_FEATURES,
         Window(1, False),
-        num_items=NUM_ITEMS,
-        lists_all=False,
         sampled=sampled_by_popularity(np.ones(NUM_ITEMS), 8, 1.0),
     )
     batch = maker.make(np.arange(2), 3, numpy_generator(1))
@@ -117,7 +131,7 @@ def test_sampled_items_are_listed_beside_those_named():
 
 
 def loader_of(rows: list[list[int]], rank: int = 0, world_size: int = 1) -> SequenceLoader:
-    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, False), num_items=NUM_ITEMS, lists_all=False)
+    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, False))
     return SequenceLoader(maker, batch_size=4, seed=5, rank=rank, world_size=world_size)
 
 

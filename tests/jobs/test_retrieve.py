@@ -281,6 +281,7 @@ WIDE = {"beam_width": 40}
         ({"evaluation": {"cutoffs": [20]}}, "'ndcg@10' needs 10"),
         ({"loss": {"item_weight": 0.0, "code_weight": 0.0}}, "leaves no loss"),
         ({"loss": {"item_weight": 0.0}, "sampled": {}}, "has no weight"),
+        ({"loss": {"item_weight": 0.0, "negatives": "seen"}}, "has no weight"),
         ({"window": 2, "sequences": {"rows": "sliding"}}, "a sliding row has one target"),
         ({"tuning": {"recent_items": 3}}, "tuning.recent_items"),
         (

@@ -82,8 +82,7 @@ def batch_of(*, lists_all: bool, num_targets: int = 1, sampled=None):
         windows,
         FEATURES,
         Window(num_targets, False),
-        num_items=NUM_ITEMS,
-        lists_all=lists_all,
+        listed=np.arange(NUM_ITEMS) if lists_all else None,
         sampled=sampled,
     )
     rows = np.arange(len(ROWS))

@@ -56,7 +56,7 @@ def test_an_empty_history_is_read_alike_whatever_else_the_batch_names():
 def test_the_loss_is_that_of_the_codes_the_beam_would_be_asked_for():
     model = made()
     windows = ragged(ROWS)
-    maker = SequenceMaker(windows, NO_FEATURES, Window(1, True), num_items=NUM_ITEMS, lists_all=False)
+    maker = SequenceMaker(windows, NO_FEATURES, Window(1, True))
     batch = maker.make(np.arange(4), 4, np.random.default_rng(0))
     with torch.no_grad():
         losses, _ = model(Listed(batch.items, None, None), batch.places)
@@ -83,7 +83,7 @@ def test_a_wide_beam_returns_all_items_by_their_probability():
         for user in range(3):
             alone = history_batch(histories, np.array([user]), NO_FEATURES, 1)
             windows = ragged([[*histories.take(np.array([user]))[0].tolist(), item] for item in range(9)])
-            maker = SequenceMaker(windows, NO_FEATURES, Window(1, True), num_items=9, lists_all=True)
+            maker = SequenceMaker(windows, NO_FEATURES, Window(1, True), listed=np.arange(9))
             whole = maker.make(np.arange(9), 9, np.random.default_rng(0))
             scores = -3 * model(Listed(whole.items, None, None), whole.places)[0]["codes"]
             assert len(alone.rows) == 1

@@ -1,6 +1,6 @@
 """A dataset as sequences and items for retrieval."""
 
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from pydantic import PositiveInt
@@ -20,6 +20,8 @@ from trec_semid.data.sequence_batches import (
 from trec_semid.data.sequences import SequencesConfig, build_sequences
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Negatives = Literal["all", "seen"]
+"""Which items a loss over items takes for wrong answers: all, or those with a training event."""
 
 
 class ItemConfig(Config):
@@ -61,8 +63,20 @@ class RetrievalData:
         self.item_counts = np.bincount(events.items[trains & ~events.is_negative], minlength=self.num_items)
         self.user_counts = np.bincount(events.users[trains & ~events.is_negative], minlength=self.num_users)
 
-    def maker(self, *, num_targets: int, lists_all: bool, sampled: SampledConfig | None) -> SequenceMaker:
+    def negatives(self, which: Negatives) -> Array:
+        """Return the item rows that a loss takes for wrong answers, ascending."""
+        return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
+
+    def maker(
+        self, *, num_targets: int, listed: Array | None, sampled: SampledConfig | None, negatives: Negatives
+    ) -> SequenceMaker:
         """Return what makes training batches.
+
+        Args:
+            num_targets: the next so many items are targets of a position.
+            listed: item rows that every batch lists; those it names where not given.
+            sampled: how items are drawn to stand for all others; none where not given.
+            negatives: of which items these are drawn.
 
         Raises:
             DataError: no user has two training events.
@@ -73,12 +87,13 @@ class RetrievalData:
             raise DataError("no sequence to learn from", file=self._uri, field="split", remedy=remedy)
         drawn: SampledItems | None = None
         if sampled:
-            drawn = sampled_by_popularity(self.item_counts, sampled.num_sampled, sampled.power)
+            drawn = sampled_by_popularity(
+                self.item_counts, sampled.num_sampled, sampled.power, draws_unseen=negatives == "all"
+            )
         return SequenceMaker(
             windows,
             self.item_features,
             Window(num_targets, self._config.rows == "sliding"),
-            num_items=self.num_items,
-            lists_all=lists_all,
+            listed=listed,
             sampled=drawn,
         )

@@ -58,7 +58,7 @@ class SequenceBatch(NamedTuple):
     items: Tensor
     """(U,) int64: the listed item rows."""
     features: Jagged | None
-    """Of the listed items; None where all items are listed, whose features never change."""
+    """Of the listed items; None where every batch lists the same ones, whose features never change."""
     places: Places
     rows: Tensor
     """(B,) int64: positions among the rows of the split."""
@@ -123,15 +123,19 @@ class SampledItems(NamedTuple):
         return np.log(np.maximum(share, 1e-30) * self.num_sampled).astype(np.float32)
 
 
-def sampled_by_popularity(counts: Array, num_sampled: int, power: float) -> SampledItems:
+def sampled_by_popularity(
+    counts: Array, num_sampled: int, power: float, *, draws_unseen: bool = True
+) -> SampledItems:
     """Return draws by (training events + 1) to the power: 1 is by popularity, 0 uniform.
 
     Args:
         counts: (N,) training events of each item.
         num_sampled: items of a rank's batch.
         power: how much popular items are preferred.
+        draws_unseen: whether items without training events are drawn.
     """
-    weights = np.cumsum((counts + 1.0) ** power)
+    is_drawn = (counts > 0) | draws_unseen
+    weights = np.cumsum(is_drawn * (counts + 1.0) ** power)
     return SampledItems(num_sampled, weights / weights[-1])
 
 
@@ -154,8 +158,7 @@ class SequenceMaker:
         item_features: ItemFeatures,
         config: Window,
         *,
-        num_items: int,
-        lists_all: bool,
+        listed: Array | None = None,
         sampled: SampledItems | None = None,
     ) -> None:
         """Describe the batches.
@@ -164,13 +167,13 @@ class SequenceMaker:
             windows: items of each row, oldest first, at least two.
             item_features: makes ids of the listed items.
             config: which positions predict what.
-            num_items: N.
-            lists_all: whether every batch lists all N items, so that a position among the listed items
-                is an item row; otherwise it lists those it names.
+            listed: item rows that every batch lists, ascending, those of `windows` among them; a batch lists
+                those it names where not given.
             sampled: drawn items to list besides; none where not given.
         """
         self.windows, self._features, self._config = windows, item_features, config
-        self._num_items, self._lists_all, self._sampled = num_items, lists_all, sampled
+        self._listed, self._sampled = listed, sampled
+        self._place = None if listed is None else _places_of(listed)
 
     def num_places(self, rows: Array) -> int:
         """Return how many positions of the given rows predict."""
@@ -204,14 +207,14 @@ class SequenceMaker:
             torch.from_numpy(self._sampled.log_q(items) if self._sampled else np.zeros(0, np.float32)),
             *_stretches(read),
         )
-        features = None if self._lists_all else self._features.of(items)
+        features = self._features.of(items) if self._listed is None else None
         numbers = torch.from_numpy(rows.copy())
         return SequenceBatch(torch.from_numpy(items), features, places, numbers, global_size)
 
     def _list(self, named: Array) -> tuple[Array, Array]:
         """Return the listed item rows and where each named one stands among them."""
-        if self._lists_all:
-            return np.arange(self._num_items), named.astype(np.int64)
+        if self._listed is not None and self._place is not None:
+            return self._listed, self._place[named]
         items, found = np.unique(named, return_inverse=True)
         return (items if len(items) else np.zeros(1, np.int64)), found.astype(np.int64)
 
@@ -224,6 +227,13 @@ class SequenceMaker:
         exists = ahead < lengths[row][:, None]
         at = np.where(exists, starts[row][:, None] + ahead, 0)
         return np.flatnonzero(is_read), np.where(exists, named[at] if len(named) else 0, -1)
+
+
+def _places_of(listed: Array) -> Array:
+    """Return (last listed row + 1,): where each listed item stands; a meaningless number for others."""
+    places = np.zeros(int(listed[-1]) + 1, np.int64)
+    places[listed] = np.arange(len(listed))
+    return places
 
 
 def history_batch(

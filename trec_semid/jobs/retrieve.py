@@ -119,7 +119,13 @@ def _set_up(
 
 
 def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> SequenceLoader:
-    maker = data.maker(num_targets=config.window, lists_all=config.lists_all, sampled=config.sampled)
+    negatives = config.loss.negatives
+    maker = data.maker(
+        num_targets=config.window,
+        listed=data.negatives(negatives) if config.lists_all else None,
+        sampled=config.sampled,
+        negatives=negatives,
+    )
     return SequenceLoader(
         maker,
         batch_size=config.train.batch_size,

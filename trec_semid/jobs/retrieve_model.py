@@ -55,7 +55,7 @@ def place_retriever(
     rows_of_rank = -(-config.train.batch_size // ranks.world_size)
     drawn = config.sampled.num_sampled if config.sampled else 0
     named = min(data.num_items, rows_of_rank * (config.sequences.max_len + 1) + drawn)
-    items_at_once = data.num_items if config.lists_all else named
+    items_at_once = len(data.negatives(config.loss.negatives)) if config.lists_all else named
     model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
     plan = plan_on_ranks(
         model,
@@ -69,7 +69,7 @@ def place_retriever(
     tables, std = config.optimizers.tables, config.tables.init_std
     sharded = place_model(model, plan, ranks, tables, std=std, seed=config.seed)
     contents = _content_lookup(config, folder, inputs, plan, ranks, batch_size=items_at_once)
-    feed = ItemFeed(data.item_features, data.num_items, contents, ranks)
+    feed = ItemFeed(data.item_features, contents, ranks)
     return PlacedRetriever(sharded, feed, plan, items_at_once)
 
 

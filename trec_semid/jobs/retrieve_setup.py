@@ -118,8 +118,8 @@ class RetrieveConfig(TrainingRunConfig):
             )
         if isinstance(self.model, RpgConfig) and not self.predicts_codes:
             raise ValueError("model.kind = 'rpg' predicts codes: give semantic_ids, set loss.code_weight = 1")
-        if self.loss.item_weight == 0 and self.sampled:
-            raise ValueError("sampled: items are drawn for the loss over items, which has no weight")
+        if self.loss.item_weight == 0 and (self.sampled or self.loss.negatives != "all"):
+            raise ValueError("sampled, loss.negatives: of the loss over items, which has no weight")
         if self.window > 1 and self.sequences.rows == "sliding":
             raise ValueError("window: a sliding row has one target; set sequences.rows = 'dense' or 'last'")
 
@@ -155,7 +155,7 @@ class RetrieveConfig(TrainingRunConfig):
 
     @property
     def lists_all(self) -> bool:
-        """Whether every batch lists the whole catalogue."""
+        """Whether every batch lists all items that are wrong answers, its own among them."""
         return self.scores_items and not self.sampled
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from trec_semid.core.config import Config
+from trec_semid.data.retrieval import Negatives
 from trec_semid.data.sequence_batches import Places
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.models.heads import CodeHeads, sampled_softmax_loss
@@ -37,6 +38,9 @@ class LossConfig(Config):
 
     item_weight: NonNegativeFloat = 1.0
     """Of the cross-entropy over items."""
+    negatives: Negatives = "all"
+    """Items that it takes for wrong answers: all, or those `seen` in training. One never seen is then not
+    learnt to be wrong, and is found by its content and codes."""
     code_weight: NonNegativeFloat = 0.0
     """Of the cross-entropy over codes, a mean over positions; without it codes are read, not predicted."""
     item_temperature: PositiveFloat = 1.0

@@ -1,12 +1,11 @@
 """What a retriever is called with: a batch's listed items with features and content, on the device.
 
-Legend: U listed items, N items.
+Legend: U listed items.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -35,29 +34,26 @@ class LiveItems(NamedTuple):
 
 @final
 class ItemFeed:
-    """Makes `Listed` of batches; what all items have is made once and kept."""
+    """Makes `Listed` of batches; where every batch lists the same items, they are made once and kept."""
 
-    def __init__(
-        self, item_features: ItemFeatures, num_items: int, contents: Lookup | None, ranks: Ranks
-    ) -> None:
-        self._features, self._num_items, self._ranks = item_features, num_items, ranks
-        self._contents = contents
-        self._of_all: Listed | None = None
+    def __init__(self, item_features: ItemFeatures, contents: Lookup | None, ranks: Ranks) -> None:
+        self._features, self._contents, self._ranks = item_features, contents, ranks
+        self._kept: Listed | None = None
 
     def listed(self, batch: SequenceBatch, live: LiveItems | None = None) -> Listed:
         """Return the items of a batch that lies on this rank's device."""
-        listed = self._all() if batch.features is None else self._some(batch.items, batch.features)
+        listed = self._same(batch) if batch.features is None else self._some(batch.items, batch.features)
         return listed if live is None else listed._replace(live=self._live(batch, listed.rows, live))
 
     def chunk(self, first: int, last: int) -> Listed:
         """Return the items `first` to `last - 1`."""
-        rows = np.arange(first, last)
-        return self._make(torch.from_numpy(rows).to(self._ranks.device), self._features.of(rows))
+        rows = torch.arange(first, last)
+        return self._make(rows.to(self._ranks.device), self._features.of(rows.numpy()))
 
-    def _all(self) -> Listed:
-        if self._of_all is None:
-            self._of_all = self.chunk(0, self._num_items)
-        return self._of_all
+    def _same(self, batch: SequenceBatch) -> Listed:
+        if self._kept is None:
+            self._kept = self._make(batch.items, self._features.of(batch.items.numpy(force=True)))
+        return self._kept
 
     def _some(self, items: Tensor, features: Jagged) -> Listed:
         """Fill up to the longest list of any rank: tables placed by rows want equally many bags on each."""

@@ -39,7 +39,7 @@ class Searches:
     """The contestants, and how many of the tuples that they returned there are."""
 
     def __init__(self, drawn: Drawn, ranks: Ranks) -> None:
-        feed = ItemFeed(NO_FEATURES, OPTIONS.items, None, ranks)
+        feed = ItemFeed(NO_FEATURES, None, ranks)
         self.drawn, self.feed = drawn, feed
         self.tiger, self.heterrec = (
             Lists(build(kind, drawn), feed, OPTIONS.items, OPTIONS.beams) for kind in ("tiger", "heterrec")
@@ -103,7 +103,7 @@ def check_tiger(searches: Searches, batch: SequenceBatch) -> str:
         )
         for codes in beams
     ]
-    ends = ended_batch(rows, OPTIONS.items)
+    ends = ended_batch(rows)
     losses = searches.tiger.model(searches.feed.listed(ends), ends.places)[0]["codes"]
     apart = (found.scores.flatten() + OPTIONS.positions * losses).abs().max()
     return f"TIGER's scores differ from those with teacher forcing by {apart:.1e} at most"

@@ -63,8 +63,7 @@ class Drawn(NamedTuple):
             self.sequences.training_rows(config),
             features,
             LAST_ONLY if slides else ALL,
-            num_items=self.options.items,
-            lists_all=lists_all,
+            listed=np.arange(self.options.items) if lists_all else None,
         )
         loader = SequenceLoader(maker, batch_size=batch_size, seed=0, rank=0, world_size=1)
         generator = np.random.default_rng(0)
@@ -94,9 +93,9 @@ def draw(options: argparse.Namespace) -> Drawn:
     return Drawn(sequences, before, codes, options)
 
 
-def ended_batch(rows: list[list[int]], num_items: int) -> SequenceBatch:
+def ended_batch(rows: list[list[int]]) -> SequenceBatch:
     """Return rows of items whose last one is to be predicted by those before."""
     lengths = np.array([len(row) for row in rows])
     windows = Ragged(np.cumsum(lengths) - lengths, lengths, np.concatenate(rows))
-    maker = SequenceMaker(windows, NO_FEATURES, LAST_ONLY, num_items=num_items, lists_all=False)
+    maker = SequenceMaker(windows, NO_FEATURES, LAST_ONLY)
     return maker.make(np.arange(len(rows)), len(rows), np.random.default_rng(0))

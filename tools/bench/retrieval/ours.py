@@ -77,7 +77,7 @@ class Contestant:
         self.sharded = shard_model(model, plan, ranks, optimizers.tables)
         initialise_tables(self.sharded, std=0.02, seed=0)
         self.updates = build_updates(self.sharded, optimizers, total_steps=10**6)
-        self.feed = ItemFeed(features, num_items, None, ranks)
+        self.feed = ItemFeed(features, None, ranks)
         self.lists = Lists(retrieval, self.feed, num_items, drawn.options.beams)
         self._ranks = ranks
 
