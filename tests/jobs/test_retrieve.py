@@ -18,7 +18,8 @@ from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import read_target_ranks
 from trec_semid.jobs import tokenize, training_loop
 from trec_semid.jobs.retrieve import run
-from trec_semid.jobs.retrieve_setup import build_model, read_inputs
+from trec_semid.jobs.retrieve_build import build_model, parts_of
+from trec_semid.jobs.retrieve_setup import read_inputs
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 NO_ITEM = {"id": False, "fields": [], "content": []}
@@ -179,7 +180,7 @@ def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
 
 def test_maps_of_content_start_as_wide_as_rows_of_tables(problem, tmp_path):
     config = retrieve_config(problem, str(tmp_path / "run"), tables={"init_std": 0.3})
-    model = build_model(config, read_inputs(config), None, world_size=1)
+    model = build_model(config, parts_of(config, read_inputs(config)), None, world_size=1)
     maps = {name: weight for name, weight in model.named_parameters() if ".content.maps." in name}
     weights = [weight for name, weight in maps.items() if name.endswith("weight")]
     assert len(weights) == 2

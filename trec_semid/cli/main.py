@@ -205,18 +205,16 @@ def plan(
         list[str],
         typer.Option("--cluster", metavar="FILE...", help="TOML files of clusters: a pattern, or repeated."),
     ],
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="PLACE", help="JSON file; a folder for several clusters.")
-    ] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="PLACE", help="JSON file, or folder/.")] = None,
     sets: Sets = None,
 ) -> None:
-    """Place a ranker's tables on any cluster, offline.
+    """Place a model's tables on any cluster, offline.
 
     Needs no GPU and no memory for the tables.
 
     \b
-    Reads:    a rank config, which may have [sizes] beside it, and the dataset where sizes are not given;
-              devices, memory and bandwidths of each cluster.
+    Reads:    a rank or retrieve config, which may have [sizes] beside it, and the dataset where sizes are
+              not given; devices, memory and bandwidths of each cluster.
     Writes:   each plan as JSON, plans/<config>-<cluster>.json unless --out says where; prints
               placement and memory of every rank.
     Example:  trec-semid plan configs/quickstart/rank.toml --cluster configs/cluster/h100_8x8.toml

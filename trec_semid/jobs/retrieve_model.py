@@ -9,7 +9,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
-from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, build_model
+from trec_semid.jobs.retrieve_build import build_model, items_at_once, parts_of
+from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs
 from trec_semid.jobs.training_run import place_model, tell_plan
 from trec_semid.jobs.tuning import NOTHING_KEPT
 from trec_semid.models.retriever import Retriever
@@ -30,7 +31,7 @@ class PlacedRetriever(NamedTuple):
     feed: ItemFeed
     """Brings items to it."""
     plan: TablePlan
-    """Of its tables."""
+    """What other tables are placed beside: of its content where it projects any, of its tables otherwise."""
     items_at_once: int
     """Items that a step lists, at most."""
 
@@ -52,25 +53,22 @@ def place_retriever(
         ranks: this process among its peers.
     """
     data = inputs.data
-    rows_of_rank = -(-config.train.batch_size // ranks.world_size)
-    drawn = config.sampled.num_sampled if config.sampled else 0
-    named = min(data.num_items, rows_of_rank * (config.sequences.max_len + 1) + drawn)
-    items_at_once = len(data.negatives(config.loss.negatives)) if config.lists_all else named
-    model = build_model(config, inputs, tokenizer, world_size=ranks.world_size)
+    listed = items_at_once(config, len(data.negatives(config.loss.negatives)), ranks.world_size)
+    model = build_model(config, parts_of(config, inputs), tokenizer, world_size=ranks.world_size)
     plan = plan_on_ranks(
         model,
         ranks,
         config.sharding.part(PREFIX, is_inside=False),
-        batch_size=items_at_once,
+        batch_size=listed,
         optimizer=config.optimizers.tables,
         mean_lengths=data.item_features.mean_lengths(),
     )
     tell_plan(folder, plan, ranks)
     tables, std = config.optimizers.tables, config.tables.init_std
     sharded = place_model(model, plan, ranks, tables, std=std, seed=config.seed)
-    contents = _content_lookup(config, folder, inputs, plan, ranks, batch_size=items_at_once)
+    contents, plan = _content_lookup(config, folder, inputs, plan, ranks, batch_size=listed)
     feed = ItemFeed(data.item_features, contents, ranks)
-    return PlacedRetriever(sharded, feed, plan, items_at_once)
+    return PlacedRetriever(sharded, feed, plan, listed)
 
 
 def retriever_of(model: nn.Module) -> Retriever | Tiger:
@@ -86,10 +84,10 @@ def _content_lookup(
     ranks: Ranks,
     *,
     batch_size: int,
-) -> Lookup | None:
+) -> tuple[Lookup | None, TablePlan]:
     """Place the content that is projected beside the tables, standardised over items seen in training."""
     if not config.item.content:
-        return None
+        return None, plan
     dataset = inputs.dataset
     catalogue = Catalogue(
         {name: dataset.content(name) for name in config.item.content},
@@ -110,4 +108,4 @@ def _content_lookup(
     tell_plan(folder, placed, ranks, "content_plan")
     sharded: DistributedModelParallel = shard_frozen(tables, placed, ranks)
     fill_content(sharded, catalogue, standardiser)
-    return look_up(sharded)
+    return look_up(sharded), placed

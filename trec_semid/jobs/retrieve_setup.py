@@ -1,35 +1,26 @@
-"""Config of `trec-semid retrieve`, the data it reads and the model it trains, before any sharding."""
+"""Config of `trec-semid retrieve`, and the data it reads."""
 
 import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
-import numpy as np
-import torch
 from pydantic import PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import exists, join, read_bytes
-from trec_semid.core.seeds import seed_everything
 from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
 from trec_semid.data.schema import Dataset
 from trec_semid.data.sequences import SequencesConfig
-from trec_semid.embeddings.code_tables import CodeTable, CodeTables
-from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig
-from trec_semid.jobs.rank_setup import table_specs
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.ensemble import EnsembleConfig
-from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
-from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.popularity import PopularityConfig
-from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
-from trec_semid.models.table import RetrieverConfig, build_sequence_model
-from trec_semid.models.tiger import Tiger, TigerConfig
-from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.models.retriever import LossConfig
+from trec_semid.models.table import RetrieverConfig
+from trec_semid.models.tiger import TigerConfig
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 MAX_SCORED_ITEMS = 1_000_000
@@ -198,18 +189,26 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
         if name not in dataset.facts.modalities:
             have = ", ".join(dataset.facts.modalities) or "none"
             raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
-    num_items = dataset.facts.num_items
+    expect_scorable(config, dataset.facts.num_items)
+    ids = None
+    if config.semantic_ids:
+        ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
+    members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
+    return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids, members)
+
+
+def expect_scorable(config: RetrieveConfig, num_items: int) -> None:
+    """Refuse a catalogue that is too large for a loss over all items.
+
+    Raises:
+        ConfigError: says what to do instead.
+    """
     has_loss = not isinstance(config.model, PopularityConfig | EnsembleConfig)
     if has_loss and config.lists_all and num_items > MAX_SCORED_ITEMS:
         raise ConfigError(
             f"{num_items:,} items are too many for a loss over all of them (at most {MAX_SCORED_ITEMS:,}). "
             f"Add [sampled], or predict codes: set {CODES_ALONE}."
         )
-    ids = None
-    if config.semantic_ids:
-        ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
-    members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
-    return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids, members)
 
 
 def _checksum_of_runs(runs: Sequence[str]) -> str:
@@ -225,53 +224,3 @@ def _checksum_of_runs(runs: Sequence[str]) -> str:
             raise ConfigError(f"model.runs: {run} is not a finished run. Run it to its end.")
         digest.update(read_bytes(place))
     return digest.hexdigest()
-
-
-def build_model(
-    config: RetrieveConfig, inputs: RetrieveInputs, tokenizer: LearnedTokenizer | None, *, world_size: int
-) -> RetrieverWithLoss:
-    """Return the unsharded model: dense weights drawn from the seed, tables without memory (on `meta`)."""
-    seed_everything(config.seed, "dense weights")
-    features, dim = inputs.data.features, config.tables.dim
-    sparse = None
-    if features:
-        sparse = PooledTables(
-            table_specs(features), config.tables, [one.name for one in features], device="meta"
-        )
-    modalities = inputs.dataset.facts.modalities
-    content = {name: modalities[name].dim for name in config.item.content}
-    live = None
-    if inputs.semantic_ids:
-        ids = inputs.semantic_ids
-        # As long as the longest codebook: extra codes and codes from elsewhere have sizes of their own.
-        rows = max(ids.sizes) + 1
-        tables = CodeTables(
-            [CodeTable(f"t_code_{r}", rows) for r in range(ids.num_positions)], dim, device="meta"
-        )
-        temperature = config.tuning.temperature if config.tuning else None
-        live = LiveCodes(tables, torch.from_numpy(_small(ids.codes)), tokenizer, temperature)
-    std, is_unit = config.tables.init_std, config.item.content_is_unit
-    items = ItemTokens(sparse, content, live, dim, content_std=std, content_is_unit=is_unit)
-    retriever = _build_retriever(config, items)
-    anchors = None
-    if config.tuning:
-        anchors = {
-            "reconstruction": config.tuning.reconstruction_weight,
-            "auxiliary": config.tuning.auxiliary_weight,
-        }
-    return RetrieverWithLoss(retriever, world_size=world_size, anchor_weights=anchors)
-
-
-def _build_retriever(config: RetrieveConfig, items: ItemTokens) -> Retriever | Tiger:
-    max_len = config.sequences.max_len
-    if isinstance(config.model, TigerConfig):
-        return Tiger(items, config.model, config.loss, max_len=max_len)
-    assert not isinstance(config.model, PopularityConfig | EnsembleConfig), "has no model"
-    sequences = build_sequence_model(
-        config.model, num_tokens=items.num_tokens, max_len=max_len, dim=items.dim
-    )
-    return Retriever(items, sequences, config.loss, has_codes=config.predicts_codes)
-
-
-def _small(codes: np.ndarray) -> np.ndarray:
-    return codes.astype(np.int16 if codes.max(initial=0) < np.iinfo(np.int16).max else np.int32)

@@ -16,7 +16,7 @@ JOBS = {
     "retrieve": "RetrieveConfig",  # dataset, semantic IDs -> retriever and where it ranks what came next
     "export": "ExportConfig",  # finished rank run -> checked bundle for serving
     "report": "ReportConfig",  # finished runs -> one page
-    "plan": "PlanConfig",  # ranker config -> where its tables go on a cluster
+    "plan": "PlanConfig",  # model config -> where its tables go on a cluster
     "study": "StudyConfig",  # a grid of the others
 }
 """Verb -> name of its config class; both it and `run` live in `trec_semid/jobs/<verb>.py`."""

@@ -1,7 +1,7 @@
 """Which models there are: unions of their configs, and the class of each."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -24,6 +24,10 @@ RetrieverConfig = Annotated[
     Field(discriminator="kind"),
 ]
 """Any retriever's config."""
+RETRIEVER_KINDS = frozenset(
+    config.model_fields["kind"].default for config in get_args(get_args(RetrieverConfig)[0])
+)
+"""What `model.kind` calls them."""
 
 
 def build_dense_ranker(config: RankerConfig, features: Sequence[Feature], table_dim: int) -> DenseRanker:

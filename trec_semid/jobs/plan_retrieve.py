@@ -1,0 +1,72 @@
+"""Where a retriever's tables, and the content that it projects or tunes with, would lie on a cluster."""
+
+from collections.abc import Mapping
+
+import torch
+
+from trec_semid.core.errors import ConfigError
+from trec_semid.data.features import describe_item
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.jobs.plan_sizes import SizesConfig
+from trec_semid.jobs.retrieve_build import RetrieverParts, build_model, items_at_once
+from trec_semid.jobs.retrieve_setup import RetrieveConfig, expect_scorable
+from trec_semid.jobs.tuning import NOTHING_KEPT
+from trec_semid.models.ensemble import EnsembleConfig
+from trec_semid.models.popularity import PopularityConfig
+from trec_semid.sharding.plan import TablePlan, plan_tables
+from trec_semid.sharding.topology import ClusterConfig
+
+
+def plan_retriever(
+    config: RetrieveConfig, sizes: SizesConfig, cluster: ClusterConfig
+) -> dict[str, TablePlan]:
+    """Plan the tables under '', content that is projected and content of a tuned tokenizer by their names.
+
+    Raises:
+        ConfigError: the model has no tables, the catalogue is too large for its loss, a size is not
+            known, or a rule or a length names nothing.
+        DataError: the dataset or the semantic IDs are needed and not there.
+        PlanError: the tables do not fit the cluster.
+    """
+    if isinstance(config.model, PopularityConfig | EnsembleConfig):
+        raise ConfigError(f"model.kind: '{config.model.kind}' has no tables to plan for.")
+    dataset = sizes.dataset(config.dataset)
+    num_items = dataset.facts.num_items
+    expect_scorable(config, num_items)
+    parts = _parts(config, sizes)
+    sizes.expect_lengths_of(parts.features)
+    listed = items_at_once(config, num_items, cluster.world_size)
+    tables = plan_tables(
+        build_model(config, parts, None, world_size=cluster.world_size),
+        cluster,
+        config.sharding.part(PREFIX, is_inside=False),
+        batch_size=listed,
+        optimizer=config.optimizers.tables,
+        mean_lengths=sizes.mean_lengths,
+    )
+    wanted: dict[str, Mapping[str, int]] = {"content": parts.content} if parts.content else {}
+    if config.tuning:
+        wanted["tokenizer-content"] = sizes.widths(dataset, "tuning")
+    plans = {"": tables}
+    for name, widths in wanted.items():
+        plans[name] = plan_tables(
+            ContentTables(widths, num_items, device="meta"),
+            cluster,
+            config.sharding.part(PREFIX, is_inside=True),
+            batch_size=listed,
+            optimizer=NOTHING_KEPT,
+            mean_lengths=dict.fromkeys(widths, 1.0),
+            beside=list(plans.values())[-1],
+        )
+    return plans
+
+
+def _parts(config: RetrieveConfig, sizes: SizesConfig) -> RetrieverParts:
+    dataset = sizes.dataset(config.dataset)
+    features = (*describe_item(dataset, config.item.fields, has_id=config.item.id), *sizes.extra_features())
+    content = sizes.widths(dataset, "item.content", config.item.content) if config.item.content else {}
+    if config.semantic_ids is None:
+        return RetrieverParts(features, content, None, ())
+    codebooks = sizes.codebooks(config.semantic_ids)
+    codes = torch.empty(dataset.facts.num_items, len(codebooks), dtype=torch.int32, device="meta")
+    return RetrieverParts(features, content, codes, codebooks)

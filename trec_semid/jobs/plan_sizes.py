@@ -1,0 +1,115 @@
+"""Sizes that tables are planned for: a dataset's, or those that a plan config gives instead."""
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow.parquet as pq
+from pydantic import NonNegativeFloat, PositiveInt
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.paths import arrow_filesystem
+from trec_semid.data.features import Feature
+from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+
+
+class SizesConfig(Config):
+    """Sizes that replace those of the dataset; with both counts given, no dataset is read at all."""
+
+    num_users: PositiveInt | None = None
+    num_items: PositiveInt | None = None
+    codebook_sizes: tuple[PositiveInt, ...] | None = None
+    """Codes per position of the semantic ID; read from `semantic_ids` where not given."""
+    more_tables: dict[str, PositiveInt] = {}
+    """Rows of further tables, read by one feature each, e.g. hashed prefixes of semantic IDs."""
+    content: dict[str, PositiveInt] = {}
+    """Width of each modality that is projected or tuned with; the dataset's where not given."""
+    mean_lengths: dict[str, NonNegativeFloat] = {}
+    """Average ids per row of a feature. Otherwise a history counts as full and all else as 1."""
+
+    def dataset(self, uri: str) -> Dataset:
+        """Return the dataset with these counts instead of its own; imagined where both are given."""
+        if self.num_users is None or self.num_items is None:
+            dataset = Dataset(uri)
+            counts = {"num_users": self.num_users, "num_items": self.num_items}
+            given = {name: count for name, count in counts.items() if count is not None}
+            return Dataset(dataset.uri, dataset.facts.model_copy(update=given))
+        return Dataset(uri, _imagined_facts(self.num_users, self.num_items))
+
+    def codebooks(self, semantic_ids: str | None) -> tuple[int, ...]:
+        """Return the codes per position.
+
+        Raises:
+            ConfigError: neither sizes nor semantic IDs are given.
+            DataError: there are no semantic IDs in that place.
+        """
+        if self.codebook_sizes:
+            return self.codebook_sizes
+        if semantic_ids is None:
+            raise ConfigError(
+                "semantic_ids: not given, and neither is sizes.codebook_sizes. Give one of them."
+            )
+        file = semantic_ids_file(semantic_ids)
+        return _stated_sizes(file) or SemanticIds.load(file).sizes
+
+    def widths(self, dataset: Dataset, key: str, names: Sequence[str] | None = None) -> dict[str, int]:
+        """Return the width of each modality.
+
+        Args:
+            dataset: whose widths count where none are given.
+            key: of the config, which asks for content.
+            names: of the modalities; all that are known where not given.
+
+        Raises:
+            ConfigError: a width is not known.
+        """
+        known = self.content or {name: facts.dim for name, facts in dataset.facts.modalities.items()}
+        unknown = [name for name in names or () if name not in known]
+        if unknown or not known:
+            what = f"the width of '{unknown[0]}' is not known" if unknown else "no content is known"
+            raise ConfigError(f"{key}: {what} to plan for. Give its widths as sizes.content.")
+        return {name: known[name] for name in names or known}
+
+    def extra_features(self) -> Iterable[Feature]:
+        """Yield what reads the further tables."""
+        for name, rows in self.more_tables.items():
+            yield Feature(name.removeprefix("t_"), "item_field", name, rows)
+
+    def expect_lengths_of(self, features: Sequence[Feature]) -> None:
+        """Refuse a mean length of a feature that there is not.
+
+        Raises:
+            ConfigError: names it.
+        """
+        unknown = set(self.mean_lengths) - {feature.name for feature in features}
+        if unknown:
+            names = ", ".join(feature.name for feature in features)
+            raise ConfigError(
+                f"sizes.mean_lengths: no feature '{sorted(unknown)[0]}'. The features are: {names}."
+            )
+
+
+def _imagined_facts(num_users: int, num_items: int) -> DatasetFacts:
+    nothing = SplitFacts(events=0, users=0, items=0, unseen_users=0, unseen_items=0, unseen_item_events=0)
+    return DatasetFacts(
+        name="imagined",
+        num_users=num_users,
+        num_items=num_items,
+        num_events=0,
+        split_rule="none",
+        splits=dict.fromkeys(SPLITS, nothing),
+        tie_rule="none",
+        label_rule="none",
+        has_timestamps=False,
+        checksum="",
+    )
+
+
+def _stated_sizes(file: str) -> tuple[int, ...]:
+    """Read sizes from the file's header alone; nothing where it is not there or does not state them."""
+    fs, inner = arrow_filesystem(file)
+    try:
+        stated = (pq.read_schema(inner, filesystem=fs).metadata or {}).get(b"codebook_sizes", b"")
+    except (OSError, ValueError):
+        return ()
+    return tuple(int(size) for size in stated.decode().split(",") if size)
