@@ -46,6 +46,12 @@ def test_a_finished_run_stands_while_what_it_read_does(planned: PlannedRun):
     assert look_at(planned, find).state == "begun"
 
 
+def test_a_run_that_tuned_its_codes_stands_on_those_it_began_with(planned: PlannedRun, tmp_path: Path):
+    ids = SemanticIds.load(f"{tmp_path}/codes/semantic_ids.parquet")
+    SemanticIds(ids.item_ids, ids.codes + 2, ids.sizes).save(f"{planned.folder}/semantic_ids.parquet")
+    assert look_at(planned, find).state == "finished"
+
+
 def test_a_run_on_codes_made_anew_since_is_another_run(planned: PlannedRun, tmp_path: Path):
     ids = SemanticIds.load(f"{tmp_path}/codes/semantic_ids.parquet")
     SemanticIds(ids.item_ids, ids.codes + 1, ids.sizes).save(f"{tmp_path}/codes/semantic_ids.parquet")

@@ -91,8 +91,17 @@ def test_a_copy_is_the_same_in_another_order_but_not_with_other_codes(tmp_path):
     copy, original = str(tmp_path / "copy.parquet"), str(tmp_path / "original.parquet")
     IDS.save(copy)
     SemanticIds(["c", "a", "b", "d"], IDS.codes[[2, 0, 1, 0]], (4, 5)).save(original)
-    assert holds_same_codes(copy, original)
+    assert holds_same_codes(copy, original, None)
+    assert holds_same_codes(copy, original, IDS.checksum())
     SemanticIds(["c", "a", "b"], IDS.codes[[2, 1, 0]], (4, 5)).save(original)
-    assert not holds_same_codes(copy, original)
+    assert not holds_same_codes(copy, original, IDS.checksum())
     SemanticIds(["a", "b"], IDS.codes[:2], (4, 5)).save(original)
-    assert not holds_same_codes(copy, original)
+    assert not holds_same_codes(copy, original, IDS.checksum())
+
+
+def test_a_copy_that_was_tuned_counts_by_the_codes_it_began_with(tmp_path):
+    copy, original = str(tmp_path / "copy.parquet"), str(tmp_path / "original.parquet")
+    SemanticIds(IDS.item_ids, IDS.codes[::-1], (4, 5)).save(copy)
+    IDS.save(original)
+    assert holds_same_codes(copy, original, IDS.checksum())
+    assert not holds_same_codes(copy, original, None)

@@ -165,7 +165,7 @@ def _reads_same_inputs(run: RunFolder, config: Config) -> bool:
     codes, copy = semantic_ids_file(places.get("semantic_ids") or ""), run.path(FILE)
     if not exists(codes) or not exists(copy):
         return True
-    return holds_same_codes(copy, codes)
+    return holds_same_codes(copy, codes, read.get("semantic_ids"))
 
 
 def execute(planned: PlannedRun, log: str, find_job: FindJob) -> Outcome:

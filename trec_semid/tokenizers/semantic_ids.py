@@ -117,8 +117,13 @@ def expect_finished(place: str) -> str:
     return place
 
 
-def holds_same_codes(copy: str, original: str) -> bool:
-    """Return whether a run's copy of a map is still what `original` says of the same items.
+def holds_same_codes(copy: str, original: str, began: str | None) -> bool:
+    """Return whether `original` still says of a run's items what the run began with.
+
+    Args:
+        copy: the run's own file, whose codes are others by now where its tokenizer was tuned.
+        original: what the run's config names.
+        began: checksum of the codes it began with, from its `run.json`; where it has none, the copy counts.
 
     Raises:
         DataError: one of the two files is missing or damaged.
@@ -127,7 +132,7 @@ def holds_same_codes(copy: str, original: str) -> bool:
     now = SemanticIds.load(original)
     if set(kept.item_ids) - set(now.item_ids):
         return False
-    return SemanticIds.load(original, kept.item_ids).checksum() == kept.checksum()
+    return SemanticIds.load(original, kept.item_ids).checksum() == (began or kept.checksum())
 
 
 def _read(uri: str) -> pa.Table:

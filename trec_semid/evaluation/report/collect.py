@@ -11,7 +11,7 @@ from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.report.content import Job, RunFacts
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds, holds_same_codes
+from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes
 
 FILES_OF_JOB = {
     "rank": ("log.jsonl", "plan.txt", "predictions"),
@@ -157,10 +157,8 @@ def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> b
     if place is None or not exists(copy):
         return False
     made = [made for made in tokenizers if is_same_place(made.uri, place)]
-    if is_tuned(run):  # its copy holds the codes it ended with; what it began with is known by checksum
-        began = run.made.get("inputs", {}).get("semantic_ids")
-        return any(SemanticIds.load(join(each.uri, FILE)).checksum() != began for each in made)
-    return any(not holds_same_codes(copy, join(each.uri, FILE)) for each in made)
+    began = run.made.get("inputs", {}).get("semantic_ids")
+    return any(not holds_same_codes(copy, join(each.uri, FILE), began) for each in made)
 
 
 def is_tuned(run: FinishedRun) -> bool:
