@@ -316,3 +316,5 @@ def test_weights_of_another_map_are_refused(problem, tmp_path):
     assert run(again).metrics
     with pytest.raises(CheckpointError, match=r"another map.*Set semantic_ids = '.*/step-3/"):
         run(retrieve_config({**problem, "semantic_ids": place}, str(tmp_path / "c"), start_from=start))
+    with pytest.raises(CheckpointError, match=r"Set item\.content_is_unit = true"):
+        run(retrieve_config(problem, str(tmp_path / "d"), start_from=start, item={"content_is_unit": False}))

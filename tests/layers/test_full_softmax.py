@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from trec_semid.layers.full_softmax import full_softmax_loss
+from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
 
 
 def drawn(num_queries: int = 7, num_items: int = 53, dim: int = 5):
@@ -41,7 +41,7 @@ def test_large_scores_do_not_overflow():
 
 MEASURE = """
 import resource, sys, torch
-from trec_semid.layers.full_softmax import full_softmax_loss
+from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
 torch.set_num_threads(1)
 num_items = int(sys.argv[1])
 queries = torch.randn(256, 8, requires_grad=True)
@@ -73,3 +73,58 @@ def test_autocast_makes_products_in_the_lower_precision_and_gradients_stay_close
     exact.mean().backward()
     assert not torch.equal(lower[0], exact.detach())
     torch.testing.assert_close(lower, (exact.detach(), queries.grad, items.grad), atol=0.05, rtol=0.02)
+
+
+def sampled(num_targets: int):
+    queries, items, _ = drawn(num_items=30)
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(-1, 30, (len(queries), num_targets), generator=generator)
+    rows = torch.randint(30, (21,), generator=generator)
+    return queries, items, targets, rows, torch.randn(21, generator=generator)
+
+
+def sampled_by_hand(queries, items, targets, rows, log_q):
+    """One target at a time: -log of its share beside the drawn items that it is not among."""
+    losses = torch.zeros(targets.shape)
+    for b, w in (targets >= 0).nonzero().tolist():
+        own = queries[b] @ items[targets[b, w]]
+        others = (items[rows] @ queries[b] - log_q)[rows != targets[b, w]]
+        losses[b, w] = torch.cat([own[None], others]).logsumexp(0) - own
+    return losses
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4 * 7 * 10, None])
+@pytest.mark.parametrize("num_targets", [1, 3])
+def test_a_sampled_loss_is_that_of_the_target_beside_the_drawn_items(num_targets, chunk_bytes):
+    queries, items, targets, rows, log_q = sampled(num_targets)
+    weights = torch.linspace(0, 2, targets.numel()).view(targets.shape)
+    loss = sampled_softmax_loss(
+        queries, items, targets, Drawn(items[rows], rows, log_q), chunk_bytes=chunk_bytes
+    )
+    (loss * weights).sum().backward()
+    ours = loss.detach(), queries.grad, items.grad
+    queries, items, *rest = sampled(num_targets)
+    loss = sampled_by_hand(queries, items, *rest)
+    (loss * weights).sum().backward()
+    torch.testing.assert_close(ours, (loss.detach(), queries.grad, items.grad), atol=1e-5, rtol=1e-5)
+
+
+def test_a_target_that_is_all_that_was_drawn_costs_nothing():
+    queries, items, _ = drawn()
+    targets, rows = torch.full((7, 1), 3), torch.full((5,), 3)
+    loss = sampled_softmax_loss(queries, items, targets, Drawn(items[rows], rows, torch.zeros(5)))
+    loss.sum().backward()
+    assert not loss.any()
+    assert queries.grad is not None
+    assert queries.grad.isfinite().all()
+
+
+def test_queries_beyond_those_handled_at_once_are_no_others():
+    queries, items, targets = drawn(num_queries=2500, num_items=40)
+    loss = full_softmax_loss(queries, items, targets)
+    expected = cross_entropy(queries @ items.T, targets, reduction="none")
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    ours = torch.autograd.grad(loss.sum(), (queries, items))
+    torch.testing.assert_close(
+        ours, torch.autograd.grad(expected.sum(), (queries, items)), atol=1e-4, rtol=1e-4
+    )

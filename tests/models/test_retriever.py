@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged
@@ -105,9 +105,10 @@ def tokens_by_hand(model: Retriever) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("lists_all", [True, False])
-def test_losses_are_those_of_all_items_and_of_every_code_position(kind, lists_all):
-    model = build(kind, item_temperature=0.5, code_temperature=0.2).requires_grad_(False)
+@pytest.mark.parametrize(("lists_all", "is_cosine"), [(True, False), (False, False), (True, True)])
+def test_losses_are_those_of_all_items_and_of_every_code_position(kind, lists_all, is_cosine):
+    config = {"item_temperature": 0.5, "code_temperature": 0.2, "item_similarity_is_cosine": is_cosine}
+    model = build(kind, **config).requires_grad_(False)
     batch = batch_of(lists_all=lists_all, num_targets=2)
     losses, _ = model(listed_of(batch.items), batch.places)
     tokens = tokens_by_hand(model)
@@ -118,9 +119,8 @@ def test_losses_are_those_of_all_items_and_of_every_code_position(kind, lists_al
         states = model.sequences(tokens[torch.tensor([row[:-1]])])[0]
         for place, state in enumerate(states):
             wanted = row[place + 1 : place + 3]
-            of_items = [
-                cross_entropy(2.0 * vectors @ state, (batch.items == item).nonzero()[0, 0]) for item in wanted
-            ]
+            scores = 2.0 * (cosine_similarity(vectors, state[None]) if is_cosine else vectors @ state)
+            of_items = [cross_entropy(scores, (batch.items == item).nonzero()[0, 0]) for item in wanted]
             assert losses["items"][at].item() == pytest.approx(float(sum(of_items)) / len(wanted), rel=1e-4)
             queries = model.heads(state[None])[:, 0]
             of_codes = []
@@ -196,7 +196,7 @@ def test_read_by_length_or_all_at_once_states_and_gradients_are_the_same(kind):
     for is_split in (True, False):
         vectors = tokens_by_hand(model).detach()[batch.items].requires_grad_()
         if is_split:
-            states = model.states(Tokens(vectors, None, None, {}), batch.places)
+            states = model.states(Tokens(vectors, vectors.sum(1), None, None, {}), batch.places)
         else:
             states = model.sequences(vectors[batch.places.inputs]).flatten(0, 1)[batch.places.predicting]
         weights = list(model.sequences.parameters())
@@ -211,7 +211,8 @@ def test_as_a_target_an_item_teaches_the_rows_of_its_codes_and_not_their_choice(
     soft = torch.randn(2, 3, 4, requires_grad=True)
     vectors = pick_codewords(tables, chosen) + soft - soft.detach()
     others = torch.randn(2, 2, 4, requires_grad=True)
-    tokens = Tokens(torch.cat([others, vectors], dim=1), chosen, tables, {"text": torch.zeros(2)})
+    whole = torch.cat([others, vectors], dim=1)
+    tokens = Tokens(whole, whole.sum(1), chosen, tables, {"text": torch.zeros(2)})
     torch.testing.assert_close(tokens.as_targets(), tokens.vectors.sum(1))
     tokens.as_targets().square().sum().backward(inputs=[tables, soft, others])
     assert soft.grad is None or not soft.grad.any()
@@ -222,9 +223,15 @@ def test_as_a_target_an_item_teaches_the_rows_of_its_codes_and_not_their_choice(
     assert others.grad.any()
 
 
-@pytest.mark.parametrize(("item_weight", "code_weight", "code_share"), [(1, 1, 0.5), (1, 0, 1), (0, 1, 1)])
-def test_scores_of_the_catalogue_are_logits_and_log_probabilities(item_weight, code_weight, code_share):
-    model = build("sasrec", item_weight=item_weight, code_weight=code_weight, code_share=code_share).eval()
+@pytest.mark.parametrize(
+    ("item_weight", "code_weight", "code_share", "is_cosine"),
+    [(1, 1, 0.5, False), (1, 0, 1, False), (0, 1, 1, False), (1, 1, 0.5, True)],
+)
+def test_scores_of_the_catalogue_are_logits_and_log_probabilities(
+    item_weight, code_weight, code_share, is_cosine
+):
+    loss = {"item_weight": item_weight, "code_weight": code_weight, "code_share": code_share}
+    model = build("sasrec", **loss, item_similarity_is_cosine=is_cosine, item_temperature=0.25).eval()
     if not code_weight:
         model.heads = None
     with torch.no_grad():
@@ -234,7 +241,10 @@ def test_scores_of_the_catalogue_are_logits_and_log_probabilities(item_weight, c
         found = torch.cat([scores.of(slice(0, 4)), scores.of(slice(4, 9))], dim=1)
         expected = torch.zeros(3, NUM_ITEMS)
         if item_weight:
-            expected += states @ tokens_by_hand(model).sum(1).T
+            vectors = tokens_by_hand(model).sum(1)
+            products = states @ vectors.T
+            lengths = states.norm(dim=1)[:, None] * vectors.norm(dim=1) if is_cosine else 1.0
+            expected += products / lengths / 0.25
         if model.heads is not None:
             log_probs = model.heads.log_probs(states, catalogue.code_tables)
             share = code_share if item_weight else 1.0

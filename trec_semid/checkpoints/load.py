@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,15 @@ from trec_semid.core.paths import join
 from trec_semid.core.ranks import broadcast_object, gather_objects
 
 
+@runtime_checkable
+class Particular(Protocol):
+    """A module that does not take everything of the right shape."""
+
+    def expect_loaded(self) -> None:
+        """Raise CheckpointError where what was loaded does not fit what the module was made for."""
+        ...
+
+
 class Loaded(NamedTuple):
     """What a checkpoint holds beside tensors."""
 
@@ -48,7 +57,7 @@ def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = Non
 
     On as many ranks and with the placement it was saved with, training goes on as if it had never stopped.
     On another number of ranks the tensors are cut anew and random generators start from another rank's.
-    Optimizers left out of `trainable` are not loaded.
+    Optimizers left out of `trainable` are not loaded. A module that is `Particular` has the last word.
 
     Raises:
         CheckpointError: there is no complete step, a file is damaged, or model and checkpoint differ.
@@ -65,6 +74,9 @@ def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = Non
     with alone_without_warning():
         load(tensors, storage_reader=storage_reader(at), no_dist=not dist.is_initialized())
     take_over(trainable, tensors)
+    for module in trainable.model.modules():
+        if isinstance(module, Particular):
+            module.expect_loaded()
     return Loaded(step, _resume_loop(folder, step, trainable))
 
 

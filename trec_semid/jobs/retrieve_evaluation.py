@@ -22,7 +22,7 @@ from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.retrieval import RetrievalAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
 from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, distinct_targets
-from trec_semid.jobs.retrieve_search import Search
+from trec_semid.jobs.retrieve_search import PopularitySearch, Search
 from trec_semid.jobs.retrieve_setup import RetrieveConfig
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems
 
@@ -77,17 +77,23 @@ class Evaluator:
 
     @torch.no_grad()
     def lists(self, rows: EvaluationRows) -> Iterator[Lists]:
-        """Yield lists of this rank's users, in as many batches on every rank; all ranks run it to the end."""
+        """Yield lists of this rank's users, in as many batches on every rank; all ranks run it to the end.
+
+        A user without a history tells a model nothing and gets the most popular items.
+        """
         world, length = self.ranks.world_size, max(self.config.evaluation.cutoffs)
+        popular = PopularitySearch(self.data, self.ranks)
         if self.model is not None:
             self.model.eval()
         self.search.begin()
-        size = world * min(self.config.train.evaluation_batch_size, self.search.users_at_once)
+        size = world * min(-(-self.config.train.evaluation_batch_size // world), self.search.users_at_once)
         for start in range(0, len(rows.users), size):
             chosen = np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]
-            places = self.search.places(rows.histories, chosen, self._users(rows, chosen), length)
-            if places is not None:
-                yield Lists(chosen, places)
+            is_known = rows.histories.lengths[chosen] > 0
+            for search, own in ((self.search, chosen[is_known]), (popular, chosen[~is_known])):
+                places = search.places(rows.histories, own, self._users(rows, own), length)
+                if places is not None:
+                    yield Lists(own, places)
 
     def _users(self, rows: EvaluationRows, chosen: Array) -> UserItems:
         earlier = rows.earlier.take(chosen)

@@ -52,10 +52,7 @@ class Search(Protocol):
 
 @final
 class ExactSearch:
-    """Scores every item for every user.
-
-    A user without a history has a state of zeros, the same for all of them.
-    """
+    """Scores every item for every user; all of one score for a user without a history."""
 
     def __init__(self, retriever: Retriever, feed: ItemFeed, data: RetrievalData, ranks: Ranks) -> None:
         self._retriever, self._feed, self._data, self._ranks = retriever, feed, data, ranks

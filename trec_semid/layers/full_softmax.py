@@ -1,16 +1,31 @@
-"""Softmax cross-entropy over all items of a catalogue, without a tensor of all scores.
+"""Softmax cross-entropy over all items of a catalogue, or over drawn ones, without a tensor of all scores.
 
-Legend: B queries, W targets a query at most, N items, D width.
+Legend: B queries, W targets a query at most, N items, S drawn items, D width.
 """
 
-from typing import Any, final
+from collections.abc import Iterator
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding
 
 _CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
-"""Bound on one (B, chunk) tensor of scores; on CPU it stays in a core's cache, which is twice as fast."""
+"""Bound on one tensor of scores; on CPU it stays in a core's cache, which is twice as fast."""
+_QUERIES_AT_ONCE = 1024
+"""With more of them a tensor within the bound would be a few columns wide, and its products slow."""
+
+
+class Drawn(NamedTuple):
+    """Items that stand for all others."""
+
+    items: Tensor
+    """(S, D)."""
+    rows: Tensor
+    """(S,) int64: which item each one is."""
+    log_q: Tensor
+    """(S,) float32: log of the expected number of its draws."""
 
 
 def full_softmax_loss(
@@ -30,30 +45,84 @@ def full_softmax_loss(
         scale: multiplies every score, 1 / temperature.
         chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
     """
-    bound = chunk_bytes or _CHUNK_BYTES.get(queries.device.type, _CHUNK_BYTES["cpu"])
-    chunk = max(1, bound // (4 * max(len(queries), 1)))
-    queries = queries * scale
+    queries, items = _lowered(queries * scale, items)
+    wide = targets.view(len(queries), -1) if len(queries) else targets.view(0, 1)
+    total = _LogSumExp.apply(queries, items, None, None, None, chunk_bytes)
+    own = _own_scores(queries, items, wide)
+    return (total.unsqueeze(1) - own).masked_fill(wide < 0, 0.0).view(targets.shape)
+
+
+def sampled_softmax_loss(
+    queries: Tensor, items: Tensor, targets: Tensor, drawn: Drawn, *, chunk_bytes: int | None = None
+) -> Tensor:
+    """Return (B, W): cross-entropy of each target among drawn items; 0 where there is no target.
+
+    exp(score) of a drawn item counts 1 / q times, q its expected number of draws, so that their sum is an
+    unbiased estimate of that over all other items. The target is always there and counts once; draws of it
+    are left out. Source: Bengio and Senecal,
+    "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model", 2008.
+    Memory is bounded as in `full_softmax_loss`.
+
+    Args:
+        queries: (B, D).
+        items: (N, D).
+        targets: (B, W) int64 rows of `items`; -1 for none.
+        drawn: items that stand for all others.
+        chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
+    """
+    num_targets = targets.shape[1]
+    queries, items = _lowered(queries, items)
+    own = _own_scores(queries, items, targets)
+    # A query meets its targets one by one, since each leaves out draws of itself.
+    repeated = queries.repeat_interleave(num_targets, 0)
+    others = _LogSumExp.apply(
+        repeated,
+        drawn.items.to(repeated.dtype),
+        -drawn.log_q,
+        drawn.rows,
+        targets.flatten(),
+        chunk_bytes,
+    )
+    return (torch.logaddexp(own, others.view(own.shape)) - own).masked_fill(targets < 0, 0.0)
+
+
+def _lowered(queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in the precision of autocast."""
     if torch.is_autocast_enabled(queries.device.type):
         lower = torch.get_autocast_dtype(queries.device.type)
-        queries, items = queries.to(lower), items.to(lower)
-    return _FullSoftmax.apply(queries, items, targets, chunk)
+        return queries.to(lower), items.to(lower)
+    return queries, items
+
+
+def _own_scores(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Return (B, W) float32."""
+    own = embedding(targets.clamp(min=0), items)
+    return torch.einsum("bd,bwd->bw", queries.float(), own.float())
 
 
 @final
-class _FullSoftmax(torch.autograd.Function):
-    """Forward and backward of `full_softmax_loss`, chunk by chunk."""
+class _LogSumExp(torch.autograd.Function):
+    """log sum_n exp(q_b . i_n + bias_n) over columns n whose row is not the one left out, tile by tile."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, items: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        """Return the losses (B, W); of all scores only each query's log-normaliser is kept."""
-        total = queries.new_full((len(queries),), float("-inf"), dtype=torch.float32)
-        for part in items.split(chunk):
-            total = torch.logaddexp(total, (queries @ part.T).float().logsumexp(1))
-        wide = targets.view(len(queries), -1) if len(queries) else targets.view(0, 1)
-        own = torch.einsum("bd,bwd->bw", queries, items[wide.clamp(min=0)]).float()
-        ctx.save_for_backward(queries, items, wide, total)
-        ctx.chunk = chunk
-        return (total.unsqueeze(1) - own).masked_fill(wide < 0, 0.0).view(targets.shape)
+    def forward(  # noqa: PLR0917  # autograd gives them by position
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        bias: Tensor | None,
+        rows: Tensor | None,
+        left_out: Tensor | None,
+        chunk_bytes: int | None,
+    ) -> Tensor:
+        """Return (B,) float32; of all scores only these are kept."""
+        total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
+        ctx.bound = chunk_bytes or _CHUNK_BYTES.get(queries.device.type, _CHUNK_BYTES["cpu"])
+        columns = _Columns(items, bias, rows)
+        for own, part in _tiles(len(queries), len(items), ctx.bound):
+            scores = columns.scores(queries[own], None if left_out is None else left_out[own], part)
+            total[own] = torch.logaddexp(total[own], scores.logsumexp(1))
+        ctx.save_for_backward(queries, items, bias, rows, left_out, total)
+        return total
 
     @staticmethod
     @once_differentiable
@@ -61,17 +130,42 @@ class _FullSoftmax(torch.autograd.Function):
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Send the gradient to queries and items, with the scores made once more."""
-        queries, items, targets, total = ctx.saved_tensors
-        each = grads[0].view(targets.shape).float().masked_fill(targets < 0, 0.0)
-        rows, weights = targets.clamp(min=0), each.sum(1, keepdim=True)
-        to_queries = -torch.einsum("bw,bwd->bd", each, items[rows].float())
+        queries, items, bias, rows, left_out, total = ctx.saved_tensors
+        weights = grads[0].float().unsqueeze(1)
+        # Where every column is left out there is nothing to share, and exp(-inf + inf) would be no number.
+        level = total.masked_fill(total == -torch.inf, 0.0).unsqueeze(1)
+        to_queries = torch.zeros_like(queries, dtype=torch.float32)
         to_items = torch.zeros_like(items, dtype=torch.float32)
-        for start in range(0, len(items), ctx.chunk):
-            part = items[start : start + ctx.chunk]
-            scores = (queries @ part.T).float()
-            shares = scores.sub_(total.unsqueeze(1)).exp_().mul_(weights).to(part.dtype)
-            to_queries += shares @ part
-            to_items[start : start + ctx.chunk] = shares.T @ queries
-        pulled = each.unsqueeze(2) * queries.float().unsqueeze(1)
-        to_items.index_add_(0, rows.flatten(), -pulled.flatten(0, 1))
-        return to_queries.to(queries.dtype), to_items.to(items.dtype), None, None
+        columns = _Columns(items, bias, rows)
+        for own, part in _tiles(len(queries), len(items), ctx.bound):
+            scores = columns.scores(queries[own], None if left_out is None else left_out[own], part)
+            shares = scores.sub_(level[own]).exp_().mul_(weights[own]).to(items.dtype)
+            to_queries[own] += shares @ items[part]
+            to_items[part] += shares.T @ queries[own]
+        return to_queries.to(queries.dtype), to_items.to(items.dtype), None, None, None, None
+
+
+def _tiles(num_queries: int, num_items: int, bound: int) -> Iterator[tuple[slice, slice]]:
+    """Yield stretches of queries with stretches of items, whose scores take no more than the bound."""
+    height = max(1, min(_QUERIES_AT_ONCE, num_queries))
+    width = max(1, bound // (4 * height))
+    for first in range(0, num_queries, height):
+        for start in range(0, num_items, width):
+            yield slice(first, first + height), slice(start, start + width)
+
+
+class _Columns(NamedTuple):
+    """What queries are multiplied with."""
+
+    items: Tensor
+    bias: Tensor | None
+    rows: Tensor | None
+
+    def scores(self, queries: Tensor, left_out: Tensor | None, part: slice) -> Tensor:
+        """Return (b, n) float32 in memory of its own."""
+        scores = (queries @ self.items[part].T).float()
+        if self.bias is not None:
+            scores += self.bias[part]
+        if self.rows is not None and left_out is not None:
+            scores.masked_fill_(self.rows[part] == left_out.unsqueeze(1), -torch.inf)
+        return scores

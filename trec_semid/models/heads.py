@@ -1,6 +1,6 @@
-"""What a sequence model says of the next item: scores of items, and a distribution for each code position.
+"""What a sequence model says of the next item by its codes: a distribution for each position.
 
-Legend: P places that predict, W targets a place, N items, R positions, K codes, D width.
+Legend: P places that predict, W targets a place, R positions, K codes, D width.
 """
 
 from typing import final
@@ -52,30 +52,3 @@ class CodeHeads(nn.Module):
         """Return (P, R, K + 1)."""
         scores = torch.bmm(self(states), normalize(tables, dim=-1).mT) * self.scale
         return log_softmax(scores.float(), dim=-1).transpose(0, 1)
-
-
-def sampled_softmax_loss(
-    states: Tensor, items: Tensor, targets: Tensor, sampled: Tensor, log_q: Tensor, *, scale: float
-) -> Tensor:
-    """Return (P, W): cross-entropy of each target among the sampled items; 0 where there is no target.
-
-    exp(score) of a sampled item counts 1 / q times, q its expected number of draws, so that their sum is an
-    unbiased estimate of that over all other items. The target is always there and counts once; draws of it
-    are left out. Source: Bengio and Senecal,
-    "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model", 2008.
-
-    Args:
-        states: (P, D).
-        items: (U, D) listed items.
-        targets: (P, W) positions among them; -1 for none.
-        sampled: (S,) positions among them.
-        log_q: (U,).
-        scale: multiplies scores, 1 / temperature.
-    """
-    wanted = targets.clamp(min=0)
-    own = scale * torch.einsum("pd,pwd->pw", states, items[wanted]).float()
-    others = scale * (states @ items[sampled].T).float() - log_q[sampled]
-    spread = others.unsqueeze(1).expand(-1, targets.shape[1], -1)
-    spread = spread.masked_fill(sampled == wanted.unsqueeze(2), float("-inf"))
-    total = torch.cat([own.unsqueeze(2), spread], dim=2).logsumexp(2)
-    return (total - own).masked_fill(targets < 0, 0.0)

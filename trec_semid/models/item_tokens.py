@@ -4,13 +4,15 @@ Legend: U listed items, F tokens of an item, R positions, M modalities, C their 
 """
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple, final
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, cast, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from trec_semid.core.errors import CheckpointError
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.layers.quantize import pick_codewords
 from trec_semid.models.live_codes import LiveCodes, LiveContents
@@ -35,6 +37,8 @@ class Tokens(NamedTuple):
 
     vectors: Tensor
     """(U, F, D): ID and fields, then content, then codes."""
+    total: Tensor
+    """(U, D): their sum."""
     codes: Tensor | None
     """(U, R) int64; None without codes."""
     code_tables: Tensor | None
@@ -48,7 +52,7 @@ class Tokens(NamedTuple):
         A target that could choose its codes would choose those that are easily predicted: all the same ones.
         """
         if not self.errors or self.codes is None or self.code_tables is None:
-            return self.vectors.sum(1)
+            return self.total
         others = self.vectors[:, : -self.codes.shape[1]].sum(1)
         return others + pick_codewords(self.code_tables, self.codes).sum(1)
 
@@ -94,9 +98,11 @@ class ItemTokens(nn.Module):
         if self.content is not None and listed.contents is not None:
             parts.append(self.content(listed.contents))
         if self.live is None:
-            return Tokens(torch.cat(parts, dim=1), None, None, {})
+            vectors = torch.cat(parts, dim=1)
+            return Tokens(vectors, vectors.sum(1), None, None, {})
         chosen = self.live(listed.rows, listed.live)
-        return Tokens(torch.cat([*parts, chosen.vectors], dim=1), chosen.codes, chosen.tables, chosen.errors)
+        vectors = torch.cat([*parts, chosen.vectors], dim=1)
+        return Tokens(vectors, vectors.sum(1), chosen.codes, chosen.tables, chosen.errors)
 
 
 @final
@@ -121,10 +127,29 @@ class ProjectedContent(nn.Module):
         # Saved, because learnt maps fit no other scale than theirs.
         self.register_buffer("scales", torch.tensor(scales))
         self.scales: Tensor
+        self._made_for = tuple(self.scales.tolist())
         self.absent = nn.Parameter(torch.zeros(len(self.widths), dim))
 
     def forward(self, contents: Standardised) -> Tensor:
         """Return (U, M, D)."""
         parts = contents.x.split(self.widths, dim=1)
-        mapped = [one(part * scale) for one, part, scale in zip(self.maps, parts, self.scales, strict=True)]
+        maps = cast(Iterable[nn.Linear], self.maps)
+        # The map is scaled, not the content, of which there is more.
+        mapped = [
+            linear(part, one.weight * scale, one.bias)
+            for one, part, scale in zip(maps, parts, self.scales, strict=True)
+        ]
         return torch.where(contents.modalities.unsqueeze(2), torch.stack(mapped, dim=1), self.absent)
+
+    def expect_loaded(self) -> None:
+        """Refuse weights that were learnt with another `item.content_is_unit` than the config says.
+
+        Raises:
+            CheckpointError: says which.
+        """
+        if tuple(self.scales.tolist()) != self._made_for:
+            was_unit = "false" if bool((self.scales == 1).all()) else "true"
+            raise CheckpointError(
+                f"item.content_is_unit: the checkpoint was trained with {was_unit}. "
+                f"Set item.content_is_unit = {was_unit}."
+            )

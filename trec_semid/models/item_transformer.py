@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trec_semid.core.config import Config
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.dropout import Dropout
+from trec_semid.models.item_tokens import Tokens
 from trec_semid.models.retriever import SequenceModel
 
 
@@ -56,6 +57,10 @@ class ItemTransformer(SequenceModel):
         nn.init.normal_(self.places.weight, std=0.02)
         self.drop = Dropout(config.dropout)
         self.transformer = Transformer(dim, config.transformer)
+
+    def of_items(self, tokens: Tokens) -> Tensor:
+        """Return (U, 1, D): tokens in one, which is cheaper once an item than once a place that reads it."""
+        return tokens.vectors.mean(1, keepdim=True) if self.takes_mean else tokens.total.unsqueeze(1)
 
     def forward(self, histories: Tensor) -> Tensor:
         """Return states (B, L, D)."""

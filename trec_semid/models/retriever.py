@@ -16,8 +16,8 @@ from torch.nn.functional import normalize, pad
 from trec_semid.core.config import Config
 from trec_semid.data.retrieval import Negatives
 from trec_semid.data.sequence_batches import Places
-from trec_semid.layers.full_softmax import full_softmax_loss
-from trec_semid.models.heads import CodeHeads, sampled_softmax_loss
+from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
+from trec_semid.models.heads import CodeHeads
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 
 
@@ -29,8 +29,12 @@ class SequenceModel(nn.Module, ABC):
         """Return states (B, L, D); those at or after a row's length mean nothing.
 
         Args:
-            histories: (B, L, F, D) tokens of the items, oldest first.
+            histories: (B, L, F, D) what it reads of the items, oldest first.
         """
+
+    def of_items(self, tokens: Tokens) -> Tensor:
+        """Return (U, F, D): what it reads of the listed items; all their tokens here."""
+        return tokens.vectors
 
 
 class LossConfig(Config):
@@ -118,7 +122,8 @@ class Retriever(RetrievalModel):
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (P, D) at the places that predict."""
-        states = read_by_length(tokens.vectors, places, lambda histories, _: self.sequences(histories))
+        read = self.sequences.of_items(tokens)
+        states = read_by_length(read, places, lambda histories, _: self.sequences(histories))
         return states.flatten(0, 1)[places.predicting]
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
@@ -149,9 +154,8 @@ class Retriever(RetrievalModel):
     def _item_loss(self, tokens: Tokens, states: Tensor, places: Places) -> Tensor:
         vectors, queries = self.item_vectors(tokens), self.queries(states)
         if len(places.sampled):
-            return sampled_softmax_loss(
-                queries, vectors, places.targets, places.sampled, places.log_q, scale=1.0
-            )
+            drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
+            return sampled_softmax_loss(queries, vectors, places.targets, drawn)
         return full_softmax_loss(queries, vectors, places.targets)
 
 
