@@ -76,9 +76,13 @@ def autoregressive(sizes: tuple[int, ...]) -> NextLogProbs:
 
 
 def searched_by_hand(
-    catalogue: Catalogue, user: int, width: int, step
+    catalogue: Catalogue, user: int, width: int, step, left_out: tuple[int, ...] = ()
 ) -> list[tuple[float, tuple[int, ...]]]:
-    """Return (score, tuple) of a beam search in plain Python; `step(user, prefix, num_codes)` a model."""
+    """Return (score, tuple) of a beam search in plain Python; `step(user, prefix, num_codes)` a model.
+
+    A tuple all of whose items are left out is none; its prefixes are some.
+    """
+    left = {own for item, own in enumerate(catalogue.tuples) if item not in left_out}
     beams = [(0.0, ())]
     for position, size in enumerate(catalogue.sizes):
         prefixes = {found[: position + 1] for found in catalogue.tuples}
@@ -90,6 +94,8 @@ def searched_by_hand(
                 for code in range(size + 1)
                 if (*prefix, code) in prefixes and log_probs[code] > -np.inf
             ]
+        if position == len(catalogue.sizes) - 1:
+            grown = [beam for beam in grown if beam[1] in left]
         beams = sorted(grown, key=lambda beam: (-beam[0], beam[1]))[:width]
     return beams
 

@@ -89,9 +89,19 @@ def test_items_are_those_of_the_tuples_found_in_the_stated_order(catalogue, widt
     )
     assert retrieved.items.shape == retrieved.scores.shape == (USERS, num_items)
     for user in range(USERS):
-        beams = searched_by_hand(catalogue, user, width, as_step(heads))
+        beams = searched_by_hand(catalogue, user, width, as_step(heads), tuple(left_out))
         wanted = owned_by_hand(catalogue, beams, tuple(left_out))[:num_items]
         assert found_items(retrieved, user) == wanted
+
+
+def test_lists_stay_as_long_as_the_beam_is_wide_where_items_are_left_out():
+    catalogue = draw_catalogue(1, (20, 30, 20), 300, 300)
+    heads = [torch.randn(4, size + 1).log_softmax(1) for size in catalogue.sizes]
+    steps, trie = parallel_heads(heads), trie_of(catalogue)
+    best = decode_items(trie, 4, steps, width=20, num_items=20)
+    rest = decode_items(trie, 4, steps, width=20, num_items=20, exclude=best.items[:, :9])
+    assert rest.lengths.tolist() == [20] * 4
+    torch.testing.assert_close(rest.items[:, :11], best.items[:, 9:], rtol=0, atol=0)
 
 
 def exact_items(heads, codes, num_items):

@@ -48,6 +48,8 @@ class TupleTrie:
     offsets[r][i + 1]; offsets[0] is the root's, offsets[R] are ranges of `items`."""
     items: Tensor
     """(N,) int64: item rows, tuple after tuple."""
+    leaf_of: Tensor
+    """(N,) int64: the leaf of each item row's tuple."""
     highest: tuple[int, ...]
     """The highest code in use at each position."""
 
@@ -77,11 +79,14 @@ class TupleTrie:
         places = [*firsts, np.arange(len(array))]
         offsets = [np.searchsorted(place, bound) for place, bound in zip(places, bounds, strict=True)]
         ends = [ordered[first, position] for position, first in enumerate(firsts)]
+        leaf_of = np.empty(len(array), np.int64)
+        leaf_of[order] = np.cumsum(is_new[:, -1]) - 1
         return TupleTrie(
             sizes=tuple(sizes),
             codes=tuple(torch.from_numpy(end.astype(np.int32)) for end in ends),
             offsets=tuple(torch.from_numpy(offset.astype(np.int32)) for offset in offsets),
             items=torch.from_numpy(order),
+            leaf_of=torch.from_numpy(leaf_of),
             highest=tuple(int(end.max()) for end in ends),
         )
 
@@ -112,6 +117,7 @@ class TupleTrie:
             tuple(part.to(device) for part in self.codes),
             tuple(part.to(device) for part in self.offsets),
             self.items.to(device),
+            self.leaf_of.to(device),
             self.highest,
         )
 
@@ -124,6 +130,17 @@ class TupleTrie:
         """
         offsets = self.offsets[level]
         return (offsets[parents + 1] - offsets[parents]).long()
+
+    def leaves_of(self, rows: Tensor) -> Tensor:
+        """Return (B, S) int64: leaves of distinct item rows, ascending; -1 first, for none and for repeats.
+
+        Args:
+            rows: (B, S) item rows in any order; others, as -1, stand for none.
+        """
+        ordered = rows.sort(1).values
+        counts = (ordered >= 0) & (ordered < self.num_items)
+        counts[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+        return self.leaf_of[ordered.where(counts, 0)].masked_fill_(~counts, -1).sort(1).values
 
     def children(self, level: int, parents: Tensor, counts: Tensor, num_slots: int) -> Children:
         """List the first `counts` children of each parent.

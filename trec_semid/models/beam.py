@@ -57,7 +57,14 @@ def parallel_heads(log_probs: Sequence[Tensor]) -> NextLogProbs:
 
 
 @torch.no_grad()
-def beam_search(trie: TupleTrie, num_users: int, next_log_probs: NextLogProbs, width: int) -> Beams:
+def beam_search(
+    trie: TupleTrie,
+    num_users: int,
+    next_log_probs: NextLogProbs,
+    width: int,
+    *,
+    exclude: Tensor | None = None,
+) -> Beams:
     """Find each user's tuples of highest sum of log-probabilities, among those that exist.
 
     Position by position, the children of the live beams are scored, and the best `width` of them live on.
@@ -69,6 +76,8 @@ def beam_search(trie: TupleTrie, num_users: int, next_log_probs: NextLogProbs, w
         num_users: B.
         next_log_probs: the model; called once for each position.
         width: beams kept.
+        exclude: (B, S) item rows to leave out for each user, filled up with -1: a tuple whose items are all
+            among them is none.
 
     Returns:
         W <= width whole tuples of each user, with the leaves of the trie as nodes.
@@ -83,10 +92,12 @@ def beam_search(trie: TupleTrie, num_users: int, next_log_probs: NextLogProbs, w
     nothing = torch.zeros(num_users, 1, dtype=torch.int64, device=trie.device)
     codes = nothing.new_zeros(num_users, 1, 0)
     beams = Beams(codes, nothing, nothing.float(), nothing)
+    last = trie.num_positions - 1
     for position in range(trie.num_positions):
         log_probs = next_log_probs(position, beams)
         _expect_log_probs(log_probs, position, beams, trie)
-        beams = _advance(trie, position, beams, log_probs, width)
+        spent = None if exclude is None or position < last else trie.leaves_of(exclude)
+        beams = _advance(trie, beams, log_probs, width, spent)
     return beams
 
 
@@ -99,7 +110,7 @@ def decode_items(
     num_items: int,
     exclude: Tensor | None = None,
 ) -> Retrieved:
-    """Return the items of the best `width` tuples, by (score descending, item row ascending).
+    """Return the items of the best `width` tuples that have any, by (score descending, item row ascending).
 
     Items that share a tuple share its score and are all there, up to the asked number. Fewer than asked are
     found where the tuples have fewer: `width` bounds the tuples, not the items.
@@ -118,7 +129,7 @@ def decode_items(
         DataError: a log-probability is NaN.
     """
     expect_positive(num_items, "num_items")
-    beams = beam_search(trie, num_users, next_log_probs, width)
+    beams = beam_search(trie, num_users, next_log_probs, width, exclude=exclude)
     level = trie.num_positions
     # Of a tuple with very many items, those that cannot reach the list are not looked at.
     enough = num_items + (0 if exclude is None else exclude.shape[1])
@@ -130,7 +141,9 @@ def decode_items(
     return best_items(scores, rows, num_items)
 
 
-def _advance(trie: TupleTrie, position: int, beams: Beams, log_probs: Tensor, width: int) -> Beams:
+def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, spent: Tensor | None) -> Beams:
+    """Go on by a position; `spent` are leaves of items that are left out, at the last."""
+    position = beams.codes.shape[2]
     counts = _live_children(trie, position, beams)
     num_slots = _num_slots(counts)
     bound = _CHUNK_BYTES.get(trie.device.type, _CHUNK_BYTES["cpu"])
@@ -144,11 +157,19 @@ def _advance(trie: TupleTrie, position: int, beams: Beams, log_probs: Tensor, wi
         scores += _pick(log_probs[own], children.parents, codes)
         scores.masked_fill_(~children.exists, -torch.inf)
         expect_no_nan(scores)
+        if spent is not None:
+            scores.masked_fill_(_is_spent(trie, children.nodes, spent[own]), -torch.inf)
         best = top_places(scores, children.nodes, min(width, num_slots))
         parts.append(tuple(x.gather(1, best) for x in (codes, children.parents, scores, children.nodes)))
     codes, parents, scores, nodes = (torch.cat(column) for column in zip(*parts, strict=True))
     before = beams.codes.gather(1, parents.unsqueeze(2).expand(-1, -1, position))
     return Beams(torch.cat([before, codes.unsqueeze(2)], 2), parents, scores, nodes)
+
+
+def _is_spent(trie: TupleTrie, nodes: Tensor, spent: Tensor) -> Tensor:
+    """Return (B, C) bool: whether all items of a leaf are among those left out, whose leaves are (B, S)."""
+    left_out = torch.searchsorted(spent, nodes, right=True) - torch.searchsorted(spent, nodes)
+    return left_out >= trie.count_children(trie.num_positions, nodes)
 
 
 def _live_children(trie: TupleTrie, level: int, beams: Beams) -> Tensor:
