@@ -51,6 +51,23 @@ def test_run_is_finished_only_after_its_metrics_and_only_for_its_config(uri: str
     assert not run.is_finished(Job(steps=2))
 
 
+class LaterJob(Job):
+    """What a later version reads, with a key more."""
+
+    warmth: float = 0.0
+
+
+def test_a_run_from_before_a_key_counts_by_the_keys_default(uri: str):
+    run = RunFolder(uri, "rank")
+    run.start(Job(steps=5))
+    finish(run)
+    assert run.is_finished(LaterJob(steps=5))
+    assert not run.is_finished(LaterJob(steps=5, warmth=0.1))
+    assert not run.is_finished(LaterJob(steps=4))
+    write_bytes(run.path("config.toml"), b"speed = 1")
+    assert not run.is_finished(LaterJob(steps=5))
+
+
 def test_another_config_begun_in_the_folder_never_looks_finished(uri: str):
     run = RunFolder(uri, "rank")
     run.start(Job())

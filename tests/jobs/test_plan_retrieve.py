@@ -81,6 +81,7 @@ def test_a_large_catalogue_is_planned_by_its_sizes_alone(tmp_path):
         ),
         ([*LARGE, *SAMPLED, "rank={representation='item', dataset='d', run='r'}"], "one of the two"),
         ([*LARGE, "representation='item'"], "representation: unknown key"),
+        ([*LARGE[:-1], *SAMPLED], r"item\.fields: no field"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(tmp_path, sets, words):
@@ -105,3 +106,10 @@ def test_a_model_without_tables_has_no_plan(tmp_path):
     file.write_text('dataset = "d"\nrun = "r"\nmodel = { kind = "popularity" }\n')
     with pytest.raises(ConfigError, match="'popularity' has no tables"):
         plan((str(file),), tmp_path, LARGE[:2])
+
+
+def test_keys_that_both_kinds_have_are_of_the_default_retriever(tmp_path):
+    file = tmp_path / "plain.toml"
+    file.write_text('dataset = "d"\nrun = "r"\ntables = { dim = 16 }\n')
+    (planned,) = plan((str(file),), tmp_path, ["sizes.num_users=10", "sizes.num_items=500"])
+    assert tables_of(planned.plan) == {"t_item_id": (500, 16, "float32")}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trec_semid.core.config import Config, config_checksum, dump_toml
-from trec_semid.core.errors import DataError
+from trec_semid.core.config import Config, config_checksum, dump_toml, load_config
+from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.core.versions import code_commit, package_versions
 
@@ -70,9 +70,25 @@ class RunFolder:
         """Return whether this very config already ran here to its end, on these inputs where given."""
         if not exists(self.path("metrics.json")) or not exists(self.path("run.json")):
             return False
-        made = self.read_json("run.json")
-        same_inputs = inputs is None or made.get("inputs") == dict(inputs)
-        return same_inputs and made.get("config_checksum") == config_checksum(config)
+        same_inputs = inputs is None or self.read_json("run.json").get("inputs") == dict(inputs)
+        return same_inputs and self.is_of(config)
+
+    def is_of(self, config: Config) -> bool:
+        """Return whether the run that began here is of this very config.
+
+        A key that the code did not have then counts with its default, which has to mean what was done
+        before there was the key; otherwise every new key would make all earlier runs others.
+
+        Raises:
+            DataError: `run.json` is missing or not JSON.
+        """
+        now = config_checksum(config)
+        if self.read_json("run.json").get("config_checksum") == now:
+            return True
+        try:
+            return config_checksum(load_config(type(config), [self.path("config.toml")])) == now
+        except ConfigError:
+            return False
 
     def write_json(self, name: str, content: object) -> None:
         """Write a JSON file at once, or not at all."""

@@ -116,7 +116,7 @@ def describe_item(dataset: Dataset, fields: Sequence[str], *, has_id: bool) -> t
         ConfigError: an unknown side field.
     """
     by_id = [Feature("item_id", "item", "t_item_id", dataset.facts.num_items)] if has_id else []
-    return (*by_id, *_side_features("item", dataset.facts.item_fields, fields))
+    return (*by_id, *_side_features("item", dataset.facts.item_fields, fields, key="item.fields"))
 
 
 def read_sources(
@@ -230,7 +230,11 @@ def _check_lengths(config: PrefixConfig | None, code_sizes: Sequence[int]) -> No
 
 
 def _side_features(
-    entity: Literal["user", "item"], fields: Mapping[str, FieldFacts], wanted: Sequence[str] | None
+    entity: Literal["user", "item"],
+    fields: Mapping[str, FieldFacts],
+    wanted: Sequence[str] | None,
+    *,
+    key: str | None = None,
 ) -> list[Feature]:
     names = list(fields) if wanted is None else list(wanted)
     for name in names:
@@ -241,6 +245,8 @@ def _side_features(
                 if close
                 else f" The dataset has: {', '.join(fields) or 'none'}."
             )
-            raise ConfigError(f"features.{entity}_fields: no field '{name}' in the dataset.{hint}")
+            raise ConfigError(
+                f"{key or f'features.{entity}_fields'}: no field '{name}' in the dataset.{hint}"
+            )
     role: Role = "user_field" if entity == "user" else "item_field"
     return [Feature(f"{entity}_{name}", role, f"t_{entity}_{name}", fields[name].size) for name in names]

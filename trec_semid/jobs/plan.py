@@ -33,8 +33,8 @@ class PlanConfig(Config):
     rank: RankConfig | None = None
     """Keys of a rank config may stand here or, as in its own file, at the top."""
     retrieve: RetrieveConfig | None = None
-    """Those of a retrieve config likewise: keys at the top are its own where one of them is in no rank config
-    or `model.kind` names a retriever."""
+    """Those of a retrieve config likewise: keys at the top are its own where `model.kind` names a retriever
+    or, without one, where one of them is in no rank config or all of them are in retrieve configs."""
     sizes: SizesConfig = SizesConfig()
     cluster: list[str] = Field(min_length=1)
     """TOML file of a cluster, or several to plan for one after another."""
@@ -83,7 +83,9 @@ def sort_files(files: Sequence[str]) -> tuple[list[str], list[str]]:
 def _is_of_retriever(values: dict[str, Any]) -> bool:
     model = values.get("model")
     kind = model.get("kind") if isinstance(model, dict) else None
-    return kind in RETRIEVER_KINDS or not _ONLY_RETRIEVE.isdisjoint(values)
+    if kind is not None or not _ONLY_RETRIEVE.isdisjoint(values):
+        return kind in RETRIEVER_KINDS or kind is None
+    return bool(values) and values.keys() <= RetrieveConfig.model_fields.keys()  # a ranker's has another
 
 
 def _describes_cluster(file: str) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
 
-from trec_semid.core.config import Config, config_checksum, load_config
+from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, read_bytes, write_bytes
 from trec_semid.core.runs import RunFolder
@@ -146,8 +146,7 @@ def look_at(planned: PlannedRun, find_job: FindJob) -> Look:
     if not exists(run.path("run.json")):
         return Look(planned.label, None, "absent")
     try:
-        same = run.read_json("run.json").get("config_checksum") == config_checksum(config)
-        same = same and _reads_same_inputs(run, config)
+        same = run.is_of(config) and _reads_same_inputs(run, config)
     except DataError:
         same = False
     is_finished = same and own is None and run.is_finished(config)
