@@ -101,8 +101,9 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
         {"loss": {"item_weight": 0.0}},
         {"loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
         {"loss": {"code_weight": 0.0}, "model": HETERREC},
+        {"loss": {"code_weight": 0.0, "item_similarity_is_cosine": True, "negatives": "seen"}, "window": 3},
     ],
-    ids=["all items", "named items", "codes alone", "codes read"],
+    ids=["all items", "named items", "codes alone", "codes read", "three steps, seen items"],
 )
 def test_two_ranks_train_and_retrieve_as_one(problem, tmp_path, changes):
     one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", changes)
@@ -110,6 +111,29 @@ def test_two_ranks_train_and_retrieve_as_one(problem, tmp_path, changes):
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["metrics"].keys() == one["metrics"].keys()
     assert two["metrics"]["test/ndcg@10"] == pytest.approx(one["metrics"]["test/ndcg@10"], abs=0.01)
+
+
+@pytest.mark.ranks
+def test_items_drawn_by_two_ranks_stand_for_the_catalogue_as_those_of_one(problem, tmp_path):
+    changes = {"loss": {"code_weight": 0.0}, "sampled": {"num_sampled": 20_000}}
+    one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", changes)
+    two = run_ranks(retrieve_with_plan, 2, problem, str(tmp_path / "two"), "row_wise", changes)[0]
+    assert two["losses"][:3] == pytest.approx(one["losses"][:3], rel=0.01)  # other draws, so they drift
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"model": HETERREC}, {"loss": {"code_weight": 0.0}, "sampled": {"num_sampled": 5000}}],
+    ids=["sasrec", "heterrec", "sampled"],
+)
+def test_products_in_bfloat16_train_about_as_those_in_float32(problem, tmp_path, changes):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        folder = str(tmp_path / precision)
+        run(retrieve_config(problem, folder, **changes, train={"precision": precision}))
+        losses.append(losses_of(folder))
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 @pytest.mark.parametrize(("accumulate", "last"), [(1, 5), (2, 2), (2, 3), (2, 4)])

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from tests.datasets import write_small_dataset
-from tests.jobs.retrieving import retrieve_config
+from tests.jobs.retrieving import STILL, retrieve_config
 from trec_semid.checkpoints.load import read_tensors
+from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.target_ranks import read_target_ranks
 from trec_semid.jobs.retrieve import run
+
+SASREC = {"kind": "sasrec", "transformer": STILL, "dropout": 0.0}
+HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +52,35 @@ def _learnt_ids(data, folder, epochs, negatives, sampled):
         if "t_item_id" in name
     ]
     return table.numpy()
+
+
+def test_users_without_a_history_get_the_most_popular_items(data, tmp_path):
+    loss = {"code_weight": 0.0}
+    popular = retrieve_config(data, str(tmp_path / "popular"), model={"kind": "popularity"}, loss=loss)
+    learned = retrieve_config(data, str(tmp_path / "learned"), loss=loss, train={"max_epochs": 1})
+    for config in (popular, learned):
+        run(config)
+    found, expected = (read_target_ranks(config.run, "valid") for config in (learned, popular))
+    all_rows = RetrievalData(Dataset(data["dataset"]), learned.item, learned.sequences).sequences
+    rows = all_rows.evaluation_rows("valid", 12)
+    is_new = np.isin(found.user_row, rows.users[rows.histories.lengths == 0])
+    assert is_new.sum() >= 2
+    assert found.rank[is_new].tolist() == expected.rank[is_new].tolist()
+    assert found.rank[~is_new].tolist() != expected.rank[~is_new].tolist()
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "heterrec"])
+def test_unseen_items_are_found_by_their_content_where_they_are_no_wrong_answers(tmp_path, kind):
+    dataset = {"dataset": write_small_dataset(str(tmp_path / "data"), num_users=500)}
+    found = {}
+    for negatives in ("all", "seen"):
+        config = retrieve_config(
+            dataset,
+            str(tmp_path / negatives),
+            model={"sasrec": SASREC, "heterrec": HETERREC}[kind],
+            loss={"negatives": negatives, "code_weight": 0.0},
+            train={"batch_size": 50, "max_epochs": 6, "patience": 6},
+            evaluation={"masks_history": False},
+        )
+        found[negatives] = run(config).metrics["test/recall@10/popularity_unseen"]
+    assert found["seen"] > found["all"] + 0.2
