@@ -16,7 +16,8 @@ def test_tokens_of_content_start_as_rows_of_tables_do():
     torch.manual_seed(0)
     items = ItemTokens(None, {"text": 384, "image": 12}, None, 64, content_std=0.03, content_is_unit=True)
     present = torch.tensor([True, False]).repeat(2000, 1)
-    tokens = items(Listed(torch.arange(2000), None, Standardised(torch.randn(2000, 396), present))).vectors
+    listed = Listed(torch.arange(2000), None, Standardised(torch.randn(2000, 396), present))
+    tokens = items(listed).at(torch.arange(2000))
     assert tokens[:, 0].std().item() == pytest.approx(0.03, rel=0.02)
     assert not tokens[:, 1].any()
 
@@ -29,13 +30,13 @@ def test_a_step_moves_a_token_of_content_by_the_root_of_its_width(is_unit, width
     items = ItemTokens(None, {"text": width}, None, 64, content_std=0.02, content_is_unit=is_unit)
     present = torch.ones(1, 1, dtype=torch.bool)
     listed = Listed(torch.arange(1), None, Standardised(torch.randn(1, width).sign(), present))
-    before = items(listed).vectors
+    before = items(listed).total
     assert before.std().item() == pytest.approx(0.02, rel=0.4)
     step = torch.optim.AdamW(items.parameters(), lr=0.001, weight_decay=0.0)
     before.sum().backward()
     step.step()
     expected = torch.full_like(before, 0.001 * (steps + 1))  # The bias adds a step.
-    torch.testing.assert_close(before - items(listed).vectors, expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(before - items(listed).total, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("was_unit", "word"), [(False, "false"), (True, "true")])

@@ -25,7 +25,7 @@ from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
 from trec_semid.models.heterrec import HeterrecConfig
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
-from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.live_codes import ChosenCodes, LiveCodes
 from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
 from trec_semid.models.table import build_sequence_model
 from trec_semid.tokenizers.contents import Standardised
@@ -196,7 +196,7 @@ def test_read_by_length_or_all_at_once_states_and_gradients_are_the_same(kind):
     for is_split in (True, False):
         vectors = tokens_by_hand(model).detach()[batch.items].requires_grad_()
         if is_split:
-            states = model.states(Tokens(vectors, vectors.sum(1), None, None, {}), batch.places)
+            states = model.states(Tokens.of([vectors], None), batch.places)
         else:
             states = model.sequences(vectors[batch.places.inputs]).flatten(0, 1)[batch.places.predicting]
         weights = list(model.sequences.parameters())
@@ -211,9 +211,9 @@ def test_as_a_target_an_item_teaches_the_rows_of_its_codes_and_not_their_choice(
     soft = torch.randn(2, 3, 4, requires_grad=True)
     vectors = pick_codewords(tables, chosen) + soft - soft.detach()
     others = torch.randn(2, 2, 4, requires_grad=True)
-    whole = torch.cat([others, vectors], dim=1)
-    tokens = Tokens(whole, whole.sum(1), chosen, tables, {"text": torch.zeros(2)})
-    torch.testing.assert_close(tokens.as_targets(), tokens.vectors.sum(1))
+    tokens = Tokens.of([others], ChosenCodes(vectors, chosen, tables, {"text": torch.zeros(2)}))
+    for total in (tokens.total, tokens.at(torch.arange(2)).sum(1)):
+        torch.testing.assert_close(tokens.as_targets(), total)
     tokens.as_targets().square().sum().backward(inputs=[tables, soft, others])
     assert soft.grad is None or not soft.grad.any()
     assert tables.grad is not None

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding, embedding_bag, normalize
 
 Similarity = Literal["cosine", "euclidean"]
 """How a code is chosen: by the largest cosine, or by the smallest distance."""
@@ -54,9 +54,21 @@ def nearest_codeword(points: Tensor, codebook: Tensor) -> Tensor:
 
 def pick_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:
     """Return (B, R, D): row codes[b, r] of codebook r."""
-    num_positions, _, dim = codebooks.shape
-    rows = codes + torch.arange(num_positions, device=codes.device) * codebooks.shape[1]
-    return torch.nn.functional.embedding(rows.reshape(-1), codebooks.reshape(-1, dim)).view(*codes.shape, dim)
+    rows, flat = _flat_rows(codebooks, codes)
+    return embedding(rows.reshape(-1), flat).view(*codes.shape, flat.shape[1])
+
+
+def sum_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:
+    """Return (B, D): sum over r of row codes[b, r] of codebook r, without a tensor of all these rows."""
+    rows, flat = _flat_rows(codebooks, codes)
+    return embedding_bag(rows, flat, mode="sum")
+
+
+def _flat_rows(codebooks: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows (B, R) of all codebooks one after another, (R K, D)."""
+    num_positions, num_codes, dim = codebooks.shape
+    shifts = torch.arange(num_positions, device=codes.device) * num_codes
+    return codes + shifts, codebooks.reshape(-1, dim)
 
 
 def quantize_soft_index(

@@ -80,7 +80,7 @@ class RankerInTheLoop(nn.Module):
         # Only targets are anchored, so only they are rebuilt.
         live = None if contents is None else LiveContents(contents, None, items.num_targets, noise)
         chosen = self.live(items.rows, live)
-        vectors = chosen.vectors.flatten(1)
+        vectors = chosen.rows().flatten(1)
         if self.prefixes:
             features = self.prefixes.add(features, items, chosen.codes, self.live.codes[items.older])
         parts = [self.sparse(features), vectors[items.targets]]

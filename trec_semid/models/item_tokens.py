@@ -4,7 +4,7 @@ Legend: U listed items, F tokens of an item, R positions, M modalities, C their 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast, final
 
 import torch
@@ -14,8 +14,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from trec_semid.core.errors import CheckpointError
 from trec_semid.embeddings.collection import PooledTables
-from trec_semid.layers.quantize import pick_codewords
-from trec_semid.models.live_codes import LiveCodes, LiveContents
+from trec_semid.layers.quantize import pick_codewords, sum_codewords
+from trec_semid.models.live_codes import ChosenCodes, LiveCodes, LiveContents
 from trec_semid.tokenizers.contents import Standardised
 
 
@@ -33,28 +33,68 @@ class Listed(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """The listed items."""
+    """The listed items.
 
-    vectors: Tensor
-    """(U, F, D): ID and fields, then content, then codes."""
-    total: Tensor
-    """(U, D): their sum."""
+    Their tokens are put side by side only where they are read, which few of them are: for all items of a
+    catalogue that would be the largest tensor of a step.
+    """
+
+    parts: tuple[Tensor, ...]
+    """(U, F', D) each: ID and fields, then content."""
     codes: Tensor | None
     """(U, R) int64; None without codes."""
     code_tables: Tensor | None
     """(R, K + 1, D); None without codes."""
+    chosen: Tensor | None
+    """(U, R, D): rows of codes, with a gradient to their choice, where a tokenizer learns; None otherwise."""
     errors: dict[str, Tensor]
     """Of rebuilt content, where a tokenizer learns."""
+    total: Tensor
+    """(U, D): the sum of an item's tokens."""
+
+    @staticmethod
+    def of(parts: Sequence[Tensor], codes: ChosenCodes | None) -> "Tokens":
+        """Return these tokens with their sum."""
+        if codes is None:
+            return Tokens(tuple(parts), None, None, None, {}, _sum_of(parts))
+        total = (
+            _sum_of(parts, sum_codewords(codes.tables, codes.codes))
+            if codes.vectors is None
+            else _sum_of([*parts, codes.vectors])
+        )
+        return Tokens(tuple(parts), codes.codes, codes.tables, codes.vectors, codes.errors, total)
+
+    @property
+    def num_tokens(self) -> int:
+        """F."""
+        return sum(part.shape[1] for part in self.parts) + (0 if self.codes is None else self.codes.shape[1])
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Return (n, F, D), tokens of some listed items: ID and fields, then content, then codes."""
+        parts = [part.index_select(0, rows) for part in self.parts]
+        if self.chosen is not None:
+            parts.append(self.chosen.index_select(0, rows))
+        elif self.codes is not None and self.code_tables is not None:
+            parts.append(pick_codewords(self.code_tables, self.codes[rows]))
+        return torch.cat(parts, dim=1)
 
     def as_targets(self) -> Tensor:
         """Return (U, D): the sum of an item's tokens; rows of its codes learn from it, their choice does not.
 
         A target that could choose its codes would choose those that are easily predicted: all the same ones.
         """
-        if not self.errors or self.codes is None or self.code_tables is None:
+        if self.chosen is None or self.codes is None or self.code_tables is None:
             return self.total
-        others = self.vectors[:, : -self.codes.shape[1]].sum(1)
-        return others + pick_codewords(self.code_tables, self.codes).sum(1)
+        return _sum_of(self.parts, sum_codewords(self.code_tables, self.codes))
+
+
+def _sum_of(parts: Sequence[Tensor], more: Tensor | None = None) -> Tensor:
+    """Return (U, D): the sum of all tokens (U, F', D) of the parts, and of what is summed already."""
+    sums = [part.sum(1) for part in parts] + ([] if more is None else [more])
+    total = sums[0]
+    for other in sums[1:]:
+        total = total + other
+    return total
 
 
 @final
@@ -98,11 +138,8 @@ class ItemTokens(nn.Module):
         if self.content is not None and listed.contents is not None:
             parts.append(self.content(listed.contents))
         if self.live is None:
-            vectors = torch.cat(parts, dim=1)
-            return Tokens(vectors, vectors.sum(1), None, None, {})
-        chosen = self.live(listed.rows, listed.live)
-        vectors = torch.cat([*parts, chosen.vectors], dim=1)
-        return Tokens(vectors, vectors.sum(1), chosen.codes, chosen.tables, chosen.errors)
+            return Tokens.of(parts, None)
+        return Tokens.of(parts, self.live(listed.rows, listed.live))
 
 
 @final

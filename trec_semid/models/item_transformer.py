@@ -58,9 +58,10 @@ class ItemTransformer(SequenceModel):
         self.drop = Dropout(config.dropout)
         self.transformer = Transformer(dim, config.transformer)
 
-    def of_items(self, tokens: Tokens) -> Tensor:
-        """Return (U, 1, D): tokens in one, which is cheaper once an item than once a place that reads it."""
-        return tokens.vectors.mean(1, keepdim=True) if self.takes_mean else tokens.total.unsqueeze(1)
+    def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """Return (n, 1, D): tokens in one, which is cheaper once an item than once a place that reads it."""
+        found = tokens.total.index_select(0, rows).unsqueeze(1)
+        return found / tokens.num_tokens if self.takes_mean else found
 
     def forward(self, histories: Tensor) -> Tensor:
         """Return states (B, L, D)."""

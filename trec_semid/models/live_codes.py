@@ -63,14 +63,18 @@ class LiveContents(NamedTuple):
 class ChosenCodes(NamedTuple):
     """Codes of the listed items and the rows they stand for."""
 
-    vectors: Tensor
-    """(U, R, D)."""
+    vectors: Tensor | None
+    """(U, R, D), with a gradient to the choice; None where codes are looked up and have no choice."""
     codes: Tensor
     """(U, R) int64; K where missing."""
     tables: Tensor
     """(R, K + 1, D): all rows of this step."""
     errors: dict[str, Tensor]
     """Name to (anchored items,): squared errors of their rebuilt content; empty where none are live."""
+
+    def rows(self) -> Tensor:
+        """Return (U, R, D)."""
+        return pick_codewords(self.tables, self.codes) if self.vectors is None else self.vectors
 
 
 @final
@@ -106,7 +110,7 @@ class LiveCodes(nn.Module):
         tables = self.tables()
         if live is None or self.tokenizer is None:
             codes = self.codes[rows].long()
-            return ChosenCodes(pick_codewords(tables, codes), codes, tables, {})
+            return ChosenCodes(None, codes, tables, {})
         with torch.autocast(rows.device.type, enabled=False):  # the map's codes are chosen in float32
             vectors, codes, errors = self._choose(self.tokenizer, tables, live)
         if live.places is not None:

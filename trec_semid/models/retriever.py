@@ -6,6 +6,7 @@ place, R positions, D width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, final
 
 import torch
@@ -32,9 +33,9 @@ class SequenceModel(nn.Module, ABC):
             histories: (B, L, F, D) what it reads of the items, oldest first.
         """
 
-    def of_items(self, tokens: Tokens) -> Tensor:
-        """Return (U, F, D): what it reads of the listed items; all their tokens here."""
-        return tokens.vectors
+    def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """Return (n, F, D): what it reads of some listed items; here all their tokens."""
+        return tokens.at(rows)
 
 
 class LossConfig(Config):
@@ -78,19 +79,21 @@ class RetrievalModel(nn.Module, ABC):
         """Return the losses of each place by name (`items`, `codes`), (P,) each, and the items' tokens."""
 
 
-def read_by_length(vectors: Tensor, places: Places, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def read_by_length(
+    look_up: Callable[[Tensor], Tensor], places: Places, read: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """Return (B, L', D): what is read of histories, each with those of about its length.
 
     Items are looked up once for all: the gradient of a look-up is as large as the catalogue.
 
     Args:
-        vectors: (U, F, D) tokens of the listed items.
+        look_up: gives what is read (n, F, D) of some listed items.
         places: histories.
         read: given tokens (b, l, F, D) and row numbers (b,), returns (b, l', D), longer for a longer l.
     """
     stretches = list(places.by_length())
     cells = torch.cat([places.inputs[rows, :longest].flatten() for rows, longest in stretches])
-    looked_up = vectors[cells].split([len(rows) * longest for rows, longest in stretches])
+    looked_up = look_up(cells).split([len(rows) * longest for rows, longest in stretches])
     parts = [
         read(part.unflatten(0, (len(rows), longest)), rows)
         for part, (rows, longest) in zip(looked_up, stretches, strict=True)
@@ -122,8 +125,8 @@ class Retriever(RetrievalModel):
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (P, D) at the places that predict."""
-        read = self.sequences.of_items(tokens)
-        states = read_by_length(read, places, lambda histories, _: self.sequences(histories))
+        look_up = partial(self.sequences.look_up, tokens)
+        states = read_by_length(look_up, places, lambda histories, _: self.sequences(histories))
         return states.flatten(0, 1)[places.predicting]
 
     def item_vectors(self, tokens: Tokens) -> Tensor:

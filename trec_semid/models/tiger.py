@@ -61,7 +61,7 @@ class Tiger(RetrievalModel):
         assert tokens.code_tables is not None, "items are codes"
         rows, wanted = places.predicting // places.inputs.shape[1], places.targets[:, 0]
         memory, present = self.read(tokens, places)
-        said = torch.cat([self._start(len(rows)), tokens.vectors[wanted, :-1]], dim=1)
+        said = torch.cat([self._start(len(rows)), tokens.at(wanted)[:, :-1]], dim=1)
         states = self.decoder(said + self.starts, self.decoder.read(memory[rows], present[rows]))
         unit, tables = normalize(states, dim=-1), normalize(tokens.code_tables, dim=-1)
         codes = tokens.codes[wanted]
@@ -89,7 +89,7 @@ class Tiger(RetrievalModel):
             flat = self.drop(vectors.flatten(1, 2))
             return self.encoder(flat, present[rows, None, None, : flat.shape[1]])
 
-        return read_by_length(tokens.vectors, places, encoded), present
+        return read_by_length(tokens.at, places, encoded), present
 
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
         """Return what a beam search asks, with a cache of what beams have said.
