@@ -47,8 +47,7 @@ def full_softmax_loss(
     """
     queries, items = _lowered(queries * scale, items)
     wide = targets.view(len(queries), -1) if len(queries) else targets.view(0, 1)
-    total = _LogSumExp.apply(queries, items, None, None, None, chunk_bytes)
-    own = _own_scores(queries, items, wide)
+    total, own = _Scores.apply(queries, items, wide, _NOTHING, chunk_bytes)
     return (total.unsqueeze(1) - own).masked_fill(wide < 0, 0.0).view(targets.shape)
 
 
@@ -72,17 +71,12 @@ def sampled_softmax_loss(
     """
     num_targets = targets.shape[1]
     queries, items = _lowered(queries, items)
-    own = _own_scores(queries, items, targets)
+    own = torch.einsum("bd,bwd->bw", queries.float(), embedding(targets.clamp(min=0), items).float())
     # A query meets its targets one by one, since each leaves out draws of itself.
     repeated = queries.repeat_interleave(num_targets, 0)
-    others = _LogSumExp.apply(
-        repeated,
-        drawn.items.to(repeated.dtype),
-        -drawn.log_q,
-        drawn.rows,
-        targets.flatten(),
-        chunk_bytes,
-    )
+    besides = _Besides(-drawn.log_q, drawn.rows, targets.flatten())
+    nothing = targets.new_zeros(len(repeated), 0)
+    others, _ = _Scores.apply(repeated, drawn.items.to(repeated.dtype), nothing, besides, chunk_bytes)
     return (torch.logaddexp(own, others.view(own.shape)) - own).masked_fill(targets < 0, 0.0)
 
 
@@ -94,55 +88,73 @@ def _lowered(queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     return queries, items
 
 
-def _own_scores(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """Return (B, W) float32."""
-    own = embedding(targets.clamp(min=0), items)
-    return torch.einsum("bd,bwd->bw", queries.float(), own.float())
+class _Besides(NamedTuple):
+    """What decides a score beside the product; nothing of it learns."""
+
+    bias: Tensor | None
+    """(N,)"""
+    rows: Tensor | None
+    """(N,): which item a column is."""
+    left_out: Tensor | None
+    """(B,): the item whose columns a query leaves out."""
+
+    def scores(self, queries: Tensor, items: Tensor, own: slice, part: slice) -> Tensor:
+        """Return (b, n) float32 of a tile, in memory of its own."""
+        scores = (queries[own] @ items[part].T).float()
+        if self.bias is not None:
+            scores += self.bias[part]
+        if self.rows is not None and self.left_out is not None:
+            scores.masked_fill_(self.rows[part] == self.left_out[own].unsqueeze(1), -torch.inf)
+        return scores
+
+
+_NOTHING = _Besides(None, None, None)
 
 
 @final
-class _LogSumExp(torch.autograd.Function):
-    """log sum_n exp(q_b . i_n + bias_n) over columns n whose row is not the one left out, tile by tile."""
+class _Scores(torch.autograd.Function):
+    """log sum_n exp(q_b . i_n + bias_n) over the columns n not left out, and q_b . i_w of the targets w."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917  # autograd gives them by position
+    def forward(
         ctx: Any,
         queries: Tensor,
         items: Tensor,
-        bias: Tensor | None,
-        rows: Tensor | None,
-        left_out: Tensor | None,
+        targets: Tensor,
+        besides: _Besides,
         chunk_bytes: int | None,
-    ) -> Tensor:
-        """Return (B,) float32; of all scores only these are kept."""
-        total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B,) and (B, W) float32; of all scores only these are kept."""
+        ctx.besides = besides
         ctx.bound = chunk_bytes or _CHUNK_BYTES.get(queries.device.type, _CHUNK_BYTES["cpu"])
-        columns = _Columns(items, bias, rows)
+        total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
         for own, part in _tiles(len(queries), len(items), ctx.bound):
-            scores = columns.scores(queries[own], None if left_out is None else left_out[own], part)
+            scores = besides.scores(queries, items, own, part)
             total[own] = torch.logaddexp(total[own], scores.logsumexp(1))
-        ctx.save_for_backward(queries, items, bias, rows, left_out, total)
-        return total
+        ctx.save_for_backward(queries, items, targets, total)
+        return total, torch.einsum("bd,bwd->bw", queries.float(), items[targets.clamp(min=0)].float())
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Send the gradient to queries and items, with the scores made once more."""
-        queries, items, bias, rows, left_out, total = ctx.saved_tensors
-        weights = grads[0].float().unsqueeze(1)
+        """Send the gradients to queries and items, with the scores made once more."""
+        queries, items, targets, total = ctx.saved_tensors
+        weights, of_targets = grads[0].float().unsqueeze(1), grads[1].float()
         # Where every column is left out there is nothing to share, and exp(-inf + inf) would be no number.
         level = total.masked_fill(total == -torch.inf, 0.0).unsqueeze(1)
-        to_queries = torch.zeros_like(queries, dtype=torch.float32)
+        rows = targets.clamp(min=0)
+        to_queries = torch.einsum("bw,bwd->bd", of_targets, items[rows].float())
         to_items = torch.zeros_like(items, dtype=torch.float32)
-        columns = _Columns(items, bias, rows)
         for own, part in _tiles(len(queries), len(items), ctx.bound):
-            scores = columns.scores(queries[own], None if left_out is None else left_out[own], part)
+            scores = ctx.besides.scores(queries, items, own, part)
             shares = scores.sub_(level[own]).exp_().mul_(weights[own]).to(items.dtype)
             to_queries[own] += shares @ items[part]
             to_items[part] += shares.T @ queries[own]
-        return to_queries.to(queries.dtype), to_items.to(items.dtype), None, None, None, None
+        pulled = of_targets.unsqueeze(2) * queries.float().unsqueeze(1)
+        to_items.index_add_(0, rows.flatten(), pulled.flatten(0, 1))
+        return to_queries.to(queries.dtype), to_items.to(items.dtype), None, None, None
 
 
 def _tiles(num_queries: int, num_items: int, bound: int) -> Iterator[tuple[slice, slice]]:
@@ -152,20 +164,3 @@ def _tiles(num_queries: int, num_items: int, bound: int) -> Iterator[tuple[slice
     for first in range(0, num_queries, height):
         for start in range(0, num_items, width):
             yield slice(first, first + height), slice(start, start + width)
-
-
-class _Columns(NamedTuple):
-    """What queries are multiplied with."""
-
-    items: Tensor
-    bias: Tensor | None
-    rows: Tensor | None
-
-    def scores(self, queries: Tensor, left_out: Tensor | None, part: slice) -> Tensor:
-        """Return (b, n) float32 in memory of its own."""
-        scores = (queries @ self.items[part].T).float()
-        if self.bias is not None:
-            scores += self.bias[part]
-        if self.rows is not None and left_out is not None:
-            scores.masked_fill_(self.rows[part] == left_out.unsqueeze(1), -torch.inf)
-        return scores
