@@ -90,7 +90,9 @@ class Tokens(NamedTuple):
 
 def _sum_of(parts: Sequence[Tensor], more: Tensor | None = None) -> Tensor:
     """Return (U, D): the sum of all tokens (U, F', D) of the parts, and of what is summed already."""
-    sums = [part.sum(1) for part in parts] + ([] if more is None else [more])
+    # One token is its own sum, in the same memory.
+    sums = [part.squeeze(1) if part.shape[1] == 1 else part.sum(1) for part in parts]
+    sums += [] if more is None else [more]
     total = sums[0]
     for other in sums[1:]:
         total = total + other
