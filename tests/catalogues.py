@@ -80,12 +80,12 @@ def searched_by_hand(
 ) -> list[tuple[float, tuple[int, ...]]]:
     """Return (score, tuple) of a beam search in plain Python; `step(user, prefix, num_codes)` a model.
 
-    A tuple all of whose items are left out is none; its prefixes are some.
+    Prefixes all of whose items are left out are none.
     """
     left = {own for item, own in enumerate(catalogue.tuples) if item not in left_out}
     beams = [(0.0, ())]
     for position, size in enumerate(catalogue.sizes):
-        prefixes = {found[: position + 1] for found in catalogue.tuples}
+        prefixes = {found[: position + 1] for found in left}
         grown = []
         for score, prefix in beams:
             log_probs = step(user, prefix, size + 1)
@@ -94,8 +94,6 @@ def searched_by_hand(
                 for code in range(size + 1)
                 if (*prefix, code) in prefixes and log_probs[code] > -np.inf
             ]
-        if position == len(catalogue.sizes) - 1:
-            grown = [beam for beam in grown if beam[1] in left]
         beams = sorted(grown, key=lambda beam: (-beam[0], beam[1]))[:width]
     return beams
 

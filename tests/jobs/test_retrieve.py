@@ -24,6 +24,7 @@ from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 NO_ITEM = {"id": False, "fields": [], "content": []}
 CODES_ALONE = {"item": NO_ITEM, "loss": {"item_weight": 0.0}}
+TUNED = {"estimator": "straight_through", "warmup_epochs": 0, "learning_rate": 0.01, "entropy_floor": 0.0}
 HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
 
@@ -102,8 +103,13 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
         {"loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
         {"loss": {"code_weight": 0.0}, "model": HETERREC},
         {"loss": {"code_weight": 0.0, "item_similarity_is_cosine": True, "negatives": "seen"}, "window": 3},
+        {"tuning": TUNED, "window": 2},
+        {"tuning": TUNED, "loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
     ],
-    ids=["all items", "named items", "codes alone", "codes read", "three steps, seen items"],
+    ids=[
+        *("all items", "named items", "codes alone", "codes read", "three steps, seen items"),
+        *("tuned, all items", "tuned, named items"),
+    ],
 )
 def test_two_ranks_train_and_retrieve_as_one(problem, tmp_path, changes):
     one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", changes)
@@ -291,6 +297,20 @@ def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):
     losses = losses_of(config.run)
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     assert metrics["test/recall@10"] > 0.33  # 0.25 by chance, of 1,400 targets
+    assert metrics["valid/beam_agreement@10"] == 1.0  # as wide as the catalogue
+
+
+def test_a_narrow_beam_of_tiger_says_what_it_misses(problem, tmp_path):
+    config = retrieve_config(
+        problem,
+        str(tmp_path / "tiger"),
+        model={"kind": "tiger", "encoder": STILL, "decoder": STILL},
+        **CODES_ALONE,
+        sequences={"rows": "sliding"},
+        evaluation={"beam_width": 5, "cutoffs": [5]},
+        train={"max_epochs": 1, "select_by": "ndcg@5"},
+    )
+    assert 0.05 < run(config).metrics["valid/beam_agreement@5"] < 0.99
 
 
 WIDE = {"beam_width": 40}

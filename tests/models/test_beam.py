@@ -94,14 +94,28 @@ def test_items_are_those_of_the_tuples_found_in_the_stated_order(catalogue, widt
         assert found_items(retrieved, user) == wanted
 
 
-def test_lists_stay_as_long_as_the_beam_is_wide_where_items_are_left_out():
-    catalogue = draw_catalogue(1, (20, 30, 20), 300, 300)
-    heads = [torch.randn(4, size + 1).log_softmax(1) for size in catalogue.sizes]
-    steps, trie = parallel_heads(heads), trie_of(catalogue)
-    best = decode_items(trie, 4, steps, width=20, num_items=20)
-    rest = decode_items(trie, 4, steps, width=20, num_items=20, exclude=best.items[:, :9])
-    assert rest.lengths.tolist() == [20] * 4
-    torch.testing.assert_close(rest.items[:, :11], best.items[:, 9:], rtol=0, atol=0)
+@pytest.mark.parametrize(("sizes", "num_tuples"), [((100,) * 6, 3000), ((20, 30, 20), 300), ((3, 4), 12)])
+@pytest.mark.parametrize("width", [1, 5, 20])
+def test_lists_are_as_long_as_the_beam_is_wide_after_any_history(sizes, num_tuples, width):
+    catalogue = draw_catalogue(1, sizes, num_tuples + num_tuples // 10, num_tuples)
+    generator = torch.Generator().manual_seed(3)
+    heads = [torch.randn(4, size + 1, generator=generator).log_softmax(1) for size in catalogue.sizes]
+    trie = trie_of(catalogue)
+    everything = exact_items(heads, catalogue.codes, len(catalogue.codes)).items
+    history = everything[:, : len(catalogue.codes) // 3]  # the best items, where the beam would go
+    rest = decode_items(trie, 4, parallel_heads(heads), width=width, num_items=width, exclude=history)
+    assert rest.lengths.tolist() == [min(width, len(catalogue.codes) - history.shape[1])] * 4
+    for user in range(4):
+        assert not set(rest.items[user].tolist()) & set(history[user].tolist())
+
+
+def test_a_wide_beam_of_many_items_is_looked_at_a_few_users_at_a_time(monkeypatch):
+    catalogue = draw_catalogue(4, (3, 4), 500)
+    heads = draw_heads(1, 16, catalogue.sizes)
+    trie, steps = trie_of(catalogue), parallel_heads(heads)
+    whole = decode_items(trie, 16, steps, width=12, num_items=40)
+    monkeypatch.setattr(beam, "_CHUNK_BYTES", {"cpu": 1})
+    torch.testing.assert_close(tuple(decode_items(trie, 16, steps, width=12, num_items=40)), tuple(whole))
 
 
 def exact_items(heads, codes, num_items):

@@ -271,3 +271,17 @@ def test_parts_of_ranks_add_up_to_the_mean_over_the_global_batch():
     losses, _ = model.retriever(listed_of(batch.items), batch.places)
     expected = 4 / 40 * (2.0 * losses["items"].sum() + 3.0 * losses["codes"].sum())
     assert output.loss.item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("num_targets", [1, 3])
+def test_anchors_are_a_mean_over_places_of_a_mean_over_their_targets(num_targets):
+    model = RetrieverWithLoss(build("sasrec").eval(), world_size=2, anchor_weights={"text": 0.5})
+    batch = batch_of(lists_all=False, num_targets=num_targets)
+    listed = listed_of(batch.items)
+    losses, tokens = model.retriever(listed, batch.places)
+    errors = torch.rand(len(batch.items))
+    model.retriever.forward = lambda *_: (losses, tokens._replace(errors={"text": errors}))
+    anchor = sum(mean([errors[t] for t in row if t >= 0]) for row in batch.places.targets.tolist())
+    plain = losses["items"].sum() + losses["codes"].sum()
+    found = model(listed, batch.places, 40).loss
+    torch.testing.assert_close(found, 2 / 40 * (plain + 0.5 * anchor))

@@ -8,6 +8,7 @@ from trec_semid.data.ragged import Ragged
 from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, Window, history_batch
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.layers.attention import TransformerConfig
+from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.models.beam import Beams, decode_items
 from trec_semid.models.item_tokens import ItemTokens, Listed
@@ -104,3 +105,23 @@ def test_items_of_more_than_codes_are_refused():
     )
     with pytest.raises(ConfigError, match=r"codes alone"):
         Tiger(items, TigerConfig(), LossConfig(), max_len=3)
+
+
+def test_what_the_decoder_is_told_of_a_target_has_no_gradient_to_the_choice_of_its_codes():
+    model = made()
+    batch = SequenceMaker(ragged(ROWS), NO_FEATURES, Window(1, True)).make(
+        np.arange(4), 4, np.random.default_rng(0)
+    )
+    listed = Listed(batch.items, None, None)
+    plain = model.items(listed)
+    assert plain.codes is not None
+    assert plain.code_tables is not None
+    choice = pick_codewords(plain.code_tables, plain.codes).detach().requires_grad_()
+    model.items.forward = lambda *_: plain._replace(chosen=choice)
+    losses, _ = model(listed, batch.places)
+    losses["codes"].sum().backward(inputs=[choice])
+    named = {item for row in ROWS for item in row[:-1]}
+    assert choice.grad is not None
+    taught = {int(item) for item, grad in zip(batch.items, choice.grad, strict=True) if grad.any()}
+    assert taught == named
+    assert {row[-1] for row in ROWS} - named  # some are targets alone

@@ -11,7 +11,7 @@ from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.evaluation.ranking import Named
-from trec_semid.jobs.retrieve_agreement import beam_agreement
+from trec_semid.jobs.retrieve_agreement import NUM_USERS, NUM_USERS_OF_WIDE_BEAM, beam_agreement
 from trec_semid.jobs.retrieve_ensemble import build_ensemble
 from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
@@ -65,7 +65,8 @@ def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs,
 def _write(evaluator: Evaluator, folder: RunFolder) -> Named:
     metrics, counts = evaluator.write(folder)
     if isinstance(evaluator.search, BeamSearch) and (exact := evaluator.search.exact()):
-        metrics |= beam_agreement(evaluator, exact)
+        looked_at = NUM_USERS if isinstance(exact, ExactSearch) else NUM_USERS_OF_WIDE_BEAM
+        metrics |= beam_agreement(evaluator, exact, looked_at)
     return metrics, counts
 
 

@@ -14,19 +14,23 @@ from trec_semid.models.retrieved import agreement
 from trec_semid.tokenizers.shards import sum_over_ranks
 
 NUM_USERS = 1_000
-"""Users of the validation split that are looked at, the first ones."""
+"""Users of the validation split that are looked at, the first ones with a history."""
+NUM_USERS_OF_WIDE_BEAM = 100
+"""The same where the exact lists are those of a beam over all tuples, which takes a while."""
 
 
-def beam_agreement(beam: Evaluator, exact: Search) -> dict[str, float]:
+def beam_agreement(beam: Evaluator, exact: Search, num_users: int = NUM_USERS) -> dict[str, float]:
     """Return, for each N, the share of the exact first N items that stand in the beam's first N.
 
-    A mean over users, over all ranks; all ranks call it.
+    A mean over users, over all ranks; all ranks call it. Users without a history are left out: no model is
+    asked for them.
 
     Args:
         beam: whose lists are judged.
-        exact: scores every item with the same model.
+        exact: lists every item with the same model.
+        num_users: that are looked at, at most.
     """
-    rows = _first_users(beam.rows("valid"))
+    rows = _first_users(beam.rows("valid"), num_users)
     found, wanted = _top_items(beam, rows), _top_items(replace(beam, search=exact), rows)
     shares: dict[str, float] = {}
     for cutoff in beam.config.evaluation.cutoffs:
@@ -37,10 +41,12 @@ def beam_agreement(beam: Evaluator, exact: Search) -> dict[str, float]:
     return shares
 
 
-def _first_users(rows: EvaluationRows) -> EvaluationRows:
+def _first_users(rows: EvaluationRows, num_users: int) -> EvaluationRows:
     users, *parts = rows
-    first = [Ragged(part.starts[:NUM_USERS], part.lengths[:NUM_USERS], part.values) for part in parts]
-    return EvaluationRows(users[:NUM_USERS], *first)
+    first = np.flatnonzero(rows.histories.lengths)[:num_users]
+    return EvaluationRows(
+        users[first], *(Ragged(part.starts[first], part.lengths[first], part.values) for part in parts)
+    )
 
 
 def _top_items(evaluator: Evaluator, rows: EvaluationRows) -> Tensor:

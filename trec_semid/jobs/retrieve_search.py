@@ -25,6 +25,8 @@ from trec_semid.training.item_feed import ItemFeed
 
 SCORES_AT_ONCE = 1 << 26
 """Users of a batch times items: scores that are made once and kept between the two looks at them."""
+MOST_TUPLES = 50_000
+"""Of a beam over all tuples, over its users: what a decoder keeps of each is a few KB."""
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -130,12 +132,19 @@ class BeamSearch:
     """
 
     def __init__(
-        self, model: Retriever | Tiger, feed: ItemFeed, data: RetrievalData, ranks: Ranks, width: int
+        self,
+        model: Retriever | Tiger,
+        feed: ItemFeed,
+        data: RetrievalData,
+        ranks: Ranks,
+        width: int,
+        *,
+        users_at_once: int = 1024,
     ) -> None:
         live = model.items.live
         assert live is not None, "refused by RetrieveConfig"
         self._model, self._feed, self._data, self._ranks, self._live = model, feed, data, ranks, live
-        self.width, self.users_at_once = width, 1024
+        self.width, self.users_at_once = width, users_at_once
         self._trie: TupleTrie | None = None
 
     def begin(self) -> None:
@@ -155,11 +164,24 @@ class BeamSearch:
         )
         return TargetPlaces(ranks_in_lists(found.items, users.targets, users.num_targets), found.items)
 
-    def exact(self) -> ExactSearch | None:
-        """Return the search by scores of all items that it stands for; None of TIGER, which has none."""
-        if isinstance(self._model, Tiger):
+    def exact(self) -> "ExactSearch | BeamSearch | None":
+        """Return the exact search that it stands for; None where nothing exact is affordable.
+
+        TIGER scores no items. A beam as wide as there are tuples is exact for it, if they are not too many.
+        """
+        if not isinstance(self._model, Tiger):
+            return ExactSearch(self._model, self._feed, self._data, self._ranks)
+        num_tuples = len(self._live.codes.unique(dim=0))
+        if num_tuples > MOST_TUPLES:
             return None
-        return ExactSearch(self._model, self._feed, self._data, self._ranks)
+        return BeamSearch(
+            self._model,
+            self._feed,
+            self._data,
+            self._ranks,
+            num_tuples,
+            users_at_once=MOST_TUPLES // num_tuples,
+        )
 
     def _step(self, tokens: Tokens, batch: SequenceBatch, num_users: int) -> NextLogProbs:
         if isinstance(self._model, Tiger):

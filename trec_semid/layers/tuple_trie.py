@@ -1,7 +1,7 @@
 """The tuples of codes that exist, as a trie in flat arrays: what a decoder may say, and whose it is.
 
 Legend: N items, R positions, M_r distinct prefixes of r + 1 codes (nodes of level r), B rows, W parents,
-C children of a row.
+C children of a row, S items to leave out.
 """
 
 from collections.abc import Sequence
@@ -48,8 +48,10 @@ class TupleTrie:
     offsets[r][i + 1]; offsets[0] is the root's, offsets[R] are ranges of `items`."""
     items: Tensor
     """(N,) int64: item rows, tuple after tuple."""
-    leaf_of: Tensor
-    """(N,) int64: the leaf of each item row's tuple."""
+    starts: tuple[Tensor, ...]
+    """R of (M_r + 1,) int32: items under node i of level r are items[starts[r][i] : starts[r][i + 1]]."""
+    place_of: Tensor
+    """(N,) int64: where each item row stands in `items`."""
     highest: tuple[int, ...]
     """The highest code in use at each position."""
 
@@ -79,14 +81,15 @@ class TupleTrie:
         places = [*firsts, np.arange(len(array))]
         offsets = [np.searchsorted(place, bound) for place, bound in zip(places, bounds, strict=True)]
         ends = [ordered[first, position] for position, first in enumerate(firsts)]
-        leaf_of = np.empty(len(array), np.int64)
-        leaf_of[order] = np.cumsum(is_new[:, -1]) - 1
+        place_of = np.empty(len(array), np.int64)
+        place_of[order] = np.arange(len(array))
         return TupleTrie(
             sizes=tuple(sizes),
             codes=tuple(torch.from_numpy(end.astype(np.int32)) for end in ends),
             offsets=tuple(torch.from_numpy(offset.astype(np.int32)) for offset in offsets),
             items=torch.from_numpy(order),
-            leaf_of=torch.from_numpy(leaf_of),
+            starts=tuple(torch.from_numpy(bound.astype(np.int32)) for bound in bounds[1:]),
+            place_of=torch.from_numpy(place_of),
             highest=tuple(int(end.max()) for end in ends),
         )
 
@@ -117,7 +120,8 @@ class TupleTrie:
             tuple(part.to(device) for part in self.codes),
             tuple(part.to(device) for part in self.offsets),
             self.items.to(device),
-            self.leaf_of.to(device),
+            tuple(part.to(device) for part in self.starts),
+            self.place_of.to(device),
             self.highest,
         )
 
@@ -131,8 +135,8 @@ class TupleTrie:
         offsets = self.offsets[level]
         return (offsets[parents + 1] - offsets[parents]).long()
 
-    def leaves_of(self, rows: Tensor) -> Tensor:
-        """Return (B, S) int64: leaves of distinct item rows, ascending; -1 first, for none and for repeats.
+    def places_of(self, rows: Tensor) -> Tensor:
+        """Return (B, S) int64: places in `items` of distinct item rows, ascending; first -1 for what is none.
 
         Args:
             rows: (B, S) item rows in any order; others, as -1, stand for none.
@@ -140,7 +144,20 @@ class TupleTrie:
         ordered = rows.sort(1).values
         counts = (ordered >= 0) & (ordered < self.num_items)
         counts[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
-        return self.leaf_of[ordered.where(counts, 0)].masked_fill_(~counts, -1).sort(1).values
+        return self.place_of[ordered.where(counts, 0)].masked_fill_(~counts, -1).sort(1).values
+
+    def emptied_by(self, level: int, places: Tensor) -> Tensor:
+        """Return (B, S) int64: nodes of a level that have no items but those; -1 for what is no such node.
+
+        Args:
+            level: 0..R-1.
+            places: (B, S) as `places_of` returns them.
+        """
+        starts = self.starts[level]
+        nodes = torch.searchsorted(starts, places, right=True) - 1
+        gone = torch.searchsorted(nodes, nodes, right=True) - torch.searchsorted(nodes, nodes)
+        owned = starts[nodes + 1] - starts[nodes.clamp(min=0)]
+        return nodes.masked_fill_(gone < owned, -1)
 
     def children(self, level: int, parents: Tensor, counts: Tensor, num_slots: int) -> Children:
         """List the first `counts` children of each parent.

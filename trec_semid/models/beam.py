@@ -69,15 +69,14 @@ def beam_search(
 
     Position by position, the children of the live beams are scored, and the best `width` of them live on.
     With `width` >= the number of tuples the result is exact. A prefix of score -inf is none: what the
-    model calls impossible is not returned.
+    model calls impossible is not returned, and neither is one all of whose items are left out.
 
     Args:
         trie: the catalogue's tuples.
         num_users: B.
         next_log_probs: the model; called once for each position.
         width: beams kept.
-        exclude: (B, S) item rows to leave out for each user, filled up with -1: a tuple whose items are all
-            among them is none.
+        exclude: (B, S) item rows to leave out for each user, filled up with -1.
 
     Returns:
         W <= width whole tuples of each user, with the leaves of the trie as nodes.
@@ -92,12 +91,13 @@ def beam_search(
     nothing = torch.zeros(num_users, 1, dtype=torch.int64, device=trie.device)
     codes = nothing.new_zeros(num_users, 1, 0)
     beams = Beams(codes, nothing, nothing.float(), nothing)
-    last = trie.num_positions - 1
+    places = None if exclude is None else trie.places_of(exclude)
     for position in range(trie.num_positions):
         log_probs = next_log_probs(position, beams)
         _expect_log_probs(log_probs, position, beams, trie)
-        spent = None if exclude is None or position < last else trie.leaves_of(exclude)
-        beams = _advance(trie, beams, log_probs, width, spent)
+        # Gone as soon as nothing is left under it: what cannot end in an item takes no place in the beam.
+        emptied = None if places is None else trie.emptied_by(position, places)
+        beams = _advance(trie, beams, log_probs, width, emptied)
     return beams
 
 
@@ -134,31 +134,32 @@ def decode_items(
     # Of a tuple with very many items, those that cannot reach the list are not looked at.
     enough = num_items + (0 if exclude is None else exclude.shape[1])
     counts = _live_children(trie, level, beams).clamp_(max=enough)
-    owned = trie.children(level, beams.nodes, counts, _num_slots(counts))
-    rows = trie.items[owned.nodes]
-    left_out = ~owned.exists if exclude is None else ~owned.exists | is_excluded(rows, exclude)
-    scores = beams.scores.gather(1, owned.parents).masked_fill_(left_out, -torch.inf)
-    return best_items(scores, rows, num_items)
+    num_slots = _num_slots(counts)
+    parts: list[Retrieved] = []
+    for own in _together(trie, len(counts), num_slots):
+        owned = trie.children(level, beams.nodes[own], counts[own], num_slots)
+        rows = trie.items[owned.nodes]
+        left_out = ~owned.exists if exclude is None else ~owned.exists | is_excluded(rows, exclude[own])
+        scores = beams.scores[own].gather(1, owned.parents).masked_fill_(left_out, -torch.inf)
+        parts.append(best_items(scores, rows, num_items))
+    return Retrieved(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, spent: Tensor | None) -> Beams:
-    """Go on by a position; `spent` are leaves of items that are left out, at the last."""
+def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, emptied: Tensor | None) -> Beams:
+    """Go on by a position; `emptied` (B, S) are its nodes that have no items left."""
     position = beams.codes.shape[2]
     counts = _live_children(trie, position, beams)
     num_slots = _num_slots(counts)
-    bound = _CHUNK_BYTES.get(trie.device.type, _CHUNK_BYTES["cpu"])
-    users = max(1, bound // (_CANDIDATE_BYTES * num_slots))
     parts: list[tuple[Tensor, ...]] = []
-    for start in range(0, len(counts), users):
-        own = slice(start, start + users)
+    for own in _together(trie, len(counts), num_slots):
         children = trie.children(position, beams.nodes[own], counts[own], num_slots)
         codes = trie.codes[position][children.nodes].long()
         scores = beams.scores[own].gather(1, children.parents)
         scores += _pick(log_probs[own], children.parents, codes)
         scores.masked_fill_(~children.exists, -torch.inf)
         expect_no_nan(scores)
-        if spent is not None:
-            scores.masked_fill_(_is_spent(trie, children.nodes, spent[own]), -torch.inf)
+        if emptied is not None:
+            scores.masked_fill_(is_excluded(children.nodes, emptied[own]), -torch.inf)
         best = top_places(scores, children.nodes, min(width, num_slots))
         parts.append(tuple(x.gather(1, best) for x in (codes, children.parents, scores, children.nodes)))
     codes, parents, scores, nodes = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -166,10 +167,11 @@ def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, spent
     return Beams(torch.cat([before, codes.unsqueeze(2)], 2), parents, scores, nodes)
 
 
-def _is_spent(trie: TupleTrie, nodes: Tensor, spent: Tensor) -> Tensor:
-    """Return (B, C) bool: whether all items of a leaf are among those left out, whose leaves are (B, S)."""
-    left_out = torch.searchsorted(spent, nodes, right=True) - torch.searchsorted(spent, nodes)
-    return left_out >= trie.count_children(trie.num_positions, nodes)
+def _together(trie: TupleTrie, num_users: int, num_slots: int) -> list[slice]:
+    """Return the users whose candidates are looked at together, stretch after stretch."""
+    bound = _CHUNK_BYTES.get(trie.device.type, _CHUNK_BYTES["cpu"])
+    users = max(1, bound // (_CANDIDATE_BYTES * num_slots))
+    return [slice(start, start + users) for start in range(0, num_users, users)]
 
 
 def _live_children(trie: TupleTrie, level: int, beams: Beams) -> Tensor:

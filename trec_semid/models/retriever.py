@@ -189,8 +189,7 @@ class RetrieverWithLoss(nn.Module):
         share = self.world_size / max(global_size, 1)
         total = sum((weights[name] * loss.sum() for name, loss in losses.items()), torch.zeros(()))
         for name, errors in tokens.errors.items():
-            # A rank's anchored items stand for its places: shares of ranks add up to the global batch.
-            total = total + self.anchor_weights[name] * errors.mean() * len(places.predicting)
+            total = total + self.anchor_weights[name] * (errors * _shown(listed, places)).sum()
         return RetrieverOutput(total * share, self._agreement(listed, tokens))
 
     def _agreement(self, listed: Listed, tokens: Tokens) -> Tensor:
@@ -201,6 +200,17 @@ class RetrieverWithLoss(nn.Module):
         if live.places is not None:
             rows, codes = rows[live.places], codes[live.places]
         return (of_items.codes[rows] == codes).float().mean()
+
+
+def _shown(listed: Listed, places: Places) -> Tensor:
+    """Return (V,): how much each live item is a target, a place's targets sharing its 1.
+
+    Anchors weigh items by it, so that shares of ranks add up to the mean over the global batch's places.
+    """
+    exists = places.targets >= 0
+    shares = exists / exists.sum(1, keepdim=True).clamp(min=1)
+    shown = shares.new_zeros(len(listed.rows)).index_add(0, places.targets[exists], shares[exists])
+    return shown if listed.live is None or listed.live.places is None else shown[listed.live.places]
 
 
 def _mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.decoder import Cache, Decoder
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.full_softmax import full_softmax_loss
+from trec_semid.layers.quantize import pick_codewords
 from trec_semid.models.beam import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retriever import LossConfig, RetrievalModel, read_by_length
@@ -61,10 +62,11 @@ class Tiger(RetrievalModel):
         assert tokens.code_tables is not None, "items are codes"
         rows, wanted = places.predicting // places.inputs.shape[1], places.targets[:, 0]
         memory, present = self.read(tokens, places)
-        said = torch.cat([self._start(len(rows)), tokens.at(wanted)[:, :-1]], dim=1)
+        codes = tokens.codes[wanted]
+        # Which codes are right has no gradient, and neither has what the decoder is told of them.
+        said = torch.cat([self._start(len(rows)), pick_codewords(tokens.code_tables, codes)[:, :-1]], dim=1)
         states = self.decoder(said + self.starts, self.decoder.read(memory[rows], present[rows]))
         unit, tables = normalize(states, dim=-1), normalize(tokens.code_tables, dim=-1)
-        codes = tokens.codes[wanted]
         each = [
             full_softmax_loss(unit[:, r], tables[r], codes[:, r], scale=self.scale)
             for r in range(codes.shape[1])

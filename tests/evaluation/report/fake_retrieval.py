@@ -19,6 +19,8 @@ from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 COVERED = 0.25
 """What every run states as its coverage at every length of the list."""
+AGREED = 0.875
+"""What every run with a beam states as its agreement with exact scores."""
 
 
 class FakeItemConfig(Config):
@@ -108,6 +110,8 @@ def write_own_metrics(run: RunFolder, config: FakeRetrieveConfig) -> None:
             read_target_ranks(run.uri, split), training_strata(dataset), cutoffs=config.evaluation.cutoffs
         )
         found |= {f"coverage@{cutoff}": COVERED for cutoff in config.evaluation.cutoffs}
+        if config.evaluation.beam_width and split == "valid":
+            found |= {f"beam_agreement@{cutoff}": AGREED for cutoff in config.evaluation.cutoffs}
         metrics |= {f"{split}/{name}": value for name, value in found.items()}
         counts |= {f"{split}/{name}": value for name, value in sizes.items()}
     facts = dataset.facts

@@ -133,6 +133,9 @@ class Reach(Config):
     arm: str
     lengths: list[int]
     recall: list[float]
+    beam_agreement: dict[int, float] = {}
+    """Length of the list -> share of the exact list that the arm's beam finds, of validation users; empty
+    where nothing is searched by a beam, or nothing exact stands beside it."""
 
 
 class ShownTarget(Config):

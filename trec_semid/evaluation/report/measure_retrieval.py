@@ -34,6 +34,8 @@ USUAL_CUTOFF = 10
 LONGEST_LIST = 1000
 """How far recall by length of the list is shown."""
 NUM_LENGTHS = 60
+BEAM_AGREEMENT = "valid/beam_agreement"
+"""What the job calls it."""
 SAME_TARGETS = "Run both again on the same dataset, with the same sequences.events"
 
 
@@ -140,7 +142,19 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetRanks], num_items: int) -> Reach:
         arm=arm.arm.name,
         lengths=[int(length) for length in lengths],
         recall=[round(float(value), 6) for value in recall],
+        beam_agreement=_beam_agreement(arm),
     )
+
+
+def _beam_agreement(arm: ArmRuns) -> dict[int, float]:
+    """Return the means over seeds, at the lengths that every run states."""
+    stated = [run.result["metrics"] for run in arm.runs]
+    found = {cutoff: f"{BEAM_AGREEMENT}@{cutoff}" for cutoff in _cutoffs(arm.runs[0])}
+    return {
+        cutoff: sum(metrics[name] for metrics in stated) / len(stated)
+        for cutoff, name in found.items()
+        if all(name in metrics for metrics in stated)
+    }
 
 
 def _recall_by_length(test: TargetRanks, lengths: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -34,10 +34,12 @@ def _metrics(report: Report) -> list[Part]:
     said = (
         "By length of the list (a scale of powers), mean over seeds; marks stand where the run was evaluated."
     )
+    beams = retrieval_tables.beam_table(report)
     return [
         tables.arm_table(report),
         Words(PROTOCOLS["catalogue"], is_note=True),
         retrieval_tables.metric_table(report),
+        *([beams] if beams else []),
         arm_legend(report),
         *figures((pictures.reach_picture(report), "Recall@N", said)),
     ]

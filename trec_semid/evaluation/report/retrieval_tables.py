@@ -3,7 +3,12 @@
 from trec_semid.evaluation.report.content import Example, Report
 from trec_semid.evaluation.report.definitions import RETRIEVAL_METRICS
 from trec_semid.evaluation.report.tables import METRIC_CAPTION, Block, Cell, Column, Table, estimate_cell
-from trec_semid.evaluation.report.words import NONE, count, shortened, things
+from trec_semid.evaluation.report.words import NONE, count, figure, shortened, things
+
+BEAM_CAPTION = (
+    "Beam search against exact scores: share of the first N items by exact scores that are among the beam's "
+    "first N, for the first users of the validation part."
+)
 
 
 def metric_table(report: Report) -> Table:
@@ -28,6 +33,20 @@ def metric_table(report: Report) -> Table:
         for family in RETRIEVAL_METRICS
     ]
     return Table(METRIC_CAPTION, [Column("Arm"), *(Column(f"N = {cutoff}") for cutoff in cutoffs)], blocks)
+
+
+def beam_table(report: Report) -> Table | None:
+    """Return how much of the exact lists the beams find; None where no arm says so."""
+    arms = [reach for reach in report.reach if reach.beam_agreement]
+    if not arms:
+        return None
+    cutoffs = sorted({cutoff for reach in arms for cutoff in reach.beam_agreement})
+    rows = [
+        [Cell(reach.arm), *(Cell(figure(reach.beam_agreement.get(cutoff))) for cutoff in cutoffs)]
+        for reach in arms
+    ]
+    columns = [Column("Arm"), *(Column(f"N = {cutoff}") for cutoff in cutoffs)]
+    return Table(BEAM_CAPTION, columns, [Block("", rows)])
 
 
 def example_table(report: Report) -> Table:
