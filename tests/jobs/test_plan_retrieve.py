@@ -7,7 +7,7 @@ import pytest
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_tuning import write_problem
 from trec_semid.core.config import dump_toml, load_config
-from trec_semid.core.errors import ConfigError
+from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.jobs import retrieve
 from trec_semid.jobs.plan import PlanConfig, Planned, run
 from trec_semid.sharding.plan import TablePlan
@@ -87,6 +87,14 @@ def test_a_large_catalogue_is_planned_by_its_sizes_alone(tmp_path):
 def test_what_cannot_be_planned_is_refused(tmp_path, sets, words):
     with pytest.raises(ConfigError, match=words):
         plan(HYBRID, tmp_path, sets)
+
+
+def test_item_vectors_for_lists_have_to_fit_beside_the_tables(tmp_path):
+    many = ["sizes.num_items=150_000_000" if "num_items" in each else each for each in LARGE]
+    with pytest.raises(PlanError, match=r"71\.53 GiB whole on every rank, and tables leave"):
+        plan(HYBRID, tmp_path, [*many, *SAMPLED])
+    codes = ["loss.item_weight=0", "loss.code_weight=1", "item.content=[]"]
+    assert plan(HYBRID, tmp_path, [*many, *codes])
 
 
 def test_a_folder_that_is_not_there_yet_takes_the_plan(tmp_path):

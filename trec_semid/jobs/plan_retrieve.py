@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from trec_semid.core.errors import ConfigError
+from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.data.features import describe_item
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.jobs.plan_sizes import SizesConfig
@@ -14,7 +14,7 @@ from trec_semid.jobs.tuning import NOTHING_KEPT
 from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.sharding.plan import TablePlan, plan_tables
-from trec_semid.sharding.topology import ClusterConfig
+from trec_semid.sharding.topology import GIB, ClusterConfig
 
 
 def plan_retriever(
@@ -26,7 +26,7 @@ def plan_retriever(
         ConfigError: the model has no tables, the catalogue is too large for its loss, a size is not
             known, or a rule or a length names nothing.
         DataError: the dataset or the semantic IDs are needed and not there.
-        PlanError: the tables do not fit the cluster.
+        PlanError: the tables, or the item vectors that lists are made with, do not fit the cluster.
     """
     if isinstance(config.model, PopularityConfig | EnsembleConfig):
         raise ConfigError(f"model.kind: '{config.model.kind}' has no tables to plan for.")
@@ -58,7 +58,22 @@ def plan_retriever(
             mean_lengths=dict.fromkeys(widths, 1.0),
             beside=list(plans.values())[-1],
         )
+    if config.loss.item_weight:
+        _expect_listable(num_items * config.tables.dim * 4, list(plans.values())[-1], cluster)
     return plans
+
+
+def _expect_listable(held: int, last: TablePlan, cluster: ClusterConfig) -> None:
+    """Refuse item vectors [bytes] that a rank could not hold, whole, beside its tables; lists need it so."""
+    is_gpu = cluster.device == "cuda"
+    planned = max(load.hbm_bytes if is_gpu else load.ddr_bytes for load in last.rank_loads())
+    free = (last.cluster.hbm_bytes if is_gpu else last.cluster.ddr_bytes) - planned
+    if held > free:
+        raise PlanError(
+            f"lists are made with the vectors of all items, {held / GIB:.2f} GiB whole on every rank, and "
+            f"tables leave {free / GIB:.2f} GiB on the fullest of '{cluster.name}'. Lower tables.dim, take "
+            "devices with more memory, or predict codes (loss.item_weight = 0)."
+        )
 
 
 def _parts(config: RetrieveConfig, sizes: SizesConfig) -> RetrieverParts:
