@@ -158,13 +158,23 @@ def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, empti
         scores += _pick(log_probs[own], children.parents, codes)
         scores.masked_fill_(~children.exists, -torch.inf)
         expect_no_nan(scores)
-        if emptied is not None:
-            scores.masked_fill_(is_excluded(children.nodes, emptied[own]), -torch.inf)
-        best = top_places(scores, children.nodes, min(width, num_slots))
+        best = _best_left(scores, children.nodes, None if emptied is None else emptied[own], width)
         parts.append(tuple(x.gather(1, best) for x in (codes, children.parents, scores, children.nodes)))
     codes, parents, scores, nodes = (torch.cat(column) for column in zip(*parts, strict=True))
     before = beams.codes.gather(1, parents.unsqueeze(2).expand(-1, -1, position))
     return Beams(torch.cat([before, codes.unsqueeze(2)], 2), parents, scores, nodes)
+
+
+def _best_left(scores: Tensor, nodes: Tensor, emptied: Tensor | None, width: int) -> Tensor:
+    """Return (B, min(width, C)): places of the best candidates that have items left; others get -inf."""
+    num_emptied = 0 if emptied is None else int((emptied >= 0).sum(1).max())
+    best = top_places(scores, nodes, min(width + num_emptied, nodes.shape[1]))
+    if emptied is None or not num_emptied:
+        return best
+    # So many more hold the best that are left; all candidates need not be looked up.
+    is_emptied = is_excluded(nodes.gather(1, best), emptied)
+    scores.scatter_(1, best, scores.gather(1, best).masked_fill_(is_emptied, -torch.inf))
+    return best.gather(1, is_emptied.byte().sort(dim=1, stable=True).indices[:, :width])
 
 
 def _together(trie: TupleTrie, num_users: int, num_slots: int) -> list[slice]:
