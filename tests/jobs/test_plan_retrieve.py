@@ -2,12 +2,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_tuning import write_problem
 from trec_semid.core.config import dump_toml, load_config
-from trec_semid.core.errors import ConfigError
+from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.jobs import retrieve
 from trec_semid.jobs.plan import PlanConfig, Planned, run
 from trec_semid.sharding.plan import TablePlan
@@ -113,3 +115,13 @@ def test_keys_that_both_kinds_have_are_of_the_default_retriever(tmp_path):
     file.write_text('dataset = "d"\nrun = "r"\ntables = { dim = 16 }\n')
     (planned,) = plan((str(file),), tmp_path, ["sizes.num_users=10", "sizes.num_items=500"])
     assert tables_of(planned.plan) == {"t_item_id": (500, 16, "float32")}
+
+
+def test_sizes_that_a_map_states_wrongly_are_refused(problem, tmp_path):
+    codes = pa.table({"item_id": ["a"], "codes": [[1, 2]]})
+    place = str(tmp_path / "codes.parquet")
+    pq.write_table(codes.replace_schema_metadata({"codebook_sizes": "3,x"}), place)
+    file = tmp_path / "retrieve.toml"
+    file.write_text(dump_toml(retrieve_config({**problem, "semantic_ids": place}, "r")))
+    with pytest.raises(DataError, match=r"codes\.parquet, field 'codebook_sizes': not codebook sizes"):
+        plan((str(file),), tmp_path, [])

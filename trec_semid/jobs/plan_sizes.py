@@ -10,6 +10,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
+from trec_semid.tokenizers.code_files import stated_sizes
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 
@@ -106,10 +107,14 @@ def _imagined_facts(num_users: int, num_items: int) -> DatasetFacts:
 
 
 def _stated_sizes(file: str) -> tuple[int, ...]:
-    """Read sizes from the file's header alone; nothing where it is not there or does not state them."""
+    """Read sizes from the file's header alone; nothing where it is not there or does not state them.
+
+    Raises:
+        DataError: what it states are no sizes.
+    """
     fs, inner = arrow_filesystem(file)
     try:
-        stated = (pq.read_schema(inner, filesystem=fs).metadata or {}).get(b"codebook_sizes", b"")
+        metadata = pq.read_schema(inner, filesystem=fs).metadata
     except (OSError, ValueError):
         return ()
-    return tuple(int(size) for size in stated.decode().split(",") if size)
+    return stated_sizes(metadata, file)
