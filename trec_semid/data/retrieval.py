@@ -3,7 +3,7 @@
 from typing import Any, Literal, final
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
@@ -35,6 +35,14 @@ class ItemConfig(Config):
     """Modalities whose vectors are projected."""
     content_is_unit: bool = True
     """Divide these vectors by the root of their width; as they are, they learn many times as fast as IDs."""
+
+    @field_validator("fields", "content")
+    @classmethod
+    def _names_each_once(cls, names: list[str]) -> list[str]:
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is named twice")
+        return names
 
 
 class SampledConfig(Config):
