@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -44,7 +44,7 @@ class RetrieveTrainConfig(TrainConfig):
 class EvaluationConfig(Config):
     """What counts as retrieved."""
 
-    cutoffs: tuple[PositiveInt, ...] = (5, 10, 50, 100)
+    cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
     masks_history: bool = True
     """Whether items of the user's history are taken out of the list; a target never is."""
     beam_width: PositiveInt | None = None
@@ -97,7 +97,13 @@ class RetrieveConfig(TrainingRunConfig):
 
     def _learns_nothing(self, kind: str) -> None:
         given = [key for key in ("semantic_ids", "tuning", "sampled", "start_from") if getattr(self, key)]
-        given += ["evaluation.beam_width"] if self.evaluation.beam_width else []
+        effects = {
+            "window": self.window > 1,
+            "loss.negatives": self.loss.negatives != "all",
+            "loss.code_weight": self.loss.code_weight > 0,
+            "evaluation.beam_width": self.evaluation.beam_width is not None,
+        }
+        given += [key for key, is_set in effects.items() if is_set]
         if given:
             raise ValueError(f"model.kind = '{kind}' learns nothing: leave out {', '.join(given)}")
 
@@ -109,6 +115,10 @@ class RetrieveConfig(TrainingRunConfig):
             )
         if isinstance(self.model, RpgConfig) and not self.predicts_codes:
             raise ValueError("model.kind = 'rpg' predicts codes: give semantic_ids, set loss.code_weight = 1")
+        if self.loss.code_weight > 0 and not self.semantic_ids:
+            raise ValueError(
+                "loss.code_weight: there are no codes to predict: give semantic_ids, or leave it out"
+            )
         if self.loss.item_weight == 0 and (self.sampled or self.loss.negatives != "all"):
             raise ValueError("sampled, loss.negatives: of the loss over items, which has no weight")
         if self.window > 1 and self.sequences.rows == "sliding":
