@@ -1,12 +1,19 @@
 """What the retrieve job refuses before anything runs."""
 
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets import write_small_dataset
 from tests.jobs.retrieving import retrieve_config
-from trec_semid.core.errors import DataError
+from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.features import describe_item
 from trec_semid.data.schema import Dataset, FieldFacts
+from trec_semid.jobs import retrieve_setup
+from trec_semid.jobs.retrieve import run
 
 POPULAR = {"model": {"kind": "popularity"}}
 TOGETHER = {"model": {"kind": "ensemble", "runs": ["a", "b"]}}
@@ -52,3 +59,50 @@ def test_a_field_with_the_name_of_the_id_is_refused(data):
     with pytest.raises(DataError, match="field 'item_id': two features have one name"):
         describe_item(named, ["id"], has_id=True)
     assert len(describe_item(named, ["id"], has_id=False)) == 1
+
+
+def without_validation(folder, *, liked_only):
+    """Write a dataset whose validation events, or those of them that are liked, are training events."""
+    write_small_dataset(str(folder))
+    place = folder / "events/part-00000.parquet"
+    events = pq.read_table(place)
+    moves = pc.equal(events["split"].cast(pa.string()), "valid")
+    if liked_only:
+        moves = pc.and_(moves, pc.equal(events["label"], 1.0))
+    split = pc.if_else(moves, "train", events["split"].cast(pa.string())).to_pylist()
+    names = ["train", "valid", "test"]
+    column = pa.DictionaryArray.from_arrays(pa.array(map(names.index, split), pa.int8()), pa.array(names))
+    at = events.schema.get_field_index("split")
+    pq.write_table(events.set_column(at, events.schema.field(at), column), place)
+    return {"dataset": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("liked_only", "events", "words"),
+    [
+        (False, "all", r"field 'split': no validation events\. The best step .* another split rule$"),
+        (False, "positives", "no validation events with label 1"),
+        (True, "positives", r"no validation events with label 1\. .* set sequences\.events = 'all'"),
+    ],
+)
+def test_data_that_no_step_can_be_selected_by_is_refused_before_training(tmp_path, liked_only, events, words):
+    data = without_validation(tmp_path / "data", liked_only=liked_only)
+    config = retrieve_config(data, str(tmp_path / "r"), sequences={"events": events})
+    with pytest.raises(DataError, match=words):
+        run(config)
+    assert not Path(config.run).exists()
+    popular = retrieve_config(data, str(tmp_path / "p"), sequences={"events": events}, **POPULAR)
+    assert "test/ndcg@10" in run(popular).metrics
+
+
+def test_as_many_items_as_the_loss_is_over_may_not_be_too_many(data, tmp_path, monkeypatch):
+    """Two of the forty items have no training event."""
+    monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 38)
+    config = retrieve_config(data, str(tmp_path / "all"))
+    with pytest.raises(ConfigError, match=r"40 items are too many .*\(at most 38\)\. Add \[sampled\]"):
+        run(config)
+    seen = retrieve_config(data, "r", loss={"negatives": "seen"})
+    assert retrieve_setup.read_inputs(seen).data.num_items == 40
+    monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 37)
+    with pytest.raises(ConfigError, match="38 items are too many"):
+        retrieve_setup.read_inputs(seen)

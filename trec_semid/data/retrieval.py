@@ -9,7 +9,7 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
 from trec_semid.data.histories import read_events
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import SPLITS, Dataset
 from trec_semid.data.sequence_batches import (
     ItemFeatures,
     SampledItems,
@@ -74,6 +74,23 @@ class RetrievalData:
     def negatives(self, which: Negatives) -> Array:
         """Return the item rows that a loss takes for wrong answers, ascending."""
         return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
+
+    def expect_validation(self) -> None:
+        """Refuse data that cannot tell which step of training is best.
+
+        Raises:
+            DataError: no user has an event of the validation split in its sequence.
+        """
+        if self.sequences.counts[:, SPLITS.index("valid")].any():
+            return
+        is_liked = self._config.events == "positives"
+        remedy = "The best step is chosen by them: prepare the dataset with another split rule"
+        raise DataError(
+            f"no validation events{' with label 1' if is_liked else ''}",
+            file=self._uri,
+            field="split",
+            remedy=remedy + (", or set sequences.events = 'all'" if is_liked else ""),
+        )
 
     def maker(
         self, *, num_targets: int, listed: Array | None, sampled: SampledConfig | None, negatives: Negatives

@@ -69,7 +69,7 @@ class RetrieveConfig(TrainingRunConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if isinstance(self.model, PopularityConfig | EnsembleConfig):
+        if not self.learns:
             self._learns_nothing(self.model.kind)
             return self
         if not (self.semantic_ids or self.item.id or self.item.fields or self.item.content):
@@ -155,6 +155,11 @@ class RetrieveConfig(TrainingRunConfig):
             raise ValueError("model.kind = 'tiger' cannot score all items: set evaluation.beam_width")
 
     @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return not isinstance(self.model, PopularityConfig | EnsembleConfig)
+
+    @property
     def lists_all(self) -> bool:
         """Whether every batch lists all items that are wrong answers, its own among them."""
         return self.scores_items and not self.sampled
@@ -191,33 +196,39 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     """Read the dataset and the semantic IDs.
 
     Raises:
-        ConfigError: unknown modality, or a catalogue that is too large for a loss over all items.
-        DataError: something is missing or does not fit together.
+        ConfigError: unknown modality, or too many wrong answers for a loss over all of them.
+        DataError: something is missing or does not fit together, or there is nothing to select a step by.
     """
     dataset = Dataset(config.dataset)
     for name in config.item.content:
         if name not in dataset.facts.modalities:
             have = ", ".join(dataset.facts.modalities) or "none"
             raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
-    expect_scorable(config, dataset.facts.num_items)
     ids = None
     if config.semantic_ids:
         ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
     members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
-    return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids, members)
+    data = RetrievalData(dataset, config.item, config.sequences)
+    if config.learns:
+        expect_scorable(config, len(data.negatives(config.loss.negatives)))
+        data.expect_validation()
+    return RetrieveInputs(dataset, data, ids, members)
 
 
-def expect_scorable(config: RetrieveConfig, num_items: int) -> None:
+def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
     """Refuse a catalogue that is too large for a loss over all items.
+
+    Args:
+        config: of a model that learns.
+        num_negatives: the items that `loss.negatives` names.
 
     Raises:
         ConfigError: says what to do instead.
     """
-    has_loss = not isinstance(config.model, PopularityConfig | EnsembleConfig)
-    if has_loss and config.lists_all and num_items > MAX_SCORED_ITEMS:
+    if config.lists_all and num_negatives > MAX_SCORED_ITEMS:
         raise ConfigError(
-            f"{num_items:,} items are too many for a loss over all of them (at most {MAX_SCORED_ITEMS:,}). "
-            f"Add [sampled], or predict codes: set {CODES_ALONE}."
+            f"{num_negatives:,} items are too many for a loss over all of them (at most "
+            f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: set {CODES_ALONE}."
         )
 
 
