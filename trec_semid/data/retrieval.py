@@ -36,6 +36,11 @@ class ItemConfig(Config):
     content_is_unit: bool = True
     """Divide these vectors by the root of their width; as they are, they learn many times as fast as IDs."""
 
+    @classmethod
+    def from_before(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Content was read as it is before there was `content_is_unit`."""
+        return {"content_is_unit": False, **saved} if saved.get("content") else saved
+
     @field_validator("fields", "content")
     @classmethod
     def _names_each_once(cls, names: list[str]) -> list[str]:
