@@ -20,7 +20,7 @@ def retrieve_config(problem: dict[str, Any], run_folder: str, **changes: Any) ->
         "optimizers": {"dense": {"learning_rate": 0.01}, "tables": {"learning_rate": 0.1}},
         "train": {"batch_size": 25, "max_epochs": 3, "log_every_steps": 1, "patience": 5},
         "evaluation": {"cutoffs": [5, 10]},
-        "loss": {"code_weight": 1.0, "code_share": 1.0},
+        "loss": {"code_weight": 1.0, "code_share": 1.0} if problem.get("semantic_ids") else {},
     }
     for key, value in changes.items():
         is_part = isinstance(values.get(key), dict) and key != "model"

@@ -2,12 +2,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_tuning import write_problem
 from trec_semid.core.config import dump_toml, load_config
-from trec_semid.core.errors import ConfigError, PlanError
+from trec_semid.core.errors import ConfigError, DataError, PlanError
 from trec_semid.jobs import retrieve
 from trec_semid.jobs.plan import PlanConfig, Planned, run
 from trec_semid.sharding.plan import TablePlan
@@ -39,19 +41,28 @@ def problem(tmp_path_factory):
     return write_problem(str(tmp_path_factory.mktemp("plan")))
 
 
-@pytest.mark.parametrize("tuning", [None, TUNING])
-def test_what_is_planned_is_what_a_run_places(problem, tmp_path, tuning):
-    config = retrieve_config(problem, str(tmp_path / "run"), tuning=tuning)
+@pytest.mark.parametrize(
+    "changes", [{}, {"tuning": TUNING}, {"loss": {"negatives": "seen"}}], ids=["all", "tuned", "seen"]
+)
+def test_what_is_planned_is_what_a_run_places(problem, tmp_path, changes):
+    config = retrieve_config(problem, str(tmp_path / "run"), **changes)
     retrieve.run(config)
     file = tmp_path / "retrieve.toml"
     file.write_text(dump_toml(config))
     planned = plan((str(file),), tmp_path, [])
-    written = ["plan.json", "content_plan.json", *(["tokenizer_content_plan.json"] if tuning else [])]
+    written = ["plan.json", "content_plan.json", *(["tokenizer_content_plan.json"] if config.tuning else [])]
     assert len(planned) == len(written)
     for one, name in zip(planned, written, strict=True):
         placed = TablePlan.from_json((tmp_path / "run" / name).read_text())
         assert tables_of(one.plan) == tables_of(placed)
         assert one.plan.batch_size == placed.batch_size
+
+
+def test_a_large_catalogue_is_planned_for_a_loss_over_its_seen_items(tmp_path):
+    seen = ["loss.negatives='seen'", "sizes.num_seen_items=200_000"]
+    tables, content = plan(HYBRID, tmp_path, [*LARGE, *seen])
+    assert tables.plan.batch_size == content.plan.batch_size == 200_000
+    assert tables_of(tables.plan)["t_item_id"][0] == 40_000_000
 
 
 def test_a_large_catalogue_is_planned_by_its_sizes_alone(tmp_path):
@@ -74,6 +85,15 @@ def test_a_large_catalogue_is_planned_by_its_sizes_alone(tmp_path):
     ("sets", "words"),
     [
         (LARGE, r"40,000,000 items are too many.*Add \[sampled\]"),
+        ([*LARGE, "loss.negatives='seen'"], "sizes.num_seen_items: not given"),
+        (
+            [*LARGE, "loss.negatives='seen'", "sizes.num_seen_items=2_000_000"],
+            r"2,000,000 items are too many",
+        ),
+        (
+            [*LARGE, "loss.negatives='seen'", "sizes.num_seen_items=40_000_001"],
+            r"num_seen_items: 40,000,001 of 40,000,000 items",
+        ),
         ([*LARGE[:3], *LARGE[4:], *SAMPLED], "item.content: the width of 'text' is not known"),
         (
             [*LARGE, *SAMPLED, "sizes.mean_lengths.item_brand=2"],
@@ -121,3 +141,13 @@ def test_keys_that_both_kinds_have_are_of_the_default_retriever(tmp_path):
     file.write_text('dataset = "d"\nrun = "r"\ntables = { dim = 16 }\n')
     (planned,) = plan((str(file),), tmp_path, ["sizes.num_users=10", "sizes.num_items=500"])
     assert tables_of(planned.plan) == {"t_item_id": (500, 16, "float32")}
+
+
+def test_sizes_that_a_map_states_wrongly_are_refused(problem, tmp_path):
+    codes = pa.table({"item_id": ["a"], "codes": [[1, 2]]})
+    place = str(tmp_path / "codes.parquet")
+    pq.write_table(codes.replace_schema_metadata({"codebook_sizes": "3,x"}), place)
+    file = tmp_path / "retrieve.toml"
+    file.write_text(dump_toml(retrieve_config({**problem, "semantic_ids": place}, "r")))
+    with pytest.raises(DataError, match=r"codes\.parquet, field 'codebook_sizes': not codebook sizes"):
+        plan((str(file),), tmp_path, [])

@@ -1,12 +1,12 @@
 """Loading a complete step into a model and its optimizers, on the same ranks or on others."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -43,6 +43,14 @@ class Particular(Protocol):
         """Raise CheckpointError where what was loaded does not fit what the module was made for."""
         ...
 
+    def remedy_without(self, absent: Collection[str]) -> str | None:
+        """Return what to do about tensors that a checkpoint lacks; None where the module has nothing to say.
+
+        Args:
+            absent: their names; those of the module end as in its state.
+        """
+        ...
+
 
 class Loaded(NamedTuple):
     """What a checkpoint holds beside tensors."""
@@ -70,13 +78,12 @@ def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = Non
     saved = _saved_shapes(at)
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
-    _check_fit(at, tensors, _relevant(saved, trainable))
+    _check_fit(at, tensors, _relevant(saved, trainable), trainable.model)
     with alone_without_warning():
         load(tensors, storage_reader=storage_reader(at), no_dist=not dist.is_initialized())
     take_over(trainable, tensors)
-    for module in trainable.model.modules():
-        if isinstance(module, Particular):
-            module.expect_loaded()
+    for module in _particular(trainable.model):
+        module.expect_loaded()
     return Loaded(step, _resume_loop(folder, step, trainable))
 
 
@@ -138,18 +145,26 @@ def _relevant(saved: Mapping[str, tuple[int, ...]], trainable: Trainable) -> dic
     return {name: shape for name, shape in saved.items() if name.startswith(prefixes)}
 
 
-def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]]) -> None:
+def _particular(model: nn.Module) -> Iterator[Particular]:
+    for module in model.modules():
+        if isinstance(module, Particular):
+            yield module
+
+
+def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     # A rank lists the optimizer state of its own shards only, so the model is what all ranks list together.
     mine = {name: shape_of(tensor) for name, tensor in tensors.items()}
     shapes = {name: shape for one in gather_objects(mine) for name, shape in one.items()}
-    problems = [f"{name}: in the model, not in the checkpoint" for name in shapes if name not in saved]
+    absent = [name for name in shapes if name not in saved]
+    problems = [f"{name}: in the model, not in the checkpoint" for name in absent]
     problems += [f"{name}: in the checkpoint, not in the model" for name in saved if name not in shapes]
     differing = [name for name, shape in shapes.items() if name in saved and saved[name] != shape]
     problems += [f"{name}: got {saved[name]}, the model has {shapes[name]}" for name in differing]
     if not problems:
         return
     shown = "\n  ".join(problems[:8]) + (f"\n  and {len(problems) - 8} more" if len(problems) > 8 else "")
-    remedy = _remedy(differing if len(differing) == len(problems) else [])
+    known = filter(None, (module.remedy_without(absent) for module in _particular(model)))
+    remedy = next(known, None) or _remedy(differing if len(differing) == len(problems) else [])
     raise CheckpointError(f"{at}: the checkpoint does not fit the model:\n  {shown}\n{remedy}")
 
 

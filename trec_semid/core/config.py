@@ -4,7 +4,8 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,6 +25,14 @@ class Config(BaseModel):
         allow_inf_nan=False,
         validate_default=True,
     )
+
+    @classmethod
+    def from_before(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Return values that a run saved, with those of keys that there were not yet.
+
+        A class overrides this where what was done then is not its key's default now.
+        """
+        return saved
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -48,10 +57,44 @@ def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] =
             faults.append(str(error))
     if faults:
         raise ConfigError("\n".join(faults))
+    return _validated(kind, merged, provenance, files)
+
+
+def load_saved(kind: type[ConfigT], file: str) -> ConfigT:
+    """Load what a run saved, as it was meant then: `Config.from_before` says how, section by section.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    values, provenance = _parse_file(file), Provenance()
+    _merge({}, values, provenance, file, ())
+    return _validated(kind, _from_before(kind, values), provenance, [file])
+
+
+def _validated(
+    kind: type[ConfigT], values: dict[str, Any], provenance: Provenance, files: Sequence[str]
+) -> ConfigT:
     try:
-        return kind.model_validate(merged)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error, kind, provenance, files)) from None
+
+
+def _from_before(kind: type[Config], saved: dict[str, Any]) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None and isinstance(saved.get(name), dict):
+            sections[name] = _from_before(section, saved[name])
+    return kind.from_before({**saved, **sections})
+
+
+def _section_of(annotation: Any) -> type[Config] | None:
+    """Return the class of a section that may be left out or not; None where it is one of several."""
+    union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = [kind for kind in union if kind is not NoneType]
+    is_one = len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Config)
+    return kinds[0] if is_one else None
 
 
 def dump_toml(config: Config) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trec_semid.core.config import Config, config_checksum, dump_toml, load_config
+from trec_semid.core.config import Config, config_checksum, dump_toml, load_saved
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.core.versions import code_commit, package_versions
@@ -76,8 +76,8 @@ class RunFolder:
     def is_of(self, config: Config) -> bool:
         """Return whether the run that began here is of this very config.
 
-        A key that the code did not have then counts with its default, which has to mean what was done
-        before there was the key; otherwise every new key would make all earlier runs others.
+        A key that the code did not have then counts with its default, or with what `Config.from_before` says
+        was done; otherwise every new key would make all earlier runs others.
 
         Raises:
             DataError: `run.json` is missing or not JSON.
@@ -86,7 +86,7 @@ class RunFolder:
         if self.read_json("run.json").get("config_checksum") == now:
             return True
         try:
-            return config_checksum(load_config(type(config), [self.path("config.toml")])) == now
+            return config_checksum(load_saved(type(config), self.path("config.toml"))) == now
         except ConfigError:
             return False
 

@@ -99,14 +99,7 @@ def describe_features(
     if with_history:
         features += _item_features("history", facts.num_items, representation, code_sizes)
         features += _prefix_features("history", code_sizes, prefixes)
-    names = [feature.name for feature in features]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        remedy = "Give the field another name in the prepare config"
-        raise DataError(
-            "two features have one name", file=f"{dataset.uri}/dataset.json", field=twice, remedy=remedy
-        )
-    return tuple(features)
+    return _distinct(features, dataset)
 
 
 def describe_item(dataset: Dataset, fields: Sequence[str], *, has_id: bool) -> tuple[Feature, ...]:
@@ -114,9 +107,11 @@ def describe_item(dataset: Dataset, fields: Sequence[str], *, has_id: bool) -> t
 
     Raises:
         ConfigError: an unknown side field.
+        DataError: as `describe_features`.
     """
     by_id = [Feature("item_id", "item", "t_item_id", dataset.facts.num_items)] if has_id else []
-    return (*by_id, *_side_features("item", dataset.facts.item_fields, fields, key="item.fields"))
+    named = _side_features("item", dataset.facts.item_fields, fields, key="item.fields")
+    return _distinct([*by_id, *named], dataset)
 
 
 def read_sources(
@@ -181,6 +176,17 @@ def check_field(feature: Feature, field: Ragged, file: str) -> None:
             value=int(ids[at]),
             remedy=remedy,
         )
+
+
+def _distinct(features: Sequence[Feature], dataset: Dataset) -> tuple[Feature, ...]:
+    names = [feature.name for feature in features]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        remedy = "Give the field another name in the prepare config"
+        raise DataError(
+            "two features have one name", file=f"{dataset.uri}/dataset.json", field=twice, remedy=remedy
+        )
+    return tuple(features)
 
 
 def _item_features(

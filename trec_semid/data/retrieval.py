@@ -3,13 +3,13 @@
 from typing import Any, Literal, final
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
 from trec_semid.data.histories import read_events
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import SPLITS, Dataset
 from trec_semid.data.sequence_batches import (
     ItemFeatures,
     SampledItems,
@@ -35,6 +35,19 @@ class ItemConfig(Config):
     """Modalities whose vectors are projected."""
     content_is_unit: bool = True
     """Divide these vectors by the root of their width; as they are, they learn many times as fast as IDs."""
+
+    @classmethod
+    def from_before(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Content was read as it is before there was `content_is_unit`."""
+        return {"content_is_unit": False, **saved} if saved.get("content") else saved
+
+    @field_validator("fields", "content")
+    @classmethod
+    def _names_each_once(cls, names: list[str]) -> list[str]:
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is named twice")
+        return names
 
 
 class SampledConfig(Config):
@@ -66,6 +79,23 @@ class RetrievalData:
     def negatives(self, which: Negatives) -> Array:
         """Return the item rows that a loss takes for wrong answers, ascending."""
         return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
+
+    def expect_validation(self) -> None:
+        """Refuse data that cannot tell which step of training is best.
+
+        Raises:
+            DataError: no user has an event of the validation split in its sequence.
+        """
+        if self.sequences.counts[:, SPLITS.index("valid")].any():
+            return
+        is_liked = self._config.events == "positives"
+        remedy = "The best step is chosen by them: prepare the dataset with another split rule"
+        raise DataError(
+            f"no validation events{' with label 1' if is_liked else ''}",
+            file=self._uri,
+            field="split",
+            remedy=remedy + (", or set sequences.events = 'all'" if is_liked else ""),
+        )
 
     def maker(
         self, *, num_targets: int, listed: Array | None, sampled: SampledConfig | None, negatives: Negatives

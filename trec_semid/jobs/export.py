@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step, read_facts, read_file
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.core.config import Config, load_config
+from trec_semid.core.config import Config, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.paths import exists, join, read_bytes, staged_folder, write_bytes
@@ -79,7 +79,7 @@ def run(config: ExportConfig) -> Exported:
     check_out(config.out, MANIFEST, "a bundle")
     made = RunFolder(config.run, "rank")
     _expect_rank_run(made)
-    ranked = load_config(RankConfig, [made.path("config.toml")])
+    ranked = load_saved(RankConfig, made.path("config.toml"))
     with writing(config.out), staged_folder(config.out) as folder:
         manifest = _write(config, ranked, made, folder)
         num_rows, difference = _check(config, ranked, folder)

@@ -11,8 +11,6 @@ from trec_semid.jobs.plan_sizes import SizesConfig
 from trec_semid.jobs.retrieve_build import RetrieverParts, build_model, items_at_once
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, expect_scorable
 from trec_semid.jobs.tuning import NOTHING_KEPT
-from trec_semid.models.ensemble import EnsembleConfig
-from trec_semid.models.popularity import PopularityConfig
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import GIB, ClusterConfig
 
@@ -28,14 +26,14 @@ def plan_retriever(
         DataError: the dataset or the semantic IDs are needed and not there.
         PlanError: the tables, or the item vectors that lists are made with, do not fit the cluster.
     """
-    if isinstance(config.model, PopularityConfig | EnsembleConfig):
+    if not config.learns:
         raise ConfigError(f"model.kind: '{config.model.kind}' has no tables to plan for.")
     dataset = sizes.dataset(config.dataset)
-    num_items = dataset.facts.num_items
-    expect_scorable(config, num_items)
+    num_negatives = sizes.negatives(config.loss.negatives, dataset)
+    expect_scorable(config, num_negatives)
     parts = _parts(config, sizes)
     sizes.expect_lengths_of(parts.features)
-    listed = items_at_once(config, num_items, cluster.world_size)
+    listed = items_at_once(config, num_negatives, cluster.world_size)
     tables = plan_tables(
         build_model(config, parts, None, world_size=cluster.world_size),
         cluster,
@@ -50,7 +48,7 @@ def plan_retriever(
     plans = {"": tables}
     for name, widths in wanted.items():
         plans[name] = plan_tables(
-            ContentTables(widths, num_items, device="meta"),
+            ContentTables(widths, dataset.facts.num_items, device="meta"),
             cluster,
             config.sharding.part(PREFIX, is_inside=True),
             batch_size=listed,

@@ -9,7 +9,9 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.features import Feature
+from trec_semid.data.retrieval import Negatives
 from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
+from trec_semid.tokenizers.code_files import stated_sizes
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 
@@ -18,6 +20,8 @@ class SizesConfig(Config):
 
     num_users: PositiveInt | None = None
     num_items: PositiveInt | None = None
+    num_seen_items: PositiveInt | None = None
+    """Items with a training event, which `loss.negatives = "seen"` is over; the dataset's where not given."""
     codebook_sizes: tuple[PositiveInt, ...] | None = None
     """Codes per position of the semantic ID; read from `semantic_ids` where not given."""
     more_tables: dict[str, PositiveInt] = {}
@@ -35,6 +39,26 @@ class SizesConfig(Config):
             given = {name: count for name, count in counts.items() if count is not None}
             return Dataset(dataset.uri, dataset.facts.model_copy(update=given))
         return Dataset(uri, _imagined_facts(self.num_users, self.num_items))
+
+    def negatives(self, which: Negatives, dataset: Dataset) -> int:
+        """Return how many items a loss takes for wrong answers.
+
+        Raises:
+            ConfigError: it is not known how many were seen, or it is more than there are.
+        """
+        num_items, seen = dataset.facts.num_items, self.num_seen_items
+        if which == "all":
+            return num_items
+        if seen is None and self.num_items is not None:
+            raise ConfigError(
+                "sizes.num_seen_items: not given, and loss.negatives = 'seen' is over so many of "
+                "sizes.num_items. Give it."
+            )
+        train = dataset.facts.splits["train"]
+        seen = train.items - train.unseen_items if seen is None else seen
+        if seen > num_items:
+            raise ConfigError(f"sizes.num_seen_items: {seen:,} of {num_items:,} items. Give a part of them.")
+        return seen
 
     def codebooks(self, semantic_ids: str | None) -> tuple[int, ...]:
         """Return the codes per position.
@@ -106,10 +130,14 @@ def _imagined_facts(num_users: int, num_items: int) -> DatasetFacts:
 
 
 def _stated_sizes(file: str) -> tuple[int, ...]:
-    """Read sizes from the file's header alone; nothing where it is not there or does not state them."""
+    """Read sizes from the file's header alone; nothing where it is not there or does not state them.
+
+    Raises:
+        DataError: what it states are no sizes.
+    """
     fs, inner = arrow_filesystem(file)
     try:
-        stated = (pq.read_schema(inner, filesystem=fs).metadata or {}).get(b"codebook_sizes", b"")
+        metadata = pq.read_schema(inner, filesystem=fs).metadata
     except (OSError, ValueError):
         return ()
-    return tuple(int(size) for size in stated.decode().split(",") if size)
+    return stated_sizes(metadata, file)

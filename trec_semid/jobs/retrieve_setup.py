@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -44,7 +44,7 @@ class RetrieveTrainConfig(TrainConfig):
 class EvaluationConfig(Config):
     """What counts as retrieved."""
 
-    cutoffs: tuple[PositiveInt, ...] = (5, 10, 50, 100)
+    cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
     masks_history: bool = True
     """Whether items of the user's history are taken out of the list; a target never is."""
     beam_width: PositiveInt | None = None
@@ -69,7 +69,7 @@ class RetrieveConfig(TrainingRunConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if isinstance(self.model, PopularityConfig | EnsembleConfig):
+        if not self.learns:
             self._learns_nothing(self.model.kind)
             return self
         if not (self.semantic_ids or self.item.id or self.item.fields or self.item.content):
@@ -97,7 +97,13 @@ class RetrieveConfig(TrainingRunConfig):
 
     def _learns_nothing(self, kind: str) -> None:
         given = [key for key in ("semantic_ids", "tuning", "sampled", "start_from") if getattr(self, key)]
-        given += ["evaluation.beam_width"] if self.evaluation.beam_width else []
+        effects = {
+            "window": self.window > 1,
+            "loss.negatives": self.loss.negatives != "all",
+            "loss.code_weight": self.loss.code_weight > 0,
+            "evaluation.beam_width": self.evaluation.beam_width is not None,
+        }
+        given += [key for key, is_set in effects.items() if is_set]
         if given:
             raise ValueError(f"model.kind = '{kind}' learns nothing: leave out {', '.join(given)}")
 
@@ -109,6 +115,10 @@ class RetrieveConfig(TrainingRunConfig):
             )
         if isinstance(self.model, RpgConfig) and not self.predicts_codes:
             raise ValueError("model.kind = 'rpg' predicts codes: give semantic_ids, set loss.code_weight = 1")
+        if self.loss.code_weight > 0 and not self.semantic_ids:
+            raise ValueError(
+                "loss.code_weight: there are no codes to predict: give semantic_ids, or leave it out"
+            )
         if self.loss.item_weight == 0 and (self.sampled or self.loss.negatives != "all"):
             raise ValueError("sampled, loss.negatives: of the loss over items, which has no weight")
         if self.window > 1 and self.sequences.rows == "sliding":
@@ -143,6 +153,11 @@ class RetrieveConfig(TrainingRunConfig):
             raise ValueError("model.kind = 'tiger' predicts one item a row: set sequences.rows = 'sliding'")
         if not self.evaluation.beam_width:
             raise ValueError("model.kind = 'tiger' cannot score all items: set evaluation.beam_width")
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return not isinstance(self.model, PopularityConfig | EnsembleConfig)
 
     @property
     def lists_all(self) -> bool:
@@ -181,33 +196,39 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     """Read the dataset and the semantic IDs.
 
     Raises:
-        ConfigError: unknown modality, or a catalogue that is too large for a loss over all items.
-        DataError: something is missing or does not fit together.
+        ConfigError: unknown modality, or too many wrong answers for a loss over all of them.
+        DataError: something is missing or does not fit together, or there is nothing to select a step by.
     """
     dataset = Dataset(config.dataset)
     for name in config.item.content:
         if name not in dataset.facts.modalities:
             have = ", ".join(dataset.facts.modalities) or "none"
             raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
-    expect_scorable(config, dataset.facts.num_items)
     ids = None
     if config.semantic_ids:
         ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
     members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
-    return RetrieveInputs(dataset, RetrievalData(dataset, config.item, config.sequences), ids, members)
+    data = RetrievalData(dataset, config.item, config.sequences)
+    if config.learns:
+        expect_scorable(config, len(data.negatives(config.loss.negatives)))
+        data.expect_validation()
+    return RetrieveInputs(dataset, data, ids, members)
 
 
-def expect_scorable(config: RetrieveConfig, num_items: int) -> None:
+def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
     """Refuse a catalogue that is too large for a loss over all items.
+
+    Args:
+        config: of a model that learns.
+        num_negatives: the items that `loss.negatives` names.
 
     Raises:
         ConfigError: says what to do instead.
     """
-    has_loss = not isinstance(config.model, PopularityConfig | EnsembleConfig)
-    if has_loss and config.lists_all and num_items > MAX_SCORED_ITEMS:
+    if config.lists_all and num_negatives > MAX_SCORED_ITEMS:
         raise ConfigError(
-            f"{num_items:,} items are too many for a loss over all of them (at most {MAX_SCORED_ITEMS:,}). "
-            f"Add [sampled], or predict codes: set {CODES_ALONE}."
+            f"{num_negatives:,} items are too many for a loss over all of them (at most "
+            f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: set {CODES_ALONE}."
         )
 
 

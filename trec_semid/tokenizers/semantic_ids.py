@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder
+from trec_semid.tokenizers.code_files import SIZES_KEY, read_codes
 
 FILE = "semantic_ids.parquet"
 
@@ -61,28 +62,19 @@ class SemanticIds:
                 "codes": pa.ListArray.from_arrays(offsets, flat),
             }
         )
-        return table.replace_schema_metadata({"codebook_sizes": ",".join(map(str, self.sizes))})
+        return table.replace_schema_metadata({SIZES_KEY: ",".join(map(str, self.sizes))})
 
     @staticmethod
     def load(uri: str, item_ids: list[str] | None = None) -> "SemanticIds":
         """Read a map, and put it into the order of `item_ids` where given.
 
         Raises:
-            DataError: no such file, other columns, codes outside their codebook, tuples of unequal
-                length, duplicate items, or an item of `item_ids` without a semantic ID.
+            DataError: as `read_codes`, or an item of `item_ids` without a semantic ID.
         """
-        table = _read(uri)
-        codes, sizes = _codes_array(table, uri)
-        ids: list[str] = table["item_id"].to_pylist()
-        positions = {item: row for row, item in enumerate(ids)}
-        if len(positions) != len(ids):
-            seen: set[str] = set()
-            for row, item in enumerate(ids):
-                if item in seen:
-                    raise DataError("duplicate item", file=uri, row=row, field="item_id", value=item)
-                seen.add(item)
+        ids, codes, sizes = read_codes(uri)
         if item_ids is None:
             return SemanticIds(ids, codes, sizes)
+        positions = {item: row for row, item in enumerate(ids)}
         missing = next((item for item in item_ids if item not in positions), None)
         if missing is not None:
             remedy = "Tokenize the dataset that this job reads"
@@ -133,39 +125,3 @@ def holds_same_codes(copy: str, original: str, began: str | None) -> bool:
     if set(kept.item_ids) - set(now.item_ids):
         return False
     return SemanticIds.load(original, kept.item_ids).checksum() == (began or kept.checksum())
-
-
-def _read(uri: str) -> pa.Table:
-    fs, inner = arrow_filesystem(uri)
-    try:
-        table = pq.read_table(inner, filesystem=fs)
-    except FileNotFoundError:
-        remedy = "Make one with: trec-semid tokenize CONFIG.toml"
-        raise DataError("no such file", file=uri, remedy=remedy) from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"not a readable Parquet file: {error}", file=uri) from None
-    absent = {"item_id", "codes"} - set(table.column_names)
-    if absent:
-        raise DataError("missing column", file=uri, field=sorted(absent)[0])
-    return table
-
-
-def _codes_array(table: pa.Table, uri: str) -> tuple[np.ndarray[Any, np.dtype[np.int32]], tuple[int, ...]]:
-    column = table["codes"].combine_chunks()
-    lists = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    lengths = np.asarray(lists.value_lengths())
-    if not len(lengths) or (lengths != lengths[0]).any():
-        row = int(np.argmax(lengths != lengths[0])) if len(lengths) else None
-        raise DataError("semantic IDs must all have the same length", file=uri, row=row, field="codes")
-    codes = np.asarray(lists.flatten(), dtype=np.int32).reshape(len(lengths), -1)
-    stated = (table.schema.metadata or {}).get(b"codebook_sizes")
-    sizes = tuple(map(int, stated.decode().split(","))) if stated else tuple(int(c) + 1 for c in codes.max(0))
-    outside = (codes < 0) | (codes > np.asarray(sizes))
-    if outside.any():
-        row, position = (int(index[0]) for index in np.nonzero(outside))
-        value, limit = int(codes[row, position]), sizes[position]
-        remedy = f"Position {position} has {limit} codes and {limit} as its 'missing' code"
-        raise DataError(
-            "code outside its codebook", file=uri, row=row, field="codes", value=value, remedy=remedy
-        )
-    return codes, sizes

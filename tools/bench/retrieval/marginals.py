@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from trec_semid.core.config import load_config
+from trec_semid.core.config import load_saved
 from trec_semid.core.ranks import process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.ragged import Ragged
@@ -77,7 +77,7 @@ def main() -> None:
         "codes", nargs="+", help="runs of `trec-semid tokenize`, or semantic_ids.parquet files"
     )
     asked = parser.parse_args()
-    config = load_config(RetrieveConfig, [f"{asked.run}/config.toml"])
+    config = load_saved(RetrieveConfig, f"{asked.run}/config.toml")
     with process_group(timeout_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
         inputs = read_inputs(config)
         plans = RunFolder(scratch, "retrieve")

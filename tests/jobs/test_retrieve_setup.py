@@ -1,0 +1,128 @@
+"""What the retrieve job refuses before anything runs."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from tests.datasets import write_small_dataset
+from tests.jobs.retrieving import retrieve_config
+from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.paths import read_bytes, write_bytes
+from trec_semid.core.runs import RunFolder
+from trec_semid.data.features import describe_item
+from trec_semid.data.schema import Dataset, FieldFacts
+from trec_semid.jobs import retrieve_setup
+from trec_semid.jobs.retrieve import run
+
+POPULAR = {"model": {"kind": "popularity"}}
+TOGETHER = {"model": {"kind": "ensemble", "runs": ["a", "b"]}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return {"dataset": write_small_dataset(str(tmp_path_factory.mktemp("setup") / "data"))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"evaluation": {"cutoffs": []}}, r"evaluation\.cutoffs\n.*at least 1 item"),
+        ({**POPULAR, "evaluation": {"cutoffs": []}}, r"evaluation\.cutoffs\n.*at least 1 item"),
+        ({**TOGETHER, "evaluation": {"cutoffs": []}}, r"evaluation\.cutoffs\n.*at least 1 item"),
+        ({"item": {"fields": ["genres", "genres"]}}, r"item\.fields\n.*'genres' is named twice"),
+        ({"item": {"content": ["text", "image", "text"]}}, r"item\.content\n.*'text' is named twice"),
+        (
+            {"loss": {"code_weight": 1.0}},
+            "loss.code_weight: there are no codes to predict: give semantic_ids",
+        ),
+        ({**POPULAR, "window": 4}, "'popularity' learns nothing: leave out window"),
+        ({**POPULAR, "loss": {"negatives": "seen"}}, "learns nothing: leave out loss.negatives"),
+        ({**TOGETHER, "window": 4, "sampled": {}}, "'ensemble' learns nothing: leave out sampled, window"),
+        ({**TOGETHER, "loss": {"code_weight": 1.0, "negatives": "seen"}}, "loss.negatives, loss.code_weight"),
+    ],
+)
+def test_settings_without_effect_or_meaning_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        retrieve_config({"dataset": "d"}, "r", **changes)
+
+
+def test_what_studies_share_is_taken_by_models_that_learn_nothing():
+    shared = {"loss": {"item_similarity_is_cosine": True, "item_temperature": 0.07}, "tables": {"dim": 64}}
+    assert retrieve_config({"dataset": "d"}, "r", **POPULAR, **shared).loss.item_temperature == 0.07
+
+
+def test_a_field_with_the_name_of_the_id_is_refused(data):
+    dataset = Dataset(data["dataset"])
+    fields = {"id": FieldFacts(kind="category", size=3)}
+    named = Dataset(dataset.uri, dataset.facts.model_copy(update={"item_fields": fields}))
+    with pytest.raises(DataError, match="field 'item_id': two features have one name"):
+        describe_item(named, ["id"], has_id=True)
+    assert len(describe_item(named, ["id"], has_id=False)) == 1
+
+
+def without_validation(folder, *, liked_only):
+    """Write a dataset whose validation events, or those of them that are liked, are training events."""
+    write_small_dataset(str(folder))
+    place = folder / "events/part-00000.parquet"
+    events = pq.read_table(place)
+    moves = pc.equal(events["split"].cast(pa.string()), "valid")
+    if liked_only:
+        moves = pc.and_(moves, pc.equal(events["label"], 1.0))
+    split = pc.if_else(moves, "train", events["split"].cast(pa.string())).to_pylist()
+    names = ["train", "valid", "test"]
+    column = pa.DictionaryArray.from_arrays(pa.array(map(names.index, split), pa.int8()), pa.array(names))
+    at = events.schema.get_field_index("split")
+    pq.write_table(events.set_column(at, events.schema.field(at), column), place)
+    return {"dataset": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("liked_only", "events", "words"),
+    [
+        (False, "all", r"field 'split': no validation events\. The best step .* another split rule$"),
+        (False, "positives", "no validation events with label 1"),
+        (True, "positives", r"no validation events with label 1\. .* set sequences\.events = 'all'"),
+    ],
+)
+def test_data_that_no_step_can_be_selected_by_is_refused_before_training(tmp_path, liked_only, events, words):
+    data = without_validation(tmp_path / "data", liked_only=liked_only)
+    config = retrieve_config(data, str(tmp_path / "r"), sequences={"events": events})
+    with pytest.raises(DataError, match=words):
+        run(config)
+    assert not Path(config.run).exists()
+    popular = retrieve_config(data, str(tmp_path / "p"), sequences={"events": events}, **POPULAR)
+    assert "test/ndcg@10" in run(popular).metrics
+
+
+def test_as_many_items_as_the_loss_is_over_may_not_be_too_many(data, tmp_path, monkeypatch):
+    """Two of the forty items have no training event."""
+    monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 38)
+    config = retrieve_config(data, str(tmp_path / "all"))
+    with pytest.raises(ConfigError, match=r"40 items are too many .*\(at most 38\)\. Add \[sampled\]"):
+        run(config)
+    seen = retrieve_config(data, "r", loss={"negatives": "seen"})
+    assert retrieve_setup.read_inputs(seen).data.num_items == 40
+    monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 37)
+    with pytest.raises(ConfigError, match="38 items are too many"):
+        retrieve_setup.read_inputs(seen)
+
+
+@pytest.mark.parametrize(("content", "was_unit"), [(["text"], False), ([], True)])
+def test_a_run_from_before_unit_content_is_one_of_content_as_it_is(data, tmp_path, content, was_unit):
+    same, other = (
+        retrieve_config(data, str(tmp_path / "r"), item={"content": content, "content_is_unit": is_unit})
+        for is_unit in (was_unit, not was_unit)
+    )
+    folder = RunFolder(same.run, "retrieve")
+    folder.start(same)
+    folder.write_json("run.json", {**folder.read_json("run.json"), "config_checksum": "of fewer keys"})
+    lines = read_bytes(folder.path("config.toml")).decode().splitlines(keepends=True)
+    kept = [line for line in lines if "content_is_unit" not in line]
+    assert len(kept) == len(lines) - 1
+    write_bytes(folder.path("config.toml"), "".join(kept).encode())
+    assert folder.is_of(same)
+    with pytest.raises(ConfigError, match="holds a run of another config"):
+        run(other)
