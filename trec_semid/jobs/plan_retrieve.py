@@ -57,7 +57,7 @@ def plan_retriever(
             beside=list(plans.values())[-1],
         )
     if config.loss.item_weight:
-        _expect_listable(num_items * config.tables.dim * 4, list(plans.values())[-1], cluster)
+        _expect_listable(dataset.facts.num_items * config.tables.dim * 4, list(plans.values())[-1], cluster)
     return plans
 
 
