@@ -63,17 +63,17 @@ def test_a_field_with_the_name_of_the_id_is_refused(data):
     assert len(describe_item(named, ["id"], has_id=False)) == 1
 
 
-def without_validation(folder, *, liked_only):
-    """Write a dataset whose validation events, or those of them that are liked, are training events."""
+def moved(folder, split, to, *, liked_only=False):
+    """Write a dataset whose events of a split, or those of them that are liked, are of another."""
     write_small_dataset(str(folder))
     place = folder / "events/part-00000.parquet"
     events = pq.read_table(place)
-    moves = pc.equal(events["split"].cast(pa.string()), "valid")
+    moves = pc.equal(events["split"].cast(pa.string()), split)
     if liked_only:
         moves = pc.and_(moves, pc.equal(events["label"], 1.0))
-    split = pc.if_else(moves, "train", events["split"].cast(pa.string())).to_pylist()
+    splits = pc.if_else(moves, to, events["split"].cast(pa.string())).to_pylist()
     names = ["train", "valid", "test"]
-    column = pa.DictionaryArray.from_arrays(pa.array(map(names.index, split), pa.int8()), pa.array(names))
+    column = pa.DictionaryArray.from_arrays(pa.array(map(names.index, splits), pa.int8()), pa.array(names))
     at = events.schema.get_field_index("split")
     pq.write_table(events.set_column(at, events.schema.field(at), column), place)
     return {"dataset": str(folder)}
@@ -88,13 +88,20 @@ def without_validation(folder, *, liked_only):
     ],
 )
 def test_data_that_no_step_can_be_selected_by_is_refused_before_training(tmp_path, liked_only, events, words):
-    data = without_validation(tmp_path / "data", liked_only=liked_only)
+    data = moved(tmp_path / "data", "valid", "train", liked_only=liked_only)
     config = retrieve_config(data, str(tmp_path / "r"), sequences={"events": events})
     with pytest.raises(DataError, match=words):
         run(config)
     assert not Path(config.run).exists()
     popular = retrieve_config(data, str(tmp_path / "p"), sequences={"events": events}, **POPULAR)
     assert "test/ndcg@10" in run(popular).metrics
+
+
+def test_data_without_two_training_events_of_anyone_is_refused_before_training(tmp_path):
+    config = retrieve_config(moved(tmp_path / "data", "train", "valid"), str(tmp_path / "r"))
+    with pytest.raises(DataError, match=r"field 'split': no user with two training events"):
+        run(config)
+    assert not Path(config.run).exists()
 
 
 def test_as_many_items_as_the_loss_is_over_may_not_be_too_many(data, tmp_path, monkeypatch):

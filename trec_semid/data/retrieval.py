@@ -1,6 +1,6 @@
 """A dataset as sequences and items for retrieval."""
 
-from typing import Any, Literal, final
+from typing import Any, Literal, NoReturn, final
 
 import numpy as np
 from pydantic import PositiveInt, field_validator
@@ -80,18 +80,23 @@ class RetrievalData:
         """Return the item rows that a loss takes for wrong answers, ascending."""
         return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
 
-    def expect_validation(self) -> None:
-        """Refuse data that cannot tell which step of training is best.
+    def expect_learnable(self) -> None:
+        """Refuse data that nothing can be learnt from, or that cannot tell which step of training is best.
 
         Raises:
-            DataError: no user has an event of the validation split in its sequence.
+            DataError: no user has two training events, or none one of the validation split in its sequence.
         """
-        if self.sequences.counts[:, SPLITS.index("valid")].any():
-            return
+        training, validation = self.sequences.counts[:, 0], self.sequences.counts[:, SPLITS.index("valid")]
+        if not (training > 1).any():
+            self._refuse("no user with two training events", "What comes after the first is learnt")
+        if not validation.any():
+            self._refuse("no validation events", "The best step is chosen by them")
+
+    def _refuse(self, problem: str, reason: str) -> NoReturn:
         is_liked = self._config.events == "positives"
-        remedy = "The best step is chosen by them: prepare the dataset with another split rule"
+        remedy = f"{reason}: prepare the dataset with another split rule"
         raise DataError(
-            f"no validation events{' with label 1' if is_liked else ''}",
+            problem + (" with label 1" if is_liked else ""),
             file=self._uri,
             field="split",
             remedy=remedy + (", or set sequences.events = 'all'" if is_liked else ""),
@@ -107,21 +112,14 @@ class RetrievalData:
             listed: item rows that every batch lists; those it names where not given.
             sampled: how items are drawn to stand for all others; none where not given.
             negatives: of which items these are drawn.
-
-        Raises:
-            DataError: no user has two training events.
         """
-        windows = self.sequences.training_rows(self._config)
-        if not len(windows.lengths):
-            remedy = "Retrieval learns from users with two training events or more: choose another split"
-            raise DataError("no sequence to learn from", file=self._uri, field="split", remedy=remedy)
         drawn: SampledItems | None = None
         if sampled:
             drawn = sampled_by_popularity(
                 self.item_counts, sampled.num_sampled, sampled.power, draws_unseen=negatives == "all"
             )
         return SequenceMaker(
-            windows,
+            self.sequences.training_rows(self._config),
             self.item_features,
             Window(num_targets, self._config.rows == "sliding"),
             listed=listed,

@@ -197,7 +197,8 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
 
     Raises:
         ConfigError: unknown modality, or too many wrong answers for a loss over all of them.
-        DataError: something is missing or does not fit together, or there is nothing to select a step by.
+        DataError: something is missing or does not fit together, or there is nothing to learn from, or
+            nothing to select a step by.
     """
     dataset = Dataset(config.dataset)
     for name in config.item.content:
@@ -211,7 +212,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     data = RetrievalData(dataset, config.item, config.sequences)
     if config.learns:
         expect_scorable(config, len(data.negatives(config.loss.negatives)))
-        data.expect_validation()
+        data.expect_learnable()
     return RetrieveInputs(dataset, data, ids, members)
 
 
