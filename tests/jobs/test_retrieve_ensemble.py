@@ -48,16 +48,17 @@ class Drawn:
         return self.table[:, items].clone()
 
 
-def test_targets_stand_where_the_mean_score_puts_them():
+@pytest.mark.parametrize("penalties", [None, 0.5 * (torch.arange(ITEMS) % 3 == 0)])
+def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties):
     parts = [Drawn(0), Drawn(1), Drawn(2)]
-    search = EnsembleSearch(parts)
+    search = EnsembleSearch(parts, penalties)
     search.begin()
     targets, none = torch.tensor([3, 29, 0, 7]), torch.zeros(USERS, dtype=torch.int64)
     users = UserItems(targets, torch.ones_like(targets), targets[:0], none)
     nobody = Ragged(np.zeros(USERS, np.int64), np.zeros(USERS, np.int64), np.zeros(0, np.int64))
     places = search.places(nobody, np.arange(USERS), users, 5)
     assert places is not None
-    mean = torch.stack([part.table for part in parts]).mean(0)
+    mean = torch.stack([part.table for part in parts]).mean(0) - (0 if penalties is None else penalties)
     order = mean.argsort(1, descending=True)
     assert places.top_items.tolist() == order[:, :5].tolist()
     expected = [order[user].tolist().index(target) + 1 for user, target in enumerate(targets.tolist())]

@@ -40,6 +40,12 @@ def data(tmp_path_factory):
         ),
         ({**POPULAR, "window": 4}, "'popularity' learns nothing: leave out window"),
         ({**POPULAR, "loss": {"negatives": "seen"}}, "learns nothing: leave out loss.negatives"),
+        ({**POPULAR, "evaluation": {"unseen_penalty": 1.0}}, "leave out evaluation.unseen_penalty"),
+        (
+            {"evaluation": {"unseen_penalty": -1.0}},
+            r"evaluation\.unseen_penalty\n.*greater than or equal to 0",
+        ),
+        ({"evaluation": {"unseen_penalty": 1.0, "beam_width": 20}}, "off items' scores, and a beam has none"),
         ({**TOGETHER, "window": 4, "sampled": {}}, "'ensemble' learns nothing: leave out sampled, window"),
         ({**TOGETHER, "loss": {"code_weight": 1.0, "negatives": "seen"}}, "loss.negatives, loss.code_weight"),
     ],

@@ -84,3 +84,53 @@ def test_unseen_items_are_found_by_their_content_where_they_are_no_wrong_answers
         )
         found[negatives] = run(config).metrics["test/recall@10/popularity_unseen"]
     assert found["seen"] > found["all"] + 0.2
+
+
+@pytest.fixture(scope="module")
+def seen_only(data, tmp_path_factory):
+    """A run that took no unseen item for a wrong answer."""
+    folder = str(tmp_path_factory.mktemp("seen"))
+    config = retrieve_config(
+        data, folder, loss={"negatives": "seen"}, evaluation={"masks_history": False}, train={"max_epochs": 1}
+    )
+    return config, run(config).metrics
+
+
+def asked_again(data, folder, config, penalty):
+    return retrieve_config(
+        data,
+        str(folder),
+        model={"kind": "ensemble", "runs": [config.run]},
+        evaluation={"masks_history": False, "unseen_penalty": penalty},
+    )
+
+
+def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, tmp_path, seen_only):
+    config, found = seen_only
+    same, none = (
+        run(asked_again(data, tmp_path / str(penalty), config, penalty)).metrics for penalty in (0.0, 1e6)
+    )
+    assert same == pytest.approx(found, abs=1e-6)
+    assert found["test/recall@10/popularity_unseen"] > 0
+    assert none["test/recall@10/popularity_unseen"] == 0
+    ranks = read_target_ranks(str(tmp_path / "1000000.0"), "test")
+    unseen = np.flatnonzero(
+        RetrievalData(Dataset(data["dataset"]), config.item, config.sequences).item_counts == 0
+    )
+    assert ranks.rank[np.isin(ranks.item_row, unseen)].min() > 40 - len(unseen)
+    known = [f"test/recall@10/popularity_{name}" for name in ("head", "middle", "tail")]
+    assert all(none[name] >= found[name] for name in known)
+    assert any(none[name] > found[name] for name in known)
+
+
+def test_a_run_with_a_penalty_is_the_run_without_asked_again_with_it(data, tmp_path, seen_only):
+    config, _ = seen_only
+    lowered = retrieve_config(
+        data,
+        str(tmp_path / "lowered"),
+        loss={"negatives": "seen"},
+        evaluation={"masks_history": False, "unseen_penalty": 0.05},
+        train={"max_epochs": 1},
+    )
+    again = asked_again(data, tmp_path / "again", config, 0.05)
+    assert run(lowered).metrics == pytest.approx(run(again).metrics, abs=1e-6)

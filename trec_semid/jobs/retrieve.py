@@ -143,7 +143,8 @@ def _evaluator(
     if width:
         return Evaluator(BeamSearch(retriever, feed, data, ranks, width), model, data, config, ranks)
     assert isinstance(retriever, Retriever), "RetrieveConfig asks for a beam of TIGER"
-    return Evaluator(ExactSearch(retriever, feed, data, ranks), model, data, config, ranks)
+    search = ExactSearch(retriever, feed, data, ranks, config.evaluation.unseen_penalty)
+    return Evaluator(search, model, data, config, ranks)
 
 
 def _log_start(

@@ -13,7 +13,7 @@ from trec_semid.core.ranks import Ranks, broadcast_object
 from trec_semid.core.runs import RunFolder
 from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
-from trec_semid.jobs.retrieve_search import EnsembleSearch, ExactSearch
+from trec_semid.jobs.retrieve_search import EnsembleSearch, ExactSearch, penalties_of
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, read_inputs
 from trec_semid.jobs.tuned_tokenizer import load_learned
 from trec_semid.models.ensemble import EnsembleConfig
@@ -40,7 +40,8 @@ def build_ensemble(
         place_finished(run, config, inputs, RunFolder(folder.path("members", str(number)), "retrieve"), ranks)
         for number, run in enumerate(ensemble.runs)
     ]
-    search = EnsembleSearch([member.search for member in members])
+    penalties = penalties_of(inputs.data, config.evaluation.unseen_penalty, ranks)
+    search = EnsembleSearch([member.search for member in members], penalties)
     return Evaluator(search, nn.ModuleList(member.model for member in members), inputs.data, config, ranks)
 
 
@@ -70,7 +71,8 @@ def place_finished(
     _take_best(run, placed.model, read.checksums)
     retriever = retriever_of(placed.model)
     assert isinstance(retriever, Retriever), "others are refused by _config_of"
-    return Finished(ExactSearch(retriever, placed.feed, read.data, ranks), placed.model)
+    penalty = member.evaluation.unseen_penalty
+    return Finished(ExactSearch(retriever, placed.feed, read.data, ranks, penalty), placed.model)
 
 
 def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:

@@ -3,7 +3,7 @@
 Legend: B users of a batch, N items, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -56,8 +56,16 @@ class Search(Protocol):
 class ExactSearch:
     """Scores every item for every user; all of one score for a user without a history."""
 
-    def __init__(self, retriever: Retriever, feed: ItemFeed, data: RetrievalData, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        feed: ItemFeed,
+        data: RetrievalData,
+        ranks: Ranks,
+        unseen_penalty: float = 0.0,
+    ) -> None:
         self._retriever, self._feed, self._data, self._ranks = retriever, feed, data, ranks
+        self._penalties = penalties_of(data, unseen_penalty, ranks)
         self.users_at_once = max(1, SCORES_AT_ONCE // data.num_items)
         self._catalogue = CatalogueParts(None, None, None)
 
@@ -68,14 +76,10 @@ class ExactSearch:
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
         """See `Search`."""
         scores = self.scores(histories, chosen)
-        if scores is None:
-            return None
-        return rank_targets(
-            scores.of, users, self._data.num_items, list_length=length, kept_scores=SCORES_AT_ONCE
-        )
+        return None if scores is None else _places(scores.of, users, self.num_items, length, self._penalties)
 
     def scores(self, histories: Ragged, chosen: Array) -> CatalogueScores | None:
-        """Return the scores of the chosen users; all ranks together, None without users."""
+        """Return the chosen users' scores without penalties; all ranks together, None without users."""
         states = self._states(histories, chosen)
         return CatalogueScores(self._retriever, self._catalogue, states) if len(chosen) else None
 
@@ -94,10 +98,10 @@ class ExactSearch:
 
 @final
 class EnsembleSearch:
-    """Scores every item by the mean of several searches' scores."""
+    """Scores every item by the mean of several searches' scores, less its penalty."""
 
-    def __init__(self, members: Sequence[ExactSearch]) -> None:
-        self._members = members
+    def __init__(self, members: Sequence[ExactSearch], penalties: Tensor | None = None) -> None:
+        self._members, self._penalties = members, penalties
         self.users_at_once = min(member.users_at_once for member in members)
 
     def begin(self) -> None:
@@ -119,9 +123,7 @@ class EnsembleSearch:
                 total += other.of(items)
             return total / len(scores)
 
-        return rank_targets(
-            mean, users, self._members[0].num_items, list_length=length, kept_scores=SCORES_AT_ONCE
-        )
+        return _places(mean, users, self._members[0].num_items, length, self._penalties)
 
 
 @final
@@ -215,6 +217,33 @@ class PopularitySearch:
             return self._counts[items].expand(len(chosen), -1).clone()
 
         return rank_targets(score, users, len(self._counts), list_length=length)
+
+
+def penalties_of(data: RetrievalData, unseen_penalty: float, ranks: Ranks) -> Tensor | None:
+    """Return (N,) what is taken off items' scores: the penalty where there is no training event, or nothing.
+
+    None where that is nothing for all.
+    """
+    if not unseen_penalty:
+        return None
+    return unseen_penalty * torch.from_numpy(data.item_counts == 0).float().to(ranks.device)
+
+
+def _places(
+    scores: Callable[[slice], Tensor],
+    users: UserItems,
+    num_items: int,
+    length: int,
+    penalties: Tensor | None,
+) -> TargetPlaces:
+    """Return where targets stand by scores, which are tensors of their own, less penalties (N,)."""
+
+    def lowered(items: slice) -> Tensor:
+        """Return (B, n) scores of consecutive items."""
+        found = scores(items)
+        return found if penalties is None else found.sub_(penalties[items])
+
+    return rank_targets(lowered, users, num_items, list_length=length, kept_scores=SCORES_AT_ONCE)
 
 
 def _batch(histories: Ragged, chosen: Array, data: RetrievalData, ranks: Ranks) -> SequenceBatch:

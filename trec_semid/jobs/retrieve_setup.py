@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -47,6 +47,8 @@ class EvaluationConfig(Config):
     cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
     masks_history: bool = True
     """Whether items of the user's history are taken out of the list; a target never is."""
+    unseen_penalty: NonNegativeFloat = 0.0
+    """Taken off the score of an item without a training event: the more, the fewer of them in the lists."""
     beam_width: PositiveInt | None = None
     """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
     not given. TIGER needs one."""
@@ -102,6 +104,7 @@ class RetrieveConfig(TrainingRunConfig):
             "loss.negatives": self.loss.negatives != "all",
             "loss.code_weight": self.loss.code_weight > 0,
             "evaluation.beam_width": self.evaluation.beam_width is not None,
+            "evaluation.unseen_penalty": kind == "popularity" and self.evaluation.unseen_penalty > 0,
         }
         given += [key for key, is_set in effects.items() if is_set]
         if given:
@@ -132,6 +135,8 @@ class RetrieveConfig(TrainingRunConfig):
             )
         if evaluation.beam_width is None:
             return
+        if evaluation.unseen_penalty:
+            raise ValueError("evaluation.unseen_penalty: is taken off items' scores, and a beam has none")
         if not self.predicts_codes or self.loss.item_weight > 0:
             raise ValueError(
                 f"evaluation.beam_width: a beam goes over codes: give semantic_ids, set {CODES_ALONE}"

@@ -1,4 +1,4 @@
-"""Several finished retrievers as one."""
+"""Finished retrievers as one."""
 
 from typing import Literal
 
@@ -15,6 +15,6 @@ class EnsembleConfig(Config):
     """
 
     kind: Literal["ensemble"] = "ensemble"
-    runs: list[str] = Field(min_length=2)
+    runs: list[str] = Field(min_length=1)
     """Folders of finished runs of `trec-semid retrieve` on the same dataset, with any items and models that
-    score the whole catalogue."""
+    score the whole catalogue; a single one is asked again, with other `[evaluation]` settings."""

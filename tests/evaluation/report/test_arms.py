@@ -7,7 +7,7 @@ from tests.evaluation.report.conftest import Study
 from tests.evaluation.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
 from trec_semid.evaluation.report.arm_names import representation
-from trec_semid.evaluation.report.arms import group_arms
+from trec_semid.evaluation.report.arms import group_arms, list_rule
 from trec_semid.evaluation.report.collect import FinishedRun, collect_runs
 
 
@@ -97,6 +97,7 @@ def test_without_an_item_arm_the_first_by_name_is_the_baseline(study: Study):
     ("config", "said"),
     [
         ({"model": {"kind": "ensemble", "runs": ["a", "b"]}}, "2 runs"),
+        ({"model": {"kind": "ensemble", "runs": ["a"]}}, "1 run"),
         ({"model": {"kind": "popularity"}}, ""),
         ({"model": {"kind": "rpg"}, "item": {"id": False}, "semantic_ids": "codes"}, "codes"),
         ({"item": {"fields": ["brand"], "content": ["text"]}}, "ID + brand + text"),
@@ -104,3 +105,18 @@ def test_without_an_item_arm_the_first_by_name_is_the_baseline(study: Study):
 )
 def test_what_an_item_is_to_a_retriever(config: dict[str, object], said: str):
     assert representation(FinishedRun("r", "retrieve", config, {}, {}, "r")) == said
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        ({}, "every item scored, history left out"),
+        ({"masks_history": False, "beam_width": 20}, "beam of 20 tuples, history kept"),
+        (
+            {"unseen_penalty": 0.5},
+            "every item scored, items without a training event 0.5 lower, history left out",
+        ),
+    ],
+)
+def test_how_a_retriever_lists_the_catalogue(evaluation: dict[str, object], said: str):
+    assert list_rule(FinishedRun("r", "retrieve", {"evaluation": evaluation}, {}, {}, "r")) == said

@@ -42,7 +42,8 @@ def representation(run: FinishedRun) -> str:
     if model_kind(run) == POPULARITY:
         return ""
     if model_kind(run) == ENSEMBLE:
-        return f"{len(run.config['model']['runs'])} runs"
+        number = len(run.config["model"]["runs"])
+        return "1 run" if number == 1 else f"{number} runs"
     item = run.config.get("item", {})
     tokens = ["ID"] if item.get("id", True) else []
     tokens += [*item.get("fields", []), *item.get("content", [])]

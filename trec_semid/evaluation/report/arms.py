@@ -66,7 +66,7 @@ def _arm(
         representation=representation(runs[0]),
         tokenizer=tokenizer_kind(made) if made else None,
         model=model_kind(runs[0]),
-        lists=_lists(runs[0]) if runs[0].job == "retrieve" else None,
+        lists=list_rule(runs[0]) if runs[0].job == "retrieve" else None,
         series=series,
         seeds=[run.seed for run in runs],
         runs=[run.name for run in runs],
@@ -75,11 +75,14 @@ def _arm(
     )
 
 
-def _lists(run: FinishedRun) -> str:
+def list_rule(run: FinishedRun) -> str:
+    """Return how a retriever listed the catalogue, in words."""
     how = run.config.get("evaluation", {})
     width = how.get("beam_width")
     search = f"beam of {width} tuples" if width else "every item scored"
-    return f"{search}, history {'left out' if how.get('masks_history', True) else 'kept'}"
+    penalty = how.get("unseen_penalty", 0.0)
+    lowered = f", items without a training event {penalty:g} lower" if penalty else ""
+    return f"{search}{lowered}, history {'left out' if how.get('masks_history', True) else 'kept'}"
 
 
 def _parameters(run: FinishedRun) -> dict[str, int]:
