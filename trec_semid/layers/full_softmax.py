@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
 
 _CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
-"""Bound on one tensor of scores; on CPU it stays in a core's cache, which is twice as fast."""
+"""Bound on one tensor of scores; on CPU it stays in a core's cache, which is faster."""
 _QUERIES_AT_ONCE = 1024
 """With more of them a tensor within the bound would be a few columns wide, and its products slow."""
 
