@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -47,7 +47,7 @@ class EvaluationConfig(Config):
     cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
     masks_history: bool = True
     """Whether items of the user's history are taken out of the list; a target never is."""
-    unseen_penalty: NonNegativeFloat = 0.0
+    unseen_penalty: float = Field(default=0.0, ge=0, le=1e6)
     """Taken off the score of an item without a training event: the more, the fewer of them in the lists."""
     beam_width: PositiveInt | None = None
     """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
