@@ -1,7 +1,7 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.explain import did_you_mean, explain
@@ -12,7 +12,18 @@ class Inner(Config):
     depth: int = 1
 
 
+class Wide(Config):
+    kind: Literal["wide"] = "wide"
+    radius: int = 1
+
+
+class Deep(Config):
+    kind: Literal["deep"] = "deep"
+    depth: int = 1
+
+
 class Outer(Config):
+    shape: Annotated[Wide | Deep, Field(discriminator="kind")] = Wide()
     inner: Inner
     many: list[Inner] = []
     by_name: dict[str, Inner] = {}
@@ -43,6 +54,12 @@ def test_unknown_key_inside_lists_and_tables_by_name_finds_its_neighbour():
         "  many.0.dept: unknown key; did you mean 'depth'?",
         "  by_name.x.widht: unknown key; did you mean 'width'?",
     ]
+
+
+@pytest.mark.parametrize(("key", "hint"), [("radius", ""), ("raduis", ""), ("dept", "; did you mean 'depth'?")])
+def test_unknown_key_of_one_kind_gets_no_guess_from_another(key: str, hint: str):
+    lines = told({"inner": {"width": 1}, "shape": {"kind": "deep", key: 2}})
+    assert lines[1] == f"  shape.deep.{key}: unknown key{hint}"
 
 
 def test_unknown_key_like_none_that_is_known_gets_no_guess():

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_tuning import write_problem
+from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.ragged import Ragged
 from trec_semid.jobs.retrieve import run
@@ -105,3 +107,26 @@ def test_runs_that_cannot_score_together_are_refused_by_name(members, tmp_path):
         run(ensemble_of(problem, tmp_path / "r2", [runs[0], popular]))
     with pytest.raises(ConfigError, match=r"reads other histories"):
         run(ensemble_of(problem, tmp_path / "r3", runs, sequences={"max_len": 5}))
+    bare = tmp_path / "bare"
+    shutil.copytree(runs[0], bare)
+    shutil.rmtree(bare / "checkpoints")
+    with pytest.raises(ConfigError, match=r"bare has no checkpoint left"):
+        run(ensemble_of(problem, tmp_path / "r4", [runs[0], str(bare)]))
+    assert not any((tmp_path / name).exists() for name in ("r", "r2", "r3", "r4"))
+
+
+@pytest.mark.ranks
+def test_two_ranks_ask_finished_runs_as_one_does(members, tmp_path):
+    problem, runs = members
+    changes = {"model": {"kind": "ensemble", "runs": runs}, "evaluation": {"unseen_penalty": 0.05}}
+    problem = {"dataset": problem["dataset"]}
+    one, two = (
+        run_ranks(metrics_of, number, problem, str(tmp_path / str(number)), changes)[0] for number in (1, 2)
+    )
+    assert one == pytest.approx(two, abs=1e-6)
+    plain = run(ensemble_of(problem, tmp_path / "plain", runs)).metrics
+    assert any(abs(plain[key] - value) > 1e-6 for key, value in one.items())
+
+
+def metrics_of(problem, folder, changes):
+    return run(retrieve_config(problem, folder, **changes)).metrics

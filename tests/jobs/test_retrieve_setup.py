@@ -45,6 +45,10 @@ def data(tmp_path_factory):
             {"evaluation": {"unseen_penalty": -1.0}},
             r"evaluation\.unseen_penalty\n.*greater than or equal to 0",
         ),
+        (
+            {"evaluation": {"unseen_penalty": 1001}},
+            r"evaluation\.unseen_penalty\n.*less than or equal to 1000",
+        ),
         ({"evaluation": {"unseen_penalty": 1.0, "beam_width": 20}}, "off items' scores, and a beam has none"),
         ({**TOGETHER, "window": 4, "sampled": {}}, "'ensemble' learns nothing: leave out sampled, window"),
         ({**TOGETHER, "loss": {"code_weight": 1.0, "negatives": "seen"}}, "loss.negatives, loss.code_weight"),

@@ -108,12 +108,12 @@ def asked_again(data, folder, config, penalty):
 def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, tmp_path, seen_only):
     config, found = seen_only
     same, none = (
-        run(asked_again(data, tmp_path / str(penalty), config, penalty)).metrics for penalty in (0.0, 1e6)
+        run(asked_again(data, tmp_path / str(penalty), config, penalty)).metrics for penalty in (0.0, 1e3)
     )
     assert same == pytest.approx(found, abs=1e-6)
     assert found["test/recall@10/popularity_unseen"] > 0
     assert none["test/recall@10/popularity_unseen"] == 0
-    ranks = read_target_ranks(str(tmp_path / "1000000.0"), "test")
+    ranks = read_target_ranks(str(tmp_path / "1000.0"), "test")
     unseen = np.flatnonzero(
         RetrievalData(Dataset(data["dataset"]), config.item, config.sequences).item_counts == 0
     )
@@ -121,6 +121,19 @@ def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, 
     known = [f"test/recall@10/popularity_{name}" for name in ("head", "middle", "tail")]
     assert all(none[name] >= found[name] for name in known)
     assert any(none[name] > found[name] for name in known)
+
+
+def test_asked_again_a_run_has_the_penalty_of_the_asking(data, tmp_path, seen_only):
+    config, found = seen_only
+    lowered = config.model_copy(
+        update={
+            "run": str(tmp_path / "lowered"),
+            "evaluation": config.evaluation.model_copy(update={"unseen_penalty": 1e3}),
+        }
+    )
+    assert run(lowered).metrics["test/recall@10/popularity_unseen"] == 0
+    again = run(asked_again(data, tmp_path / "again", lowered, 0.0)).metrics
+    assert again == pytest.approx(found, abs=1e-6)
 
 
 def test_a_run_with_a_penalty_is_the_run_without_asked_again_with_it(data, tmp_path, seen_only):

@@ -64,8 +64,14 @@ def _fields_at(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
         for model in models:
             if part in model.model_fields:
                 below += _models_in(model.model_fields[str(part)].annotation)
-        models = below or models  # list index, mapping key or union tag: stay
+        below = below or [model for model in models if _has_tag(model, part)]
+        models = below or models  # list index or mapping key: stay
     return [name for model in models for name in model.model_fields]
+
+
+def _has_tag(model: type[BaseModel], part: Any) -> bool:
+    """Tell whether a union takes this class where its `kind` is `part`."""
+    return "kind" in model.model_fields and model.model_fields["kind"].default == part
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

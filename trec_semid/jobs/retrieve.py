@@ -12,7 +12,7 @@ from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.evaluation.ranking import Named
 from trec_semid.jobs.retrieve_agreement import NUM_USERS, NUM_USERS_OF_WIDE_BEAM, beam_agreement
-from trec_semid.jobs.retrieve_ensemble import build_ensemble
+from trec_semid.jobs.retrieve_ensemble import build_ensemble, expect_members
 from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
 from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch
@@ -46,6 +46,8 @@ def run(config: RetrieveConfig) -> Trained:
     """
     with training_ranks(config, config.train) as ranks:
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
+        if isinstance(config.model, EnsembleConfig):
+            expect_members(config.model, config)
         return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
 
 

@@ -11,6 +11,7 @@ from trec_semid.core.config import load_saved
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.ranks import Ranks, broadcast_object
 from trec_semid.core.runs import RunFolder
+from trec_semid.data.schema import Dataset
 from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
 from trec_semid.jobs.retrieve_search import EnsembleSearch, ExactSearch, penalties_of
@@ -45,10 +46,23 @@ def build_ensemble(
     return Evaluator(search, nn.ModuleList(member.model for member in members), inputs.data, config, ranks)
 
 
+def expect_members(ensemble: EnsembleConfig, config: RetrieveConfig) -> None:
+    """Check finished runs before anything is written.
+
+    Raises:
+        ConfigError: see `place_finished`.
+    """
+    for run in ensemble.runs:
+        member = _config_of(run, config)
+        if Dataset(member.dataset).facts.checksum != Dataset(config.dataset).facts.checksum:
+            raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
+        _newest_step(run)
+
+
 def place_finished(
     run: str, config: RetrieveConfig, inputs: RetrieveInputs, plans: RunFolder, ranks: Ranks
 ) -> Finished:
-    """Return a finished run with its best weights.
+    """Return a finished run with its best weights, to be evaluated by `config`, not by its own.
 
     Args:
         run: its folder.
@@ -71,8 +85,7 @@ def place_finished(
     _take_best(run, placed.model, read.checksums)
     retriever = retriever_of(placed.model)
     assert isinstance(retriever, Retriever), "others are refused by _config_of"
-    penalty = member.evaluation.unseen_penalty
-    return Finished(ExactSearch(retriever, placed.feed, read.data, ranks, penalty), placed.model)
+    return Finished(ExactSearch(retriever, placed.feed, read.data, ranks), placed.model)
 
 
 def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:
@@ -91,10 +104,15 @@ def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:
 
 def _take_best(run: str, model: nn.Module, inputs: dict[str, str]) -> None:
     checkpoints = RunFolder(run, "retrieve").path("checkpoints")
-    newest = broadcast_object(latest_step(checkpoints))
-    if newest is None:
-        raise ConfigError(f"model.runs: {run} has no checkpoint left.")
+    newest = broadcast_object(_newest_step(run))
     loop = read_loop(checkpoints, newest)
     if loop["inputs"] != inputs:
         raise ConfigError(f"model.runs: {run} was trained on other data or codes than are there now.")
     load_checkpoint(checkpoints, Trainable(model), step=loop["selection"]["best_step"])
+
+
+def _newest_step(run: str) -> int:
+    newest = latest_step(RunFolder(run, "retrieve").path("checkpoints"))
+    if newest is None:
+        raise ConfigError(f"model.runs: {run} has no checkpoint left.")
+    return newest

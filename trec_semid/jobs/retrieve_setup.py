@@ -47,8 +47,9 @@ class EvaluationConfig(Config):
     cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
     masks_history: bool = True
     """Whether items of the user's history are taken out of the list; a target never is."""
-    unseen_penalty: float = Field(default=0.0, ge=0, le=1e6)
-    """Taken off the score of an item without a training event: the more, the fewer of them in the lists."""
+    unseen_penalty: float = Field(default=0.0, ge=0, le=1e3)
+    """Taken off the score of an item without a training event, whatever its label: the more, the fewer of
+    these items in the lists."""
     beam_width: PositiveInt | None = None
     """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
     not given. TIGER needs one."""

@@ -17,4 +17,4 @@ class EnsembleConfig(Config):
     kind: Literal["ensemble"] = "ensemble"
     runs: list[str] = Field(min_length=1)
     """Folders of finished runs of `trec-semid retrieve` on the same dataset, with any items and models that
-    score the whole catalogue; a single one is asked again, with other `[evaluation]` settings."""
+    score the whole catalogue; a single one is asked again. `[evaluation]` is the ensemble's, not theirs."""

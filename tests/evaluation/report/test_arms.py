@@ -6,7 +6,7 @@ from tests.datasets import write_small_dataset
 from tests.evaluation.report.conftest import Study
 from tests.evaluation.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
-from trec_semid.evaluation.report.arm_names import representation
+from trec_semid.evaluation.report.arm_names import own_config, representation
 from trec_semid.evaluation.report.arms import group_arms, list_rule
 from trec_semid.evaluation.report.collect import FinishedRun, collect_runs
 
@@ -97,7 +97,8 @@ def test_without_an_item_arm_the_first_by_name_is_the_baseline(study: Study):
     ("config", "said"),
     [
         ({"model": {"kind": "ensemble", "runs": ["a", "b"]}}, "2 runs"),
-        ({"model": {"kind": "ensemble", "runs": ["a"]}}, "1 run"),
+        ({"model": {"kind": "ensemble", "runs": ["runs/a"]}}, "a"),
+        ({"model": {"kind": "ensemble", "runs": ["runs/hybrid/seed-12"]}}, "hybrid"),
         ({"model": {"kind": "popularity"}}, ""),
         ({"model": {"kind": "rpg"}, "item": {"id": False}, "semantic_ids": "codes"}, "codes"),
         ({"item": {"fields": ["brand"], "content": ["text"]}}, "ID + brand + text"),
@@ -120,3 +121,16 @@ def test_what_an_item_is_to_a_retriever(config: dict[str, object], said: str):
 )
 def test_how_a_retriever_lists_the_catalogue(evaluation: dict[str, object], said: str):
     assert list_rule(FinishedRun("r", "retrieve", {"evaluation": evaluation}, {}, {}, "r")) == said
+
+
+def asked_again(seed: int, of: str, penalty: float) -> FinishedRun:
+    model = {"kind": "ensemble", "runs": [f"runs/{of}/seed-{seed}"]}
+    config = {"model": model, "evaluation": {"unseen_penalty": penalty}, "run": f"r{seed}", "seed": seed}
+    return FinishedRun("r", "retrieve", config, {}, {}, "r")
+
+
+def test_seeds_of_a_run_that_is_asked_again_are_one_arm():
+    config = own_config(asked_again(0, "hybrid", 1.0))
+    assert config == own_config(asked_again(1, "hybrid", 1.0))
+    assert config != own_config(asked_again(0, "narrow", 1.0))
+    assert config != own_config(asked_again(0, "hybrid", 2.0))

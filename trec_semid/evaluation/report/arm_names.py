@@ -1,6 +1,8 @@
 """What an arm is called: what stands for an item, whose codes, and the keys in which equal names differ."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from trec_semid.evaluation.report.collect import Collection, FinishedRun
@@ -12,6 +14,7 @@ POPULARITY = "popularity"
 ENSEMBLE = "ensemble"
 ITEM_IDS = "item"
 """Representation of a ranker that reads item IDs alone."""
+_SEED = re.compile(r"seed-\d+")
 
 
 def name_arms(members: Sequence[Sequence[FinishedRun]], collection: Collection) -> list[str]:
@@ -42,8 +45,8 @@ def representation(run: FinishedRun) -> str:
     if model_kind(run) == POPULARITY:
         return ""
     if model_kind(run) == ENSEMBLE:
-        number = len(run.config["model"]["runs"])
-        return "1 run" if number == 1 else f"{number} runs"
+        rows = _rows_of_members(run)
+        return rows[0] if len(rows) == 1 else f"{len(rows)} runs"
     item = run.config.get("item", {})
     tokens = ["ID"] if item.get("id", True) else []
     tokens += [*item.get("fields", []), *item.get("content", [])]
@@ -65,8 +68,20 @@ def tokenizer_kind(run: FinishedRun) -> str:
 
 
 def own_config(run: FinishedRun) -> dict[str, Any]:
-    """Return a run's config without the keys that may differ within an arm."""
-    return {key: value for key, value in run.config.items() if key not in PLACE_KEYS}
+    """Return a run's config without the keys that may differ within an arm.
+
+    Runs of an ensemble are named by their rows: seeds of it may be of other seeds of the same runs.
+    """
+    own = {key: value for key, value in run.config.items() if key not in PLACE_KEYS}
+    if run.job == "retrieve" and model_kind(run) == ENSEMBLE:
+        own["model"] = {**own["model"], "runs": _rows_of_members(run)}
+    return own
+
+
+def _rows_of_members(run: FinishedRun) -> list[str]:
+    """Return the last part of each run's folder, or the one before it where that is a study's `seed-<n>`."""
+    folders = [PurePosixPath(folder) for folder in run.config["model"]["runs"]]
+    return [folder.parent.name if _SEED.fullmatch(folder.name) else folder.name for folder in folders]
 
 
 def has_other_codes(run: FinishedRun, collection: Collection) -> bool:
