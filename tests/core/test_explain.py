@@ -56,7 +56,9 @@ def test_unknown_key_inside_lists_and_tables_by_name_finds_its_neighbour():
     ]
 
 
-@pytest.mark.parametrize(("key", "hint"), [("radius", ""), ("raduis", ""), ("dept", "; did you mean 'depth'?")])
+@pytest.mark.parametrize(
+    ("key", "hint"), [("radius", ""), ("raduis", ""), ("dept", "; did you mean 'depth'?")]
+)
 def test_unknown_key_of_one_kind_gets_no_guess_from_another(key: str, hint: str):
     lines = told({"inner": {"width": 1}, "shape": {"kind": "deep", key: 2}})
     assert lines[1] == f"  shape.deep.{key}: unknown key{hint}"

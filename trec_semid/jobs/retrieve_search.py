@@ -83,6 +83,10 @@ class ExactSearch:
         states = self._states(histories, chosen)
         return CatalogueScores(self._retriever, self._catalogue, states) if len(chosen) else None
 
+    def beam(self, width: int) -> "BeamSearch":
+        """Return a beam over the codes that the same model predicts."""
+        return BeamSearch(self._retriever, self._feed, self._data, self._ranks, width)
+
     @property
     def num_items(self) -> int:
         """Of the catalogue."""

@@ -1,6 +1,6 @@
 """Users/s of the vectorised beam over a trie, beside `transformers.generate` held to the same trie.
 
-    .venv/bin/python tools/bench/retrieval/beam.py [--beams W] [--positions R] [--codebook K] [--blocks N]
+    .venv/bin/python tools/bench/retrieval/beam.py [--dataset D --codes C] [--beams W] [--blocks N]
 
 TIGER of this package and T5 of Hugging Face have the same width, heads and blocks, read the same histories
 and say a code at a time with a cache; tries lie ready. T5 is held to tuples that exist by
@@ -24,7 +24,7 @@ OPTIONS = options.read(PARSER)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from contest import Work, keep, take_turns, tell  # noqa: E402
-from drawn import NO_FEATURES, Drawn, draw, ended_batch  # noqa: E402
+from given import NO_FEATURES, Given, ended_batch, given_data  # noqa: E402
 from ours import Lists, build  # noqa: E402
 from t5 import MISSING, T5, is_installed  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -38,14 +38,14 @@ from trec_semid.training.item_feed import ItemFeed  # noqa: E402
 class Searches:
     """The contestants, and how many of the tuples that they returned there are."""
 
-    def __init__(self, drawn: Drawn, ranks: Ranks) -> None:
+    def __init__(self, given: Given, ranks: Ranks) -> None:
         feed = ItemFeed(NO_FEATURES, None, ranks)
-        self.drawn, self.feed = drawn, feed
+        self.given, self.feed = given, feed
         self.tiger, self.heterrec = (
-            Lists(build(kind, drawn), feed, OPTIONS.items, OPTIONS.beams) for kind in ("tiger", "heterrec")
+            Lists(build(kind, given), feed, OPTIONS.items, OPTIONS.beams) for kind in ("tiger", "heterrec")
         )
-        self.peer = T5(drawn) if is_installed() else None
-        self._existing = {tuple(row) for row in drawn.codes.tolist()}
+        self.peer = T5(given) if is_installed() else None
+        self._existing = {tuple(row) for row in given.codes.tolist()}
         self._found: dict[str, list[int]] = {}
 
     def works(self) -> dict[str, Work]:
@@ -68,7 +68,7 @@ class Searches:
 
     def _search(self, name: str, number: int, turn: int) -> int:
         users = (turn * number + np.arange(number)) % OPTIONS.users
-        codes = self.codes_of(name, self.drawn.histories(users, NO_FEATURES))
+        codes = self.codes_of(name, self.given.histories(users, NO_FEATURES))
         self._found.setdefault(name, []).append(codes.flatten(0, 1))
         return number
 
@@ -95,7 +95,7 @@ def check_peer(searches: Searches, batch: SequenceBatch) -> str:
 def check_tiger(searches: Searches, batch: SequenceBatch) -> str:
     """Compare scores of beams with the loss of rows that end in an item of the tuple."""
     found = searches.tiger.by_beam(batch)
-    items = {tuple(codes): item for item, codes in enumerate(searches.drawn.codes.tolist())}
+    items = {tuple(codes): item for item, codes in enumerate(searches.given.codes.tolist())}
     rows = [
         [*batch.items[history[:length]].tolist(), items[tuple(codes)]]
         for history, length, beams in zip(
@@ -123,11 +123,11 @@ def check_heterrec(searches: Searches, batch: SequenceBatch) -> str:
 
 def main() -> None:
     """Run the contest, then the checks."""
-    drawn = draw(OPTIONS)
+    given = given_data(OPTIONS)
     with process_group() as ranks:
-        searches = Searches(drawn, ranks)
+        searches = Searches(given, ranks)
         spent = take_turns(searches.works(), OPTIONS.turns)
-        checked = drawn.histories(np.arange(OPTIONS.checked), NO_FEATURES)
+        checked = given.histories(np.arange(OPTIONS.checked), NO_FEATURES)
         told = [check_tiger(searches, checked), check_heterrec(searches, checked)]
         told += [check_peer(searches, checked)] if searches.peer else [MISSING]
     print(

@@ -7,6 +7,8 @@ import os
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser of the sizes of data and models, which are Amazon-Beauty's unless given."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", help="prepared: its sequences and sizes instead of drawn ones")
+    parser.add_argument("--codes", help="of its items: a run of `trec-semid tokenize`, or a file of codes")
     parser.add_argument("--items", type=int, default=12_101)
     parser.add_argument("--users", type=int, default=22_363)
     parser.add_argument("--mean-length", type=float, default=8.9, help="items of a user, five at least")
@@ -26,5 +28,7 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 def read(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line, and have torch and its libraries take the asked threads."""
     options = parser.parse_args()
+    if (options.dataset is None) != (options.codes is None):
+        parser.error("--dataset and --codes go together")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when torch is imported
     return options

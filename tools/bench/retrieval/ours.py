@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from contest import evaluating
-from drawn import Drawn
+from given import Given
 from torch import Tensor
 
 from trec_semid.core.ranks import Ranks
@@ -36,9 +36,9 @@ from trec_semid.training.tables import initialise_tables
 RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
 
 
-def build(kind: str, drawn: Drawn, *, device: str = "cpu") -> RetrievalModel:
+def build(kind: str, given: Given, *, device: str = "cpu") -> RetrievalModel:
     """Return a model of as many blocks as asked; HeterRec and TIGER have half of them in either part."""
-    options, content = drawn.options, {"content_std": 0.02, "content_is_unit": True}
+    options, content = given.options, {"content_std": 0.02, "content_is_unit": True}
     torch.manual_seed(0)
     whole, half = blocks(options, options.blocks), blocks(options, options.blocks // 2)
     if kind == "sasrec":
@@ -51,7 +51,7 @@ def build(kind: str, drawn: Drawn, *, device: str = "cpu") -> RetrievalModel:
     else:
         sized = [CodeTable(f"t_code_{r}", options.codebook + 1) for r in range(options.positions)]
         tables = CodeTables(sized, options.dim, device=device)
-        items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(drawn.codes)), options.dim, **content)
+        items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(given.codes)), options.dim, **content)
         config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0, code_weight=1.0)
     if kind == "tiger":
         return Tiger(items, TigerConfig(encoder=half, decoder=half), loss, max_len=options.history)
@@ -69,16 +69,16 @@ def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
 class Contestant:
     """One model of ours, placed on one rank as `trec-semid retrieve` does."""
 
-    def __init__(self, kind: str, drawn: Drawn, features: ItemFeatures, ranks: Ranks) -> None:
-        optimizers, num_items = OptimizersConfig(), drawn.options.items
-        retrieval = build(kind, drawn, device="meta")
+    def __init__(self, kind: str, given: Given, features: ItemFeatures, ranks: Ranks) -> None:
+        optimizers, num_items = OptimizersConfig(), given.options.items
+        retrieval = build(kind, given, device="meta")
         model = RetrieverWithLoss(retrieval, world_size=1)
         plan = plan_on_ranks(model, ranks, RULES, batch_size=num_items, optimizer=optimizers.tables)
         self.sharded = shard_model(model, plan, ranks, optimizers.tables)
         initialise_tables(self.sharded, std=0.02, seed=0)
         self.updates = build_updates(self.sharded, optimizers, total_steps=10**6)
         self.feed = ItemFeed(features, None, ranks)
-        self.lists = Lists(retrieval, self.feed, num_items, drawn.options.beams)
+        self.lists = Lists(retrieval, self.feed, num_items, given.options.beams)
         self._ranks = ranks
 
     def train(self, batch: SequenceBatch) -> None:

@@ -1,11 +1,11 @@
 """Training and evaluation of HeterRec, SASRec and TIGER beside an equal-size T5 of Hugging Face, in one run.
 
-    .venv/bin/python tools/bench/retrieval/steps.py [--positions R] [--codebook K] [--dim D] [--blocks N]
+    .venv/bin/python tools/bench/retrieval/steps.py [--dataset D --codes C] [--dim D] [--blocks N]
     .venv/bin/python tools/bench/retrieval/steps.py --profile
 
-Sequences and semantic IDs have Amazon-Beauty's size and are drawn. All models have the same width, heads and
-number of blocks: SASRec in one stack, the others half in either part. SASRec reads item IDs and learns by
-the softmax over all items; the others read and say codes.
+Sequences and semantic IDs are drawn at Amazon-Beauty's size, or are those of --dataset and --codes. All
+models have the same width, heads and number of blocks: SASRec in one stack, the others half in either part.
+SASRec reads item IDs and learns by the softmax over all items; the others read and say codes.
 Training: loss, backward and update of batches that lie ready, the same in every turn: of ours the first of an
 epoch, of T5, which fills a batch up to its longest row, such with like lengths together, from short to long
 as those of an epoch. A sequence of HeterRec and SASRec is a user, whose
@@ -31,7 +31,7 @@ OPTIONS = options.read(PARSER)
 
 import numpy as np  # noqa: E402
 from contest import Spent, Work, keep, take_turns, tell  # noqa: E402
-from drawn import NO_FEATURES, Drawn, draw  # noqa: E402
+from given import NO_FEATURES, Given, given_data  # noqa: E402
 from ours import Contestant, build  # noqa: E402
 from t5 import MISSING, T5, is_installed  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
@@ -46,15 +46,15 @@ PEER = "T5"
 class Models:
     """All contestants, and what each is given."""
 
-    def __init__(self, drawn: Drawn, ranks: Ranks) -> None:
-        features = {"sasrec": drawn.id_features(), "heterrec": NO_FEATURES, "tiger": NO_FEATURES}
-        self.ours = {kind: Contestant(kind, drawn, features[kind], ranks) for kind in NAMES}
-        self.peer = T5(drawn) if is_installed() else None
-        self._features, self._drawn = features, drawn
+    def __init__(self, given: Given, ranks: Ranks) -> None:
+        features = {"sasrec": given.id_features(), "heterrec": NO_FEATURES, "tiger": NO_FEATURES}
+        self.ours = {kind: Contestant(kind, given, features[kind], ranks) for kind in NAMES}
+        self.peer = T5(given) if is_installed() else None
+        self._features, self._given = features, given
 
     def training_batches(self, kind: str) -> list[SequenceBatch]:
         """Return batches of the kind's rows."""
-        return self._drawn.training_batches(
+        return self._given.training_batches(
             self._features.get(kind, NO_FEATURES),
             OPTIONS.batch,
             OPTIONS.steps,
@@ -76,7 +76,7 @@ class Models:
     def histories(self, features: ItemFeatures, turn: int, number: int) -> SequenceBatch:
         """Return other users in every turn."""
         rows = (turn * number + np.arange(number)) % OPTIONS.users
-        return self._drawn.histories(rows, features)
+        return self._given.histories(rows, features)
 
     def trainers(self) -> dict[str, Work]:
         """Return what trains for a turn, and how many items it predicts."""
@@ -117,10 +117,10 @@ class Models:
         return works | ({f"{PEER}, beam {OPTIONS.beams}": by_peer} if self.peer else {})
 
 
-def tell_sizes(drawn: Drawn, models: Models) -> None:
+def tell_sizes(given: Given, models: Models) -> None:
     """Print what is trained on what."""
-    mean = len(drawn.sequences.items) / OPTIONS.users
-    tuples = len(np.unique(drawn.codes, axis=0))
+    mean = len(given.sequences.items) / OPTIONS.users
+    tuples = len(np.unique(given.codes, axis=0))
     print(
         f"{OPTIONS.items:,} items, {tuples:,} tuples of {OPTIONS.positions} codes of {OPTIONS.codebook},",
         end=" ",
@@ -128,16 +128,16 @@ def tell_sizes(drawn: Drawn, models: Models) -> None:
     print(f"{OPTIONS.users:,} users of {mean:.1f} items, the last {OPTIONS.history} read;")
     print(f"width {OPTIONS.dim}, {OPTIONS.heads} heads, {OPTIONS.blocks} blocks,", end=" ")
     print(f"{OPTIONS.threads} threads, medians of {OPTIONS.turns} turns")
-    counts = {NAMES[kind]: sum(w.numel() for w in build(kind, drawn).parameters()) for kind in NAMES}
+    counts = {NAMES[kind]: sum(w.numel() for w in build(kind, given).parameters()) for kind in NAMES}
     if models.peer:
         counts[PEER] = sum(weight.numel() for weight in models.peer.model.parameters())
     print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
 
-def contest(drawn: Drawn, ranks: Ranks) -> None:
+def contest(given: Given, ranks: Ranks) -> None:
     """Run both contests and print their tables."""
-    models = Models(drawn, ranks)
-    tell_sizes(drawn, models)
+    models = Models(given, ranks)
+    tell_sizes(given, models)
     if not models.peer:
         print(MISSING)
     trained = take_turns(models.trainers(), OPTIONS.turns)
@@ -165,12 +165,12 @@ def tell_costs(name: str, trainer: Work) -> None:
 
 def main() -> None:
     """Run what is asked for."""
-    drawn = draw(OPTIONS)
+    given = given_data(OPTIONS)
     with process_group() as ranks:
         if not OPTIONS.profile:
-            contest(drawn, ranks)
+            contest(given, ranks)
             return
-        trainers = Models(drawn, ranks).trainers()
+        trainers = Models(given, ranks).trainers()
         print(f"Largest costs of training in batches of {OPTIONS.batch}, share of processor time")
         for name in ("HeterRec", "SASRec"):
             tell_costs(name, trainers[name])

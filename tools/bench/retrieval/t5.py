@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from contest import evaluating
-from drawn import Drawn
+from given import Given
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -32,13 +32,13 @@ def is_installed() -> bool:
 class T5:
     """A `T5ForConditionalGeneration` with random weights: a step or a search takes as long with any."""
 
-    def __init__(self, drawn: Drawn) -> None:
+    def __init__(self, given: Given) -> None:
         from transformers import T5Config, T5ForConditionalGeneration
 
-        options = drawn.options
+        options = given.options
         self._stride, self._num_positions = options.codebook + 1, options.positions
         firsts = 1 + self._stride * np.arange(options.positions)
-        self._tokens = torch.from_numpy(drawn.codes.astype(np.int64) + firsts)
+        self._tokens = torch.from_numpy(given.codes.astype(np.int64) + firsts)
         torch.manual_seed(0)
         self.model: Any = T5ForConditionalGeneration(_config(T5Config, options))
         self._optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)

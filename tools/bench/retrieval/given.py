@@ -1,4 +1,4 @@
-"""Sequences and semantic IDs of the asked size, drawn from a fixed seed."""
+"""Sequences and semantic IDs that contestants are given: a dataset's, or drawn at the asked size."""
 
 import argparse
 from typing import NamedTuple
@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from trec_semid.data.features import Feature, Sources
+from trec_semid.data.histories import read_events
 from trec_semid.data.ragged import Ragged
+from trec_semid.data.schema import Dataset
 from trec_semid.data.sequence_batches import (
     ItemFeatures,
     SequenceBatch,
@@ -15,13 +17,14 @@ from trec_semid.data.sequence_batches import (
     history_batch,
 )
 from trec_semid.data.sequence_loader import SequenceLoader
-from trec_semid.data.sequences import Sequences, SequencesConfig
+from trec_semid.data.sequences import Sequences, SequencesConfig, build_sequences
+from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 LAST_ONLY, ALL = Window(1, True), Window(1, False)
 NO_FEATURES = ItemFeatures((), Sources({}, None))
 
 
-class Drawn(NamedTuple):
+class Given(NamedTuple):
     """What all contestants are given."""
 
     sequences: Sequences
@@ -79,7 +82,23 @@ class Drawn(NamedTuple):
         return history_batch(self.before, rows, features, len(rows))
 
 
-def draw(options: argparse.Namespace) -> Drawn:
+def given_data(options: argparse.Namespace) -> Given:
+    """Return the dataset's sequences and codes where one is named, drawn ones otherwise."""
+    return _read(options) if options.dataset else _draw(options)
+
+
+def _read(options: argparse.Namespace) -> Given:
+    """Read them; sizes that the options give are replaced by theirs."""
+    dataset = Dataset(options.dataset)
+    codes = SemanticIds.load(semantic_ids_file(options.codes), dataset.item_ids)
+    sequences = build_sequences(read_events(dataset), SequencesConfig(), dataset.facts.num_users)
+    before = sequences.evaluation_rows("test", options.history).histories
+    options.items, options.users = dataset.facts.num_items, len(before.lengths)
+    options.positions, options.codebook = len(codes.sizes), max(codes.sizes)
+    return Given(sequences, before, codes.codes.astype(np.int16), options)
+
+
+def _draw(options: argparse.Namespace) -> Given:
     """Draw users of five items or more and Zipf-like items; low codes are more common than high ones."""
     rng = np.random.default_rng(0)
     lengths = 4 + rng.geometric(1 / (options.mean_length - 4), options.users)
@@ -90,7 +109,7 @@ def draw(options: argparse.Namespace) -> Drawn:
     codes = (options.codebook * rng.random(size) ** 2).astype(np.int16)
     sequences = Sequences(items, starts, np.stack([lengths - 2, ones, ones], 1))
     before = sequences.evaluation_rows("test", options.history).histories
-    return Drawn(sequences, before, codes, options)
+    return Given(sequences, before, codes, options)
 
 
 def ended_batch(rows: list[list[int]]) -> SequenceBatch:
