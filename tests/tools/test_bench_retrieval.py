@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs.retrieving import retrieve_config
+from tests.jobs.test_rank_tuning import write_problem
+from trec_semid.jobs.retrieve import run
+
 FOLDER = Path(__file__).resolve().parents[2] / "tools/bench/retrieval"
 SIZES = {"users": 60, "items": 80, "codebook": 16, "positions": 3, "history": 6, "dim": 8, "beams": 4}
 TINY = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
@@ -17,7 +21,11 @@ pytestmark = pytest.mark.slow
 
 
 def told(tool: str, *words: str) -> str:
-    command = [sys.executable, str(FOLDER / tool), *TINY, *words]
+    return said(tool, *TINY, *words)
+
+
+def said(tool: str, *words: str) -> str:
+    command = [sys.executable, str(FOLDER / tool), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -25,22 +33,22 @@ def told(tool: str, *words: str) -> str:
 
 def test_steps_tell_training_and_evaluation_of_every_contestant(tmp_path: Path):
     path = tmp_path / "numbers.json"
-    said = told("steps.py", "--batch", "16", "--steps", "1", "--peer-asked", "4", "--json", str(path))
+    text = told("steps.py", "--batch", "16", "--steps", "1", "--peer-asked", "4", "--json", str(path))
     numbers = json.loads(path.read_text())
     trained, listed = {"HeterRec", "SASRec", "TIGER"}, {"HeterRec, all items", "HeterRec, beam 4"}
     assert set(numbers["training"]) == trained | ({"T5"} if HAS_PEER else set())
     assert listed < set(numbers["evaluation"])
     assert all(seconds > 0 for turns in numbers["evaluation"].values() for seconds in turns[0])
-    assert ("pip install 'transformers>=5'" in said) != HAS_PEER
+    assert ("pip install 'transformers>=5'" in text) != HAS_PEER
     if HAS_PEER:
-        assert "| T5 |" in said
-        assert "T5, beam 4 = 1" in said
+        assert "| T5 |" in text
+        assert "T5, beam 4 = 1" in text
 
 
 def test_profile_names_three_costs_of_each_model():
-    said = told("steps.py", "--batch", "16", "--steps", "1", "--profile")
+    text = told("steps.py", "--batch", "16", "--steps", "1", "--profile")
     for name in ("HeterRec", "SASRec"):
-        line = next(line for line in said.splitlines() if line.startswith(f"{name}: "))
+        line = next(line for line in text.splitlines() if line.startswith(f"{name}: "))
         shares = [int(part.rsplit(" ", 1)[1].removesuffix("%")) for part in line.split(", ")]
         assert len(shares) == 3
         assert 100 > shares[0] >= shares[1] >= shares[2]
@@ -48,11 +56,36 @@ def test_profile_names_three_costs_of_each_model():
 
 def test_beams_are_valid_and_equal_what_they_are_checked_against(tmp_path: Path):
     path = tmp_path / "numbers.json"
-    said = told("beam.py", "--peer-asked", "4", "--checked", "4", "--json", str(path))
+    text = told("beam.py", "--peer-asked", "4", "--checked", "4", "--json", str(path))
     numbers = json.loads(path.read_text())
     held = {"TIGER", "HeterRec, parallel heads"} | ({"T5"} if HAS_PEER else set())
     assert {name for name, share in numbers["validity"].items() if share == 1} == held
-    assert "item of the exact list: 100.0%" in said
-    assert ("has in the same place: 100.0%" in said) == HAS_PEER
-    apart = float(said.split("teacher forcing by ")[1].split()[0])
+    assert "item of the exact list: 100.0%" in text
+    assert ("has in the same place: 100.0%" in text) == HAS_PEER
+    apart = float(text.split("teacher forcing by ")[1].split()[0])
     assert apart < 1e-4
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_problem(str(tmp_path_factory.mktemp("bench")))
+
+
+def test_contestants_are_given_a_dataset_and_its_codes(problem: dict[str, str]):
+    given = ["--dataset", problem["dataset"], "--codes", problem["semantic_ids"]]
+    text = told("beam.py", *given, "--peer-asked", "4", "--checked", "4")
+    assert text.startswith("40 items of 6 codes of 6, ")
+    assert "tuples that exist: TIGER 100.0%" in text
+    assert "item of the exact list: 100.0%" in text
+
+
+def test_a_beam_as_wide_as_there_are_tuples_agrees_with_exact_lists(problem: dict[str, str], tmp_path: Path):
+    codes_alone = {"loss": {"item_weight": 0.0, "code_weight": 1.0}, "train": {"max_epochs": 1}}
+    config = retrieve_config(problem, str(tmp_path / "run"), **codes_alone)
+    run(config)
+    lines = said("agreement.py", config.run, "--widths", "10", "40").splitlines()
+    narrow, wide = (line.split(" | ") for line in lines[-2:])
+    assert narrow[0] == "| beam of 10"
+    assert 0 < float(narrow[3]) < 1
+    assert wide[1:5] == ["1.000"] * 4
+    assert wide[-2] == lines[-3].split(" | ")[-2]
