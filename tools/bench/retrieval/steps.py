@@ -14,7 +14,8 @@ as in `trec-semid retrieve`; T5 has fused AdamW.
 Evaluation: from a user's history to the best items of the whole catalogue, nothing masked: by scores of all
 items, or by a beam held to tuples that exist. Tries lie ready; item vectors and code tables are made anew in
 every turn. T5 gets fewer users a turn.
---profile trains HeterRec and SASRec under torch.profiler and prints the three largest costs of each.
+--profile trains all contestants and has them list the catalogue under torch.profiler, and prints the three
+largest costs of each.
 """
 
 from functools import partial
@@ -151,12 +152,12 @@ def contest(given: Given, ranks: Ranks) -> None:
     keep(OPTIONS.json, {"options": vars(OPTIONS), "training": trained, "evaluation": listed})
 
 
-def tell_costs(name: str, trainer: Work) -> None:
-    """Print the three largest costs of training, by the time that operators take themselves."""
-    trainer(0)
+def tell_costs(name: str, work: Work) -> None:
+    """Print the three largest costs, by the time that operators take themselves."""
+    work(0)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for turn in range(OPTIONS.turns):
-            trainer(turn)
+            work(turn)
     costs = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
     largest = sorted(costs, key=costs.__getitem__, reverse=True)[:3]
     told = ", ".join(f"{key} {costs[key] / sum(costs.values()):.0%}" for key in largest)
@@ -170,10 +171,13 @@ def main() -> None:
         if not OPTIONS.profile:
             contest(given, ranks)
             return
-        trainers = Models(given, ranks).trainers()
+        models = Models(given, ranks)
         print(f"Largest costs of training in batches of {OPTIONS.batch}, share of processor time")
-        for name in ("HeterRec", "SASRec"):
-            tell_costs(name, trainers[name])
+        for name, work in models.trainers().items():
+            tell_costs(name, work)
+        print(f"Largest costs of listing the catalogue for {OPTIONS.asked} users")
+        for name, work in models.evaluators().items():
+            tell_costs(name, work)
 
 
 if __name__ == "__main__":
