@@ -44,8 +44,8 @@ class LossConfig(Config):
     item_weight: NonNegativeFloat = 1.0
     """Of the cross-entropy over items."""
     negatives: Negatives = "all"
-    """Items that it takes for wrong answers: all, or those `seen` in training. One never seen is then not
-    learnt to be wrong, and is found by its content and codes."""
+    """Items that it takes for wrong answers: all, or those `seen` in training, whatever the label. One never
+    seen is then not learnt to be wrong, and is found by its content and codes."""
     code_weight: NonNegativeFloat = 0.0
     """Of the cross-entropy over codes, a mean over positions; without it codes are read, not predicted."""
     item_temperature: PositiveFloat = 1.0

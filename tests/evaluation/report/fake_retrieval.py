@@ -42,6 +42,7 @@ class FakeModelConfig(Config):
     """As in a retrieve run."""
 
     kind: str
+    runs: list[str] = []
 
 
 class FakeEvaluationConfig(Config):
@@ -50,6 +51,7 @@ class FakeEvaluationConfig(Config):
     cutoffs: tuple[int, ...] = (5, 10)
     masks_history: bool = True
     beam_width: int | None = None
+    unseen_penalty: float = 0.0
 
 
 class FakeRetrieveConfig(Config):
@@ -70,7 +72,7 @@ def write_retrieve_run(
 ) -> str:
     """Write a finished run whose targets stand further up the higher `skill`; return the folder.
 
-    A run of popularity has neither log nor plan. Targets beyond a beam's lists are in no list.
+    Popularity and ensembles have neither log nor plan. Targets beyond a beam's lists are in no list.
     """
     values = {"dataset": dataset, "run": folder, "seed": seed, "model": {"kind": kind}, **config}
     made = FakeRetrieveConfig.model_validate(values)
@@ -78,7 +80,7 @@ def write_retrieve_run(
     run.start(made)
     if made.semantic_ids is not None:
         SemanticIds.load(semantic_ids_file(made.semantic_ids)).save(run.path("semantic_ids.parquet"))
-    if kind != "popularity":
+    if kind not in ("popularity", "ensemble"):
         _write_log(folder, skill)
         write_bytes(run.path("plan.txt"), PLAN.format(rows=Dataset(dataset).facts.num_users).encode())
     longest = max(made.evaluation.cutoffs) if made.evaluation.beam_width else None

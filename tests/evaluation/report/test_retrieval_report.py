@@ -321,6 +321,33 @@ def test_lists_with_and_without_history_are_compared_with_a_warning(tmp_path: Pa
     assert any("hold items of the user's history" in note for note in report.notes)
 
 
+def test_finished_runs_asked_again_are_one_arm_of_their_seeds(tmp_path: Path, dataset: str):
+    members = [write_retrieve_run(str(tmp_path / f"hybrid/seed-{s}"), dataset, seed=s) for s in SEEDS]
+    again = [
+        write_retrieve_run(
+            str(tmp_path / f"again/{penalty}/seed-{seed}"),
+            dataset,
+            "ensemble",
+            seed=seed,
+            model={"kind": "ensemble", "runs": [member]},
+            evaluation={"unseen_penalty": penalty},
+        )
+        for penalty, seeds in ((0.5, SEEDS), (1.0, SEEDS[:2]))
+        for seed, member in zip(seeds, members, strict=False)
+    ]
+    popular = write_retrieve_run(str(tmp_path / "popular"), dataset, "popularity")
+    report = build_report(collect_runs([*members, *again, popular]), num_replicates=100)
+    names = [f"ensemble · hybrid (evaluation.unseen_penalty = {penalty})" for penalty in (0.5, 1.0)]
+    assert {arm.name: len(arm.seeds) for arm in report.arms} == {
+        "sasrec · ID": 3,
+        names[0]: 3,
+        names[1]: 2,
+        "popularity": 1,
+    }
+    (note,) = [note for note in report.notes if note.startswith("Fewer than three seeds for ")]
+    assert note.startswith(f"Fewer than three seeds for {names[1]}: ")
+
+
 def test_one_run_alone_gives_a_report_without_comparisons(tmp_path: Path, dataset: str):
     report = build_report(
         collect_runs([write_retrieve_run(str(tmp_path / "r"), dataset)]), num_replicates=100

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trec_semid.evaluation.predictions import count_rows
-from trec_semid.evaluation.report.arm_names import tokenizer_kind
+from trec_semid.evaluation.report.arm_names import POPULARITY, model_kind, tokenizer_kind
 from trec_semid.evaluation.report.arms import ArmRuns, group_arms
 from trec_semid.evaluation.report.collect import Collection, FinishedRun, is_tuned
 from trec_semid.evaluation.report.compare import (
@@ -116,7 +116,7 @@ def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
 
 
 def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:
-    few = [each.arm.name for each in arms if len(each.runs) < 3 and each.runs[0].has(LOG)]
+    few = [each.arm.name for each in arms if len(each.runs) < 3 and model_kind(each.runs[0]) != POPULARITY]
     if not few:
         return []
     return [
