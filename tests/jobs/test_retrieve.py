@@ -283,13 +283,18 @@ def test_codes_from_elsewhere_are_read_whatever_their_sizes(problem, tmp_path, b
     assert found[0].get("valid/beam_agreement@10", 1.0) == 1.0
 
 
+TIGER = {
+    "model": {"kind": "tiger", "encoder": STILL, "decoder": STILL},
+    "sequences": {"rows": "sliding"},
+    **CODES_ALONE,
+}
+
+
 def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):
     config = retrieve_config(
         crowd,
         str(tmp_path / "tiger"),
-        model={"kind": "tiger", "encoder": STILL, "decoder": STILL},
-        **CODES_ALONE,
-        sequences={"rows": "sliding"},
+        **TIGER,
         evaluation={"beam_width": 40, "masks_history": False},
         train={"batch_size": 100, "max_epochs": 2},
     )
@@ -304,9 +309,7 @@ def test_a_narrow_beam_of_tiger_says_what_it_misses(problem, tmp_path):
     config = retrieve_config(
         problem,
         str(tmp_path / "tiger"),
-        model={"kind": "tiger", "encoder": STILL, "decoder": STILL},
-        **CODES_ALONE,
-        sequences={"rows": "sliding"},
+        **TIGER,
         evaluation={"beam_width": 5, "cutoffs": [5]},
         train={"max_epochs": 1, "select_by": "ndcg@5"},
     )

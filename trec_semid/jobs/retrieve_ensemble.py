@@ -53,9 +53,7 @@ def expect_members(ensemble: EnsembleConfig, config: RetrieveConfig) -> None:
         ConfigError: see `place_finished`.
     """
     for run in ensemble.runs:
-        member = _config_of(run, config)
-        if Dataset(member.dataset).facts.checksum != Dataset(config.dataset).facts.checksum:
-            raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
+        _config_of(run, config)
         _newest_step(run)
 
 
@@ -78,8 +76,6 @@ def place_finished(
     """
     member = _config_of(run, config)
     read = read_inputs(member)
-    if read.dataset.facts.checksum != inputs.dataset.facts.checksum:
-        raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
     tokenizer = load_learned(member.tuning, member.semantic_ids, read.semantic_ids)
     placed = place_retriever(member, read, tokenizer, plans, ranks)
     _take_best(run, placed.model, read.checksums)
@@ -93,6 +89,8 @@ def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:
     member = load_saved(RetrieveConfig, folder.path("config.toml"))
     if member.model.kind not in ("sasrec", "heterrec", "rpg"):
         raise ConfigError(f"model.runs: {run} is {member.model.kind}, which does not score the catalogue.")
+    if Dataset(member.dataset).facts.checksum != Dataset(config.dataset).facts.checksum:
+        raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
     wanted, its = config.sequences, member.sequences
     if (its.max_len, its.events) != (wanted.max_len, wanted.events):
         raise ConfigError(

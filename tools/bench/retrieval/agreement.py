@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[10, 20, 50, 100])
     parser.add_argument("--users", type=int, default=1000)
     asked = parser.parse_args()
+    if min(asked.widths) < 10:
+        parser.error("--widths: 10 at least, lists are of 10 items")
     config = load_saved(RetrieveConfig, f"{asked.run}/config.toml")
     if config.scores_items or not config.predicts_codes:
         parser.error(f"{asked.run} does not predict codes alone (loss.item_weight = 0)")

@@ -32,7 +32,7 @@ class Given(NamedTuple):
     before: Ragged
     """What each user did before it, as far as it is read."""
     codes: np.ndarray
-    """(N, R) int16."""
+    """(N, R) int16 or int32."""
     options: argparse.Namespace
 
     def id_features(self) -> ItemFeatures:
@@ -95,7 +95,7 @@ def _read(options: argparse.Namespace) -> Given:
     before = sequences.evaluation_rows("test", options.history).histories
     options.items, options.users = dataset.facts.num_items, len(before.lengths)
     options.positions, options.codebook = len(codes.sizes), max(codes.sizes)
-    return Given(sequences, before, codes.codes.astype(np.int16), options)
+    return Given(sequences, before, codes.codes, options)
 
 
 def _draw(options: argparse.Namespace) -> Given:
