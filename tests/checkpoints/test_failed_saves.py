@@ -20,9 +20,11 @@ from trec_semid.checkpoints.folder import complete_steps, step_fault
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
-from trec_semid.core.errors import CheckpointError
+from trec_semid.core.errors import CheckpointError, TrainingError
 from trec_semid.core.paths import list_folder
 from trec_semid.core.ranks import process_group
+from trec_semid.sharding.tables import table_shards
+from trec_semid.training.finite import expect_finite
 
 
 def large() -> Trainable:
@@ -38,6 +40,12 @@ def no_file_larger_than(num_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def save_within(limit: int, writer: CheckpointWriter, step: int) -> None:
+    with no_file_larger_than(limit):
+        writer.save(step, large(), loop={})
+        writer.wait()
 
 
 @pytest.mark.parametrize("in_background", [False, True])
@@ -167,8 +175,25 @@ def on_two_ranks(folder: str) -> dict[str, Any]:
             said[f"{in_background} same"] = all(
                 (contents(again)["dense"] == contents(setup)["dense"]).tolist()
             )
+        said["finite"] = not_finite_on_one(setup, ranks.is_main)
         said["damage"] = damaged_on_one(f"{folder}/False", setup, ranks.is_main)
     return said
+
+
+def not_finite_on_one(setup: Any, is_main: bool) -> str:
+    """Return what a rank says when one number of rank 1's part of one table is wrong."""
+    expect_finite(setup.trainable, 2, "step-1")
+    tables = setup.trainable.model.state_dict()
+    if not is_main:
+        rows = next(
+            part for key, value in tables.items() for *_, part in table_shards(value) if "t_user" in key
+        )
+        rows[-1, -1] = float("inf")
+    try:
+        expect_finite(setup.trainable, 2, "step-1")
+    except TrainingError as error:
+        return str(error)
+    return "fine"
 
 
 def damaged_on_one(place: str, setup: Any, is_main: bool) -> list[str]:
@@ -219,6 +244,13 @@ def test_a_failed_copy_on_one_rank_fails_the_save_on_all(two_ranks):
     for said in two_ranks:
         assert "division by zero" in said["True staging"]
         assert "False staging" not in said  # nothing is copied first
+
+
+@pytest.mark.ranks
+def test_a_number_that_is_not_finite_on_one_rank_is_named_on_all(two_ranks):
+    for said in two_ranks:
+        assert "step 2: model/" in said["finite"]
+        assert "t_user" in said["finite"]
 
 
 @pytest.mark.ranks

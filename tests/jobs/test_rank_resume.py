@@ -179,7 +179,7 @@ def test_a_best_step_lost_while_training_went_on_is_told_before_anything_is_writ
         flip(folder / f"checkpoints/step-{best}/tensors/__0_0.distcp")
 
     monkeypatch.setattr(training_loop, "train_steps", losing)
-    with pytest.raises(CheckpointError, match="the best step is lost.*same command again offers ways out"):
+    with pytest.raises(CheckpointError, match=r"the best step is lost.*same command again offers ways out"):
         run(rank_config(problem, str(folder), **OVERFITS))
     assert not (folder / "metrics.json").exists()
 

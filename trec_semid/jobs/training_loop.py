@@ -9,13 +9,19 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import latest_step, parse_step_folder, step_folder
+from trec_semid.checkpoints.folder import (
+    extra_files,
+    latest_step,
+    parse_step_folder,
+    read_file,
+    step_folder,
+)
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import RunLog, Work, working
-from trec_semid.core.paths import exists, join
+from trec_semid.core.paths import join
 from trec_semid.core.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
 from trec_semid.core.stopping import Stopped, deferring
 from trec_semid.jobs.training_config import CheckpointsConfig, TrainConfig
@@ -347,9 +353,11 @@ def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
 
 def _refuse_other_map(checkpoint: str, inputs: Mapping[str, str]) -> None:
     """Refuse to start from weights that belong to another map: the run would be saved with the wrong one."""
-    place = join(checkpoint, FILE)
-    if "semantic_ids" not in inputs or not exists(place):
+    folder, step = parse_step_folder(checkpoint)
+    if "semantic_ids" not in inputs or FILE not in extra_files(folder, step):
         return
+    read_file(folder, step, FILE)  # its checksum first
+    place = join(step_folder(folder, step), FILE)
     if SemanticIds.load(place).checksum() != inputs["semantic_ids"]:
         raise CheckpointError(
             f"start_from: {checkpoint} was trained on another map than semantic_ids names. "

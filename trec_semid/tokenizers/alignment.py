@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trec_semid.core.config import Config
-from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.errors import ConfigError, DataError, TrainingError
+from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import numpy_generator, torch_generator
 from trec_semid.layers.contrastive import info_nce
 from trec_semid.tokenizers.contents import Catalogue, Rows
@@ -86,6 +87,7 @@ class Alignment(nn.Module):
 
         Raises:
             DataError: no two items have two modalities in common.
+            TrainingError: what was learnt is not finite.
         """
         pairs = np.sum([catalogue.present[name][rows] for name in catalogue.dims], axis=0) > 1
         if pairs.sum() < 2:
@@ -95,9 +97,17 @@ class Alignment(nn.Module):
             self.projection.copy_(self._learn(standardiser, catalogue, drawn, seed))
             some = catalogue.batch(numpy_generator(seed, "map back").permutation(rows)[:_MAP_BACK_ITEMS])
             some = some.to(self.projection.device)
-            self._fit_back(standardiser(some), some.present)
+            if not first_not_finite(self.named_buffers()):
+                self._fit_back(standardiser(some), some.present)
         for values in self.buffers():
             values.copy_(copy_from(0, values))
+        bad = first_not_finite(self.named_buffers())  # on every rank, now that all have the same
+        if bad:
+            steps = self.config.epochs * max(
+                1, min(int(pairs.sum()), self.config.items) // self.config.batch_size
+            )
+            problem = f"contrastive alignment: {bad} is not finite after step {steps}"
+            raise TrainingError(f"{problem}. Lower contrastive.learning_rate.")
 
     def _fuse(self, x: Tensor, present: Tensor, projection: Tensor) -> Tensor:
         sides = self._project(x, projection) * present.unsqueeze(2)
