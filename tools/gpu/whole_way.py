@@ -91,7 +91,13 @@ DATA = {
 }
 
 SUMMED = {"semantic_ids": "rq_kmeans", "item.content": ["text", "vision"]}
-CODES = {"semantic_ids": "rq_vae", "item.id": False, "loss.item_weight": 0, "loss.code_weight": 1}
+CODES = {
+    "semantic_ids": "rq_vae",
+    "item.id": False,
+    "loss.item_weight": 0,
+    "loss.code_weight": 1,
+    "sequences.rows": "sliding",
+}
 RETRIEVER = {"sasrec": SUMMED, "heterrec": SUMMED, "tiger": CODES}
 
 
