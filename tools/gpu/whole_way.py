@@ -97,6 +97,7 @@ CODES = {
     "loss.item_weight": 0,
     "loss.code_weight": 1,
     "sequences.rows": "sliding",
+    "evaluation.beam_width": 20,
 }
 RETRIEVER = {"sasrec": SUMMED, "heterrec": SUMMED, "tiger": CODES}
 
