@@ -97,7 +97,7 @@ CODES = {
     "loss.item_weight": 0,
     "loss.code_weight": 1,
     "sequences.rows": "sliding",
-    "evaluation.beam_width": 20,
+    "evaluation.beam_width": 100,
 }
 RETRIEVER = {"sasrec": SUMMED, "heterrec": SUMMED, "tiger": CODES}
 
