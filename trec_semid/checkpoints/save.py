@@ -94,6 +94,16 @@ class CheckpointWriter:
             if error:
                 raise CheckpointError(f"{self.folder}: a save in the background failed: {error}")
 
+    def settle(self, timeout_s: float | None = None) -> None:
+        """Wait for a save in the background without asking other ranks, which may be gone; nothing is raised.
+
+        Args:
+            timeout_s: the longest wait; what is not complete then never becomes visible.
+        """
+        running, self._running = self._running, None
+        if running:
+            running.error(timeout_s)
+
 
 class _Running:
     """A save in the background, which rank 0 commits from the thread that wrote it."""
@@ -103,9 +113,9 @@ class _Running:
         self._finished = threading.Event()
         written.add_done_callback(self._finish)
 
-    def error(self) -> str:
-        """Wait to the end and return what went wrong, or nothing."""
-        self._finished.wait()
+    def error(self, timeout_s: float | None = None) -> str:
+        """Wait to the end, or so long [s], and return what went wrong, or nothing."""
+        self._finished.wait(timeout_s)
         return self._error
 
     def _finish(self, written: "Future[Any]") -> None:
