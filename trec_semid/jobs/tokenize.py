@@ -2,7 +2,7 @@
 
 import logging
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import NonNegativeInt
@@ -10,6 +10,7 @@ from pydantic import NonNegativeInt
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
+from trec_semid.core.identity import MayChange
 from trec_semid.core.logs import RunLog, say, set_up_console, track, working
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
@@ -30,9 +31,9 @@ _log = logging.getLogger(__name__)
 class TokenizeConfig(Config):
     """What `trec-semid tokenize` reads."""
 
-    dataset: str
+    dataset: Annotated[str, MayChange()]
     """Dataset folder."""
-    run: str
+    run: Annotated[str, MayChange()]
     """Run folder to write."""
     seed: NonNegativeInt = 0
     modalities: tuple[str, ...] | None = None
