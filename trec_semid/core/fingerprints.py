@@ -140,7 +140,7 @@ def _first_problem(
                 return place, "this file is missing"
             except OSError as error:
                 return place, f"cannot be read: {error}"
-            if now != expected[name]:
+            if (now.bytes, now.sha256) != (expected[name].bytes, expected[name].sha256):
                 return place, "damaged: its content is not what was written (sha256 differs)"
             work.advance(now.bytes)
     return None

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from trec_semid.core.config import Config
+from trec_semid.data.schema import DatasetConfig
 from trec_semid.models.live_codes import TuningConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
@@ -48,11 +49,9 @@ class CheckpointsConfig(Config):
     """Whether training goes on while a checkpoint is written."""
 
 
-class TrainingRunConfig(Config):
+class TrainingRunConfig(DatasetConfig):
     """What every verb that trains a model reads."""
 
-    dataset: str
-    """Dataset folder."""
     run: str
     """Run folder to write."""
     seed: NonNegativeInt = 0
