@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from tests.datasets import describe_again
 from tests.jobs.ranking import losses_of, rank_config, run_until, train_with_plan, write_problem
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step, complete_steps
@@ -155,8 +156,7 @@ def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
     shutil.copytree(problem["dataset"], tmp_path / "data")
     config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "run"))
     run_until(monkeypatch, config, 8)
-    facts = json.loads((tmp_path / "data/dataset.json").read_text())
-    (tmp_path / "data/dataset.json").write_text(json.dumps({**facts, "checksum": "other"}))
+    describe_again(str(tmp_path / "data"), checksum="other")
     with pytest.raises(CheckpointError, match="trained on other data"):
         run(config)
 
@@ -259,6 +259,7 @@ def test_a_metric_that_validation_does_not_define_is_refused(problem, tmp_path):
     events = pq.read_table(path).to_pandas()
     events.loc[events.split == "valid", "label"] = 1.0
     pq.write_table(pq.read_table(path).from_pandas(events, schema=pq.read_schema(path)), path)
+    describe_again(str(tmp_path / "data"))
     config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "r"))
     with pytest.raises(DataError, match="validation does not define auc"):
         run(config)

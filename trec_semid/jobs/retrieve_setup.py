@@ -11,7 +11,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.data.sequences import SequencesConfig
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
@@ -211,7 +211,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
         DataError: something is missing or does not fit together, or there is nothing to learn from, or
             nothing to select a step by.
     """
-    dataset = Dataset(config.dataset)
+    dataset = open_dataset(config.dataset, config.verify)
     for name in config.item.content:
         if name not in dataset.facts.modalities:
             have = ", ".join(dataset.facts.modalities) or "none"

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from trec_semid.core.config import Config
 from trec_semid.core.identity import MayChange, SamePlace
+from trec_semid.data.schema import DatasetConfig
 from trec_semid.models.live_codes import TuningConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
@@ -53,11 +54,9 @@ class CheckpointsConfig(Config):
     select anew, from the step that the run goes on from."""
 
 
-class TrainingRunConfig(Config):
+class TrainingRunConfig(DatasetConfig):
     """What every verb that trains a model reads."""
 
-    dataset: Annotated[str, MayChange()]
-    """Dataset folder."""
     run: Annotated[str, MayChange()]
     """Run folder to write."""
     seed: NonNegativeInt = 0
