@@ -51,7 +51,7 @@ def test_null_values_are_those_of_the_config(tmp_path):
 
 
 def test_separators_of_several_characters_are_found_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("trec_semid.data.raw.delimited._COPY_BYTES", 5)
+    monkeypatch.setattr("trec_semid.data.raw.delimited._BLOCK_BYTES", 5)
     (tmp_path / "r.dat").write_text("1::2:3::5\n10::a: b::6\n")
     rows = read(tmp_path / "r.dat", None, format="csv", separator="::", header=["a", "b", "c"], quoted=False)
     assert rows == [{"a": "1", "b": "2:3", "c": "5"}, {"a": "10", "b": "a: b", "c": "6"}]
