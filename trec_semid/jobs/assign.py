@@ -23,8 +23,8 @@ from trec_semid.core.runs import RunFolder
 from trec_semid.data.folder import check_out, writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
-from trec_semid.data.raw.files import find_inputs
 from trec_semid.data.raw.inputs import describe_inputs
+from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
 from trec_semid.tokenizers.drift import DriftMeter
@@ -69,7 +69,7 @@ def run(config: AssignConfig) -> Assigned:
     """
     set_up_console()
     check_out(config.out, _DRIFT, "an assign run")
-    files = find_inputs(config.items)
+    files = find_parts(config.items)
     made = RunFolder(expect_finished(config.tokenizer), "tokenize")
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
     if _is_finished(config, inputs):

@@ -6,7 +6,7 @@ import numpy as np
 
 from trec_semid.data.raw.row_checks import CLOSE, RowChecker
 from trec_semid.data.raw.rows import QUOTE, UNIT_SEPARATOR, Block, Layout
-from trec_semid.data.raw.utf8 import Malformed, Utf8
+from trec_semid.data.raw.utf8 import MalformedError, Utf8
 
 LONGEST_ROW_BYTES = 1 << 24
 _SLICE = 1 << 18
@@ -16,7 +16,7 @@ def read_blocks(text: Utf8, layout: Layout, block_bytes: int) -> Iterator[Block]
     """Yield the rows of a file in blocks of about `block_bytes`, each checked.
 
     Raises:
-        Malformed: a row that is no delimited text, or longer than LONGEST_ROW_BYTES.
+        MalformedError: a row that is no delimited text, or longer than LONGEST_ROW_BYTES.
     """
     checker = RowChecker(layout)
     rest, offset = b"", 0
@@ -63,14 +63,14 @@ def _with_mark(data: bytes, layout: Layout, offset: int) -> bytes:
     at = data.find(UNIT_SEPARATOR)
     if at >= 0:
         remedy = "Take it out, or separate fields by one character"
-        raise Malformed("the control character U+001F", remedy, offset=offset, data=data, at=at)
+        raise MalformedError("the control character U+001F", remedy, offset=offset, data=data, at=at)
     parts = data.split(b'"') if layout.quoted else [data]
     parts[::2] = [part.replace(layout.separator, UNIT_SEPARATOR) for part in parts[::2]]
     return b'"'.join(parts)
 
 
-def _too_long(data: bytes, layout: Layout, offset: int) -> Malformed:
+def _too_long(data: bytes, layout: Layout, offset: int) -> MalformedError:
     problem = f"a row of more than {LONGEST_ROW_BYTES >> 20} MiB"
     if layout.quoted and b'"' in data:
-        return Malformed(f"{problem}: a quote may not be closed", CLOSE, offset=offset, data=data)
-    return Malformed(problem, "End every row with a line feed", offset=offset, data=data)
+        return MalformedError(f"{problem}: a quote may not be closed", CLOSE, offset=offset, data=data)
+    return MalformedError(problem, "End every row with a line feed", offset=offset, data=data)

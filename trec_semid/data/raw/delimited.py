@@ -16,7 +16,7 @@ from trec_semid.data.raw.blocks import read_blocks
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
 from trec_semid.data.raw.files import reading
 from trec_semid.data.raw.rows import Block, Layout, count_rows, end_of_row, fields_of, num_fields, rows_of
-from trec_semid.data.raw.utf8 import Malformed, open_text
+from trec_semid.data.raw.utf8 import MalformedError, open_text
 
 _BLOCK_BYTES = 1 << 24
 _HEAD_BYTES = 1 << 16
@@ -110,7 +110,7 @@ def _refuse_row(block: Block, layout: Layout, num_columns: int, error: pa.ArrowI
         if row and have != num_columns:
             problem = f"has {have} fields where {num_columns} columns are named"
             remedy = "Correct the row, or separator, quoted and header in the config"
-            raise Malformed(problem, remedy, offset=block.offset, data=block.data, at=at)
+            raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
     raise error
 
 
@@ -125,7 +125,7 @@ def _refuse_header_inside(
         if fields_of(row, layout) == names:
             remedy = "Leave the row out" + (", or header in the config" if config.header else "")
             problem = "the column names stand where values are expected"
-            raise Malformed(problem, remedy, offset=block.offset, data=block.data, at=at)
+            raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _row_faults(config: FileConfig, file: str, layout: Layout) -> Iterator[None]
     """Turn what is wrong at a byte into an error that names the row."""
     try:
         yield
-    except Malformed as fault:
+    except MalformedError as fault:
         with open_text(file, config.encoding) as (text, _):
             row = count_rows(text, layout, fault.offset, _BLOCK_BYTES)
         row += sum(1 for _ in rows_of(fault.data[: fault.at] + b"x", layout))
@@ -144,7 +144,7 @@ def _row_faults(config: FileConfig, file: str, layout: Layout) -> Iterator[None]
         ) from None
 
 
-def _excerpt(fault: Malformed) -> str | None:
+def _excerpt(fault: MalformedError) -> str | None:
     """Return some of the line that a fault lies in."""
     begin = max(fault.data.rfind(b"\n", 0, fault.at) + 1, fault.at - _SHOWN // 2)
     text = fault.data[begin : fault.at + _SHOWN].decode(errors="replace")
@@ -171,7 +171,7 @@ def _rows_of_header(config: FileConfig, file: str, layout: Layout) -> int:
     with open_text(file, config.encoding) as (text, _):
         try:
             data = text.read(_HEAD_BYTES)
-        except Malformed:
+        except MalformedError:
             return 1
     header = _header(data, layout)
     return sum(1 for _ in rows_of(data[: header[0]], layout)) if header else 1

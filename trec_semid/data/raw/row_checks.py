@@ -1,4 +1,4 @@
-"""What delimited text must not hold: each rule of RFC 4180 that a lenient reader bends, at the first byte that breaks it."""
+"""What delimited text must not hold: the rules of RFC 4180 that lenient readers bend."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from trec_semid.data.raw.rows import (
     end_of_row,
     row_ends,
 )
-from trec_semid.data.raw.utf8 import Malformed, first_not_utf8, not_text
+from trec_semid.data.raw.utf8 import MalformedError, first_not_utf8, not_text
 
 CLOSE = "Close the quote, double quotes inside a quoted field, or set quoted = false where quotes are text"
 _ENDS = "End every row in one way: by a line feed, or by a carriage return and a line feed"
@@ -37,7 +37,7 @@ class RowChecker:
         """Look through a block.
 
         Raises:
-            Malformed: its first fault of the first kind that it has.
+            MalformedError: its first fault of the first kind that it has.
         """
         data = block.data
         at = data.find(b"\0")
@@ -129,11 +129,11 @@ def _ends_by_two(array: Bytes) -> bool:
     return True
 
 
-def _fault(problem: str, remedy: str, block: Block, at: int) -> Malformed:
-    return Malformed(problem, remedy, offset=block.offset, data=block.data, at=at)
+def _fault(problem: str, remedy: str, block: Block, at: int) -> MalformedError:
+    return MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
 
 
-def _text_after_quote(block: Block, at: int) -> Malformed:
+def _text_after_quote(block: Block, at: int) -> MalformedError:
     opened = block.data.rfind(b'"', 0, at)
     if b"\n" in block.data[opened:at]:
         return _fault(
