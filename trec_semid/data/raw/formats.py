@@ -12,7 +12,7 @@ from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
 from trec_semid.data.raw.delimited import column_names, read_delimited
 from trec_semid.data.raw.files import reading, size_of
 from trec_semid.data.raw.json_lines import json_keys, read_json_lines
-from trec_semid.data.raw.parts import Part, find_parts, with_partitions
+from trec_semid.data.raw.parts import Part, find_parts, to_read, with_partitions
 
 _ROWS = 1 << 19
 
@@ -60,16 +60,13 @@ def _read_part(
     if not said:
         yield from _read_file(config, part.file, wanted, repeating)
         return
-    asked = wanted
-    if wanted is not None:
-        with reading(part.file):
-            have = _columns(config, part.file, [*wanted, *said])
-        asked = [name for name in wanted if name in have or name not in said]
-        asked += [name for name in said if name in have and name not in asked]
-        asked = asked or have[:1]
     with reading(part.file):
-        for chunk in with_partitions(_read_file(config, part.file, asked, repeating), said):
-            yield chunk._replace(table=chunk.table.select(wanted)) if wanted else chunk
+        asked = (
+            None if wanted is None else to_read(wanted, _columns(config, part.file, [*wanted, *said]), said)
+        )
+        for chunk in _read_file(config, part.file, asked, repeating):
+            whole = with_partitions(chunk, said)
+            yield whole if wanted is None else whole._replace(table=whole.table.select(wanted))
 
 
 def _columns(config: FileConfig, file: str, candidates: list[str]) -> list[str]:
@@ -98,7 +95,9 @@ def _read_parquet(file: str, columns: list[str] | None, repeating: Sequence[str]
         with pq.ParquetFile(inner, filesystem=fs) as described:
             schema, num_rows = described.schema_arrow, described.metadata.num_rows
         check_columns(file, schema.names, columns)
-        texts = [name for name in repeating if name in schema.names and pa.types.is_string(schema.field(name).type)]
+        texts = [
+            name for name in repeating if name in schema.names and pa.types.is_string(schema.field(name).type)
+        ]
         size, row = size_of(file), 1
         with pq.ParquetFile(inner, filesystem=fs, read_dictionary=texts) as parquet:
             for batch in parquet.iter_batches(_ROWS, columns=columns):

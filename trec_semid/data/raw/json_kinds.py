@@ -128,7 +128,7 @@ def parse_line(line: bytes) -> JsonObject:
         ValueError, RecursionError: not JSON, or nested too deeply.
         MixedError: JSON, but no object.
     """
-    record = json.loads(line, object_pairs_hook=_object, parse_int=_integer)
+    record = json.loads(line.decode(), object_pairs_hook=_object, parse_int=_integer)
     if not isinstance(record, JsonObject):
         raise MixedError("not a JSON object")
     return record
@@ -150,5 +150,7 @@ def _integer(text: str) -> int | float:
 def misfit(problem: str, file: str, row: int, field: str | None, value: Any) -> DataError:
     """Return the error of a value that does not fit its column."""
     shown = None if field is None else json.dumps(value)[:_SHOWN]
-    remedy = "Write values of one type, none of them objects" if field else "Every line must be one JSON object"
+    remedy = (
+        "Write values of one type, none of them objects" if field else "Every line must be one JSON object"
+    )
     return DataError(problem, file=file, row=row, field=field, value=shown, remedy=remedy)

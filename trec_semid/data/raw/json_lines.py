@@ -13,12 +13,22 @@ import pyarrow.json as pajson
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.chunks import Chunk, check_columns
 from trec_semid.data.raw.files import first_line, reading
-from trec_semid.data.raw.json_kinds import NOTHING, Kind, MixedError, as_kind, kind_of, misfit, parse_line, wider
+from trec_semid.data.raw.json_kinds import (
+    NOTHING,
+    Kind,
+    MixedError,
+    as_kind,
+    kind_of,
+    misfit,
+    parse_line,
+    wider,
+)
 from trec_semid.data.raw.utf8 import MalformedError, first_not_utf8, not_text, open_text
 
 _BLOCK_BYTES = 1 << 24
 _HEAD_BYTES = 1 << 20
 _FEW_LINES = 1000
+_MARK = "\ufeff".encode()
 
 
 class _Readable(Protocol):
@@ -44,7 +54,9 @@ def read_json_lines(file: str, columns: list[str] | None, encoding: str = "utf-8
                 table = reader.read(block, row)
                 before, position = position, stored.tell()
                 if table.num_rows:
-                    yield Chunk(table, file, row, position - before, partial(line_of, file, encoding=encoding))
+                    yield Chunk(
+                        table, file, row, position - before, partial(line_of, file, encoding=encoding)
+                    )
                 row += table.num_rows
 
 
@@ -62,7 +74,12 @@ def json_keys(file: str, wanted: list[str] | None, encoding: str = "utf-8") -> l
             for line in block.split(b"\n"):
                 num_lines += bool(line.strip())
                 # Most lines need no look: a key stands there as it is, or with escapes.
-                if num_lines <= _FEW_LINES or wanted is None or b"\\" in line or any(m in line for m in marks):
+                if (
+                    num_lines <= _FEW_LINES
+                    or wanted is None
+                    or b"\\" in line
+                    or any(m in line for m in marks)
+                ):
                     keys |= dict.fromkeys(_keys_of_line(line))
             missing -= keys.keys()
             if wanted is not None and not missing:
@@ -97,7 +114,7 @@ class _Reader:
         self._offset += len(block)
         if first_row == 1:
             self._guess(block)
-        table = None if b"\0" in block else self._by_arrow(block)
+        table = self._by_arrow(block) if self._suits_arrow(block) else None
         return self._line_by_line(block, first_row) if table is None else table
 
     def _guess(self, block: bytes) -> None:
@@ -109,6 +126,11 @@ class _Reader:
                     self._kinds[name] = wider(kind, kind_of(record.get(name)))
             except (ValueError, RecursionError, MixedError):
                 continue
+
+    def _suits_arrow(self, block: bytes) -> bool:
+        # Arrow takes NUL characters and byte order marks inside a file, and miscounts nulls in lists of nulls.
+        marked = not block.isascii() and (block.startswith(_MARK) or b"\n" + _MARK in block)
+        return b"\0" not in block and not marked and Kind("null", is_list=True) not in self._kinds.values()
 
     def _by_arrow(self, block: bytes) -> pa.Table | None:
         schema = pa.schema([(name, kind.arrow) for name, kind in self._kinds.items()])

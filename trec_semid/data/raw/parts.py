@@ -4,7 +4,7 @@ Legend: a part is one file of an input; `dt=2024-01-01` is a partition folder, a
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 from urllib.parse import unquote
 
@@ -121,29 +121,41 @@ def _expect_same_columns(parts: list[Part]) -> None:
     first = parts[0]
     for part in parts:
         if part.partitions.keys() != first.partitions.keys():
+            expected = ", ".join(first.partitions) or "none"
             raise DataError(
-                f"other partition folders than those of {first.file}",
+                f"lies in other partition folders than {first.file}",
                 file=part.file,
                 value=", ".join(part.partitions) or "none",
-                remedy=f"Expected {', '.join(first.partitions) or 'none'}: put all files under folders of the same names",
+                remedy=f"Expected {expected}: put all files below folders of the same names",
             )
 
 
-def with_partitions(chunks: Iterable[Chunk], partitions: dict[str, str | None]) -> Iterator[Chunk]:
-    """Add the columns that a part's folders name; a column that the file has too must say the same.
+def to_read(wanted: Sequence[str], have: Sequence[str], said: Mapping[str, str | None]) -> list[str]:
+    """Return the columns to read from a file, those of its partition folders too where it has them.
+
+    Args:
+        wanted: columns that are asked for.
+        have: columns of the file.
+        said: what its partition folders say.
+    """
+    names = [name for name in wanted if name in have or name not in said]
+    names += [name for name in said if name in have and name not in names]
+    return names or list(have[:1])  # one column at least: it tells how many rows there are
+
+
+def with_partitions(chunk: Chunk, said: Mapping[str, str | None]) -> Chunk:
+    """Return a chunk with the columns that its folders name; a column that is there must say the same.
 
     Raises:
         DataError: it does not.
     """
-    for chunk in chunks:
-        table = chunk.table
-        for name, value in partitions.items():
-            if name in table.column_names:
-                _expect_value(chunk, name, value)
-            else:
-                column = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
-                table = table.append_column(name, column)
-        yield chunk._replace(table=table)
+    table = chunk.table
+    for name, value in said.items():
+        if name in table.column_names:
+            _expect_value(chunk, name, value)
+        else:
+            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    return chunk._replace(table=table)
 
 
 def _expect_value(chunk: Chunk, name: str, value: str | None) -> None:
@@ -162,6 +174,6 @@ def _expect_value(chunk: Chunk, name: str, value: str | None) -> None:
 def _says(column: pa.ChunkedArray, value: str | None) -> pa.ChunkedArray:
     if value is None:
         return pc.is_null(column)
-    if pa.types.is_integer(column.type) and value.strip("-").isdecimal():
-        return pc.equal(column, pa.scalar(int(value)))  # a folder may say 01
+    if pa.types.is_integer(column.type) and value.removeprefix("-").isdecimal():
+        value = str(int(value))  # a folder may say 01
     return pc.equal(column.cast(pa.string()), pa.scalar(value))
