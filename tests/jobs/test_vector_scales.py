@@ -32,13 +32,20 @@ def prepared(folder: Path, vectors: np.ndarray, content: dict | None = None, **c
     folder.mkdir(parents=True)
     ids = [f"i{row}" for row in range(NUM_ITEMS)]
     rows = [list(row) if len(row) else None for row in vectors]
-    items = pa.table({"item": ids, "vector": pa.array(rows, pa.list_(pa.from_numpy_dtype(vectors.dtype))), **columns})
+    items = pa.table(
+        {"item": ids, "vector": pa.array(rows, pa.list_(pa.from_numpy_dtype(vectors.dtype))), **columns}
+    )
     pq.write_table(items, folder / "items.parquet")
-    events = pd.DataFrame({"user": np.repeat(range(40), 3), "item": ids, "time": 10**9 + np.arange(NUM_ITEMS)})
+    events = pd.DataFrame(
+        {"user": np.repeat(range(40), 3), "item": ids, "time": 10**9 + np.arange(NUM_ITEMS)}
+    )
     events.to_csv(folder / "log.csv", index=False)
     config = {
         "out": str(folder / "data"),
-        "events": {"path": str(folder / "log.csv"), "columns": {"user": "user", "item": "item", "timestamp": "time"}},
+        "events": {
+            "path": str(folder / "log.csv"),
+            "columns": {"user": "user", "item": "item", "timestamp": "time"},
+        },
         "items": {"path": str(folder / "items.parquet"), "id": "item"},
         "label": {"kind": "all_positive"},
         "split": {"kind": "global_temporal"},

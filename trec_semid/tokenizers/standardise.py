@@ -100,7 +100,9 @@ class Standardiser(nn.Module):
             for chunk, contents in catalogue.chunks(mine, _CHUNK_ROWS):
                 units = self.unit(contents)  # rows that are missing are zeros and add nothing
                 exact = units.double()
-                sums += torch.stack([exact.sum(0), exact.square().sum(0), self.spread(contents.present).sum(0)])
+                sums += torch.stack(
+                    [exact.sum(0), exact.square().sum(0), self.spread(contents.present).sum(0)]
+                )
                 spread = torch.maximum(spread, self._off_lines(units, firsts, contents.present))
                 work.advance(len(chunk))
         sums = sum_over_ranks(sums.to(self.mean.device))

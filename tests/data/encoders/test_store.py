@@ -49,7 +49,9 @@ def test_what_a_missing_row_holds_does_not_matter(tmp_path):
     assert np.load(tmp_path / "content" / "poster.mask.npy").tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [("float16", 1e5), ("float16", 1e-9), (None, 1e300), (None, 1e-300)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float16", 1e5), ("float16", 1e-9), (None, 1e300), (None, 1e-300)]
+)
 def test_a_vector_that_the_type_cannot_hold_keeps_its_direction(tmp_path, dtype, scale):
     vectors = np.random.default_rng(0).normal(size=(20, 6))
     keep(vectors, tmp_path / "plain", dtype=dtype)
