@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch.distributed import FileStore, PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
+from trec_semid.core.processes import scratch_prefix
+
 _GROUPS = itertools.count()
 """Numbers the process groups of this process; equal on all ranks, which join the same groups in order."""
 
@@ -53,7 +55,7 @@ def process_group(*, timeout_s: float = 600.0) -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
     patience = timedelta(seconds=timeout_s)
-    with tempfile.TemporaryDirectory(prefix="trec-semid-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
             store, _, _ = next(rendezvous("env://", timeout=patience))
         else:

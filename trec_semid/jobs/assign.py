@@ -18,9 +18,10 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import say, set_up_console, working
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.files import find_inputs
@@ -68,7 +69,11 @@ def run(config: AssignConfig) -> Assigned:
         DataError: input that cannot be used; nothing is written then.
     """
     set_up_console()
-    check_out(config.out, _DRIFT, "an assign run")
+    with own_folder(config.out, "assign", inputs=[config.items]):
+        return _run(config)
+
+
+def _run(config: AssignConfig) -> Assigned:
     files = find_inputs(config.items)
     made = RunFolder(expect_finished(config.tokenizer), "tokenize")
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
@@ -79,7 +84,7 @@ def run(config: AssignConfig) -> Assigned:
     columns = _columns(config, tokenizer)
     existing = read_existing(made.path(FILE), tokenizer.codebook_sizes)
     num_items = check_ids(files, config.item_id, existing)
-    with writing(config.out), staged_folder(config.out) as staging:
+    with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
         chunks = read_parquet(files, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
         with _map_writer(join(staging, FILE), tokenizer) as writer, working("assign", num_items) as work:

@@ -17,9 +17,10 @@ from trec_semid.checkpoints.load import read_tensors
 from trec_semid.core.config import Config, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, join, read_bytes, staged_folder, write_bytes
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
@@ -76,11 +77,15 @@ def run(config: ExportConfig) -> Exported:
         CheckpointError: no best checkpoint, or the bundle does not score like the run.
     """
     set_up_console()
-    check_out(config.out, MANIFEST, "a bundle")
+    with own_folder(config.out, "export"):
+        return _run(config)
+
+
+def _run(config: ExportConfig) -> Exported:
     made = RunFolder(config.run, "rank")
     _expect_rank_run(made)
     ranked = load_saved(RankConfig, made.path("config.toml"))
-    with writing(config.out), staged_folder(config.out) as folder:
+    with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
         manifest = _write(config, ranked, made, folder)
         num_rows, difference = _check(config, ranked, folder)
     num_bytes = sum(facts.num_bytes for facts in manifest.files())

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from trec_semid.core.config import Config
 from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import join, write_bytes
 from trec_semid.evaluation.report.build import build_report
 from trec_semid.evaluation.report.collect import collect_runs
@@ -50,6 +51,12 @@ def run(config: ReportConfig) -> WrittenReport:
             different datasets or are of both kinds; nothing is written then.
     """
     set_up_console()
+    folder = config.out or default_folder(config.runs)
+    with own_folder(folder, "report", beside=config.runs):
+        return _run(config, folder)
+
+
+def _run(config: ReportConfig, folder: str) -> WrittenReport:
     report = build_report(
         collect_runs(config.runs, config.dataset),
         title=config.title,
@@ -62,7 +69,6 @@ def run(config: ReportConfig) -> WrittenReport:
         "report.md": render_markdown(report),
         "report.html": render_page(report),
     }
-    folder = config.out or default_folder(config.runs)
     for name, text in files.items():
         write_bytes(join(folder, name), text.encode())
     say(f"{report.headline[0]}\nreport: {join(folder, 'report.html')}")

@@ -11,6 +11,7 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import RunLog, say, set_up_console, track, working
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
@@ -63,12 +64,13 @@ def run(config: TokenizeConfig) -> Tokenized:
     # Rank 0 clusters and describes alone while the others wait.
     with process_group(timeout_s=_A_DAY_S) as ranks:
         set_up_console(ranks)
-        folder, dataset = RunFolder(config.run, "tokenize"), Dataset(config.dataset)
-        if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
-            _log.info("%s is already done", config.run)
-        else:
-            _tokenize(config, folder, dataset, ranks)
-            barrier()
+        with own_folder(config.run, "tokenize", ranks):
+            folder, dataset = RunFolder(config.run, "tokenize"), Dataset(config.dataset)
+            if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
+                _log.info("%s is already done", config.run)
+            else:
+                _tokenize(config, folder, dataset, ranks)
+                barrier()
         return Tokenized(config.run, folder.read_json("metrics.json")["metrics"])
 
 
