@@ -23,7 +23,16 @@ except ImportError:  # not POSIX
     fcntl = None
 
 from trec_semid.core.errors import LockError
-from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, parent_of, read_bytes, remove
+from trec_semid.core.paths import (
+    exists,
+    filesystem,
+    is_local,
+    join,
+    make_folder,
+    parent_of,
+    read_bytes,
+    remove,
+)
 from trec_semid.core.processes import ProcessId, this_process
 
 BEAT_S = 20.0

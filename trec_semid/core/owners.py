@@ -190,7 +190,9 @@ def refuse_private(folder: str, num_processes: int) -> None:
         ConfigError: it is one, and they are several.
     """
     if folder.startswith("memory://") and num_processes > 1:
-        raise ConfigError(f"{folder}: memory:// is private to a process, and several write here. Name a disk.")
+        raise ConfigError(
+            f"{folder}: memory:// is private to a process, and several write here. Name a disk."
+        )
 
 
 def _is_aside(folder: str, name: str) -> bool:
