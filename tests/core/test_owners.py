@@ -3,22 +3,11 @@ import uuid
 
 import pytest
 
+from tests.occupants import VERBS, contents, occupy
 from trec_semid.core.errors import DataError
 from trec_semid.core.owners import check_owner, kinds_of
-from trec_semid.core.paths import find_files, join, make_folder, read_bytes, write_bytes
+from trec_semid.core.paths import join, make_folder, write_bytes
 
-FILES = {
-    "prepare": {"dataset.json": '{"split_rule": ""}', "items.parquet": "", "events/part-00000.parquet": ""},
-    "tokenize": {"run.json": '{"job": "tokenize"}', "quality.json": "{}", "tokenizer/config.json": ""},
-    "assign": {"run.json": '{"job": "assign"}', "drift.json": '{"tokenizer_run": ""}', "metrics.json": "{}"},
-    "rank": {"run.json": '{"job": "rank"}', "config.toml": "", "checkpoints/step-1/loop.json": ""},
-    "retrieve": {"run.json": '{"job": "retrieve"}', "predictions/test-rank-0.parquet": ""},
-    "export": {"manifest.json": '{"dataset_checksum": ""}', "tables/t_item/shard-0.safetensors": ""},
-    "report": {"report.json": "{}", "report.html": "", "report.md": ""},
-    "study": {"run.json": '{"job": "study"}', "logs/a.log": "", "a/run.json": '{"job": "rank"}'},
-}
-"""What each verb's folder bears at least."""
-VERBS = list(FILES)
 WRITES = {
     "tokenize": ["config.toml", "tokenizer/x", "semantic_ids.parquet"],
     "rank": ["config.toml", "checkpoints/mine", "predictions/mine", "plan.json", "metrics.json"],
@@ -30,15 +19,6 @@ WRITES = {
 @pytest.fixture(params=["path", "memory"])
 def root(request, tmp_path):
     return str(tmp_path) if request.param == "path" else f"memory://owners-{uuid.uuid4().hex}"
-
-
-def occupy(folder: str, kind: str) -> None:
-    for name, content in FILES[kind].items():
-        write_bytes(join(folder, name), content.encode())
-
-
-def contents(folder: str) -> dict[str, bytes]:
-    return {name: read_bytes(join(folder, name)) for name in find_files(folder)}
 
 
 @pytest.mark.parametrize("kind", VERBS)
@@ -120,7 +100,7 @@ def test_run_that_cannot_be_read_is_nobodys_to_overwrite(root, verb, content):
 @pytest.mark.parametrize("below", ["x", "events/x", "deep/er/x"])
 def test_nothing_is_written_inside_what_is_read_or_replaced_whole(root, verb, kind, below):
     occupy(join(root, "outer"), kind)
-    with pytest.raises(DataError, match="lies inside an? "):
+    with pytest.raises(DataError, match=r"lies inside an? "):
         check_owner(join(root, "outer", below), verb)
 
 
@@ -131,7 +111,7 @@ def test_inside_a_run_only_its_own_folders_are_taken(root, kind):
     check_owner(join(root, "outer/report"), "report")
     if kind not in ("study", "report"):
         for own in ("checkpoints/x", "predictions", "tokenizer/deep/x"):
-            with pytest.raises(DataError, match="lies inside an? .* run"):
+            with pytest.raises(DataError, match=r"lies inside an? .* run"):
                 check_owner(join(root, "outer", own), "export")
 
 
@@ -165,6 +145,6 @@ def test_nothing_is_written_where_it_would_be_read_as_data(root, source, out, is
     if not is_inside:
         check_owner(join(root, out), "prepare", [f"{root}/{source}"])
         return
-    with pytest.raises(DataError, match="lies inside the data that is read|would be lost"):
+    with pytest.raises(DataError, match=r"lies inside the data that is read|would be lost"):
         check_owner(join(root, out), "prepare", [f"{root}/{source}"])
     assert contents(root) == before

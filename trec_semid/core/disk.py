@@ -67,10 +67,11 @@ def wording_full_disk(place: str, kept: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except SemidError:
-        raise
     except BaseException as error:
-        fault = full_disk_fault(error) if not isinstance(error, KeyboardInterrupt | SystemExit) else None
+        is_worded = isinstance(error, SemidError) and "disk is full" in str(error)
+        if is_worded or isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        fault = full_disk_fault(error)
         if fault is None:
             raise
         raise full_disk(fault, place, kept) from None

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -196,26 +196,39 @@ def write_bytes(uri: str, content: bytes) -> None:
     Raises:
         DataError: another process removed what was being written.
     """
-    make_folder(parent_of(uri))
-    if not is_local(uri):
-        fs, inner = filesystem(uri)
-        fs.pipe_file(inner, content)  # an object appears whole
+    write_files(parent_of(uri), {uri.rsplit("/", 1)[-1]: content})
+
+
+def write_files(folder: str, files: Mapping[str, bytes]) -> None:
+    """Write files that belong together; on a disk none takes its place before all are written.
+
+    Raises:
+        DataError: another process removed what was being written.
+    """
+    make_folder(folder)
+    if not is_local(folder):
+        for name, content in files.items():
+            fs, inner = filesystem(join(folder, name))
+            fs.pipe_file(inner, content)  # an object appears whole
         return
-    partial = partial_name(uri)
+    partials = {name: partial_name(join(folder, name)) for name in files}
     try:
-        with open_file(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut can leave the new name with no content
-        with not_removed(partial):
-            move(partial, uri)
+        for name, content in files.items():
+            with open_file(partials[name], "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave the new name with no content
+        for name, partial in partials.items():
+            with not_removed(partial):
+                move(partial, join(folder, name))
     except BaseException:
-        remove(partial)
+        for partial in partials.values():
+            remove(partial)
         raise
 
 
 def partial_name(uri: str) -> str:
-    """Return a name beside a file or folder to write it under until it is whole; `core.leftovers` knows it."""
+    """Return a name beside a file or folder, to write it under until it is whole; `leftovers` knows it."""
     return f"{uri.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from trec_semid.core.config import Config, dump_toml
+from trec_semid.core.config import Config, Place, dump_toml
 from trec_semid.core.owners import check_owner
 from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.data.content import ContentConfig, write_contents
@@ -69,7 +69,7 @@ class PrepareConfig(Config):
     """A dataset: where it comes from, what stays, what counts as positive, how it is split."""
 
     name: str = Field(min_length=1)
-    out: str
+    out: Place
     """Path or URI of the dataset folder."""
     seed: int = Field(default=0, ge=0)
     source: SourceConfig
@@ -82,7 +82,7 @@ class PrepareConfig(Config):
     """Order of events of equal time: shuffled with the seed, or as published (`order` column, then row)."""
     negatives: NegativesConfig | None = None
     content: dict[Name, ContentConfig] = {}
-    cache: str | None = None
+    cache: Place | None = None
     """Folder for encoded content, shared by all datasets."""
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import say, set_up_console, working
@@ -41,11 +41,11 @@ _DRIFT = "drift.json"
 class AssignConfig(Config):
     """What `trec-semid assign` reads."""
 
-    tokenizer: str
+    tokenizer: Place
     """Run folder of `tokenize` or of a tuned ranker, or a bundle; its tokenizer is used as it is."""
-    items: str
+    items: Place
     """New items: a Parquet file, a folder of them, or a glob pattern."""
-    out: str
+    out: Place
     """Folder to write; one that an earlier assign wrote is replaced."""
     item_id: str = "item_id"
     """Column of the ids."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step, read_facts, read_file
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.core.config import Config, load_saved
+from trec_semid.core.config import Config, Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.own_folder import own_folder
@@ -49,9 +49,9 @@ _TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
 class ExportConfig(Config):
     """What `trec-semid export` reads."""
 
-    run: str
+    run: Place
     """Run folder of a finished `trec-semid rank`."""
-    out: str
+    out: Place
     """Bundle folder to write."""
     tables: TableType = "fp32"
     """`int8` keeps 8 bits a number, with a scale and a low for each row."""

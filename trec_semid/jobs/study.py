@@ -20,7 +20,7 @@ from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.own_folder import locked_folder, own_folder
 from trec_semid.core.owners import refuse_private
-from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
+from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_files
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.study_compare import compare, with_tokenizers
@@ -180,9 +180,12 @@ def _write_results(
         "markdown": as_markdown(table),
     }
     page = render_study(table, title=config.out.rstrip("/").rpartition("/")[2], result=result)
-    write_bytes(join(config.out, "study.json"), (json.dumps(result, indent=1) + "\n").encode())
-    write_bytes(join(config.out, "study.md"), (result["markdown"] + "\n").encode())
-    write_bytes(join(config.out, "study.html"), page.encode())
+    files = {
+        "study.json": json.dumps(result, indent=1) + "\n",
+        "study.md": result["markdown"] + "\n",
+        "study.html": page,
+    }
+    write_files(config.out, {name: text.encode() for name, text in files.items()})
     return result
 
 

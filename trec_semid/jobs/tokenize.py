@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import NonNegativeInt
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import RunLog, say, set_up_console, track, working
@@ -32,9 +32,9 @@ _A_DAY_S = 86_400.0
 class TokenizeConfig(Config):
     """What `trec-semid tokenize` reads."""
 
-    dataset: str
+    dataset: Place
     """Dataset folder."""
-    run: str
+    run: Place
     """Run folder to write."""
     seed: NonNegativeInt = 0
     modalities: tuple[str, ...] | None = None

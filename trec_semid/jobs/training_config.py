@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.models.live_codes import TuningConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
@@ -51,17 +51,17 @@ class CheckpointsConfig(Config):
 class TrainingRunConfig(Config):
     """What every verb that trains a model reads."""
 
-    dataset: str
+    dataset: Place
     """Dataset folder."""
-    run: str
+    run: Place
     """Run folder to write."""
     seed: NonNegativeInt = 0
-    semantic_ids: str | None = None
+    semantic_ids: Place | None = None
     """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
     optimizers: OptimizersConfig = OptimizersConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
-    start_from: str | None = None
+    start_from: Place | None = None
     """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
     tokenizer and its map; optimizers begin anew."""
     tuning: TuningConfig | None = None
