@@ -14,6 +14,7 @@ import torch
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import arrow_filesystem
+from trec_semid.data.encoders.narrow import narrow
 from trec_semid.data.raw.chunks import Chunk, check_columns
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.files import reading
@@ -157,19 +158,19 @@ def _vectors(chunk: Chunk, name: str, dim: int) -> tuple[Array, Array]:
         told = f"The tokenizer reads {dim} numbers; write null where an item has none"
         raise _fault("vector of another width", chunk, name, row, int(lengths[row]), told)
     values = flat.to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        vectors[present] = values.astype(np.float32).reshape(-1, dim)
-    bad = ~np.isfinite(vectors)
+    given = values.reshape(-1, dim)
+    bad = ~np.isfinite(given)
     if bad.any():
-        row, at = (int(index) for index in np.argwhere(bad)[0])
-        value = flat[int(present[:row].sum()) * dim + at].as_py()
+        at_row, at = (int(index) for index in np.argwhere(bad)[0])
+        row, value = int(np.flatnonzero(present)[at_row]), flat[at_row * dim + at].as_py()
         told = "Mend the value, or write null for the whole vector"
         raise _fault(f"not a finite number in dimension {at}", chunk, name, row, str(value), told)
+    vectors[present] = narrow(given, np.dtype(np.float32))
     zeros = present & ~vectors.any(axis=1)
     if zeros.any():
         told = "Write null where an item has no vector"
         raise _fault(
-            "a vector of zeros, which looks like data", chunk, name, int(np.argmax(zeros)), None, told
+            "a vector of zeros, which has no direction", chunk, name, int(np.argmax(zeros)), None, told
         )
     return vectors, present
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from trec_semid.checkpoints.folder import best_step, read_facts, read_file
+from trec_semid.checkpoints.folder import best_step, extra_files, read_file
 from trec_semid.checkpoints.load import read_tensors
 from trec_semid.core.config import Config, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
@@ -106,7 +106,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     step = best_step(checkpoints)
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
-    kept = {name: read_file(checkpoints, step, name) for name in read_facts(checkpoints, step).sha256}
+    kept = {name: read_file(checkpoints, step, name) for name in extra_files(checkpoints, step)}
     facts, dataset = made.read_json("metrics.json"), Dataset(ranked.dataset)
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"

@@ -18,7 +18,6 @@ from trec_semid.data.schema import SCHEMA_VERSION, Dataset, DatasetFacts
 __all__ = ["PrepareConfig", "run", "summary"]
 
 _log = logging.getLogger(__name__)
-_A_DAY_S = 86_400.0
 
 
 def run(config: PrepareConfig) -> DatasetFacts:
@@ -27,7 +26,7 @@ def run(config: PrepareConfig) -> DatasetFacts:
     Raises:
         SemidError: input or a place that cannot be used.
     """
-    with process_group(timeout_s=_A_DAY_S) as ranks:
+    with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
         if ranks.is_main:
             facts = _make(config)

@@ -45,7 +45,7 @@ def run(config: RankConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config, config.train) as ranks:
+    with training_ranks(config.train) as ranks:
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
 

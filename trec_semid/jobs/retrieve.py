@@ -44,7 +44,7 @@ def run(config: RetrieveConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config, config.train) as ranks:
+    with training_ranks(config.train) as ranks:
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if isinstance(config.model, EnsembleConfig):
             expect_members(config.model, config)

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
+from trec_semid.core.stopping import Stopped, heeding_signals
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.study_compare import compare, with_tokenizers
 from trec_semid.jobs.study_grid import PlannedRun, StudyConfig, plan_runs
@@ -32,6 +32,8 @@ from trec_semid.jobs.table import job_named
 
 __all__ = ["StudyConfig", "run"]
 log = logging.getLogger(__name__)
+_STOP_S = 20.0
+"""How long workers have to save and clean up; the study itself has to end some seconds later."""
 
 
 def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
@@ -58,7 +60,9 @@ def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
         waiting = [one for one in planned if one.label not in kept]
         try:
             _run_all(config.out, schedule, waiting, workers)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
+            for worker in workers:
+                worker.ask_to_stop()
             ended = [one for one in planned if one.label in kept or one.label in schedule.outcomes]
             _write_results(config, ended, schedule.outcomes, time.monotonic() - started)
             log.warning("interrupted: the table has %d of %d runs", len(ended), len(planned))
@@ -70,17 +74,19 @@ def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
 
 @contextmanager
 def _workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> Iterator[list[Worker]]:
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     workers: list[Worker] = []
     # Workers inherit these: torch reads the first when it is imported, rich the second, for the logs.
-    with _environment({"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}):
+    environment = {"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}
+    with heeding_signals(), _environment(environment):
         try:
             workers += [Worker(find_job, number) for number in range(min(config.workers, num_runs))]
             yield workers
         finally:
             for worker in workers:
-                worker.stop()
-            signal.signal(signal.SIGTERM, before)
+                worker.ask_to_stop()
+            until = time.monotonic() + _STOP_S
+            for worker in workers:
+                worker.stop(until - time.monotonic())
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
-_A_DAY_S = 86_400.0
 
 
 class TokenizeConfig(Config):
@@ -61,7 +60,7 @@ def run(config: TokenizeConfig) -> Tokenized:
         SemidError: input or a config that cannot be used.
     """
     # Rank 0 clusters and describes alone while the others wait.
-    with process_group(timeout_s=_A_DAY_S) as ranks:
+    with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
         folder, dataset = RunFolder(config.run, "tokenize"), Dataset(config.dataset)
         if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):

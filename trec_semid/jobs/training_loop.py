@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -16,7 +16,8 @@ from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import RunLog, Work, working
 from trec_semid.core.paths import exists, join
-from trec_semid.core.ranks import Ranks, broadcast_object
+from trec_semid.core.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
+from trec_semid.core.stopping import Stopped, deferring
 from trec_semid.jobs.training_config import CheckpointsConfig, TrainConfig
 from trec_semid.jobs.tuning import Tuning
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
@@ -25,6 +26,8 @@ from trec_semid.training.selection import Selection
 from trec_semid.training.steps import Arguments, StepReport, train_steps
 
 _log = logging.getLogger(__name__)
+_SETTLE_S = 10.0
+"""How long an error waits for the save in the background."""
 
 
 class Batches(Protocol):
@@ -141,14 +144,22 @@ class Training:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
         epochs, steps = self.config.max_epochs, self.config.steps_of(self.loader.steps_per_epoch)
         try:
-            with working("training", epochs * steps, shown=self.ranks.is_main) as work:
+            with (
+                deferring(),
+                working("training", epochs * steps, shown=self.ranks.is_main) as work,
+            ):
                 work.advance(self.steps)
-                if self._stopped_at_an_epochs_end:
-                    self._end_epoch()
+                if self._owes_an_evaluation:
+                    self._evaluate()
                 while self.loader.epoch < epochs and not self._is_over:
                     self._train_epoch(work)
-        finally:
-            self._writer.wait()  # a collapse names a checkpoint: it must be whole when the run ends
+                self._writer.wait()
+                leave_if_asked()
+        except BaseException:
+            # A collapse names a checkpoint: it must be whole when the run ends. No collective: after an
+            # error other ranks may never come to it.
+            self._writer.settle(_SETTLE_S)
+            raise
         self._take_best()
 
     def _train_epoch(self, work: Work) -> None:
@@ -171,6 +182,8 @@ class Training:
             work.advance()
             if report.step % train.log_every_steps == 0:
                 self.log.scalars(pace.scalars(), step=report.step)
+            if report.must_stop:
+                self._save_and_stop()
             if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
                 self._evaluate()
                 pace.started = time.monotonic()
@@ -186,12 +199,17 @@ class Training:
             self._evaluate()
 
     @property
-    def _stopped_at_an_epochs_end(self) -> bool:
-        """Whether a checkpoint holds an epoch's last step, but not what its evaluation said.
+    def _owes_an_evaluation(self) -> bool:
+        """Whether a checkpoint holds a step after which training evaluates, but not what that said.
 
         A last step of fewer batches than the others takes the last of the epoch before it is done.
         """
-        return self.steps > 0 and self.loader.epoch > 0 and self.loader.state_dict()["step"] == 0
+        if self._last_evaluated == self.steps:
+            return False
+        every = self.config.evaluate_every_steps
+        at_an_end = self.loader.epoch > 0 and self.loader.state_dict()["step"] == 0
+        is_last = self.loader.epoch == self.config.max_epochs
+        return bool(every and self.steps % every == 0) or (at_an_end and (is_last or not every))
 
     @property
     def _is_over(self) -> bool:
@@ -204,7 +222,10 @@ class Training:
             # A tuned run stands for tuned codes: its best step is one at which they had moved.
             if self.tuning.moves(self.steps) and not self.tuning.moves(self.selection.best_step):
                 self.selection.restart()
-        metrics = self.evaluate()
+        try:
+            metrics = self.evaluate()
+        except Stopped:  # on all ranks at once
+            self._save_and_stop()
         if self.select_by not in metrics:
             problem = f"the events of the valid split do not define {self.select_by}"
             remedy = "Prepare the dataset with another [split]"
@@ -219,6 +240,21 @@ class Training:
         if is_best:
             self.log.event("best", step=self.steps, **{f"valid/{self.select_by}": metrics[self.select_by]})
         self._save(is_best=is_best)
+
+    def _save_and_stop(self) -> NoReturn:
+        """Save this very step, then end; all ranks come here together.
+
+        Raises:
+            Stopped: always.
+        """
+        number = signal_on_any_rank()
+        self._writer.wait()
+        if broadcast_object(latest_step(self.checkpoints)) != self.steps:
+            self._save(is_best=False)
+            self._writer.wait()
+        self.log.event("stop", step=self.steps, signal=number)
+        _log.info("saved step %d", self.steps)
+        raise Stopped(number)
 
     def _save(self, *, is_best: bool) -> None:
         loop = {

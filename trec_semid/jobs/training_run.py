@@ -23,7 +23,7 @@ from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.jobs.training_loop import Training, refuse_other_inputs
 from trec_semid.jobs.training_summary import summary
 from trec_semid.jobs.tuned_tokenizer import TOKENIZER
-from trec_semid.models.live_codes import LiveCodes, TuningConfig
+from trec_semid.models.live_codes import LiveCodes
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
@@ -63,10 +63,10 @@ class Trained(NamedTuple):
 
 
 @contextmanager
-def training_ranks(config: TrainingRunConfig, train: TrainConfig) -> Iterator[Ranks]:
+def training_ranks(train: TrainConfig) -> Iterator[Ranks]:
     """Join the ranks of a run; what it sets for the whole process is put back at its end."""
     precision = torch.get_float32_matmul_precision()
-    with process_group(timeout_s=_patience_s(config.tuning)) as ranks, _without_library_notices():
+    with process_group() as ranks, _without_library_notices():
         set_up_console(ranks)
         torch.set_float32_matmul_precision(train.matmul_precision)
         try:
@@ -143,11 +143,6 @@ def _without_library_notices() -> Iterator[None]:
             yield
     finally:
         tracing.setLevel(before)
-
-
-def _patience_s(tuning: TuningConfig | None) -> float:
-    """Return how long ranks wait for each other: rank 0 describes tuned codes alone while others wait."""
-    return 600.0 if tuning is None else 86_400.0
 
 
 def _begin(folder: RunFolder, config: Config, inputs: TrainingInputs, ranks: Ranks) -> None:

@@ -7,7 +7,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.logs import RunLog
-from trec_semid.core.ranks import Ranks
+from trec_semid.core.ranks import Ranks, lone_work
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import derive_seed
 from trec_semid.data.loader import DistinctItems
@@ -21,7 +21,7 @@ from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.contents import Rows, Standardised
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
@@ -190,8 +190,10 @@ class Tuning:
         """Write the tuned tokenizer, its map and its quality into the run; return metrics of the codes."""
         encoded = encode_catalogue(self.tokenizer, self.catalogue)
         rows = self.catalogue.rows_with_content()
-        if not self._ranks.is_main:
-            return {}
+        with lone_work():
+            return self._write(folder, encoded, rows) if self._ranks.is_main else {}
+
+    def _write(self, folder: RunFolder, encoded: Encoded, rows: Rows) -> dict[str, float]:
         # Codes of the map: those the ranker was selected with.
         known = encoded._replace(codes=self.map().codes)
         resolved = resolve_collisions("keep", self.tokenizer, self.catalogue, known)

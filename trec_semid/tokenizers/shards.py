@@ -32,6 +32,14 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """Return the largest of every rank's numbers, place by place, on every rank."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its sum over ranks, in one exchange; absent gradients stay absent."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
