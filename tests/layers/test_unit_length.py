@@ -9,7 +9,9 @@ from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_le
 
 rows_of_any_scale = st.lists(
     st.tuples(
-        st.lists(st.integers(-9, 9), min_size=3, max_size=3), st.integers(-146, 124), st.floats(0.5, 1, width=32)
+        st.lists(st.integers(-9, 9), min_size=3, max_size=3),
+        st.integers(-146, 124),
+        st.floats(0.5, 1, width=32),
     ),
     min_size=1,
     max_size=6,

@@ -137,9 +137,13 @@ def test_a_number_that_is_alone_tells_items_apart_by_direction_in_its_order(besi
     config = {"numbers": ["p"], "categories": []}
     for name, (kind, _) in beside.items():
         config[kind] = [*config[kind], name]
-    vectors, present = encode({"p": price, **{name: values for name, (_, values) in beside.items()}}, **config)
+    vectors, present = encode(
+        {"p": price, **{name: values for name, (_, values) in beside.items()}}, **config
+    )
     angles = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0]))
-    shares = [(sum(other < one for other in price) + sum(other <= one for other in price)) / 160 for one in price]
+    shares = [
+        (sum(other < one for other in price) + sum(other <= one for other in price)) / 160 for one in price
+    ]
     np.testing.assert_allclose(angles, 180 * np.array(shares), atol=1e-3)
     assert present.all()
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)

@@ -49,7 +49,9 @@ def test_what_a_missing_row_holds_does_not_matter(tmp_path):
     assert np.load(tmp_path / "content" / "poster.mask.npy").tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [("float16", 1e5), ("float16", 1e-9), (None, 1e300), (None, 1e-300)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float16", 1e5), ("float16", 1e-9), (None, 1e300), (None, 1e-300)]
+)
 def test_a_vector_that_the_type_cannot_hold_keeps_its_direction(tmp_path, dtype, scale):
     vectors = np.random.default_rng(0).normal(size=(20, 6))
     keep(vectors, tmp_path / "plain", dtype=dtype)
@@ -73,7 +75,7 @@ def test_float_types_are_kept_or_narrowed_as_told(tmp_path):
 
 def test_equal_vectors_everywhere_are_refused_whatever_the_missing_rows_are(tmp_path):
     vectors = np.ones((5, 2), np.float32)
-    vectors[2] = 7
+    vectors[2, 1] = 7
     with pytest.raises(DataError, match=r"field 'poster': tells no items apart: the vectors of all 4 items"):
         keep(vectors, tmp_path, present=[True, True, False, True, True], cuts=(2,))
     assert keep(vectors, tmp_path, cuts=(2,)).present == 5

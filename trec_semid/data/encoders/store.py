@@ -106,7 +106,9 @@ class _Checks:
         from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_length  # imports torch
 
         self._first = rows[:1].astype(np.float32) if self._first is None else self._first
-        first, units = (unit_length(torch.from_numpy(part)) for part in (self._first, rows.astype(np.float32)))
+        first, units = (
+            unit_length(torch.from_numpy(part)) for part in (self._first, rows.astype(np.float32))
+        )
         self._varies = bool((off_line(units, first) > direction_tolerance(is_half=is_half)).any())
 
     def _expect_direction(self, vectors: Array, present: Array) -> None:
