@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -156,7 +156,8 @@ def _without_library_notices() -> Iterator[None]:
 
 def _note_time(folder: RunFolder, ranks: Ranks, every_s: float) -> None:
     if ranks.is_main:
-        folder.note_time(every_s=every_s)
+        with suppress(OSError):  # a note that cannot be written stops nothing
+            folder.note_time(every_s=every_s)
 
 
 def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, str]) -> str | None:
