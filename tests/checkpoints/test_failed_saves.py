@@ -58,7 +58,7 @@ def test_a_file_that_may_not_grow_fails_the_save_and_frees_its_space(tmp_path: P
         writer.wait()
         with pytest.raises(CheckpointError, match="cannot save") as error:
             save_within(limit, writer, 2)
-        assert "a file reached the size limit of this process (ulimit -f)" in str(error.value)
+        assert "the disk is full, or a file may not grow further (ulimit -f)" in str(error.value)
         assert "inline_container" not in str(error.value)
         assert list_folder(folder) == ["step-1"]
         assert step_fault(folder, 1) is None
@@ -104,6 +104,9 @@ def test_a_reason_is_one_line_and_names_the_rank_where_there_are_several():
     inner = OSError(errno.ENOSPC, "No space left on device")
     assert reason(inner).startswith("the disk is full")
     assert reason(CheckpointException("write", {0: (inner, [])})).startswith("the disk is full")  # pyright: ignore[reportArgumentType]
+    in_torchs_words = RuntimeError("[enforce fail at inline_container.cc:862] . PytorchStreamWriter failed")
+    assert reason(in_torchs_words) == "the disk is full. Free some space"
+    assert reason(OSError(errno.EDQUOT, "x")).startswith("the disk is full: your quota")
     assert reason(ValueError("first\nsecond line.\n")) == "second line"
     assert reason(MemoryError()) == "MemoryError"
 
@@ -228,7 +231,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_save_that_fails_on_one_rank_fails_on_all_and_the_next_one_works(two_ranks, in_background):
     for said in two_ranks:
-        assert "rank 1: a file reached the size limit" in said[f"{in_background}"]
+        assert "rank 1: the disk is full, or a file may not grow further" in said[f"{in_background}"]
         assert said[f"{in_background} left"] == ["step-1"]
         assert said[f"{in_background} loads"] == 4
         assert said[f"{in_background} same"]

@@ -376,7 +376,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_its_metrics(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
-        with pytest.raises(CheckpointError, match="a file reached the size limit") as error:
+        with pytest.raises(CheckpointError, match="a file may not grow further") as error:
             run(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
