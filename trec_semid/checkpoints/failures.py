@@ -11,7 +11,9 @@ FAILURES = (Exception, CheckpointException)
 """What a failed save or load raises: torch's `CheckpointException` is a `BaseException`."""
 _FULL = {
     errno.EDQUOT: "the disk is full: your quota is used up. Free some space",
-    errno.EFBIG: "the disk is full, or a file may not grow further (ulimit -f). Free some space, or raise the limit",
+    errno.EFBIG: (
+        "the disk is full, or a file may not grow further (ulimit -f). Free some space, or raise the limit"
+    ),
 }
 _NO_WAY = {
     errno.EROFS: "the file system is read-only. Write to another place",
