@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.paths import join, read_bytes, write_bytes
+from trec_semid.core.paths import find_files, join, read_bytes, write_bytes
 from trec_semid.data.schema import open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
 from trec_semid.jobs.plan_retrieve import plan_retriever
@@ -108,8 +108,10 @@ def run(config: PlanConfig) -> list[Planned]:
     set_up_console()
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
     model = config.retrieve or config.rank
-    if model and config.sizes.reads_dataset:
-        open_dataset(model.dataset, model.verify)
+    if model and config.sizes.reads_dataset and len(find_files(model.dataset)) > 1:
+        open_dataset(
+            model.dataset, model.verify
+        )  # `dataset.json` may also lie there alone: it says the sizes
     places = _places(config, clusters)
     planned: list[Planned] = []
     refusals: list[str] = []
