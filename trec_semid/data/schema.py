@@ -16,7 +16,7 @@ its timestamp, order and split.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.fingerprints import Fingerprint, Verify, check_files, read_signed, verify
+from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import arrow_filesystem, is_local, join, local_copy, read_bytes
 from trec_semid.data.raw.times import TimeUnit
 
@@ -50,7 +51,7 @@ EVENT_SCHEMA = pa.schema(
 class VerifyConfig(Config):
     """How a verb checks the datasets that it reads."""
 
-    verify: Verify = "once"
+    verify: Annotated[Verify, MayChange()] = "once"
     """Contents are read and compared with their sha256 once, and again when a file's size or time changes; or
     `always`. Sizes and row counts are checked each time."""
 
@@ -58,7 +59,7 @@ class VerifyConfig(Config):
 class DatasetConfig(VerifyConfig):
     """What every verb that works on one dataset reads."""
 
-    dataset: str
+    dataset: Annotated[Place, MayChange()]
     """Dataset folder."""
 
 

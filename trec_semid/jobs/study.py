@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,11 @@ from typing import Any
 
 from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
+from trec_semid.core.own_folder import locked_folder, own_folder
+from trec_semid.core.owners import refuse_private
+from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_files
+from trec_semid.core.runs import RunFolder
+from trec_semid.core.stopping import Stopped, heeding_signals
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.study_compare import compare, with_tokenizers
 from trec_semid.jobs.study_grid import PlannedRun, StudyConfig, plan_runs
@@ -32,6 +35,8 @@ from trec_semid.jobs.table import job_named
 
 __all__ = ["StudyConfig", "run"]
 log = logging.getLogger(__name__)
+_STOP_S = 20.0
+"""How long workers have to save and clean up; the study itself has to end some seconds later."""
 
 
 def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
@@ -49,16 +54,26 @@ def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
         SemidError: runs failed; all others ran, and the table has them.
     """
     set_up_console()
+    refuse_private(config.out, 1 + config.workers)
+    with own_folder(config.out, "study"):
+        return _run(config, find_job)
+
+
+def _run(config: StudyConfig, find_job: FindJob) -> dict[str, Any]:
     started = time.monotonic()
     planned = plan_runs(config)
     make_folder(join(config.out, "logs"))
+    # Says whose the folder is, long before there is a table.
+    RunFolder(config.out, "study").write_json("run.json", {"job": "study", "command": shlex.join(sys.argv)})
     with _workers(config, find_job, len(planned)) as workers:
         kept = _clear(planned, _look(planned, workers))
         schedule = Schedule(planned, kept)
         waiting = [one for one in planned if one.label not in kept]
         try:
             _run_all(config.out, schedule, waiting, workers)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
+            for worker in workers:
+                worker.ask_to_stop()
             ended = [one for one in planned if one.label in kept or one.label in schedule.outcomes]
             _write_results(config, ended, schedule.outcomes, time.monotonic() - started)
             log.warning("interrupted: the table has %d of %d runs", len(ended), len(planned))
@@ -70,17 +85,19 @@ def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
 
 @contextmanager
 def _workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> Iterator[list[Worker]]:
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     workers: list[Worker] = []
     # Workers inherit these: torch reads the first when it is imported, rich the second, for the logs.
-    with _environment({"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}):
+    environment = {"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}
+    with heeding_signals(), _environment(environment):
         try:
             workers += [Worker(find_job, number) for number in range(min(config.workers, num_runs))]
             yield workers
         finally:
             for worker in workers:
-                worker.stop()
-            signal.signal(signal.SIGTERM, before)
+                worker.ask_to_stop()
+            until = time.monotonic() + _STOP_S
+            for worker in workers:
+                worker.stop(until - time.monotonic())
 
 
 @contextmanager
@@ -118,7 +135,8 @@ def _clear(planned: list[PlannedRun], looks: list[Look]) -> set[str]:
     for one in stale:
         if exists(join(one.folder, "run.json")):  # only what a job of ours wrote
             log.info("%s: removed, its config or what it reads has changed", one.label)
-            remove(one.folder)
+            with locked_folder(one.folder, "study"):
+                remove(one.folder)
     log.info("%d runs, %d of them finished already", len(planned), len(kept))
     return kept
 
@@ -168,9 +186,12 @@ def _write_results(
         "markdown": as_markdown(table),
     }
     page = render_study(table, title=config.out.rstrip("/").rpartition("/")[2], result=result)
-    write_bytes(join(config.out, "study.json"), (json.dumps(result, indent=1) + "\n").encode())
-    write_bytes(join(config.out, "study.md"), (result["markdown"] + "\n").encode())
-    write_bytes(join(config.out, "study.html"), page.encode())
+    files = {
+        "study.json": json.dumps(result, indent=1) + "\n",
+        "study.md": result["markdown"] + "\n",
+        "study.html": page,
+    }
+    write_files(config.out, {name: text.encode() for name, text in files.items()})
     return result
 
 

@@ -71,7 +71,7 @@ class FinishedRun:
             arm=arm,
             seed=self.seed,
             command=str(self.made["command"]),
-            commit=str(self.result["commit"]),
+            commit=", ".join(self.result.get("commits", [self.result["commit"]])),
             versions=dict(self.result["versions"]),
             wall_s=float(self.result["wall_s"]),
             config_checksum=str(self.made["config_checksum"]),
