@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from trec_semid.core.config import Config, Place, load_config
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.paths import join, write_bytes
+from trec_semid.core.paths import find_files, join, write_bytes
 from trec_semid.core.toml_text import read_toml
 from trec_semid.data.schema import open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
@@ -108,7 +108,8 @@ def run(config: PlanConfig) -> list[Planned]:
     set_up_console()
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
     model = config.retrieve or config.rank
-    if model and config.sizes.reads_dataset:
+    # `dataset.json` may also lie there alone, as it says all sizes.
+    if model and config.sizes.reads_dataset and len(find_files(model.dataset)) > 1:
         open_dataset(model.dataset, model.verify)
     places = _places(config, clusters)
     planned: list[Planned] = []
