@@ -85,7 +85,7 @@ def test_present_vector_of_zeros_is_refused_and_a_missing_one_is_not():
     catalogue = plant(20).catalogue
     catalogue.vectors["text"][13] = 0
     catalogue.batch(np.arange(13))
-    with pytest.raises(DataError, match="row 14, field 'text': a vector of zeros.*mark it as missing"):
+    with pytest.raises(DataError, match=r"row 14, field 'text': a vector of zeros.*mark it as missing"):
         catalogue.batch(np.arange(20))
     catalogue.present["text"][13] = False
     assert not catalogue.batch(np.arange(20)).present[13, 0]

@@ -33,6 +33,13 @@ class Config(BaseModel):
         """
         return saved
 
+    def fixed_keys(self) -> dict[str, str]:
+        """Return keys that may not change on a run that has begun though their field says so, and why.
+
+        A class overrides this where it depends on other keys; see `core.identity.MayChange`.
+        """
+        return {}
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

@@ -14,6 +14,7 @@ from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
 from trec_semid.core.paths import join, write_bytes
 from trec_semid.core.toml_text import read_toml
+from trec_semid.data.schema import open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
 from trec_semid.jobs.plan_retrieve import plan_retriever
 from trec_semid.jobs.plan_sizes import SizesConfig
@@ -106,6 +107,9 @@ def run(config: PlanConfig) -> list[Planned]:
     """
     set_up_console()
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
+    model = config.retrieve or config.rank
+    if model and config.sizes.reads_dataset:
+        open_dataset(model.dataset, model.verify)
     places = _places(config, clusters)
     planned: list[Planned] = []
     refusals: list[str] = []

@@ -117,6 +117,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         inputs.checksums,
         tuning,
         config.start_from,
+        config.resume_from,
     )
 
 

@@ -9,7 +9,7 @@ from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.ranking import Codes, RankingData
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
@@ -79,7 +79,7 @@ def read_inputs(config: RankConfig) -> RankInputs:
     Raises:
         DataError: something is missing or does not fit together.
     """
-    dataset = Dataset(config.dataset)
+    dataset = open_dataset(config.dataset, config.verify)
     semantic_ids = None
     if config.representation != "item" and config.semantic_ids:
         semantic_ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from trec_semid.core.config import Config
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.paths import join, write_bytes
+from trec_semid.data.schema import VerifyConfig
 from trec_semid.evaluation.report.build import build_report
 from trec_semid.evaluation.report.collect import collect_runs
 from trec_semid.evaluation.report.content import Report
@@ -14,7 +14,7 @@ from trec_semid.evaluation.report.markdown import render_markdown
 from trec_semid.evaluation.report.render import render_json, render_page
 
 
-class ReportConfig(Config):
+class ReportConfig(VerifyConfig):
     """What to report, and where to."""
 
     runs: list[str] = Field(min_length=1)
@@ -51,7 +51,7 @@ def run(config: ReportConfig) -> WrittenReport:
     """
     set_up_console()
     report = build_report(
-        collect_runs(config.runs, config.dataset),
+        collect_runs(config.runs, config.dataset, config.verify),
         title=config.title,
         baseline=config.baseline,
         num_replicates=config.replicates,

@@ -117,6 +117,7 @@ def _set_up(
         inputs.checksums,
         tuning,
         config.start_from,
+        config.resume_from,
     )
     return training, evaluator
 

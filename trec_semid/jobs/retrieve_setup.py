@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
+from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.data.sequences import SequencesConfig
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
@@ -34,9 +35,9 @@ class RetrieveTrainConfig(TrainConfig):
 
     batch_size: PositiveInt = 256
     """Sequences of a global batch, over all ranks."""
-    evaluation_batch_size: PositiveInt = 512
-    max_epochs: PositiveInt = 100
-    patience: PositiveInt = 5
+    evaluation_batch_size: Annotated[PositiveInt, MayChange()] = 512
+    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens=True)] = 100
+    patience: Annotated[PositiveInt, MayChange()] = 5
     select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
     """Metric of the validation split that decides which step is best."""
 
@@ -99,7 +100,11 @@ class RetrieveConfig(TrainingRunConfig):
                     raise ValueError(str(error)) from None
 
     def _learns_nothing(self, kind: str) -> None:
-        given = [key for key in ("semantic_ids", "tuning", "sampled", "start_from") if getattr(self, key)]
+        given = [
+            key
+            for key in ("semantic_ids", "tuning", "sampled", "start_from", "resume_from")
+            if getattr(self, key)
+        ]
         effects = {
             "window": self.window > 1,
             "loss.negatives": self.loss.negatives != "all",
@@ -206,7 +211,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
         DataError: something is missing or does not fit together, or there is nothing to learn from, or
             nothing to select a step by.
     """
-    dataset = Dataset(config.dataset)
+    dataset = open_dataset(config.dataset, config.verify)
     for name in config.item.content:
         if name not in dataset.facts.modalities:
             have = ", ".join(dataset.facts.modalities) or "none"

@@ -38,7 +38,7 @@ def _scaled(vectors: Tensor) -> Tensor:
 
 
 def off_line(units: Tensor, first: Tensor) -> Tensor:
-    """Return (B,) how far unit vectors (B, D) lie from `first`, one of them, or its opposite, in their largest number.
+    """Return (B,) the largest difference of unit vectors (B, D) to `first`, one of them, or its opposite.
 
     Near 0 everywhere, the vectors are multiples of one: at unit length they tell at most two groups apart.
     """

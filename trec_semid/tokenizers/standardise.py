@@ -14,7 +14,13 @@ from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.core.logs import working
 from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_length
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.shards import largest_over_ranks, my_rank, my_share, sum_over_ranks
+from trec_semid.tokenizers.shards import (
+    largest_over_ranks,
+    my_rank,
+    my_share,
+    refusing_together,
+    sum_over_ranks,
+)
 
 RECONSTRUCTION_CONVENTION = (
     "mean over items of ||e - e_hat||^2, e = the item's present modality vectors, each at unit length, "
@@ -91,12 +97,16 @@ class Standardiser(nn.Module):
         """Measure mean and standard deviation over these items; every rank reads its share.
 
         Raises:
-            DataError: on every rank: a modality's vectors are multiples of one, and tell no items apart.
+            DataError: on every rank: content that cannot be used, see `Catalogue.batch`, or a modality whose
+                vectors are multiples of one, and tell no items apart.
         """
         sums = torch.zeros(3, len(self.mean), dtype=torch.float64)
-        firsts, spread = self._firsts(catalogue, rows), torch.zeros(len(self.dims))
-        mine = my_share(rows)
-        with working("standardise content", len(mine), shown=my_rank() == 0) as work:
+        spread, mine = torch.zeros(len(self.dims)), my_share(rows)
+        with (
+            refusing_together(),
+            working("standardise content", len(mine), shown=my_rank() == 0) as work,
+        ):
+            firsts = self._firsts(catalogue, rows)
             for chunk, contents in catalogue.chunks(mine, _CHUNK_ROWS):
                 units = self.unit(contents)  # rows that are missing are zeros and add nothing
                 exact = units.double()
@@ -133,8 +143,8 @@ class Standardiser(nn.Module):
             is_half = catalogue.vectors[name].dtype == np.float16
             if num_items > 1 and off <= direction_tolerance(is_half=is_half):
                 problem = (
-                    f"content that tells no items apart: the vectors of all {num_items:,} items are multiples "
-                    "of one, up to rounding, and only the direction of a vector counts"
+                    f"content that tells no items apart: the vectors of all {num_items:,} items are "
+                    "multiples of one, up to rounding, and only the direction of a vector counts"
                 )
                 remedy = (
                     'For numbers such as prices prepare content of kind = "attributes" with their columns '

@@ -75,7 +75,7 @@ def test_float_types_are_kept_or_narrowed_as_told(tmp_path):
 
 def test_equal_vectors_everywhere_are_refused_whatever_the_missing_rows_are(tmp_path):
     vectors = np.ones((5, 2), np.float32)
-    vectors[2] = 7
+    vectors[2, 1] = 7
     with pytest.raises(DataError, match=r"field 'poster': tells no items apart: the vectors of all 4 items"):
         keep(vectors, tmp_path, present=[True, True, False, True, True], cuts=(2,))
     assert keep(vectors, tmp_path, cuts=(2,)).present == 5
