@@ -18,7 +18,22 @@ _SUFFIXES: dict[str, Format] = {
 _PROBE = 'a1,;"\t\r\n'
 _OF_NO_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 """Codecs of host names and of Python's source."""
-_PACKINGS = (".zst", ".zstd", ".bz2", ".xz", ".lzma", ".zip", ".7z", ".lz4", ".br", ".snappy", ".sz", ".tar", ".tgz", ".z")
+_PACKINGS = (
+    ".zst",
+    ".zstd",
+    ".bz2",
+    ".xz",
+    ".lzma",
+    ".zip",
+    ".7z",
+    ".lz4",
+    ".br",
+    ".snappy",
+    ".sz",
+    ".tar",
+    ".tgz",
+    ".z",
+)
 _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 
 
