@@ -11,7 +11,7 @@ from tests.jobs.ranking import losses_of, rank_config, run_until, train_with_pla
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step, complete_steps
 from trec_semid.core.config import load_config
-from trec_semid.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from trec_semid.core.errors import CheckpointError, ConfigError, TrainingError
 from trec_semid.core.logs import read_events
 from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
@@ -251,18 +251,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(problem, tmp_path
     with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf).*learning rates"):
         run(config)
     assert not (tmp_path / "r/metrics.json").exists()
-
-
-def test_a_metric_that_validation_does_not_define_is_refused(problem, tmp_path):
-    shutil.copytree(problem["dataset"], tmp_path / "data")
-    path = tmp_path / "data/events/part-00000.parquet"
-    events = pq.read_table(path).to_pandas()
-    events.loc[events.split == "valid", "label"] = 1.0
-    pq.write_table(pq.read_table(path).from_pandas(events, schema=pq.read_schema(path)), path)
-    describe_again(str(tmp_path / "data"))
-    config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "r"))
-    with pytest.raises(DataError, match="validation does not define auc"):
-        run(config)
 
 
 def on_ranks(problem, folder: str):

@@ -245,8 +245,8 @@ class Training:
         except Stopped:  # on all ranks at once
             self._save_and_stop()
         if self.select_by not in metrics:
-            remedy = f"Choose another train.select_by (here: {', '.join(metrics)}), or another split rule"
-            problem = f"validation does not define {self.select_by}: not enough users or rows"
+            problem = f"the events of the valid split do not define {self.select_by}"
+            remedy = "Prepare the dataset with another [split]"
             raise DataError(problem, field="train.select_by", remedy=remedy)
         self._last_evaluated = self.steps
         values = {f"valid/{name}": metrics[name] for name in self.shown if name in metrics}
