@@ -77,7 +77,7 @@ def test_work_in_threads_keeps_its_order_and_its_errors(num_threads, monkeypatch
 def test_nan_score_is_refused_and_its_row_named():
     with pytest.raises(DataError, match=r"row 3, field 'score'.*nan") as caught:
         check_scores(np.float32([0.1, 0.2, np.nan, np.nan]))
-    assert caught.value.row == 2
+    assert caught.value.row == 3
 
 
 def test_infinite_scores_have_an_order():
