@@ -50,7 +50,9 @@ def test_a_file_that_may_not_grow_fails_the_save_and_frees_its_space(tmp_path: P
         writer.wait()
         with (
             no_file_larger_than(limit),
-            pytest.raises(CheckpointError, match=r"cannot save: a file reached the size limit.*ulimit") as error,
+            pytest.raises(
+                CheckpointError, match=r"cannot save: a file reached the size limit.*ulimit"
+            ) as error,
         ):
             writer.save(2, large(), loop={})
             writer.wait()
@@ -88,7 +90,9 @@ def test_a_full_disk_is_called_a_full_disk_wherever_in_a_tensor_file_it_happens(
             "__init__",
             lambda self, raw, on_fault: plain(self, FullDisk(raw, room), on_fault),
         )
-        with pytest.raises(CheckpointError, match=r"cannot save: the disk is full\. Free some space\. Complete"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot save: the disk is full\. Free some space\. Complete"
+        ):
             save_checkpoint(folder, 1, large())
     assert list_folder(folder) == []
 
@@ -170,7 +174,13 @@ def on_two_ranks(folder: str) -> dict[str, Any]:
 def damaged_on_one(place: str, setup: Any, is_main: bool) -> list[str]:
     """Return what a rank says of each file that is damaged in turn."""
     said = []
-    for name in ("tensors/__0_0.distcp", "tensors/__1_0.distcp", "tensors/.metadata", "loop.json", "checkpoint.json"):
+    for name in (
+        "tensors/__0_0.distcp",
+        "tensors/__1_0.distcp",
+        "tensors/.metadata",
+        "loop.json",
+        "checkpoint.json",
+    ):
         path = Path(place, "step-4", name)
         torch.distributed.barrier()
         content = path.read_bytes()

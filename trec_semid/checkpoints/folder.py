@@ -145,9 +145,7 @@ def read_file(folder: str, step: int, name: str) -> bytes:
         raise CheckpointError(f"{path}: the checkpoint has no such file. It has: {have}.")
     content = read_bytes(path) if exists(path) else b""
     if _fingerprint_of(content) != facts.files[name]:
-        raise CheckpointError(
-            f"{path}: not the file that was saved (its checksum differs). {_REMEDY}."
-        )
+        raise CheckpointError(f"{path}: not the file that was saved (its checksum differs). {_REMEDY}.")
     return content
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from trec_semid.core.config import Config
 from trec_semid.models.live_codes import TuningConfig
@@ -57,7 +57,8 @@ class TrainingRunConfig(Config):
     """Run folder to write."""
     seed: NonNegativeInt = 0
     semantic_ids: str | None = None
-    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
+    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given. Empty
+    text takes back what another file says: `--set semantic_ids=`."""
     optimizers: OptimizersConfig = OptimizersConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
@@ -66,3 +67,8 @@ class TrainingRunConfig(Config):
     tokenizer and its map; optimizers begin anew."""
     tuning: TuningConfig | None = None
     """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
+
+    @field_validator("semantic_ids", mode="before")
+    @classmethod
+    def _empty_is_none(cls, place: object) -> object:
+        return None if place == "" else place

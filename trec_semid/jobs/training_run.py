@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.training.tables import initialise_tables
 
@@ -102,9 +103,13 @@ def run_once(
         metrics, counts = train()
         if ranks.is_main:
             facts = inputs.dataset.facts
-            folder.write_metrics(
-                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-            )
+            of: dict[str, Any] = {
+                "dataset": facts.name,
+                "dataset_checksum": facts.checksum,
+                "seed": config.seed,
+            }
+            write_record(folder.uri, **of)
+            folder.write_metrics(metrics, **of, counts=counts)
         barrier()
     metrics = folder.read_json("metrics.json")["metrics"]
     if ranks.is_main:
