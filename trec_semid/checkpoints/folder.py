@@ -3,7 +3,7 @@
 step-N/tensors/          torch.distributed.checkpoint: every rank's shards
 step-N/loop.json         step, counters, hyperparameters, random state of every rank
 step-N/<extra file>      e.g. semantic_ids.parquet
-step-N/checkpoint.json   size and sha256 of all of these and of itself; written last: it makes the step visible
+step-N/checkpoint.json   sha256 of all of these and of itself; written last: it makes the step visible
 
 A step that is saved again is written beside the complete one, as step-N.1, step-N.2 and so on: of several
 complete folders of a step the last counts. Nothing is renamed, so this holds on object stores too.

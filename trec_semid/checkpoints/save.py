@@ -123,16 +123,6 @@ class CheckpointWriter:
         if running:
             running.error(timeout_s)
 
-    def settle(self, timeout_s: float | None = None) -> None:
-        """Wait for a save in the background without asking other ranks, which may be gone; nothing is raised.
-
-        Args:
-            timeout_s: the longest wait; what is not complete then never becomes visible.
-        """
-        running, self._running = self._running, None
-        if running:
-            running.error(timeout_s)
-
 
 class _Running:
     """A save in the background, which rank 0 commits from the thread that wrote it."""

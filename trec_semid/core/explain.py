@@ -139,7 +139,7 @@ def _models_at(kind: type[BaseModel], location: Location) -> list[type[BaseModel
         holders = [model for model in models if part in model.model_fields]
         annotations = [model.model_fields[str(part)].annotation for model in holders]
         names = max(map(_depth, annotations), default=0)
-        below = [model for annotation in annotations for model in _models_in(annotation)]
+        below = [model for annotation in annotations for model in models_in(annotation)]
         models = below or [model for model in models if _has_tag(model, part)] or models
     return models
 
@@ -155,7 +155,8 @@ def _has_tag(model: type[BaseModel], part: Any) -> bool:
     return "kind" in model.model_fields and model.model_fields["kind"].default == part
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a field's annotation holds, at any depth of lists, tables and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+    return [model for part in get_args(annotation) for model in models_in(part)]

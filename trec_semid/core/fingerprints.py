@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import torch.distributed as dist
 from pydantic import NonNegativeInt
 
 from trec_semid.core.config import Config
@@ -23,7 +22,6 @@ from trec_semid.core.paths import (
     read_bytes,
     write_bytes,
 )
-from trec_semid.core.ranks import broadcast_object, gather_objects
 
 Verify = Literal["once", "always"]
 """Whether contents of a folder are read once, until a file of it is written anew, or each time."""
@@ -111,6 +109,10 @@ def verify(folder: str, expected: Mapping[str, Fingerprint], *, remedy: str, mod
     Raises:
         DataError: a file is missing or is not what was written; names it.
     """
+    import torch.distributed as dist  # slow, and readers of data do without
+
+    from trec_semid.core.ranks import broadcast_object, gather_objects
+
     rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     # Rank 0 decides for all: another rank could see the stamp that it writes in the end.
     settled = broadcast_object(rank == 0 and mode == "once" and _is_stamped(folder, expected))
@@ -140,7 +142,7 @@ def _first_problem(
                 return place, "this file is missing"
             except OSError as error:
                 return place, f"cannot be read: {error}"
-            if now != expected[name]:
+            if (now.bytes, now.sha256) != (expected[name].bytes, expected[name].sha256):
                 return place, "damaged: its content is not what was written (sha256 differs)"
             work.advance(now.bytes)
     return None

@@ -22,13 +22,18 @@ from torch.distributed.rendezvous import rendezvous
 
 from trec_semid.core import stopping
 from trec_semid.core.errors import ConfigError, StackError
+from trec_semid.core.processes import scratch_prefix
 from trec_semid.core.watch import Watch
 
 PATIENCE = "TREC_SEMID_PATIENCE_S"
 """Environment variable: after how many seconds without a sign of life a rank counts as stopped."""
 _PATIENCE_S = 600.0
+_JOIN_S = 600.0
+"""How long ranks wait at least for all to come: hosts start at different times."""
 _ANY_TIME_S = 30 * 86_400.0
 """Time-out of collectives where rank 0 works alone: the watch ends such waits, not the clock."""
+_STORES: dict[str, Store] = {}
+"""Of the launches that this process was part of, by address."""
 _WATCHES: list[Watch] = []
 """Of the group that this process is in."""
 
@@ -73,12 +78,13 @@ def process_group(*, patience_s: float | None = None, has_lone_work: bool = Fals
         return
     backend = "cpu:gloo,cuda:nccl" if me.device.type == "cuda" else "gloo"
     timeout_s = _ANY_TIME_S if has_lone_work else 2 * patience_s + 60
-    with tempfile.TemporaryDirectory(prefix="trec-semid-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         watch = None
         if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
-            store = _join(me, patience_s)
+            until = time.monotonic() + max(patience_s, _JOIN_S)
+            store = _join(me, until)
             if me.world_size > 1:
-                watch = _begin_watch(store, me, patience_s, has_lone_work)
+                watch = _begin_watch(store, me, patience_s, has_lone_work, until)
         else:
             store = FileStore(f"{scratch}/store", me.world_size)
         timeout = timedelta(seconds=timeout_s)
@@ -108,18 +114,17 @@ def _patience_s() -> float:
     raise ConfigError(f"{PATIENCE}: not a number of seconds from 1 up (got '{given}')")
 
 
-def _join(me: Ranks, patience_s: float) -> Store:
+def _join(me: Ranks, until: float) -> Store:
     """Return the ranks' store below a prefix that only this very group has.
 
     torchrun's store outlives a group and every restart of the ranks, and no number that a rank knows tells
     restarts apart on all nodes (torchrun counts on each by itself). So rank 0 draws the prefix and answers
     whoever asks now: what an earlier group asked or answered is of other words.
     """
-    root, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=patience_s)))
+    root = _root_store(me, until)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if me.world_size == 1:
         return PrefixStore(f"group-{restarts}-{uuid.uuid4().hex}", root)
-    until = time.monotonic() + patience_s
     if me.rank == 0:
         name = f"group-{restarts}-{uuid.uuid4().hex}"
         for rank in range(1, me.world_size):
@@ -132,6 +137,19 @@ def _join(me: Ranks, patience_s: float) -> Store:
     name = root.get(question).decode()
     root.set(f"{name}-{me.rank}", "here")
     return PrefixStore(name, root)
+
+
+def _root_store(me: Ranks, until: float) -> Store:
+    """Connect to the store of the launch, once a process: rank 0, which may hold it, ends it with itself."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if place not in _STORES:
+        try:
+            _STORES[place], _, _ = next(
+                rendezvous("env://", timeout=timedelta(seconds=until - time.monotonic()))
+            )
+        except dist.DistError as error:
+            raise StackError(f"not all {me.world_size} ranks came together at {place}: {error}") from error
+    return _STORES[place]
 
 
 def _answer(root: Store, rank: int, name: str, until: float) -> None:
@@ -149,11 +167,10 @@ def _wait(until: float, rank: str) -> None:
     time.sleep(0.02)
 
 
-def _begin_watch(store: Store, me: Ranks, patience_s: float, has_lone_work: bool) -> Watch:
+def _begin_watch(store: Store, me: Ranks, patience_s: float, has_lone_work: bool, until: float) -> Watch:
     # A connection of its own: one that waits for a key holds up everything else on it.
     own = PrefixStore("watch", store.clone())
     watch = Watch(own, me.rank, me.world_size, patience_s=patience_s, has_lone_work=has_lone_work)
-    until = time.monotonic() + patience_s
     own.add("here", 1)
     while own.add("here", 0) < me.world_size:
         _wait(until, "a rank")

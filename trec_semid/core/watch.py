@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -108,20 +108,20 @@ class Watch:
             The error to raise instead, where this one is only what another rank's end looks like from here.
         """
         self._is_leaving = True
+        is_own = isinstance(error, (SemidError, stopping.Stopped))
         try:
-            with suppress(RuntimeError):  # the store may be gone with its host
-                return self._blame(error)
+            if isinstance(error, PeerError):
+                self._wait_until_seen()
+                return None
+            return self._blame(error, is_own=is_own)
+        except RuntimeError:  # the store is gone with its host
+            return _store_error("is gone") if isinstance(error, RuntimeError) and not is_own else None
         finally:
             self._end()
-        return None
 
-    def _blame(self, error: BaseException) -> PeerError | None:
-        if isinstance(error, PeerError):
-            return None
-        is_own = isinstance(error, (SemidError, stopping.Stopped))
-        other = (
-            None if is_own else self._fault_of_others(wait_s=1.5 if isinstance(error, RuntimeError) else 0)
-        )
+    def _blame(self, error: BaseException, *, is_own: bool) -> PeerError | None:
+        wait_s = 1.5 if isinstance(error, RuntimeError) else 0.0  # what a broken connection raises
+        other = None if is_own else self._fault_of_others(wait_s)
         if other is not None:
             return _as_error(other)
         gone = self._gone() if isinstance(error, RuntimeError) and not is_own else None
@@ -129,8 +129,12 @@ class Watch:
         return _as_error(gone) if gone else None
 
     def _publish(self, fault: Fault) -> None:
-        """Write a fault unless there is one, and wait until every rank has read it: we may host the store."""
+        """Write a fault unless there is one, and let every rank read it."""
         self._store.compare_set(_FAULT, "", json.dumps(fault))
+        self._wait_until_seen()
+
+    def _wait_until_seen(self) -> None:
+        """Wait until every rank that lives has read the fault: rank 0 may hold the store."""
         until = time.monotonic() + 4 * self._poll_s
         while time.monotonic() < until and self._store.add(_SEEN, 0) < self._world_size:
             time.sleep(0.02)
@@ -157,7 +161,7 @@ class Watch:
             if (fault := self._fault()) is not None:
                 return fault
         rank = silent[0]
-        return Fault(rank, f"gone ({first[rank].process}): killed, or its host is down", 1)
+        return Fault(rank, f"is gone ({first[rank].process}): killed, or its host is down", 1)
 
     # ---- the threads ----
 
@@ -194,9 +198,7 @@ class Watch:
                 return
 
     def _give_up(self, how: str) -> None:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        host = "the launcher" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
-        self._timer = stopping.interrupt(PeerError(f"the ranks' store at {place} ({host}) {how}", 1))
+        self._timer = stopping.interrupt(_store_error(how))
 
     def _beat(self) -> None:
         self._count += 1
@@ -225,8 +227,8 @@ class Watch:
             silent_s = now - self._heard[rank][1]
             # Others look at rank 0 a little longer than it looks at them: it names whom it misses first.
             if silent_s > self._patience_s * (1.0 if self._rank == 0 else 1.1):
-                text = f"no sign of life for {silent_s:.0f} s ({sign.process}): stopped, or its host is down"
-                fault = Fault(rank, f"{text}. It was at {sign.where}", 1)
+                how = f"gives no sign of life for {silent_s:.0f} s ({sign.process}, at {sign.where})"
+                fault = Fault(rank, f"{how}: stopped, or its host is down", 1)
         if fault is None and self._rank == 0:
             fault = late_rank(signs | self._signs([0]), self._patience_s)
         if fault is not None:
@@ -252,7 +254,7 @@ class _Stand:
         at = (id(frame), frame.f_lasti) if frame else None
         while frame is not None:
             file = frame.f_code.co_filename
-            if _OURS in file:
+            if _OURS in file and os.path.basename(file) not in ("watch.py", "ranks.py"):
                 where = f"{file[file.rindex(_OURS) :]}:{frame.f_lineno} ({frame.f_code.co_name})"
                 break
             waits = waits or any(part in file for part in _WAITING_IN)
@@ -272,8 +274,9 @@ def late_rank(signs: dict[int, Sign], patience_s: float) -> Fault | None:
     others = [rank for rank in signs if signs[rank].waited_s < patience_s / 2]
     rank = others[0] if others else min(waiting)
     longest = max(waiting.values(), key=lambda sign: sign.waited_s)
-    what = f"waited for by {len(waiting)} ranks for {longest.waited_s:.0f} s ({signs[rank].process})"
-    return Fault(rank, f"{what}. It is at {signs[rank].where}, they at {longest.where}", 1)
+    how = f"does not come to where {len(waiting)} ranks have waited for it for {longest.waited_s:.0f} s"
+    where = f"{signs[rank].process}, at {signs[rank].where}; they are at {longest.where}"
+    return Fault(rank, f"{how} ({where})", 1)
 
 
 def _sign_of(rank: int) -> str:
@@ -281,9 +284,9 @@ def _sign_of(rank: int) -> str:
 
 
 def _text_of(error: BaseException) -> str:
-    if isinstance(error, (SemidError, stopping.Stopped)):
-        return str(error)
-    return f"{type(error).__name__}: {error}"[:4000]
+    if isinstance(error, stopping.Stopped):
+        return f"was {error}"
+    return f"failed: {error}" if isinstance(error, SemidError) else f"failed: {type(error).__name__}: {error}"
 
 
 def _exit_code_of(error: BaseException) -> int:
@@ -295,4 +298,10 @@ def _exit_code_of(error: BaseException) -> int:
 
 
 def _as_error(fault: Fault) -> PeerError:
-    return PeerError(f"rank {fault.rank} failed: {fault.text}", fault.exit_code)
+    return PeerError(f"rank {fault.rank} {fault.text}", fault.exit_code)
+
+
+def _store_error(how: str) -> PeerError:
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    host = "the launcher" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
+    return PeerError(f"{host}, which holds the ranks' store at {place}, {how}", 1)

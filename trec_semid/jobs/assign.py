@@ -14,17 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import say, set_up_console, working
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
-from trec_semid.data.raw.files import find_inputs
 from trec_semid.data.raw.inputs import describe_inputs
+from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
 from trec_semid.jobs.matched_codes import seed_of, verify_codes
@@ -43,11 +44,11 @@ _DRIFT = "drift.json"
 class AssignConfig(Config):
     """What `trec-semid assign` reads."""
 
-    tokenizer: str
+    tokenizer: Place
     """Run folder of `tokenize` or of a tuned ranker, or a bundle; its tokenizer is used as it is."""
-    items: str
+    items: Place
     """New items: a Parquet file, a folder of them, or a glob pattern."""
-    out: str
+    out: Place
     """Folder to write; one that an earlier assign wrote is replaced."""
     item_id: str = "item_id"
     """Column of the ids."""
@@ -71,8 +72,12 @@ def run(config: AssignConfig) -> Assigned:
         DataError: input that cannot be used; nothing is written then.
     """
     set_up_console()
-    check_out(config.out, _DRIFT, "an assign run")
-    files = find_inputs(config.items)
+    with own_folder(config.out, "assign", inputs=[config.items]):
+        return _run(config)
+
+
+def _run(config: AssignConfig) -> Assigned:
+    parts = find_parts(config.items)
     made = RunFolder(expect_finished(config.tokenizer), "tokenize")
     of = verify_codes(_expect_folder(made))
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
@@ -82,9 +87,9 @@ def run(config: AssignConfig) -> Assigned:
     tokenizer = load_tokenizer(made.path("tokenizer"))
     columns = _columns(config, tokenizer)
     existing = read_existing(made.path(FILE), tokenizer.codebook_sizes)
-    num_items = check_ids(files, config.item_id, existing)
-    with writing(config.out), staged_folder(config.out) as staging:
-        chunks = read_parquet(files, [config.item_id, *columns.values()], _batch_rows(tokenizer))
+    num_items = check_ids(parts, config.item_id, existing)
+    with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
+        chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
         with _map_writer(join(staging, FILE), tokenizer) as writer, working("assign", num_items) as work:
             for chunk in chunks:

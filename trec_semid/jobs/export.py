@@ -14,14 +14,15 @@ from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step, extra_files, read_file
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.core.config import Config, load_saved
+from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, join, read_bytes, staged_folder, write_bytes
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs.rank_setup import RankConfig
 from trec_semid.jobs.training_run import QUALITY
@@ -47,12 +48,12 @@ _TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
 """Largest difference of a probability to the run's own prediction."""
 
 
-class ExportConfig(Config):
+class ExportConfig(VerifyConfig):
     """What `trec-semid export` reads."""
 
-    run: str
+    run: Place
     """Run folder of a finished `trec-semid rank`."""
-    out: str
+    out: Place
     """Bundle folder to write."""
     tables: TableType = "fp32"
     """`int8` keeps 8 bits a number, with a scale and a low for each row."""
@@ -78,11 +79,15 @@ def run(config: ExportConfig) -> Exported:
         CheckpointError: no best checkpoint, or the bundle does not score like the run.
     """
     set_up_console()
-    check_out(config.out, MANIFEST, "a bundle")
+    with own_folder(config.out, "export"):
+        return _run(config)
+
+
+def _run(config: ExportConfig) -> Exported:
     made = RunFolder(config.run, "rank")
     _expect_rank_run(made)
     ranked = load_saved(RankConfig, made.path("config.toml"))
-    with writing(config.out), staged_folder(config.out) as folder:
+    with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
         manifest = _write(config, ranked, made, folder)
         num_rows, difference = _check(config, ranked, folder)
     num_bytes = sum(facts.num_bytes for facts in manifest.files())
@@ -109,7 +114,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
     kept = {name: read_file(checkpoints, step, name) for name in extra_files(checkpoints, step)}
-    facts, dataset = made.read_json("metrics.json"), Dataset(ranked.dataset)
+    facts, dataset = made.read_json("metrics.json"), open_dataset(ranked.dataset, config.verify)
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
         raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")

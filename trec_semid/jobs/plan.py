@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from trec_semid.core.config import Config, load_config
+from trec_semid.core.config import Config, Place, load_config
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
 from trec_semid.core.paths import join, write_bytes
 from trec_semid.core.toml_text import read_toml
+from trec_semid.data.schema import open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
 from trec_semid.jobs.plan_retrieve import plan_retriever
 from trec_semid.jobs.plan_sizes import SizesConfig
@@ -36,11 +37,11 @@ class PlanConfig(Config):
     """Those of a retrieve config likewise: keys at the top are its own where `model.kind` names a retriever
     or, without one, where one of them is in no rank config or all of them are in retrieve configs."""
     sizes: SizesConfig = SizesConfig()
-    cluster: list[str] = Field(min_length=1)
+    cluster: list[Place] = Field(min_length=1)
     """TOML file of a cluster, or several to plan for one after another."""
     name: str = "plan"
     """What plans are called that go to the default place; the command line takes the config's file name."""
-    out: str | None = None
+    out: Place | None = None
     """JSON file for the plan; a folder for several clusters, or where it ends in /. None is
     `plans/<name>-<cluster>.json`."""
 
@@ -106,6 +107,9 @@ def run(config: PlanConfig) -> list[Planned]:
     """
     set_up_console()
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
+    model = config.retrieve or config.rank
+    if model and config.sizes.reads_dataset:
+        open_dataset(model.dataset, model.verify)
     places = _places(config, clusters)
     planned: list[Planned] = []
     refusals: list[str] = []

@@ -167,8 +167,14 @@ class Tuning:
             raise TrainingError(
                 f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
                 f"{last_good}. Start another run from it (start_from), with a lower tuning.learning_rate, a "
-                "higher tuning.temperature, heavier anchors, or tuning.estimator = 'gumbel'."
+                f"higher tuning.temperature, or heavier anchors{self._other_estimator}."
             )
+
+    @property
+    def _other_estimator(self) -> str:
+        """Advice that `load_learned` takes: noise is for codes of one level."""
+        is_refused = self.config.estimator == "gumbel" or len(self.tokenizer.stages) > 1
+        return "" if is_refused else ", or with tuning.estimator = 'gumbel'"
 
     def _agreement(self) -> float:
         """Return the mean over steps and ranks of the share of chosen codes that are the map's."""
