@@ -17,6 +17,7 @@ from trec_semid.core.paths import (
     filesystem,
     is_folder,
     is_local,
+    is_private,
     join,
     list_folder,
     parent_of,
@@ -189,7 +190,7 @@ def refuse_private(folder: str, num_processes: int) -> None:
     Raises:
         ConfigError: it is one, and they are several.
     """
-    if folder.startswith("memory://") and num_processes > 1:
+    if num_processes > 1 and is_private(folder):
         raise ConfigError(
             f"{folder}: memory:// is private to a process, and several write here. Name a disk."
         )
