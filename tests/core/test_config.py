@@ -137,7 +137,7 @@ def test_all_faults_are_told_at_once_each_with_file_and_key(tmp_path: Path):
     assert "train.steps: " in message
     assert "(got 1.5)" in message
     assert "train.rate: Input should be a finite number" in message
-    assert "tokenizer.kmeans.levels: Input should be less than or equal to 8 (got 9)" in message
+    assert "tokenizer.levels: Input should be less than or equal to 8 (got 9)" in message
     assert (
         "--set rules.t.kernel=fusd: rules.t.kernel: Input should be 'fused' or 'dense' (got 'fusd')"
         in message

@@ -21,7 +21,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def facts_of_rank() -> dict:
     facts: dict = {}
     for turn in range(2):  # jobs may follow each other in one process
-        with process_group(timeout_s=60) as me:
+        with process_group(patience_s=60) as me:
             facts[f"me {turn}"] = (me.rank, me.world_size, me.local_rank, me.is_main, me.device.type)
             total = torch.tensor([me.rank + 1.0])
             dist.all_reduce(total)

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.datasets import write_small_dataset
+from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.features import FeaturesConfig, describe_features
 from trec_semid.data.histories import HistoryConfig
@@ -25,6 +25,7 @@ def replace(path, column, values, kind) -> None:
     table = pq.read_table(path)
     at = table.column_names.index(column)
     pq.write_table(table.set_column(at, column, pa.array(values, kind)), path)
+    describe_again(path.split("/d/")[0] + "/d")
 
 
 def test_side_fields_can_be_chosen(folder):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.datasets import write_small_dataset
+from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import DataError
 from trec_semid.data.histories import Events, HistoryConfig, index_histories, read_events
 from trec_semid.data.schema import Dataset
@@ -93,6 +93,7 @@ def test_without_timestamps_order_is_the_clock(tmp_path):
 def change_events(folder, change) -> None:
     path = f"{folder}/events/part-00000.parquet"
     pq.write_table(change(pq.read_table(path)), path)
+    describe_again(folder)
 
 
 def test_a_missing_timestamp_is_refused_by_row(tmp_path):

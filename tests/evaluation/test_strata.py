@@ -3,7 +3,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.datasets import write_small_dataset
+from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
@@ -66,6 +66,7 @@ def test_sampled_negatives_are_no_training_events_for_strata_and_counts(tmp_path
     at = table.schema.get_field_index("behaviour")
     table = table.set_column(at, table.schema.field(at), behaviours.cast(table.schema.field(at).type))
     pq.write_table(table, file)
+    describe_again(folder)
     strata = training_strata(Dataset(folder))
     assert named(strata.items[[item]], POPULARITY) == ["unseen"]
     assert (strata.items == 3).sum() == 3  # the two that never had an event, and this one

@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.datasets import write_small_dataset
 from trec_semid.core.logs import read_events
 from trec_semid.data.schema import Dataset
+from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -49,3 +51,19 @@ def train_with_plan(problem: dict[str, Any], run_folder: str, sharding_type: str
     rules = {"tables": {"t_*": {"sharding_types": [sharding_type]}}}
     config = rank_config(problem, run_folder, sharding=rules, train={"max_epochs": 2})
     return {"metrics": run(config).metrics, "losses": losses_of(run_folder)}
+
+
+def run_until(monkeypatch: pytest.MonkeyPatch, config: RankConfig, num_steps: int) -> None:
+    """Run, and be interrupted after so many steps."""
+    whole = training_loop.train_steps
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        for report in whole(*args, **kwargs):
+            yield report
+            if report.step == num_steps:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "train_steps", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)

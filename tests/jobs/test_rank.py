@@ -6,18 +6,18 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from tests.jobs.ranking import losses_of, rank_config, train_with_plan, write_problem
+from tests.datasets import describe_again
+from tests.jobs.ranking import losses_of, rank_config, run_until, train_with_plan, write_problem
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step, complete_steps
 from trec_semid.core.config import load_config
-from trec_semid.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from trec_semid.core.errors import CheckpointError, ConfigError, TrainingError
 from trec_semid.core.logs import read_events
 from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.evaluation.strata import training_strata
-from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -126,24 +126,8 @@ def test_a_finished_run_is_left_as_it_is(finished, problem):
 
 
 def test_another_config_does_not_overwrite_a_run(finished, problem):
-    with pytest.raises(ConfigError, match="holds a run of another config"):
+    with pytest.raises(ConfigError, match="holds a run of another config: seed: 0 there, 5 now"):
         run(rank_config(problem, finished[0], seed=5))
-
-
-def run_until(monkeypatch, config: RankConfig, num_steps: int) -> None:
-    """Run, and be interrupted after so many steps."""
-    whole = training_loop.train_steps
-
-    def stopping(*args, **kwargs):
-        for report in whole(*args, **kwargs):
-            yield report
-            if report.step == num_steps:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "train_steps", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +156,7 @@ def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
     shutil.copytree(problem["dataset"], tmp_path / "data")
     config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "run"))
     run_until(monkeypatch, config, 8)
-    facts = json.loads((tmp_path / "data/dataset.json").read_text())
-    (tmp_path / "data/dataset.json").write_text(json.dumps({**facts, "checksum": "other"}))
+    describe_again(str(tmp_path / "data"), checksum="other")
     with pytest.raises(CheckpointError, match="trained on other data"):
         run(config)
 
@@ -268,17 +251,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(problem, tmp_path
     with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf).*learning rates"):
         run(config)
     assert not (tmp_path / "r/metrics.json").exists()
-
-
-def test_a_metric_that_validation_does_not_define_is_refused(problem, tmp_path):
-    shutil.copytree(problem["dataset"], tmp_path / "data")
-    path = tmp_path / "data/events/part-00000.parquet"
-    events = pq.read_table(path).to_pandas()
-    events.loc[events.split == "valid", "label"] = 1.0
-    pq.write_table(pq.read_table(path).from_pandas(events, schema=pq.read_schema(path)), path)
-    config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "r"))
-    with pytest.raises(DataError, match="validation does not define auc"):
-        run(config)
 
 
 def on_ranks(problem, folder: str):

@@ -19,7 +19,7 @@ PLACE_FAULTS = {
 """What the operating system says of a place, which is no bug of ours: no traceback."""
 
 
-def complain_of(error: Exception) -> None:
+def complain_of(error: BaseException) -> None:
     """Say what went wrong: a line where it was foreseen, else the traceback."""
     if isinstance(error, SemidError):
         complain(f"error: {error}")
@@ -37,7 +37,7 @@ def complain(text: str) -> None:
     sys.stderr.flush()
 
 
-def tell_torchrun(error: Exception) -> None:
+def tell_torchrun(error: BaseException) -> None:
     """Leave the error where torchrun's summary of a failed launch looks for it."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler

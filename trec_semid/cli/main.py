@@ -14,6 +14,7 @@ import typer
 from trec_semid import __version__
 from trec_semid.cli.faults import INTERRUPTED, complain, complain_of, tell_torchrun
 from trec_semid.core.errors import SemidError
+from trec_semid.core.stopping import Stopped, heed_parent, heeding_signals, leave
 
 app = typer.Typer(
     name="trec-semid",
@@ -63,7 +64,8 @@ def teach(
     \b
     Every CONFIG verb takes several files, merged left to right, and --set a.b=c on top.
     Several processes:  torchrun --nproc-per-node 2 -m trec_semid.cli.main rank CONFIG.toml
-    Exit code: 0 all is well, 1 it failed, 2 the input (files, config, options) cannot be used.
+    Exit code: 0 all is well, 1 it failed, 2 the input (files, config, options) cannot be used,
+               143 or 130 stopped by SIGTERM or SIGINT: the same command goes on where it can.
     """
 
 
@@ -280,16 +282,30 @@ def _run(
 
 def main() -> None:
     """Run the command line and exit with its code; the entry of `trec-semid` and of `-m`."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        heed_parent()
+    with heeding_signals():
+        exit_code = _exit_code_of_app()
+        if exit_code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            leave(exit_code)  # a thread that waits for another rank would hold up an ordinary exit
+    sys.exit(exit_code)
+
+
+def _exit_code_of_app() -> int:
     try:
         app(prog_name="trec-semid")
+    except Stopped as stop:
+        complain(f"{stop}; the same command goes on where it can")
+        return 128 + stop.number
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             complain("interrupted; the same command goes on where it can")
-        raise
-    except Exception as error:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:
         tell_torchrun(error)
         complain_of(error)
-        sys.exit(error.exit_code if isinstance(error, SemidError) else 1)
+        return error.exit_code if isinstance(error, SemidError) else 1
+    return 0
 
 
 if __name__ == "__main__":

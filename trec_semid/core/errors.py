@@ -1,24 +1,22 @@
 """Typed errors, worded `<where>: <what is wrong> (got X, expected Y). <Remedy>` throughout."""
 
-from typing import ClassVar
-
 
 class SemidError(Exception):
     """Anything trec_semid refuses on purpose; `exit_code` is what the command line returns."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class ConfigError(SemidError):
     """A configuration that cannot be used; lists every fault at once."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class DataError(SemidError):
     """Input data that cannot be used; names file, row, field, value and remedy."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
     def __init__(
         self,
@@ -43,7 +41,7 @@ class DataError(SemidError):
 class LockError(SemidError):
     """A folder that another process works in; names it."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class ShapeError(SemidError):
@@ -57,7 +55,15 @@ class PlanError(SemidError):
 class CheckpointError(SemidError):
     """A checkpoint that cannot be saved or does not fit what loads it."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
+
+
+class PeerError(SemidError):
+    """Another rank failed, was stopped or is gone; the exit code is that of its error."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class StackError(SemidError):

@@ -1,23 +1,41 @@
 """Who am I among the processes, and the process group around a job."""
 
-import itertools
 import os
 import tempfile
+import threading
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import FileStore, PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import (  # pyright: ignore[reportPrivateImportUsage]
+    FileStore,
+    PrefixStore,
+    Store,
+)
 from torch.distributed.rendezvous import rendezvous
 
+from trec_semid.core import stopping
+from trec_semid.core.errors import ConfigError, StackError
 from trec_semid.core.processes import scratch_prefix
+from trec_semid.core.watch import Watch
 
-_GROUPS = itertools.count()
-"""Numbers the process groups of this process; equal on all ranks, which join the same groups in order."""
+PATIENCE = "TREC_SEMID_PATIENCE_S"
+"""Environment variable: after how many seconds without a sign of life a rank counts as stopped."""
+_PATIENCE_S = 600.0
+_JOIN_S = 600.0
+"""How long ranks wait at least for all to come: hosts start at different times."""
+_ANY_TIME_S = 30 * 86_400.0
+"""Time-out of collectives where rank 0 works alone: the watch ends such waits, not the clock."""
+_STORES: dict[str, Store] = {}
+"""Of the launches that this process was part of, by address."""
+_WATCHES: list[Watch] = []
+"""Of the group that this process is in."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +54,48 @@ class Ranks:
 
 
 @contextmanager
-def process_group(*, timeout_s: float = 600.0) -> Iterator[Ranks]:
+def process_group(*, patience_s: float | None = None, has_lone_work: bool = False) -> Iterator[Ranks]:
     """Join the process group that torchrun describes, or make one of a single process.
 
     Uses NCCL when every local rank has a GPU of its own and gloo otherwise. A group that is there
-    already is used and left as it was, so jobs can run one after another in one process.
+    already is used and left as it was, so jobs can run one after another in one process. An error on one
+    rank, or the end of one, ends all of them with that error within seconds.
+
+    Args:
+        patience_s: after how long a rank that is stopped, or that others wait for, is named and all end;
+            `TREC_SEMID_PATIENCE_S` where not given, else ten minutes.
+        has_lone_work: rank 0 may work alone for any time while others wait; only silence counts then.
+
+    Raises:
+        PeerError: another rank failed, was stopped or is gone.
+        ConfigError: `TREC_SEMID_PATIENCE_S` is no number of seconds.
+        StackError: not all ranks came.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    patience_s = patience_s or _patience_s()
+    me = _this_rank()
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), me.local_rank, me.device)
+        return
+    backend = "cpu:gloo,cuda:nccl" if me.device.type == "cuda" else "gloo"
+    timeout_s = _ANY_TIME_S if has_lone_work else 2 * patience_s + 60
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
+        watch = None
+        if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
+            until = time.monotonic() + max(patience_s, _JOIN_S)
+            store = _join(me, until)
+            if me.world_size > 1:
+                watch = _begin_watch(store, me, patience_s, has_lone_work, until)
+        else:
+            store = FileStore(f"{scratch}/store", me.world_size)
+        timeout = timedelta(seconds=timeout_s)
+        with _watched(watch):
+            dist.init_process_group(
+                backend, timeout=timeout, store=store, rank=me.rank, world_size=me.world_size
+            )
+            yield me
+
+
+def _this_rank() -> Ranks:
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     # Asked of the node, not of this rank: every rank must choose the same backend.
     on_node = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
@@ -50,23 +103,148 @@ def process_group(*, timeout_s: float = 600.0) -> Iterator[Ranks]:
     device = torch.device("cuda", local_rank) if with_gpu else torch.device("cpu")
     if with_gpu:
         torch.cuda.set_device(device)
-    if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)
-        return
-    backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
-    patience = timedelta(seconds=timeout_s)
-    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
-        if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
-            store, _, _ = next(rendezvous("env://", timeout=patience))
-        else:
-            store = FileStore(f"{scratch}/store", world_size)
-        # torchrun's store outlives a group: the next one must not meet the keys of the last.
-        store = PrefixStore(f"group-{next(_GROUPS)}", store)
-        dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=world_size)
+    return Ranks(rank, int(os.environ.get("WORLD_SIZE", "1")), local_rank, device)
+
+
+def _patience_s() -> float:
+    given = os.environ.get(PATIENCE)
+    with suppress(ValueError):
+        if given is None or float(given) >= 1:
+            return float(given or _PATIENCE_S)
+    raise ConfigError(f"{PATIENCE}: not a number of seconds from 1 up (got '{given}')")
+
+
+def _join(me: Ranks, until: float) -> Store:
+    """Return the ranks' store below a prefix that only this very group has.
+
+    torchrun's store outlives a group and every restart of the ranks, and no number that a rank knows tells
+    restarts apart on all nodes (torchrun counts on each by itself). So rank 0 draws the prefix and answers
+    whoever asks now: what an earlier group asked or answered is of other words.
+    """
+    root = _root_store(me, until)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if me.world_size == 1:
+        return PrefixStore(f"group-{restarts}-{uuid.uuid4().hex}", root)
+    if me.rank == 0:
+        name = f"group-{restarts}-{uuid.uuid4().hex}"
+        for rank in range(1, me.world_size):
+            _answer(root, rank, name, until)
+        return PrefixStore(name, root)
+    question = uuid.uuid4().hex
+    root.set(f"ask-{me.rank}", question)
+    while not root.check([question]):
+        _wait(until, "rank 0")
+    name = root.get(question).decode()
+    root.set(f"{name}-{me.rank}", "here")
+    return PrefixStore(name, root)
+
+
+def _root_store(me: Ranks, until: float) -> Store:
+    """Connect to the store of the launch, once a process: rank 0, which may hold it, ends it with itself."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if place not in _STORES:
         try:
-            yield Ranks(rank, world_size, local_rank, device)
-        finally:
-            dist.destroy_process_group()
+            _STORES[place], _, _ = next(
+                rendezvous("env://", timeout=timedelta(seconds=until - time.monotonic()))
+            )
+        except dist.DistError as error:
+            raise StackError(f"not all {me.world_size} ranks came together at {place}: {error}") from error
+    return _STORES[place]
+
+
+def _answer(root: Store, rank: int, name: str, until: float) -> None:
+    answered = None
+    while not root.check([f"{name}-{rank}"]):
+        if root.check([f"ask-{rank}"]) and (question := root.get(f"ask-{rank}").decode()) != answered:
+            root.set(question, name)
+            answered = question
+        _wait(until, f"rank {rank}")
+
+
+def _wait(until: float, rank: str) -> None:
+    if time.monotonic() > until:
+        raise StackError(f"{rank} did not come. Are all launchers started, with the same --nnodes?")
+    time.sleep(0.02)
+
+
+def _begin_watch(store: Store, me: Ranks, patience_s: float, has_lone_work: bool, until: float) -> Watch:
+    # A connection of its own: one that waits for a key holds up everything else on it.
+    own = PrefixStore("watch", store.clone())
+    watch = Watch(own, me.rank, me.world_size, patience_s=patience_s, has_lone_work=has_lone_work)
+    own.add("here", 1)
+    while own.add("here", 0) < me.world_size:
+        _wait(until, "a rank")
+    watch.begin()
+    return watch
+
+
+@contextmanager
+def _watched(watch: Watch | None) -> Iterator[None]:
+    """Tell all ranks of an error in here, and leave the process group in any case."""
+    if watch:
+        _WATCHES.append(watch)
+    try:
+        yield
+    except BaseException as error:
+        instead = watch.blame(error) if watch else None
+        _end_group(in_peace=watch is None)
+        if instead is not None:
+            raise instead from error
+        raise
+    else:
+        if watch:
+            watch.leave()
+        _end_group(in_peace=True)
+    finally:
+        if watch:
+            _WATCHES.remove(watch)
+
+
+def _end_group(*, in_peace: bool) -> None:
+    if not dist.is_initialized():
+        return
+    if in_peace:
+        dist.destroy_process_group()
+        return
+    # Other ranks may never answer: what a collective of ours waits for must not hold us up.
+    ending = threading.Thread(target=_destroy_quietly, daemon=True)
+    ending.start()
+    ending.join(timeout=2.0)
+
+
+def _destroy_quietly() -> None:
+    with suppress(RuntimeError):
+        dist.destroy_process_group()
+
+
+@contextmanager
+def lone_work() -> Iterator[None]:
+    """Surround what rank 0 does alone for any time; the others wait at its end, without a collective."""
+    if not _WATCHES:
+        yield
+        return
+    with _WATCHES[-1].lone_work():
+        yield
+
+
+def signal_on_any_rank() -> int:
+    """Return the number of a signal that asked any rank to stop, the same on each, or 0; all ranks ask."""
+    mine = stopping.signal_asked()
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return mine
+    asked = torch.tensor([mine])
+    dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+    return int(asked.item())
+
+
+def leave_if_asked() -> None:
+    """Raise `Stopped` on all ranks together where stopping is deferred and a signal has asked one of them.
+
+    Between collectives of long work that is done anew after a restart. Where stopping is not deferred the
+    signal itself has raised it.
+    """
+    if stopping.is_deferred() and (number := signal_on_any_rank()):
+        raise stopping.Stopped(number)
 
 
 def gather_objects(value: Any) -> list[Any]:

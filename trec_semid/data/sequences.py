@@ -96,8 +96,11 @@ def build_sequences(events: Events, config: SequencesConfig, num_users: int) -> 
         chosen &= events.labels > 0.5
     rows = np.flatnonzero(chosen)
     if not len(rows):
-        remedy = "Set sequences.events = 'all', or change [label]"
-        raise DataError("no events to make sequences of", field="events", remedy=remedy)
+        if config.events == "positives":
+            remedy = "Set sequences.events = 'all', or prepare the dataset with another [label]"
+            raise DataError("no events with label 1 to make sequences of", field="label", remedy=remedy)
+        remedy = "Prepare the dataset with events that happened: these are sampled negatives"
+        raise DataError("no events to make sequences of", field="behaviour", remedy=remedy)
     order = rows[np.argsort(events.users[rows], kind="stable")]
     users, splits = events.users[order], events.splits[order].astype(np.int64)
     wrong = (np.diff(users) == 0) & (np.diff(splits) < 0)

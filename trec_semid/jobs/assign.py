@@ -24,8 +24,8 @@ from trec_semid.core.runs import RunFolder
 from trec_semid.data.folder import writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
-from trec_semid.data.raw.files import find_inputs
 from trec_semid.data.raw.inputs import describe_inputs
+from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
 from trec_semid.tokenizers.drift import DriftMeter
@@ -74,7 +74,7 @@ def run(config: AssignConfig) -> Assigned:
 
 
 def _run(config: AssignConfig) -> Assigned:
-    files = find_inputs(config.items)
+    parts = find_parts(config.items)
     made = RunFolder(expect_finished(config.tokenizer), "tokenize")
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
     if _is_finished(config, inputs):
@@ -83,9 +83,9 @@ def _run(config: AssignConfig) -> Assigned:
     tokenizer = load_tokenizer(made.path("tokenizer"))
     columns = _columns(config, tokenizer)
     existing = read_existing(made.path(FILE), tokenizer.codebook_sizes)
-    num_items = check_ids(files, config.item_id, existing)
+    num_items = check_ids(parts, config.item_id, existing)
     with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
-        chunks = read_parquet(files, [config.item_id, *columns.values()], _batch_rows(tokenizer))
+        chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
         with _map_writer(join(staging, FILE), tokenizer) as writer, working("assign", num_items) as work:
             for chunk in chunks:

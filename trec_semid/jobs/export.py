@@ -12,9 +12,9 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from trec_semid.checkpoints.folder import best_step, read_facts, read_file
+from trec_semid.checkpoints.folder import best_step, extra_files, read_file
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.core.config import Config, Place, load_saved
+from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.own_folder import own_folder
@@ -22,7 +22,7 @@ from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs.rank_setup import RankConfig
 from trec_semid.jobs.training_run import QUALITY
@@ -46,7 +46,7 @@ _TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
 """Largest difference of a probability to the run's own prediction."""
 
 
-class ExportConfig(Config):
+class ExportConfig(VerifyConfig):
     """What `trec-semid export` reads."""
 
     run: Place
@@ -111,8 +111,8 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     step = best_step(checkpoints)
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
-    kept = {name: read_file(checkpoints, step, name) for name in read_facts(checkpoints, step).sha256}
-    facts, dataset = made.read_json("metrics.json"), Dataset(ranked.dataset)
+    kept = {name: read_file(checkpoints, step, name) for name in extra_files(checkpoints, step)}
+    facts, dataset = made.read_json("metrics.json"), open_dataset(ranked.dataset, config.verify)
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
         raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")

@@ -4,7 +4,6 @@ A plan config is a rank or a retrieve config with a cluster, and sizes where tab
 dataset's.
 """
 
-import tomllib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -13,7 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from trec_semid.core.config import Config, Place, load_config
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.paths import join, read_bytes, write_bytes
+from trec_semid.core.paths import join, write_bytes
+from trec_semid.core.toml_text import read_toml
+from trec_semid.data.schema import open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
 from trec_semid.jobs.plan_retrieve import plan_retriever
 from trec_semid.jobs.plan_sizes import SizesConfig
@@ -90,8 +91,8 @@ def _is_of_retriever(values: dict[str, Any]) -> bool:
 
 def _describes_cluster(file: str) -> bool:
     try:
-        keys = tomllib.loads(read_bytes(file).decode()).keys()
-    except (OSError, ValueError):
+        keys = read_toml(file).keys()
+    except ConfigError:
         return False  # load_config says what is wrong with it
     return {"num_nodes", "devices_per_node"} <= keys <= ClusterConfig.model_fields.keys()
 
@@ -106,6 +107,9 @@ def run(config: PlanConfig) -> list[Planned]:
     """
     set_up_console()
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
+    model = config.retrieve or config.rank
+    if model and config.sizes.reads_dataset:
+        open_dataset(model.dataset, model.verify)
     places = _places(config, clusters)
     planned: list[Planned] = []
     refusals: list[str] = []

@@ -31,6 +31,11 @@ class SizesConfig(Config):
     mean_lengths: dict[str, NonNegativeFloat] = {}
     """Average ids per row of a feature. Otherwise a history counts as full and all else as 1."""
 
+    @property
+    def reads_dataset(self) -> bool:
+        """Whether a count is the dataset's own."""
+        return self.num_users is None or self.num_items is None
+
     def dataset(self, uri: str) -> Dataset:
         """Return the dataset with these counts instead of its own; imagined where both are given."""
         if self.num_users is None or self.num_items is None:

@@ -46,7 +46,7 @@ def run(config: RankConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config, config.train) as ranks, own_folder(config.run, "rank", ranks):
+    with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
 
@@ -118,6 +118,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         inputs.checksums,
         tuning,
         config.start_from,
+        config.resume_from,
     )
 
 

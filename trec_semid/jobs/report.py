@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from trec_semid.core.config import Config, Place
+from trec_semid.core.config import Place
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import join, write_files
+from trec_semid.data.schema import VerifyConfig
 from trec_semid.evaluation.report.build import build_report
 from trec_semid.evaluation.report.collect import collect_runs
 from trec_semid.evaluation.report.content import Report
@@ -15,7 +16,7 @@ from trec_semid.evaluation.report.markdown import render_markdown
 from trec_semid.evaluation.report.render import render_json, render_page
 
 
-class ReportConfig(Config):
+class ReportConfig(VerifyConfig):
     """What to report, and where to."""
 
     runs: list[Place] = Field(min_length=1)
@@ -58,7 +59,7 @@ def run(config: ReportConfig) -> WrittenReport:
 
 def _run(config: ReportConfig, folder: str) -> WrittenReport:
     report = build_report(
-        collect_runs(config.runs, config.dataset),
+        collect_runs(config.runs, config.dataset, config.verify),
         title=config.title,
         baseline=config.baseline,
         num_replicates=config.replicates,

@@ -45,7 +45,7 @@ def run(config: RetrieveConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config, config.train) as ranks, own_folder(config.run, "retrieve", ranks):
+    with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if isinstance(config.model, EnsembleConfig):
             expect_members(config.model, config)
@@ -118,6 +118,7 @@ def _set_up(
         inputs.checksums,
         tuning,
         config.start_from,
+        config.resume_from,
     )
     return training, evaluator
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trec_semid.core.logs import working
-from trec_semid.core.ranks import Ranks
+from trec_semid.core.ranks import Ranks, leave_if_asked
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.schema import Split
@@ -88,6 +88,7 @@ class Evaluator:
         self.search.begin()
         size = world * min(-(-self.config.train.evaluation_batch_size // world), self.search.users_at_once)
         for start in range(0, len(rows.users), size):
+            leave_if_asked()
             chosen = np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]
             is_known = rows.histories.lengths[chosen] > 0
             for search, own in ((self.search, chosen[is_known]), (popular, chosen[~is_known])):

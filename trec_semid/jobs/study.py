@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from trec_semid.core.own_folder import locked_folder, own_folder
 from trec_semid.core.owners import refuse_private
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_files
 from trec_semid.core.runs import RunFolder
+from trec_semid.core.stopping import Stopped, heeding_signals
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.study_compare import compare, with_tokenizers
 from trec_semid.jobs.study_grid import PlannedRun, StudyConfig, plan_runs
@@ -35,6 +35,8 @@ from trec_semid.jobs.table import job_named
 
 __all__ = ["StudyConfig", "run"]
 log = logging.getLogger(__name__)
+_STOP_S = 20.0
+"""How long workers have to save and clean up; the study itself has to end some seconds later."""
 
 
 def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
@@ -69,7 +71,9 @@ def _run(config: StudyConfig, find_job: FindJob) -> dict[str, Any]:
         waiting = [one for one in planned if one.label not in kept]
         try:
             _run_all(config.out, schedule, waiting, workers)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
+            for worker in workers:
+                worker.ask_to_stop()
             ended = [one for one in planned if one.label in kept or one.label in schedule.outcomes]
             _write_results(config, ended, schedule.outcomes, time.monotonic() - started)
             log.warning("interrupted: the table has %d of %d runs", len(ended), len(planned))
@@ -81,17 +85,19 @@ def _run(config: StudyConfig, find_job: FindJob) -> dict[str, Any]:
 
 @contextmanager
 def _workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> Iterator[list[Worker]]:
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     workers: list[Worker] = []
     # Workers inherit these: torch reads the first when it is imported, rich the second, for the logs.
-    with _environment({"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}):
+    environment = {"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}
+    with heeding_signals(), _environment(environment):
         try:
             workers += [Worker(find_job, number) for number in range(min(config.workers, num_runs))]
             yield workers
         finally:
             for worker in workers:
-                worker.stop()
-            signal.signal(signal.SIGTERM, before)
+                worker.ask_to_stop()
+            until = time.monotonic() + _STOP_S
+            for worker in workers:
+                worker.stop(until - time.monotonic())
 
 
 @contextmanager

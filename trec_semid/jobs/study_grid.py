@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from trec_semid.core.config import Config, Place, toml_value
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import join
+from trec_semid.data.schema import VerifyConfig
 
 Value = str | int | float | bool
 FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "retrieve": "run", "report": "out"}
@@ -109,8 +110,8 @@ def _merged(into: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class StudyConfig(Config):
-    """A grid of runs and its table."""
+class StudyConfig(VerifyConfig):
+    """A grid of runs and its table; with `verify = "always"` its runs have that too."""
 
     out: Place
     """Folder of the study: run folders, logs and table go below it."""
@@ -222,6 +223,8 @@ def _plan_run(
     known |= {run.step: run.folder for run in planned if run.seed in (None, seed)}
     values: dict[str, Any] = {FOLDER_KEY[step.verb]: join(config.out, *parts)}
     values |= {} if seed is None else {"seed": seed}
+    if config.verify != "once" and step.verb != "prepare":
+        values["verify"] = config.verify
     values |= _filled(step.set, known)
     named = names_in(step.set) | set(step.after)
     needs = [run.label for run in planned if run.step in named and (run.seed in (None, seed) or seed is None)]

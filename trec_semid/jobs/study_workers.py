@@ -18,6 +18,7 @@ from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, read_bytes, write_bytes
 from trec_semid.core.runs import RunFolder
+from trec_semid.core.stopping import heed_parent, heeding_signals
 from trec_semid.jobs.study_grid import PlannedRun
 from trec_semid.jobs.table import Job
 from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes, semantic_ids_file
@@ -50,6 +51,7 @@ class Worker:
         self._find_job, self._number = find_job, number
         self.order: PlannedRun | None = None
         self.began = 0.0
+        self._was_asked = False
         self._start()
 
     def look(self, planned: list[PlannedRun]) -> None:
@@ -84,10 +86,16 @@ class Worker:
         self._start()
         return Outcome(order.label, how, time.monotonic() - self.began)
 
-    def stop(self) -> None:
-        """End the process, gently first: what it was writing is cleaned up."""
-        self._process.terminate()
-        self._process.join(timeout=10)
+    def ask_to_stop(self) -> None:
+        """Ask the process to end: training saves a checkpoint, and what was half-written is cleaned up."""
+        if not self._was_asked:  # a second signal would end it at once
+            self._was_asked = True
+            self._process.terminate()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the process, gently for so long."""
+        self.ask_to_stop()
+        self._process.join(timeout=max(timeout_s, 0.0))
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -119,18 +127,19 @@ def _serve(pipe: Connection, find_job: FindJob, number: int) -> None:
     own = devices_of(number, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
     if own is not None:  # before anything asks the driver for a context
         os.environ["CUDA_VISIBLE_DEVICES"] = own
-    # Ctrl-C reaches the whole group: the study decides, and ends its workers by SIGTERM, which unwinds.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    while True:
-        try:
-            order = pipe.recv()
-        except EOFError:
-            return
-        if isinstance(order, list):
-            pipe.send([look_at(planned, find_job) for planned in order])
-        else:
-            pipe.send(execute(order[0], order[1], find_job))
+    heed_parent()
+    with heeding_signals():
+        # Ctrl-C reaches the whole group: the study decides, and ends its workers by SIGTERM, which unwinds.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while True:
+            try:
+                order = pipe.recv()
+            except EOFError:
+                return
+            if isinstance(order, list):
+                pipe.send([look_at(planned, find_job) for planned in order])
+            else:
+                pipe.send(execute(order[0], order[1], find_job))
 
 
 def look_at(planned: PlannedRun, find_job: FindJob) -> Look:

@@ -2,20 +2,21 @@
 
 import logging
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import NonNegativeInt
 
-from trec_semid.core.config import Config, Place
+from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
+from trec_semid.core.identity import MayChange
 from trec_semid.core.logs import RunLog, say, set_up_console, track, working
 from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, DatasetConfig, open_dataset
 from trec_semid.tokenizers.collisions import Resolution, Resolved, resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import encode_catalogue
@@ -26,15 +27,12 @@ from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
-_A_DAY_S = 86_400.0
 
 
-class TokenizeConfig(Config):
+class TokenizeConfig(DatasetConfig):
     """What `trec-semid tokenize` reads."""
 
-    dataset: Place
-    """Dataset folder."""
-    run: Place
+    run: Annotated[Place, MayChange()]
     """Run folder to write."""
     seed: NonNegativeInt = 0
     modalities: tuple[str, ...] | None = None
@@ -62,10 +60,10 @@ def run(config: TokenizeConfig) -> Tokenized:
         SemidError: input or a config that cannot be used.
     """
     # Rank 0 clusters and describes alone while the others wait.
-    with process_group(timeout_s=_A_DAY_S) as ranks:
+    with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
         with own_folder(config.run, "tokenize", ranks):
-            folder, dataset = RunFolder(config.run, "tokenize"), Dataset(config.dataset)
+            folder, dataset = RunFolder(config.run, "tokenize"), open_dataset(config.dataset, config.verify)
             if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
                 _log.info("%s is already done", config.run)
             else:
@@ -122,9 +120,11 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
     rows = catalogue.rows_with_content()
     if config.fit_on == "train_items":
         seen = np.zeros(catalogue.num_items, dtype=bool)
-        for batch in dataset.event_batches(["item_row", "split"]):
+        for batch in dataset.event_batches(["item_row", "split", "behaviour"]):
+            # A sampled negative is no event of its item.
+            observed = np.asarray(batch["behaviour"].cast("string")) != "negative"
             in_train = np.asarray(batch["split"].cast("string")) == "train"
-            seen[np.asarray(batch["item_row"])[in_train]] = True
+            seen[np.asarray(batch["item_row"])[in_train & observed]] = True
         rows = rows[seen[rows]]
     return rows
 

@@ -7,7 +7,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.logs import RunLog
-from trec_semid.core.ranks import Ranks
+from trec_semid.core.ranks import Ranks, lone_work
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import derive_seed
 from trec_semid.data.loader import DistinctItems
@@ -21,7 +21,7 @@ from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.contents import Rows, Standardised
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
@@ -167,8 +167,14 @@ class Tuning:
             raise TrainingError(
                 f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
                 f"{last_good}. Start another run from it (start_from), with a lower tuning.learning_rate, a "
-                "higher tuning.temperature, heavier anchors, or tuning.estimator = 'gumbel'."
+                f"higher tuning.temperature, or heavier anchors{self._other_estimator}."
             )
+
+    @property
+    def _other_estimator(self) -> str:
+        """Advice that `load_learned` takes: noise is for codes of one level."""
+        is_refused = self.config.estimator == "gumbel" or len(self.tokenizer.stages) > 1
+        return "" if is_refused else ", or with tuning.estimator = 'gumbel'"
 
     def _agreement(self) -> float:
         """Return the mean over steps and ranks of the share of chosen codes that are the map's."""
@@ -190,8 +196,10 @@ class Tuning:
         """Write the tuned tokenizer, its map and its quality into the run; return metrics of the codes."""
         encoded = encode_catalogue(self.tokenizer, self.catalogue)
         rows = self.catalogue.rows_with_content()
-        if not self._ranks.is_main:
-            return {}
+        with lone_work():
+            return self._write(folder, encoded, rows) if self._ranks.is_main else {}
+
+    def _write(self, folder: RunFolder, encoded: Encoded, rows: Rows) -> dict[str, float]:
         # Codes of the map: those the ranker was selected with.
         known = encoded._replace(codes=self.map().codes)
         resolved = resolve_collisions("keep", self.tokenizer, self.catalogue, known)

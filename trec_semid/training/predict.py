@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trec_semid.core.ranks import Ranks
+from trec_semid.core.ranks import Ranks, leave_if_asked
 from trec_semid.data.loader import BatchMaker, evaluation_batches
 from trec_semid.evaluation.ranking import Named, RankAccumulator
 from trec_semid.training.steps import plain_arguments
@@ -36,6 +36,7 @@ def predict(model: nn.Module, maker: BatchMaker, *, batch_size: int, ranks: Rank
     model.eval()
     batches = evaluation_batches(maker, batch_size=batch_size, rank=ranks.rank, world_size=ranks.world_size)
     for on_host in batches:
+        leave_if_asked()
         batch = on_host.to(ranks.device, non_blocking=True)
         with torch.no_grad():
             output = model(*plain_arguments(batch, 0).positional)

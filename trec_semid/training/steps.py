@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.ranks import Ranks
+from trec_semid.core.stopping import signal_asked
 from trec_semid.data.batches import RankingBatch
 from trec_semid.embeddings.collection import keyed_jagged
 from trec_semid.training.optimizers import Updates, forget_gradients, update
@@ -29,6 +30,8 @@ class StepReport(NamedTuple):
     """Rows of the global batch."""
     output: Any
     """What the model said of this rank's part of the last batch."""
+    must_stop: bool = False
+    """Whether a signal has asked any rank to stop; the same on each."""
 
 
 class Arguments(NamedTuple):
@@ -80,15 +83,17 @@ def train_steps(
             model.train()
         forget_gradients(updates)
         num_rows, loss, output = sum(batch.global_size for batch in group), 0.0, None
+        must_stop = False
         for on_host in group:
             batch = on_host._replace(global_size=num_rows).to(ranks.device, non_blocking=True)
             positional, named = arguments(batch, step)
             with torch.autocast(ranks.device.type, precision, enabled=is_lower):
                 output = model(*positional, **named)
-            loss += _finite_mean(output.loss, step)
+            mean, is_asked = _finite_mean(output.loss, step)
+            loss, must_stop = loss + mean, must_stop or is_asked
             output.loss.backward()
         update(updates, step)
-        yield StepReport(step, loss, num_rows, output)
+        yield StepReport(step, loss, num_rows, output, must_stop)
 
 
 def _groups(batches: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -97,18 +102,25 @@ def _groups(batches: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _finite_mean(loss: Tensor, step: int) -> float:
-    mean = mean_over_ranks(loss.detach())
+def _finite_mean(loss: Tensor, step: int) -> tuple[float, bool]:
+    """Return the loss over ranks and whether any was asked to stop: one exchange tells both."""
+    asked = loss.new_tensor(float(signal_asked() > 0))
+    mean, share = means_over_ranks(torch.stack([loss.detach(), asked]))
     if not math.isfinite(mean):
-        remedy = "Lower the learning rates or set optimizers.dense.clip_norm."
+        remedy = "Lower the learning rates, or bound the gradient by a small optimizers.dense.clip_norm."
         raise TrainingError(f"step {step}: the loss is {mean}. {remedy}")
-    return mean
+    return mean, share > 0
 
 
 def mean_over_ranks(value: Tensor) -> float:
     """Return the mean of a scalar over ranks, the same on each."""
+    return means_over_ranks(value.reshape(1))[0]
+
+
+def means_over_ranks(values: Tensor) -> list[float]:
+    """Return the mean of each number over ranks, the same on each."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value.item()
-    total = value.clone()
-    dist.all_reduce(total)
-    return total.item() / dist.get_world_size()
+        return values.tolist()
+    totals = values.clone()
+    dist.all_reduce(totals)
+    return [total / dist.get_world_size() for total in totals.tolist()]

@@ -8,7 +8,9 @@ from trec_semid.data.sources.source import Needs
 def write(folder, *, inter=None, item=None):
     folder.mkdir(exist_ok=True)
     (folder / "tiny.inter").write_text(
-        inter or "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t9\t3\t10\n2\t8\t4.5\t20\n"
+        inter
+        or "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        "1\t9\t3\t1000000010\n2\t8\t4.5\t1000000020\n"
     )
     (folder / "tiny.item").write_text(
         item or 'item_id:token\tname:token_seq\tvector:float_seq\n8\tsay "x\t0.5 1\n9\tNA\t\n'
@@ -23,8 +25,8 @@ def read(folder, **more):
 def test_columns_lose_their_types_and_keep_what_they_mean(tmp_path):
     write(tmp_path / "tiny")
     source = read(tmp_path / "tiny", rating="rating", null_values=["NA"])
-    assert source.events.ratings.tolist() == [3, 4.5]
-    assert source.events.times.tolist() == [10_000_000, 20_000_000]
+    assert source.events.ratings.numbers().tolist() == [3, 4.5]
+    assert source.events.times.values.tolist() == [1_000_000_010, 1_000_000_020]
     assert source.items.ids.to_pylist() == ["8", "9"]
     assert source.items.column("name")[0].to_pylist() == ['say "x', None]
     assert source.items.column("vector")[0].to_pylist() == [[0.5, 1.0], None]

@@ -37,7 +37,7 @@ def main() -> None:
     config = load_saved(RetrieveConfig, f"{asked.run}/config.toml")
     if config.scores_items or not config.predicts_codes:
         parser.error(f"{asked.run} does not predict codes alone (loss.item_weight = 0)")
-    with process_group(timeout_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
+    with process_group(patience_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
         tell(asked, config, RunFolder(scratch, "retrieve"), ranks)
 
 

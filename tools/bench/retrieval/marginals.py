@@ -78,7 +78,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     config = load_saved(RetrieveConfig, f"{asked.run}/config.toml")
-    with process_group(timeout_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
+    with process_group(patience_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
         inputs = read_inputs(config)
         plans = RunFolder(scratch, "retrieve")
         exact, model = place_finished(asked.run, config, inputs, plans, ranks)

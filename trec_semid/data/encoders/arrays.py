@@ -151,7 +151,7 @@ def _without_zeros(
     else:
         remedy = "Write null where an item has no vector, or set zero_is_missing = true"
     item = start + int(np.argmax(zeros))
-    raise items.fault("a vector of zeros, which looks like data", field, item=item, remedy=remedy)
+    raise items.fault("a vector of zeros, which has no direction", field, item=item, remedy=remedy)
 
 
 def _first_length(config: ColumnConfig, items: Items) -> int:

@@ -15,6 +15,9 @@ Format = Literal["parquet", "csv", "tsv", "jsonl"]
 _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
 }  # fmt: skip
+_PROBE = 'a1,;"\t\r\n'
+_OF_NO_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
+"""Codecs of host names and of Python's source."""
 _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 
 
@@ -65,6 +68,7 @@ class FileConfig(Config):
     header: list[str] | None = None
     """Column names of text files that have no header line."""
     encoding: str = "utf-8"
+    """Of text files; a byte order mark at the beginning is no part of the text."""
     quoted: bool = True
     """Whether '"' encloses fields that hold separators or line ends."""
     null_values: list[str] = []
@@ -80,10 +84,15 @@ class FileConfig(Config):
     @field_validator("encoding")
     @classmethod
     def _is_known(cls, encoding: str) -> str:
+        common = "common ones are utf-8, utf-16, latin-1, cp1252"
         try:
-            codecs.lookup(encoding)
-        except LookupError:
-            raise ValueError("unknown encoding; common ones are utf-8, latin-1, cp1252") from None
+            is_plain = _PROBE.encode(encoding).decode(encoding) == _PROBE
+        except LookupError:  # also of a codec such as zip, that turns bytes into bytes
+            raise ValueError(f"unknown encoding, or none of text; {common}") from None
+        except UnicodeError:
+            is_plain = False
+        if not is_plain or codecs.lookup(encoding).name in _OF_NO_FILES:
+            raise ValueError(f"no encoding of text files; {common}")
         return encoding
 
     def format_of(self, file: str) -> Format:

@@ -94,7 +94,7 @@ def _read(form: FileConfig, columns: Sequence[str] | None, work: str) -> Iterato
 
 def _typed_header(form: FileConfig) -> dict[str, str]:
     types: dict[str, str] = {}
-    for column in column_names(form):
+    for column in column_names(form, form.path):
         name, _, kind = column.rpartition(":")
         if not name or kind not in _TYPES:
             remedy = f"RecBole writes name:type with a type of {', '.join(_TYPES)}"
