@@ -84,8 +84,7 @@ def test_folders_replace_each_other_and_failures_leave_the_old_one(root: str):
         assert find_files(out) == ["dataset.json", f"events/part-{number}.parquet"]
         assert list_folder(join(root, "deep")) == ["data"]
     with pytest.raises(ZeroDivisionError), staged_folder(out, "dataset.json") as folder:
-        write_bytes(join(folder, "dataset.json"), b"x")
-        print(1 / 0)
+        write_bytes(join(folder, "dataset.json"), b"%d" % (1 / 0))
     assert read_bytes(join(out, "dataset.json")) == b"2"
     assert find_files(root) == ["deep/data/dataset.json", "deep/data/events/part-2.parquet"]
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.checkpoints.folder import sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.logs import CONSOLE, say, set_up_console
@@ -187,6 +188,7 @@ def _begin(folder: RunFolder, config: Config, inputs: TrainingInputs, ranks: Ran
     _on_main(ranks, lambda: _refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     if ranks.is_main:
+        sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(FILE))
