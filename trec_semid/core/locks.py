@@ -36,9 +36,9 @@ from trec_semid.core.paths import (
 from trec_semid.core.processes import ProcessId, this_process
 from trec_semid.core.stopping import end_now
 
-BEAT_S = 20.0
+BEAT_S = 10.0
 """How often an owner says that it lives [s]."""
-SILENT_S = 120.0
+SILENT_S = 60.0
 """An owner on another host that was silent for so long counts as gone [s]."""
 SETTLE_S = 1.0
 """After a take-over on an object store: how long another one that saw the same dead owner may need [s]."""

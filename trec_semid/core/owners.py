@@ -108,6 +108,18 @@ def check_owner(folder: str, verb: Verb, inputs: Sequence[str] = (), beside: Seq
     _check_content(folder, verb, is_own=verb in kinds)
 
 
+def check_file(file: str) -> None:
+    """Check that a single file may be written: not into what is read as a whole, nor over a verb's own.
+
+    Raises:
+        DataError: it is.
+    """
+    kinds = kinds_of(parent_of(file))
+    if kinds and (exists(file) or kinds & _REPLACED.keys()):
+        what = _WHAT[_verb(sorted(kinds)[0])] if "?" not in kinds else "a run"
+        raise DataError(f"lies in {what}, of which it is no part", file=file, remedy="Choose another `out`")
+
+
 def _check_content(folder: str, verb: Verb, *, is_own: bool) -> None:
     """Refuse to lose what no verb wrote."""
     names = [name for name in list_folder(folder) if not _is_aside(folder, name)]
