@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.checkpoints.folder import sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.logs import CONSOLE, say, set_up_console
@@ -185,6 +186,7 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     find_start_weights(config, inputs)  # refuses before anything is written
     if ranks.is_main:
+        sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
         if config.learns:
             write_known_rows(folder.uri, inputs.dataset)
