@@ -12,11 +12,19 @@ from trec_semid.evaluation.report.collect import collect_runs
 from trec_semid.serving.manifest import read_checked, read_manifest
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
-OF_ONE_PROCESS = ("run.json", "processes.json", "log.jsonl", "study.html", "report.html", "report.md")
+OF_ONE_PROCESS = ("run.json", "processes.json", "config.toml", "study.html", "report.html", "report.md")
 """Files that tell how and when, and pages that tell it again; `report.json` and `study.json` say the same."""
-NOT_RESULTS = ("checkpoints", "logs", "events.", ".")
+NOT_RESULTS = ("checkpoints", "log.", "logs", "events.", ".")
 """What files and folders begin with that no reader of results opens."""
-VOLATILE = frozenset({"wall_s", "command", "commit", "was_kept", "config_checksum", "processes", "learning"})
+HALF_WRITTEN = "partial"
+"""In the name of what is not whole yet."""
+VOLATILE = frozenset(
+    {
+        *("wall_s", "wall_s_last", "command", "commands", "commit", "commits", "config_checksum"),
+        *("was_kept", "processes", "learning", "config.toml"),
+    }
+)
+"""Keys of what differs between processes, or with the folder's name."""
 PROGRAM = "program.pt2"
 """A zip file, whose entries have times: the export itself checks what it computes."""
 
@@ -25,9 +33,12 @@ def results(folder: str, root: str) -> dict[str, Any]:
     """Return the content of every file that readers take results from, `root` written as ROOT."""
     found: dict[str, Any] = {}
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(NOT_RESULTS)]
+        folders[:] = [
+            name for name in folders if not name.startswith(NOT_RESULTS) and HALF_WRITTEN not in name
+        ]
         for name in names:
-            if name not in (*OF_ONE_PROCESS, PROGRAM) and not name.startswith(NOT_RESULTS):
+            is_result = not name.startswith(NOT_RESULTS) and HALF_WRITTEN not in name
+            if is_result and name not in (*OF_ONE_PROCESS, PROGRAM):
                 path = Path(place, name)
                 found[str(path.relative_to(folder))] = _content(path, root)
     return found
@@ -43,6 +54,13 @@ def differences(expected: Any, found: Any, at: str = "") -> list[str]:
     else:
         return [] if expected == found else [f"{at}: {str(expected)[:200]} before, {str(found)[:200]} now"]
     return [line for key, *pair in pairs for line in differences(*pair, f"{at}/{key}")]
+
+
+def leftovers(folder: str) -> list[str]:
+    """Return what a killed run left half-written, in the folder or beside it."""
+    place = Path(folder)
+    beside = [path for path in place.parent.iterdir() if path.name.startswith(f"{place.name}.")]
+    return [str(path) for path in (*beside, *place.rglob("*")) if HALF_WRITTEN in path.name]
 
 
 def _content(path: Path, root: str) -> Any:

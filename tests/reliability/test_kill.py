@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.reliability.results import READERS, differences, results
+from tests.reliability.results import READERS, differences, leftovers, results
 from tests.reliability.zygote import Zygote
 from trec_semid.core.errors import SemidError
 
@@ -243,10 +243,3 @@ def kill_often(
     world.end(verb, folder, ranks=ranks)
     assert differences(results(whole, whole), results(folder, folder)) == []
     assert leftovers(folder) == []
-
-
-def leftovers(folder: str) -> list[str]:
-    """Return what a killed run left half-written, in the folder or beside it."""
-    beside = [path for path in Path(folder).parent.iterdir() if path.name.startswith(Path(folder).name)]
-    inside = list(Path(folder).rglob("*"))
-    return [str(path) for path in (*beside, *inside) if "partial" in path.name]
