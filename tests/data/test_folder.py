@@ -5,7 +5,7 @@ import pytest
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, write_bytes
-from trec_semid.data.folder import check_out, checksum, describe_files, writing
+from trec_semid.data.folder import checksum, describe_files, writing
 
 
 def test_checksum_changes_with_content_and_names_and_not_with_the_config():
@@ -39,15 +39,3 @@ def checksum_of(folder):
 def test_failed_writes_are_worded(error, problem):
     with pytest.raises(DataError, match=problem), writing("out"):
         raise error
-
-
-def test_only_a_dataset_may_be_replaced(tmp_path):
-    check_out(str(tmp_path / "new"))
-    check_out(str(tmp_path))
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(DataError, match=r"something else than a dataset.*Choose another"):
-        check_out(str(tmp_path))
-    (tmp_path / "dataset.json").write_text("{}")
-    check_out(str(tmp_path))
-    with pytest.raises(DataError, match="something else"):
-        check_out(str(tmp_path / "dataset.json"))

@@ -2,16 +2,41 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import Provenance, explain
 from trec_semid.core.toml_text import Key, printable, read_override, read_toml, shown, unusable
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def expand_place(place: str) -> str:
+    """Return a path or URI with `~`, `$NAME` and `${NAME}` replaced as a shell does.
+
+    Raises:
+        ValueError: there is no such variable, and no file of that very name; or no such user.
+    """
+    absent = [name for pair in _VARIABLE.findall(place) if (name := pair[0] or pair[1]) not in os.environ]
+    if absent and not os.path.lexists(place):
+        raise ValueError(f"'{place}': no environment variable {absent[0]} is set; set it, or write it out")
+    at = place if absent else _VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], place)
+    at = os.path.expanduser(at)
+    if at.startswith("~"):
+        user = at.partition("/")[0]
+        raise ValueError(f"'{place}': no home folder of '{user}' on this machine; write it out")
+    return at
+
+
+Place = Annotated[str, AfterValidator(expand_place)]
+"""A path or URI in a config; `~` and environment variables are replaced."""
 
 
 class Config(BaseModel):

@@ -38,6 +38,12 @@ class DataError(SemidError):
         super().__init__(f"{text}. {remedy}" if remedy else text)
 
 
+class LockError(SemidError):
+    """A folder that another process works in; names it."""
+
+    exit_code: int = 2
+
+
 class ShapeError(SemidError):
     """A tensor of another shape than the callee states."""
 

@@ -1,6 +1,5 @@
 """Writing a dataset folder: tables, events, checksum; complete or not at all."""
 
-import errno
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +10,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from trec_semid.core.disk import full_disk_fault, wording_full_disk
 from trec_semid.core.errors import DataError
 from trec_semid.core.fingerprints import data_files, fingerprint, signed_json
 from trec_semid.core.logs import working
 from trec_semid.core.paths import (
     arrow_filesystem,
-    exists,
-    is_folder,
     join,
-    list_folder,
     make_folder,
     open_file,
     write_bytes,
@@ -43,30 +40,14 @@ def writing(out: str) -> Iterator[None]:
     Raises:
         DataError: the disk is full, or the place cannot be written to.
     """
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full:
-            problem, remedy = (
-                "the disk is full; nothing was written",
-                "Free some space or choose another `out`",
-            )
-        else:
+    with wording_full_disk(out, "nothing was written"):
+        try:
+            yield
+        except OSError as error:
+            if full_disk_fault(error):
+                raise
             problem, remedy = f"cannot be written: {first_line(error)}", "Choose another `out`"
-        raise DataError(problem, file=out, remedy=remedy) from None
-
-
-def check_out(out: str, mark: str = DESCRIPTION, what: str = "a dataset") -> None:
-    """Check that `out` is free or holds what a new one may replace, which its `mark` file tells.
-
-    Raises:
-        DataError: something else is there.
-    """
-    holds_other = is_folder(out) and list_folder(out) and not exists(join(out, mark))
-    if holds_other or (exists(out) and not is_folder(out)):
-        remedy = "Choose another `out`, or remove it"
-        raise DataError(f"there is something else than {what}", file=out, remedy=remedy)
+            raise DataError(problem, file=out, remedy=remedy) from None
 
 
 def write_table(folder: str, name: str, table: pa.Table) -> None:

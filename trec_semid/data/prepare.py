@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from trec_semid.core.config import Config, dump_toml
+from trec_semid.core.config import Config, Place, dump_toml
+from trec_semid.core.owners import check_owner
 from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.data.content import ContentConfig, write_contents
 from trec_semid.data.encoders.arrays import NpyConfig
@@ -15,7 +16,7 @@ from trec_semid.data.fields import FieldConfig, SideField, build_field
 from trec_semid.data.filters import FilterConfig
 from trec_semid.data.folder import (
     CONFIG,
-    check_out,
+    DESCRIPTION,
     checksum,
     describe_files,
     write_description,
@@ -71,7 +72,7 @@ class PrepareConfig(Config):
     """A dataset: where it comes from, what stays, what counts as positive, how it is split."""
 
     name: str = Field(min_length=1)
-    out: str
+    out: Place
     """Path or URI of the dataset folder."""
     seed: int = Field(default=0, ge=0)
     source: SourceConfig
@@ -84,7 +85,7 @@ class PrepareConfig(Config):
     """Order of events of equal time: shuffled with the seed, or as published (`order` column, then row)."""
     negatives: NegativesConfig | None = None
     content: dict[Name, ContentConfig] = {}
-    cache: str | None = None
+    cache: Place | None = None
     """Folder for encoded content, shared by all datasets."""
 
     @model_validator(mode="after")
@@ -130,9 +131,9 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
         ConfigError: a package that carries the data is not installed.
         DataError: input that cannot be used, or a place that cannot be written.
     """
-    check_out(config.out)
+    check_owner(config.out, "prepare", [*config.inputs(), *config.picture_folders()])
     source, links, timeline = _read(config)
-    with writing(config.out), staged_folder(config.out) as folder:
+    with writing(config.out), staged_folder(config.out, DESCRIPTION) as folder:
         item_fields = _write_kept(folder, links.items, config.items)
         user_fields = _write_kept(folder, links.users, config.users)
         modalities = _write_content(folder, links.items, config)

@@ -24,7 +24,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.fingerprints import Fingerprint, Verify, check_files, read_signed, verify
 from trec_semid.core.identity import MayChange
@@ -59,7 +59,7 @@ class VerifyConfig(Config):
 class DatasetConfig(VerifyConfig):
     """What every verb that works on one dataset reads."""
 
-    dataset: Annotated[str, MayChange()]
+    dataset: Annotated[Place, MayChange()]
     """Dataset folder."""
 
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import say, set_up_console, working
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.inputs import describe_inputs
@@ -40,11 +41,11 @@ _DRIFT = "drift.json"
 class AssignConfig(Config):
     """What `trec-semid assign` reads."""
 
-    tokenizer: str
+    tokenizer: Place
     """Run folder of `tokenize` or of a tuned ranker, or a bundle; its tokenizer is used as it is."""
-    items: str
+    items: Place
     """New items: a Parquet file, a folder of them, or a glob pattern."""
-    out: str
+    out: Place
     """Folder to write; one that an earlier assign wrote is replaced."""
     item_id: str = "item_id"
     """Column of the ids."""
@@ -68,7 +69,11 @@ def run(config: AssignConfig) -> Assigned:
         DataError: input that cannot be used; nothing is written then.
     """
     set_up_console()
-    check_out(config.out, _DRIFT, "an assign run")
+    with own_folder(config.out, "assign", inputs=[config.items]):
+        return _run(config)
+
+
+def _run(config: AssignConfig) -> Assigned:
     parts = find_parts(config.items)
     made = RunFolder(expect_finished(config.tokenizer), "tokenize")
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
@@ -79,7 +84,7 @@ def run(config: AssignConfig) -> Assigned:
     columns = _columns(config, tokenizer)
     existing = read_existing(made.path(FILE), tokenizer.codebook_sizes)
     num_items = check_ids(parts, config.item_id, existing)
-    with writing(config.out), staged_folder(config.out) as staging:
+    with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
         chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
         with _map_writer(join(staging, FILE), tokenizer) as writer, working("assign", num_items) as work:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step, extra_files, read_file
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.core.config import load_saved
+from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, join, read_bytes, staged_folder, write_bytes
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
@@ -48,9 +49,9 @@ _TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
 class ExportConfig(VerifyConfig):
     """What `trec-semid export` reads."""
 
-    run: str
+    run: Place
     """Run folder of a finished `trec-semid rank`."""
-    out: str
+    out: Place
     """Bundle folder to write."""
     tables: TableType = "fp32"
     """`int8` keeps 8 bits a number, with a scale and a low for each row."""
@@ -76,11 +77,15 @@ def run(config: ExportConfig) -> Exported:
         CheckpointError: no best checkpoint, or the bundle does not score like the run.
     """
     set_up_console()
-    check_out(config.out, MANIFEST, "a bundle")
+    with own_folder(config.out, "export"):
+        return _run(config)
+
+
+def _run(config: ExportConfig) -> Exported:
     made = RunFolder(config.run, "rank")
     _expect_rank_run(made)
     ranked = load_saved(RankConfig, made.path("config.toml"))
-    with writing(config.out), staged_folder(config.out) as folder:
+    with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
         manifest = _write(config, ranked, made, folder)
         num_rows, difference = _check(config, ranked, folder)
     num_bytes = sum(facts.num_bytes for facts in manifest.files())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from trec_semid.core.config import Config, load_config
+from trec_semid.core.config import Config, Place, load_config
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
 from trec_semid.core.paths import join, write_bytes
@@ -37,11 +37,11 @@ class PlanConfig(Config):
     """Those of a retrieve config likewise: keys at the top are its own where `model.kind` names a retriever
     or, without one, where one of them is in no rank config or all of them are in retrieve configs."""
     sizes: SizesConfig = SizesConfig()
-    cluster: list[str] = Field(min_length=1)
+    cluster: list[Place] = Field(min_length=1)
     """TOML file of a cluster, or several to plan for one after another."""
     name: str = "plan"
     """What plans are called that go to the default place; the command line takes the config's file name."""
-    out: str | None = None
+    out: Place | None = None
     """JSON file for the plan; a folder for several clusters, or where it ends in /. None is
     `plans/<name>-<cluster>.json`."""
 

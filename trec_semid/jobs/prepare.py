@@ -7,6 +7,7 @@ from rich.table import Table
 from trec_semid.core.config import dump_toml
 from trec_semid.core.errors import DataError
 from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.core.ranks import barrier, process_group
 from trec_semid.core.text_table import as_text
@@ -26,12 +27,14 @@ def run(config: PrepareConfig) -> DatasetFacts:
     Raises:
         SemidError: input or a place that cannot be used.
     """
+    read = [*config.inputs(), *config.picture_folders()]
     with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
-        if ranks.is_main:
-            facts = _make(config)
-            say(summary(facts))
-        barrier()
+        with own_folder(config.out, "prepare", ranks, inputs=read):
+            if ranks.is_main:
+                facts = _make(config)
+                say(summary(facts))
+            barrier()
     return Dataset(config.out).facts
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from torch import nn
 
 from trec_semid.core.logs import RunLog
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.batches import RankingBatch
@@ -45,7 +46,7 @@ def run(config: RankConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config.train) as ranks:
+    with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
 

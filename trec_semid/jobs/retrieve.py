@@ -5,6 +5,7 @@ from functools import partial
 from torch import nn
 
 from trec_semid.core.logs import RunLog
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
@@ -44,7 +45,7 @@ def run(config: RetrieveConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config.train) as ranks:
+    with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if isinstance(config.model, EnsembleConfig):
             expect_members(config.model, config)

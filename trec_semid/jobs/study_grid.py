@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from trec_semid.core.config import Config, toml_value
+from trec_semid.core.config import Config, Place, toml_value
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import join
 from trec_semid.data.schema import VerifyConfig
@@ -16,7 +16,7 @@ from trec_semid.data.schema import VerifyConfig
 Value = str | int | float | bool
 FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "retrieve": "run", "report": "out"}
 """Verb -> key of its config that says where it writes; the study fills it in."""
-_PLACE = re.compile(r"\{([^{}]*)\}")
+_PLACE = re.compile(r"(?<!\$)\{([^{}]*)\}")  # ${NAME} is an environment variable
 
 
 class StepConfig(Config):
@@ -29,7 +29,7 @@ class StepConfig(Config):
     """Makes a step for every combination. Each axis is a list of values, or a table of named variants with
     what each sets; `{<axis>}` stands for the value or the name in `name`, `pool`, `files`, `set` and
     `after`."""
-    files: list[str] = []
+    files: list[Place] = []
     """Config files of the verb, merged left to right."""
     set: dict[str, Any] = {}
     """What differs from the files. `{out}`, `{seed}` and `{<name of an earlier step>}`, which stands
@@ -113,7 +113,7 @@ def _merged(into: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 class StudyConfig(VerifyConfig):
     """A grid of runs and its table; with `verify = "always"` its runs have that too."""
 
-    out: str
+    out: Place
     """Folder of the study: run folders, logs and table go below it."""
     seeds: list[int] = Field([0], min_length=1)
     workers: PositiveInt = 1

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import NonNegativeInt
 
+from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.identity import MayChange
 from trec_semid.core.logs import RunLog, say, set_up_console, track, working
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
@@ -30,7 +32,7 @@ _log = logging.getLogger(__name__)
 class TokenizeConfig(DatasetConfig):
     """What `trec-semid tokenize` reads."""
 
-    run: Annotated[str, MayChange()]
+    run: Annotated[Place, MayChange()]
     """Run folder to write."""
     seed: NonNegativeInt = 0
     modalities: tuple[str, ...] | None = None
@@ -60,12 +62,13 @@ def run(config: TokenizeConfig) -> Tokenized:
     # Rank 0 clusters and describes alone while the others wait.
     with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
-        folder, dataset = RunFolder(config.run, "tokenize"), open_dataset(config.dataset, config.verify)
-        if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
-            _log.info("%s is already done", config.run)
-        else:
-            _tokenize(config, folder, dataset, ranks)
-            barrier()
+        with own_folder(config.run, "tokenize", ranks):
+            folder, dataset = RunFolder(config.run, "tokenize"), open_dataset(config.dataset, config.verify)
+            if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
+                _log.info("%s is already done", config.run)
+            else:
+                _tokenize(config, folder, dataset, ranks)
+                barrier()
         return Tokenized(config.run, folder.read_json("metrics.json")["metrics"])
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.identity import MayChange, SamePlace
 from trec_semid.data.schema import DatasetConfig
 from trec_semid.models.live_codes import TuningConfig
@@ -57,15 +57,15 @@ class CheckpointsConfig(Config):
 class TrainingRunConfig(DatasetConfig):
     """What every verb that trains a model reads."""
 
-    run: Annotated[str, MayChange()]
+    run: Annotated[Place, MayChange()]
     """Run folder to write."""
     seed: NonNegativeInt = 0
-    semantic_ids: Annotated[str | None, MayChange()] = None
+    semantic_ids: Annotated[Place | None, MayChange()] = None
     """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
     optimizers: OptimizersConfig = OptimizersConfig()
     sharding: Annotated[ShardingConfig, MayChange()] = ShardingConfig()
     checkpoints: Annotated[CheckpointsConfig, MayChange()] = Field(default_factory=CheckpointsConfig)
-    start_from: Annotated[str | None, SamePlace()] = None
+    start_from: Annotated[Place | None, SamePlace()] = None
     """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
     tokenizer and its map; optimizers begin anew."""
     resume_from: Annotated[PositiveInt | None, MayChange(reopens=True)] = None

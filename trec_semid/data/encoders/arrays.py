@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.types as pat
 from pydantic import Field
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, local_copy
 from trec_semid.data.encoders.chunks import Array, Chunk, Items
@@ -22,7 +22,7 @@ class NpyConfig(Config):
     """Vectors in an `.npy` file whose rows are the rows of the items file."""
 
     kind: Literal["npy"] = "npy"
-    file: str
+    file: Place
     """Path or URI of a (rows, D) float16, float32 or float64 array."""
     mask_column: str | None = None
     """Item column that says whether an item has this content (true/false or 1/0, null = no)."""

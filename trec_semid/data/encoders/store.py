@@ -7,6 +7,7 @@ from typing import IO, Literal, final
 
 import numpy as np
 
+from trec_semid.core.disk import full_disk, full_disk_fault
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, make_folder, open_file, write_bytes
 from trec_semid.data.encoders.chunks import Array, Chunk, Items
@@ -158,6 +159,8 @@ def disk_faults(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if full_disk_fault(error):
+            raise full_disk(error, uri) from error
         remedy = "Free some space, or write to another disk"
         raise DataError(f"cannot write the vectors: {error}", file=uri, remedy=remedy) from error
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 
 Format = Literal["parquet", "csv", "tsv", "jsonl"]
@@ -60,7 +60,7 @@ def locate(origins: Origins, index: int) -> tuple[str, int]:
 class FileConfig(Config):
     """One input table: a file, a folder of files, or a glob pattern."""
 
-    path: str
+    path: Place
     format: Format | None = None
     """None takes it from the file name: .parquet, .csv, .tsv, .jsonl, the text forms also with .gz."""
     separator: str | None = Field(default=None, min_length=1)

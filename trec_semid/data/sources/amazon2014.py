@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.chunks import Chunk, FileConfig
 from trec_semid.data.raw.entities import collect_entities
@@ -47,9 +47,9 @@ class Amazon2014Config(Config):
     """
 
     kind: Literal["amazon2014"] = "amazon2014"
-    reviews: str
+    reviews: Place
     """File, folder or pattern of reviews_*.json.gz."""
-    meta: str | None = None
+    meta: Place | None = None
     """File of meta_*.json.gz; without it products are known by their id only."""
 
     def event_columns(self) -> EventColumns:

@@ -6,6 +6,7 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
+from trec_semid.core.config import Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, join
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
@@ -28,7 +29,7 @@ class RecboleConfig(EventColumns):
     """
 
     kind: Literal["recbole"] = "recbole"
-    folder: str
+    folder: Place
     """May be `package:NAME/FOLDER`, e.g. "package:recbole/dataset_example/ml-100k"."""
     dataset: str | None = None
     """NAME of the files; None is the name of the folder."""
