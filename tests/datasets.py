@@ -1,6 +1,5 @@
 """A small dataset folder with a signal that can be learned, for the tests of every room."""
 
-import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trec_semid.core.paths import find_files, join, make_folder, read_bytes, write_bytes
+from trec_semid.core.fingerprints import read_signed
+from trec_semid.core.paths import join, make_folder, open_file, read_bytes, write_bytes
+from trec_semid.data.folder import checksum, describe_files, write_description
 from trec_semid.data.schema import (
     EVENT_SCHEMA,
     SPLITS,
@@ -53,6 +54,7 @@ def write_small_dataset(
         "image": _write_content(folder, "image", 8, np.arange(num_items) % 5 != 4, world),
     }
     _write_table(folder, "events/part-00000.parquet", events)
+    files = describe_files(folder)
     facts = DatasetFacts(
         name="small",
         num_users=num_users,
@@ -71,10 +73,28 @@ def write_small_dataset(
         label_rule="drawn",
         has_timestamps=with_time,
         source={"kind": "drawn", "seed": seed},
-        checksum=_checksum(folder),
+        timestamp_unit="s" if with_time else None,
+        files=files,
+        checksum=checksum(files),
     )
-    write_bytes(join(folder, "dataset.json"), facts.model_dump_json(indent=1).encode())
+    write_description(folder, facts)
     return folder
+
+
+def describe_again(folder: str, **changes: Any) -> None:
+    """Write `dataset.json` of a folder that a test changed, as if it had been prepared like this.
+
+    `changes` replace facts; sizes, sha256 and numbers of events are those of the files.
+    """
+    place = join(folder, "dataset.json")
+    facts = DatasetFacts.model_validate(read_signed(read_bytes(place)))
+    with open_file(join(folder, "events/part-00000.parquet")) as file:
+        parts = pq.read_table(file, columns=["split"])["split"].cast(pa.string()).to_pylist()
+    splits = {
+        name: part.model_copy(update={"events": parts.count(name)}) for name, part in facts.splits.items()
+    }
+    known = {"files": describe_files(folder), "num_events": len(parts), "splits": splits}
+    write_description(folder, facts.model_copy(update=known | changes))
 
 
 def _events(world: World, with_time: bool) -> pa.Table:
@@ -175,10 +195,3 @@ def _write_array(folder: str, name: str, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_bytes(join(folder, name), buffer.getvalue())
-
-
-def _checksum(folder: str) -> str:
-    digest = hashlib.sha256()
-    for name in find_files(folder):
-        digest.update(read_bytes(join(folder, name)))
-    return digest.hexdigest()

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from tests.sharding.models import BAGS, TinyModel, global_batch, my_part
 from trec_semid.checkpoints.save import CheckpointWriter
-from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.core.ranks import Ranks
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
@@ -80,3 +81,23 @@ def contents(setup: Setup) -> dict[str, Any]:
 def save_checkpoint(folder: str, step: int, trainable: Trainable, **more: Any) -> None:
     """Save one step and return when it is complete."""
     CheckpointWriter(folder).save(step, trainable, **{"loop": {}, **more})
+
+
+def small(width: int = 4, *, steps: int = 0, seed: int = 0) -> Trainable:
+    """Return an unsharded model and its optimizer after a few steps."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    return Trainable(model, {"dense": optimizer})
+
+
+def assert_same(left: Trainable, right: Trainable) -> None:
+    """Compare every tensor of two trainables, bit for bit."""
+    one, other = named_tensors(left), named_tensors(right)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=0)

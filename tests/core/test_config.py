@@ -1,15 +1,18 @@
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, PositiveInt, ValidationError
+from pydantic.fields import FieldInfo
 
-from trec_semid.core.config import Config, config_checksum, dump_toml, load_config, toml_value
+from trec_semid.core.config import Config, Place, config_checksum, dump_toml, load_config, toml_value
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import write_bytes
+from trec_semid.jobs.table import JOBS, job_named
 
 
 class Mmq(Config):
@@ -134,7 +137,7 @@ def test_all_faults_are_told_at_once_each_with_file_and_key(tmp_path: Path):
     assert "train.steps: " in message
     assert "(got 1.5)" in message
     assert "train.rate: Input should be a finite number" in message
-    assert "tokenizer.kmeans.levels: Input should be less than or equal to 8 (got 9)" in message
+    assert "tokenizer.levels: Input should be less than or equal to 8 (got 9)" in message
     assert (
         "--set rules.t.kernel=fusd: rules.t.kernel: Input should be 'fused' or 'dense' (got 'fusd')"
         in message
@@ -209,3 +212,73 @@ def test_checksum_changes_with_any_value_and_with_nothing_else():
     )
     assert config_checksum(Job()) != config_checksum(Job(train=Train(steps=101)))
     assert config_checksum(Job()) != config_checksum(Job(note=""))
+
+
+class Places(Config):
+    out: Place
+    more: list[Place] = []
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("~/x", "/home/me/x"),
+        ("~", "/home/me"),
+        ("$HOME/x", "/home/me/x"),
+        ("${HOME}/x", "/home/me/x"),
+        ("$DATA/$NAME.csv", "/disk/a.csv"),
+        ("s3://$NAME/${NAME}b", "s3://a/ab"),
+        ("a~/b", "a~/b"),
+        ("./a", "./a"),
+        ("price$", "price$"),
+        ("a$$NAME", "a$a"),
+        ("memory://x", "memory://x"),
+    ],
+)
+def test_places_are_spelled_as_in_a_shell(monkeypatch, given, meant):
+    for name, value in {"HOME": "/home/me", "DATA": "/disk", "NAME": "a"}.items():
+        monkeypatch.setenv(name, value)
+    assert load_config(Places, [], [f"out={toml_value(given)}"]).out == meant
+    assert Places(out="x", more=[given]).more == [meant]
+
+
+@pytest.mark.parametrize("given", ["$NONE_SUCH/x", "${NONE_SUCH}/x", "a/$NONE_SUCH", "~nobody-here/x"])
+def test_place_that_nothing_stands_for_is_refused_with_what_to_do(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"out.*(NONE_SUCH is set; set it|no home folder).*write it out"):
+        load_config(Places, [], [f"out={given}"])
+    if "~" not in given:
+        write_bytes(given, b"")  # a file of that very name is meant
+        assert load_config(Places, [], [f"out={given}"]).out == given
+
+
+def test_every_config_key_that_names_a_place_understands_variables(monkeypatch):
+    monkeypatch.setenv("PLACE", "/disk")
+    words = re.compile(
+        r"^(out|run|runs|folder|file|path|dataset|cache|items|tokenizer|semantic_ids|start_from)$"
+    )
+    literal: list[str] = []
+
+    def look(kind: type[Config], at: str, seen: set[type]) -> None:
+        for name, field in kind.model_fields.items():
+            nested = [
+                part for part in flat(field.annotation) if isinstance(part, type) and issubclass(part, Config)
+            ]
+            if words.match(name) and str in flat(field.annotation) and not expands(field):
+                literal.append(f"{at}.{name}")
+            for part in set(nested) - seen:
+                look(part, f"{at}.{name}", seen | {part})
+
+    for verb in JOBS:
+        look(job_named(verb).config, verb, set())
+    assert set(literal) <= {"prepare.source.dataset"}  # the stem of RecBole's file names
+
+
+def flat(annotation: object) -> list[object]:
+    parts = get_args(annotation)
+    return [annotation] if not parts else [one for part in parts for one in flat(part)]
+
+
+def expands(field: FieldInfo) -> bool:
+    said = [*field.metadata, *flat(field.annotation)]
+    return "expand_place" in str(said) + str(field.annotation)

@@ -39,7 +39,7 @@ class Outer(Config):
 def told(values: dict, provenance: dict | None = None) -> list[str]:
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate(values)
-    return explain(caught.value, Outer, provenance or {}, ["f.toml"]).splitlines()
+    return explain(caught.value.errors(), Outer, provenance or {}, ["f.toml"], values).splitlines()
 
 
 def test_missing_key_is_named_with_its_table():
@@ -61,7 +61,7 @@ def test_unknown_key_inside_lists_and_tables_by_name_finds_its_neighbour():
 )
 def test_unknown_key_of_one_kind_gets_no_guess_from_another(key: str, hint: str):
     lines = told({"inner": {"width": 1}, "shape": {"kind": "deep", key: 2}})
-    assert lines[1] == f"  shape.deep.{key}: unknown key{hint}"
+    assert lines[1] == f"  shape.{key}: unknown key{hint}"
 
 
 def test_unknown_key_like_none_that_is_known_gets_no_guess():
@@ -72,9 +72,10 @@ def test_own_checks_speak_in_their_own_words():
     assert told({"inner": {"width": 13}})[1] == "  (whole config): a width of 13 brings bad luck. Take 12."
 
 
-def test_long_and_nested_values_are_not_printed():
-    assert "(got" not in told({"inner": "x" * 100})[1]
-    assert "(got" not in told({"inner": {"width": [1, 2, 3]}})[1]
+def test_long_and_nested_values_are_told_in_short():
+    assert told({"inner": "x" * 1000})[1].endswith("… of 1002 characters)")
+    assert told({"inner": {"width": [1, 2, 3]}})[1].endswith("(got a list)")
+    assert told({"inner": {"width": {"a": 1}}})[1].endswith("(got a table)")
 
 
 def test_source_is_the_nearest_key_that_a_file_holds():

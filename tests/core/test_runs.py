@@ -123,7 +123,8 @@ def test_metrics_hold_what_readers_are_promised(uri: str):
     finish(run)
     content = run.read_json("metrics.json")
     assert set(content) == {
-        "job", "dataset", "dataset_checksum", "seed", "commit", "versions", "wall_s", "metrics", "counts",
+        "job", "dataset", "dataset_checksum", "seed", "commit", "commits", "commands", "versions", "wall_s",
+        "wall_s_last", "metrics", "counts",
     }  # fmt: skip
     assert content["metrics"] == {"test/auc": 0.5}
     assert content["counts"] == {"test/rows": 3}

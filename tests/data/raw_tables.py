@@ -2,12 +2,14 @@
 
 from trec_semid.data.prepare import PrepareConfig
 
+T0 = 1_000_000_000
+"""A second of 2001: no log is older than 1990."""
 ITEMS = "item,title,genres,year,live\n" + "".join(
     f"i{n},Title {n},{'a|b' if n % 2 else 'c'},{1990 + n},1\n" for n in range(10)
 )
 USERS = "user,gender\n" + "".join(f"u{n},{'FM'[n % 2]}\n" for n in range(5))
 LOG = "user,item,rating,time\n" + "".join(
-    f"u{n % 5},i{(n * 7) % 10},{1 + n % 5},{1000 + n}\n" for n in range(60)
+    f"u{n % 5},i{(n * 7) % 10},{1 + n % 5},{T0 + 1000 + n}\n" for n in range(60)
 )
 
 

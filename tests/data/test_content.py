@@ -123,5 +123,5 @@ def test_posters_that_are_missing_in_the_research_data_are_masked(study_data, tm
     by_zeros = {"poster": {"kind": "npy", "file": str(file), "zero_is_missing": True}}
     assert write(by_zeros, items, tmp_path / "zeros")["poster"].present == facts.present
     np.testing.assert_array_equal(load(tmp_path, "poster"), np.load(file))
-    with pytest.raises(DataError, match="zeros, which looks like data"):
+    with pytest.raises(DataError, match="zeros, which has no direction"):
         write({"poster": {"kind": "npy", "file": str(file)}}, items, tmp_path / "refused")

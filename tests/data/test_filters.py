@@ -46,3 +46,5 @@ def test_rule_is_said_in_words():
     assert FilterConfig().rule() == "none"
     rule = FilterConfig(min_user_events=5, min_item_events=3).rule("has_image")
     assert rule == "items where has_image; k-core: users with >= 5, items with >= 3 events"
+    rule = FilterConfig(unknown_items="drop", unknown_users="drop", duplicates="drop").rule()
+    assert rule == "no exact duplicates; no events of unknown items or unknown users"

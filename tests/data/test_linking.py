@@ -8,6 +8,7 @@ from trec_semid.data.linking import link
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.entities import collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
+from trec_semid.data.schema import RowCounts
 from trec_semid.data.sources.source import Source
 
 LOG = [("u1", "b"), ("u2", "x"), ("u1", "a"), ("u3", "b")]
@@ -40,8 +41,11 @@ def test_unknown_items_are_refused_by_row_or_dropped_and_counted():
     assert pairs(links) == [("u1", "b"), ("u1", "a"), ("u3", "b")]
     assert links.items.ids.to_pylist() == ["a", "b", "c"]
     assert links.users.ids.to_pylist() == ["u1", "u3"]
-    assert links.counts["events_on_unknown_items"] == 1
-    assert links.counts["events_kept"] == 3
+    assert links.read == RowCounts(events=4, items=4, users=3)
+    assert links.dropped == {
+        "unknown_items": RowCounts(events=1, items=1),
+        "too_few_events": RowCounts(users=1),  # u2 had no other event
+    }
 
 
 def test_without_an_items_file_the_log_is_the_catalogue():
@@ -56,7 +60,10 @@ def test_unknown_users_are_refused_dropped_or_kept():
         link(source(**given), None, FilterConfig(), None)
     dropped = link(source(**given), None, FilterConfig(unknown_users="drop"), None)
     assert dropped.users.ids.to_pylist() == ["u3", "u1"]
-    assert dropped.counts["events_of_unknown_users"] == 1
+    assert dropped.dropped == {
+        "unknown_users": RowCounts(events=1, users=1),
+        "too_few_events": RowCounts(users=1),  # idle
+    }
     kept = link(source(**given), None, FilterConfig(unknown_users="keep"), None)
     assert pairs(kept) == LOG
     assert kept.users.ids.to_pylist() == ["u3", "u1", "u2"]
@@ -68,4 +75,4 @@ def test_items_that_a_flag_leaves_out_take_their_events_along():
     assert pairs(links) == [("u1", "b"), ("u3", "b")]
     assert links.events.labels.tolist() == [0, 3]
     assert links.items.rows.tolist() == [1]
-    assert links.counts["items_left_out"] == 2
+    assert links.dropped["keep_where"] == RowCounts(events=1, items=2)

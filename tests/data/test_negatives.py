@@ -56,3 +56,12 @@ def test_same_seed_same_negatives():
     arguments = np.zeros(100, int), np.array([0]), np.array([0]), np.ones(50)
     np.testing.assert_array_equal(draw_untouched(*arguments, 3), draw_untouched(*arguments, 3))
     assert not np.array_equal(draw_untouched(*arguments, 3), draw_untouched(*arguments, 4))
+
+
+def test_other_strategy_is_advised_only_where_it_has_an_item_left_to_draw():
+    users, items = np.array([0, 0]), np.array([0, 1])
+    with pytest.raises(DataError, match="Filter such users out$"):
+        draw_untouched(np.array([0]), users, items, np.ones(2), 0)
+    with pytest.raises(DataError, match='strategy = "uniform"'):
+        draw_untouched(np.array([0]), users, items, np.array([1.0, 1.0, 0.0]), 0)
+    assert draw_untouched(np.array([0]), users, items, np.ones(3), 0).tolist() == [2]

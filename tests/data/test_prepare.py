@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.raw_tables import ITEMS, LOG, USERS, config, write
+from tests.data.raw_tables import ITEMS, LOG, T0, USERS, config, write
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
@@ -24,7 +24,7 @@ def test_folder_holds_what_the_schema_says(tmp_path):
     assert users["gender"].to_pylist() == [1, 2, 1, 2, 1]
     assert facts.item_fields["genres"].size == 4
     assert events["order"].to_pylist() == list(range(60))
-    assert events["timestamp"].to_pylist() == [1000 + n for n in range(60)]
+    assert events["timestamp"].to_pylist() == [T0 + 1000 + n for n in range(60)]
     assert events["user_row"].to_pylist() == [n % 5 for n in range(60)]
     assert events["item_row"].to_pylist() == [(n * 7) % 10 for n in range(60)]
     assert events["label"].to_pylist() == [float(n % 5 > 2) for n in range(60)]
@@ -38,7 +38,7 @@ def test_same_input_config_and_seed_give_the_same_checksum_anywhere(tmp_path):
     write(
         tmp_path,
         log="user,item,rating,time\n"
-        + "".join(f"u{n % 5},i{n % 10},{1 + n % 5},{n // 9}\n" for n in range(60)),
+        + "".join(f"u{n % 5},i{n % 10},{1 + n % 5},{T0 + n // 9}\n" for n in range(60)),
     )
     first = prepare_dataset(config(tmp_path))
     again = prepare_dataset(config(tmp_path, out=str(tmp_path / "again")))
@@ -74,7 +74,7 @@ def slow_dataset(log, min_user, min_item):
             from_end = len(mine) - position
             parts[i] = "train" if len(mine) < 3 or from_end > 2 else ("test", "valid")[from_end - 1]
     return [
-        (users.index(log[i][0]), items.index(log[i][1]), float(log[i][2] > 3), log[i][3], parts[i])
+        (users.index(log[i][0]), items.index(log[i][1]), float(log[i][2] > 3), T0 + log[i][3], parts[i])
         for i in in_time
     ]
 
@@ -86,7 +86,7 @@ ROW = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 5), st.inte
 @given(st.lists(ROW, min_size=1, max_size=40), st.integers(1, 3), st.integers(1, 3))
 def test_whole_preparation_equals_plain_python(tmp_path_factory, log, min_user, min_item):
     folder = tmp_path_factory.mktemp("whole")
-    lines = "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in log)
+    lines = "".join(f"{u},{i},{r},{T0 + t}\n" for u, i, r, t in log)
     write(folder, log="user,item,rating,time\n" + lines)
     source = {"kind": "tables", "interactions": config(folder).source.interactions.model_dump()}
     made = config(
@@ -131,7 +131,7 @@ def test_order_alone_defines_the_sequence(tmp_path):
 
 def test_behaviours_missing_labels_and_negatives_reach_the_folder(tmp_path):
     log = "user,item,rating,time,kind\n" + "".join(
-        f"u{n % 5},i{(n * 3) % 7},{n % 2 if n != 4 else ''},{1000 + n},{'click' if n % 3 else 'view'}\n"
+        f"u{n % 5},i{(n * 3) % 7},{n % 2 if n != 4 else ''},{T0 + n},{'click' if n % 3 else 'view'}\n"
         for n in range(60)
     )
     write(tmp_path, log=log)

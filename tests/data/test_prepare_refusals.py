@@ -9,32 +9,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.raw_tables import ITEMS, LOG, USERS, config, write
+from tests.data.raw_tables import ITEMS, LOG, T0, USERS, config, write
 from trec_semid.core.errors import DataError, SemidError
 from trec_semid.data.prepare import prepare_dataset
 
 BAD = {
     "missing column": ({"log": LOG.replace("rating", "stars")}, r"log.csv, field 'rating': no such column"),
     "wrong type": (
-        {"log": LOG + "u1,i1,abc,1100\n"},
+        {"log": LOG + "u1,i1,abc,1000001100\n"},
         r"log.csv, row 61, field 'rating': not a number \(got 'abc'\)",
     ),
-    "nan rating": ({"log": LOG + "u1,i1,NaN,1100\n"}, r"row 61, field 'rating': not a finite number"),
-    "infinite rating": ({"log": LOG + "u1,i1,-inf,1100\n"}, r"row 61.*not a finite number"),
-    "huge rating": ({"log": LOG + "u1,i1,1e300,1100\n"}, r"row 61, field 'rating': too large"),
+    "nan rating": ({"log": LOG + "u1,i1,NaN,1000001100\n"}, r"row 61, field 'rating': not a finite number"),
+    "infinite rating": ({"log": LOG + "u1,i1,-inf,1000001100\n"}, r"row 61.*not a finite number"),
+    "huge rating": ({"log": LOG + "u1,i1,1e300,1000001100\n"}, r"row 61, field 'rating': too large"),
     "one class": (
-        {"log": "user,item,rating,time\n" + "".join(f"u{n % 5},i1,5,{n}\n" for n in range(60))},
+        {"log": "user,item,rating,time\n" + "".join(f"u{n % 5},i1,5,{T0 + n}\n" for n in range(60))},
         r"log.csv, field 'label': every one of 60 labels is positive under 'rating > 3'",
     ),
-    "missing rating": ({"log": LOG + "u1,i1,,1100\n"}, r"row 61, field 'rating': the rating is missing"),
-    "missing user": ({"log": LOG + ",i1,3,1100\n"}, r"row 61, field 'user': the id is missing"),
+    "missing rating": (
+        {"log": LOG + "u1,i1,,1000001100\n"},
+        r"row 61, field 'rating': the rating is missing",
+    ),
+    "missing user": ({"log": LOG + ",i1,3,1000001100\n"}, r"row 61, field 'user': the id is missing"),
     "duplicate items": (
         {"items": ITEMS + "i2,again,a,2000,1\n"},
         r"items.csv, row 11.*duplicate item id.*'i2'",
     ),
     "duplicate users": ({"users": USERS + "u0,F\n"}, r"users.csv, row 6.*duplicate user id.*'u0'"),
-    "unknown item": ({"log": LOG + "u1,zzz,3,1100\n"}, r"log.csv, row 61, field 'item'.*'zzz'.*drop"),
-    "unknown user": ({"log": LOG + "zzz,i1,3,1100\n"}, r"log.csv, row 61, field 'user'.*'zzz'.*drop"),
+    "unknown item": ({"log": LOG + "u1,zzz,3,1000001100\n"}, r"log.csv, row 61, field 'item'.*'zzz'.*drop"),
+    "unknown user": ({"log": LOG + "zzz,i1,3,1000001100\n"}, r"log.csv, row 61, field 'user'.*'zzz'.*drop"),
     "negative time": ({"log": LOG + "u1,i1,3,-5\n"}, r"row 61, field 'time': negative time"),
     "milliseconds": ({"log": LOG + "u1,i1,3,1500000000000\n"}, r"row 61.*timestamp_unit = \"ms\""),
     "empty log": ({"log": "user,item,rating,time\n"}, r"log.csv: no rows"),
@@ -43,7 +46,7 @@ BAD = {
     "short row": ({"log": LOG + "u1,i1\n"}, r"log.csv, row 61: has 2 fields where 4"),
     "bad year": ({"items": ITEMS + "i10,T,a,soon,1\n"}, r"items.csv, row 11, field 'year': not a number"),
     "empty split": (
-        {"log": "user,item,rating,time\nu1,i1,3,5\nu2,i2,3,5\n"},
+        {"log": "user,item,rating,time\nu1,i1,3,1000000005\nu2,i2,3,1000000005\n"},
         r"log.csv, field 'split': split 'train' is empty",
     ),
 }
@@ -83,7 +86,7 @@ def test_a_really_full_disk_is_named_and_leaves_nothing(tmp_path):
         rng = np.random.default_rng(0)
         ids = rng.permutation(40_000)
         pq.write_table(
-            pa.table({"user": ids, "item": ids[::-1], "rating": ids % 5, "time": ids}),
+            pa.table({"user": ids, "item": ids[::-1], "rating": ids % 5, "time": ids + T0}),
             tmp_path / "log.parquet",
         )
         table = {"path": str(tmp_path / "log.parquet"), "user": "user", "item": "item", "timestamp": "time"}

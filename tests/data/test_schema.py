@@ -48,5 +48,5 @@ def test_a_damaged_part_is_refused_by_readers_that_stream_too(dataset):
 
 def test_content_of_another_number_of_items_is_refused(dataset):
     np.save(Path(dataset.uri, "content/text.npy"), np.ones((7, 16), np.float32))
-    with pytest.raises(DataError, match=r"it has 7 rows for 40 items"):
+    with pytest.raises(DataError, match=r"text.npy: damaged: it has 7 rows, and 40 were written"):
         dataset.content("text")

@@ -55,8 +55,9 @@ def test_rows_equal_walking_every_user(drawn_from, events_kind):
     config = SequencesConfig(max_len=max_len, events=events_kind)
     expected = slow(events, config)
     if not any(chained(parts) for parts in expected):
-        with pytest.raises(DataError, match=r"no events to make sequences of"):
+        with pytest.raises(DataError, match=r"no events .*to make sequences of") as error:
             build_sequences(events, config, NUM_USERS)
+        assert ("sequences.events = 'all'" in str(error.value)) == (events_kind == "positives")
         return
     made = build_sequences(events, config, NUM_USERS)
     dense = [

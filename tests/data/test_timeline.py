@@ -42,6 +42,7 @@ def test_split_facts_equal_sets_of_users_and_items(rows):
             "unseen_items": len(items - seen_items),
             "unseen_item_events": sum(i not in seen_items for _, i in mine),
             "positives": len(mine),
+            "negatives": 0,
         }
 
 
@@ -66,13 +67,14 @@ def test_items_that_only_negatives_show_in_training_stay_unseen():
     line = timeline([(0, 0, 0), (0, 1, 1), (0, 2, 2)])
     line = with_negatives(line, NegativesConfig(per_positive=20, strategy="uniform"), 5, 0)
     facts = describe_splits(line, 1, 5)
-    assert facts["train"].items > 1
-    assert facts["test"].unseen_item_events == 21
+    assert (facts["train"].events, facts["train"].negatives, facts["train"].items) == (21, 20, 1)
+    assert (facts["test"].events, facts["test"].negatives, facts["test"].items) == (21, 20, 1)
+    assert (facts["test"].unseen_items, facts["test"].unseen_item_events) == (1, 1)
 
 
 def test_negatives_that_cannot_be_are_refused():
     rows = [(0, 0, 0), (0, 1, 1), (0, 2, 2)]
     with pytest.raises(DataError, match="kept for sampled negatives"):
-        with_negatives(timeline(rows, ["negative"]), NegativesConfig(), 3, 0)
+        timeline(rows, ["negative"])  # with or without the section: readers go by the name
     with pytest.raises(DataError, match="no positive event"):
         with_negatives(timeline(rows, labels=[0, 0, 0]), NegativesConfig(), 3, 0)

@@ -3,7 +3,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.datasets import write_small_dataset
+from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
@@ -66,6 +66,7 @@ def test_sampled_negatives_are_no_training_events_for_strata_and_counts(tmp_path
     at = table.schema.get_field_index("behaviour")
     table = table.set_column(at, table.schema.field(at), behaviours.cast(table.schema.field(at).type))
     pq.write_table(table, file)
+    describe_again(folder)
     strata = training_strata(Dataset(folder))
     assert named(strata.items[[item]], POPULARITY) == ["unseen"]
     assert (strata.items == 3).sum() == 3  # the two that never had an event, and this one
@@ -90,7 +91,7 @@ def test_masks_part_the_rows_twice():
 
 def test_rows_of_another_dataset_are_refused():
     strata = strata_of_counts(np.ones(3), np.ones(3))
-    with pytest.raises(DataError, match=r"row 1, field 'item_row'.*got 3"):
+    with pytest.raises(DataError, match=r"row 2, field 'item_row'.*got 3"):
         dict(strata.masks(np.array([0, 0]), np.array([2, 3])))
     with pytest.raises(DataError, match=r"field 'user_row'.*got -1"):
         dict(strata.masks(np.array([-1]), np.array([0])))

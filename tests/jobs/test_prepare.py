@@ -22,7 +22,9 @@ interactions = {{ path = "{folder}/log.csv", user = "u", item = "i", timestamp =
 
 @pytest.fixture
 def config(tmp_path):
-    (tmp_path / "log.csv").write_text("u,i,t\n" + "".join(f"u{n % 4},i{n % 7},{n}\n" for n in range(40)))
+    (tmp_path / "log.csv").write_text(
+        "u,i,t\n" + "".join(f"u{n % 4},i{n % 7},{10**9 + n}\n" for n in range(40))
+    )
     (tmp_path / "c.toml").write_text(CONFIG.format(folder=tmp_path))
     return load_config(PrepareConfig, [str(tmp_path / "c.toml")])
 
@@ -57,7 +59,7 @@ def test_changed_source_is_prepared_again_and_a_removed_one_is_not_missed(config
     run(config)
     log = config.source.interactions.path
     with open(log, "a") as file:
-        file.write("u1,i1,100\n")
+        file.write("u1,i1,1000000100\n")
     assert finished(config) is None
     assert run(config).num_events == 41
     os.remove(log)
@@ -103,5 +105,5 @@ def test_an_edit_of_the_same_size_is_prepared_again(config):
     with open(log) as file:
         text = file.read()
     with open(log, "w") as file:
-        file.write(text.replace("u1,i1,1\n", "u2,i1,1\n"))
+        file.write(text.replace("u1,i1,1000000001\n", "u2,i1,1000000001\n"))
     assert run(config).checksum != first.checksum

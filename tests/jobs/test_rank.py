@@ -4,20 +4,28 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from sklearn.metrics import log_loss, roc_auc_score
 
-from tests.jobs.ranking import losses_of, rank_config, train_with_plan, write_problem
+from tests.datasets import describe_again
+from tests.jobs.ranking import (
+    losses_of,
+    mark_finished,
+    rank_config,
+    run_until,
+    train_with_plan,
+    write_problem,
+)
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step, complete_steps
 from trec_semid.core.config import load_config
-from trec_semid.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from trec_semid.core.errors import CheckpointError, ConfigError, TrainingError
 from trec_semid.core.logs import read_events
 from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.evaluation.strata import training_strata
-from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -126,24 +134,8 @@ def test_a_finished_run_is_left_as_it_is(finished, problem):
 
 
 def test_another_config_does_not_overwrite_a_run(finished, problem):
-    with pytest.raises(ConfigError, match="holds a run of another config"):
+    with pytest.raises(ConfigError, match="holds a run of another config: seed: 0 there, 5 now"):
         run(rank_config(problem, finished[0], seed=5))
-
-
-def run_until(monkeypatch, config: RankConfig, num_steps: int) -> None:
-    """Run, and be interrupted after so many steps."""
-    whole = training_loop.train_steps
-
-    def stopping(*args, **kwargs):
-        for report in whole(*args, **kwargs):
-            yield report
-            if report.step == num_steps:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "train_steps", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +164,7 @@ def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
     shutil.copytree(problem["dataset"], tmp_path / "data")
     config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "run"))
     run_until(monkeypatch, config, 8)
-    facts = json.loads((tmp_path / "data/dataset.json").read_text())
-    (tmp_path / "data/dataset.json").write_text(json.dumps({**facts, "checksum": "other"}))
+    describe_again(str(tmp_path / "data"), checksum="other")
     with pytest.raises(CheckpointError, match="trained on other data"):
         run(config)
 
@@ -182,13 +173,14 @@ def other_codes(problem, folder: Path) -> dict:
     """Return the problem with a copy of its semantic IDs in a tokenize run's place."""
     folder.mkdir()
     shutil.copy(problem["semantic_ids"], folder / "semantic_ids.parquet")
-    (folder / "metrics.json").write_text("{}")  # the mark of a run's end
+    mark_finished(str(folder))
     return {**problem, "semantic_ids": str(folder)}
 
 
 def retokenize(folder: Path, dataset: str) -> None:
     ids = SemanticIds.load(f"{folder}/semantic_ids.parquet", Dataset(dataset).item_ids)
     SemanticIds(ids.item_ids, ids.codes[::-1].copy(), ids.sizes).save(f"{folder}/semantic_ids.parquet")
+    mark_finished(str(folder))
 
 
 def test_a_run_does_not_go_on_with_other_codes_and_keeps_those_it_was_trained_with(
@@ -270,17 +262,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(problem, tmp_path
     assert not (tmp_path / "r/metrics.json").exists()
 
 
-def test_a_metric_that_validation_does_not_define_is_refused(problem, tmp_path):
-    shutil.copytree(problem["dataset"], tmp_path / "data")
-    path = tmp_path / "data/events/part-00000.parquet"
-    events = pq.read_table(path).to_pandas()
-    events.loc[events.split == "valid", "label"] = 1.0
-    pq.write_table(pq.read_table(path).from_pandas(events, schema=pq.read_schema(path)), path)
-    config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "r"))
-    with pytest.raises(DataError, match="validation does not define auc"):
-        run(config)
-
-
 def on_ranks(problem, folder: str):
     return {plan: train_with_plan(problem, f"{folder}/{plan}", plan) for plan in PLANS}
 
@@ -310,3 +291,12 @@ def test_predictions_of_all_ranks_together_are_those_of_one(on_one_two_and_four)
         found = read_predictions(str(folder / f"on-{world_size}" / "row_wise"), "test")
         assert found.user_row.tolist() == expected.user_row.tolist()
         assert found.score == pytest.approx(expected.score, rel=1e-3)
+
+
+def test_item_ids_beside_semantic_ids_that_nothing_reads_are_refused_with_how_to_take_them_back(problem):
+    values = {**problem, "run": "nowhere", "representation": "item"}
+    with pytest.raises(
+        ValidationError, match=r"reads no semantic_ids \(got '.*codes\.parquet'\).*semantic_ids = ''"
+    ):
+        RankConfig.model_validate(values)
+    assert RankConfig.model_validate({**values, "semantic_ids": ""}).semantic_ids is None

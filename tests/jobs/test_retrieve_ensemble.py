@@ -1,10 +1,10 @@
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from tests.datasets import describe_again
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_tuning import write_problem
 from tests.ranks import run_ranks
@@ -90,9 +90,7 @@ def test_a_run_of_data_that_was_made_anew_is_refused(tmp_path):
     problem = write_problem(str(tmp_path))
     first = str(tmp_path / "r")
     run(retrieve_config(problem, first, train={"max_epochs": 1}))
-    place = tmp_path / "data" / "dataset.json"
-    facts = json.loads(place.read_text())
-    place.write_text(json.dumps({**facts, "checksum": "f" * 64}))
+    describe_again(str(tmp_path / "data"), checksum="f" * 64)
     with pytest.raises(ConfigError, match=r"was trained on other data or codes than are there now"):
         run(ensemble_of(problem, tmp_path / "both", [first, first]))
 

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.datasets import write_small_dataset
+from tests.datasets import describe_again, write_small_dataset
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import read_bytes, write_bytes
@@ -86,6 +86,7 @@ def moved(folder, split, to, *, liked_only=False):
     column = pa.DictionaryArray.from_arrays(pa.array(map(names.index, splits), pa.int8()), pa.array(names))
     at = events.schema.get_field_index("split")
     pq.write_table(events.set_column(at, events.schema.field(at), column), place)
+    describe_again(str(folder))
     return {"dataset": str(folder)}
 
 

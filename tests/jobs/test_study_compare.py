@@ -1,11 +1,13 @@
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from tests.datasets import write_small_dataset
 from tests.evaluation.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.runs import RunFolder
 from trec_semid.jobs.study_compare import compare, with_tokenizers
+from trec_semid.jobs.study_table import as_markdown, lay_out
 
 METRICS = [
     "test/auc",
@@ -79,3 +81,56 @@ def test_runs_whose_predictions_are_gone_are_compared_over_seeds(runs: list[dict
     assert compare(only, ["test/gauc"], "item", 200).get("both") is None
     users = compare([run for run in runs if run["seed"] == 0], ["test/gauc"], "item", 200)
     assert users["both"]["test/gauc"].paired_over == "users"
+
+
+def over_seeds(deltas: dict[str, list[float]]) -> list[dict]:
+    """Runs without predictions: of every step one value a seed, above the baseline's by so much."""
+    steps = {"base": [0.0] * 4, **deltas}
+    return [
+        {
+            "step": step,
+            "label": f"{step}-{seed}",
+            "seed": seed,
+            "verb": "tokenize",
+            "folders": [],
+            "metrics": {"all/entropy": 1.0 + 0.01 * seed + delta},
+        }
+        for step, values in steps.items()
+        for seed, delta in enumerate(values)
+    ]
+
+
+def test_a_verdict_needs_a_corrected_p_below_the_level():
+    """Oracle: scipy's paired t-test, times the number of steps that are not smaller."""
+    own = [0.010, 0.014, 0.008, 0.012]
+    p = float(stats.ttest_1samp(own, 0).pvalue)
+    others = {f"noise-{index}": [0.01, -0.012, 0.002 * index, 0.001] for index in range(20)}
+    alone = compare(over_seeds({"own": own}), ["all/entropy"], "base", 100)["own"]["all/entropy"]
+    assert (alone.verdict, alone.p_holm) == ("higher", pytest.approx(p))
+    many = over_seeds({"own": own, **others})
+    beside = compare(many, ["all/entropy"], "base", 100)["own"]["all/entropy"]
+    assert beside.p == pytest.approx(p)
+    assert beside.p_holm == pytest.approx(21 * p)
+    assert beside.p_holm > 0.05
+    assert beside.verdict == "not distinguishable"
+    shown = as_markdown(
+        lay_out(
+            [{**run, "error": None} for run in many],
+            ["all/entropy"],
+            "base",
+            {"own": {"all/entropy": beside}},
+        )
+    )
+    assert "higher" not in shown
+    assert f"p {beside.p_holm:.2g})" in shown
+
+
+def test_there_are_draws_enough_to_tell_one_of_many_steps_apart(runs: list[dict]):
+    crowd = [
+        {**run, "step": f"{run['step']}-{index}"}
+        for index in range(5)
+        for run in runs
+        if run["step"] == "both"
+    ]
+    found = compare([*runs, *crowd], ["test/gauc"], "item", 100)
+    assert {found[step]["test/gauc"].verdict for step in found if step.startswith("both")} == {"higher"}

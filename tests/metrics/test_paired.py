@@ -4,7 +4,7 @@ from scipy import stats
 
 from trec_semid.core.errors import DataError
 from trec_semid.metrics.intervals import bootstrap
-from trec_semid.metrics.paired import holm, paired_difference, paired_t_test, student_quantile, student_tail
+from trec_semid.metrics.paired import paired_difference, paired_t_test, student_quantile, student_tail
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 60])
@@ -46,12 +46,6 @@ def test_equal_and_constant_differences_need_no_spread():
     assert paired_t_test([1.0, 2.0, 3.0], [0.5, 1.5, 2.5]).is_distinguishable
     with pytest.raises(DataError, match="two seeds"):
         paired_t_test([1.0], [0.5])
-
-
-def test_holm_is_the_textbook_procedure():
-    p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}
-    assert holm(p) == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
-    assert holm({}) == {}
 
 
 def sample(seed: int, num_users: int = 120, gain: float = 0.0, own: float = 0.0) -> tuple:

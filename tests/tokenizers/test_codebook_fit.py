@@ -34,7 +34,7 @@ def test_warm_up_leaves_codebooks_alone_and_the_start_puts_them_among_the_latent
 @torch.no_grad()
 def test_codebooks_start_as_long_as_latents_and_close_to_them():
     catalogue, mmq = plant(NUM_ITEMS).catalogue, build()
-    start_codebooks(mmq, catalogue, np.arange(NUM_ITEMS), seed=0)
+    start_codebooks(mmq, catalogue, np.arange(NUM_ITEMS), seed=0, num_items=NUM_ITEMS)
     latents, _ = mmq.latents(catalogue.batch(np.arange(NUM_ITEMS)))
     for position in range(latents.shape[1]):
         lengths = mmq.codebooks[position].norm(dim=1)
@@ -51,7 +51,7 @@ def test_masked_items_take_no_part_in_the_start_of_specific_codebooks():
     books = []
     for catalogue in (first, second):
         mmq = build()
-        start_codebooks(mmq, catalogue, np.arange(NUM_ITEMS), seed=0)
+        start_codebooks(mmq, catalogue, np.arange(NUM_ITEMS), seed=0, num_items=NUM_ITEMS)
         books.append(mmq.codebooks.clone())
     assert torch.equal(*books)
 

@@ -34,7 +34,7 @@ def test_masks_are_matched_by_name_not_by_order():
 def test_present_vector_that_is_not_finite_is_refused_by_row_and_modality(bad):
     catalogue = plant(20).catalogue
     catalogue.vectors["text"][13, 2] = bad
-    with pytest.raises(DataError, match="row 13, field 'text': NaN or infinite"):
+    with pytest.raises(DataError, match="row 14, field 'text': NaN or infinite"):
         catalogue.batch(np.array([4, 13, 5]))
 
 
@@ -79,3 +79,13 @@ def test_more_codes_than_items_are_refused_with_a_remedy():
     with pytest.raises(DataError, match=r"field 'text': a codebook of 9 codes .* \(got 8\)\. Lower"):
         require_items(8, 9, field="text")
     require_items(9, 9)
+
+
+def test_present_vector_of_zeros_is_refused_and_a_missing_one_is_not():
+    catalogue = plant(20).catalogue
+    catalogue.vectors["text"][13] = 0
+    catalogue.batch(np.arange(13))
+    with pytest.raises(DataError, match=r"row 14, field 'text': a vector of zeros.*mark it as missing"):
+        catalogue.batch(np.arange(20))
+    catalogue.present["text"][13] = False
+    assert not catalogue.batch(np.arange(20)).present[13, 0]

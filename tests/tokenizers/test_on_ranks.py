@@ -1,4 +1,4 @@
-"""The same global batch on 1, 2 and 4 ranks gives the same tokenizer."""
+"""The same global batch on 1, 2 and 4 ranks gives the same tokenizer, rare modalities or not."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks
+from tests.tokenizers import rare
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.ranks import process_group
 from trec_semid.tokenizers.alignment import ContrastiveConfig
@@ -42,7 +43,8 @@ def fit_on_this_rank() -> dict[str, Any]:
     torch.set_num_threads(1)
     with process_group():
         share = my_share(np.arange(NUM_ITEMS))
-        facts: dict[str, Any] = {"share": share, "sum": int(sum_over_ranks(torch.tensor(len(share))))}
+        facts: dict[str, Any] = {"rare": rare.rare_on_this_rank()}
+        facts |= {"share": share, "sum": int(sum_over_ranks(torch.tensor(len(share))))}
         for name, config in CONFIGS.items():
             catalogue = plant(NUM_ITEMS, 9, missing=0.2).catalogue
             torch.manual_seed(0)
@@ -111,3 +113,30 @@ def test_the_comparison_covers_revival_and_masked_items(facts, name):
     if name in LEARNED:
         assert sum(report.get("revived_codes", 0) for report in alone["reports"]) > 0
         assert (alone["encoded"]["codes"] == 30).any()
+
+
+@pytest.mark.parametrize("name", list(rare.CONFIGS))
+def test_forty_pictures_among_many_items_make_codebooks_of_sixteen_on_any_number_of_ranks(facts, name):
+    for seed in (0, 1):
+        alone = facts[1][0]["rare"]["fitted"][name, seed]
+        assert all(np.isfinite(value).all() for value in alone["weights"].values())
+        for num_ranks in (2, 4):
+            first, *others = (rank["rare"]["fitted"][name, seed] for rank in facts[num_ranks])
+            for other in others:
+                np.testing.assert_array_equal(other["codes"], first["codes"])
+            assert (first["codes"] == alone["codes"]).mean() > 0.9  # gradients are summed in another order
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_fewer_pictures_than_codes_are_refused_on_every_rank_with_their_number(facts, num_ranks):
+    for rank in facts[num_ranks]:
+        for told in rank["rare"]["refusals"].values():
+            assert told.startswith("field 'picture': a codebook of 16 codes needs")
+            assert "(got 15)" in told
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_a_vector_that_one_rank_reads_and_refuses_is_refused_on_all(facts, num_ranks):
+    for rank in facts[num_ranks]:
+        for told in rank["rare"]["damaged"].values():
+            assert told.startswith("row 4322, field 'text': NaN or infinite")

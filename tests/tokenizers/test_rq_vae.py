@@ -66,7 +66,7 @@ def test_gradient_passes_straight_through_to_the_encoder():
 def test_every_level_starts_from_clusters_of_what_the_levels_above_left_over():
     catalogue = plant(NUM_ITEMS, noise=0.4).catalogue
     vae = build()
-    start_codebooks(vae, catalogue, np.arange(NUM_ITEMS), seed=0)
+    start_codebooks(vae, catalogue, np.arange(NUM_ITEMS), seed=0, num_items=NUM_ITEMS)
     contents = catalogue.batch(np.arange(NUM_ITEMS))
     left = vae.encoders[0](vae.standardiser(contents))
     lengths = [float(left.square().sum(1).mean())]

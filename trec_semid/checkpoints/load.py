@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from trec_semid.checkpoints.failures import FAILURES, expect_not_stopped, reason
 from trec_semid.checkpoints.folder import (
     LOOP,
     MARKER,
     TENSORS,
-    check_files,
     latest_step,
     read_file,
+    step_fault,
     step_folder,
 )
+from trec_semid.checkpoints.mapped import RowMap, expect_mappable, take_rows
 from trec_semid.checkpoints.random_state import restore_random_state
 from trec_semid.checkpoints.storage import alone_without_warning, storage_reader
 from trec_semid.checkpoints.tensors import (
@@ -60,12 +62,22 @@ class Loaded(NamedTuple):
     """As given to `save`."""
 
 
-def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = None) -> Loaded:
+def load_checkpoint(
+    folder: str,
+    trainable: Trainable,
+    *,
+    step: int | None = None,
+    is_checked: bool = False,
+    mapped: Mapping[str, RowMap] | None = None,
+) -> Loaded:
     """Load the newest complete step, or a given one, in place; all ranks make the same call.
+
+    Every file is checked first, by its sha256, unless `step_fault` has just said that the step `is_checked`.
 
     On as many ranks and with the placement it was saved with, training goes on as if it had never stopped.
     On another number of ranks the tensors are cut anew and random generators start from another rank's.
     Optimizers left out of `trainable` are not loaded. A module that is `Particular` has the last word.
+    Tensors that are `mapped`, by name, take over rows as told; each is read as a whole on every rank in turn.
 
     Raises:
         CheckpointError: there is no complete step, a file is damaged, or model and checkpoint differ.
@@ -73,15 +85,23 @@ def load_checkpoint(folder: str, trainable: Trainable, *, step: int | None = Non
     step = broadcast_object(latest_step(folder)) if step is None else step
     if step is None:
         raise CheckpointError(f"{folder}: no complete checkpoint here (looked for step-N/{MARKER}).")
-    check_files(folder, step)
+    if not is_checked:
+        _expect_sound(folder, step)
     at = join(step_folder(folder, step), TENSORS)
     saved = _saved_shapes(at)
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
-    _check_fit(at, tensors, _relevant(saved, trainable), trainable.model)
-    with alone_without_warning():
-        load(tensors, storage_reader=storage_reader(at), no_dist=not dist.is_initialized())
-    take_over(trainable, tensors)
+    apart = {name: tensors.pop(name) for name in mapped or {}}
+    relevant = {name: shape for name, shape in _relevant(saved, trainable).items() if name not in apart}
+    _check_fit(at, tensors, relevant, trainable.model)
+    for name, rows in (mapped or {}).items():
+        expect_mappable(name, saved.get(name, ()), shape_of(apart[name]), rows)
+    _read(tensors, at, is_alone=not dist.is_initialized())
+    take_over(trainable, tensors | apart)
+    for name, rows in (mapped or {}).items():
+        whole = {name: torch.empty(saved[name], dtype=_saved_entries(at)[name].properties.dtype)}
+        _read(whole, at, is_alone=True)
+        take_rows(apart[name], whole[name], rows)
     for module in _particular(trainable.model):
         module.expect_loaded()
     return Loaded(step, _resume_loop(folder, step, trainable))
@@ -98,7 +118,7 @@ def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a file is damaged.
     """
-    check_files(folder, step)
+    _expect_sound(folder, step)
     at = join(step_folder(folder, step), TENSORS)
     entries = _saved_entries(at)
     tensors: dict[str, Any] = {
@@ -106,8 +126,7 @@ def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
         for name, entry in entries.items()
         if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
-    with alone_without_warning():
-        load(tensors, storage_reader=storage_reader(at), no_dist=True)
+    _read(tensors, at, is_alone=True)
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
@@ -129,11 +148,26 @@ def _resume_loop(folder: str, step: int, trainable: Trainable) -> dict[str, Any]
     return facts["loop"]
 
 
+def _expect_sound(folder: str, step: int) -> None:
+    fault = step_fault(folder, step)
+    if fault:
+        raise CheckpointError(fault)
+
+
+def _read(tensors: Tensors, at: str, *, is_alone: bool) -> None:
+    try:
+        with alone_without_warning():
+            load(tensors, storage_reader=storage_reader(at), no_dist=is_alone)
+    except FAILURES as error:
+        expect_not_stopped(error)
+        raise CheckpointError(f"{at}: cannot load: {reason(error)}.") from error
+
+
 def _saved_entries(at: str) -> Mapping[str, Any]:
     try:
         return storage_reader(at).read_metadata().state_dict_metadata
-    except (OSError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{at}: not readable: {error}. Load another step.") from error
+    except FAILURES as error:  # a pickle: whatever another version of torch makes of it
+        raise CheckpointError(f"{at}: not readable: {reason(error)}. Load another step.") from error
 
 
 def _saved_shapes(at: str) -> dict[str, tuple[int, ...]]:

@@ -2,30 +2,42 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
-from torch.distributed.checkpoint.state_dict_saver import async_save, save
+from torch.distributed.checkpoint.state_dict_saver import save
 
-from trec_semid.checkpoints.folder import TENSORS, begin_step, commit_step, prune, step_folder
+from trec_semid.checkpoints.failures import FAILURES, expect_not_stopped, reason
+from trec_semid.checkpoints.folder import (
+    MARKER,
+    TENSORS,
+    Begun,
+    CheckpointFacts,
+    begin_step,
+    commit_step,
+    drop,
+    prune,
+)
 from trec_semid.checkpoints.random_state import capture_random_state
 from trec_semid.checkpoints.storage import alone_without_warning, storage_writer
-from trec_semid.checkpoints.tensors import Trainable, hyperparameters, named_tensors
+from trec_semid.checkpoints.tensors import Tensors, Trainable, hyperparameters, named_tensors
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.paths import join
+from trec_semid.core.fingerprints import Fingerprint
+from trec_semid.core.paths import exists, join
 from trec_semid.core.ranks import broadcast_object, gather_objects
+
+T = TypeVar("T")
 
 
 class CheckpointWriter:
     """Saves steps of one run into one folder; all ranks make the same calls.
 
     A step is visible once everything of it is written: a process killed in between leaves nothing that a
-    reader takes for a checkpoint. In the background, training goes on as soon as the tensors are copied to
-    host memory; the next `save`, or `wait`, first waits for the one before. That needs a process group, and
-    without one a save is never in the background.
+    reader takes for a checkpoint, and what was complete before stays complete. In the background, training
+    goes on as soon as the tensors are copied to host memory; the next `save`, or `wait`, first waits for the
+    one before. That needs a process group, and without one a save is never in the background.
     """
 
     def __init__(self, folder: str, *, keep_last: int = 2, in_background: bool = False) -> None:
@@ -49,7 +61,7 @@ class CheckpointWriter:
         """Save one step.
 
         Args:
-            step: its number; a step of that number already there is replaced.
+            step: its number; a step of that number already there stays until this one is complete.
             trainable: model and optimizers.
             loop: JSON values of the training loop, e.g. epoch, reader position, best metric; from rank 0.
             extra_files: name to content, kept and checked together with the tensors; from rank 0.
@@ -63,36 +75,43 @@ class CheckpointWriter:
         states = gather_objects(capture_random_state())
         groups = {name: hyperparameters(optimizer) for name, optimizer in trainable.optimizers.items()}
         facts = {"step": step, "loop": loop, "hyperparameters": groups, "random_states": states}
-        sha256 = _on_main(lambda: begin_step(self.folder, step, facts, extra_files or {}))
-        at = join(step_folder(self.folder, step), TENSORS)
+        begun: Begun = _on_main(lambda: begin_step(self.folder, step, facts, extra_files or {}), self.folder)
         world_size = dist.get_world_size() if dist.is_initialized() else 1
 
-        def commit() -> None:
-            """Make the step visible, then remove steps beyond those to keep."""
-            commit_step(self.folder, step, world_size=world_size, is_best=is_best, sha256=sha256)
-            prune(self.folder, self.keep_last)
+        def commit(files: dict[str, Fingerprint]) -> None:
+            """Make the step visible, then remove what the run needs no more."""
+            every = {**begun.files, **files}
+            saved = CheckpointFacts(step=step, world_size=world_size, is_best=is_best, files=every)
+            commit_step(begun.at, saved)
+            prune(self.folder, self.keep_last, step)
 
         if self._in_background:
-            self._running = _Running(_start(tensors, at, self._group), commit)
+            staged = _on_each(lambda: BlockingAsyncStager().stage(tensors), begun.at)
+            self._running = _Running(staged, begun.at, self._group, commit)
             return
         try:
-            with alone_without_warning():
-                save(tensors, storage_writer=storage_writer(at), no_dist=not dist.is_initialized())
-        except CheckpointException as error:
-            raise CheckpointError(f"{at}: cannot save: {_first_line(error)}") from error
-        _on_main(commit)
+            files = _write(tensors, begun.at, None)
+        except FAILURES as error:
+            expect_not_stopped(error)
+            _give_up(begun.at)
+            raise CheckpointError(_cannot_save(begun.at, error)) from error
+        try:
+            _on_main(lambda: commit(files), begun.at)
+        except CheckpointError:
+            _give_up(begun.at)
+            raise
 
     def wait(self) -> None:
         """Wait for a save in the background.
 
         Raises:
-            CheckpointError: it failed.
+            CheckpointError: it failed, on whichever rank.
         """
         running, self._running = self._running, None
         if running:
             error = next((text for text in gather_objects(running.error()) if text), None)
             if error:
-                raise CheckpointError(f"{self.folder}: a save in the background failed: {error}")
+                raise CheckpointError(f"in the background: {error}")
 
     def settle(self, timeout_s: float | None = None) -> None:
         """Wait for a save in the background without asking other ranks, which may be gone; nothing is raised.
@@ -108,53 +127,86 @@ class CheckpointWriter:
 class _Running:
     """A save in the background, which rank 0 commits from the thread that wrote it."""
 
-    def __init__(self, written: "Future[Any]", commit: Callable[[], None]) -> None:
-        self._commit, self._error = commit, ""
-        self._finished = threading.Event()
-        written.add_done_callback(self._finish)
+    def __init__(
+        self,
+        staged: Tensors,
+        at: str,
+        group: dist.ProcessGroup | None,
+        commit: Callable[[dict[str, Fingerprint]], None],
+    ) -> None:
+        self._staged, self._at, self._group, self._commit = staged, at, group, commit
+        self._error, self._finished = "", threading.Event()
+        threading.Thread(target=self._save, name="checkpoint", daemon=True).start()
 
     def error(self, timeout_s: float | None = None) -> str:
         """Wait to the end, or so long [s], and return what went wrong, or nothing."""
         self._finished.wait(timeout_s)
         return self._error
 
-    def _finish(self, written: "Future[Any]") -> None:
+    def _save(self) -> None:
         try:
-            written.result()
-            if not dist.is_initialized() or dist.get_rank() == 0:
-                self._commit()
-        except Exception as error:  # a thread has nobody to raise to: wait() tells
-            self._error = _first_line(error)
+            files = _write(self._staged, self._at, self._group)
+            if _is_main():
+                self._commit(files)
+        except BaseException as error:  # a thread has nobody to raise to: wait() tells
+            self._error = _cannot_save(self._at, error)
+            _give_up(self._at)
         finally:
             self._finished.set()
 
 
-def _start(tensors: dict[str, Any], at: str, group: dist.ProcessGroup | None) -> "Future[Any]":
-    future = async_save(
-        tensors,
-        storage_writer=storage_writer(at),
-        process_group=group,
-        async_stager=BlockingAsyncStager(),  # the default stager cannot copy sharded tables
-    )
-    assert isinstance(future, Future)
-    return future
+def _write(tensors: Tensors, at: str, group: dist.ProcessGroup | None) -> dict[str, Fingerprint]:
+    """Write this rank's tensors; return what all ranks wrote, by its name in the step's folder."""
+    writer = storage_writer(join(at, TENSORS))
+    alone = not dist.is_initialized()
+    with alone_without_warning():
+        save(tensors, storage_writer=writer, process_group=group, no_dist=alone)
+    each: list[Any] = [writer.files.written]
+    if not alone and dist.get_world_size() > 1:
+        each = each * dist.get_world_size()
+        dist.all_gather_object(each, writer.files.written, group=group)
+    return {f"{TENSORS}/{name}": known for written in each for name, known in written.items()}
 
 
-def _on_main(work: Callable[[], Any]) -> Any:
+def _give_up(at: str) -> None:
+    """Free the space of a step that did not become complete; the fault itself is said elsewhere."""
+    if _is_main():
+        with suppress(Exception):
+            if not exists(join(at, MARKER)):
+                drop(at)
+
+
+def _on_each(work: Callable[[], T], at: str) -> T:
+    """Do something on every rank and return its result; an error on one rank is raised on all."""
+    result, fault = None, ""
+    try:
+        result = work()
+    except Exception as error:
+        fault = _cannot_save(at, error)
+    faults = [text for text in gather_objects(fault) if text]
+    if faults:
+        _give_up(at)
+        raise CheckpointError(faults[0])
+    return result  # pyright: ignore[reportReturnType] - without a fault there is a result
+
+
+def _on_main(work: Callable[[], Any], at: str) -> Any:
     """Do something on rank 0 only and return its result, or raise its error, on every rank."""
     outcome: Any = None
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if _is_main():
         try:
             outcome = work()
         except Exception as error:  # whatever it is, the other ranks wait for an outcome
-            outcome = CheckpointError(str(error) or type(error).__name__)
+            outcome = CheckpointError(_cannot_save(at, error))
     outcome = broadcast_object(outcome)
     if isinstance(outcome, CheckpointError):
         raise outcome
     return outcome
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def _cannot_save(at: str, error: BaseException) -> str:
+    return f"{at}: cannot save: {reason(error)}. Complete steps stay as they are."
+
+
+def _is_main() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0

@@ -2,17 +2,41 @@
 
 import hashlib
 import json
-import tomllib
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import Provenance, explain
-from trec_semid.core.paths import read_bytes
+from trec_semid.core.toml_text import Key, printable, read_override, read_toml, shown, unusable
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def expand_place(place: str) -> str:
+    """Return a path or URI with `~`, `$NAME` and `${NAME}` replaced as a shell does.
+
+    Raises:
+        ValueError: there is no such variable, and no file of that very name; or no such user.
+    """
+    absent = [name for pair in _VARIABLE.findall(place) if (name := pair[0] or pair[1]) not in os.environ]
+    if absent and not os.path.lexists(place):
+        raise ValueError(f"'{place}': no environment variable {absent[0]} is set; set it, or write it out")
+    at = place if absent else _VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], place)
+    at = os.path.expanduser(at)
+    if at.startswith("~"):
+        user = at.partition("/")[0]
+        raise ValueError(f"'{place}': no home folder of '{user}' on this machine; write it out")
+    return at
+
+
+Place = Annotated[str, AfterValidator(expand_place)]
+"""A path or URI in a config; `~` and environment variables are replaced."""
 
 
 class Config(BaseModel):
@@ -34,6 +58,13 @@ class Config(BaseModel):
         """
         return saved
 
+    def fixed_keys(self) -> dict[str, str]:
+        """Return keys that may not change on a run that has begun though their field says so, and why.
+
+        A class overrides this where it depends on other keys; see `core.identity.MayChange`.
+        """
+        return {}
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -47,17 +78,24 @@ def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] =
     """
     merged: dict[str, Any] = {}
     provenance: Provenance = {}
-    faults: list[str] = []
-    sources = [(file, file, _parse_file) for file in files]
-    sources += [(text, f"--set {text}", _parse_override) for text in sets]
-    for text, source, parse in sources:
+    unread: list[str] = []
+    named = list(files)
+    sources = [(file, file, read_toml) for file in files]
+    sources += [(text, f"--set {printable(text)}", read_override) for text in sets]
+    for number, (text, source, parse) in enumerate(sources):
         try:
-            _merge(merged, parse(text), provenance, source, ())
+            values = parse(text)
+            _merge(merged, values, provenance, source, ())
         except ConfigError as error:
-            faults.append(str(error))
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return _validated(kind, merged, provenance, files)
+            unread.append(str(error))
+        except RecursionError:
+            unread.append(f"{source}: nested too deeply.")
+        else:
+            if not values:
+                named[number] += " (it has no keys)"
+    if unread:
+        raise ConfigError("\n".join(unread))
+    return _validated(kind, merged, provenance, named)
 
 
 def load_saved(kind: type[ConfigT], file: str) -> ConfigT:
@@ -66,7 +104,7 @@ def load_saved(kind: type[ConfigT], file: str) -> ConfigT:
     Raises:
         ConfigError: as `load_config`.
     """
-    values, provenance = _parse_file(file), Provenance()
+    values, provenance = read_toml(file), Provenance()
     _merge({}, values, provenance, file, ())
     return _validated(kind, _from_before(kind, values), provenance, [file])
 
@@ -74,10 +112,32 @@ def load_saved(kind: type[ConfigT], file: str) -> ConfigT:
 def _validated(
     kind: type[ConfigT], values: dict[str, Any], provenance: Provenance, files: Sequence[str]
 ) -> ConfigT:
+    faults: list[Any] = [_fault(*found) for found in unusable(values)]
     try:
-        return kind.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error, kind, provenance, files)) from None
+        raise ConfigError(explain([*faults, *error.errors()], kind, provenance, files, values)) from None
+    faults += [_fault(*found) for found in _truth_values_as_numbers(values, config.model_dump())]
+    if faults:
+        raise ConfigError(explain(faults, kind, provenance, files, values))
+    return config
+
+
+def _fault(at: Key, problem: str) -> dict[str, Any]:
+    """Return a fault of ours in the form of pydantic's."""
+    return {"type": "value_error", "loc": at, "msg": problem}
+
+
+def _truth_values_as_numbers(given: Any, taken: Any, at: Key = ()) -> Iterator[tuple[Key, str]]:
+    """Yield key and problem of every `true` and `false` that was taken for 1 or 0."""
+    if isinstance(given, dict) and isinstance(taken, dict):
+        for key, value in given.items():
+            yield from _truth_values_as_numbers(value, taken.get(key), (*at, key))
+    elif isinstance(given, (list, tuple)) and isinstance(taken, (list, tuple)):
+        for index, pair in enumerate(zip(given, taken, strict=False)):
+            yield from _truth_values_as_numbers(*pair, (*at, index))
+    elif isinstance(given, bool) and not isinstance(taken, bool) and isinstance(taken, (int, float)):
+        yield at, f"expected a number (got {shown(given)})"
 
 
 def _from_before(kind: type[Config], saved: dict[str, Any]) -> dict[str, Any]:
@@ -112,32 +172,6 @@ def config_checksum(config: Config) -> str:
     """Return a sha256 of the resolved values, equal exactly when the configs are equal."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _parse_file(file: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_bytes(file).decode())
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file.") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}.") from None
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, separator, value = text.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not separator or not all(parts):
-        raise ConfigError(f"--set {text}: expected key=value, e.g. --set train.batch_size=512.")
-    try:
-        table = tomllib.loads(f"value = {value}")
-        parsed: Any = table["value"] if len(table) == 1 else value
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string
-    for part in reversed(parts):
-        parsed = {part: parsed}
-    return parsed
 
 
 def _merge(

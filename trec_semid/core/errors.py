@@ -14,7 +14,10 @@ class ConfigError(SemidError):
 
 
 class DataError(SemidError):
-    """Input data that cannot be used; names file, row, field, value and remedy."""
+    """Input data that cannot be used; names file, row, field, value and remedy.
+
+    Rows are counted from 1 wherever they stand; a header line is not counted.
+    """
 
     exit_code: int = 2
 
@@ -36,6 +39,12 @@ class DataError(SemidError):
         text = f"{', '.join(where)}: {problem}" if where else problem
         text += f" (got {value!r})" if value is not None else ""
         super().__init__(f"{text}. {remedy}" if remedy else text)
+
+
+class LockError(SemidError):
+    """A folder that another process works in; names it."""
+
+    exit_code: int = 2
 
 
 class ShapeError(SemidError):

@@ -1,26 +1,46 @@
 """Turns pydantic's validation errors into `file: key: problem; did you mean` lines."""
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
+
+from trec_semid.core.toml_text import printable, shown
 
 Provenance = dict[tuple[str, ...], str]
 """Which file or override a key came from."""
+Location = tuple[int | str, ...]
+_TABLE_EXPECTED = frozenset({"model_type", "model_attributes_type", "dict_type", "mapping_type"})
 
 
 def explain(
-    error: ValidationError, kind: type[BaseModel], provenance: Provenance, files: Sequence[str]
+    faults: Sequence[Any],
+    kind: type[BaseModel],
+    provenance: Provenance,
+    files: Sequence[str],
+    values: Mapping[str, Any],
 ) -> str:
-    """Return one line per fault under one heading, each naming its source and full key."""
-    lines: list[str] = []
-    for fault in error.errors():
-        location = fault["loc"]
-        key = ".".join(str(part) for part in location) or "(whole config)"
+    """Return one line per fault under one heading, each naming its source and full key.
+
+    Args:
+        faults: as pydantic lists them.
+        kind: the class that refused.
+        provenance: of the keys in `values`.
+        files: that were read.
+        values: what was validated.
+    """
+    told: dict[tuple[str, str], list[str]] = {}
+    for fault in faults:
+        location = _written(fault["loc"], values, keeps_last=fault["type"] in ("missing", "extra_forbidden"))
+        if fault["type"].startswith("union_tag"):
+            location = (*location, _tag_key(fault))
         source = _source(tuple(str(part) for part in location), provenance)
-        prefix = f"{source}: " if source else ""
-        lines.append(f"  {prefix}{key}: {_problem(fault, kind)}")
+        key = printable(".".join(str(part) for part in location)) or "(whole config)"
+        problems = told.setdefault((f"{source}: " if source else "", key), [])
+        problem = _problem(fault, kind, key)
+        problems += [] if problem in problems else [problem]  # of the branches of a union
+    lines = [f"  {source}{key}: {', or '.join(problems)}" for (source, key), problems in told.items()]
     where = " + ".join(files) if files else "config"
     return f"{where}: {len(lines)} problem{'s' if len(lines) > 1 else ''}\n" + "\n".join(lines)
 
@@ -31,8 +51,25 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def _written(location: Location, values: Any, *, keeps_last: bool) -> Location:
+    """Return the key as it stands in the file: pydantic's location has the branches of unions as well."""
+    at: list[int | str] = []
+    value, after_tag = values, False
+    for index, part in enumerate(location):
+        is_kept = keeps_last and index == len(location) - 1
+        is_table = isinstance(value, Mapping)
+        if is_table and not is_kept and not after_tag and str(value.get("kind", "")) == part:
+            after_tag = True
+            continue
+        is_here = part in value if is_table else isinstance(value, list) and isinstance(part, int)
+        if is_here:
+            value, after_tag = value[part], False
+        if is_here or is_kept:
+            at.append(part)
+    return tuple(at)
+
+
 def _source(location: tuple[str, ...], provenance: Provenance) -> str | None:
-    # Tags of unions appear in pydantic's location but not in the file: drop parts that lead nowhere.
     at: tuple[str, ...] = ()
     found: str | None = None
     for part in location:
@@ -42,31 +79,75 @@ def _source(location: tuple[str, ...], provenance: Provenance) -> str | None:
     return found
 
 
-def _problem(fault: Any, kind: type[BaseModel]) -> str:
-    got = fault.get("input")
-    if fault["type"] == "extra_forbidden":
-        name = str(fault["loc"][-1])
-        return "unknown key" + did_you_mean(name, _fields_at(kind, fault["loc"][:-1]))
-    if fault["type"] == "missing":
-        return "missing, and it has no default"
+def _problem(fault: Any, kind: type[BaseModel], key: str) -> str:
+    got, sort = fault.get("input"), fault["type"]
     message = str(fault["msg"]).removeprefix("Value error, ")
-    shown = repr(got)
-    if isinstance(got, (dict, list)) or len(shown) > 80:
-        return message
-    return f"{message} (got {shown})"
+    if sort == "extra_forbidden":
+        name = str(fault["loc"][-1])
+        message = "unknown key" + did_you_mean(name, _fields_at(kind, fault["loc"][:-1]))
+    elif sort == "missing":
+        message = "missing, and it has no default"
+    elif sort.startswith("union_tag"):
+        message = _tag_problem(fault, kind)
+    elif sort in _TABLE_EXPECTED:
+        message = f"expected a table, as [{key}] or --set {key}.<name>=... (got {shown(got)})"
+        kinds = [model for model in _models_at(kind, fault["loc"]) if _has_tag(model, got)]
+        message += f"; did you mean {key}.kind = '{got}'?" if kinds else ""
+    elif sort == "literal_error":
+        message += f" (got {shown(got)}){_nearest(got, fault['ctx']['expected'])}"
+    elif sort != "value_error":
+        message += f" (got {shown(got)})"
+    return message
 
 
-def _fields_at(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+def _tag_key(fault: Any) -> str:
+    return str(fault["ctx"]["discriminator"]).strip("'")
+
+
+def _tag_problem(fault: Any, kind: type[BaseModel]) -> str:
+    """Say that a union has no class of this tag, or that no tag is given, and which there are."""
+    key, given = _tag_key(fault), fault.get("input")
+    models = _models_at(kind, fault["loc"])
+    tags = [str(model.model_fields[key].default) for model in models if key in model.model_fields]
+    there_are = f"There are: {', '.join(repr(tag) for tag in tags)}."
+    if fault["type"] == "union_tag_not_found":
+        near = [name for name in given if did_you_mean(str(name), [key])] if isinstance(given, dict) else []
+        hint = f"; did you mean '{key}' by '{near[0]}'?" if near else "."
+        return f"missing, and it has no default{hint} {there_are}"
+    tag = given.get(key) if isinstance(given, dict) else given
+    hint = did_you_mean(tag, tags) if isinstance(tag, str) else ""
+    return f"no such {key} (got {shown(tag)}){hint or '.'} {there_are}"
+
+
+def _nearest(got: object, expected: str) -> str:
+    choices = [part.strip("'") for part in expected.replace(" or ", ", ").split(", ")]
+    return did_you_mean(got, choices) if isinstance(got, str) else ""
+
+
+def _fields_at(kind: type[BaseModel], location: Location) -> list[str]:
     """Return the field names that may stand at `location`, over every model that can be there."""
+    return [name for model in _models_at(kind, location) for name in model.model_fields]
+
+
+def _models_at(kind: type[BaseModel], location: Location) -> list[type[BaseModel]]:
     models: list[type[BaseModel]] = [kind]
+    names = 0  # parts to come that are names of a table or places in a list, not keys or tags
     for part in location:
-        below: list[type[BaseModel]] = []
-        for model in models:
-            if part in model.model_fields:
-                below += _models_in(model.model_fields[str(part)].annotation)
-        below = below or [model for model in models if _has_tag(model, part)]
-        models = below or models  # list index or mapping key: stay
-    return [name for model in models for name in model.model_fields]
+        if names:
+            names -= 1
+            continue
+        holders = [model for model in models if part in model.model_fields]
+        annotations = [model.model_fields[str(part)].annotation for model in holders]
+        names = max(map(_depth, annotations), default=0)
+        below = [model for annotation in annotations for model in models_in(annotation)]
+        models = below or [model for model in models if _has_tag(model, part)] or models
+    return models
+
+
+def _depth(annotation: Any) -> int:
+    """Return how many names or places stand between a field and the models in it."""
+    own = 1 if get_origin(annotation) in (dict, list, tuple, Mapping, Sequence) else 0
+    return own + max(map(_depth, get_args(annotation)), default=0)
 
 
 def _has_tag(model: type[BaseModel], part: Any) -> bool:
@@ -74,7 +155,8 @@ def _has_tag(model: type[BaseModel], part: Any) -> bool:
     return "kind" in model.model_fields and model.model_fields["kind"].default == part
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a field's annotation holds, at any depth of lists, tables and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+    return [model for part in get_args(annotation) for model in models_in(part)]

@@ -33,6 +33,7 @@ from trec_semid.core.paths import (
     read_bytes,
     write_bytes,
 )
+from trec_semid.core.processes import scratch_prefix
 
 if TYPE_CHECKING:
     from trec_semid.core.ranks import Ranks  # imports torch, which the command line does without
@@ -85,7 +86,7 @@ class RunLog:
             from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
             if not is_local(folder):
-                self._scratch = tempfile.TemporaryDirectory(prefix="trec-semid-")
+                self._scratch = tempfile.TemporaryDirectory(prefix=scratch_prefix())
             self._tensorboard = SummaryWriter(self._scratch.name if self._scratch else filesystem(folder)[1])
 
     def event(self, event: str, *, step: int | None = None, **values: object) -> None:

@@ -1,19 +1,29 @@
 """One door to every file: local paths and fsspec URIs (`file://`, `memory://`, `s3://`) through iopath."""
 
+import atexit
+import ctypes
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
 import fsspec
 import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from iopath.common.file_io import PathHandler, PathManager
 
-from trec_semid.core.errors import ConfigError
+from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.processes import scratch_folder, scratch_prefix
+
+for _scheme in ("s3", "gs", "abfs", "az"):
+    # Listings that a file system remembers miss what another process writes.
+    fsspec.config.conf.setdefault(_scheme, {}).setdefault("use_listings_cache", False)
+_EXCHANGE, _HERE = 2, -100
+"""Of Linux's renameat2: RENAME_EXCHANGE and AT_FDCWD."""
 
 
 class FsspecHandler(PathHandler):
@@ -63,7 +73,9 @@ class FsspecHandler(PathHandler):
         fs, inner = filesystem(path)
         if isinstance(fs, LocalFileSystem):
             return inner
-        target = os.path.join(tempfile.mkdtemp(prefix="trec-semid-"), inner.rsplit("/", 1)[-1])
+        scratch = tempfile.mkdtemp(prefix=scratch_prefix())
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        target = os.path.join(scratch, inner.rsplit("/", 1)[-1])
         fs.get(inner, target)
         return target
 
@@ -101,6 +113,11 @@ def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def is_local(uri: str) -> bool:
     """Return whether the path lies on a local disk."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def is_private(uri: str) -> bool:
+    """Return whether only this process can see a place."""
+    return isinstance(filesystem(uri)[0], MemoryFileSystem)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -160,13 +177,17 @@ def remove(uri: str) -> None:
 
 
 def move(source: str, target: str) -> None:
-    """Move a file or folder; on a local disk this is one atomic rename."""
+    """Move a file or folder; on a local disk this is one atomic rename, elsewhere object after object."""
     fs, source_inner = filesystem(source)
-    _, target_inner = filesystem(target)
     if isinstance(fs, LocalFileSystem):
-        os.replace(source_inner, target_inner)
+        os.replace(source_inner, filesystem(target)[1])
+        return
+    if fs.isfile(source_inner):
+        _copy_object(source, target)
     else:
-        fs.mv(source_inner, target_inner, recursive=True)
+        for name in find_files(source):
+            _copy_object(join(source, name), join(target, name))
+    remove(source)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -176,46 +197,134 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write a whole file so that a reader sees the old content or the new, never a part."""
-    make_folder(parent_of(uri))
-    partial = f"{uri}.partial-{uuid.uuid4().hex[:8]}"
+    """Write a whole file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        DataError: another process removed what was being written.
+    """
+    write_files(parent_of(uri), {uri.rsplit("/", 1)[-1]: content})
+
+
+def write_files(folder: str, files: Mapping[str, bytes]) -> None:
+    """Write files that belong together; on a disk none takes its place before all are written.
+
+    Raises:
+        DataError: another process removed what was being written.
+    """
+    make_folder(folder)
+    if not is_local(folder):
+        for name, content in files.items():
+            fs, inner = filesystem(join(folder, name))
+            fs.pipe_file(inner, content)  # an object appears whole
+        return
+    partials = {name: partial_name(join(folder, name)) for name in files}
     try:
-        with open_file(partial, "wb") as file:
-            file.write(content)
-            if is_local(uri):
+        for name, content in files.items():
+            with open_file(partials[name], "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut can leave the new name with no content
-        move(partial, uri)
+        for name, partial in partials.items():
+            with not_removed(partial):
+                move(partial, join(folder, name))
     except BaseException:
-        remove(partial)
+        for partial in partials.values():
+            remove(partial)
         raise
+
+
+def partial_name(uri: str) -> str:
+    """Return a name beside a file or folder, to write it under until it is whole; `leftovers` knows it."""
+    return f"{uri.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
 
 
 @contextmanager
-def staged_folder(uri: str) -> Iterator[str]:
-    """Yield a folder beside `uri` to write into; it becomes `uri` on success and vanishes on error.
+def not_removed(partial: str) -> Iterator[None]:
+    """Word that a file or folder which is being written is gone.
+
+    Raises:
+        DataError: it is.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        if exists(partial):
+            raise
+        remedy = "Is a second one at work in this folder, or did someone tidy up? Run again, alone"
+        raise DataError("removed while it was being written", file=partial, remedy=remedy) from None
+
+
+@contextmanager
+def staged_folder(uri: str, mark: str | None = None, *, in_place: bool = True) -> Iterator[str]:
+    """Yield a folder to write into; it becomes `uri` on success and vanishes on error.
 
     An existing folder at `uri` is replaced only after everything was written, and comes back when the
-    replacing itself fails.
+    replacing itself fails. Object stores cannot rename: there a new folder is written in place, and one
+    that replaces another is copied object by object. Either way `mark` comes last and goes first.
+
+    Args:
+        uri: the folder.
+        mark: file in it that says that it is complete.
+        in_place: a new folder on an object store is seen at `uri` while it is written; False copies it there.
     """
-    staging = f"{uri.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
-    make_folder(staging)
+    uri = uri.rstrip("/")
+    in_place = in_place and not is_local(uri) and not find_files(uri)
+    staging = uri if in_place else partial_name(uri)
+    if in_place:
+        write_bytes(unfinished_note(uri), (mark or "").encode())
+    else:
+        make_folder(staging)
     try:
         yield staging
-        _replace_folder(staging, uri)
+        with not_removed(staging):
+            if in_place:
+                remove(unfinished_note(uri))
+            elif is_local(uri):
+                _replace_folder(staging, uri)
+            else:
+                _copy_over(staging, uri, mark)
     except BaseException:
         remove(staging)
+        if in_place:
+            remove(unfinished_note(uri))
         raise
 
 
+def unfinished_note(uri: str) -> str:
+    """Return where it says that a folder on an object store is not whole; the note names its mark."""
+    return join(parent_of(uri), f".{uri.rstrip('/').rsplit('/', 1)[-1]}.unfinished")
+
+
+def _copy_over(staging: str, uri: str, mark: str | None) -> None:
+    """Put a folder's objects in place of another's; without a mark nobody takes the mixture for whole."""
+    new = find_files(staging)
+    if mark:
+        write_bytes(unfinished_note(uri), mark.encode())
+        remove(join(uri, mark))
+    for name in sorted(new, key=lambda name: name == mark):
+        _copy_object(join(staging, name), join(uri, name))
+    for name in find_files(uri):
+        if name not in new:
+            remove(join(uri, name))
+    remove(unfinished_note(uri))
+    remove(staging)
+
+
+def _copy_object(source: str, target: str) -> None:
+    fs, inner = filesystem(source)
+    make_folder(parent_of(target))
+    fs.cp_file(inner, filesystem(target)[1])
+
+
 def _replace_folder(staging: str, uri: str) -> None:
-    if not is_local(uri):
-        remove(uri)
+    if not exists(uri):
         move(staging, uri)
         return
+    if _exchange(staging, uri):
+        remove(staging)
+        return
     old = f"{staging}-old"
-    if exists(uri):
-        move(uri, old)
+    move(uri, old)
     try:
         move(staging, uri)
     except BaseException:
@@ -225,6 +334,26 @@ def _replace_folder(staging: str, uri: str) -> None:
     remove(old)
 
 
+def _exchange(one: str, other: str) -> bool:
+    """Swap two local folders in one step, where the system can; there is no moment without either."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    paths = [os.fsencode(filesystem(uri)[1]) for uri in (one, other)]
+    return rename(_HERE, paths[0], _HERE, paths[1], _EXCHANGE) == 0
+
+
+@contextmanager
+def shared_copy(uri: str) -> Iterator[str]:
+    """Yield a place that holds the same and that other processes can see: itself wherever they can."""
+    if not is_private(uri):
+        yield uri
+        return
+    with local_copy(uri) as copy:
+        yield copy
+
+
 @contextmanager
 def local_copy(uri: str) -> Iterator[str]:
     """Yield a path on a local disk that holds the file's content, for readers that need a real file."""
@@ -232,10 +361,7 @@ def local_copy(uri: str) -> Iterator[str]:
     if isinstance(fs, LocalFileSystem):
         yield inner
         return
-    scratch = tempfile.mkdtemp(prefix="trec-semid-")
-    try:
+    with scratch_folder() as scratch:
         target = os.path.join(scratch, inner.rstrip("/").rsplit("/", 1)[-1])
         fs.get(inner, target, recursive=fs.isdir(inner))
         yield target
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

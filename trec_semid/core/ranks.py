@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from trec_semid.core import stopping
 from trec_semid.core.errors import ConfigError, StackError
+from trec_semid.core.processes import scratch_prefix
 from trec_semid.core.watch import Watch
 
 PATIENCE = "TREC_SEMID_PATIENCE_S"
@@ -77,7 +78,7 @@ def process_group(*, patience_s: float | None = None, has_lone_work: bool = Fals
         return
     backend = "cpu:gloo,cuda:nccl" if me.device.type == "cuda" else "gloo"
     timeout_s = _ANY_TIME_S if has_lone_work else 2 * patience_s + 60
-    with tempfile.TemporaryDirectory(prefix="trec-semid-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         watch = None
         if "MASTER_ADDR" in os.environ and "RANK" in os.environ:
             until = time.monotonic() + max(patience_s, _JOIN_S)

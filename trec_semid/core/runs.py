@@ -12,6 +12,7 @@ from typing import Any
 
 from trec_semid.core.config import Config, config_checksum, dump_toml, load_saved
 from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.identity import Comparison, compare
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.core.versions import code_commit, package_versions
 
@@ -29,30 +30,48 @@ def command_line() -> str:
     return shlex.join([*launch, "-m", "trec_semid.cli.main", *words])
 
 
+_PROCESSES = "processes.json"
+
+
 @dataclass
 class RunFolder:
-    """One job's folder: `config.toml`, `run.json`, `log.jsonl`, `metrics.json`, and what the job adds.
+    """One job's folder: `config.toml`, `run.json`, `processes.json`, `log.jsonl`, `metrics.json`, and more.
 
-    Only rank 0 writes these; other ranks write files that carry their rank in the name.
+    `processes.json` says which processes took part, and their times. Only rank 0 writes these; other ranks
+    write files that carry their rank in the name.
     """
 
     uri: str
     job: str
     started: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        self._processes: list[dict[str, Any]] = []
+        self._noted = -math.inf
+
     def path(self, *parts: str) -> str:
         """Return a path inside the folder."""
         return join(self.uri, *parts)
 
-    def start(self, config: Config, inputs: Mapping[str, str] | None = None) -> None:
+    def start(
+        self, config: Config, inputs: Mapping[str, str] | None = None, *, goes_on: bool = False
+    ) -> None:
         """Make the folder, save the resolved config and the command that runs it.
 
         Args:
             config: the job's config.
             inputs: checksums of what the job reads, by name: paths alone do not tell what lay there.
+            goes_on: whether processes before this one took part in what the run comes to.
         """
         make_folder(self.uri)
         remove(self.path("metrics.json"))  # of another config: it would make this run look finished
+        self.restate(config, inputs)
+        self._processes = self._read_processes() if goes_on else []
+        self._processes.append({"command": command_line(), "commit": code_commit(), "wall_s": 0.0})
+        self.note_time()
+
+    def restate(self, config: Config, inputs: Mapping[str, str] | None = None) -> None:
+        """Write how the run is made now, and leave everything else as it is."""
         write_bytes(self.path("config.toml"), dump_toml(config).encode())
         self.write_json(
             "run.json",
@@ -66,29 +85,70 @@ class RunFolder:
             },
         )
 
+    def note_time(self, *, every_s: float = 0.0) -> None:
+        """Write how long the processes of the run have taken: what a killed one took is known up to here.
+
+        Args:
+            every_s: write only if the last time was so long ago [s].
+        """
+        now = time.monotonic()
+        if self._processes and now - self._noted >= every_s:
+            self._noted = now
+            self._processes[-1]["wall_s"] = round(now - self.started, 3)
+            self.write_json(_PROCESSES, self._processes)
+
+    def _read_processes(self) -> list[dict[str, Any]]:
+        try:
+            known: Any = self.read_json(_PROCESSES)
+        except DataError:  # a run that has not begun; or a file that says nothing, which stops no training
+            return []
+        is_whole = isinstance(known, list) and all(
+            isinstance(one, dict) and {"command", "commit", "wall_s"} <= one.keys() for one in known
+        )
+        return known if is_whole else []
+
     def is_finished(self, config: Config, inputs: Mapping[str, str] | None = None) -> bool:
-        """Return whether this very config already ran here to its end, on these inputs where given."""
+        """Return whether this config already ran here to its end, on these inputs where given.
+
+        Keys that do not change what was computed may differ, unless they ask for more (`MayChange`).
+        """
+        return self.has_ended(config, inputs) and not self._compare(config).is_reopened
+
+    def has_ended(self, config: Config, inputs: Mapping[str, str] | None = None) -> bool:
+        """Return whether the run of this config ended here, though it may be asked for more now."""
         if not exists(self.path("metrics.json")) or not exists(self.path("run.json")):
             return False
         same_inputs = inputs is None or self.read_json("run.json").get("inputs") == dict(inputs)
         return same_inputs and self.is_of(config)
 
     def is_of(self, config: Config) -> bool:
-        """Return whether the run that began here is of this very config.
-
-        A key that the code did not have then counts with its default, or with what `Config.from_before` says
-        was done; otherwise every new key would make all earlier runs others.
+        """Return whether the run that began here is of this config, as `other_config` has it.
 
         Raises:
             DataError: `run.json` is missing or not JSON.
         """
-        now = config_checksum(config)
-        if self.read_json("run.json").get("config_checksum") == now:
-            return True
+        return self.other_config(config) is None
+
+    def other_config(self, config: Config) -> str | None:
+        """Return which keys make the run that began here another one, with both values; None if none does.
+
+        Keys that do not change what was computed so far are left out (`core.identity.MayChange`). A key
+        that the code did not have then counts with its default, or with what `Config.from_before` says was
+        done; otherwise every new key would make all earlier runs others.
+
+        Raises:
+            DataError: `run.json` is missing or not JSON.
+        """
         try:
-            return config_checksum(load_saved(type(config), self.path("config.toml"))) == now
-        except ConfigError:
-            return False
+            differences = self._compare(config).differences
+        except ConfigError as error:
+            return f"its config cannot be compared: {error}"
+        return "; ".join(map(str, differences)) or None
+
+    def _compare(self, config: Config) -> Comparison:
+        if self.read_json("run.json").get("config_checksum") == config_checksum(config):
+            return Comparison([], False)
+        return compare(load_saved(type(config), self.path("config.toml")), config)
 
     def write_json(self, name: str, content: object) -> None:
         """Write a JSON file at once, or not at all."""
@@ -118,6 +178,9 @@ class RunFolder:
     ) -> None:
         """Write `metrics.json`, which also marks the run as finished.
 
+        `wall_s` is the time of all processes that took part, `wall_s_last` of this one [s]; `commits` and
+        `commands` are those of all of them, in order.
+
         Args:
             metrics: `<split>/<metric>[@K][/<stratum>]` to a plain number; values that are not finite
                 are left out, since a reader cannot tell what they mean.
@@ -126,6 +189,9 @@ class RunFolder:
             dataset_checksum: checksum from `dataset.json`.
             counts: sizes behind the metrics, same key form.
         """
+        self.note_time()
+        last_s = round(time.monotonic() - self.started, 3)
+        before = self._processes[:-1]
         self.write_json(
             "metrics.json",
             {
@@ -135,8 +201,15 @@ class RunFolder:
                 "seed": seed,
                 "commit": code_commit(),
                 "versions": package_versions(),
-                "wall_s": round(time.monotonic() - self.started, 3),
+                "wall_s": round(sum(float(one["wall_s"]) for one in before) + last_s, 3),
+                "wall_s_last": last_s,
+                "commits": _each_once([*(one["commit"] for one in before), code_commit()]),
+                "commands": _each_once([*(one["command"] for one in before), command_line()]),
                 "metrics": {key: float(value) for key, value in metrics.items() if math.isfinite(value)},
                 "counts": {key: int(value) for key, value in counts.items()},
             },
         )
+
+
+def _each_once(texts: list[str]) -> list[str]:
+    return list(dict.fromkeys(texts))

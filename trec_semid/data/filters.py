@@ -7,6 +7,7 @@ from pydantic import Field
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
+from trec_semid.data.duplicates import DuplicatePolicy
 
 Ints = np.ndarray[Any, np.dtype[np.integer]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
@@ -25,10 +26,19 @@ class FilterConfig(Config):
     """Events on items that the items file does not list."""
     unknown_users: Literal["refuse", "drop", "keep"] = "refuse"
     """Events of users that the users file does not list; kept ones have no side fields."""
+    duplicates: DuplicatePolicy = "keep"
+    """Rows that repeat user, item, time, behaviour and rating of an earlier one; counted either way."""
 
     def rule(self, keep_where: str | None = None) -> str:
         """Return the filter in words."""
-        rules = [f"items where {keep_where}"] if keep_where else []
+        rules = ["no exact duplicates"] if self.duplicates == "drop" else []
+        unknown = [
+            f"unknown {name}"
+            for name, policy in (("items", self.unknown_items), ("users", self.unknown_users))
+            if policy == "drop"
+        ]
+        rules += [f"no events of {' or '.join(unknown)}"] if unknown else []
+        rules += [f"items where {keep_where}"] if keep_where else []
         if self.min_user_events > 1 or self.min_item_events > 1:
             least = f"users with >= {self.min_user_events}, items with >= {self.min_item_events} events"
             rules.append(f"k-core: {least}")

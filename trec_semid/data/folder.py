@@ -1,8 +1,6 @@
 """Writing a dataset folder: tables, events, checksum; complete or not at all."""
 
-import errno
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,29 +10,25 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from trec_semid.core.disk import full_disk_fault, wording_full_disk
 from trec_semid.core.errors import DataError
+from trec_semid.core.fingerprints import data_files, fingerprint, signed_json
 from trec_semid.core.logs import working
 from trec_semid.core.paths import (
     arrow_filesystem,
-    exists,
-    find_files,
-    is_folder,
     join,
-    list_folder,
     make_folder,
     open_file,
     write_bytes,
 )
 from trec_semid.data.fields import SideField
-from trec_semid.data.raw.columns import MICROSECONDS
 from trec_semid.data.raw.files import first_line, size_of
-from trec_semid.data.schema import EVENT_SCHEMA, SPLITS, DatasetFacts
+from trec_semid.data.schema import DESCRIPTION, EVENT_SCHEMA, SPLITS, DatasetFacts, FileFacts
 from trec_semid.data.timeline import Timeline
 
-DESCRIPTION, CONFIG = "dataset.json", "config.toml"
+CONFIG = "config.toml"
 _ROWS_PER_GROUP = 1 << 18
 _ROWS_PER_FILE = 1 << 22
-_BLOCK_BYTES = 1 << 23
 _DELTAS = dict.fromkeys(("user_row", "item_row", "timestamp", "order"), "DELTA_BINARY_PACKED")
 """A third of the size and a quarter of the time of Parquet's default for these."""
 
@@ -46,30 +40,14 @@ def writing(out: str) -> Iterator[None]:
     Raises:
         DataError: the disk is full, or the place cannot be written to.
     """
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full:
-            problem, remedy = (
-                "the disk is full; nothing was written",
-                "Free some space or choose another `out`",
-            )
-        else:
+    with wording_full_disk(out, "nothing was written"):
+        try:
+            yield
+        except OSError as error:
+            if full_disk_fault(error):
+                raise
             problem, remedy = f"cannot be written: {first_line(error)}", "Choose another `out`"
-        raise DataError(problem, file=out, remedy=remedy) from None
-
-
-def check_out(out: str, mark: str = DESCRIPTION, what: str = "a dataset") -> None:
-    """Check that `out` is free or holds what a new one may replace, which its `mark` file tells.
-
-    Raises:
-        DataError: something else is there.
-    """
-    holds_other = is_folder(out) and list_folder(out) and not exists(join(out, mark))
-    if holds_other or (exists(out) and not is_folder(out)):
-        remedy = "Choose another `out`, or remove it"
-        raise DataError(f"there is something else than {what}", file=out, remedy=remedy)
+            raise DataError(problem, file=out, remedy=remedy) from None
 
 
 def write_table(folder: str, name: str, table: pa.Table) -> None:
@@ -119,7 +97,7 @@ def _slice(timeline: Timeline, start: int, stop: int) -> pa.Table:
         labels = pa.array(timeline.labels[rows], from_pandas=True)  # NaN becomes null
     times = pa.nulls(stop - start, pa.int64())
     if timeline.times is not None:
-        times = pa.array(timeline.times[rows] // MICROSECONDS)
+        times = pa.array(timeline.times[rows])
     columns = [
         pa.array(timeline.users[rows], pa.int64()),
         pa.array(timeline.items[rows], pa.int64()),
@@ -136,25 +114,42 @@ def _named(codes: np.ndarray[Any, Any], names: tuple[str, ...] | list[str]) -> p
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(list(names), pa.string()))
 
 
-def checksum(folder: str) -> str:
+def describe_files(folder: str) -> dict[str, FileFacts]:
+    """Read every file of the folder but its description, and return sizes, sha256, and rows or shapes."""
+    names = [name for name in data_files(folder) if name != DESCRIPTION]
+    files: dict[str, FileFacts] = {}
+    with working("checksum [bytes]", sum(size_of(join(folder, name)) for name in names)) as work:
+        for name in names:
+            uri = join(folder, name)
+            known = fingerprint(uri)
+            rows = _num_rows(uri) if name.endswith(".parquet") else None
+            shape = _shape(uri) if name.endswith(".npy") else None
+            files[name] = FileFacts(bytes=known.bytes, sha256=known.sha256, rows=rows, shape=shape)
+            work.advance(known.bytes)
+    return files
+
+
+def _num_rows(uri: str) -> int:
+    fs, inner = arrow_filesystem(uri)
+    return pq.read_metadata(inner, filesystem=fs).num_rows
+
+
+def _shape(uri: str) -> list[int]:
+    with open_file(uri) as file:
+        version = np.lib.format.read_magic(file)
+        reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        return list(reads[version](file)[0])
+
+
+def checksum(files: Mapping[str, FileFacts]) -> str:
     """Return a sha256 over names and contents of all data files, in sorted order.
 
     The config is left out: it says where the dataset lies, and equal data has equal checksums anywhere.
     """
-    digest = hashlib.sha256()
-    names = [name for name in find_files(folder) if name not in (DESCRIPTION, CONFIG)]
-    with working("checksum [bytes]", sum(size_of(join(folder, name)) for name in names)) as work:
-        for name in names:
-            content = hashlib.sha256()
-            with open_file(join(folder, name)) as file:
-                while block := file.read(_BLOCK_BYTES):
-                    content.update(block)
-                    work.advance(len(block))
-            digest.update(f"{name}\n{content.hexdigest()}\n".encode())
-    return digest.hexdigest()
+    lines = [f"{name}\n{files[name].sha256}\n" for name in sorted(files) if name != CONFIG]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_description(folder: str, facts: DatasetFacts) -> None:
-    """Write dataset.json, which says that the folder is complete."""
-    content = json.dumps(facts.model_dump(mode="json"), indent=1, allow_nan=False)
-    write_bytes(join(folder, DESCRIPTION), (content + "\n").encode())
+    """Write dataset.json, which says that the folder is complete, and its own sha256."""
+    write_bytes(join(folder, DESCRIPTION), signed_json(facts.model_dump(mode="json")))

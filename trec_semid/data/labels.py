@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,10 +11,11 @@ from pydantic import Field
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.events import RawEvents
+from trec_semid.data.raw.ratings import Ratings
 
 Array = np.ndarray[Any, Any]
 Labels = np.ndarray[Any, np.dtype[np.float32]]
-_COMPARE: dict[str, Callable[[Array, float], Array]] = {
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq,
 }  # fmt: skip
 
@@ -23,7 +25,8 @@ class ThresholdLabel(Config):
 
     kind: Literal["threshold"] = "threshold"
     op: Literal[">", ">=", "<", "<=", "=="] = ">"
-    threshold: float
+    threshold: int | float
+    """Compared exactly: the decimal that is written here with the one that the source has."""
     missing: Literal["refuse", "null"] = "refuse"
     """What an event without a rating becomes: an error, or an event without a label."""
 
@@ -64,7 +67,7 @@ def label_rule(config: LabelConfig) -> str:
     """Return the rule in words."""
     match config:
         case ThresholdLabel():
-            return f"rating {config.op} {config.threshold:g}"
+            return f"rating {config.op} {_number(config.threshold)}"
         case GivenLabel():
             return "given as 0 or 1"
         case BehaviourLabel():
@@ -97,9 +100,7 @@ def make_labels(config: LabelConfig, events: RawEvents) -> Labels | None:
     match config:
         case ThresholdLabel():
             ratings = _ratings(config, events)
-            labels = _COMPARE[config.op](ratings, config.threshold).astype(np.float32)
-            labels[np.isnan(ratings)] = np.nan
-            return labels
+            return _of_events(ratings, [float(each) for each in _compare(config, ratings)])
         case GivenLabel():
             return _given(_ratings(config, events), events)
         case BehaviourLabel():
@@ -129,18 +130,37 @@ def check_classes(config: LabelConfig, labels: Labels | None, file: str | None =
         )
 
 
-def _ratings(config: ThresholdLabel | GivenLabel, events: RawEvents) -> Labels:
+def _ratings(config: ThresholdLabel | GivenLabel, events: RawEvents) -> Ratings:
     assert events.ratings is not None, "check_label_columns comes first"
     if config.missing == "refuse":
         remedy = 'Fill it in, or set label.missing = "null"'
-        _refuse("the rating is missing", np.isnan(events.ratings), events, remedy)
+        _refuse("the rating is missing", events.ratings.codes < 0, events, remedy)
     return events.ratings
 
 
-def _given(ratings: Labels, events: RawEvents) -> Labels:
-    wrong = ~((ratings == 0) | (ratings == 1) | np.isnan(ratings))
-    _refuse("neither 0 nor 1", wrong, events, 'Correct it, or use label.kind = "threshold"', ratings)
-    return ratings
+def _compare(config: ThresholdLabel, ratings: Ratings) -> list[bool]:
+    """Return whether each distinct rating compares as stated."""
+    compare, threshold = _COMPARE[config.op], config.threshold
+    if not isinstance(ratings.values, list) and float(threshold) == threshold:
+        return compare(ratings.values, float(threshold)).tolist()
+    exact = Decimal(repr(threshold))
+    return [compare(value, exact) for value in ratings.decimals()]
+
+
+def _given(ratings: Ratings, events: RawEvents) -> Labels:
+    wrong = [value not in (0, 1) for value in ratings.values]
+    codes = np.append(np.array(wrong, bool), False)[ratings.codes]
+    _refuse("neither 0 nor 1", codes, events, 'Correct it, or use label.kind = "threshold"', ratings)
+    return _of_events(ratings, [float(value) for value in ratings.values])
+
+
+def _of_events(ratings: Ratings, labels: list[float]) -> Labels:
+    return np.array([*labels, np.nan], np.float32)[ratings.codes]
+
+
+def _number(value: float) -> str:
+    short = f"{value:g}"
+    return short if Decimal(short) == Decimal(repr(value)) else repr(value)
 
 
 def _from_behaviours(config: BehaviourLabel, events: RawEvents) -> Labels:
@@ -154,9 +174,10 @@ def _from_behaviours(config: BehaviourLabel, events: RawEvents) -> Labels:
     return is_positive[events.behaviours].astype(np.float32)
 
 
-def _refuse(problem: str, bad: Array, events: RawEvents, remedy: str, values: Labels | None = None) -> None:
+def _refuse(problem: str, bad: Array, events: RawEvents, remedy: str, values: Ratings | None = None) -> None:
     if bad.any():
         first = int(np.argmax(bad))
         file, row = events.locate(first)
-        value = None if values is None else float(values[first])
+        wrong = None if values is None else values.values[int(values.codes[first])]
+        value = str(wrong) if isinstance(wrong, Decimal) else None if wrong is None else float(wrong)
         raise DataError(problem, file=file, row=row, field="rating", value=value, remedy=remedy)

@@ -8,10 +8,12 @@ import pyarrow.compute as pc
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.logs import working
-from trec_semid.data.filters import FilterConfig, k_core
+from trec_semid.data.duplicates import check_duplicates, find_duplicates
+from trec_semid.data.filters import Core, FilterConfig, k_core
 from trec_semid.data.raw.columns import as_flags
 from trec_semid.data.raw.entities import Entities, named_entities, with_unknown
 from trec_semid.data.raw.events import RawEvents
+from trec_semid.data.schema import RowCounts
 from trec_semid.data.sources.source import Source
 
 Array = np.ndarray[Any, Any]
@@ -40,7 +42,7 @@ class Linked(NamedTuple):
     labels: Array | None
     """(n,) float32."""
     times: Array | None
-    """(n,) int64 [microseconds]."""
+    """(n,) int64, in the unit of the raw events."""
     positions: Array | None
     """(n,) int64."""
     behaviours: Array | None
@@ -53,8 +55,12 @@ class Links(NamedTuple):
     events: Linked
     items: Kept
     users: Kept
-    counts: dict[str, int]
-    """What was there, and what was dropped why."""
+    read: RowCounts
+    """What there was, in the interactions and in the lists of items and users."""
+    dropped: dict[str, RowCounts]
+    """What was left out, by reason; an event counts under the first that applies."""
+    duplicates: int
+    """Events that repeat an earlier one."""
 
 
 def link(source: Source, labels: Array | None, config: FilterConfig, keep_where: str | None) -> Links:
@@ -67,32 +73,78 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
         keep_where: item column; only items where it is true stay.
 
     Raises:
-        DataError: an event names an unknown item or user and the filter refuses that, or nothing is left.
+        DataError: an event names an unknown item or user or repeats another one, and the filter refuses
+            that, or nothing is left.
     """
     raw = source.events
     items = source.items or named_entities(raw.item_ids, "item")
     users = source.users or named_entities(raw.user_ids, "user")
     if config.unknown_users == "keep":
         users = with_unknown(users, raw.user_ids)
-    event_items = _match(raw.item_ids, items)[raw.items]
-    event_users = _match(raw.user_ids, users)[raw.users]
-    counts = {"events": len(raw.users), "items": len(items.ids), "users": len(users.ids)}
-    counts |= {
-        "events_on_unknown_items": _unknown(event_items, items, raw, raw.items, config.unknown_items),
-        "events_of_unknown_users": _unknown(event_users, users, raw, raw.users, config.unknown_users),
-    }
+    known_items, known_users = _match(raw.item_ids, items), _match(raw.user_ids, users)
+    event_items, event_users = known_items[raw.items], known_users[raw.users]
+    with working("duplicates"):
+        repeats = find_duplicates(raw)
+    check_duplicates(config.duplicates, repeats, raw)
+    _refuse_unknown(event_items, items, raw, raw.items, config.unknown_items)
+    _refuse_unknown(event_users, users, raw, raw.users, config.unknown_users)
     wanted = _wanted(items, keep_where)
-    counts["items_left_out"] = int((~wanted).sum())
-    stays = (event_items >= 0) & (event_users >= 0) & wanted[event_items]
-    events = Linked(event_users, event_items, labels, raw.times, raw.positions, raw.behaviours)
+    reasons = {
+        "duplicates": repeats & (config.duplicates == "drop"),
+        "unknown_items": event_items < 0,
+        "unknown_users": event_users < 0,
+        "keep_where": (event_items >= 0) & ~wanted[event_items],
+    }
+    stays, events_dropped = _by_reason(reasons)
+    events = Linked(
+        event_users, event_items, labels, raw.times and raw.times.values, raw.positions, raw.behaviours
+    )
     events = _select(events, stays)
     with working("k-core"):
         core = k_core(events.users, events.items, len(users.ids), len(items.ids), config, raw.file)
+    events_dropped["too_few_events"] = int((~core.events).sum())
     events = _select(events, core.events)
-    counts["events_kept"] = len(events.users)
     items_kept, users_kept = core.items & wanted, core.users
     events = events._replace(users=_dense(users_kept)[events.users], items=_dense(items_kept)[events.items])
-    return Links(events, _keep(items, items_kept), _keep(users, users_kept), counts)
+    unknown = {"items": int((known_items < 0).sum()), "users": int((known_users < 0).sum())}
+    return Links(
+        events,
+        _keep(items, items_kept),
+        _keep(users, users_kept),
+        RowCounts(
+            events=len(raw.users),
+            items=len(items.ids) + unknown["items"],
+            users=len(users.ids) + unknown["users"],
+        ),
+        _dropped(events_dropped, unknown, wanted, core),
+        int(repeats.sum()),
+    )
+
+
+def _by_reason(reasons: dict[str, Flags]) -> tuple[Flags, dict[str, int]]:
+    """Return which events stay, and how many each reason drops that none before it does."""
+    stays = np.ones(len(next(iter(reasons.values()))), bool)
+    counts: dict[str, int] = {}
+    for reason, applies in reasons.items():
+        counts[reason] = int((stays & applies).sum())
+        stays &= ~applies
+    return stays, counts
+
+
+def _dropped(
+    events: dict[str, int], unknown: dict[str, int], wanted: Flags, core: Core
+) -> dict[str, RowCounts]:
+    items = {
+        "unknown_items": unknown["items"],
+        "keep_where": int((~wanted).sum()),
+        "too_few_events": int((wanted & ~core.items).sum()),
+    }
+    users = {"unknown_users": unknown["users"], "too_few_events": int((~core.users).sum())}
+    counts = {
+        reason: RowCounts(events=num, items=items.get(reason, 0), users=users.get(reason, 0))
+        for reason, num in events.items()
+    }
+    return {reason: each for reason, each in counts.items() if each != RowCounts()}
 
 
 def _match(ids: pa.Array, entities: Entities) -> Array:
@@ -101,8 +153,7 @@ def _match(ids: pa.Array, entities: Entities) -> Array:
     return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
 
 
-def _unknown(rows: Array, entities: Entities, raw: RawEvents, codes: Array, policy: str) -> int:
-    """Return how many events name an unknown entity, unless that is refused."""
+def _refuse_unknown(rows: Array, entities: Entities, raw: RawEvents, codes: Array, policy: str) -> None:
     unknown = rows < 0
     if policy == "refuse" and unknown.any():
         first = int(np.argmax(unknown))
@@ -117,7 +168,6 @@ def _unknown(rows: Array, entities: Entities, raw: RawEvents, codes: Array, poli
             value=ids[int(codes[first])].as_py(),
             remedy=f'Add it, or leave such events out with filter.unknown_{entities.entity}s = "drop"',
         )
-    return int(unknown.sum())
 
 
 def entity_file(entities: Entities) -> str:

@@ -138,7 +138,9 @@ def _draw_exactly(user: int, size: int, touched: Ints, cumulative: Array, rng: n
     weights = np.diff(cumulative, prepend=0.0)
     weights[touched[first:last] - user * num_items] = 0
     if not weights.any():
-        remedy = 'Filter such users out, or use negatives.strategy = "uniform"'
+        remedy = "Filter such users out"
+        if last - first < num_items:  # what is left has no training event
+            remedy += ', or set negatives.strategy = "uniform"'
         raise DataError(
             f"no negative is left for user row {user}, who touched every item that can be drawn",
             remedy=remedy,

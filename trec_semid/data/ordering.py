@@ -5,7 +5,6 @@ from typing import Any, Literal
 import numpy as np
 
 from trec_semid.core.seeds import numpy_generator
-from trec_semid.data.raw.columns import MICROSECONDS
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 TieRule = Literal["shuffled", "published"]
@@ -48,8 +47,6 @@ def stable_argsort(keys: np.ndarray[Any, Any]) -> Ints:
     if len(keys) == 0:
         return np.zeros(0, np.int64)
     offsets = keys.astype(np.int64) - int(keys.min())
-    if not (offsets % MICROSECONDS).any():
-        offsets //= MICROSECONDS  # times in whole seconds
     index_bits = len(keys).bit_length()
     if int(offsets.max()).bit_length() + index_bits > 63 or int(offsets.min()) < 0:  # or it overflowed
         return np.argsort(keys, kind="stable")

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from trec_semid.core.config import Config, dump_toml
+from trec_semid.core.config import Config, Place, dump_toml
+from trec_semid.core.owners import check_owner
 from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.data.content import ContentConfig, write_contents
 from trec_semid.data.encoders.arrays import NpyConfig
@@ -15,8 +16,9 @@ from trec_semid.data.fields import FieldConfig, SideField, build_field
 from trec_semid.data.filters import FilterConfig
 from trec_semid.data.folder import (
     CONFIG,
-    check_out,
+    DESCRIPTION,
     checksum,
+    describe_files,
     write_description,
     write_entities,
     write_events,
@@ -27,8 +29,10 @@ from trec_semid.data.linking import Kept, Links, link
 from trec_semid.data.negatives import NegativesConfig
 from trec_semid.data.ordering import TieRule, tie_rule
 from trec_semid.data.raw.inputs import describe_inputs
-from trec_semid.data.schema import DatasetFacts, ModalityFacts
-from trec_semid.data.sources.source import Needs
+from trec_semid.data.raw.times import text_of
+from trec_semid.data.schema import DatasetFacts, ModalityFacts, RowCounts, SimilarIds
+from trec_semid.data.similar_ids import find_similar_ids
+from trec_semid.data.sources.source import Needs, Source
 from trec_semid.data.sources.table import SourceConfig, read_source
 from trec_semid.data.splits import ItemHoldout, SplitConfig, needs_times, split_rule
 from trec_semid.data.timeline import Timeline, arrange, describe_splits, with_negatives
@@ -68,7 +72,7 @@ class PrepareConfig(Config):
     """A dataset: where it comes from, what stays, what counts as positive, how it is split."""
 
     name: str = Field(min_length=1)
-    out: str
+    out: Place
     """Path or URI of the dataset folder."""
     seed: int = Field(default=0, ge=0)
     source: SourceConfig
@@ -81,7 +85,7 @@ class PrepareConfig(Config):
     """Order of events of equal time: shuffled with the seed, or as published (`order` column, then row)."""
     negatives: NegativesConfig | None = None
     content: dict[Name, ContentConfig] = {}
-    cache: str | None = None
+    cache: Place | None = None
     """Folder for encoded content, shared by all datasets."""
 
     @model_validator(mode="after")
@@ -127,14 +131,15 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
         ConfigError: a package that carries the data is not installed.
         DataError: input that cannot be used, or a place that cannot be written.
     """
-    check_out(config.out)
-    links, timeline = _read(config)
-    with writing(config.out), staged_folder(config.out) as folder:
+    check_owner(config.out, "prepare", [*config.inputs(), *config.picture_folders()])
+    source, links, timeline = _read(config)
+    with writing(config.out), staged_folder(config.out, DESCRIPTION) as folder:
         item_fields = _write_kept(folder, links.items, config.items)
         user_fields = _write_kept(folder, links.users, config.users)
         modalities = _write_content(folder, links.items, config)
         write_events(folder, timeline)
         write_bytes(join(folder, CONFIG), dump_toml(config).encode())
+        files = describe_files(folder)
         facts = DatasetFacts(
             name=config.name,
             num_users=len(links.users.ids),
@@ -145,19 +150,24 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
             user_fields={name: field.facts for name, field in user_fields.items()},
             split_rule=split_rule(config.split),
             splits=describe_splits(timeline, len(links.users.ids), len(links.items.ids)),
-            tie_rule=tie_rule(config.ties, config.seed, has_times=timeline.times is not None),
-            tied_events=timeline.tied_events,
             label_rule=label_rule(config.label) + (config.negatives.rule() if config.negatives else ""),
-            has_timestamps=timeline.times is not None,
+            unlabelled_events=_unlabelled(timeline),
+            sampled_negatives=int(timeline.is_negative.sum()),
             filter_rule=config.filter.rule(config.items.keep_where),
-            source=_origin(config, links),
-            checksum=checksum(folder),
+            read=links.read,
+            dropped=_dropped(links, timeline),
+            duplicate_events=links.duplicates,
+            similar_ids=_similar_ids(source),
+            source=_origin(config),
+            files=files,
+            checksum=checksum(files),
+            **_clock(config, source, timeline),
         )
         write_description(folder, facts)
     return facts
 
 
-def _read(config: PrepareConfig) -> tuple[Links, Timeline]:
+def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline]:
     source = read_source(config.source, config.needs())
     labels = make_labels(config.label, source.events)
     links = link(source, labels, config.filter, config.items.keep_where)
@@ -166,12 +176,46 @@ def _read(config: PrepareConfig) -> tuple[Links, Timeline]:
     if config.negatives:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
     check_classes(config.label, timeline.labels, source.events.file)
-    return links, timeline
+    return source, links, timeline
 
 
-def _origin(config: PrepareConfig, links: Links) -> dict[str, Any]:
+def _unlabelled(timeline: Timeline) -> int:
+    if timeline.labels is None:
+        return 0  # no event is asked to have one
+    return int(np.isnan(timeline.labels).sum())
+
+
+def _dropped(links: Links, timeline: Timeline) -> dict[str, RowCounts]:
+    held_out = {"item_holdout": RowCounts(events=timeline.held_out)} if timeline.held_out else {}
+    return links.dropped | held_out
+
+
+def _clock(config: PrepareConfig, source: Source, timeline: Timeline) -> dict[str, Any]:
+    """Return what `dataset.json` says of times and of the order of events."""
+    raw, times = source.events.times, timeline.times
+    about: dict[str, Any] = {
+        "tie_rule": tie_rule(config.ties, config.seed, has_times=times is not None),
+        "tied_events": timeline.tied_events,
+        "has_timestamps": times is not None,
+    }
+    if raw is not None and times is not None:
+        first, last = (text_of(int(time), raw.unit) for time in (times.min(), times.max()))
+        about |= {"timestamp_unit": raw.unit, "first_time": first, "last_time": last}
+    return about
+
+
+def _similar_ids(source: Source) -> dict[str, SimilarIds]:
+    raw = source.events
+    found = {
+        "items": find_similar_ids(raw.item_ids, *([source.items.ids] if source.items else [])),
+        "users": find_similar_ids(raw.user_ids, *([source.users.ids] if source.users else [])),
+    }
+    return {name: similar for name, similar in found.items() if similar}
+
+
+def _origin(config: PrepareConfig) -> dict[str, Any]:
     read = describe_inputs(config.inputs(), config.picture_folders())
-    return {"kind": config.source.kind, "files": read, "counts": links.counts}
+    return {"kind": config.source.kind, "files": read}
 
 
 def _write_kept(folder: str, kept: Kept, config: EntityConfig) -> dict[str, SideField]:
@@ -197,4 +241,5 @@ def _write_content(folder: str, kept: Kept, config: PrepareConfig) -> dict[str, 
         config.cache,
         num_source_rows=len(kept.entities.ids),
         items_file=kept.entities.origins[0][1] if kept.entities.origins else None,
+        locate=kept.entities.locate if kept.entities.origins else None,
     )

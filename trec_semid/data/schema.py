@@ -1,21 +1,22 @@
 """The dataset folder: what `prepare` writes and everything else reads.
 
-dataset.json            counts, modalities, fields, split, ties, label, source, checksum; written last
+dataset.json            counts, modalities, fields, split, ties, label, source, every file with size and
+                        sha256, checksum; signed by its own sha256; written last
 items.parquet           item_id (string), row (int64, = position), side fields
 users.parquet           user_id (string), row, side fields
 fields/<entity>_<field>.parquet    id (int32), value (string): the vocabulary of a side field
 content/<modality>.npy  (num_items, dim) float16 or float32, row order of items.parquet
 content/<modality>.mask.npy        (num_items,) bool, True where the item has this content
-events/part-*.parquet   user_row, item_row (int64), label (float32 or null), timestamp (int64 or
-null), order (int64), split (train | valid | test), behaviour; sorted by order. Sampled negatives
-(label 0, behaviour 'negative') follow their positive and repeat its timestamp, order and split.
+events/part-*.parquet   user_row, item_row (int64), label (float32 or null), timestamp (int64 since 1970,
+exact in the `timestamp_unit` of dataset.json; or null), order (int64), split (train | valid | test),
+behaviour; sorted by order. Sampled negatives (label 0, behaviour 'negative') follow their positive and repeat
+its timestamp, order and split.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +24,15 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
+from trec_semid.core.fingerprints import Fingerprint, Verify, check_files, read_signed, verify
+from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import arrow_filesystem, is_local, join, local_copy, read_bytes
+from trec_semid.data.raw.times import TimeUnit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+DESCRIPTION = "dataset.json"
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 EVENT_SCHEMA = pa.schema(
@@ -41,6 +46,21 @@ EVENT_SCHEMA = pa.schema(
         ("behaviour", pa.dictionary(pa.int8(), pa.string())),
     ]
 )
+
+
+class VerifyConfig(Config):
+    """How a verb checks the datasets that it reads."""
+
+    verify: Annotated[Verify, MayChange()] = "once"
+    """Contents are read and compared with their sha256 once, and again when a file's size or time changes; or
+    `always`. Sizes and row counts are checked each time."""
+
+
+class DatasetConfig(VerifyConfig):
+    """What every verb that works on one dataset reads."""
+
+    dataset: Annotated[Place, MayChange()]
+    """Dataset folder."""
 
 
 class FieldFacts(Config):
@@ -76,6 +96,34 @@ class SplitFacts(Config):
     unseen_item_events: int
     """Events of this part on items without a training event."""
     positives: int | None = None
+    negatives: int = 0
+    """Of `events`: sampled, not observed. All other counts are over what was observed."""
+
+
+class FileFacts(Fingerprint):
+    """One file of the folder."""
+
+    rows: int | None = None
+    """Of a table."""
+    shape: list[int] | None = None
+    """Of an array."""
+
+
+class RowCounts(Config):
+    """Numbers of events, and of different items and users."""
+
+    events: int = 0
+    items: int = 0
+    users: int = 0
+
+
+class SimilarIds(Config):
+    """Ids that differ from another one by blanks, invisible characters or Unicode form alone."""
+
+    ids: int
+    """How many do."""
+    examples: list[list[str]]
+    """Some of them, those that look alike together."""
 
 
 class DatasetFacts(Config):
@@ -97,29 +145,60 @@ class DatasetFacts(Config):
     tied_events: int | None = None
     """Observed events that share user and time with another one; None without timestamps."""
     label_rule: str
+    unlabelled_events: int = 0
+    """Events without a label, which `label.missing = "null"` accepts."""
+    sampled_negatives: int = 0
+    """Of `num_events`: drawn, not observed."""
     has_timestamps: bool
+    timestamp_unit: TimeUnit | None = None
+    """The coarsest unit that holds every time of the source exactly; None without timestamps."""
+    first_time: str | None = None
+    """Of all events, in UTC, as 1997-09-20T03:05:10Z, with as many digits as the unit has."""
+    last_time: str | None = None
     filter_rule: str = "none"
+    read: RowCounts = RowCounts()
+    """Rows of the source; items and users that it lists or that an event names."""
+    dropped: dict[str, RowCounts] = {}
+    """What was left out, by reason: what was read is what was left out and what is here, without
+    `sampled_negatives`. An event counts under the first reason that applies."""
+    duplicate_events: int = 0
+    """Rows of the source that repeat user, item, time, behaviour and rating of an earlier one."""
+    similar_ids: dict[Literal["items", "users"], SimilarIds] = {}
     source: dict[str, Any] = {}
-    """Source kind, files with sizes and sha256, counts before filtering."""
+    """Source kind; input files with sizes and sha256."""
+    files: dict[str, FileFacts] = {}
+    """Every other file of the folder, by its path there."""
     checksum: str
     """sha256 over the content of every other file of the folder, in sorted order."""
 
 
 @final
 class Dataset:
-    """Reader of a dataset folder; opening reads `dataset.json` only, or nothing where `facts` are given."""
+    """Reader of a dataset folder; opening reads `dataset.json` and looks which files there are.
+
+    Jobs open one with `open_dataset`, which also checks what the files hold. Where `facts` are given, nothing
+    is read until it is asked for.
+    """
 
     def __init__(self, uri: str, facts: DatasetFacts | None = None) -> None:
         self.uri = uri
-        self.facts = facts or _read_facts(uri)
+        self.facts = facts or read_facts(uri)
+        if facts is None:
+            check_files(uri, self.facts.files, remedy=_AGAIN, may_have=(DESCRIPTION,))
 
     def items(self, columns: list[str] | None = None) -> pa.Table:
         """Read items.parquet, in row order."""
-        return self._table("items.parquet", columns)
+        return self._table("items.parquet", columns, self.facts.num_items)
 
     def users(self, columns: list[str] | None = None) -> pa.Table:
         """Read users.parquet, in row order."""
-        return self._table("users.parquet", columns)
+        return self._table("users.parquet", columns, self.facts.num_users)
+
+    def vocabulary(self, field: str) -> pa.ChunkedArray:
+        """Return the values of a side field, such as `item_genres`, in the order of their ids; 0 is missing."""
+        entity, _, name = field.partition("_")
+        size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
+        return self._table(f"fields/{field}.parquet", ["value"], size)["value"]
 
     def events(self, columns: list[str] | None = None, split: Split | None = None) -> pa.Table:
         """Read events in order, all of them or one part.
@@ -128,12 +207,18 @@ class Dataset:
         """
         wanted = None if split is None else pads.field("split") == split
         with _reading(join(self.uri, "events")):
-            return self.event_files().to_table(columns=columns, filter=wanted).combine_chunks()
+            table = self.event_files().to_table(columns=columns, filter=wanted).combine_chunks()
+        self._check_events(table.num_rows, split)
+        return table
 
     def event_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Stream the events in order."""
+        num_rows = 0
         with _reading(join(self.uri, "events")):
-            yield from self.event_files().to_batches(columns=columns)
+            for batch in self.event_files().to_batches(columns=columns):
+                num_rows += batch.num_rows
+                yield batch
+        self._check_events(num_rows, None)
 
     def event_files(self) -> pads.FileSystemDataset:
         """Return the events as a pyarrow dataset, for readers that filter while they stream."""
@@ -153,11 +238,17 @@ class Dataset:
         """Item ids in row order."""
         return self.items(["item_id"])["item_id"].to_pylist()
 
-    def _table(self, name: str, columns: list[str] | None) -> pa.Table:
+    def _table(self, name: str, columns: list[str] | None, num_rows: int) -> pa.Table:
         uri = join(self.uri, name)
         fs, inner = arrow_filesystem(uri)
         with _reading(uri):
-            return pq.read_table(inner, filesystem=fs, columns=columns).combine_chunks()
+            table = pq.read_table(inner, filesystem=fs, columns=columns).combine_chunks()
+        _check_rows(uri, table.num_rows, num_rows)
+        return table
+
+    def _check_events(self, num_rows: int, split: Split | None) -> None:
+        expected = self.facts.num_events if split is None else self.facts.splits[split].events
+        _check_rows(join(self.uri, "events"), num_rows, expected)
 
     def _array(self, modality: str, name: str) -> np.ndarray[Any, Any]:
         if modality not in self.facts.modalities:
@@ -169,22 +260,48 @@ class Dataset:
         with _reading(uri), local_copy(uri) as path:
             # The copy of a remote file vanishes with the context, so only local files stay mapped.
             array = np.load(path, mmap_mode="r" if is_local(self.uri) else None)
-        if len(array) != self.facts.num_items:
-            problem = f"damaged: it has {len(array):,} rows for {self.facts.num_items:,} items"
-            raise DataError(problem, file=uri, remedy=_AGAIN)
+        _check_rows(uri, len(array), self.facts.num_items)
         return array
 
 
-def _read_facts(uri: str) -> DatasetFacts:
-    path = join(uri, "dataset.json")
+def open_dataset(uri: str, mode: Verify = "once") -> Dataset:
+    """Open a dataset after checking every file against `dataset.json`; every rank of a group calls this.
+
+    Sizes and row counts are checked each time. Contents are read as `mode` says, each file by one rank.
+
+    Raises:
+        DataError: no dataset, or a file that is missing, does not belong to it, or is not what was written.
+    """
+    dataset = Dataset(uri)
+    verify(uri, dataset.facts.files, remedy=_AGAIN, mode=mode)
+    return dataset
+
+
+def _check_rows(uri: str, num_rows: int, expected: int) -> None:
+    if num_rows != expected:
+        problem = f"damaged: it has {num_rows:,} rows, and {expected:,} were written"
+        raise DataError(problem, file=uri, remedy=_AGAIN)
+
+
+def read_facts(uri: str) -> DatasetFacts:
+    """Read `dataset.json` alone, whatever became of the other files.
+
+    Raises:
+        DataError: it is missing, damaged, or of another version.
+    """
+    path = join(uri, DESCRIPTION)
     try:
-        return DatasetFacts.model_validate(json.loads(read_bytes(path)))
+        facts = DatasetFacts.model_validate(read_signed(read_bytes(path)))
     except FileNotFoundError:
         remedy = "Make one with: trec-semid prepare CONFIG.toml"
         raise DataError("no dataset here", file=path, remedy=remedy) from None
     except (ValueError, ValidationError) as error:
         remedy = "Prepare the dataset again with this version"
         raise DataError(f"not a dataset description: {error}", file=path, remedy=remedy) from None
+    if facts.schema_version != SCHEMA_VERSION:
+        problem, remedy = "a dataset of another version", "Prepare it again with this version"
+        raise DataError(problem, file=path, field="schema_version", value=facts.schema_version, remedy=remedy)
+    return facts
 
 
 _AGAIN = "Prepare the dataset again, in another `out` or after removing this one"

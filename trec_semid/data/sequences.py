@@ -96,15 +96,20 @@ def build_sequences(events: Events, config: SequencesConfig, num_users: int) -> 
         chosen &= events.labels > 0.5
     rows = np.flatnonzero(chosen)
     if not len(rows):
-        remedy = "Set sequences.events = 'all', or change [label]"
-        raise DataError("no events to make sequences of", field="events", remedy=remedy)
+        if config.events == "positives":
+            remedy = "Set sequences.events = 'all', or prepare the dataset with another [label]"
+            raise DataError("no events with label 1 to make sequences of", field="label", remedy=remedy)
+        remedy = "Prepare the dataset with events that happened: these are sampled negatives"
+        raise DataError("no events to make sequences of", field="behaviour", remedy=remedy)
     order = rows[np.argsort(events.users[rows], kind="stable")]
     users, splits = events.users[order], events.splits[order].astype(np.int64)
     wrong = (np.diff(users) == 0) & (np.diff(splits) < 0)
     if wrong.any():
         row = int(order[1 + int(np.argmax(wrong))])
         problem = "an event of an earlier split comes after one of a later split of the same user"
-        raise DataError(problem, row=row, field="split", remedy="Split by time or by place in the sequence")
+        raise DataError(
+            problem, row=row + 1, field="split", remedy="Split by time or by place in the sequence"
+        )
     counts = np.bincount(users * len(SPLITS) + splits, minlength=num_users * len(SPLITS))
     counts = counts.reshape(num_users, len(SPLITS))
     starts = np.concatenate(([0], np.cumsum(counts.sum(1))))

@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple, final
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.paths import join
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.raw.events import EventColumns
@@ -68,7 +68,7 @@ class SyntheticConfig(Config):
     """A planted catalogue, its users, and what they did."""
 
     kind: Literal["synthetic"] = "synthetic"
-    folder: str
+    folder: Place
     """Where raw tables and truth are written, and found again when they are of this very config."""
     seed: NonNegativeInt = 0
     num_events: int = Field(100_000, ge=1)

@@ -81,7 +81,7 @@ def write_world(config: SyntheticConfig, *, chunk_rows: int = 1 << 16) -> dict[s
     Raises:
         DataError: the disk is full or the place cannot be written.
     """
-    with writing(config.folder), staged_folder(config.folder) as folder:
+    with writing(config.folder), staged_folder(config.folder, _TRUTH) as folder:
         world = World(config)
         _write_entities(folder, world)
         for modality in ("text", "vision"):

@@ -27,7 +27,7 @@ class Timeline(NamedTuple):
     labels: Array | None
     """(n,) float32, NaN where an event has none."""
     times: Array | None
-    """(n,) int64 [microseconds]."""
+    """(n,) int64, in the unit of the source."""
     order: Array
     """(n,) int64: 0, 1, ... over real events; a sampled negative repeats the order of its positive."""
     parts: Array
@@ -39,6 +39,8 @@ class Timeline(NamedTuple):
     """(n,) bool: sampled, not observed."""
     tied_events: int | None
     """Observed events that share user and time with another."""
+    held_out: int
+    """Events that no part keeps, which are not here."""
 
 
 def arrange(
@@ -53,8 +55,18 @@ def arrange(
     """Sort the events, split them, and drop what no part keeps; `file` is where they come from, for errors.
 
     Raises:
-        DataError: a part comes out empty, or the split needs times that are not there.
+        DataError: a part comes out empty, the split needs times that are not there, or a behaviour is called
+            like the sampled ones.
     """
+    if NEGATIVE in behaviour_names:
+        remedy = "Rename it in the source: readers leave sampled negatives out of histories and counts"
+        raise DataError(
+            "this behaviour is kept for sampled negatives",
+            file=file,
+            field="behaviour",
+            value=NEGATIVE,
+            remedy=remedy,
+        )
     num_events = len(events.users)
     with working("sort events"):
         index = sort_events(events.times, events.positions, num_events, ties, seed)
@@ -79,6 +91,7 @@ def arrange(
         behaviour_names or [EVENT],
         np.zeros(len(kept), bool),
         tied,
+        num_events - len(kept),
     )
 
 
@@ -86,14 +99,8 @@ def with_negatives(timeline: Timeline, config: NegativesConfig, num_items: int, 
     """Add sampled negatives after the positives of the chosen parts.
 
     Raises:
-        DataError: a behaviour is called like the sampled ones, there are no positives, or a user touched
-            every item that can be drawn.
+        DataError: there are no positives, or a user touched every item that can be drawn.
     """
-    if NEGATIVE in timeline.behaviour_names:
-        remedy = "Rename it, or leave out the section 'negatives'"
-        raise DataError(
-            "this behaviour is kept for sampled negatives", field="behaviour", value=NEGATIVE, remedy=remedy
-        )
     chosen = [SPLITS.index(name) for name in config.splits]
     targets = np.isin(timeline.parts, chosen)
     targets &= timeline.labels == 1 if timeline.labels is not None else False
@@ -119,7 +126,10 @@ def with_negatives(timeline: Timeline, config: NegativesConfig, num_items: int, 
 
 
 def describe_splits(timeline: Timeline, num_users: int, num_items: int) -> dict[Split, SplitFacts]:
-    """Return sizes of every part and how much of it training never saw; sampled negatives show nothing."""
+    """Return sizes of every part and how much of it training never saw.
+
+    Sampled negatives are events of a part; users and items are counted over what was observed.
+    """
     observed = (timeline.parts == TRAIN) & ~timeline.is_negative
     seen_users, seen_items = np.zeros(num_users, bool), np.zeros(num_items, bool)
     seen_users[timeline.users[observed]] = True
@@ -127,15 +137,17 @@ def describe_splits(timeline: Timeline, num_users: int, num_items: int) -> dict[
     facts: dict[Split, SplitFacts] = {}
     for part, name in enumerate(SPLITS):
         here = timeline.parts == part
-        users, items = timeline.users[here], timeline.items[here]
+        happened = here & ~timeline.is_negative
+        users, items = timeline.users[happened], timeline.items[happened]
         labels = None if timeline.labels is None else timeline.labels[here]
         facts[name] = SplitFacts(
-            events=len(users),
+            events=int(here.sum()),
             users=_distinct(users, num_users),
             items=_distinct(items, num_items),
             unseen_users=_distinct(users[~seen_users[users]], num_users),
             unseen_items=_distinct(items[~seen_items[items]], num_items),
             unseen_item_events=int((~seen_items[items]).sum()),
+            negatives=int((here & timeline.is_negative).sum()),
             positives=None if labels is None else int((labels == 1).sum()),
         )
     return facts

@@ -14,20 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.logs import say, set_up_console, working
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
-from trec_semid.data.raw.files import find_inputs
 from trec_semid.data.raw.inputs import describe_inputs
+from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
+from trec_semid.jobs.matched_codes import seed_of, verify_codes
 from trec_semid.tokenizers.drift import DriftMeter
+from trec_semid.tokenizers.origin import Named
+from trec_semid.tokenizers.record import TOKENIZER
 from trec_semid.tokenizers.semantic_ids import FILE, expect_finished
 from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
@@ -40,11 +44,11 @@ _DRIFT = "drift.json"
 class AssignConfig(Config):
     """What `trec-semid assign` reads."""
 
-    tokenizer: str
+    tokenizer: Place
     """Run folder of `tokenize` or of a tuned ranker, or a bundle; its tokenizer is used as it is."""
-    items: str
+    items: Place
     """New items: a Parquet file, a folder of them, or a glob pattern."""
-    out: str
+    out: Place
     """Folder to write; one that an earlier assign wrote is replaced."""
     item_id: str = "item_id"
     """Column of the ids."""
@@ -68,9 +72,14 @@ def run(config: AssignConfig) -> Assigned:
         DataError: input that cannot be used; nothing is written then.
     """
     set_up_console()
-    check_out(config.out, _DRIFT, "an assign run")
-    files = find_inputs(config.items)
+    with own_folder(config.out, "assign", inputs=[config.items]):
+        return _run(config)
+
+
+def _run(config: AssignConfig) -> Assigned:
+    parts = find_parts(config.items)
     made = RunFolder(expect_finished(config.tokenizer), "tokenize")
+    of = verify_codes(_expect_folder(made))
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
     if _is_finished(config, inputs):
         _log.info("%s is already done", config.out)
@@ -78,19 +87,27 @@ def run(config: AssignConfig) -> Assigned:
     tokenizer = load_tokenizer(made.path("tokenizer"))
     columns = _columns(config, tokenizer)
     existing = read_existing(made.path(FILE), tokenizer.codebook_sizes)
-    num_items = check_ids(files, config.item_id, existing)
-    with writing(config.out), staged_folder(config.out) as staging:
-        chunks = read_parquet(files, [config.item_id, *columns.values()], _batch_rows(tokenizer))
+    num_items = check_ids(parts, config.item_id, existing)
+    with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
+        chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
         with _map_writer(join(staging, FILE), tokenizer) as writer, working("assign", num_items) as work:
             for chunk in chunks:
                 writer.write_table(_assign(chunk, config.item_id, columns, tokenizer, meter))
                 work.advance(chunk.table.num_rows)
         drift = _describe(config, quality, inputs, meter.report(existing.keys), existing)
-        _finish(config, staging, made, drift)
+        _finish(config, staging, of, drift)
     say(summary(drift))
     _log.info("wrote %s", config.out)
     return Assigned(config.out, drift)
+
+
+def _expect_folder(made: RunFolder) -> str:
+    """Return the run's folder, where it has a tokenizer."""
+    if not exists(made.path(FILE)) or not exists(made.path(TOKENIZER)):
+        remedy = "Name the run folder of trec-semid tokenize or of a tuned ranker, or a bundle that has one"
+        raise DataError("no tokenizer here: no such file", file=made.path(TOKENIZER), remedy=remedy)
+    return made.uri
 
 
 def _fingerprints(inputs: list[str]) -> list[dict[str, Any]]:
@@ -170,9 +187,8 @@ def _describe(
     return {**about, "existing_items": len(existing.ids), **drift, "inputs": list(inputs)}
 
 
-def _finish(config: AssignConfig, staging: str, made: RunFolder, drift: dict[str, Any]) -> None:
+def _finish(config: AssignConfig, staging: str, of: Named, drift: dict[str, Any]) -> None:
     folder = RunFolder(staging, "assign")
-    trained = made.read_json("metrics.json" if exists(made.path("metrics.json")) else "manifest.json")
     folder.start(config)
     folder.write_json(_DRIFT, drift)
     every, collisions = drift["errors"]["every_modality"], drift["collisions"]
@@ -181,8 +197,8 @@ def _finish(config: AssignConfig, staging: str, made: RunFolder, drift: dict[str
         metrics |= {"new/reconstruction": every["mean"], "new/outside_share": every["outside_share"]}
     folder.write_metrics(
         metrics,
-        seed=int(trained.get("seed", 0)),  # a bundle does not say; nothing is drawn here
-        dataset=str(trained["dataset"]),
-        dataset_checksum=str(trained["dataset_checksum"]),
+        seed=seed_of(config.tokenizer),
+        dataset=of.name,
+        dataset_checksum=of.checksum,
         counts={"new/items": drift["items"], "existing/items": drift["existing_items"]},
     )

@@ -14,9 +14,11 @@ import torch
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import arrow_filesystem
+from trec_semid.data.encoders.narrow import narrow
 from trec_semid.data.raw.chunks import Chunk, check_columns
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.files import reading
+from trec_semid.data.raw.parts import Part, to_read, with_partitions
 from trec_semid.tokenizers.contents import Contents
 from trec_semid.tokenizers.drift import tuple_keys
 
@@ -34,13 +36,13 @@ class Existing(NamedTuple):
     """(N,) uint64 of their tuples."""
 
 
-def read_parquet(files: Sequence[str], columns: Sequence[str], batch_rows: int) -> Iterator[Chunk]:
-    """Stream rows, so many at a time.
+def read_parquet(parts: Sequence[Part], columns: Sequence[str], batch_rows: int) -> Iterator[Chunk]:
+    """Stream rows, so many at a time, with the columns that partition folders name.
 
     Raises:
         DataError: a file is missing, truncated, damaged, no Parquet file, or lacks a column.
     """
-    for file in files:
+    for file, said in ((part.file, part.partitions) for part in parts):
         fs, inner = arrow_filesystem(file)
         # pyarrow's default pre_buffer keeps all row groups that were read until the file is closed.
         with (
@@ -49,11 +51,12 @@ def read_parquet(files: Sequence[str], columns: Sequence[str], batch_rows: int) 
                 inner, filesystem=fs, pre_buffer=False, page_checksum_verification=True
             ) as parquet,
         ):
-            check_columns(file, parquet.schema_arrow.names, columns)
+            have = parquet.schema_arrow.names
+            check_columns(file, [*have, *(name for name in said if name not in have)], columns)
             row = 1
-            for batch in parquet.iter_batches(batch_rows, columns=list(columns)):
+            for batch in parquet.iter_batches(batch_rows, columns=to_read(columns, have, said)):
                 if batch.num_rows:
-                    yield Chunk(pa.Table.from_batches([batch]), file, row, 0)
+                    yield with_partitions(Chunk(pa.Table.from_batches([batch]), file, row, 0), said)
                 row += batch.num_rows
 
 
@@ -65,7 +68,7 @@ def read_existing(file: str, sizes: Sequence[int]) -> Existing:
     """
     ids: list[Array] = [np.zeros(0, np.uint64)]
     keys: list[Array] = [np.zeros(0, np.uint64)]
-    for chunk in read_parquet([file], ["item_id", "codes"], _ID_ROWS):
+    for chunk in read_parquet([Part(file, "")], ["item_id", "codes"], _ID_ROWS):
         stated = (chunk.table.schema.metadata or {}).get(b"codebook_sizes", b"").decode()
         codes: Any = chunk.table.column("codes").combine_chunks()
         flat = codes.flatten().to_numpy(zero_copy_only=False)
@@ -82,7 +85,7 @@ def read_existing(file: str, sizes: Sequence[int]) -> Existing:
     return Existing(file, np.concatenate(ids), np.concatenate(keys))
 
 
-def check_ids(files: Sequence[str], column: str, existing: Existing) -> int:
+def check_ids(parts: Sequence[Part], column: str, existing: Existing) -> int:
     """Return the number of new items, each id there once and new.
 
     Reads the id column alone, so that a fault costs no encoding. Memory: 8 bytes an item.
@@ -90,22 +93,22 @@ def check_ids(files: Sequence[str], column: str, existing: Existing) -> int:
     Raises:
         DataError: an id is missing, occurs twice, or is that of an existing item; or there are no rows.
     """
-    hashes = [_hashes(ids) for _, ids in _ids(files, column)]
+    hashes = [_hashes(ids) for _, ids in _ids(parts, column)]
     if not hashes:
-        raise DataError("no rows", file=files[0], remedy="Write it again or correct the path")
+        raise DataError("no rows", file=parts[0].file, remedy="Write it again or correct the path")
     new = np.concatenate(hashes)
     # Sorted, equal hashes lie side by side: no tree of Python strings.
     together = np.sort(np.concatenate([existing.ids, new]))
     repeated = np.unique(together[1:][together[1:] == together[:-1]])
     if len(repeated):
-        _refuse_repeated(files, column, existing, repeated)
+        _refuse_repeated(parts, column, existing, repeated)
     return len(new)
 
 
-def _refuse_repeated(files: Sequence[str], column: str, existing: Existing, repeated: Array) -> None:
+def _refuse_repeated(parts: Sequence[Part], column: str, existing: Existing, repeated: Array) -> None:
     """Look again at the few ids whose hashes met, as two different ones may have met by chance."""
     seen: dict[str, tuple[str, int]] = {}
-    for places, name in (([existing.file], "item_id"), (files, column)):
+    for places, name in (([Part(existing.file, "")], "item_id"), (parts, column)):
         for chunk, ids in _ids(places, name):
             for index in np.flatnonzero(np.isin(_hashes(ids), repeated)).tolist():
                 item, row = ids[index].as_py(), chunk.first_row + index
@@ -157,19 +160,19 @@ def _vectors(chunk: Chunk, name: str, dim: int) -> tuple[Array, Array]:
         told = f"The tokenizer reads {dim} numbers; write null where an item has none"
         raise _fault("vector of another width", chunk, name, row, int(lengths[row]), told)
     values = flat.to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        vectors[present] = values.astype(np.float32).reshape(-1, dim)
-    bad = ~np.isfinite(vectors)
+    given = values.reshape(-1, dim)
+    bad = ~np.isfinite(given)
     if bad.any():
-        row, at = (int(index) for index in np.argwhere(bad)[0])
-        value = flat[int(present[:row].sum()) * dim + at].as_py()
+        at_row, at = (int(index) for index in np.argwhere(bad)[0])
+        row, value = int(np.flatnonzero(present)[at_row]), flat[at_row * dim + at].as_py()
         told = "Mend the value, or write null for the whole vector"
         raise _fault(f"not a finite number in dimension {at}", chunk, name, row, str(value), told)
+    vectors[present] = narrow(given, np.dtype(np.float32))
     zeros = present & ~vectors.any(axis=1)
     if zeros.any():
         told = "Write null where an item has no vector"
         raise _fault(
-            "a vector of zeros, which looks like data", chunk, name, int(np.argmax(zeros)), None, told
+            "a vector of zeros, which has no direction", chunk, name, int(np.argmax(zeros)), None, told
         )
     return vectors, present
 
@@ -195,8 +198,8 @@ def _fault(problem: str, chunk: Chunk, name: str, index: int, value: object, rem
     return DataError(problem, file=chunk.file, row=row, field=name, value=value, remedy=remedy)
 
 
-def _ids(files: Sequence[str], column: str) -> Iterator[tuple[Chunk, pa.Array]]:
-    for chunk in read_parquet(files, [column], _ID_ROWS):
+def _ids(parts: Sequence[Part], column: str) -> Iterator[tuple[Chunk, pa.Array]]:
+    for chunk in read_parquet(parts, [column], _ID_ROWS):
         yield chunk, as_ids(chunk.table.column(column), Where(chunk.origins, column))
 
 

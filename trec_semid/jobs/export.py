@@ -12,16 +12,17 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from trec_semid.checkpoints.folder import best_step, read_facts, read_file
+from trec_semid.checkpoints.folder import best_step, extra_files, read_file
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.core.config import Config, load_saved
+from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.paths import exists, join, read_bytes, staged_folder, write_bytes
+from trec_semid.core.own_folder import own_folder
+from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
 from trec_semid.core.runs import RunFolder
-from trec_semid.data.folder import check_out, writing
+from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs.rank_setup import RankConfig
 from trec_semid.jobs.training_run import QUALITY
@@ -35,8 +36,10 @@ from trec_semid.serving.manifest import (
     MapFacts,
     TableType,
     file_facts,
+    write_manifest,
 )
 from trec_semid.serving.tables import write_table
+from trec_semid.tokenizers.record import verify_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 
 _log = logging.getLogger(__name__)
@@ -45,12 +48,12 @@ _TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
 """Largest difference of a probability to the run's own prediction."""
 
 
-class ExportConfig(Config):
+class ExportConfig(VerifyConfig):
     """What `trec-semid export` reads."""
 
-    run: str
+    run: Place
     """Run folder of a finished `trec-semid rank`."""
-    out: str
+    out: Place
     """Bundle folder to write."""
     tables: TableType = "fp32"
     """`int8` keeps 8 bits a number, with a scale and a low for each row."""
@@ -76,11 +79,15 @@ def run(config: ExportConfig) -> Exported:
         CheckpointError: no best checkpoint, or the bundle does not score like the run.
     """
     set_up_console()
-    check_out(config.out, MANIFEST, "a bundle")
+    with own_folder(config.out, "export"):
+        return _run(config)
+
+
+def _run(config: ExportConfig) -> Exported:
     made = RunFolder(config.run, "rank")
     _expect_rank_run(made)
     ranked = load_saved(RankConfig, made.path("config.toml"))
-    with writing(config.out), staged_folder(config.out) as folder:
+    with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
         manifest = _write(config, ranked, made, folder)
         num_rows, difference = _check(config, ranked, folder)
     num_bytes = sum(facts.num_bytes for facts in manifest.files())
@@ -106,11 +113,13 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     step = best_step(checkpoints)
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
-    kept = {name: read_file(checkpoints, step, name) for name in read_facts(checkpoints, step).sha256}
-    facts, dataset = made.read_json("metrics.json"), Dataset(ranked.dataset)
+    kept = {name: read_file(checkpoints, step, name) for name in extra_files(checkpoints, step)}
+    facts, dataset = made.read_json("metrics.json"), open_dataset(ranked.dataset, config.verify)
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
         raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")
+    if exists(made.path(FILE)):
+        verify_record(made.uri)
     if exists(made.path(QUALITY)):  # of the codes that tuning came to
         kept[QUALITY] = read_bytes(made.path(QUALITY))
     ids = _write_map(folder, kept, dataset)
@@ -144,7 +153,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
         ),
         metrics=facts["metrics"],
     )
-    write_bytes(join(folder, MANIFEST), (manifest.model_dump_json(indent=1) + "\n").encode())
+    write_manifest(folder, manifest)
     return manifest
 
 
@@ -182,15 +191,9 @@ def _table(tensors: dict[str, Tensor], name: str) -> Tensor:
 
 def _check(config: ExportConfig, ranked: RankConfig, folder: str) -> tuple[int, float]:
     """Score test rows with the bundle alone; return how many, and how far the run's predictions are."""
-    command = [
-        sys.executable,
-        "-m",
-        "trec_semid.serving.check",
-        folder,
-        ranked.dataset,
-        str(config.check_rows),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    with shared_copy(folder) as bundle, shared_copy(ranked.dataset) as dataset:
+        words = ["-m", "trec_semid.serving.check", bundle, dataset, str(config.check_rows)]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise CheckpointError(f"{config.out}: the bundle cannot be read back: {done.stderr.strip()[-500:]}")
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -4,16 +4,19 @@ A plan config is a rank or a retrieve config with a cluster, and sizes where tab
 dataset's.
 """
 
-import tomllib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from trec_semid.core.config import Config, load_config
+from trec_semid.core.config import Config, Place, load_config
+from trec_semid.core.disk import wording_full_disk
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.paths import join, read_bytes, write_bytes
+from trec_semid.core.owners import check_file
+from trec_semid.core.paths import find_files, join, write_bytes
+from trec_semid.core.toml_text import read_toml
+from trec_semid.data.schema import open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
 from trec_semid.jobs.plan_retrieve import plan_retriever
 from trec_semid.jobs.plan_sizes import SizesConfig
@@ -36,11 +39,11 @@ class PlanConfig(Config):
     """Those of a retrieve config likewise: keys at the top are its own where `model.kind` names a retriever
     or, without one, where one of them is in no rank config or all of them are in retrieve configs."""
     sizes: SizesConfig = SizesConfig()
-    cluster: list[str] = Field(min_length=1)
+    cluster: list[Place] = Field(min_length=1)
     """TOML file of a cluster, or several to plan for one after another."""
     name: str = "plan"
     """What plans are called that go to the default place; the command line takes the config's file name."""
-    out: str | None = None
+    out: Place | None = None
     """JSON file for the plan; a folder for several clusters, or where it ends in /. None is
     `plans/<name>-<cluster>.json`."""
 
@@ -90,8 +93,8 @@ def _is_of_retriever(values: dict[str, Any]) -> bool:
 
 def _describes_cluster(file: str) -> bool:
     try:
-        keys = tomllib.loads(read_bytes(file).decode()).keys()
-    except (OSError, ValueError):
+        keys = read_toml(file).keys()
+    except ConfigError:
         return False  # load_config says what is wrong with it
     return {"num_nodes", "devices_per_node"} <= keys <= ClusterConfig.model_fields.keys()
 
@@ -105,8 +108,19 @@ def run(config: PlanConfig) -> list[Planned]:
         PlanError: the tables do not fit a cluster; those they fit are planned and saved nevertheless.
     """
     set_up_console()
+    with wording_full_disk(config.out or "plans"):
+        return _run(config)
+
+
+def _run(config: PlanConfig) -> list[Planned]:
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
+    model = config.retrieve or config.rank
+    # `dataset.json` may also lie there alone, as it says all sizes.
+    if model and config.sizes.reads_dataset and len(find_files(model.dataset)) > 1:
+        open_dataset(model.dataset, model.verify)
     places = _places(config, clusters)
+    for place in places:
+        check_file(place)
     planned: list[Planned] = []
     refusals: list[str] = []
     with working("plan for clusters", len(clusters)) as work:

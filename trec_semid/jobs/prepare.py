@@ -7,13 +7,14 @@ from rich.table import Table
 from trec_semid.core.config import dump_toml
 from trec_semid.core.errors import DataError
 from trec_semid.core.logs import say, set_up_console
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.core.ranks import barrier, process_group
 from trec_semid.core.text_table import as_text
 from trec_semid.data.folder import CONFIG
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
 from trec_semid.data.raw.inputs import have_changed
-from trec_semid.data.schema import SCHEMA_VERSION, Dataset, DatasetFacts
+from trec_semid.data.schema import Dataset, DatasetFacts, RowCounts, SimilarIds, open_dataset
 
 __all__ = ["PrepareConfig", "run", "summary"]
 
@@ -26,12 +27,14 @@ def run(config: PrepareConfig) -> DatasetFacts:
     Raises:
         SemidError: input or a place that cannot be used.
     """
+    read = [*config.inputs(), *config.picture_folders()]
     with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
-        if ranks.is_main:
-            facts = _make(config)
-            say(summary(facts))
-        barrier()
+        with own_folder(config.out, "prepare", ranks, inputs=read):
+            if ranks.is_main:
+                facts = _make(config)
+                say(summary(facts))
+            barrier()
     return Dataset(config.out).facts
 
 
@@ -57,10 +60,9 @@ def finished(config: PrepareConfig) -> DatasetFacts | None:
     if read_bytes(join(config.out, CONFIG)) != dump_toml(config).encode():
         return None
     try:
-        facts = Dataset(config.out).facts
-    except DataError:
-        return None  # written by another version
-    if facts.schema_version != SCHEMA_VERSION:
+        facts = open_dataset(config.out).facts
+    except DataError as error:  # written by another version, or damaged
+        _log.warning("%s. It is made again", str(error).rstrip("."))
         return None
     changed = have_changed(facts.source.get("files", []), config.inputs(), config.picture_folders())
     return None if changed else facts
@@ -68,17 +70,53 @@ def finished(config: PrepareConfig) -> DatasetFacts | None:
 
 def summary(facts: DatasetFacts) -> str:
     """Return the facts as a table to read."""
+    negatives = f", {facts.sampled_negatives:,} of them sampled" if facts.sampled_negatives else ""
+    unlabelled = f" ({facts.unlabelled_events:,} events without)" if facts.unlabelled_events else ""
+    size = f"{facts.num_users:,} users, {facts.num_items:,} items, {facts.num_events:,} events{negatives}"
     lines = [
-        f"{facts.name}: {facts.num_users:,} users, {facts.num_items:,} items, {facts.num_events:,} events",
+        f"{facts.name}: {size}",
         f"split: {facts.split_rule}",
+        *([f"times: {facts.first_time} to {facts.last_time}"] if facts.has_timestamps else []),
         f"ties: {facts.tie_rule}" + (f" ({facts.tied_events:,} events)" if facts.tied_events else ""),
-        f"label: {facts.label_rule}",
-        f"filter: {facts.filter_rule}",
+        f"label: {facts.label_rule}{unlabelled}",
+        *([] if facts.filter_rule == "none" and facts.dropped else [f"filter: {facts.filter_rule}"]),
+        *_doubts(facts),
     ]
     for name, modality in facts.modalities.items():
         share = modality.present / max(facts.num_items, 1)
         lines.append(f"content {name}: {modality.dim} numbers, {share:.1%} of items, from {modality.source}")
-    return "\n".join([*lines, _split_table(facts), f"checksum {facts.checksum}"])
+    dropped = [_dropped_table(facts)] if facts.dropped else []
+    return "\n".join([*lines, *dropped, _split_table(facts), f"checksum {facts.checksum}"])
+
+
+def _doubts(facts: DatasetFacts) -> list[str]:
+    """Return what may be wrong in the source."""
+    lines = [_similar(name, similar) for name, similar in facts.similar_ids.items()]
+    if facts.duplicate_events:
+        told = "left out" if "duplicates" in facts.dropped else "they stay: see filter.duplicates"
+        lines.append(f"duplicates: {facts.duplicate_events:,} rows repeat an earlier event ({told})")
+    return lines
+
+
+def _similar(name: str, similar: SimilarIds) -> str:
+    # ascii() shows what the eye cannot tell apart.
+    examples = "; ".join(" and ".join(map(ascii, group)) for group in similar.examples)
+    return f"ids: {similar.ids:,} {name} differ from another by blanks or Unicode form alone: {examples}"
+
+
+def _dropped_table(facts: DatasetFacts) -> str:
+    table = Table("", "events", "items", "users", caption="dropped: reasons in this order, each row once")
+    left = RowCounts(
+        events=facts.num_events - facts.sampled_negatives, items=facts.num_items, users=facts.num_users
+    )
+    rows = {
+        "read": facts.read,
+        **{f"- {reason}": each for reason, each in facts.dropped.items()},
+        "left": left,
+    }
+    for name, each in rows.items():
+        table.add_row(name, f"{each.events:,}", f"{each.items:,}", f"{each.users:,}")
+    return as_text(table)
 
 
 def _split_table(facts: DatasetFacts) -> str:

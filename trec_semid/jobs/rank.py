@@ -5,6 +5,7 @@ from functools import partial
 from torch import nn
 
 from trec_semid.core.logs import RunLog
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.batches import RankingBatch
@@ -19,6 +20,7 @@ from trec_semid.jobs.rank_setup import (
     build_tuned_model,
     read_inputs,
 )
+from trec_semid.jobs.start_weights import find_start_weights
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
     Trained,
@@ -45,7 +47,7 @@ def run(config: RankConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config.train) as ranks:
+    with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
 
@@ -116,7 +118,8 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        config.start_from,
+        find_start_weights(config, inputs),
+        config.resume_from,
     )
 
 

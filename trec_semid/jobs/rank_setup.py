@@ -1,6 +1,6 @@
 """Config of `trec-semid rank`, the data it reads and the model it trains, before any sharding."""
 
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import model_validator
@@ -9,10 +9,12 @@ from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.ranking import Codes, RankingData
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.jobs.matched_codes import read_semantic_ids
+from trec_semid.jobs.rank_selection import SelectBy, expect_selectable
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss
 from trec_semid.models.live_codes import LiveCodes
@@ -21,9 +23,7 @@ from trec_semid.models.ppnet import PpnetConfig
 from trec_semid.models.ranker import Ranker, RankerWithLoss
 from trec_semid.models.table import RankerConfig, build_dense_ranker
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
-
-SelectBy = Literal["auc", "gauc", "log_loss"]
+from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 
 class RankTrainConfig(TrainConfig):
@@ -50,6 +50,11 @@ class RankConfig(TrainingRunConfig):
             raise ValueError(f"representation '{self.representation}' needs semantic_ids")
         if self.tuning and self.representation == "item":
             raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
+        if self.representation == "item" and self.semantic_ids:
+            raise ValueError(
+                f"representation 'item' reads no semantic_ids (got '{self.semantic_ids}'): set it to "
+                "'semantic' or 'both', or take them back with semantic_ids = ''"
+            )
         if self.tuning and self.tuning.warmup_epochs >= self.train.max_epochs:
             raise ValueError(
                 f"tuning.warmup_epochs ({self.tuning.warmup_epochs:g}) leaves no epoch of train.max_epochs "
@@ -77,14 +82,15 @@ def read_inputs(config: RankConfig) -> RankInputs:
     """Read the dataset and, unless items are their IDs alone, the semantic IDs.
 
     Raises:
-        DataError: something is missing or does not fit together.
+        DataError: something is missing or does not fit together, or validation cannot tell steps apart.
     """
-    dataset = Dataset(config.dataset)
+    dataset = open_dataset(config.dataset, config.verify)
     semantic_ids = None
-    if config.representation != "item" and config.semantic_ids:
-        semantic_ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
+    if config.semantic_ids:
+        semantic_ids = read_semantic_ids(config.semantic_ids, dataset)
     codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
     data = RankingData(dataset, config.features, config.history, config.representation, codes)
+    expect_selectable(config.train.select_by, data.events, dataset)
     return RankInputs(dataset, data, semantic_ids)
 
 

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Place
 from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.paths import join, write_bytes
+from trec_semid.core.own_folder import own_folder
+from trec_semid.core.paths import join, write_files
+from trec_semid.data.schema import VerifyConfig
 from trec_semid.evaluation.report.build import build_report
 from trec_semid.evaluation.report.collect import collect_runs
 from trec_semid.evaluation.report.content import Report
@@ -14,18 +16,18 @@ from trec_semid.evaluation.report.markdown import render_markdown
 from trec_semid.evaluation.report.render import render_json, render_page
 
 
-class ReportConfig(Config):
+class ReportConfig(VerifyConfig):
     """What to report, and where to."""
 
-    runs: list[str] = Field(min_length=1)
+    runs: list[Place] = Field(min_length=1)
     """Run folders of `rank` or `retrieve`, and of `tokenize`; tokenizers that the former read are found."""
-    out: str | None = None
+    out: Place | None = None
     """Folder for the report; None = the run's own folder for one run, `report` beside the first for more."""
     title: str | None = None
     """Title of the page; None = made from the dataset's name."""
     baseline: str | None = None
     """Arm that others are compared with; None = the ranker that reads item IDs alone, or the first run's."""
-    dataset: str | None = None
+    dataset: Place | None = None
     """Dataset folder, where it no longer lies where the runs found it."""
     replicates: int = Field(1000, ge=100)
     """Draws of users behind every interval."""
@@ -50,8 +52,14 @@ def run(config: ReportConfig) -> WrittenReport:
             different datasets or are of both kinds; nothing is written then.
     """
     set_up_console()
+    folder = config.out or default_folder(config.runs)
+    with own_folder(folder, "report", beside=config.runs):
+        return _run(config, folder)
+
+
+def _run(config: ReportConfig, folder: str) -> WrittenReport:
     report = build_report(
-        collect_runs(config.runs, config.dataset),
+        collect_runs(config.runs, config.dataset, config.verify),
         title=config.title,
         baseline=config.baseline,
         num_replicates=config.replicates,
@@ -62,9 +70,7 @@ def run(config: ReportConfig) -> WrittenReport:
         "report.md": render_markdown(report),
         "report.html": render_page(report),
     }
-    folder = config.out or default_folder(config.runs)
-    for name, text in files.items():
-        write_bytes(join(folder, name), text.encode())
+    write_files(folder, {name: text.encode() for name, text in files.items()})
     say(f"{report.headline[0]}\nreport: {join(folder, 'report.html')}")
     return WrittenReport(
         page=join(folder, "report.html"),

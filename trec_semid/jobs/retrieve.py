@@ -5,6 +5,7 @@ from functools import partial
 from torch import nn
 
 from trec_semid.core.logs import RunLog
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
@@ -17,6 +18,7 @@ from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
 from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.jobs.start_weights import find_start_weights
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
     Trained,
@@ -44,7 +46,7 @@ def run(config: RetrieveConfig) -> Trained:
     Raises:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
-    with training_ranks(config.train) as ranks:
+    with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if isinstance(config.model, EnsembleConfig):
             expect_members(config.model, config)
@@ -116,7 +118,8 @@ def _set_up(
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        config.start_from,
+        find_start_weights(config, inputs),
+        config.resume_from,
     )
     return training, evaluator
 

@@ -2,17 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
+from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.data.sequences import SequencesConfig
 from trec_semid.embeddings.tables import TablesConfig
+from trec_semid.jobs.matched_codes import read_semantic_ids
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.ensemble import EnsembleConfig
@@ -21,12 +23,10 @@ from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import LossConfig
 from trec_semid.models.table import RetrieverConfig
 from trec_semid.models.tiger import TigerConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 MAX_SCORED_ITEMS = 1_000_000
 """Items that a loss over all of them takes in; beyond that they are sampled."""
-CODES_ALONE = "loss.item_weight = 0, loss.code_weight = 1"
-"""What a config says for codes to be all that is predicted."""
 
 
 class RetrieveTrainConfig(TrainConfig):
@@ -34,9 +34,9 @@ class RetrieveTrainConfig(TrainConfig):
 
     batch_size: PositiveInt = 256
     """Sequences of a global batch, over all ranks."""
-    evaluation_batch_size: PositiveInt = 512
-    max_epochs: PositiveInt = 100
-    patience: PositiveInt = 5
+    evaluation_batch_size: Annotated[PositiveInt, MayChange()] = 512
+    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens=True)] = 100
+    patience: Annotated[PositiveInt, MayChange()] = 5
     select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
     """Metric of the validation split that decides which step is best."""
 
@@ -77,12 +77,16 @@ class RetrieveConfig(TrainingRunConfig):
             return self
         if not (self.semantic_ids or self.item.id or self.item.fields or self.item.content):
             raise ValueError(
-                "items are made of nothing: give semantic_ids, item.id, item.fields or item.content"
+                "items are made of nothing: give semantic_ids, or set item.id = true, or give item.fields "
+                "or item.content"
             )
         if self.tuning and not self.semantic_ids:
             raise ValueError("tuning needs codes to tune: give semantic_ids")
         if self.tuning and self.tuning.recent_items != "all":
-            raise ValueError("tuning.recent_items: a retriever chooses the codes of all named items afresh")
+            raise ValueError(
+                "tuning.recent_items: a retriever chooses the codes of all named items afresh: set "
+                "tuning.recent_items = 'all'"
+            )
         if isinstance(self.model, TigerConfig):
             self._fits_tiger()
         self._has_a_loss()
@@ -99,7 +103,11 @@ class RetrieveConfig(TrainingRunConfig):
                     raise ValueError(str(error)) from None
 
     def _learns_nothing(self, kind: str) -> None:
-        given = [key for key in ("semantic_ids", "tuning", "sampled", "start_from") if getattr(self, key)]
+        given = [
+            key
+            for key in ("semantic_ids", "tuning", "sampled", "start_from", "resume_from")
+            if getattr(self, key)
+        ]
         effects = {
             "window": self.window > 1,
             "loss.negatives": self.loss.negatives != "all",
@@ -114,51 +122,68 @@ class RetrieveConfig(TrainingRunConfig):
     def _has_a_loss(self) -> None:
         if self.loss.item_weight == 0 and not self.predicts_codes:
             raise ValueError(
-                "loss.item_weight = 0 leaves no loss where codes are not predicted: give semantic_ids, "
-                "set loss.code_weight = 1"
+                f"loss.item_weight = 0 leaves no loss where codes are not predicted: {self._advice()}"
             )
         if isinstance(self.model, RpgConfig) and not self.predicts_codes:
-            raise ValueError("model.kind = 'rpg' predicts codes: give semantic_ids, set loss.code_weight = 1")
+            raise ValueError(f"model.kind = 'rpg' predicts codes: {self._advice()}")
         if self.loss.code_weight > 0 and not self.semantic_ids:
             raise ValueError(
-                "loss.code_weight: there are no codes to predict: give semantic_ids, or leave it out"
+                "loss.code_weight: there are no codes to predict: give semantic_ids, or set "
+                "loss.code_weight = 0"
             )
         if self.loss.item_weight == 0 and (self.sampled or self.loss.negatives != "all"):
-            raise ValueError("sampled, loss.negatives: of the loss over items, which has no weight")
+            is_set = {"sampled": self.sampled is not None, "loss.negatives": self.loss.negatives != "all"}
+            named = ", ".join(key for key, value in is_set.items() if value)
+            raise ValueError(f"{named}: of the loss over items, which has no weight: leave out {named}")
         if self.window > 1 and self.sequences.rows == "sliding":
-            raise ValueError("window: a sliding row has one target; set sequences.rows = 'dense' or 'last'")
+            others = "" if isinstance(self.model, TigerConfig) else ", or sequences.rows = 'dense' or 'last'"
+            raise ValueError(f"window: a sliding row has one target: set window = 1{others}")
 
     def _can_be_evaluated(self) -> None:
         evaluation, selected = self.evaluation, int(self.train.select_by.rpartition("@")[2])
         if selected not in evaluation.cutoffs:
             raise ValueError(
-                f"evaluation.cutoffs: train.select_by = '{self.train.select_by}' needs {selected}"
+                f"evaluation.cutoffs: train.select_by = '{self.train.select_by}' needs {selected}: add it to "
+                "the lengths, or select by another"
             )
         if evaluation.beam_width is None:
             return
         if evaluation.unseen_penalty:
-            raise ValueError("evaluation.unseen_penalty: is taken off items' scores, and a beam has none")
-        if not self.predicts_codes or self.loss.item_weight > 0:
             raise ValueError(
-                f"evaluation.beam_width: a beam goes over codes: give semantic_ids, set {CODES_ALONE}"
+                "evaluation.unseen_penalty: is taken off items' scores, and a beam has none: set "
+                "evaluation.unseen_penalty = 0"
             )
+        if not self.predicts_codes or self.loss.item_weight > 0:
+            raise ValueError(f"evaluation.beam_width: a beam goes over codes: {self._advice(alone=True)}")
         if evaluation.beam_width < max(evaluation.cutoffs):
             raise ValueError(
                 f"evaluation.beam_width: {evaluation.beam_width} tuples do not fill lists of "
-                f"{max(evaluation.cutoffs)}; shorten evaluation.cutoffs"
+                f"{max(evaluation.cutoffs)}: set evaluation.beam_width = {max(evaluation.cutoffs)} or more, "
+                "or shorten evaluation.cutoffs"
             )
 
     def _fits_tiger(self) -> None:
         if self.loss.item_weight > 0 or not self.predicts_codes:
-            raise ValueError(f"model.kind = 'tiger' says codes: give semantic_ids, set {CODES_ALONE}")
+            raise ValueError(f"model.kind = 'tiger' says codes: {self._advice(alone=True)}")
         if self.item.id or self.item.fields or self.item.content:
             raise ValueError(
-                "model.kind = 'tiger' reads codes alone: set item.id = false, no item.fields, no item.content"
+                "model.kind = 'tiger' reads codes alone: set item.id = false, item.fields = [], "
+                "item.content = []"
             )
         if self.sequences.rows != "sliding":
             raise ValueError("model.kind = 'tiger' predicts one item a row: set sequences.rows = 'sliding'")
         if not self.evaluation.beam_width:
-            raise ValueError("model.kind = 'tiger' cannot score all items: set evaluation.beam_width")
+            longest = max(self.evaluation.cutoffs)
+            raise ValueError(
+                f"model.kind = 'tiger' cannot score all items: set evaluation.beam_width = {longest} or more"
+            )
+
+    def _advice(self, *, alone: bool = False) -> str:
+        """Return what is left to do for codes to be predicted, or for nothing else to be."""
+        sets = ["loss.item_weight = 0"] if alone and self.loss.item_weight > 0 else []
+        sets += ["loss.code_weight = 1"] if self.loss.code_weight == 0 else []
+        told = [] if self.semantic_ids else ["give semantic_ids"]
+        return ", ".join([*told, *([f"set {', '.join(sets)}"] if sets else [])])
 
     @property
     def learns(self) -> bool:
@@ -206,14 +231,14 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
         DataError: something is missing or does not fit together, or there is nothing to learn from, or
             nothing to select a step by.
     """
-    dataset = Dataset(config.dataset)
+    dataset = open_dataset(config.dataset, config.verify)
     for name in config.item.content:
         if name not in dataset.facts.modalities:
             have = ", ".join(dataset.facts.modalities) or "none"
             raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
     ids = None
     if config.semantic_ids:
-        ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
+        ids = read_semantic_ids(config.semantic_ids, dataset)
     members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
     data = RetrievalData(dataset, config.item, config.sequences)
     if config.learns:
@@ -235,7 +260,8 @@ def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
     if config.lists_all and num_negatives > MAX_SCORED_ITEMS:
         raise ConfigError(
             f"{num_negatives:,} items are too many for a loss over all of them (at most "
-            f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: set {CODES_ALONE}."
+            f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: "
+            "set loss.item_weight = 0, loss.code_weight = 1."
         )
 
 

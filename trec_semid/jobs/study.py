@@ -17,7 +17,10 @@ from typing import Any
 
 from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
+from trec_semid.core.own_folder import locked_folder, own_folder
+from trec_semid.core.owners import refuse_private
+from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_files
+from trec_semid.core.runs import RunFolder
 from trec_semid.core.stopping import Stopped, heeding_signals
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.study_compare import compare, with_tokenizers
@@ -51,9 +54,17 @@ def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
         SemidError: runs failed; all others ran, and the table has them.
     """
     set_up_console()
+    refuse_private(config.out, 1 + config.workers)
+    with own_folder(config.out, "study"):
+        return _run(config, find_job)
+
+
+def _run(config: StudyConfig, find_job: FindJob) -> dict[str, Any]:
     started = time.monotonic()
     planned = plan_runs(config)
     make_folder(join(config.out, "logs"))
+    # Says whose the folder is, long before there is a table.
+    RunFolder(config.out, "study").write_json("run.json", {"job": "study", "command": shlex.join(sys.argv)})
     with _workers(config, find_job, len(planned)) as workers:
         kept = _clear(planned, _look(planned, workers))
         schedule = Schedule(planned, kept)
@@ -124,7 +135,8 @@ def _clear(planned: list[PlannedRun], looks: list[Look]) -> set[str]:
     for one in stale:
         if exists(join(one.folder, "run.json")):  # only what a job of ours wrote
             log.info("%s: removed, its config or what it reads has changed", one.label)
-            remove(one.folder)
+            with locked_folder(one.folder, "study"):
+                remove(one.folder)
     log.info("%d runs, %d of them finished already", len(planned), len(kept))
     return kept
 
@@ -174,9 +186,12 @@ def _write_results(
         "markdown": as_markdown(table),
     }
     page = render_study(table, title=config.out.rstrip("/").rpartition("/")[2], result=result)
-    write_bytes(join(config.out, "study.json"), (json.dumps(result, indent=1) + "\n").encode())
-    write_bytes(join(config.out, "study.md"), (result["markdown"] + "\n").encode())
-    write_bytes(join(config.out, "study.html"), page.encode())
+    files = {
+        "study.json": json.dumps(result, indent=1) + "\n",
+        "study.md": result["markdown"] + "\n",
+        "study.html": page,
+    }
+    write_files(config.out, {name: text.encode() for name, text in files.items()})
     return result
 
 

@@ -1,7 +1,8 @@
 """Sets the steps of a study against its baseline, paired over seeds, and over users of rankers."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from trec_semid.core.errors import DataError, SemidError
@@ -10,10 +11,10 @@ from trec_semid.evaluation.report.measure import choose_replicates
 from trec_semid.jobs.study_predictions import Key, RowReader, Rows, has_predictions, user_keys
 from trec_semid.jobs.study_retrieval import draw_retrieved
 from trec_semid.metrics.intervals import Difference, Replicates, bootstrap
-from trec_semid.metrics.paired import holm, paired_difference, paired_t_test
+from trec_semid.metrics.paired import paired_difference, paired_t_test
+from trec_semid.metrics.verdicts import Direction, Verdict, fewest_draws, judge
 
 _log = logging.getLogger(__name__)
-NOT_DISTINGUISHABLE = "not distinguishable"
 Pairing = Literal["seeds and users", "users", "seeds"]
 
 
@@ -27,7 +28,8 @@ class Compared(NamedTuple):
     p_holm: float
     """Adjusted for all steps that are compared in this metric."""
     smallest_detectable: float
-    verdict: Literal["higher", "lower", "not distinguishable"]
+    verdict: Direction
+    """Of the corrected p."""
     paired_over: Pairing
     seeds: int
 
@@ -47,25 +49,29 @@ def compare(
         baseline: step.
         replicates: draws of users.
     """
-    draws = draw_users(runs, metrics, replicates)
+    steps = [step for step in dict.fromkeys(run["step"] for run in runs) if step != baseline]
+    draws = draw_users(runs, metrics, baseline, replicates)
     values = {(run["step"], run["seed"]): run["metrics"] for run in runs}
     found: dict[str, dict[str, Compared]] = {}
-    steps = [step for step in dict.fromkeys(run["step"] for run in runs) if step != baseline]
     for key in metrics:
         tests = {
             step: test for step in steps if (test := _test(key, step, baseline, values, draws)) is not None
         }
-        adjusted = holm({step: difference.p_value for step, (difference, _, _) in tests.items()})
+        verdicts = judge({step: difference for step, (difference, _, _) in tests.items()})
         for step, (difference, over, seeds) in tests.items():
-            found.setdefault(step, {})[key] = _compared(difference, over, seeds, adjusted[step])
+            found.setdefault(step, {})[key] = _compared(difference, over, seeds, verdicts[step])
     return found
 
 
-def draw_users(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], replicates: int) -> Draws:
+def draw_users(
+    runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], baseline: str, replicates: int
+) -> Draws:
     """Take the metrics of every rank and retrieve run under draws of users; unreadable ones have none."""
     keys, reader = user_keys(metrics), RowReader()
     ranked = [run for run in runs if run["verb"] == "rank" and has_predictions(run["folders"], keys)]
     retrieved = [run for run in runs if run["verb"] == "retrieve"]
+    num_compared = len({run["step"] for run in (*ranked, *retrieved)} - {baseline})
+    num_replicates = partial(choose_replicates, replicates, num_runs=len(ranked), num_compared=num_compared)
     draws: dict[tuple[str, int | None], dict[str, Replicates]] = {}
     for run in track(ranked, "draw users", len(ranked)):
         try:
@@ -75,23 +81,23 @@ def draw_users(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str], replic
         except SemidError as error:
             _log.warning("%s: compared over seeds only: %s", run["label"], error)
             continue
-        draws[run["step"], run["seed"]] = _draw(read, own, replicates, len(ranked))
+        draws[run["step"], run["seed"]] = _draw(read, own, num_replicates)
+    drawn = max(replicates, fewest_draws(num_compared))
     for run in track(retrieved, "draw users", len(retrieved)):
         try:
-            draws[run["step"], run["seed"]] = draw_retrieved(run["folders"][0], metrics, replicates)
+            draws[run["step"], run["seed"]] = draw_retrieved(run["folders"][0], metrics, drawn)
         except SemidError as error:
             _log.warning("%s: compared over seeds only: %s", run["label"], error)
     return draws
 
 
 def _draw(
-    read: Mapping[str, Rows], keys: Sequence[Key], replicates: int, num_runs: int
+    read: Mapping[str, Rows], keys: Sequence[Key], num_replicates: Callable[[int], int]
 ) -> dict[str, Replicates]:
     found: dict[str, Replicates] = {}
     for key in keys:
         rows = read[key.name]
-        num_replicates = choose_replicates(replicates, len(rows.users), num_runs)
-        drawn = bootstrap(*rows, metrics=[key.metric], num_replicates=num_replicates)
+        drawn = bootstrap(*rows, metrics=[key.metric], num_replicates=num_replicates(len(rows.users)))
         if drawn:
             found[key.name] = drawn[key.metric]
     return found
@@ -119,18 +125,15 @@ def _test(
     return paired_t_test(*columns), "seeds", len(seeds)
 
 
-def _compared(found: Difference, over: Pairing, seeds: int, p_holm: float) -> Compared:
-    verdict = NOT_DISTINGUISHABLE
-    if found.is_distinguishable:
-        verdict = "higher" if found.value > 0 else "lower"
+def _compared(found: Difference, over: Pairing, seeds: int, verdict: Verdict) -> Compared:
     return Compared(
         found.value,
         found.low,
         found.high,
         found.p_value,
-        p_holm,
+        verdict.p_holm,
         found.smallest_detectable,
-        verdict,
+        verdict.direction,
         over,
         seeds,
     )

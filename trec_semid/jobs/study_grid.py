@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from trec_semid.core.config import Config, toml_value
+from trec_semid.core.config import Config, Place, toml_value
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import join
+from trec_semid.data.schema import VerifyConfig
 
 Value = str | int | float | bool
 FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "retrieve": "run", "report": "out"}
 """Verb -> key of its config that says where it writes; the study fills it in."""
-_PLACE = re.compile(r"\{([^{}]*)\}")
+_PLACE = re.compile(r"(?<!\$)\{([^{}]*)\}")  # ${NAME} is an environment variable
 
 
 class StepConfig(Config):
@@ -28,7 +29,7 @@ class StepConfig(Config):
     """Makes a step for every combination. Each axis is a list of values, or a table of named variants with
     what each sets; `{<axis>}` stands for the value or the name in `name`, `pool`, `files`, `set` and
     `after`."""
-    files: list[str] = []
+    files: list[Place] = []
     """Config files of the verb, merged left to right."""
     set: dict[str, Any] = {}
     """What differs from the files. `{out}`, `{seed}` and `{<name of an earlier step>}`, which stands
@@ -109,10 +110,10 @@ def _merged(into: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class StudyConfig(Config):
-    """A grid of runs and its table."""
+class StudyConfig(VerifyConfig):
+    """A grid of runs and its table; with `verify = "always"` its runs have that too."""
 
-    out: str
+    out: Place
     """Folder of the study: run folders, logs and table go below it."""
     seeds: list[int] = Field([0], min_length=1)
     workers: PositiveInt = 1
@@ -222,6 +223,8 @@ def _plan_run(
     known |= {run.step: run.folder for run in planned if run.seed in (None, seed)}
     values: dict[str, Any] = {FOLDER_KEY[step.verb]: join(config.out, *parts)}
     values |= {} if seed is None else {"seed": seed}
+    if config.verify != "once" and step.verb != "prepare":
+        values["verify"] = config.verify
     values |= _filled(step.set, known)
     named = names_in(step.set) | set(step.after)
     needs = [run.label for run in planned if run.step in named and (run.seed in (None, seed) or seed is None)]

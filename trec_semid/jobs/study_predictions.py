@@ -14,7 +14,7 @@ import numpy as np
 
 from trec_semid.core.errors import DataError, SemidError
 from trec_semid.core.paths import exists
-from trec_semid.data.schema import Dataset, Split
+from trec_semid.data.schema import Split, open_dataset
 from trec_semid.evaluation.predictions import Predictions, predictions_uri, read_predictions
 from trec_semid.evaluation.report.collect import read_run
 from trec_semid.evaluation.strata import Strata, training_strata
@@ -89,7 +89,7 @@ class RowReader:
             return rows
         dataset = str(read_run(folder).config["dataset"])
         if dataset not in self._strata:
-            self._strata[dataset] = training_strata(Dataset(dataset))
+            self._strata[dataset] = training_strata(open_dataset(dataset))
         masks = dict(self._strata[dataset].masks(predicted.user_row, predicted.item_row))
         mask = masks.get(key.stratum, np.zeros(len(predicted.row), bool))
         return Rows(*(column[mask] for column in rows))
@@ -149,7 +149,7 @@ def _of_all_rows(read: Mapping[str, Rows], keys: Sequence[Key]) -> dict[str, flo
 def _expect_same_users(folders: Sequence[str]) -> None:
     """Rows of users mean the same in all folders only where their datasets list the same users."""
     datasets = list(dict.fromkeys(str(read_run(folder).config["dataset"]) for folder in folders))
-    first, *others = [(uri, Dataset(uri)) for uri in datasets]
+    first, *others = [(uri, open_dataset(uri)) for uri in datasets]
     for uri, dataset in others:
         if dataset.users(["user_id"]) != first[1].users(["user_id"]):
             remedy = "Pool only runs on parts of one dataset, such as the folds of an item holdout"

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Sequence
 
 from trec_semid.core.paths import exists, join, read_bytes
-from trec_semid.data.schema import Dataset, Split
+from trec_semid.data.schema import Split, open_dataset
 from trec_semid.evaluation.predictions import predictions_uri
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import bootstrap_target_ranks, read_target_ranks
@@ -35,7 +35,7 @@ def draw_retrieved(folder: str, metrics: Sequence[str], num_replicates: int) -> 
         strata = None
         if any(match["stratum"] for match in of_split):
             config = tomllib.loads(read_bytes(join(folder, "config.toml")).decode())
-            strata = training_strata(Dataset(str(config["dataset"])))
+            strata = training_strata(open_dataset(str(config["dataset"])))
         drawn = bootstrap_target_ranks(
             read_target_ranks(folder, split),
             strata,

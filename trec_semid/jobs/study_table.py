@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from trec_semid.jobs.study_compare import NOT_DISTINGUISHABLE, Compared
+from trec_semid.jobs.study_compare import Compared
+from trec_semid.metrics.verdicts import NOT_DISTINGUISHABLE
 
 
 class Spread(NamedTuple):
@@ -120,8 +121,8 @@ def _cell(found: Spread | None, test: Compared | None) -> list[str]:
     if test is None:
         return [str(found)]
     if test.verdict == NOT_DISTINGUISHABLE:
-        smallest = f"detectable {test.smallest_detectable:.4f}"
-        return [str(found), f"{NOT_DISTINGUISHABLE} ({test.difference:+.4f}, {smallest})"]
+        sure = f"detectable {test.smallest_detectable:.4f}, p {test.p_holm:.2g}"
+        return [str(found), f"{NOT_DISTINGUISHABLE} ({test.difference:+.4f}, {sure})"]
     return [str(found), f"{test.verdict} by {abs(test.difference):.4f} (p {test.p_holm:.2g})"]
 
 
@@ -133,8 +134,9 @@ def _notes(baseline: str | None, compared: Mapping[str, Mapping[str, Compared]])
     over = ", or over ".join(pairings)
     return [
         f"Mean ± standard deviation over seeds. Compared with {baseline}, paired over {over}; p is "
-        "Holm-adjusted for the rows of a column. Not distinguishable: the 95 % interval holds zero, or the "
-        "difference is below what a study of this size finds with 80 % power (detectable)."
+        "Holm-adjusted for the rows of a column. Not distinguishable: that p is 0.05 or more, the 95 % "
+        "interval holds zero, or the difference is below what a study of this size finds with 80 % power "
+        "(detectable)."
     ]
 
 

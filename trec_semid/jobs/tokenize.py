@@ -2,23 +2,27 @@
 
 import logging
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import NonNegativeInt
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
+from trec_semid.core.identity import MayChange
 from trec_semid.core.logs import RunLog, say, set_up_console, track, working
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
-from trec_semid.data.schema import Dataset
-from trec_semid.tokenizers.collisions import Resolution, Resolved, resolve_collisions
+from trec_semid.data.schema import Dataset, DatasetConfig, open_dataset
+from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.origin import Named, origin_of
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.shards import my_rank
 from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
@@ -27,12 +31,10 @@ from trec_semid.tokenizers.tokenizer import Tokenizer
 _log = logging.getLogger(__name__)
 
 
-class TokenizeConfig(Config):
+class TokenizeConfig(DatasetConfig):
     """What `trec-semid tokenize` reads."""
 
-    dataset: str
-    """Dataset folder."""
-    run: str
+    run: Annotated[Place, MayChange()]
     """Run folder to write."""
     seed: NonNegativeInt = 0
     modalities: tuple[str, ...] | None = None
@@ -62,12 +64,13 @@ def run(config: TokenizeConfig) -> Tokenized:
     # Rank 0 clusters and describes alone while the others wait.
     with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
-        folder, dataset = RunFolder(config.run, "tokenize"), Dataset(config.dataset)
-        if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
-            _log.info("%s is already done", config.run)
-        else:
-            _tokenize(config, folder, dataset, ranks)
-            barrier()
+        with own_folder(config.run, "tokenize", ranks):
+            folder, dataset = RunFolder(config.run, "tokenize"), open_dataset(config.dataset, config.verify)
+            if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
+                _log.info("%s is already done", config.run)
+            else:
+                _tokenize(config, folder, dataset, ranks)
+                barrier()
         return Tokenized(config.run, folder.read_json("metrics.json")["metrics"])
 
 
@@ -97,7 +100,10 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
             quality = describe_quality(
                 tokenizer, config.tokenizer.kind, catalogue, resolved, rows, seed=config.seed
             )
-            _write(folder, config, dataset, tokenizer, resolved, quality)
+            facts = dataset.facts
+            origin = origin_of(Named(facts.name, facts.checksum), dataset.item_ids, catalogue)
+            ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer), origin)
+            _write(folder, config, tokenizer, ids, quality)
         log.event("finish")
     finally:
         log.close()
@@ -119,9 +125,11 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
     rows = catalogue.rows_with_content()
     if config.fit_on == "train_items":
         seen = np.zeros(catalogue.num_items, dtype=bool)
-        for batch in dataset.event_batches(["item_row", "split"]):
+        for batch in dataset.event_batches(["item_row", "split", "behaviour"]):
+            # A sampled negative is no event of its item.
+            observed = np.asarray(batch["behaviour"].cast("string")) != "negative"
             in_train = np.asarray(batch["split"].cast("string")) == "train"
-            seen[np.asarray(batch["item_row"])[in_train]] = True
+            seen[np.asarray(batch["item_row"])[in_train & observed]] = True
         rows = rows[seen[rows]]
     return rows
 
@@ -136,22 +144,20 @@ def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Rows, config: Tokeniz
 
 
 def _write(
-    folder: RunFolder,
-    config: TokenizeConfig,
-    dataset: Dataset,
-    tokenizer: Tokenizer,
-    resolved: Resolved,
-    quality: dict[str, Any],
+    folder: RunFolder, config: TokenizeConfig, tokenizer: Tokenizer, ids: SemanticIds, quality: dict[str, Any]
 ) -> None:
+    assert ids.origin, "named by _tokenize"
     tokenizer.save(folder.path("tokenizer"))
-    ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer))
     ids.save(folder.path(FILE))
     folder.write_json("quality.json", quality)
     metrics, counts = quality_metrics(quality)
-    facts = dataset.facts
-    folder.write_metrics(
-        metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-    )
+    of: dict[str, Any] = {
+        "dataset": ids.origin.dataset,
+        "dataset_checksum": ids.origin.dataset_checksum,
+        "seed": config.seed,
+    }
+    write_record(folder.uri, **of)
+    folder.write_metrics(metrics, **of, counts=counts)
     say(summary(quality))
     _log.info("wrote %s", folder.uri)
 

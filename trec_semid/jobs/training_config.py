@@ -1,10 +1,12 @@
 """Configs of what every verb that trains a model does."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
+from trec_semid.core.identity import MayChange, SamePlace
+from trec_semid.data.schema import DatasetConfig
 from trec_semid.models.live_codes import TuningConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
@@ -15,14 +17,14 @@ class TrainConfig(Config):
 
     batch_size: PositiveInt = 1024
     """Rows of a global batch, over all ranks."""
-    evaluation_batch_size: PositiveInt = 8192
+    evaluation_batch_size: Annotated[PositiveInt, MayChange()] = 8192
     """The same for evaluation."""
-    max_epochs: PositiveInt = 10
-    patience: PositiveInt = 2
+    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens=True)] = 10
+    patience: Annotated[PositiveInt, MayChange()] = 2
     """Evaluations without improvement after which training stops."""
     evaluate_every_steps: PositiveInt | None = None
     """Steps between evaluations; at the end of each epoch where not given."""
-    log_every_steps: PositiveInt = 20
+    log_every_steps: Annotated[PositiveInt, MayChange()] = 20
     accumulate: PositiveInt = 1
     """Batches of a step. Sharded tables take each batch's share of the gradient as it comes, everything
     else their sum."""
@@ -42,27 +44,49 @@ class CheckpointsConfig(Config):
 
     every_steps: PositiveInt | None = None
     """Steps between checkpoints; none between evaluations where not given."""
-    keep_last: PositiveInt = 1
-    """Newest checkpoints to keep; the best one is always kept."""
+    keep_last: PositiveInt = 2
+    """Newest checkpoints to keep, each with the one that was the best then: where the newest is damaged, a
+    run goes on from the one before."""
     in_background: bool = False
     """Whether training goes on while a checkpoint is written."""
+    lost_best: Literal["refuse", "reselect"] = "refuse"
+    """Where the best checkpoint is gone or damaged when a run goes on: stop and say so; or forget it and
+    select anew, from the step that the run goes on from."""
 
 
-class TrainingRunConfig(Config):
+class TrainingRunConfig(DatasetConfig):
     """What every verb that trains a model reads."""
 
-    dataset: str
-    """Dataset folder."""
-    run: str
+    run: Annotated[Place, MayChange()]
     """Run folder to write."""
     seed: NonNegativeInt = 0
-    semantic_ids: str | None = None
-    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
+    semantic_ids: Annotated[Place | None, MayChange()] = None
+    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given. Empty
+    text takes back what another file says: `--set semantic_ids=`."""
     optimizers: OptimizersConfig = OptimizersConfig()
-    sharding: ShardingConfig = ShardingConfig()
-    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
-    start_from: str | None = None
+    sharding: Annotated[ShardingConfig, MayChange()] = ShardingConfig()
+    checkpoints: Annotated[CheckpointsConfig, MayChange()] = Field(default_factory=CheckpointsConfig)
+    start_from: Annotated[Place | None, SamePlace()] = None
     """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
     tokenizer and its map; optimizers begin anew."""
+    resume_from: Annotated[PositiveInt | None, MayChange(reopens=True)] = None
+    """A step of this run's own checkpoints to go on from; the newest one where not given. Steps after it are
+    removed once a new one is complete."""
     tuning: TuningConfig | None = None
     """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
+
+    @field_validator("semantic_ids", mode="before")
+    @classmethod
+    def _empty_is_none(cls, place: object) -> object:
+        return None if place == "" else place
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return True
+
+    def fixed_keys(self) -> dict[str, str]:
+        """Return what a learning rate that falls until the last epoch depends on."""
+        if self.optimizers.dense.schedule == "cosine":
+            return {"train.max_epochs": "optimizers.dense.schedule = 'cosine' depends on it"}
+        return {}

@@ -2,30 +2,33 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import latest_step, parse_step_folder, step_folder
-from trec_semid.checkpoints.load import load_checkpoint, read_loop
+from trec_semid.checkpoints.folder import latest_step, step_folder
+from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import RunLog, Work, working
-from trec_semid.core.paths import exists, join
 from trec_semid.core.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
 from trec_semid.core.stopping import Stopped, deferring
+from trec_semid.jobs.start_weights import StartWeights
 from trec_semid.jobs.training_config import CheckpointsConfig, TrainConfig
+from trec_semid.jobs.training_resume import best_fault, find_start, newest_loop
 from trec_semid.jobs.tuning import Tuning
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.training.finite import expect_finite
 from trec_semid.training.optimizers import Updates
 from trec_semid.training.selection import Selection
 from trec_semid.training.steps import Arguments, StepReport, train_steps
 
 _log = logging.getLogger(__name__)
+_NOTE_S = 10.0
+"""Time between notes of how long the run has taken."""
 _SETTLE_S = 10.0
 """How long an error waits for the save in the background."""
 
@@ -101,8 +104,12 @@ class Training:
     """Checksums of what it is trained on."""
     tuning: Tuning | None = None
     """Where a tokenizer is in the loop."""
-    start_from: str | None = None
-    """Folder of a step of another run, whose weights training starts from; optimizers begin anew."""
+    start_from: StartWeights | None = None
+    """Weights of another run that training starts from; optimizers begin anew."""
+    resume_from: int | None = None
+    """Step of this run to go on from; the newest one where not given."""
+    note_time: Callable[[float], None] = lambda every_s: None
+    """Told at every checkpoint, and at lines of the log, at most every so many seconds."""
     steps: int = 0
     """Optimizer steps done."""
 
@@ -111,23 +118,30 @@ class Training:
         self._writer = CheckpointWriter(
             self.checkpoints, keep_last=self.saving.keep_last, in_background=self.saving.in_background
         )
-        self._last_evaluated = 0
+        self._last_evaluated = self._known_finite = 0
+        self._went_back_to: int | None = None
+        self._forgot_best = False
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, or begin; `refuse_other_inputs` comes first.
+        """Go on from the newest sound checkpoint, or begin; `refuse_other_inputs` comes first.
 
         Raises:
-            CheckpointError: it does not fit.
+            CheckpointError: it does not fit, or the best one so far is lost.
         """
-        step = broadcast_object(latest_step(self.checkpoints))
-        if step is None:
+        start = find_start(self.checkpoints, self.resume_from, self.saving, self.ranks, self.log)
+        if start is None:
             self._begin()
             return
-        loop = load_checkpoint(self.checkpoints, self._trainable(), step=step).loop
+        step, loop = start.step, start.loop
+        load_checkpoint(self.checkpoints, self._trainable(), step=step, is_checked=True)
         self.steps = step
         self.loader.load_state_dict(loop["loader"])
         self.selection.load_state_dict(loop["selection"])
         self._last_evaluated = loop["last_evaluated"]
+        self._went_back_to = start.went_back_to
+        if not start.has_best:
+            self.selection.restart()
+            self.selection.best_step, self._forgot_best = 0, True
         if self.tuning:
             self.tuning.load_state_dict(loop["tuning"])
         _log.info("going on from step %d", step)
@@ -135,10 +149,7 @@ class Training:
 
     def _begin(self) -> None:
         if self.start_from is not None:
-            folder, start = parse_step_folder(self.start_from)
-            if self.tuning is None:
-                _refuse_other_map(self.start_from, self.inputs)
-            load_checkpoint(folder, Trainable(self.model), step=start)
+            self.start_from.load(self.model)
 
     def run(self) -> None:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
@@ -182,6 +193,7 @@ class Training:
             work.advance()
             if report.step % train.log_every_steps == 0:
                 self.log.scalars(pace.scalars(), step=report.step)
+                self.note_time(_NOTE_S)
             if report.must_stop:
                 self._save_and_stop()
             if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
@@ -204,8 +216,8 @@ class Training:
 
         A last step of fewer batches than the others takes the last of the epoch before it is done.
         """
-        if self._last_evaluated == self.steps:
-            return False
+        if self._forgot_best or self._last_evaluated == self.steps:
+            return self._forgot_best
         every = self.config.evaluate_every_steps
         at_an_end = self.loader.epoch > 0 and self.loader.state_dict()["step"] == 0
         is_last = self.loader.epoch == self.config.max_epochs
@@ -217,6 +229,8 @@ class Training:
         return self.selection.is_over and not (self.tuning and self.tuning.is_ahead(self.steps))
 
     def _evaluate(self) -> None:
+        self._forgot_best = False
+        self._expect_finite()
         if self.tuning:
             self.tuning.before_evaluation(self.steps, self._last_good())
             # A tuned run stands for tuned codes: its best step is one at which they had moved.
@@ -227,8 +241,8 @@ class Training:
         except Stopped:  # on all ranks at once
             self._save_and_stop()
         if self.select_by not in metrics:
-            remedy = f"Choose another train.select_by (here: {', '.join(metrics)}), or another split rule"
-            problem = f"validation does not define {self.select_by}: not enough users or rows"
+            problem = f"the events of the valid split do not define {self.select_by}"
+            remedy = "Prepare the dataset with another [split]"
             raise DataError(problem, field="train.select_by", remedy=remedy)
         self._last_evaluated = self.steps
         values = {f"valid/{name}": metrics[name] for name in self.shown if name in metrics}
@@ -257,16 +271,24 @@ class Training:
         raise Stopped(number)
 
     def _save(self, *, is_best: bool) -> None:
+        self._expect_finite()
         loop = {
             "loader": self.loader.state_dict(),
             "selection": self.selection.state_dict(),
             "last_evaluated": self._last_evaluated,
             "inputs": self.inputs,
+            "went_back_to": self._went_back_to,
             "tuning": self.tuning.state_dict() if self.tuning else {},
         }
         files = self.snapshot() if self.ranks.is_main else {}
         self._writer.save(self.steps, self._trainable(), loop=loop, extra_files=files, is_best=is_best)
         self.log.event("checkpoint", step=self.steps)
+        self.note_time(0.0)
+
+    def _expect_finite(self) -> None:
+        if self._known_finite != self.steps:
+            expect_finite(self._trainable(), self.steps, self._last_good())
+            self._known_finite = self.steps
 
     def _trainable(self) -> Trainable:
         optimizers = {"fused": self.model.fused_optimizer, "dense": self.updates.dense}
@@ -279,8 +301,13 @@ class Training:
         return step_folder(self.checkpoints, best) if best else "none: it was the first evaluation"
 
     def _take_best(self) -> None:
+        fault = best_fault(self.checkpoints, self.steps, self.selection.best_step)
+        if fault:
+            raise CheckpointError(f"the best step is lost: {fault} The same command again offers ways out.")
         if self.selection.best_step != self.steps:
-            load_checkpoint(self.checkpoints, Trainable(self.model), step=self.selection.best_step)
+            load_checkpoint(
+                self.checkpoints, Trainable(self.model), step=self.selection.best_step, is_checked=True
+            )
 
 
 def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) -> None:
@@ -301,10 +328,10 @@ def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) 
 
 
 def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
-    step = latest_step(checkpoints)
-    if step is None:
+    newest = newest_loop(checkpoints)
+    if newest is None:
         return None
-    before = read_loop(checkpoints, step)["inputs"]
+    step, before = newest[0], newest[1]["inputs"]
     if before == inputs:
         return None
     what = "other semantic IDs" if before["dataset"] == inputs["dataset"] else "other data"
@@ -312,18 +339,6 @@ def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
         f"{checkpoints}: step {step} was trained on {what} than the config names now. "
         "Set another `run`, or remove that folder."
     )
-
-
-def _refuse_other_map(checkpoint: str, inputs: Mapping[str, str]) -> None:
-    """Refuse to start from weights that belong to another map: the run would be saved with the wrong one."""
-    place = join(checkpoint, FILE)
-    if "semantic_ids" not in inputs or not exists(place):
-        return
-    if SemanticIds.load(place).checksum() != inputs["semantic_ids"]:
-        raise CheckpointError(
-            f"start_from: {checkpoint} was trained on another map than semantic_ids names. "
-            f"Set semantic_ids = '{place}'."
-        )
 
 
 def _is_due(step: int, every: int | None) -> bool:

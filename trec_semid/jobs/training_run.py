@@ -3,24 +3,27 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.checkpoints.folder import sweep_steps
 from trec_semid.core.config import Config
-from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.logs import CONSOLE, say, set_up_console
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
-from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
+from trec_semid.jobs.known_rows import write_known_rows
+from trec_semid.jobs.start_weights import StartInputs, find_start_weights
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.jobs.training_loop import Training, refuse_other_inputs
+from trec_semid.jobs.training_resume import newest_loop
 from trec_semid.jobs.training_summary import summary
 from trec_semid.jobs.tuned_tokenizer import TOKENIZER
 from trec_semid.models.live_codes import LiveCodes
@@ -28,26 +31,18 @@ from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.training.tables import initialise_tables
 
 QUALITY = "quality.json"
 """How good a map is, and what training's errors were: `assign` compares new items with these."""
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class TrainingInputs(Protocol):
+class TrainingInputs(StartInputs, Protocol):
     """What is read before training."""
-
-    @property
-    def dataset(self) -> Dataset:
-        """Events and items."""
-        ...
-
-    @property
-    def semantic_ids(self) -> SemanticIds | None:
-        """The map; None where items have no codes."""
-        ...
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -84,6 +79,8 @@ def run_once(
 ) -> Trained:
     """Run `train`, or leave a finished run as it is, and return its metrics; these are written last.
 
+    A finished run goes on where more epochs, or an earlier step to resume from, are asked for.
+
     Args:
         folder: of the run.
         config: of the run.
@@ -95,16 +92,21 @@ def run_once(
         ConfigError: the folder holds a run of another config.
         CheckpointError: its checkpoints were trained on something else.
     """
-    if broadcast_object(ranks.is_main and folder.is_finished(config, inputs.checksums)):
-        _log.info("%s is already done", config.run)
+    done = _on_main(ranks, lambda: _why_done(folder, config, inputs.checksums))
+    if done:
+        _log.info("%s", done)
     else:
         _begin(folder, config, inputs, ranks)
         metrics, counts = train()
         if ranks.is_main:
             facts = inputs.dataset.facts
-            folder.write_metrics(
-                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-            )
+            of: dict[str, Any] = {
+                "dataset": facts.name,
+                "dataset_checksum": facts.checksum,
+                "seed": config.seed,
+            }
+            write_record(folder.uri, **of)
+            folder.write_metrics(metrics, **of, counts=counts)
         barrier()
     metrics = folder.read_json("metrics.json")["metrics"]
     if ranks.is_main:
@@ -120,9 +122,13 @@ def train_and_write(training: Training, folder: RunFolder, write: Callable[[], N
         folder: of the run.
         write: evaluates the model, whose weights are then the best ones.
     """
-    training.resume()
-    training.run()
-    metrics, counts = write()
+    try:
+        training.note_time = lambda every_s: _note_time(folder, training.ranks, every_s)
+        training.resume()
+        training.run()
+        metrics, counts = write()
+    finally:
+        _note_time(folder, training.ranks, 0.0)
     if training.tuning:
         metrics = metrics | training.tuning.write(folder)
     training.log.event("finish", step=training.steps, best_step=training.selection.best_step)
@@ -145,32 +151,75 @@ def _without_library_notices() -> Iterator[None]:
         tracing.setLevel(before)
 
 
-def _begin(folder: RunFolder, config: Config, inputs: TrainingInputs, ranks: Ranks) -> None:
-    """Refuse a folder of another config or of other inputs; else write the run's first files."""
-    _refuse_other_run(folder, config, ranks)
-    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
+def _note_time(folder: RunFolder, ranks: Ranks, every_s: float) -> None:
     if ranks.is_main:
-        folder.start(config, inputs.checksums)
+        with suppress(OSError):  # a note that cannot be written stops nothing
+            folder.note_time(every_s=every_s)
+
+
+def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, str]) -> str | None:
+    """Return why there is nothing to train; None where there is."""
+    if folder.is_finished(config, inputs):
+        return f"{config.run} is already done"
+    if not (config.learns and folder.has_ended(config, inputs)) or config.resume_from is not None:
+        return None
+    newest = newest_loop(folder.path("checkpoints"))
+    if newest is None:
+        raise CheckpointError(
+            f"{config.run}: the finished run cannot go on to {config.train.max_epochs} epochs, since its "
+            "checkpoints are gone. Set another `run`, or remove that folder to train from the start."
+        )
+    num_waited = int(newest[1]["selection"]["num_waited"])
+    if num_waited < config.train.patience:
+        return None
+    folder.restate(config, inputs)
+    return (
+        f"{config.run} is already done: its patience was at an end at step {newest[0]}, after {num_waited} "
+        "evaluations without a better one, so more epochs change nothing. Set train.patience above "
+        f"{num_waited} to go on."
+    )
+
+
+def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs, ranks: Ranks) -> None:
+    """Refuse a folder of another config or of other inputs; else write the run's first files."""
+    _on_main(ranks, lambda: _refuse_other_run(folder, config))
+    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
+    find_start_weights(config, inputs)  # refuses before anything is written
+    if ranks.is_main:
+        sweep_steps(folder.path("checkpoints"))
+        folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
+        if config.learns:
+            write_known_rows(folder.uri, inputs.dataset)
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(FILE))
     barrier()
 
 
-def _refuse_other_run(folder: RunFolder, config: Config, ranks: Ranks) -> None:
+def _refuse_other_run(folder: RunFolder, config: Config) -> None:
     """Keep what another config trained: its checkpoints are not ours to go on from or to overwrite."""
-    fault = broadcast_object(_other_run(folder, config) if ranks.is_main else None)
+    if not exists(folder.path("run.json")):
+        return
+    try:
+        other = folder.other_config(config)
+        fault = other and f"holds a run of another config: {other}"
+    except DataError as error:
+        fault = f"its run.json cannot be read ({error})"
     if fault:
         raise ConfigError(f"{folder.uri}: {fault}. Set another `run`, or remove that folder.")
 
 
-def _other_run(folder: RunFolder, config: Config) -> str | None:
-    """Say what is wrong with a folder; the other ranks wait for it, so nothing is raised here."""
-    if not exists(folder.path("run.json")):
-        return None
-    try:
-        return None if folder.is_of(config) else "holds a run of another config"
-    except DataError as error:
-        return f"its run.json cannot be read ({error})"
+def _on_main(ranks: Ranks, work: Callable[[], T]) -> T:
+    """Do something on rank 0 and return its result, or raise its refusal, on every rank."""
+    outcome: Any = None
+    if ranks.is_main:
+        try:
+            outcome = work()
+        except SemidError as refusal:
+            outcome = refusal
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, SemidError):
+        raise outcome
+    return outcome
 
 
 def place_model(

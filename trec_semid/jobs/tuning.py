@@ -167,8 +167,14 @@ class Tuning:
             raise TrainingError(
                 f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
                 f"{last_good}. Start another run from it (start_from), with a lower tuning.learning_rate, a "
-                "higher tuning.temperature, heavier anchors, or tuning.estimator = 'gumbel'."
+                f"higher tuning.temperature, or heavier anchors{self._other_estimator}."
             )
+
+    @property
+    def _other_estimator(self) -> str:
+        """Advice that `load_learned` takes: noise is for codes of one level."""
+        is_refused = self.config.estimator == "gumbel" or len(self.tokenizer.stages) > 1
+        return "" if is_refused else ", or with tuning.estimator = 'gumbel'"
 
     def _agreement(self) -> float:
         """Return the mean over steps and ranks of the share of chosen codes that are the map's."""
@@ -179,7 +185,7 @@ class Tuning:
     def map(self) -> SemanticIds:
         """Return the item -> code map that the model reads now."""
         codes = self._live.codes.cpu().numpy().astype(np.int32)
-        return SemanticIds(self._start.item_ids, codes, self.tokenizer.codebook_sizes)
+        return SemanticIds(self._start.item_ids, codes, self.tokenizer.codebook_sizes, self._start.origin)
 
     def files(self) -> dict[str, bytes]:
         """Return the snapshot: the map and the tokenizer, for a checkpoint to hold with the weights."""

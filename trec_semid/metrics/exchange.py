@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from trec_semid.core.processes import scratch_prefix
 from trec_semid.core.ranks import gather_objects
 from trec_semid.metrics.keys import USER_SHIFT, Keys, sort_keys
 from trec_semid.metrics.pairs import PairCounts, count_pairs
@@ -57,7 +58,7 @@ class SortedRuns:
 
     def _spill(self) -> None:
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="trec-semid-")
+            self._folder = tempfile.mkdtemp(prefix=scratch_prefix())
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = os.path.join(self._folder, f"run-{len(self._spilled)}.npy")
         np.save(path, _sorted(self._buffer))

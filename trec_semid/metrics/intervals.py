@@ -68,7 +68,7 @@ class Difference(NamedTuple):
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the interval leaves out zero and the difference is one that could be detected."""
+        """Whether, were it the only comparison, its interval leaves out zero and it could be detected."""
         return (self.low > 0 or self.high < 0) and abs(self.value) >= self.smallest_detectable
 
 

@@ -13,7 +13,7 @@ Legend: k seeds, B draws.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,19 +64,6 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> Difference
     p_value = 2 * student_tail(abs(mean) / error, degrees) if error else float(mean == 0)
     smallest = (reach + student_quantile(_POWER, degrees)) * error
     return Difference(mean, mean - reach * error, mean + reach * error, error, p_value, smallest)
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values adjusted for there being several: at 5 % none of them is wrong but once in 20 families.
-
-    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
-    """
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p))
-        adjusted[name] = largest
-    return adjusted
 
 
 def student_tail(t: float, degrees: int) -> float:

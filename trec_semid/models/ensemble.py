@@ -1,10 +1,11 @@
 """Finished retrievers as one."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
+from trec_semid.core.identity import SamePlace
 
 
 class EnsembleConfig(Config):
@@ -15,6 +16,6 @@ class EnsembleConfig(Config):
     """
 
     kind: Literal["ensemble"] = "ensemble"
-    runs: list[str] = Field(min_length=1)
+    runs: Annotated[list[Place], SamePlace()] = Field(min_length=1)
     """Folders of finished runs of `trec-semid retrieve` on the same dataset, with any items and models that
     score the whole catalogue; a single one is asked again. `[evaluation]` is the ensemble's, not theirs."""

@@ -14,15 +14,18 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trec_semid.core.config import Config
-from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.errors import ConfigError, DataError, TrainingError
+from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import numpy_generator, torch_generator
 from trec_semid.layers.contrastive import info_nce
 from trec_semid.tokenizers.contents import Catalogue, Rows
-from trec_semid.tokenizers.shards import copy_from, my_rank
+from trec_semid.tokenizers.shards import copy_from, my_rank, refusing_together
 from trec_semid.tokenizers.standardise import Standardiser
 
 _MAP_BACK_ITEMS = 16_384
 """Items that the linear map back is regressed on, at most."""
+_LEAST_MAP_BACK_ITEMS = 1024
+"""Of these, items with a modality that make the sample do for it."""
 _SMALLEST_STD = 1e-6
 
 
@@ -86,18 +89,25 @@ class Alignment(nn.Module):
 
         Raises:
             DataError: no two items have two modalities in common.
+            TrainingError: what was learnt is not finite.
         """
         pairs = np.sum([catalogue.present[name][rows] for name in catalogue.dims], axis=0) > 1
         if pairs.sum() < 2:
             raise DataError("contrastive alignment needs items with two modalities", value=int(pairs.sum()))
-        if my_rank() == 0:
-            drawn = numpy_generator(seed, "alignment").permutation(rows[pairs])[: self.config.items]
-            self.projection.copy_(self._learn(standardiser, catalogue, drawn, seed))
-            some = catalogue.batch(numpy_generator(seed, "map back").permutation(rows)[:_MAP_BACK_ITEMS])
-            some = some.to(self.projection.device)
-            self._fit_back(standardiser(some), some.present)
+        with refusing_together():
+            if my_rank() == 0:
+                drawn = numpy_generator(seed, "alignment").permutation(rows[pairs])[: self.config.items]
+                self.projection.copy_(self._learn(standardiser, catalogue, drawn, seed))
+                self._expect_finite(len(drawn))
+                self._fit_back(standardiser, catalogue, rows, seed)
         for values in self.buffers():
             values.copy_(copy_from(0, values))
+
+    def _expect_finite(self, num_pairs: int) -> None:
+        if first_not_finite([("projection", self.projection)]):
+            steps = self.config.epochs * max(1, num_pairs // self.config.batch_size)
+            problem = f"contrastive alignment: the projection is not finite after step {steps}"
+            raise TrainingError(f"{problem}. Lower contrastive.learning_rate.")
 
     def _fuse(self, x: Tensor, present: Tensor, projection: Tensor) -> Tensor:
         sides = self._project(x, projection) * present.unsqueeze(2)
@@ -137,17 +147,28 @@ class Alignment(nn.Module):
                 losses.append(info_nce(sides[both, left], sides[both, right], temperature=temperature))
         return torch.stack(losses).sum()
 
-    def _fit_back(self, x: Tensor, present: Tensor) -> None:
+    def _fit_back(self, standardiser: Standardiser, catalogue: Catalogue, rows: Rows, seed: int) -> None:
         """Centre the space, and regress each modality on it over the items that have the modality."""
-        f = self._fuse(x, present, self.projection).double()
+        some = numpy_generator(seed, "map back").permutation(rows)[:_MAP_BACK_ITEMS]
+        x, f, present = self._read(standardiser, catalogue, some)
         self.shift.copy_(f.mean(0))
         variance = f.var(0, correction=0)
         if self.scaled:
             self.scale.copy_(variance.clamp(min=_SMALLEST_STD**2).sqrt())
         ridge = self.config.ridge * variance.mean() * torch.eye(f.shape[1]).to(f)
         weights, biases = [], []
-        for column, part in enumerate(x.split(self.dims, dim=1)):
-            inside, values = f[present[:, column]], part[present[:, column]].double()
+        for column, name in enumerate(catalogue.dims):
+            own, num_some = (
+                rows[np.asarray(catalogue.present[name][rows], bool)],
+                int(present[:, column].sum()),
+            )
+            if num_some >= min(len(own), _LEAST_MAP_BACK_ITEMS):
+                values, inside, has = x, f, present[:, column]
+            else:  # a modality that few items have
+                drawn = numpy_generator(seed, "map back of a modality").permutation(own)[:_MAP_BACK_ITEMS]
+                values, inside, has = self._read(standardiser, catalogue, drawn)
+                has = has[:, column]
+            inside, values = inside[has], values.split(self.dims, dim=1)[column][has].double()
             mean, target = inside.mean(0), values.mean(0)
             centred = inside - mean
             weight = torch.linalg.solve(
@@ -157,3 +178,11 @@ class Alignment(nn.Module):
             biases.append(target + (f.mean(0) - mean) @ weight)  # f arrives centred on the mean of all items
         self.back.copy_(torch.cat(weights, dim=1) * self.scale.unsqueeze(1))
         self.bias.copy_(torch.cat(biases))
+
+    def _read(
+        self, standardiser: Standardiser, catalogue: Catalogue, rows: Rows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x (n, D), uncentred f (n, F) in 64 bits, and presence (n, M) of items."""
+        contents = catalogue.batch(rows).to(self.projection.device)
+        x = standardiser(contents)
+        return x, self._fuse(x, contents.present, self.projection).double(), contents.present

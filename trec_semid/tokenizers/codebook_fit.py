@@ -14,14 +14,17 @@ from torch import Tensor
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import TrainingError
+from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
 from trec_semid.tokenizers.contents import Catalogue, Rows
+from trec_semid.tokenizers.draw import draw_for_positions
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.shards import (
     copy_from,
     my_rank,
     my_share,
+    refusing_together,
     sum_gradients,
     sum_over_ranks,
     world_size,
@@ -29,7 +32,9 @@ from trec_semid.tokenizers.shards import (
 from trec_semid.tokenizers.tokenizer import FitReport
 
 _CHUNK_ROWS = 4096
-_VARIANCE_ITEMS = 4096
+_VARIANCE_ITEMS, _LEAST_VARIANCE_ITEMS = 4096, 1024
+_ITEMS_PER_CODE = 20
+"""Items with what a position reads that make a sample do for its k-means."""
 _LEAST_PROGRESS = 1e-3
 """A reconstruction loss lower by this share counts as progress."""
 
@@ -65,22 +70,26 @@ def fit_codebooks(
     """Train and yield the means of every epoch.
 
     Raises:
-        TrainingError: a loss that is not finite.
+        TrainingError: a loss, or a weight after an epoch's last step, that is not finite.
         DataError: fewer items than codes at a position.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-    best, best_epoch = float("inf"), 0
+    best, best_epoch, steps = float("inf"), 0, -(-len(rows) // config.batch_size)
     for epoch in range(1, config.epochs + 1):
         quantized = epoch > config.warmup_epochs
         if epoch == config.warmup_epochs + 1:
             model.take_spread(latent_variance(model, catalogue, rows, seed))
-            start_codebooks(model, catalogue, _sample(rows, model, config, seed), seed)
+            start_codebooks(model, catalogue, rows, seed=seed, num_items=config.kmeans_items)
         epoch_rows = numpy_generator(seed, "epoch", epoch).permutation(rows)
         usage, scalars = _train_epoch(model, optimizer, catalogue, epoch_rows, config, quantized=quantized)
         schedule.step()
+        bad = first_not_finite(model.named_parameters())
+        if bad:
+            problem = f"tokenizer: {bad} is not finite after epoch {epoch}, step {steps * epoch}"
+            raise TrainingError(f"{problem}. Lower fit.learning_rate.")
         if quantized:
             revived = 0
             if epoch <= config.epochs // 2 and epoch % config.revive_every == 0:
@@ -125,35 +134,52 @@ def _train_epoch(
 def latent_variance(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, seed: int) -> Tensor:
     """Return (R,): variance of each position's latents, summed over dimensions, over a sample of items."""
     some = numpy_generator(seed, "spread").permutation(rows)[:_VARIANCE_ITEMS]
-    latents, present = model.latents(catalogue.batch(some).to(model.device))
-    positions = range(latents.shape[1])
-    variance = [latents[present[:, r], r].var(0, correction=0).sum() for r in positions]
+    samples = draw_for_positions(model, catalogue, rows, some, least=_LEAST_VARIANCE_ITEMS, seed=seed)
+    latents = _Latents(model, catalogue)
+    variance = [latents.of(r, sample).var(0, correction=0).sum() for r, sample in enumerate(samples)]
     return torch.stack(variance).clamp(min=1e-12)
 
 
 @torch.no_grad()
-def start_codebooks(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, seed: int) -> None:
+def start_codebooks(
+    model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, *, seed: int, num_items: int
+) -> None:
     """Set every codebook to k-means clusters of its latents, spherical where codes are chosen by cosine.
 
     Stage by stage: residual levels cluster what the levels above left over. Ranks take positions in turn.
+
+    Args:
+        model: warmed up.
+        catalogue: of the items.
+        rows: items to learn from; what is clustered is a sample of them.
+        seed: of the sample and the first centroids.
+        num_items: size of the sample; so many for each code where that is more.
+
+    Raises:
+        DataError: on every rank: fewer items with what a position reads than codes.
     """
-    spherical = model.similarity == "cosine"
+    least = _ITEMS_PER_CODE * model.codebooks.shape[1]
+    size = min(len(rows), max(num_items, least))
+    drawn = np.sort(numpy_generator(seed, "kmeans items").choice(rows, size=size, replace=False))
+    samples = draw_for_positions(model, catalogue, rows, drawn, least=least, seed=seed)
     for stage in model.stages:
-        latents, present = _latents(model, catalogue, rows)
-        for turn, position in enumerate(stage):
-            codebook, owner = model.codebooks[position], turn % world_size()
-            if owner == my_rank():
-                points = latents[present[:, position], position]
-                clusters = fit_kmeans(
-                    points.cpu().numpy(),
-                    len(codebook),
-                    seed=derive_seed(seed, "kmeans", position),
-                    spherical=spherical,
-                )
-                # Cosine assignment ignores length, the decoder does not: codewords start as long as latents.
-                length = points.norm(dim=1).mean() if spherical else 1.0
-                codebook.copy_(torch.from_numpy(clusters.centroids).to(codebook) * length)
-            codebook.copy_(copy_from(owner, codebook))
+        owners = {position: turn % world_size() for turn, position in enumerate(stage)}
+        latents = _Latents(model, catalogue)
+        with refusing_together():
+            for position in (one for one, owner in owners.items() if owner == my_rank()):
+                points = latents.of(position, samples[position])
+                model.codebooks[position] = _cluster(model, points, derive_seed(seed, "kmeans", position))
+        for position, owner in owners.items():
+            model.codebooks[position] = copy_from(owner, model.codebooks[position])
+
+
+def _cluster(model: LearnedTokenizer, points: Tensor, seed: int) -> Tensor:
+    """Return (K, D) centroids of a position's latents."""
+    spherical = model.similarity == "cosine"
+    clusters = fit_kmeans(points.cpu().numpy(), model.codebooks.shape[1], seed=seed, spherical=spherical)
+    # Cosine assignment ignores length, the decoder does not: codewords start as long as latents.
+    length = points.norm(dim=1).mean() if spherical else 1.0
+    return torch.from_numpy(clusters.centroids).to(model.codebooks) * length
 
 
 @torch.no_grad()
@@ -169,29 +195,42 @@ def revive_codes(
     dead = usage == 0
     if not dead.any():
         return 0
-    num_codes = usage.shape[1]
+    num_codes, revived = usage.shape[1], 0
     random = numpy_generator(seed, "revive")
     drawn = random.choice(rows, size=min(len(rows), 4 * num_codes), replace=False)
-    latents, present = _latents(model, catalogue, drawn)
+    samples = draw_for_positions(model, catalogue, rows, drawn, least=num_codes, seed=seed)
+    latents = _Latents(model, catalogue)
+    candidates_of = [latents.of(position, sample) for position, sample in enumerate(samples)]
     moments = [value for key, value in optimizer.state[model.codebooks].items() if key != "step"]
-    for position in range(len(usage)):
-        candidates = latents[present[:, position], position]
+    for position, candidates in enumerate(candidates_of):
         codes = dead[position].nonzero().flatten()[: len(candidates)]
         model.codebooks[position, codes] = candidates[: len(codes)]
+        revived += len(codes)
         for moment in moments:
             moment[position, codes] = 0.0
     model.codebooks.copy_(copy_from(0, model.codebooks))
-    return int(dead.sum())
+    return revived
+
+
+class _Latents:
+    """Latents of samples, each read once; the model stays as it is meanwhile."""
+
+    def __init__(self, model: LearnedTokenizer, catalogue: Catalogue) -> None:
+        self._model, self._catalogue = model, catalogue
+        self._known: dict[bytes, tuple[Tensor, Tensor]] = {}
+
+    def of(self, position: int, sample: Rows) -> Tensor:
+        """Return (n, D_latent) of the items of a sample that have what a position reads, in its order."""
+        key = sample.tobytes()
+        if key not in self._known:
+            self._known[key] = _latents(self._model, self._catalogue, sample)
+        latents, present = self._known[key]
+        return latents[present[:, position], position]
 
 
 def _latents(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows) -> tuple[Tensor, Tensor]:
     parts = [model.latents(contents.to(model.device)) for _, contents in catalogue.chunks(rows, _CHUNK_ROWS)]
     return torch.cat([latents for latents, _ in parts]), torch.cat([present for _, present in parts])
-
-
-def _sample(rows: Rows, model: LearnedTokenizer, config: CodebookFitConfig, seed: int) -> Rows:
-    size = min(len(rows), max(config.kmeans_items, 20 * model.codebooks.shape[1]))
-    return np.sort(numpy_generator(seed, "kmeans items").choice(rows, size=size, replace=False))
 
 
 def _describe(usage: Tensor) -> dict[str, float]:

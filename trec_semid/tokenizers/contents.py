@@ -73,22 +73,31 @@ class Catalogue:
             rows: (B,) item rows, in any order.
 
         Raises:
-            DataError: a vector that is present holds NaN or infinity.
+            DataError: a vector that is present holds NaN or infinity, or is zeros.
         """
-        parts: list[Tensor] = []
-        present = np.stack(
-            [np.asarray(self.present[name][rows], dtype=bool) for name in self.vectors], axis=1
-        )
-        for column, (name, vectors) in enumerate(self.vectors.items()):
-            part = torch.from_numpy(np.ascontiguousarray(vectors[rows])).float()
-            part = torch.where(torch.from_numpy(present[:, column]).unsqueeze(1), part, 0.0)
-            if not part.isfinite().all():
-                row = int(rows[int((~part.isfinite()).any(1).nonzero()[0])])
-                raise DataError(
-                    "NaN or infinite content", row=row, field=name, remedy="Prepare the data again"
-                )
-            parts.append(part)
-        return Contents(tuple(parts), torch.from_numpy(present))
+        read = [self.modality(name, rows) for name in self.vectors]
+        present = torch.stack([present for _, present in read], dim=1)
+        return Contents(tuple(vectors for vectors, _ in read), present)
+
+    def modality(self, name: str, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Read one modality of items: vectors (B, dim) float32, zeros where missing, and presence (B,).
+
+        Raises:
+            DataError: as `batch`.
+        """
+        present = torch.from_numpy(np.array(self.present[name][rows], dtype=bool))
+        vectors = torch.from_numpy(np.ascontiguousarray(self.vectors[name][rows])).float()
+        vectors = torch.where(present.unsqueeze(1), vectors, 0.0)
+        faults = {
+            "NaN or infinite content": ~vectors.isfinite().all(1),
+            "a vector of zeros, which has no direction": present & ~vectors.any(1),
+        }
+        for problem, wrong in faults.items():
+            if wrong.any():
+                row = int(rows[int(wrong.nonzero()[0])]) + 1
+                remedy = "Mend the vector or mark it as missing, and prepare the data again"
+                raise DataError(problem, row=row, field=name, remedy=remedy)
+        return vectors, present
 
     def rows_with_content(self) -> Rows:
         """Return the rows of items that have at least one modality."""

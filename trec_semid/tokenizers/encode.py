@@ -7,7 +7,7 @@ import torch
 
 from trec_semid.core.logs import working
 from trec_semid.tokenizers.contents import Catalogue
-from trec_semid.tokenizers.shards import my_rank, sum_over_ranks, world_size
+from trec_semid.tokenizers.shards import my_rank, refusing_together, sum_over_ranks, world_size
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _CHUNK_BYTES = 64 * 2**20
@@ -31,7 +31,7 @@ def encode_catalogue(tokenizer: Tokenizer, catalogue: Catalogue, *, with_errors:
     errors = torch.zeros(num_items if with_errors else 0, len(tokenizer.dims))
     mine = np.array_split(np.arange(num_items), world_size())[my_rank()]
     chunk_rows = max(1, _CHUNK_BYTES // (4 * max(sum(sizes), sum(tokenizer.dims.values()))))
-    with working("encode items", len(mine), shown=my_rank() == 0) as work:
+    with refusing_together(), working("encode items", len(mine), shown=my_rank() == 0) as work:
         for rows, read in catalogue.chunks(mine, chunk_rows):
             contents = read.to(tokenizer.device)
             chosen = tokenizer.encode(contents)

@@ -73,6 +73,10 @@ class LearnedTokenizer(Tokenizer):
         return (tuple(range(self.codebooks.shape[0])),)
 
     @abstractmethod
+    def at_positions(self, present: Tensor) -> Tensor:
+        """Return (B, R) bool: which positions read something, of (B, M) presence."""
+
+    @abstractmethod
     def view_standardised(self, x: Tensor, modalities: Tensor) -> Views:
         """Return the latents, with gradients to the networks that make them.
 

@@ -150,11 +150,16 @@ class Mmq(LearnedTokenizer):
         latents = normalize(latents, dim=1)
         return -latents @ normalize(self.codebooks[position], dim=1).T
 
+    def at_positions(self, present: Tensor) -> Tensor:
+        """Return (B, R) bool: shared experts read something of every item."""
+        shared = present.new_ones(len(present), self.mmq_config.num_shared)
+        return torch.cat([shared, present.repeat_interleave(self.mmq_config.num_specific, dim=1)], dim=1)
+
     def view_standardised(self, x: Tensor, modalities: Tensor) -> Views:
         """Run experts and gates (eq 2, 3, 5, 6)."""
         parts = [expert(part) for expert, part in zip(self.specific, self._split(x), strict=True)]
         latents = torch.cat([self.shared(x), *parts], dim=1)
-        return Views(x, latents, self._at_positions(modalities), self._gates(x, modalities), modalities)
+        return Views(x, latents, self.at_positions(modalities), self._gates(x, modalities), modalities)
 
     def errors(self, views: Views, vectors: Tensor) -> dict[str, Tensor]:
         """Return the errors of eq 9 (`reconstruction`) and eq 10 (`auxiliary`) of each item."""
@@ -194,7 +199,7 @@ class Mmq(LearnedTokenizer):
     def _gates(self, x: Tensor, present: Tensor) -> Tensor:
         shared = x.new_ones(len(x), self.mmq_config.num_shared)
         gates = [softmax(gate(part), dim=1) for gate, part in zip(self.gates, self._split(x), strict=True)]
-        return torch.where(self._at_positions(present), torch.cat([shared, *gates], dim=1), 0.0)
+        return torch.where(self.at_positions(present), torch.cat([shared, *gates], dim=1), 0.0)
 
     def _auxiliary(self, vectors: Tensor) -> Tensor:
         """Rebuild each modality from its own codewords alone, ungated (eq 10)."""
@@ -204,10 +209,6 @@ class Mmq(LearnedTokenizer):
             decoder(group.sum(1)) for decoder, group in zip(self.auxiliary_decoders, groups, strict=True)
         ]
         return torch.cat(parts, dim=1)
-
-    def _at_positions(self, present: Tensor) -> Tensor:
-        shared = present.new_ones(len(present), self.mmq_config.num_shared)
-        return torch.cat([shared, present.repeat_interleave(self.mmq_config.num_specific, dim=1)], dim=1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(list(self.dims.values()), dim=1)

@@ -17,7 +17,7 @@ from trec_semid.layers.rotation import Rotation
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.draw import draw_inputs
 from trec_semid.tokenizers.fusion import Fusion, FusionConfig
-from trec_semid.tokenizers.shards import copy_from, my_rank
+from trec_semid.tokenizers.shards import copy_from, my_rank, refusing_together
 from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
 
 
@@ -77,7 +77,8 @@ class Opq(Tokenizer):
         self.standardiser.fit(catalogue, rows)
         self.fusion.fit(self.standardiser, catalogue, rows, seed, self.opq_config.codebook_size)
         for index in range(num_channels):
-            turns = self._turns(index, catalogue, rows, seed) if my_rank() == 0 else None
+            with refusing_together():
+                turns = self._turns(index, catalogue, rows, seed) if my_rank() == 0 else None
             for turn in range(num_turns):
                 residual = torch.zeros((), device=self.device)
                 if turns is not None:

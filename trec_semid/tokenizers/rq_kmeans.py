@@ -18,7 +18,7 @@ from trec_semid.layers.residual import residual_codes
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.draw import draw_inputs
 from trec_semid.tokenizers.fusion import Channel, Fusion, FusionConfig
-from trec_semid.tokenizers.shards import copy_from, my_rank
+from trec_semid.tokenizers.shards import copy_from, my_rank, refusing_together
 from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
 
 
@@ -71,7 +71,8 @@ class RqKmeans(Tokenizer):
         self.standardiser.fit(catalogue, rows)
         self.fusion.fit(self.standardiser, catalogue, rows, seed, config.codebook_size)
         for index, channel in enumerate(self.fusion.channels):
-            residuals = self._draw(index, catalogue, rows, seed) if my_rank() == 0 else None
+            with refusing_together():
+                residuals = self._draw(index, catalogue, rows, seed) if my_rank() == 0 else None
             for position in range(channel.positions.start, channel.positions.stop):
                 error = torch.zeros((), device=self.device)
                 if residuals is not None:

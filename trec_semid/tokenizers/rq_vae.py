@@ -123,6 +123,10 @@ class RqVae(LearnedTokenizer):
         others = chosen[:, self.fusion.channels[index].positions].sum(1) - chosen[:, position]
         return squared_distances(self.encoders[index](inputs[index]) - others, self.codebooks[position])
 
+    def at_positions(self, present: Tensor) -> Tensor:
+        """Return (B, R) bool, see `Fusion.at_positions`."""
+        return self.fusion.at_positions(present)
+
     def view_standardised(self, x: Tensor, modalities: Tensor) -> Views:
         """Return the residuals of every level (B, R, latent_dim), their codes having been chosen in turn."""
         return self._choose(x, modalities)[0]
@@ -162,7 +166,7 @@ class RqVae(LearnedTokenizer):
             for level in residual_levels(encoder(part), self.codebooks[channel.positions])
         ]
         latents = torch.stack([level.left for level in levels], dim=1)
-        present = self.fusion.at_positions(modalities)
+        present = self.at_positions(modalities)
         codes = torch.stack([level.codes for level in levels], dim=1)
         return Views(x, latents, present, present.to(x.dtype), modalities), codes
 

@@ -1,12 +1,16 @@
 """Fitting on several ranks: each takes its share of the rows, sums are taken over all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from trec_semid.core.errors import SemidError
+from trec_semid.core.ranks import gather_objects
 
 
 def world_size() -> int:
@@ -32,6 +36,14 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """Return the largest of every rank's numbers, place by place, on every rank."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its sum over ranks, in one exchange; absent gradients stay absent."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -50,3 +62,20 @@ def copy_from(rank: int, values: Tensor) -> Tensor:
         values = values.clone(memory_format=torch.contiguous_format)
         dist.broadcast(values, src=rank)
     return values
+
+
+@contextmanager
+def refusing_together() -> Iterator[None]:
+    """Raise on every rank what one of them refuses inside; all ranks enter, and exchange nothing inside.
+
+    Raises:
+        SemidError: that of the first rank that refuses something.
+    """
+    fault = None
+    try:
+        yield
+    except SemidError as error:
+        fault = error
+    first = next((one for one in gather_objects(fault) if one is not None), None)
+    if first is not None:
+        raise first

@@ -6,14 +6,21 @@ Legend: B items, M modalities, D = sum of the modalities' widths.
 from collections.abc import Mapping
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from trec_semid.core.errors import ShapeError
+from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.core.logs import working
+from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_length
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.shards import my_rank, my_share, sum_over_ranks
+from trec_semid.tokenizers.shards import (
+    largest_over_ranks,
+    my_rank,
+    my_share,
+    refusing_together,
+    sum_over_ranks,
+)
 
 RECONSTRUCTION_CONVENTION = (
     "mean over items of ||e - e_hat||^2, e = the item's present modality vectors, each at unit length, "
@@ -50,7 +57,7 @@ class Standardiser(nn.Module):
         if sizes != self.dims:
             expected = ", ".join(f"{name} = {dim}" for name, dim in zip(self.names, self.dims, strict=True))
             raise ShapeError(f"contents: wrong widths (got {sizes}, expected {expected}).")
-        return torch.cat([normalize(part, dim=1) for part in contents.vectors], dim=1)
+        return torch.cat([unit_length(part) for part in contents.vectors], dim=1)
 
     def forward(self, contents: Contents) -> Tensor:
         """Return x (B, D)."""
@@ -60,7 +67,7 @@ class Standardiser(nn.Module):
     def modality(self, name: str, vectors: Tensor, present: Tensor) -> Tensor:
         """Return one modality's columns of x (B, dim) from its vectors (B, dim) and presence (B,)."""
         columns = self.columns(name)
-        x = (normalize(vectors, dim=1) - self.mean[columns]) / self.std[columns]
+        x = (unit_length(vectors) - self.mean[columns]) / self.std[columns]
         return torch.where(present.unsqueeze(1), x, 0.0)
 
     def columns(self, name: str) -> slice:
@@ -87,18 +94,60 @@ class Standardiser(nn.Module):
 
     @torch.no_grad()
     def fit(self, catalogue: Catalogue, rows: Rows) -> None:
-        """Measure mean and standard deviation over these items; every rank reads its share."""
+        """Measure mean and standard deviation over these items; every rank reads its share.
+
+        Raises:
+            DataError: on every rank: content that cannot be used, see `Catalogue.batch`, or a modality whose
+                vectors are multiples of one, and tell no items apart.
+        """
         sums = torch.zeros(3, len(self.mean), dtype=torch.float64)
-        mine = my_share(rows)
-        with working("standardise content", len(mine), shown=my_rank() == 0) as work:
+        spread, mine = torch.zeros(len(self.dims)), my_share(rows)
+        with (
+            refusing_together(),
+            working("standardise content", len(mine), shown=my_rank() == 0) as work,
+        ):
+            firsts = self._firsts(catalogue, rows)
             for chunk, contents in catalogue.chunks(mine, _CHUNK_ROWS):
-                unit = self.unit(contents).double()  # rows that are missing are zeros and add nothing
-                sums += torch.stack([unit.sum(0), unit.square().sum(0), self.spread(contents.present).sum(0)])
+                units = self.unit(contents)  # rows that are missing are zeros and add nothing
+                exact = units.double()
+                sums += torch.stack(
+                    [exact.sum(0), exact.square().sum(0), self.spread(contents.present).sum(0)]
+                )
+                spread = torch.maximum(spread, self._off_lines(units, firsts, contents.present))
                 work.advance(len(chunk))
         sums = sum_over_ranks(sums.to(self.mean.device))
+        self._expect_directions(catalogue, rows, largest_over_ranks(spread.to(self.mean.device)))
         count = sums[2].clamp(min=1)
         mean = sums[0] / count
         self.mean.copy_(mean)
         if self.scaled:
             std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
             self.std.copy_(torch.where(std < _SMALLEST_STD, 1.0, std))
+
+    def _firsts(self, catalogue: Catalogue, rows: Rows) -> list[Tensor]:
+        """Return each modality's first unit vector (dim,) among these items, equal on all ranks."""
+        owners = [rows[np.asarray(catalogue.present[name][rows], bool)][:1] for name in self.names]
+        units = [self.unit(catalogue.batch(owner)) for owner in owners]
+        parts = [unit[:, self.columns(name)] for unit, name in zip(units, self.names, strict=True)]
+        return [part[0] if len(part) else part.new_zeros(part.shape[1]) for part in parts]
+
+    def _off_lines(self, units: Tensor, firsts: list[Tensor], present: Tensor) -> Tensor:
+        """Return (M,) how far the items of a chunk that have a modality lie off one line, at most."""
+        parts = zip(units.split(self.dims, dim=1), firsts, present.unbind(1), strict=True)
+        off = [off_line(part[has], first) for part, first, has in parts]
+        return torch.stack([one.max() if len(one) else one.new_zeros(()) for one in off])
+
+    def _expect_directions(self, catalogue: Catalogue, rows: Rows, spread: Tensor) -> None:
+        for name, off in zip(self.names, spread.tolist(), strict=True):
+            num_items = int(catalogue.present[name][rows].sum())
+            is_half = catalogue.vectors[name].dtype == np.float16
+            if num_items > 1 and off <= direction_tolerance(is_half=is_half):
+                problem = (
+                    f"content that tells no items apart: the vectors of all {num_items:,} items are "
+                    "multiples of one, up to rounding, and only the direction of a vector counts"
+                )
+                remedy = (
+                    'For numbers such as prices prepare content of kind = "attributes" with their columns '
+                    "under numbers; else leave this modality out"
+                )
+                raise DataError(problem, field=name, remedy=remedy)

@@ -39,6 +39,5 @@ def fill_content(tables: nn.Module, catalogue: Catalogue, standardiser: Standard
 
 def _standardised(catalogue: Catalogue, standardiser: Standardiser, name: str, rows: slice) -> Tensor:
     device = standardiser.mean.device
-    present = torch.from_numpy(np.array(catalogue.present[name][rows], bool)).to(device)
-    vectors = torch.from_numpy(np.array(catalogue.vectors[name][rows], np.float32)).to(device)
-    return standardiser.modality(name, vectors, present).half()
+    vectors, present = catalogue.modality(name, np.arange(rows.start, rows.stop))
+    return standardiser.modality(name, vectors.to(device), present.to(device)).half()

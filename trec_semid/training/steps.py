@@ -107,7 +107,7 @@ def _finite_mean(loss: Tensor, step: int) -> tuple[float, bool]:
     asked = loss.new_tensor(float(signal_asked() > 0))
     mean, share = means_over_ranks(torch.stack([loss.detach(), asked]))
     if not math.isfinite(mean):
-        remedy = "Lower the learning rates or set optimizers.dense.clip_norm."
+        remedy = "Lower the learning rates, or bound the gradient by a small optimizers.dense.clip_norm."
         raise TrainingError(f"step {step}: the loss is {mean}. {remedy}")
     return mean, share > 0
 

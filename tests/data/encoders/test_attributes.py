@@ -52,8 +52,9 @@ def test_numbers_are_standard_scores_and_neutral_where_missing():
 
 
 def test_far_numbers_are_cut_and_a_constant_column_is_zero():
-    vectors, _ = encode({"p": [0.0] * 99 + [1e9], "q": [7] * 100}, numbers=["p", "q"])
-    assert vectors[99].tolist() == [5.0, 0.0]
+    columns = {"p": [0.0] * 99 + [1e9], "q": [7] * 100, "r": range(100)}
+    vectors, _ = encode(columns, numbers=["p", "q", "r"])
+    assert vectors[99, :2].tolist() == [5.0, 0.0]
 
 
 def test_years_are_shared_between_the_two_decades_nearest_to_them():
@@ -125,3 +126,30 @@ def test_a_width_that_the_features_do_not_fill_is_refused():
 def test_no_column_or_one_named_twice_is_refused(columns):
     with pytest.raises(ValidationError, match="names"):
         AttributesConfig(**columns)
+
+
+@pytest.mark.parametrize(
+    "beside", [{}, {"q": ("numbers", [7] * 80)}, {"g": ("categories", [f"only {row}" for row in range(80)])}]
+)
+def test_a_number_that_is_alone_tells_items_apart_by_direction_in_its_order(beside):
+    price = np.random.default_rng(0).lognormal(3, size=80)
+    price[11] = price[40]
+    config = {"numbers": ["p"], "categories": []}
+    for name, (kind, _) in beside.items():
+        config[kind] = [*config[kind], name]
+    vectors, present = encode(
+        {"p": price, **{name: values for name, (_, values) in beside.items()}}, **config
+    )
+    angles = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0]))
+    shares = [
+        (sum(other < one for other in price) + sum(other <= one for other in price)) / 160 for one in price
+    ]
+    np.testing.assert_allclose(angles, 180 * np.array(shares), atol=1e-3)
+    assert present.all()
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+
+
+def test_an_item_at_every_mean_has_no_direction_and_counts_as_missing():
+    vectors, present = encode({"p": [1.0, 2.0, 3.0], "q": [5.0, 4.0, 3.0]}, numbers=["p", "q"])
+    assert present.tolist() == [True, False, True]
+    assert not vectors[1].any()

@@ -1,5 +1,3 @@
-import datetime as dt
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,18 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.columns import Where, as_flags, as_ids, as_integers, as_numbers, as_times
+from trec_semid.data.raw.columns import Where, as_flags, as_ids, as_integers, as_numbers
 
 WHERE = Where([(0, "a.csv", 1, None), (2, "b.csv", 11, None)], "x")
-NOW = 1_700_000_000.0
 
 
 def column(values, kind=None):
     return pa.chunked_array([pa.array(values, kind)])
-
-
-def times(values, unit="s", kind=None, **more):
-    return as_times(column(values, kind), WHERE, unit, now_s=NOW, **more).tolist()
 
 
 def test_ids_are_text_whatever_integers_or_dictionaries_hold_them():
@@ -85,56 +78,6 @@ def test_other_integers_are_refused(values):
     kind = pa.uint64() if values == [2**64 - 1] else pa.int64() if values == [None] else None
     with pytest.raises(DataError, match=r"a.csv, row 1, field 'x'"):
         as_integers(column(values, kind), WHERE)
-
-
-def test_times_are_microseconds_whatever_the_unit():
-    second = 881_250_949
-    for values, unit in [
-        ([second], "s"),
-        ([str(second)], "s"),
-        ([float(second)], "s"),
-        ([f"{second}.0"], "s"),
-        ([second * 10**3], "ms"),
-        ([second * 10**6], "us"),
-        ([second * 10**9], "ns"),
-    ]:
-        assert times(values, unit) == [second * 10**6]
-    assert times([f"{second}.25"]) == [second * 10**6 + 250_000]
-    assert times([2**31 - 1], kind=pa.int32(), unit="ms") == [(2**31 - 1) * 1000]
-
-
-def test_arrow_dates_and_patterns_are_times():
-    day = dt.datetime(2014, 7, 23, tzinfo=dt.UTC)
-    expected = [int(day.timestamp()) * 10**6]
-    assert times([day]) == expected
-    assert times([day.date()]) == expected
-    assert times(["2014-07-23"], pattern="%Y-%m-%d") == expected
-    with pytest.raises(DataError, match=r"row 2.*does not match '%Y-%m-%d' \(got '23.7.2014'\)"):
-        times(["2014-07-23", "23.7.2014"], pattern="%Y-%m-%d")
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        ([1, -1], r"row 2.*negative time \(got -1\)"),
-        ([1, None], "row 2.*the time is missing.*order column"),
-        (["1", ""], "row 2.*the time is missing"),
-        ([1.0, float("nan")], "row 2.*the time is missing"),
-        (["1", "yesterday"], "row 2.*not a whole number"),
-        ([1, int(NOW) + 200_000], r"row 2.*time in the future, read in 's' .*Correct the row"),
-        ([1, 881_250_949_000], r"row 2.*In 'ms' it is 1997-12-04: set timestamp_unit = \"ms\""),
-        ([1, 881_250_949_000_000_000], r"In 'ns' it is 1997-12-04"),
-        ([1.0, float("inf")], "row 2.*time in the future"),
-    ],
-)
-def test_bad_times_are_refused(values, problem):
-    with pytest.raises(DataError, match=problem):
-        times(values)
-
-
-def test_unsigned_times_beyond_63_bits_are_refused():
-    with pytest.raises(DataError, match=r"time in the future"):
-        times([2**64 - 1], kind=pa.uint64())
 
 
 def test_flags_come_from_booleans_numbers_and_text():

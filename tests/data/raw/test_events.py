@@ -22,7 +22,7 @@ def chunks(rows, sizes, *, encoded=False):
             "u": users.dictionary_encode() if encoded else users,
             "i": pa.array([row[1] for row in part], pa.int64()),
             "r": pa.array([1.5] * len(part)),
-            "t": pa.array([10] * len(part), pa.int64()),
+            "t": pa.array([10**9 + 10] * len(part), pa.int64()),
             "o": pa.array([str(start)] * len(part)),
             "b": pa.array(["view"] * len(part)),
         }
@@ -39,7 +39,7 @@ def test_ids_are_codes_by_first_appearance_however_the_rows_are_cut(rows, cut, e
     assert users == list(dict.fromkeys(row[0] for row in rows))
     assert [users[code] for code in events.users] == [row[0] for row in rows]
     assert [items[code] for code in events.items] == [str(row[1]) for row in rows]
-    assert events.times.tolist() == [10_000_000] * len(rows)
+    assert (events.times.unit, events.times.values.tolist()) == ("s", [10**9 + 10] * len(rows))
     assert events.positions.tolist() == [0] * cut + [cut] * (len(rows) - cut)
     assert events.behaviour_names == ["view"]
     assert events.locate(len(rows) - 1) == (

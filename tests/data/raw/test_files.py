@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.data.raw.files import find_inputs, reading, resolve, size_of
+from trec_semid.data.raw.files import reading, resolve, size_of
+from trec_semid.data.raw.parts import find_inputs
 
 
 def test_package_folders_are_found_without_importing_the_package(tmp_path, monkeypatch):

@@ -59,8 +59,8 @@ def test_reviews_are_events(tmp_path):
     events = read(tmp_path).events
     assert events.user_ids.to_pylist() == ["A1YJEY40YUW4SE"]
     assert events.item_ids.to_pylist() == ["7806397051"]
-    assert events.ratings.tolist() == [1, 5]
-    assert events.times.tolist() == [1391040000 * 10**6] * 2
+    assert events.ratings.numbers().tolist() == [1, 5]
+    assert events.times.values.tolist() == [1391040000] * 2
 
 
 @pytest.mark.parametrize(

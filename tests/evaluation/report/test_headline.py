@@ -35,6 +35,7 @@ def _comparison(arm: str, difference: float, verdict: Verdict, stratum: str | No
         low=difference - 0.01,
         high=difference + 0.01,
         p=0.5,
+        p_holm=1.0,
         smallest_detectable=0.0125,
         verdict=verdict,
     )

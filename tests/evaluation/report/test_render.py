@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.datasets import describe_again
 from tests.evaluation.report.conftest import Study
 from trec_semid.core.paths import join
-from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.report.build import build_report
 from trec_semid.evaluation.report.collect import collect_runs
 from trec_semid.evaluation.report.content import Report
@@ -163,8 +163,7 @@ def test_texts_from_data_are_escaped(tmp_path: Path, study: Study):
     Path(first, "config.toml").write_text(
         (first / "config.toml").read_text() + f"\n[extra]\nkey = '{nasty}'\n"
     )
-    facts = Dataset(join(root, "data")).facts.model_copy(update={"name": nasty, "label_rule": nasty})
-    Path(root, "data", "dataset.json").write_text(facts.model_dump_json())
+    describe_again(join(root, "data"), name=nasty, label_rule=nasty)
     report = build_report(
         collect_runs([f"{root}/{Path(run).name}" for run in study.runs]), num_replicates=100
     )

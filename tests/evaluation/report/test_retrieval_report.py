@@ -136,7 +136,8 @@ def test_verdicts_need_a_detectable_difference(retrieval: Retrieval):
         f"{name}@{cutoff}" for name in ("recall", "ndcg") for cutoff in CUTOFFS
     }
     for each in retrieval.report.comparisons:
-        is_sure = abs(each.difference) >= each.smallest_detectable and (each.low > 0 or each.high < 0)
+        is_detectable = abs(each.difference) >= each.smallest_detectable and (each.low > 0 or each.high < 0)
+        is_sure = is_detectable and each.p_holm < 0.05
         assert (each.verdict == "better") == (is_sure and each.difference > 0)
         assert (each.verdict == "worse") == (is_sure and each.difference < 0)
     assert any(each.verdict == "better" and each.arm == HYBRID for each in retrieval.report.comparisons)

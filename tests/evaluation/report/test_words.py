@@ -1,6 +1,7 @@
 import pytest
 
 from trec_semid.evaluation.report.words import (
+    corrected_p_value,
     duration,
     figure,
     interval,
@@ -28,6 +29,10 @@ def test_a_p_value_at_the_end_of_what_draws_can_tell_is_a_bound():
     assert p_value(4 / 1001, 1000) == "0.004"
     assert p_value(0.5, 1000) == "0.500"
     assert p_value(2 / 100_001, 100_000) == "≤ 0.001"
+    assert corrected_p_value(8 / 1001, 2 / 1001, 1000) == "≤ 0.008"
+    assert corrected_p_value(4 / 100_001, 2 / 100_001, 100_000) == "≤ 0.001"
+    assert corrected_p_value(0.06, 0.03, 1000) == "0.060"
+    assert corrected_p_value(1.0, 2 / 1001, 1000) == "1.000"
 
 
 @pytest.mark.parametrize(

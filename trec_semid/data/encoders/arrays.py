@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.types as pat
 from pydantic import Field
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, local_copy
 from trec_semid.data.encoders.chunks import Array, Chunk, Items
@@ -22,7 +22,7 @@ class NpyConfig(Config):
     """Vectors in an `.npy` file whose rows are the rows of the items file."""
 
     kind: Literal["npy"] = "npy"
-    file: str
+    file: Place
     """Path or URI of a (rows, D) float16, float32 or float64 array."""
     mask_column: str | None = None
     """Item column that says whether an item has this content (true/false or 1/0, null = no)."""
@@ -66,7 +66,7 @@ class ColumnConfig(Config):
 
 def in_array(config: NpyConfig, items: Items) -> Items:
     """Return the items, with errors that name rows of the array file."""
-    return items._replace(file=config.file, first_row=0)
+    return items._replace(file=config.file, locate=None)
 
 
 def npy_chunks(config: NpyConfig, items: Items) -> Iterator[Chunk]:
@@ -151,7 +151,7 @@ def _without_zeros(
     else:
         remedy = "Write null where an item has no vector, or set zero_is_missing = true"
     item = start + int(np.argmax(zeros))
-    raise items.fault("a vector of zeros, which looks like data", field, item=item, remedy=remedy)
+    raise items.fault("a vector of zeros, which has no direction", field, item=item, remedy=remedy)
 
 
 def _first_length(config: ColumnConfig, items: Items) -> int:

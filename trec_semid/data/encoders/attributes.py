@@ -1,7 +1,8 @@
 """Attribute content: categories, numbers and years of an item as one vector, without a network.
 
 Every item is a sparse row over features: one per frequent category value, one per number, one per
-decade. With `dim` the rows are projected to that width.
+decade. With `dim` the rows are projected to that width. A number that is all there is has two features:
+content is compared by direction, and one feature alone has no other than its sign.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -35,7 +36,8 @@ class AttributesConfig(Config):
     categories: list[str] = []
     """Columns of strings, or lists of strings, each value a feature."""
     numbers: list[str] = []
-    """Columns of numbers; each is standardised, and 0, its mean, where missing."""
+    """Columns of numbers; each is standardised, and 0, its mean, where missing. A number beside which nothing
+    tells items apart is an angle instead: 180 degrees times the share of items with a smaller one."""
     years: list[str] = []
     """Columns of years or dates; each is shared between the two decades nearest to it."""
     separator: str | None = None
@@ -115,7 +117,9 @@ def attribute_chunks(config: AttributesConfig, items: Items) -> Iterator[Chunk]:
     components = _components(config, sparse, present) if config.dim else None
     for start, stop in items.spans(_CHUNK):
         rows = sparse.dense(np.arange(start, stop))
-        yield Chunk(rows if components is None else rows @ components, present[start:stop])
+        vectors = rows if components is None else rows @ components
+        # All of an item's numbers at their means: no direction, and so nothing to compare.
+        yield Chunk(vectors, present[start:stop] & vectors.any(axis=1))
 
 
 def attribute_features(config: AttributesConfig, items: Items) -> Sparse:
@@ -123,9 +127,13 @@ def attribute_features(config: AttributesConfig, items: Items) -> Sparse:
 
     An item without any known value has an empty row.
     """
-    blocks = [_categories(config, items, name) for name in config.categories]
-    blocks += [_numbers(items, name) for name in config.numbers]
-    blocks += [_decades(items, name) for name in config.years]
+    named = {name: _categories(config, items, name) for name in config.categories}
+    named |= {name: _numbers(items, name) for name in config.numbers}
+    named |= {name: _decades(items, name) for name in config.years}
+    telling = [name for name, block in named.items() if block.weights.any()]
+    if len(telling) == 1 and telling[0] in config.numbers:
+        named[telling[0]] = _angles(items, telling[0])
+    blocks = list(named.values())
     firsts = np.cumsum([0, *(block.num_features for block in blocks)])
     rows = np.concatenate([block.rows for block in blocks])
     ids = np.concatenate([block.ids + first for block, first in zip(blocks, firsts[:-1], strict=True)])
@@ -168,6 +176,17 @@ def _numbers(items: Items, name: str) -> _Block:
     deviation = known.std() if len(known) else 0.0
     scores = (known - known.mean()) / deviation if deviation > 0 else np.zeros(len(known))
     return _Block(rows, np.zeros(len(rows), np.int64), scores.clip(-_FARTHEST, _FARTHEST), 1)
+
+
+def _angles(items: Items, name: str) -> _Block:
+    """Return numbers as points on half a circle, so that near numbers have near directions."""
+    values = read_numbers(items, name)
+    rows = np.flatnonzero(~np.isnan(values))
+    known = np.sort(values[rows])
+    below, upto = (np.searchsorted(known, values[rows], side=side) for side in ("left", "right"))
+    angles = np.pi * (below + upto) / (2 * len(rows))
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return _Block(np.repeat(rows, 2), np.tile([0, 1], len(rows)), points.reshape(-1), 2)
 
 
 def _decades(items: Items, name: str) -> _Block:

@@ -20,6 +20,7 @@ import numpy as np
 
 from trec_semid.core.logs import Work
 from trec_semid.core.paths import find_files, join, list_folder, open_file, write_bytes
+from trec_semid.core.processes import scratch_prefix
 from trec_semid.data.encoders.chunks import Array
 from trec_semid.data.encoders.store import disk_faults
 
@@ -60,7 +61,7 @@ def open_cache(uri: str | None, identity: str) -> Iterator["VectorCache"]:
     if uri is not None:
         yield VectorCache(join(uri, identity[:16]))
         return
-    with tempfile.TemporaryDirectory(prefix="trec-semid-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         yield VectorCache(join(scratch, identity[:16]))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 import numpy as np
 from pydantic import Field
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.logs import Work, working
 from trec_semid.core.paths import join, read_bytes
@@ -37,7 +37,7 @@ class ImageConfig(Config):
     """Features of picture files; an item without a file name is missing."""
 
     kind: Literal["image"] = "image"
-    folder: str
+    folder: Place
     """Path or URI of the folder the file names are relative to."""
     column: str = Field(min_length=1)
     """Item column of file names; null or '' means no picture."""

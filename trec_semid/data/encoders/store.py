@@ -7,16 +7,14 @@ from typing import IO, Literal, final
 
 import numpy as np
 
+from trec_semid.core.disk import full_disk, full_disk_fault
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, make_folder, open_file, write_bytes
 from trec_semid.data.encoders.chunks import Array, Chunk, Items
+from trec_semid.data.encoders.narrow import narrow
 from trec_semid.data.schema import ModalityFacts
 
 Dtype = Literal["float16", "float32"]
-_SHORTEST = 1e-18
-"""Length below which the squares of a vector's float32 values vanish."""
-_SAME = 1e-6
-"""Vectors that differ by less, against the largest value of the first, differ by rounding alone."""
 
 
 def store_content(
@@ -35,9 +33,8 @@ def store_content(
         source: what the facts say about where the vectors come from.
 
     Raises:
-        DataError: a value of a present row is not finite or does not fit float16, a row is too long or
-            too short for float32, all present rows are equal up to rounding, no item has the content, or
-            there is no room left to write it.
+        DataError: a value of a present row is not finite, a present row is zeros, all present rows are
+            multiples of one up to rounding, no item has the content, or there is no room left to write it.
     """
     checks = _Checks(name, items)
     uri = join(make_folder(join(out, "content")), f"{name}.npy")
@@ -75,15 +72,10 @@ class _Checks:
         """Return the checked vectors of the next chunk in `dtype`, zero where the content is missing."""
         present = chunk.present
         given = chunk.vectors if present.all() else np.where(present[:, None], chunk.vectors, 0)
-        self._expect_finite(given, given, "not a finite number", "Mend the value, or mark it as missing")
-        stored = given
-        if given.dtype != dtype:
-            with np.errstate(over="ignore"):
-                stored = given.astype(dtype)
-            remedy = 'Set dtype = "float32" for this content, or scale the vectors'
-            self._expect_finite(stored, given, f"too large for {dtype}", remedy)
-        self._expect_length(stored)
-        self._watch(stored[present])
+        self._expect_finite(given)
+        stored = narrow(given, dtype)
+        self._expect_direction(stored, present)
+        self._watch(stored[present], is_half=np.float16 in (given.dtype, stored.dtype))
         self.num_rows += len(stored)
         self._dim, self._dtype = stored.shape[1], dtype
         return stored
@@ -94,46 +86,51 @@ class _Checks:
             remedy = f"Leave [content.{self.name}] out, or check its columns and files"
             raise self.items.fault("no item has this content", self.name, remedy=remedy)
         if self.num_present > 1 and not self._varies:
-            problem = f"constant: the vectors of all {self.num_present:,} items are equal up to rounding"
-            remedy = "Such content tells no items apart: check how it was made, or leave it out"
+            problem = (
+                f"tells no items apart: the vectors of all {self.num_present:,} items are multiples of one, "
+                "up to rounding, and only the direction of a vector counts"
+            )
+            remedy = (
+                'For numbers such as prices set kind = "attributes" and name their columns under numbers; '
+                f"else check how the vectors were computed, or leave [content.{self.name}] out"
+            )
             raise self.items.fault(problem, self.name, remedy=remedy)
         assert self.num_rows == len(self.items.source_rows)
         return self._dim, "float16" if self._dtype == "float16" else "float32"
 
-    def _watch(self, rows: Array) -> None:
+    def _watch(self, rows: Array, *, is_half: bool) -> None:
         self.num_present += len(rows)
-        if self._first is None and len(rows):
-            self._first = rows[0].astype(np.float32)
-        if not self._varies and self._first is not None and len(rows):
-            scale = np.abs(self._first).max()
-            self._varies = bool((np.abs(rows - self._first) > _SAME * scale).any())
+        if self._varies or not len(rows):
+            return
+        import torch
 
-    def _expect_length(self, vectors: Array) -> None:
-        with np.errstate(over="ignore", under="ignore"):
-            lengths = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
-        short = (lengths < _SHORTEST) & vectors.any(axis=1)  # zeros are decided about where they are read
-        for bad, problem in ((~np.isfinite(lengths), "too long"), (short, "too short")):
-            if bad.any():
-                row = int(np.argmax(bad))
-                length = float(np.linalg.norm(vectors[row].astype(np.float64)))
-                raise self.items.fault(
-                    f"a vector {problem} for 32-bit arithmetic: its length is {length:.3g}",
-                    self.name,
-                    item=self.num_rows + row,
-                    remedy="Scale all vectors of this content by one factor",
-                )
+        from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_length  # imports torch
 
-    def _expect_finite(self, vectors: Array, shown: Array, problem: str, remedy: str) -> None:
+        self._first = rows[:1].astype(np.float32) if self._first is None else self._first
+        first, units = (
+            unit_length(torch.from_numpy(part)) for part in (self._first, rows.astype(np.float32))
+        )
+        self._varies = bool((off_line(units, first) > direction_tolerance(is_half=is_half)).any())
+
+    def _expect_direction(self, vectors: Array, present: Array) -> None:
+        zeros = present & ~vectors.any(axis=1)
+        if zeros.any():
+            problem, remedy = "a vector of zeros, which has no direction", "Mark it as missing"
+            raise self.items.fault(
+                problem, self.name, item=self.num_rows + int(np.argmax(zeros)), remedy=remedy
+            )
+
+    def _expect_finite(self, vectors: Array) -> None:
         finite = np.isfinite(vectors)
         if finite.all():
             return
         row, dim = (int(index) for index in np.argwhere(~finite)[0])
         raise self.items.fault(
-            f"{problem} in dimension {dim}",
+            f"not a finite number in dimension {dim}",
             self.name,
             item=self.num_rows + row,
-            value=float(shown[row, dim]),
-            remedy=remedy,
+            value=float(vectors[row, dim]),
+            remedy="Mend the value, or mark it as missing",
         )
 
 
@@ -162,6 +159,8 @@ def disk_faults(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if full_disk_fault(error):
+            raise full_disk(error, uri) from error
         remedy = "Free some space, or write to another disk"
         raise DataError(f"cannot write the vectors: {error}", file=uri, remedy=remedy) from error
 

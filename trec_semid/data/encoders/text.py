@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.logs import Work, working
 from trec_semid.core.paths import is_folder, is_local
@@ -31,7 +31,7 @@ class TextConfig(Config):
     template: str | list[str]
     """Text with column names in braces, e.g. "Title: {title}"; a list of such pieces is joined by
     "; " and leaves out every piece with a missing column."""
-    model: str | None = None
+    model: Place | None = None
     """Folder of a sentence-transformers model; by default all-MiniLM-L6-v2 from its package."""
     max_length: PositiveInt = 128
     """Longer texts are cut [word pieces]."""

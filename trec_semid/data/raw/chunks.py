@@ -8,13 +8,32 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 
 Format = Literal["parquet", "csv", "tsv", "jsonl"]
 _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
 }  # fmt: skip
+_PROBE = 'a1,;"\t\r\n'
+_OF_NO_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
+"""Codecs of host names and of Python's source."""
+_PACKINGS = (
+    ".zst",
+    ".zstd",
+    ".bz2",
+    ".xz",
+    ".lzma",
+    ".zip",
+    ".7z",
+    ".lz4",
+    ".br",
+    ".snappy",
+    ".sz",
+    ".tar",
+    ".tgz",
+    ".z",
+)
 _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 
 
@@ -57,7 +76,7 @@ def locate(origins: Origins, index: int) -> tuple[str, int]:
 class FileConfig(Config):
     """One input table: a file, a folder of files, or a glob pattern."""
 
-    path: str
+    path: Place
     format: Format | None = None
     """None takes it from the file name: .parquet, .csv, .tsv, .jsonl, the text forms also with .gz."""
     separator: str | None = Field(default=None, min_length=1)
@@ -65,6 +84,7 @@ class FileConfig(Config):
     header: list[str] | None = None
     """Column names of text files that have no header line."""
     encoding: str = "utf-8"
+    """Of text files; a byte order mark at the beginning is no part of the text."""
     quoted: bool = True
     """Whether '"' encloses fields that hold separators or line ends."""
     null_values: list[str] = []
@@ -80,18 +100,24 @@ class FileConfig(Config):
     @field_validator("encoding")
     @classmethod
     def _is_known(cls, encoding: str) -> str:
+        common = "common ones are utf-8, utf-16, latin-1, cp1252"
         try:
-            codecs.lookup(encoding)
-        except LookupError:
-            raise ValueError("unknown encoding; common ones are utf-8, latin-1, cp1252") from None
+            is_plain = _PROBE.encode(encoding).decode(encoding) == _PROBE
+        except LookupError:  # also of a codec such as zip, that turns bytes into bytes
+            raise ValueError(f"unknown encoding, or none of text; {common}") from None
+        except UnicodeError:
+            is_plain = False
+        if not is_plain or codecs.lookup(encoding).name in _OF_NO_FILES:
+            raise ValueError(f"no encoding of text files; {common}")
         return encoding
 
     def format_of(self, file: str) -> Format:
         """Return the format of one file.
 
         Raises:
-            DataError: neither the config nor the name says it.
+            DataError: neither the config nor the name says it, or the file is packed in a way not read here.
         """
+        _expect_packing(file)
         if self.format:
             return self.format
         name = file.lower().removesuffix(".gz")
@@ -104,6 +130,16 @@ class FileConfig(Config):
     def separator_of(self, file: str) -> str:
         """Return what stands between the fields of a text file."""
         return self.separator or _SEPARATORS[self.format_of(file)]
+
+
+def _expect_packing(file: str) -> None:
+    name = file.lower()
+    if name.endswith(".parquet.gz"):
+        raise DataError("packed Parquet", file=file, remedy="Unpack it: Parquet is packed inside")
+    for packing in _PACKINGS:
+        if name.endswith(packing):
+            remedy = "Unpack it, or pack it with gzip and name it .gz"
+            raise DataError(f"packed as {packing}", file=file, remedy=remedy)
 
 
 def check_columns(file: str, have: Sequence[str], wanted: Iterable[str] | None) -> None:

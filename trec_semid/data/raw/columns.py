@@ -1,8 +1,6 @@
-"""Columns read strictly: ids, numbers, times, flags; what does not fit is refused by file, row and value."""
+"""Columns read strictly: ids, numbers, flags; what does not fit is refused by file, row and value."""
 
-import time
-from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import polars as pl
@@ -11,11 +9,6 @@ import pyarrow as pa
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.chunks import Origins, locate
 
-TimeUnit = Literal["s", "ms", "us", "ns"]
-MICROSECONDS = 1_000_000
-"""Times are kept in microseconds while a dataset is prepared and written in seconds."""
-_PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_DAY_S = 86_400
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -59,7 +52,7 @@ def as_text(column: pa.ChunkedArray, where: Where) -> pl.Series:
     Raises:
         DataError: the column holds something else.
     """
-    values = _series(column, where)
+    values = series(column, where)
     if isinstance(values.dtype, (pl.Categorical, pl.Enum)) or values.dtype.is_integer():
         return values.cast(pl.String)
     if not isinstance(values.dtype, (pl.String, pl.Null)):
@@ -85,7 +78,7 @@ def as_numbers(column: pa.ChunkedArray, where: Where, *, nan_is_missing: bool = 
     Raises:
         DataError: a value is no number, infinite, or NaN while that does not mean 'missing'.
     """
-    values = _series(column, where)
+    values = series(column, where)
     numbers = _parse(values, pl.Float64, where, "a number")
     if not nan_is_missing:
         remedy = "Leave it empty where it is unknown, or leave the row out"
@@ -100,44 +93,10 @@ def as_integers(column: pa.ChunkedArray, where: Where) -> Ints:
     Raises:
         DataError: a value is missing or not whole.
     """
-    values = _series(column, where)
+    values = series(column, where)
     whole = values.cast(pl.Int64, strict=False) if values.dtype.is_integer() else _whole(values, where)
     where.refuse("missing or beyond 64 bits", values, whole.is_null(), "Fill it in")
     return whole.to_numpy()
-
-
-def as_times(
-    column: pa.ChunkedArray, where: Where, unit: TimeUnit, *, pattern: str | None = None, now_s: float = 0.0
-) -> Ints:
-    """Return points in time [microseconds since 1970].
-
-    Args:
-        column: integers, floats or text in `unit`, Arrow dates and timestamps, or text after `pattern`.
-        where: its place.
-        unit: unit of numbers.
-        pattern: strptime pattern of text, e.g. "%Y-%m-%d %H:%M:%S".
-        now_s: times more than a day after this are refused; 0 is the present.
-
-    Raises:
-        DataError: a time is missing, negative, or in the future.
-    """
-    values = _series(column, where)
-    if values.dtype.is_temporal() or pattern:
-        times, unit = _from_datetimes(values, where, pattern), "us"
-    else:
-        times = _numeric_times(values, where)
-    missing = "Fill it in, or map no timestamp and give an order column instead"
-    where.refuse("the time is missing", values, times.is_null() | _is_nan(times), missing)
-    where.refuse("negative time", values, times < 0, "Correct the row or leave it out")
-    last_s = (now_s or time.time()) + _DAY_S
-    future = times > last_s * _PER_SECOND[unit]
-    if future.any():
-        largest = float(cast("float", times.filter(future)[0]))
-        where.refuse(f"time in the future, read in '{unit}'", values, future, _unit_remedy(largest, last_s))
-    if unit == "ns":
-        return (times.cast(pl.Int64) // 1000).to_numpy()
-    scale = MICROSECONDS // _PER_SECOND[unit]
-    return (times * scale).cast(pl.Int64).to_numpy()
 
 
 def as_flags(column: pa.ChunkedArray, where: Where) -> Flags:
@@ -146,7 +105,7 @@ def as_flags(column: pa.ChunkedArray, where: Where) -> Flags:
     Raises:
         DataError: a value is neither.
     """
-    values = _series(column, where)
+    values = series(column, where)
     if values.dtype == pl.Boolean:
         return values.fill_null(value=False).to_numpy()
     text = as_text(column, where).fill_null("").str.to_lowercase()
@@ -157,7 +116,12 @@ def as_flags(column: pa.ChunkedArray, where: Where) -> Flags:
     return text.is_in(list(_TRUE)).to_numpy()
 
 
-def _series(column: pa.ChunkedArray, where: Where) -> pl.Series:
+def series(column: pa.ChunkedArray, where: Where) -> pl.Series:
+    """Return a column as polars has it.
+
+    Raises:
+        DataError: its type is none of text, numbers and times.
+    """
     try:
         return cast("pl.Series", pl.from_arrow(column))
     except (pl.exceptions.PolarsError, ValueError, TypeError):
@@ -188,39 +152,3 @@ def _whole(values: pl.Series, where: Where) -> pl.Series:
     far = floats.is_not_null() & ~(floats.abs() < 2.0**63)
     where.refuse("not a whole number", values, far | (floats != floats.floor()), "Write a whole number")
     return floats.cast(pl.Int64, strict=False)
-
-
-def _numeric_times(values: pl.Series, where: Where) -> pl.Series:
-    if isinstance(values.dtype, pl.UInt64) or _has_fractions(values):
-        return _parse(values, pl.Float64, where, "a time")
-    return values.cast(pl.Int64) if values.dtype.is_integer() else _whole(values, where)
-
-
-def _has_fractions(values: pl.Series) -> bool:
-    if values.dtype == pl.String:
-        return bool(values.str.contains(".", literal=True).any())
-    return values.dtype.is_float()
-
-
-def _is_nan(values: pl.Series) -> pl.Series:
-    return values.is_nan() if values.dtype.is_float() else values.is_null()
-
-
-def _from_datetimes(values: pl.Series, where: Where, pattern: str | None) -> pl.Series:
-    if not values.dtype.is_temporal():
-        text = as_text(values.to_arrow(compat_level=pl.CompatLevel.oldest()), where)
-        parsed = text.str.to_datetime(pattern, time_unit="us", strict=False)
-        lost = parsed.is_null() & text.is_not_null() & (text != "")
-        where.refuse(f"does not match '{pattern}'", values, lost, "Correct the value or timestamp_format")
-        values = parsed
-    elif isinstance(values.dtype, (pl.Time, pl.Duration)):
-        where.refuse_type(values.dtype, "dates or seconds since 1970")
-    return values.cast(pl.Datetime("us")).cast(pl.Int64)
-
-
-def _unit_remedy(value: float, last_s: float) -> str:
-    for unit in ("s", "ms", "us", "ns"):
-        if 0 < value / _PER_SECOND[unit] <= last_s and value / _PER_SECOND[unit] > 1e8:
-            day = datetime.fromtimestamp(value / _PER_SECOND[unit], tz=UTC).date().isoformat()
-            return f"In '{unit}' it is {day}: set timestamp_unit = \"{unit}\""
-    return "Correct the row or leave it out"

@@ -1,150 +1,177 @@
 """Delimited text: CSV, TSV and files with separators of several characters."""
 
-import csv
-import io
-import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import IO, cast
+from itertools import chain
+from typing import NoReturn
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from trec_semid.core.errors import DataError
+from trec_semid.data.raw.blocks import read_blocks
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
-from trec_semid.data.raw.files import find_inputs, first_line, open_stream, reading
+from trec_semid.data.raw.files import reading
+from trec_semid.data.raw.rows import Block, Layout, count_rows, end_of_row, fields_of, num_fields, rows_of
+from trec_semid.data.raw.utf8 import MalformedError, open_text
 
-_UNIT_SEPARATOR = "\x1f"
-"""Stands in for separators of several characters, which Arrow's reader does not know."""
 _BLOCK_BYTES = 1 << 24
-_COPY_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 16
+_SHOWN = 40
+"""Characters of a fault that an error shows."""
 
 
-def column_names(config: FileConfig) -> list[str]:
-    """Return the column names of a delimited table's first file, in order."""
-    file = find_inputs(config.path)[0]
-    with reading(file):
-        return _header(config, file)
+def column_names(config: FileConfig, file: str) -> list[str]:
+    """Return the column names of a delimited file, in order."""
+    if config.header:
+        return config.header
+    layout = _layout(config, file)
+    with reading(file), _row_faults(config, file, layout), open_text(file, config.encoding) as (text, _):
+        for block in read_blocks(text, layout, _HEAD_BYTES):
+            if header := _header(block.data, layout):
+                return fields_of(header[1], layout)
+    raise DataError("no header line", file=file, remedy="Write the file again, or name its columns in header")
 
 
 def read_delimited(config: FileConfig, file: str, columns: list[str] | None) -> Iterator[Chunk]:
-    """Stream the rows of one file; every value comes as text, an empty field as an empty text."""
-    with reading(file):
-        names = _header(config, file)
-        check_columns(file, names, columns)
-        options = pacsv.ConvertOptions(
-            column_types={name: pa.string() for name in names},
-            include_columns=columns or names,
-            null_values=config.null_values,
-            strings_can_be_null=bool(config.null_values),
-        )
-        with open_stream(file) as (stream, stored):
-            try:
-                yield from _csv_chunks(config, file, _named(config, stream, file), stored, options)
-            except pa.ArrowInvalid as error:
-                row, problem = _bad_row(config, file, len(names)) or (None, first_line(error))
-                remedy = "Correct the row, or separator, quoted and encoding in the config"
-                raise DataError(problem, file=file, row=row, remedy=remedy) from None
+    """Stream the rows of one file; every value comes as text, an empty field as an empty text.
+
+    Raises:
+        DataError: text that is malformed anywhere, also in columns that are not read; or a missing column.
+    """
+    names = column_names(config, file)
+    check_columns(file, names, columns)
+    layout = _layout(config, file)
+    with_blanks = partial(_row_with_blanks, config, file)
+    with reading(file), _row_faults(config, file, layout), open_text(file, config.encoding) as (text, stored):
+        blocks = read_blocks(text, layout, _BLOCK_BYTES)
+        row, position = 1, 0
+        for block in blocks if config.header else _below_header(blocks, layout):
+            table = _parse(config, layout, block, names, columns or names)
+            _refuse_header_inside(config, layout, block, table, names)
+            before, position = position, stored.tell()
+            if table.num_rows:
+                yield Chunk(table, file, row, position - before, with_blanks)
+            row += table.num_rows
 
 
-def _csv_chunks(
-    config: FileConfig, file: str, stream: IO[bytes], stored: IO[bytes], options: pacsv.ConvertOptions
-) -> Iterator[Chunk]:
-    separator = config.separator_of(file)
+def _layout(config: FileConfig, file: str) -> Layout:
+    return Layout(config.separator_of(file).encode(), config.quoted, config.encoding)
+
+
+def _below_header(blocks: Iterator[Block], layout: Layout) -> Iterator[Block]:
+    for block in blocks:
+        if header := _header(block.data, layout):
+            end = header[0]
+            rest = Block(block.data[end:], block.offset + end)
+            return chain([rest] if rest.data else [], blocks)
+    return iter(())
+
+
+def _header(data: bytes, layout: Layout) -> tuple[int, bytes] | None:
+    """Return the first row that is not blank, and where it ends."""
+    end = 0
+    while (start := end) < len(data):
+        end = end_of_row(data, layout, start)
+        if row := data[start:end].rstrip(b"\r\n"):
+            return end, row
+    return None
+
+
+def _parse(
+    config: FileConfig, layout: Layout, block: Block, names: list[str], columns: list[str]
+) -> pa.Table:
+    # The block is one to Arrow too: its reader loses characters of line ends that lie across two.
+    read = pacsv.ReadOptions(block_size=len(block.data) + 1, column_names=names, use_threads=False)
     parse = pacsv.ParseOptions(
-        delimiter=separator if len(separator.encode()) == 1 else _UNIT_SEPARATOR,
-        quote_char='"' if config.quoted else False,
-        newlines_in_values=config.quoted,
+        delimiter=layout.mark.decode(),
+        quote_char='"' if layout.quoted else False,
+        newlines_in_values=layout.quoted,
     )
-    read = pacsv.ReadOptions(
-        block_size=_BLOCK_BYTES, column_names=config.header, encoding=config.encoding, use_threads=False
+    convert = pacsv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        include_columns=columns,
+        null_values=config.null_values,
+        strings_can_be_null=bool(config.null_values),
+        check_utf8=False,  # checked already, in all columns
     )
-    reader = pacsv.open_csv(pa.PythonFile(stream, mode="r"), read, parse, options)
-    row, position = 1, 0
-    for batch in reader:
-        before, position = position, stored.tell()
-        table = pa.Table.from_batches([batch])
-        yield Chunk(table, file, row, position - before, partial(_row_with_blanks, config, file))
-        row += batch.num_rows
+    try:
+        return pacsv.read_csv(pa.py_buffer(block.data), read, parse, convert)
+    except pa.ArrowInvalid as error:
+        _refuse_row(block, layout, len(names), error)
 
 
-def _named(config: FileConfig, stream: IO[bytes], file: str) -> IO[bytes]:
-    separator = config.separator_of(file)
-    if len(separator.encode()) == 1:
-        return stream
-    encoded = separator.encode(config.encoding)
-    return cast("IO[bytes]", _Replaced(stream, encoded, _UNIT_SEPARATOR.encode()))
+def _refuse_row(block: Block, layout: Layout, num_columns: int, error: pa.ArrowInvalid) -> NoReturn:
+    for at, row in rows_of(block.data, layout):
+        have = num_fields(row, layout)
+        if row and have != num_columns:
+            problem = f"has {have} fields where {num_columns} columns are named"
+            remedy = "Correct the row, or separator, quoted and header in the config"
+            raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
+    raise error
 
 
-def _rows(config: FileConfig, file: str, stream: IO[bytes]) -> Iterator[list[str]]:
-    # Decoded line by line: a reader that decodes ahead could not tell which row is at fault.
-    lines = (line.decode(config.encoding).removeprefix("\ufeff") for line in stream)
-    separator = config.separator_of(file)
-    if len(separator) > 1:
-        yield from (line.rstrip("\r\n").split(separator) for line in lines)
-    else:
-        quoting = csv.QUOTE_MINIMAL if config.quoted else csv.QUOTE_NONE
-        yield from csv.reader(lines, delimiter=separator, quoting=quoting)
+def _refuse_header_inside(
+    config: FileConfig, layout: Layout, block: Block, table: pa.Table, names: list[str]
+) -> None:
+    """Refuse a row that says the column names again, as files that were joined carry it."""
+    said = [pc.index(table.column(name), name).as_py() >= 0 for name in table.column_names]
+    if not all(said):
+        return
+    for at, row in rows_of(block.data, layout):
+        if fields_of(row, layout) == names:
+            remedy = "Leave the row out" + (", or header in the config" if config.header else "")
+            problem = "the column names stand where values are expected"
+            raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
 
 
-def _header(config: FileConfig, file: str) -> list[str]:
-    if config.header:
-        return config.header
-    with open_stream(file) as (stream, _):
-        names = next(_rows(config, file, stream), [])
-    return names
+@contextmanager
+def _row_faults(config: FileConfig, file: str, layout: Layout) -> Iterator[None]:
+    """Turn what is wrong at a byte into an error that names the row."""
+    try:
+        yield
+    except MalformedError as fault:
+        with open_text(file, config.encoding) as (text, _):
+            row = count_rows(text, layout, fault.offset, _BLOCK_BYTES)
+        row += sum(1 for _ in rows_of(fault.data[: fault.at] + b"x", layout))
+        row -= 0 if config.header else _rows_of_header(config, file, layout)
+        problem = fault.problem if row > 0 else f"in the header line: {fault.problem}"
+        raise DataError(
+            problem, file=file, row=row if row > 0 else None, value=_excerpt(fault), remedy=fault.remedy
+        ) from None
 
 
-def _rows_below_header(config: FileConfig, file: str, stream: IO[bytes]) -> Iterator[list[str]]:
-    return itertools.islice(_rows(config, file, stream), 0 if config.header else 1, None)
+def _excerpt(fault: MalformedError) -> str | None:
+    """Return some of the line that a fault lies in."""
+    begin = max(fault.data.rfind(b"\n", 0, fault.at) + 1, fault.at - _SHOWN // 2)
+    text = fault.data[begin : fault.at + _SHOWN].decode(errors="replace")
+    return text.partition("\n")[0] or None
 
 
 def _row_with_blanks(config: FileConfig, file: str, row: int) -> int:
     """Return a row's number with the blank lines before it, the slow way: only ever run for an error."""
-    with open_stream(file) as (stream, _):
-        rows = enumerate(_rows_below_header(config, file, stream), start=1)
-        filled = (number for number, fields in rows if fields and fields != [""])
+    layout = _layout(config, file)
+    numbered = 0
+    with open_text(file, config.encoding) as (text, _):
+        blocks = read_blocks(text, layout, _BLOCK_BYTES)
+        for block in blocks if config.header else _below_header(blocks, layout):
+            filled = np.array([bool(line) for _, line in rows_of(block.data, layout)])
+            if row <= filled.sum():
+                return numbered + int(np.flatnonzero(filled)[row - 1]) + 1
+            row -= int(filled.sum())
+            numbered += len(filled)
+    return numbered + row
+
+
+def _rows_of_header(config: FileConfig, file: str, layout: Layout) -> int:
+    """Return the number of rows up to the header, blank ones before it included."""
+    with open_text(file, config.encoding) as (text, _):
         try:
-            return next(itertools.islice(filled, row - 1, None), row)
-        except (UnicodeError, csv.Error):
-            return row
-
-
-def _bad_row(config: FileConfig, file: str, num_columns: int) -> tuple[int, str] | None:
-    """Find the row that Arrow refused, the slow way: only ever run on a file that is refused."""
-    row = 0
-    with open_stream(file) as (stream, _):
-        try:
-            for row, fields in enumerate(_rows_below_header(config, file, stream), start=1):
-                if fields and len(fields) != num_columns:
-                    return row, f"has {len(fields)} fields where {num_columns} columns are named"
-        except (UnicodeError, csv.Error) as error:
-            return row + 1, first_line(error)
-    return None
-
-
-class _Replaced(io.RawIOBase):
-    """A byte stream with one sequence of bytes replaced by another on the way."""
-
-    def __init__(self, stream: IO[bytes], old: bytes, new: bytes) -> None:
-        self._stream, self._old, self._new = stream, old, new
-        self._ready, self._rest = b"", b""
-
-    def readable(self) -> bool:
-        """Return True: the stream is there to be read."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next `size` bytes after replacement, all that are left where it is negative."""
-        while size < 0 or len(self._ready) < size:
-            block = self._stream.read(_COPY_BYTES)
-            text = (self._rest + block).replace(self._old, self._new)
-            # A separator may lie across two blocks: keep back what could be its beginning.
-            keep = len(self._old) - 1 if block else 0
-            self._ready += text[: len(text) - keep]
-            self._rest = text[len(text) - keep :]
-            if not block:
-                break
-        size = len(self._ready) if size < 0 else size
-        out, self._ready = self._ready[:size], self._ready[size:]
-        return out
+            data = text.read(_HEAD_BYTES)
+        except MalformedError:
+            return 1
+    header = _header(data, layout)
+    return sum(1 for _ in rows_of(data[: header[0]], layout)) if header else 1

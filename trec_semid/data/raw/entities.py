@@ -74,10 +74,26 @@ def collect_entities(chunks: Iterable[Chunk], id_column: str, entity: Entity) ->
 
 def _joined(tables: list[pa.Table], origins: Origins) -> pa.Table:
     try:
+        tables = _with_text(tables)
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         remedy = "Write all files of the table with the same column types"
         raise DataError(f"files disagree: {error}", file=origins[0][1], remedy=remedy) from None
+
+
+def _with_text(tables: list[pa.Table]) -> list[pa.Table]:
+    """Make integers text in columns that are text in another table: codes and ids, written as they came."""
+    is_text = {field.name for table in tables for field in table.schema if pa.types.is_string(field.type)}
+    return [
+        table.cast(
+            pa.schema([_text_field(field) if field.name in is_text else field for field in table.schema])
+        )
+        for table in tables
+    ]
+
+
+def _text_field(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.string()) if pa.types.is_integer(field.type) else field
 
 
 def _check_unique(entities: Entities, id_column: str) -> None:

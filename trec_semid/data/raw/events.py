@@ -1,18 +1,21 @@
 """Interactions as compact columns: streamed in, ids replaced by integers on the way."""
 
 from collections.abc import Iterable
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.chunks import Chunk, Origins, locate
-from trec_semid.data.raw.columns import Ints, TimeUnit, Where, as_ids, as_integers, as_numbers, as_times
+from trec_semid.data.raw.columns import Ints, Where, as_ids, as_integers
+from trec_semid.data.raw.ratings import Ratings, as_ratings, join_ratings
+from trec_semid.data.raw.time_patterns import check_pattern
+from trec_semid.data.raw.times import Times, TimeUnit, as_times, join_times
 
 Array = np.ndarray[Any, Any]
 _MAX_BEHAVIOURS = 100
@@ -28,13 +31,31 @@ class EventColumns(Config):
     """A number the label rule judges."""
     timestamp: str | None = None
     timestamp_unit: TimeUnit = "s"
+    """Of times that are numbers; fractions of it are read exactly."""
     timestamp_format: str | None = None
-    """strptime pattern where times are text."""
+    """Pattern of Python's strptime for text, or numbers like 20240131. In UTC unless it has %z."""
+    timestamp_range: tuple[date, date] | None = None
+    """First and last day that a time may have; None is 1990-01-01 to tomorrow. Others are refused: they are
+    most often of another unit."""
     order: str | None = None
     """Position in the user's sequence (any increasing whole number); used where there are no timestamps,
     and between equal timestamps under the tie rule 'published'."""
     behaviour: str | None = None
     """Kind of event: impression, click, ..."""
+
+    @field_validator("timestamp_format")
+    @classmethod
+    def _is_readable(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            check_pattern(pattern)
+        return pattern
+
+    @field_validator("timestamp_range")
+    @classmethod
+    def _is_in_order(cls, days: tuple[date, date] | None) -> tuple[date, date] | None:
+        if days and days[0] > days[1]:
+            raise ValueError("the first day is after the last")
+        return days
 
     @model_validator(mode="after")
     def _defines_a_sequence(self) -> "EventColumns":
@@ -55,10 +76,8 @@ class RawEvents(NamedTuple):
     """(n,) int32 into `user_ids`."""
     items: Array
     """(n,) int32 into `item_ids`."""
-    ratings: Array | None
-    """(n,) float32, NaN where missing."""
-    times: Array | None
-    """(n,) int64 [microseconds since 1970]."""
+    ratings: Ratings | None
+    times: Times | None
     positions: Array | None
     """(n,) int64."""
     behaviours: Array | None
@@ -114,15 +133,15 @@ def _encode(column: pa.ChunkedArray, where: Where) -> list[pa.Array]:
 def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
     """Read all interactions into compact columns.
 
-    Memory: 8 bytes an event for the ids, 4 for a rating, 8 for a time, 8 for a position, once more while
-    the pieces are joined.
+    Memory: 8 bytes an event for the ids, 4 for a rating and 8 for each distinct one, 8 for a time, 8 for a
+    position, once more while the pieces are joined.
 
     Raises:
         DataError: a value does not fit its column.
     """
     users, items, behaviours = _Codes(), _Codes(), _Codes()
-    ratings: list[Array] = []
-    times: list[Ints] = []
+    ratings: list[Ratings] = []
+    times: list[Times] = []
     positions: list[Ints] = []
     origins: Origins = []
     num_events = 0
@@ -134,7 +153,7 @@ def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
         users.add(*_column(chunk, columns.user))
         items.add(*_column(chunk, columns.item))
         if columns.rating:
-            ratings.append(_ratings(*_column(chunk, columns.rating)))
+            ratings.append(as_ratings(*_column(chunk, columns.rating)))
         if columns.timestamp:
             times.append(_times(chunk, columns, columns.timestamp))
         if columns.order:
@@ -147,8 +166,8 @@ def collect_events(chunks: Iterable[Chunk], columns: EventColumns) -> RawEvents:
     return RawEvents(
         user_codes,
         item_codes,
-        _joined(ratings),
-        _joined(times),
+        join_ratings(ratings) if ratings else None,
+        _joined_times(times, columns, origins) if times else None,
         _joined(positions),
         kinds,
         user_ids,
@@ -162,16 +181,19 @@ def _column(chunk: Chunk, name: str) -> tuple[pa.ChunkedArray, Where]:
     return chunk.table.column(name), Where(chunk.origins, name)
 
 
-def _ratings(column: pa.ChunkedArray, where: Where) -> Array:
-    ratings = as_numbers(column, where)
-    too_large = np.abs(ratings) > np.finfo(np.float32).max
-    where.refuse("too large for a rating", pl.Series(ratings), pl.Series(too_large), "Correct the value")
-    return ratings.astype(np.float32)
-
-
-def _times(chunk: Chunk, columns: EventColumns, name: str) -> Ints:
+def _times(chunk: Chunk, columns: EventColumns, name: str) -> Times:
     column, where = _column(chunk, name)
-    return as_times(column, where, columns.timestamp_unit, pattern=columns.timestamp_format)
+    unit, pattern = columns.timestamp_unit, columns.timestamp_format
+    return as_times(column, where, unit, pattern=pattern, days=columns.timestamp_range)
+
+
+def _joined_times(pieces: list[Times], columns: EventColumns, origins: Origins) -> Times:
+    try:
+        return join_times(pieces)
+    except OverflowError:
+        problem = "times too far apart for the unit that holds all of them exactly"
+        remedy = "Round them, or narrow timestamp_range"
+        raise DataError(problem, file=origins[0][1], field=columns.timestamp, remedy=remedy) from None
 
 
 def _joined(pieces: list[Array]) -> Array | None:

@@ -11,10 +11,9 @@ from typing import IO, cast
 
 import polars as pl
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 
 from trec_semid.core.errors import ConfigError, DataError, SemidError
-from trec_semid.core.paths import exists, filesystem, is_folder, join, list_folder, open_file
+from trec_semid.core.paths import filesystem, join, open_file
 
 PACKAGE_PREFIX = "package:"
 """`package:NAME/FOLDER` is a folder that an installed package carries."""
@@ -37,30 +36,6 @@ def resolve(path: str) -> str:
     return join(spec.submodule_search_locations[0], inner)
 
 
-def find_inputs(path: str) -> list[str]:
-    """Return the files that a file, folder or glob pattern names, sorted.
-
-    Names that start with a dot or underscore are markers of other programs and are left out of folders.
-
-    Raises:
-        DataError: nothing is there.
-    """
-    path = resolve(path)
-    found = [path]
-    if is_folder(path):
-        names = [name for name in list_folder(path) if not name.startswith((".", "_"))]
-        found = [join(path, name) for name in names if not is_folder(join(path, name))]
-    elif any(mark in path for mark in "*?[") and not exists(path):
-        fs, inner = filesystem(path)
-        names = sorted(cast("list[str]", fs.glob(inner)))
-        found = names if isinstance(fs, LocalFileSystem) else [str(fs.unstrip_protocol(n)) for n in names]
-    elif not exists(path):
-        found = []
-    if not found:
-        raise DataError("no such file", file=path, remedy="Correct the path in the config")
-    return found
-
-
 def size_of(uri: str) -> int:
     """Return a file's size [bytes], -1 where there is none."""
     fs, inner = filesystem(uri)
@@ -71,7 +46,7 @@ def size_of(uri: str) -> int:
 def open_stream(uri: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Yield the (unpacked) bytes of a file and, to follow progress, the stored file below them."""
     with open_file(uri) as stored:
-        if uri.endswith(".gz"):
+        if uri.lower().endswith(".gz"):
             with gzip.GzipFile(fileobj=stored) as unpacked:
                 yield cast("IO[bytes]", unpacked), stored
         else:

@@ -9,9 +9,10 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.logs import working
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
-from trec_semid.data.raw.delimited import read_delimited
-from trec_semid.data.raw.files import find_inputs, reading, size_of
-from trec_semid.data.raw.json_lines import read_json_lines
+from trec_semid.data.raw.delimited import column_names, read_delimited
+from trec_semid.data.raw.files import reading, size_of
+from trec_semid.data.raw.json_lines import json_keys, read_json_lines
+from trec_semid.data.raw.parts import Part, find_parts, to_read, with_partitions
 
 _ROWS = 1 << 19
 
@@ -30,17 +31,51 @@ def read_chunks(
     Raises:
         DataError: a file is missing, truncated, damaged, empty, or lacks a column.
     """
-    files = find_inputs(config.path)
+    parts = find_parts(config.path)
+    _expect_one_format(config, parts)
     wanted = None if columns is None else list(dict.fromkeys(columns))
-    with working(f"{work} [bytes]", sum(size_of(file) for file in files)) as bar:
+    with working(f"{work} [bytes]", sum(size_of(part.file) for part in parts)) as bar:
         rows = 0
-        for file in files:
-            for chunk in _read_file(config, file, wanted, repeating):
+        for part in parts:
+            for chunk in _read_part(config, part, wanted, repeating):
                 rows += chunk.table.num_rows
                 yield chunk
                 bar.advance(chunk.stored_bytes)
         if rows == 0:
             raise DataError("no rows", file=config.path, remedy="Write it again or correct the path")
+
+
+def _expect_one_format(config: FileConfig, parts: list[Part]) -> None:
+    first, *others = [(part.file, config.format_of(part.file)) for part in parts]
+    for file, form in others:
+        if form != first[1]:
+            remedy = "Name the files of one format by a pattern such as FOLDER/**/*.parquet"
+            raise DataError(f"{form} beside {first[1]} ({first[0]})", file=file, remedy=remedy)
+
+
+def _read_part(
+    config: FileConfig, part: Part, wanted: list[str] | None, repeating: Sequence[str]
+) -> Iterator[Chunk]:
+    said = part.partitions
+    if not said:
+        yield from _read_file(config, part.file, wanted, repeating)
+        return
+    with reading(part.file):
+        asked = (
+            None if wanted is None else to_read(wanted, _columns(config, part.file, [*wanted, *said]), said)
+        )
+        for chunk in _read_file(config, part.file, asked, repeating):
+            whole = with_partitions(chunk, said)
+            yield whole if wanted is None else whole._replace(table=whole.table.select(wanted))
+
+
+def _columns(config: FileConfig, file: str, candidates: list[str]) -> list[str]:
+    """Return the columns of a file; of JSON lines, at least those of the candidates that are there."""
+    form = config.format_of(file)
+    if form == "parquet":
+        fs, inner = arrow_filesystem(file)
+        return pq.read_schema(inner, filesystem=fs).names
+    return json_keys(file, candidates, config.encoding) if form == "jsonl" else column_names(config, file)
 
 
 def _read_file(
@@ -50,7 +85,7 @@ def _read_file(
     if form == "parquet":
         return _read_parquet(file, columns, repeating)
     if form == "jsonl":
-        return read_json_lines(file, columns)
+        return read_json_lines(file, columns, config.encoding)
     return read_delimited(config, file, columns)
 
 
@@ -60,7 +95,9 @@ def _read_parquet(file: str, columns: list[str] | None, repeating: Sequence[str]
         with pq.ParquetFile(inner, filesystem=fs) as described:
             schema, num_rows = described.schema_arrow, described.metadata.num_rows
         check_columns(file, schema.names, columns)
-        texts = [name for name in repeating if pa.types.is_string(schema.field(name).type)]
+        texts = [
+            name for name in repeating if name in schema.names and pa.types.is_string(schema.field(name).type)
+        ]
         size, row = size_of(file), 1
         with pq.ParquetFile(inner, filesystem=fs, read_dictionary=texts) as parquet:
             for batch in parquet.iter_batches(_ROWS, columns=columns):

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.logs import working
 from trec_semid.core.paths import filesystem, is_folder, open_file
-from trec_semid.data.raw.files import find_inputs, reading, size_of
+from trec_semid.data.raw.files import reading, size_of
+from trec_semid.data.raw.parts import Part, find_parts
 
 _BLOCK_BYTES = 1 << 23
 
@@ -35,7 +36,7 @@ def describe_inputs(inputs: Iterable[str], picture_folders: Iterable[str] = ()) 
     Raises:
         DataError: a file cannot be read.
     """
-    files = [(place, file) for place in inputs for file in _files(place)]
+    files = [(place, part.file) for place in inputs for part in _parts(place)]
     described: list[InputFile] = []
     with working("checksums of the input [bytes]", sum(size_of(file) for _, file in files)) as work:
         for place, file in files:
@@ -59,26 +60,29 @@ def have_changed(
         known = {name: each.get(name) for name in InputFile._fields}
         before.setdefault(str(known["input"]), []).append(InputFile(**known))  # pyright: ignore[reportArgumentType]
     for place in inputs:
-        now = _files(place)
+        now = _parts(place)
         if now and not _are_same(before.get(place, []), now):
             return True
     folders = [folder for folder in picture_folders if is_folder(folder)]
     return any([_pictures(folder)] != before.get(folder) for folder in folders)
 
 
-def _files(place: str) -> list[str]:
+def _parts(place: str) -> list[Part]:
     """Return the files of an input, none where it is gone."""
     try:
-        return find_inputs(place)
+        return find_parts(place)
     except (DataError, ConfigError):
         return []
 
 
-def _are_same(before: list[InputFile], now: list[str]) -> bool:
-    # By names: a package may have moved with its environment.
-    if [_name(each.file) for each in before] != [_name(file) for file in now]:
+def _are_same(before: list[InputFile], now: list[Part]) -> bool:
+    # By paths below the input: a package may have moved with its environment.
+    if len(before) != len(now):
         return False
-    return all(_is_same(each, file) for each, file in zip(before, now, strict=True))
+    return all(
+        each.file.endswith(f"/{part.name}") and _is_same(each, part.file)
+        for each, part in zip(before, now, strict=True)
+    )
 
 
 def _is_same(before: InputFile, file: str) -> bool:
@@ -86,10 +90,6 @@ def _is_same(before: InputFile, file: str) -> bool:
         return False
     modified = _modified(file)
     return (modified is not None and modified == before.modified) or _sha256(file) == before.sha256
-
-
-def _name(file: str) -> str:
-    return file.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _sha256(uri: str) -> str:

@@ -1,97 +1,191 @@
-"""JSON objects, one a line."""
+"""JSON objects, one a line, with the types that their values have."""
 
-import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import IO
+from typing import Any, Protocol
 
-import polars as pl
 import pyarrow as pa
+import pyarrow.json as pajson
 
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.chunks import Chunk, check_columns
-from trec_semid.data.raw.files import first_line, open_stream, reading
+from trec_semid.data.raw.files import first_line, reading
+from trec_semid.data.raw.json_kinds import (
+    NOTHING,
+    Kind,
+    MixedError,
+    as_kind,
+    kind_of,
+    misfit,
+    parse_line,
+    wider,
+)
+from trec_semid.data.raw.utf8 import MalformedError, first_not_utf8, not_text, open_text
 
 _BLOCK_BYTES = 1 << 24
+_HEAD_BYTES = 1 << 20
 _FEW_LINES = 1000
+_MARK = "\ufeff".encode()
 
 
-def read_json_lines(file: str, columns: list[str] | None) -> Iterator[Chunk]:
-    """Stream JSON objects; with `columns` every value comes as text, without them as it is in the file.
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
-    A key may be left out of any line, but one of `columns` that no line has is refused.
+
+def read_json_lines(file: str, columns: list[str] | None, encoding: str = "utf-8") -> Iterator[Chunk]:
+    """Stream JSON objects; None reads every key that a line has.
+
+    A key may be left out of any line, but one of `columns` that no line has is refused. Keys that are not
+    read may hold anything.
+
+    Raises:
+        DataError: a line that is no JSON object, or a value of another kind than the lines before have.
     """
-    schema = None if columns is None else dict.fromkeys(columns, pl.String)
-    row, position = 1, 0
-    with reading(file):
-        if columns:
-            check_columns(file, _keys(file, set(columns)), columns)
-        with open_stream(file) as (stream, stored):
-            for block in whole_lines(stream):
-                try:
-                    frame = pl.read_ndjson(io.BytesIO(block), schema=schema, infer_schema_length=None)
-                except pl.exceptions.PolarsError as error:
-                    raise _bad_line(block, file, row, error) from None
+    with reading(file), _row_faults(file, encoding):
+        have = json_keys(file, columns, encoding)
+        check_columns(file, have, columns)
+        reader = _Reader(file, encoding, columns or have)
+        row, position = 1, 0
+        with open_text(file, encoding) as (text, stored):
+            for block in whole_lines(text, _BLOCK_BYTES):
+                table = reader.read(block, row)
                 before, position = position, stored.tell()
-                yield Chunk(_arrow(frame, file), file, row, position - before, partial(line_of, file))
-                row += frame.height
+                if table.num_rows:
+                    yield Chunk(
+                        table, file, row, position - before, partial(line_of, file, encoding=encoding)
+                    )
+                row += table.num_rows
 
 
-def line_of(file: str, row: int) -> int:
-    """Return the line on which a file's nth row stands, both from 1; reads the file, so only for errors."""
-    with open_stream(file) as (stream, _):
-        lines = (number for number, line in enumerate(stream, start=1) if line.strip())
-        return next(islice(lines, row - 1, None), row)
+def json_keys(file: str, wanted: list[str] | None, encoding: str = "utf-8") -> list[str]:
+    """Return the keys of a file's objects, or of some of them where these have all that is wanted.
 
-
-def _keys(file: str, wanted: set[str]) -> list[str]:
-    """Return the keys of a file's objects, or of its first ones where these have all that is wanted."""
+    Returns `wanted` where there are no lines: that is another error.
+    """
     keys: dict[str, None] = {}
-    with open_stream(file) as (stream, _):
-        for line in islice(stream, _FEW_LINES):
-            keys |= dict.fromkeys(_keys_of_line(line))
-            if wanted <= keys.keys():
+    missing = set(wanted or ())
+    num_lines = 0
+    with open_text(file, encoding) as (text, _):
+        for block in whole_lines(text, _HEAD_BYTES):
+            marks = [json.dumps(name, ensure_ascii=False).encode() for name in missing]
+            for line in block.split(b"\n"):
+                num_lines += bool(line.strip())
+                # Most lines need no look: a key stands there as it is, or with escapes.
+                if (
+                    num_lines <= _FEW_LINES
+                    or wanted is None
+                    or b"\\" in line
+                    or any(m in line for m in marks)
+                ):
+                    keys |= dict.fromkeys(_keys_of_line(line))
+            missing -= keys.keys()
+            if wanted is not None and not missing:
                 return list(keys)
-        for block in whole_lines(stream):
-            try:
-                keys |= dict.fromkeys(pl.read_ndjson(io.BytesIO(block), infer_schema_length=None).columns)
-            except pl.exceptions.PolarsError:  # values of mixed types, or a bad line, told when it is read
-                keys |= dict.fromkeys(key for line in block.splitlines() for key in _keys_of_line(line))
-            if wanted <= keys.keys():
-                break
-    return list(keys) or list(wanted)  # no rows: another error
+    return list(keys) if keys or wanted is None else list(wanted) if not num_lines else []
 
 
 def _keys_of_line(line: bytes) -> list[str]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        return list(parse_line(line))
+    except (ValueError, RecursionError, MixedError):
         return []
-    return list(record) if isinstance(record, dict) else []
 
 
-def _arrow(frame: pl.DataFrame, file: str) -> pa.Table:
-    for name in _names(pl.Struct(frame.schema)):
-        if "\0" in name:  # polars would panic: Arrow hands names on as C strings
-            raise DataError(
-                f"a key holds a NUL character: {name!r}", file=file, remedy="Give it another name"
-            )
-    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+class _Reader:
+    """Reads blocks of lines in their order: Arrow as long as kinds do not change, else line by line."""
+
+    def __init__(self, file: str, encoding: str, columns: list[str]) -> None:
+        for name in columns:
+            if "\0" in name:  # Arrow hands names on as C strings
+                problem = f"a key holds a NUL character: {name!r}"
+                raise DataError(problem, file=file, remedy="Give it another name")
+        self._file, self._encoding = file, encoding
+        self._kinds = dict.fromkeys(columns, NOTHING)
+        self._offset = 0
+
+    def read(self, block: bytes, first_row: int) -> pa.Table:
+        """Return the rows of a block."""
+        at = first_not_utf8(block)
+        if at >= 0:
+            raise not_text(self._encoding, self._offset, block, at)
+        self._offset += len(block)
+        if first_row == 1:
+            self._guess(block)
+        table = self._by_arrow(block) if self._suits_arrow(block) else None
+        return self._line_by_line(block, first_row) if table is None else table
+
+    def _guess(self, block: bytes) -> None:
+        """Look at the first lines: a guess that is wrong costs time and no more."""
+        for line in islice(block.split(b"\n", _FEW_LINES), _FEW_LINES):
+            try:
+                record = parse_line(line)
+                for name, kind in self._kinds.items():
+                    self._kinds[name] = wider(kind, kind_of(record.get(name)))
+            except (ValueError, RecursionError, MixedError):
+                continue
+
+    def _suits_arrow(self, block: bytes) -> bool:
+        # Arrow takes NUL characters and byte order marks inside a file, and miscounts nulls in lists of nulls.
+        marked = not block.isascii() and (block.startswith(_MARK) or b"\n" + _MARK in block)
+        return b"\0" not in block and not marked and Kind("null", is_list=True) not in self._kinds.values()
+
+    def _by_arrow(self, block: bytes) -> pa.Table | None:
+        schema = pa.schema([(name, kind.arrow) for name, kind in self._kinds.items()])
+        parse = pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+        read = pajson.ReadOptions(use_threads=False, block_size=len(block) + 1)
+        try:
+            table = pajson.read_json(pa.BufferReader(block), read, parse)
+        except pa.ArrowException:
+            return None
+        # Arrow takes several objects on a line, and one on several.
+        if table.num_rows != block.count(b"\n") + (not block.endswith(b"\n")):
+            filled = sum(1 for line in block.split(b"\n") if line.strip())
+            return table if table.num_rows == filled else None
+        return table
+
+    def _line_by_line(self, block: bytes, first_row: int) -> pa.Table:
+        values: dict[str, list[Any]] = {name: [] for name in self._kinds}
+        for row, line in enumerate(filter(bytes.strip, block.split(b"\n")), start=first_row):
+            self._add(line, row, values)
+        arrays = [
+            pa.array([as_kind(value, kind) for value in values[name]], kind.arrow)
+            for name, kind in self._kinds.items()
+        ]
+        return pa.table(arrays, names=list(self._kinds))
+
+    def _add(self, line: bytes, row: int, values: dict[str, list[Any]]) -> None:
+        name, value = None, None
+        try:
+            record = parse_line(line)
+            if record.twice in self._kinds:
+                raise MixedError(f"the key '{record.twice}' stands there twice")
+            for name, kind in self._kinds.items():
+                value = record.get(name)
+                self._kinds[name] = wider(kind, kind_of(value))
+                values[name].append(value)
+        except (MixedError, ValueError, RecursionError) as error:
+            problem = str(error) if isinstance(error, MixedError) else f"not JSON: {first_line(error)}"
+            at = line_of(self._file, row, encoding=self._encoding)
+            raise misfit(problem, self._file, at, name, value) from None
 
 
-def _names(kind: object) -> Iterator[str]:
-    """Yield the names of all fields of a type, at any depth."""
-    if isinstance(kind, pl.List):
-        yield from _names(kind.inner)
-    elif isinstance(kind, pl.Struct):
-        for field in kind.fields:
-            yield field.name
-            yield from _names(field.dtype)
+def line_of(file: str, row: int, *, encoding: str = "utf-8") -> int:
+    """Return the line on which a file's nth row stands, both from 1; reads the file, so only for errors."""
+    number = 0
+    with open_text(file, encoding) as (text, _):
+        for block in whole_lines(text, _BLOCK_BYTES):
+            for line in block.removesuffix(b"\n").split(b"\n"):
+                number += 1
+                row -= bool(line.strip())
+                if row == 0:
+                    return number
+    return number + row
 
 
-def whole_lines(stream: IO[bytes], block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
+def whole_lines(stream: _Readable, block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
     """Yield blocks of whole lines, about `block_bytes` each."""
     rest = b""
     while block := stream.read(block_bytes):
@@ -105,14 +199,16 @@ def whole_lines(stream: IO[bytes], block_bytes: int = _BLOCK_BYTES) -> Iterator[
         yield rest
 
 
-def _bad_line(block: bytes, file: str, first_row: int, error: Exception) -> DataError:
-    remedy = "Every line must be one JSON object"
-    lines = (line for line in block.splitlines() if line.strip())
-    for row, line in enumerate(lines, start=first_row):
-        try:
-            if not isinstance(json.loads(line), dict):
-                return DataError("not a JSON object", file=file, row=line_of(file, row), remedy=remedy)
-        except (ValueError, RecursionError) as problem:
-            at = line_of(file, row)
-            return DataError(f"not JSON: {first_line(problem)}", file=file, row=at, remedy=remedy)
-    return DataError(f"not readable as JSON lines: {first_line(error)}", file=file, remedy=remedy)
+@contextmanager
+def _row_faults(file: str, encoding: str) -> Iterator[None]:
+    """Turn bytes that are no text into an error that names the line."""
+    try:
+        yield
+    except MalformedError as fault:
+        line = 1 + fault.data[: fault.at].count(b"\n")
+        with open_text(file, encoding) as (text, _):
+            offset = 0
+            while offset < fault.offset and (piece := text.read(_BLOCK_BYTES)[: fault.offset - offset]):
+                line += piece.count(b"\n")
+                offset += len(piece)
+        raise DataError(fault.problem, file=file, row=line, remedy=fault.remedy) from None

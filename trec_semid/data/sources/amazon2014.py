@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.chunks import Chunk, FileConfig
 from trec_semid.data.raw.entities import collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
-from trec_semid.data.raw.files import find_inputs, first_line, open_stream, reading
+from trec_semid.data.raw.files import first_line, open_stream, reading
 from trec_semid.data.raw.formats import read_chunks
 from trec_semid.data.raw.json_lines import line_of, whole_lines
+from trec_semid.data.raw.parts import find_inputs
 from trec_semid.data.sources.source import Needs, Source
 
 _ITEM_SCHEMA = pa.schema(
@@ -46,9 +47,9 @@ class Amazon2014Config(Config):
     """
 
     kind: Literal["amazon2014"] = "amazon2014"
-    reviews: str
+    reviews: Place
     """File, folder or pattern of reviews_*.json.gz."""
-    meta: str | None = None
+    meta: Place | None = None
     """File of meta_*.json.gz; without it products are known by their id only."""
 
     def event_columns(self) -> EventColumns:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.paths import join
 from trec_semid.data.raw.chunks import Chunk, FileConfig
 from trec_semid.data.raw.entities import collect_entities
@@ -34,7 +34,7 @@ class MovielensConfig(Config):
     kind: Literal["movielens"] = "movielens"
     release: Literal["100k", "1m", "10m", "csv"]
     """csv is every later one: 20m, 25m, 32m, latest."""
-    folder: str
+    folder: Place
 
     def event_columns(self) -> EventColumns:
         """Return the mapping of the interactions."""

@@ -6,6 +6,7 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 
+from trec_semid.core.config import Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, join
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
@@ -28,7 +29,7 @@ class RecboleConfig(EventColumns):
     """
 
     kind: Literal["recbole"] = "recbole"
-    folder: str
+    folder: Place
     """May be `package:NAME/FOLDER`, e.g. "package:recbole/dataset_example/ml-100k"."""
     dataset: str | None = None
     """NAME of the files; None is the name of the folder."""
@@ -93,11 +94,14 @@ def _read(form: FileConfig, columns: Sequence[str] | None, work: str) -> Iterato
 
 def _typed_header(form: FileConfig) -> dict[str, str]:
     types: dict[str, str] = {}
-    for column in column_names(form):
+    for column in column_names(form, form.path):
         name, _, kind = column.rpartition(":")
         if not name or kind not in _TYPES:
             remedy = f"RecBole writes name:type with a type of {', '.join(_TYPES)}"
             raise DataError("not a typed column header", file=form.path, field=column, remedy=remedy)
+        if name in types:
+            problem = f"one name under two types: {name}:{types[name]} and {column}"
+            raise DataError(problem, file=form.path, field=name, remedy="Rename one of the two columns")
         types[name] = kind
     return types
 

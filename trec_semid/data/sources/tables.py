@@ -6,7 +6,6 @@ from trec_semid.core.config import Config
 from trec_semid.data.raw.chunks import FileConfig
 from trec_semid.data.raw.entities import Entities, Entity, collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
-from trec_semid.data.raw.files import find_inputs
 from trec_semid.data.raw.formats import read_chunks
 from trec_semid.data.sources.source import Needs, Source
 
@@ -58,7 +57,5 @@ def read_tables(config: TablesConfig, needs: Needs) -> Source:
 def _read_entities(config: EntityTable | None, columns: list[str], entity: Entity) -> Entities | None:
     if config is None:
         return None
-    # JSON values keep their types only where the whole object is read.
-    is_typed_by_line = config.format_of(find_inputs(config.path)[0]) == "jsonl"
-    wanted = None if is_typed_by_line else [config.id, *columns]
+    wanted = [config.id, *columns]
     return collect_entities(read_chunks(config, wanted, work=f"{entity}s"), config.id, entity)

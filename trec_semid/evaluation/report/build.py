@@ -85,6 +85,7 @@ def _with_results(
     wanted = report.bootstrap
     how = wanted.model_copy(update={"replicates": _affordable(arms, wanted.replicates)})
     measured = kind.measure(arms, collection.dataset, how)
+    comparisons = compare_with_baseline(arms, measured)
     notes = [*report.notes, *measured.notes, *_draw_notes(how, wanted.replicates), *_seed_notes(arms)]
     found = report.model_copy(
         update={
@@ -92,9 +93,9 @@ def _with_results(
             "counts": read_counts(measured.arms[0][0].counts),
             "headline_metric": measured.asked.headline,
             "bootstrap": how,
-            "scores": compare_scores(arms, measured),
-            "comparisons": compare_with_baseline(arms, measured),
-            "strata": compare_strata(arms, measured),
+            "scores": compare_scores(arms, measured, comparisons),
+            "comparisons": comparisons,
+            "strata": compare_strata(arms, measured, comparisons),
             "curves": measured.curves,
             "reach": measured.reach,
             "examples": measured.examples,
@@ -106,13 +107,18 @@ def _with_results(
 
 def _affordable(arms: Sequence[ArmRuns], wanted: int) -> int:
     num_rows = count_rows(arms[0].runs[0].uri, "test")
-    return choose_replicates(wanted, num_rows, sum(len(arm.runs) for arm in arms))
+    num_runs, num_compared = sum(len(arm.runs) for arm in arms), len(arms) - 1
+    return choose_replicates(wanted, num_rows, num_runs, num_compared)
 
 
 def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
     if how.replicates == wanted:
         return []
-    return [f"The test part is large: {how.replicates:,} draws of users instead of {wanted:,}."]
+    if how.replicates > wanted:
+        why = "So many arms are compared that fewer could tell none apart"
+    else:
+        why = "The test part is large"
+    return [f"{why}: {how.replicates:,} draws of users instead of {wanted:,}."]
 
 
 def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:

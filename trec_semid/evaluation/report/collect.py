@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.fingerprints import Verify
 from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.evaluation.report.content import Job, RunFacts
+from trec_semid.tokenizers.record import verify_record
 from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes
 
 FILES_OF_JOB = {
@@ -70,7 +72,7 @@ class FinishedRun:
             arm=arm,
             seed=self.seed,
             command=str(self.made["command"]),
-            commit=str(self.result["commit"]),
+            commit=", ".join(self.result.get("commits", [self.result["commit"]])),
             versions=dict(self.result["versions"]),
             wall_s=float(self.result["wall_s"]),
             config_checksum=str(self.made["config_checksum"]),
@@ -105,16 +107,17 @@ class Collection:
         return next((made for made in self.tokenizers if is_same_place(made.uri, place)), None)
 
 
-def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
+def collect_runs(uris: Sequence[str], dataset: str | None = None, mode: Verify = "once") -> Collection:
     """Read run folders of the jobs `rank` or `retrieve`, and `tokenize`.
 
     Args:
         uris: run folders; one given twice counts once.
         dataset: where the dataset lies now; None = where the first run found it.
+        mode: whether its contents are read anew, as `open_dataset` says.
 
     Raises:
-        DataError: a folder is no finished run of these jobs, a file of it is missing, or the runs read
-            different datasets or are of both `rank` and `retrieve`.
+        DataError: the dataset is damaged, a folder is no finished run of these jobs, a file of it is missing,
+            or the runs read different datasets or are of both `rank` and `retrieve`.
     """
     if not uris:
         raise DataError("no run to report", remedy="Name at least one run folder")
@@ -133,7 +136,7 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None) -> Collection:
     named = _name_apart([*recommenders, *tokenizers])
     _check_one_dataset(named)
     first, num_first = named[0], len(recommenders)
-    opened = Dataset(dataset or _string(first, "dataset"))
+    opened = open_dataset(dataset or _string(first, "dataset"), mode)
     if opened.facts.checksum != first.checksum:
         raise DataError(
             f"this dataset is not the one that run '{first.name}' read, whose checksum is {first.checksum}",
@@ -171,7 +174,8 @@ def read_run(uri: str) -> FinishedRun:
     """Read one finished run folder.
 
     Raises:
-        DataError: not a run folder, not finished, of another job, or lacking a file of its job.
+        DataError: not a run folder, not finished, of another job, lacking a file of its job, or with semantic
+            IDs that are not what was written.
     """
     if not is_folder(uri):
         raise DataError("no such run folder", file=uri)
@@ -186,10 +190,7 @@ def read_run(uri: str) -> FinishedRun:
         raise DataError(
             "another job's run", file=join(uri, "run.json"), field="job", value=job, remedy=remedy
         )
-    for name in ("metrics.json", *FILES_OF_JOB[job]):
-        if not exists(join(uri, name)):
-            remedy = f"Let it run to its end: {made['command']}"
-            raise DataError(f"the run is not finished: it has no {name}", file=uri, remedy=remedy)
+    _expect_files(uri, job, str(made["command"]))
     keys = ("dataset_checksum", "seed", "commit", "versions", "wall_s", "metrics")
     result = _read_json(join(uri, "metrics.json"), *keys)
     try:
@@ -197,6 +198,15 @@ def read_run(uri: str) -> FinishedRun:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not TOML: {error}", file=join(uri, "config.toml")) from None
     return FinishedRun(uri, job, config, made, result, uri.rstrip("/").rpartition("/")[2])
+
+
+def _expect_files(uri: str, job: str, command: str) -> None:
+    for name in ("metrics.json", *FILES_OF_JOB[job]):
+        if not exists(join(uri, name)):
+            remedy = f"Let it run to its end: {command}"
+            raise DataError(f"the run is not finished: it has no {name}", file=uri, remedy=remedy)
+    if exists(join(uri, FILE)):
+        verify_record(uri)
 
 
 def tokenizer_place(run: FinishedRun) -> str | None:

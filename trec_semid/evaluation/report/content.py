@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from trec_semid.core.config import Config
 from trec_semid.data.schema import DatasetFacts
+from trec_semid.metrics import verdicts
 
 Job = Literal["rank", "retrieve"]
 Protocol = Literal["online", "frozen", "catalogue"]
@@ -11,7 +12,7 @@ Protocol = Literal["online", "frozen", "catalogue"]
 Dimension = Literal["popularity", "activity"]
 Better = Literal["high", "low", "one"]
 Verdict = Literal["better", "worse", "not distinguishable"]
-NOT_DISTINGUISHABLE: Verdict = "not distinguishable"
+NOT_DISTINGUISHABLE: Verdict = verdicts.NOT_DISTINGUISHABLE
 
 
 class Arm(Config):
@@ -74,9 +75,13 @@ class Comparison(Config):
     low: float
     high: float
     p: float
+    """Of this comparison alone."""
+    p_holm: float
+    """Corrected for all arms, and slices of one dimension, that are compared in this metric."""
     smallest_detectable: float
     """The difference that this test would find with 80 % power at the 5 % level."""
     verdict: Verdict
+    """Of the corrected p."""
 
 
 class RowCounts(Config):
@@ -217,7 +222,7 @@ class Bootstrap(Config):
 class Report(Config):
     """Everything the report says."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     job: Job | None
     """Which kind of runs is compared; None where only tokenizers are reported."""
     title: str

@@ -130,14 +130,20 @@ ARM_WORDS = (
 TEST_TERMS = (
     (
         "p",
-        "How often the draws fall on the other side of no difference, both sides counted. Not corrected for "
-        "the number of comparisons.",
+        "How often the draws fall on the other side of no difference, both sides counted, of one comparison "
+        "alone.",
+    ),
+    (
+        "p, corrected",
+        "The same after Holm's correction for everything that is compared in this metric and shown together: "
+        "all arms on the whole test part, or all arms in all slices of one kind. If no arm differed, one of "
+        "these would lie below 0.05 in at most one report of twenty.",
     ),
     (
         "Smallest detectable difference, not distinguishable",
         "The true difference that this comparison would find four times out of five at the 5 % level. An arm "
-        "is called better or worse only if the interval of its difference leaves out zero and the difference "
-        "is at least that large; all others are 'not distinguishable'.",
+        "is called better or worse only if its corrected p is below 0.05, the interval of its difference "
+        "leaves out zero and the difference is at least that large; all others are 'not distinguishable'.",
     ),
     (
         "Popularity and activity",

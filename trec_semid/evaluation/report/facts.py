@@ -1,5 +1,6 @@
 """What the report says of the dataset and of how its runs were made."""
 
+from trec_semid.data.schema import DatasetFacts
 from trec_semid.evaluation.report.content import Report, RowCounts
 from trec_semid.evaluation.report.definitions import metric
 from trec_semid.evaluation.report.tables import Block, Cell, Column, Table, grouped
@@ -12,16 +13,22 @@ VALID = "valid/"
 def dataset_facts(report: Report) -> list[tuple[str, str]]:
     """Return the dataset's facts as (term, text)."""
     facts = report.dataset
-    size = f"{count(facts.num_events)} events of {count(facts.num_users)} users"
+    observed = facts.num_events - facts.sampled_negatives
+    size = f"{count(observed)} events of {count(facts.num_users)} users"
     pairs = [("Dataset", facts.name), ("Size", f"{size} on {count(facts.num_items)} items")]
     if facts.num_users and facts.num_items:
-        pairs.append(("Density", share(facts.num_events, facts.num_users * facts.num_items)))
+        pairs.append(("Density", share(observed, facts.num_users * facts.num_items)))
+    if facts.sampled_negatives:
+        pairs.append(("Sampled negatives", f"{count(facts.sampled_negatives)}, beside these events"))
+    if facts.first_time and facts.last_time:
+        pairs.append(("Times", f"{facts.first_time} to {facts.last_time}"))
     tied = "" if facts.tied_events is None else f" ({things(facts.tied_events, 'event')} tied)"
     pairs += [
         ("Label rule", facts.label_rule),
         ("Split rule", facts.split_rule),
         ("Order of equal times", f"{facts.tie_rule}{tied}"),
         ("Filter", facts.filter_rule),
+        *_doubts(facts),
         ("Side fields of items", listing(list(facts.item_fields)) or "none"),
         ("Side fields of users", listing(list(facts.user_fields)) or "none"),
     ]
@@ -38,6 +45,21 @@ def dataset_facts(report: Report) -> list[tuple[str, str]]:
         )
         pairs.append(("Test items", text))
     return [*pairs, ("Checksum", facts.checksum)]
+
+
+def _doubts(facts: DatasetFacts) -> list[tuple[str, str]]:
+    """Return what was left out and what may be wrong in the source."""
+    pairs: list[tuple[str, str]] = []
+    dropped = {reason.replace("_", " "): each.events for reason, each in facts.dropped.items() if each.events}
+    if dropped:
+        told = ", ".join(f"{reason} {count(num)}" for reason, num in dropped.items())
+        pairs.append(("Events left out", f"{told}, of {count(facts.read.events)} read"))
+    if facts.duplicate_events:
+        pairs.append(("Rows that repeat an event", count(facts.duplicate_events)))
+    for name, similar in facts.similar_ids.items():
+        told = f"{count(similar.ids)} of {name} differ from another by blanks or Unicode form alone"
+        pairs.append(("Similar ids", told))
+    return pairs
 
 
 def origin_facts(report: Report) -> list[tuple[str, str]]:
@@ -91,7 +113,10 @@ def split_table(report: Report) -> Table:
                 Cell(count(part.unseen_users), (share(part.unseen_users, part.users),)),
                 Cell(count(part.items)),
                 Cell(count(part.unseen_items), (share(part.unseen_items, part.items),)),
-                Cell(count(part.unseen_item_events), (share(part.unseen_item_events, part.events),)),
+                Cell(
+                    count(part.unseen_item_events),
+                    (share(part.unseen_item_events, part.events - part.negatives),),
+                ),
             ]
         )
     caption = "Sizes of the parts. Unseen: without a single training event."

@@ -11,6 +11,7 @@ from trec_semid.core.paths import join
 from trec_semid.evaluation.report.collect import FinishedRun
 from trec_semid.evaluation.report.content import Curves, Example, Protocol, Reach
 from trec_semid.metrics.intervals import Replicates
+from trec_semid.metrics.verdicts import fewest_draws
 
 MIN_REPLICATES = 200
 MAX_ROW_DRAWS = 1_000_000_000
@@ -68,10 +69,14 @@ class Measured(NamedTuple):
     notes: list[str] = []
 
 
-def choose_replicates(wanted: int, num_rows: int, num_runs: int) -> int:
-    """Return how many draws of users to make: those wanted, or fewer where the test part is large."""
+def choose_replicates(wanted: int, num_rows: int, num_runs: int, num_compared: int = 1) -> int:
+    """Return how many draws of users to make.
+
+    Those that the config asks for, or fewer where the test part is large; but as many as it takes for
+    one of `num_compared` arms to be told apart from the baseline.
+    """
     affordable = MAX_ROW_DRAWS // max(num_rows * num_runs, 1)
-    return min(wanted, max(MIN_REPLICATES, affordable))
+    return max(min(wanted, max(MIN_REPLICATES, affordable)), fewest_draws(num_compared))
 
 
 def expect_same_rows(

@@ -8,9 +8,10 @@ from trec_semid.evaluation.report.pictures import arm_legend
 
 TEST_WORDS = (
     "Each arm against the baseline on the same users: users are drawn again and again, and both arms are "
-    "measured on the same draw. Where the difference is smaller than the smallest detectable one, the "
-    "verdict is 'not distinguishable': this data cannot tell such arms apart, which does not say that they "
-    "are equal. p values are two-sided and not corrected for the number of comparisons."
+    "measured on the same draw. Where the difference is smaller than the smallest detectable one, or its "
+    "corrected p is 0.05 or more, the verdict is 'not distinguishable': this data cannot tell such arms "
+    "apart, which does not say that they are equal. p values are two-sided; the corrected ones take into "
+    "account how many arms are compared in a metric (Holm)."
 )
 SLICE_WORDS = (
     "Test rows by how often their item occurs in training, and by how many training events their user has. "

@@ -69,7 +69,8 @@ def _slices(report: Report) -> list[Part]:
                 (
                     pictures.strata_difference_picture(report, dimension, key),
                     f"{name} against the baseline",
-                    "Paired, with 95 % intervals; a bar that crosses the dashed line could be chance.",
+                    "Paired, with 95 % intervals, each for itself; verdicts, corrected for the number of "
+                    "slices and arms, are in the table.",
                 ),
             ),
             tables.strata_table(report, dimension),

@@ -75,7 +75,8 @@ def _answer(report: Report) -> list[Part]:
             (
                 pictures.difference_picture(report),
                 f"{title} against the baseline",
-                "Left of the dashed line: worse; right of it: better. A bar that crosses it could be chance.",
+                "Left of the dashed line: worse; right of it: better. A bar that crosses it could be chance; "
+                "the verdict beside it takes into account how many arms there are.",
             ),
         )
     return [*parts, Heading("To bear in mind"), Bullets(report.notes)] if report.notes else parts

@@ -17,6 +17,7 @@ from trec_semid.evaluation.report.content import (
 from trec_semid.evaluation.report.definitions import PROTOCOL_TITLES, Metric, metric
 from trec_semid.evaluation.report.words import (
     NONE,
+    corrected_p_value,
     count,
     figure,
     interval,
@@ -132,6 +133,7 @@ def comparison_table(report: Report, protocol: Protocol, metrics: Sequence[str] 
         Column("Difference", "95 % interval"),
         Column("Verdict", is_text=True),
         Column("p"),
+        Column("p, corrected", "Holm"),
         Column("Smallest detectable", "80 % power, 5 % level"),
     ]
     chosen = [
@@ -157,6 +159,7 @@ def _comparison_row(each: Comparison, replicates: int) -> list[Cell]:
         Cell(signed(each.difference), (interval(each.low, each.high, with_sign=True),)),
         verdict_cell(each),
         Cell(p_value(each.p, replicates)),
+        Cell(corrected_p_value(each.p_holm, each.p, replicates)),
         Cell(figure(each.smallest_detectable)),
     ]
 

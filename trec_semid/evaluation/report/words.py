@@ -31,6 +31,12 @@ def p_value(p: float, replicates: int) -> str:
     return f"≤ {max(least, 0.001):.3f}" if p <= least * 1.001 or p < 0.001 else f"{p:.3f}"
 
 
+def corrected_p_value(p_holm: float, p: float, replicates: int) -> str:
+    """Return a corrected p value; it is a bound where the p value is one."""
+    is_bound = p_value(p, replicates).startswith("≤") and p_holm < 1
+    return f"≤ {max(p_holm, 0.001):.3f}" if is_bound else f"{p_holm:.3f}"
+
+
 def count(value: float) -> str:
     """Return a number of things with thousands apart."""
     return f"{value:,.0f}"

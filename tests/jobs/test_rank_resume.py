@@ -1,0 +1,393 @@
+import json
+import logging
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.jobs.ranking import losses_of, rank_config, run_until, write_problem
+from trec_semid.checkpoints.folder import complete_steps, step_folder
+from trec_semid.core import runs
+from trec_semid.core.errors import CheckpointError, ConfigError, TrainingError
+from trec_semid.core.logs import read_events
+from trec_semid.jobs import training_loop
+from trec_semid.jobs.rank import run
+
+OFTEN = {"checkpoints": {"every_steps": 3}, "model": {"dropout": 0.3}}
+OVERFITS = {
+    "optimizers": {"dense": {"learning_rate": 0.2}, "tables": {"learning_rate": 1.0}},
+    "train": {"max_epochs": 6, "patience": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return write_problem(str(tmp_path_factory.mktemp("resuming")))
+
+
+@pytest.fixture(scope="module")
+def whole(problem, tmp_path_factory):
+    """Return the metrics of a run that was never stopped."""
+    return run(rank_config(problem, str(tmp_path_factory.mktemp("whole") / "r"), **OFTEN)).metrics
+
+
+@pytest.fixture(scope="module")
+def stopped(problem, tmp_path_factory):
+    """Return the folder of a run that was stopped in its second epoch, to be copied."""
+    folder = tmp_path_factory.mktemp("stopped") / "r"
+    with pytest.MonkeyPatch.context() as patch:
+        run_until(patch, rank_config(problem, str(folder), **OFTEN), 13)
+    return folder
+
+
+@pytest.fixture
+def says(caplog, monkeypatch):
+    """Let the messages of the console reach this test."""
+    monkeypatch.setattr("trec_semid.jobs.training_run.set_up_console", lambda ranks: None)
+    caplog.set_level(logging.INFO, logger="trec_semid")
+    logging.getLogger("trec_semid").propagate = True
+    return lambda: caplog.text
+
+
+def events_of(folder: Any, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_events(f"{folder}/log.jsonl") if event["event"] == kind]
+
+
+def flip(path: Path, at: int = -9) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 64
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "name", ["tensors/__0_0.distcp", "tensors/.metadata", "loop.json", "checkpoint.json"]
+)
+def test_a_damaged_newest_step_is_named_and_the_one_before_is_used(
+    problem, stopped, whole, tmp_path, says, name
+):
+    folder = shutil.copytree(stopped, tmp_path / "r")
+    assert complete_steps(f"{folder}/checkpoints") == [7, 9, 12]
+    flip(folder / "checkpoints/step-12" / name)
+    assert run(rank_config(problem, str(folder), **OFTEN)).metrics == whole
+    (damaged, back) = events_of(folder, "damaged")
+    assert damaged["step"] == 12
+    assert f"step-12/{name}" in damaged["problem"]
+    assert back["problem"] == "going back to step 9"
+    assert damaged["problem"] in says()
+    assert [event["step"] for event in events_of(folder, "resume")] == [9]
+
+
+def test_where_no_step_is_sound_the_run_says_so_and_does_not_begin_anew(problem, stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "r")
+    for shard in folder.glob("checkpoints/*/tensors/*.distcp"):
+        flip(shard)
+    before = len(losses_of(str(folder)))
+    with pytest.raises(CheckpointError, match=r"no checkpoint can be used(.*\n.*step-\d+/tensors){3}"):
+        run(rank_config(problem, str(folder), **OFTEN))
+    assert len(losses_of(str(folder))) == before
+
+
+def test_a_step_to_resume_from_can_be_named(problem, stopped, whole, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "r")
+    config = rank_config(problem, str(folder), **OFTEN, resume_from=9)
+    assert run(config).metrics == whole
+    assert [event["step"] for event in events_of(folder, "resume")] == [9]
+    assert run(rank_config(problem, str(folder), **OFTEN)).metrics == whole
+    assert [event["step"] for event in events_of(folder, "resume")] == [9], "the run is done"
+
+
+def test_a_run_that_went_back_and_was_stopped_goes_on_where_it_was_stopped(
+    problem, stopped, whole, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(stopped, tmp_path / "r")
+    config = rank_config(problem, str(folder), **OFTEN, resume_from=7)
+    run_until(monkeypatch, config, 8)  # before a new step was complete: the later ones are still there
+    assert complete_steps(f"{folder}/checkpoints") == [7, 9, 12]
+    run_until(monkeypatch, config, 10)
+    assert complete_steps(f"{folder}/checkpoints") == [7, 9]
+    assert run(config).metrics == whole
+    assert [event["step"] for event in events_of(folder, "resume")] == [7, 7, 9]
+
+
+def test_a_step_that_is_not_there_or_damaged_is_refused_when_it_is_named(problem, stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "r")
+    with pytest.raises(CheckpointError, match=r"resume_from: .* no complete step 8\. It has: 7, 9, 12"):
+        run(rank_config(problem, str(folder), **OFTEN, resume_from=8))
+    flip(folder / "checkpoints/step-9/tensors/__0_0.distcp")
+    with pytest.raises(CheckpointError, match=r"no checkpoint can be used(.*\n).*step-9"):
+        run(rank_config(problem, str(folder), **OFTEN, resume_from=9))
+
+
+def test_a_finished_run_goes_again_from_a_step_that_is_named(problem, tmp_path):
+    config = rank_config(problem, str(tmp_path / "r"))
+    expected = run(config).metrics
+    back = rank_config(problem, config.run, resume_from=14)
+    assert run(back).metrics == expected
+    assert run(back).metrics == expected
+    assert [event["step"] for event in events_of(config.run, "resume")] == [14]
+
+
+@pytest.fixture(scope="module")
+def overfitted(problem, tmp_path_factory):
+    """Return the folder of a run stopped where an earlier step is the best, and that step."""
+    folder = tmp_path_factory.mktemp("overfits") / "r"
+    config = rank_config(problem, str(folder), **OVERFITS)
+    with pytest.MonkeyPatch.context() as patch:
+        run_until(patch, config, 36)
+    values = {event["step"]: event["valid/auc"] for event in events_of(folder, "evaluate")}
+    best = max(values, key=lambda step: values[step])
+    assert best < 28, "the problem no longer overfits"
+    assert complete_steps(f"{folder}/checkpoints") == sorted({best, 28, 35})
+    return folder, best
+
+
+@pytest.mark.parametrize("how", ["delete", "flip"])
+def test_a_lost_best_step_is_told_at_once_and_selecting_anew_works_to_the_end(
+    problem, overfitted, tmp_path, how, says
+):
+    folder, best = shutil.copytree(overfitted[0], tmp_path / "r"), overfitted[1]
+    lost = folder / "checkpoints" / f"step-{best}"
+    flip(lost / "tensors/__0_0.distcp") if how == "flip" else shutil.rmtree(lost)
+    config = rank_config(problem, str(folder), **OVERFITS)
+    with pytest.raises(CheckpointError, match=rf"best step so far, {best} \(auc .*is lost.*reselect"):
+        run(config)
+    assert not events_of(folder, "resume"), "nothing was trained first"
+    again = rank_config(problem, str(folder), **OVERFITS, checkpoints={"lost_best": "reselect"})
+    metrics = run(again).metrics
+    assert "is forgotten" in says()
+    events = [event for event in events_of(folder, "evaluate") if event["step"] >= 35]
+    assert [event["step"] for event in events] == [
+        35,
+        35,
+        42,
+    ]  # step 35 is evaluated again: it may be the best
+    assert metrics["valid/auc"] == pytest.approx(max(event["valid/auc"] for event in events), abs=1e-12)
+
+
+def test_a_best_step_lost_while_training_went_on_is_told_before_anything_is_written(
+    problem, overfitted, tmp_path, monkeypatch
+):
+    folder, best = shutil.copytree(overfitted[0], tmp_path / "r"), overfitted[1]
+    plain = training_loop.train_steps
+
+    def losing(*args: Any, **kwargs: Any) -> Any:
+        yield from plain(*args, **kwargs)
+        flip(folder / f"checkpoints/step-{best}/tensors/__0_0.distcp")
+
+    monkeypatch.setattr(training_loop, "train_steps", losing)
+    with pytest.raises(CheckpointError, match=r"the best step is lost.*same command again offers ways out"):
+        run(rank_config(problem, str(folder), **OVERFITS))
+    assert not (folder / "metrics.json").exists()
+
+
+def test_more_epochs_go_on_from_the_end_of_a_finished_run(problem, tmp_path):
+    folder = str(tmp_path / "r")
+    changes = {"model": {"dropout": 0.3}}
+    run(rank_config(problem, folder, train={"max_epochs": 2}, **changes))
+    longer = run(rank_config(problem, folder, train={"max_epochs": 3}, **changes)).metrics
+    assert (
+        longer
+        == run(rank_config(problem, str(tmp_path / "whole"), train={"max_epochs": 3}, **changes)).metrics
+    )
+    assert [event["step"] for event in events_of(folder, "resume")] == [14]
+    with pytest.raises(ConfigError, match=r"train\.max_epochs: 3 there, 2 now \(it may grow, not shrink\)"):
+        run(rank_config(problem, folder, train={"max_epochs": 2}, **changes))
+
+
+def test_more_epochs_under_a_schedule_that_depends_on_them_are_another_run(problem, tmp_path, monkeypatch):
+    cosine = {"optimizers": {"dense": {"schedule": "cosine"}}}
+    run_until(monkeypatch, rank_config(problem, str(tmp_path / "r"), **cosine), 8)
+    with pytest.raises(ConfigError, match=r"train\.max_epochs: 3 there, 5 now \(.*'cosine' depends on it\)"):
+        run(rank_config(problem, str(tmp_path / "r"), **cosine, train={"max_epochs": 5}))
+
+
+def test_more_epochs_after_patience_was_at_an_end_say_so_and_more_patience_goes_on(problem, tmp_path, says):
+    folder = str(tmp_path / "r")
+    impatient = {**OVERFITS, "train": {"max_epochs": 8, "patience": 2}}
+    metrics = run(rank_config(problem, folder, **impatient)).metrics
+    ended = events_of(folder, "evaluate")[-1]["step"]
+    assert ended < 56
+    more = {**OVERFITS, "train": {"max_epochs": 9, "patience": 2}}
+    assert run(rank_config(problem, folder, **more)).metrics == metrics
+    assert f"patience was at an end at step {ended}" in says()
+    assert events_of(folder, "evaluate")[-1]["step"] == ended
+    patient = {**OVERFITS, "train": {"max_epochs": 10, "patience": 3}}
+    run(rank_config(problem, folder, **patient))
+    assert events_of(folder, "evaluate")[-1]["step"] > ended
+
+
+def test_more_epochs_without_a_checkpoint_left_are_refused_and_the_result_stays(problem, tmp_path):
+    folder = tmp_path / "r"
+    run(rank_config(problem, str(folder), train={"max_epochs": 1}))
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(CheckpointError, match="cannot go on to 2 epochs"):
+        run(rank_config(problem, str(folder), train={"max_epochs": 2}))
+    assert (folder / "metrics.json").exists()
+
+
+NEUTRAL = {
+    "train": {"train": {"log_every_steps": 4, "evaluation_batch_size": 77, "patience": 9}},
+    "checkpoints": {"checkpoints": {"every_steps": 5, "keep_last": 1, "in_background": True}},
+    "sharding": {"sharding": {"tables": {"t_item_id": {"sharding_types": ["table_wise"]}}}},
+}
+
+
+@pytest.mark.parametrize("name", list(NEUTRAL))
+def test_what_does_not_change_what_was_computed_may_change_on_resume(problem, stopped, whole, tmp_path, name):
+    folder = shutil.copytree(stopped, tmp_path / "r")
+    changes = dict(OFTEN)
+    for key, value in NEUTRAL[name].items():
+        changes[key] = {**changes.get(key, {}), **value}
+    metrics = run(rank_config(problem, str(folder), **changes)).metrics
+    assert metrics == pytest.approx(whole, abs=1e-6)
+    assert len(events_of(folder, "resume")) == 1
+
+
+@pytest.mark.parametrize("spelled", ["dotted", "slash", "uri"])
+def test_a_run_is_the_same_however_its_path_and_its_datas_are_spelled(
+    problem, stopped, whole, tmp_path, monkeypatch, spelled
+):
+    folder = shutil.copytree(stopped, tmp_path / "elsewhere/r")  # it began in another place already
+    monkeypatch.chdir(tmp_path)
+    data = os.path.relpath(problem["dataset"])
+    name = {
+        "dotted": "./elsewhere/../elsewhere/r",
+        "slash": f"{folder}/",
+        "uri": f"file://{folder}",
+    }[spelled]
+    metrics = run(rank_config({**problem, "dataset": data}, name, **OFTEN)).metrics
+    assert metrics == whole
+    assert len(events_of(folder, "resume")) == 1
+    assert run(rank_config(problem, str(folder), **OFTEN)).metrics == whole
+    assert len(events_of(folder, "resume")) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 5}, "seed: 0 there, 5 now"),
+        ({"train": {"batch_size": 125}}, "train.batch_size: 250 there, 125 now"),
+        ({"history": {"max_len": 9}}, "history.max_len: 8 there, 9 now"),
+        ({"representation": "semantic"}, 'representation: "both" there, "semantic" now'),
+        ({"train": {"evaluate_every_steps": 3}}, "train.evaluate_every_steps: not set there, 3 now"),
+        ({"train": {"select_by": "gauc"}}, 'train.select_by: "auc" there, "gauc" now'),
+        ({"seed": 1, "tables": {"dim": 4}}, "seed: 0 there, 1 now; tables.dim: 8 there, 4 now"),
+    ],
+)
+def test_what_makes_it_another_run_is_named_with_both_values(problem, stopped, changes, said):
+    values = dict(OFTEN)
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    made = (stopped / "run.json").read_bytes()
+    with pytest.raises(ConfigError) as error:
+        run(rank_config(problem, str(stopped), **values))
+    assert f"holds a run of another config: {said}. Set another `run`" in str(error.value)
+    assert (stopped / "run.json").read_bytes() == made
+
+
+def test_metrics_tell_the_time_the_commits_and_the_commands_of_all_processes(problem, tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    monkeypatch.setattr(runs, "code_commit", lambda: "first")
+    run_until(monkeypatch, rank_config(problem, str(folder)), 9)
+    (before,) = json.loads((folder / "processes.json").read_text())
+    assert before["wall_s"] > 0
+    # As if it had been killed after an hour: what it noted last counts.
+    (folder / "processes.json").write_text(json.dumps([{**before, "wall_s": 3600.0}]))
+    monkeypatch.setattr(runs, "code_commit", lambda: "second")
+    run(rank_config(problem, str(folder), train={"log_every_steps": 7}))
+    stated = json.loads((folder / "metrics.json").read_text())
+    assert stated["commits"] == ["first", "second"]
+    assert stated["commit"] == "second"
+    assert len(stated["commands"]) == 1
+    assert stated["wall_s"] == pytest.approx(3600 + stated["wall_s_last"], abs=1e-3)
+    assert 0 < stated["wall_s_last"] < 600
+
+
+def test_the_time_of_a_killed_process_is_known_up_to_its_last_checkpoint(problem, tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    plain = training_loop.CheckpointWriter.save
+    noted: list[float] = []
+
+    def saving(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        noted.append(json.loads((folder / "processes.json").read_text())[-1]["wall_s"])
+
+    monkeypatch.setattr(training_loop.CheckpointWriter, "save", saving)
+    run(rank_config(problem, str(folder), train={"max_epochs": 2}))
+    times = [event["time"] for event in events_of(folder, "checkpoint")]
+    assert noted[1] >= noted[0] + 0.0
+    assert json.loads((folder / "processes.json").read_text())[-1]["wall_s"] >= times[1] - times[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpoints": {"in_background": True}}])
+def test_an_update_that_goes_wrong_in_the_last_step_of_all_is_found(problem, tmp_path, changes):
+    # One step in all: its loss is that of weights that were still fine.
+    changes = {**changes, "train": {"batch_size": 100_000, "max_epochs": 1}}
+    changes["optimizers"] = {"tables": {"learning_rate": 3e38}}
+    with pytest.raises(
+        TrainingError, match=r"step 1: .*t_.* is not finite.*learning rates.*none: it was the"
+    ):
+        run(rank_config(problem, str(tmp_path / "r"), **changes))
+    assert complete_steps(str(tmp_path / "r/checkpoints")) == []
+    assert not (tmp_path / "r/metrics.json").exists()
+    assert not (tmp_path / "r/predictions").exists()
+
+
+@pytest.mark.parametrize("where", ["dense", "table", "state"])
+def test_a_number_that_is_not_finite_in_any_last_step_is_named(problem, tmp_path, monkeypatch, where):
+    folder = tmp_path / "r"
+    plain = training_loop.train_steps
+
+    def poisoned(model: Any, updates: Any, *args: Any, **kwargs: Any) -> Any:
+        for report in plain(model, updates, *args, **kwargs):
+            if report.step == 21:
+                named = dict(model.named_parameters())
+                name = next(key for key in named if ("t_user_id" in key) == (where == "table"))
+                with torch.no_grad():
+                    if where == "state":
+                        next(iter(updates.dense.state.values()))["exp_avg"][0] = float("inf")
+                    else:
+                        named[name][-1] = float("nan")
+            yield report
+
+    monkeypatch.setattr(training_loop, "train_steps", poisoned)
+    expected = {"table": "t_user_id", "dense": "model/", "state": "optimizer/dense/.*exp_avg"}[where]
+    with pytest.raises(TrainingError, match=rf"step 21: .*{expected}.* is not finite.*step-\d+"):
+        run(rank_config(problem, str(folder)))
+    assert 21 not in complete_steps(f"{folder}/checkpoints")
+    assert not (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_its_metrics(
+    problem, tmp_path, in_background
+):
+    folder = tmp_path / "r"
+    changes = {"tables": {"dim": 64}, "train": {"max_epochs": 2}}
+    config = rank_config(problem, str(folder), **changes, checkpoints={"in_background": in_background})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match="a file may not grow further") as error:
+            run(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.exit_code != 0
+    assert not (folder / "metrics.json").exists()
+    assert complete_steps(f"{folder}/checkpoints") == []
+    expected = run(rank_config(problem, str(tmp_path / "whole"), **changes)).metrics
+    assert run(config).metrics == expected
+
+
+def test_a_step_saved_twice_is_resumed_from_its_last_save(problem, tmp_path, whole, monkeypatch):
+    # every_steps meets an epoch's end: step 21 is saved, and saved again once it was evaluated.
+    changes = {"checkpoints": {"every_steps": 7}, "model": {"dropout": 0.3}}
+    config = rank_config(problem, str(tmp_path / "r"), **changes)
+    assert run(config).metrics == whole
+    place = step_folder(f"{config.run}/checkpoints", 21)
+    assert place.endswith("step-21.1")
+    assert {Path(place).name} == {path.name for path in Path(place).parent.glob("step-21*")}

@@ -1,0 +1,100 @@
+"""Rows of delimited text by RFC 4180, told apart without reading their fields.
+
+A quote opens a field only at its beginning and closes it only at its end; two quotes in a row stand for one.
+So the number of quotes before a byte says whether it lies inside a quoted field: odd is inside.
+Legend: a layout is how fields and rows are told apart; a block is a piece of whole rows, as UTF-8.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trec_semid.data.raw.utf8 import Utf8
+
+UNIT_SEPARATOR = b"\x1f"
+"""Stands in for separators of several bytes."""
+QUOTE, LINE_FEED, CARRIAGE_RETURN = b'"'[0], b"\n"[0], b"\r"[0]
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Layout(NamedTuple):
+    """How fields are told apart."""
+
+    separator: bytes
+    """As in the file, in UTF-8; one of several bytes becomes UNIT_SEPARATOR in blocks."""
+    quoted: bool
+    encoding: str
+
+    @property
+    def mark(self) -> bytes:
+        """The separator in blocks, one byte."""
+        return self.separator if len(self.separator) == 1 else UNIT_SEPARATOR
+
+
+class Block(NamedTuple):
+    """Whole rows."""
+
+    data: bytes
+    offset: int
+    """UTF-8 bytes of the file before it."""
+
+
+def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Offsets:
+    """Return where rows end: the offset of every line feed outside quotes.
+
+    Args:
+        data: UTF-8.
+        layout: how fields are told apart.
+        inside: 1 where `data` begins inside a quoted field.
+    """
+    array = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(array == LINE_FEED)
+    if not layout.quoted:
+        return ends
+    quotes = np.flatnonzero(array == QUOTE)
+    return ends[(np.searchsorted(quotes, ends) + inside) % 2 == 0]
+
+
+def end_of_row(data: bytes, layout: Layout, start: int = 0) -> int:
+    """Return where the row that begins at `start` ends, its line feed included."""
+    end = data.find(b"\n", start)
+    while end >= 0 and layout.quoted and data.count(b'"', start, end) % 2:
+        end = data.find(b"\n", end + 1)
+    return end + 1 or len(data)
+
+
+def rows_of(data: bytes, layout: Layout) -> Iterator[tuple[int, bytes]]:
+    """Yield the rows of a block without their line ends, each with its offset."""
+    start = 0
+    for end in [*row_ends(data, layout).tolist(), len(data)]:
+        if start < len(data):
+            yield start, data[start:end].removesuffix(b"\r")
+        start = end + 1
+
+
+def num_fields(row: bytes, layout: Layout) -> int:
+    """Return the number of a row's fields."""
+    parts = row.split(b'"')[::2] if layout.quoted else [row]
+    return 1 + sum(part.count(layout.mark) for part in parts)
+
+
+def fields_of(row: bytes, layout: Layout) -> list[str]:
+    """Return the texts of a row's fields."""
+    parts = row.split(b'"') if layout.quoted else [row]
+    # Checked rows hold no NUL character: it can stand for separators outside quotes.
+    parts[::2] = [part.replace(layout.mark, b"\0") for part in parts[::2]]
+    fields = b'"'.join(parts).split(b"\0")
+    if layout.quoted:
+        fields = [field[1:-1].replace(b'""', b'"') if field[:1] == b'"' else field for field in fields]
+    return [field.decode() for field in fields]
+
+
+def count_rows(text: Utf8, layout: Layout, stop: int, block_bytes: int) -> int:
+    """Return the number of rows that end within the first `stop` bytes; for errors only."""
+    rows, inside, offset = 0, 0, 0
+    while offset < stop and (piece := text.read(block_bytes)[: stop - offset]):
+        rows += len(row_ends(piece, layout, inside))
+        inside = (inside + piece.count(b'"')) % 2
+        offset += len(piece)
+    return rows

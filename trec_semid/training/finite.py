@@ -1,0 +1,61 @@
+"""Whether everything that training changes is still a number, looked at on the device."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.tensor import DTensor
+
+from trec_semid.checkpoints.tensors import Trainable, named_tensors
+from trec_semid.core.errors import TrainingError
+from trec_semid.core.finite import first_not_finite
+from trec_semid.core.ranks import gather_objects
+
+
+def expect_finite(trainable: Trainable, step: int, last_good: str) -> None:
+    """Check weights and optimizer states after a step; all ranks ask together.
+
+    A loss is that of the weights before its update: only a look at the weights finds an update that went
+    wrong in the last step. Reads every number once; waits for the device once.
+
+    Args:
+        trainable: model and optimizers.
+        step: the last one done.
+        last_good: the checkpoint to name.
+
+    Raises:
+        TrainingError: some weight or state is NaN or infinite, on whichever rank.
+    """
+    names = [name for name in gather_objects(first_that_is_not_finite(trainable)) if name]
+    if names:
+        raise TrainingError(
+            f"step {step}: {names[0]} is not finite after the update. Lower the learning rates or set "
+            f"optimizers.dense.clip_norm. The last good checkpoint is {last_good}."
+        )
+
+
+def first_that_is_not_finite(trainable: Trainable) -> str:
+    """Return the name of a tensor of this rank with NaN or an infinite number in it; '' if there is none.
+
+    Buffers are left out: a mask may hold infinite numbers.
+    """
+    buffers = {f"model/{name}" for name, _ in trainable.model.named_buffers()}
+    return first_not_finite(
+        (name, part)
+        for name, tensor in named_tensors(trainable).items()
+        if name not in buffers
+        for part in _local(tensor)
+    )
+
+
+def _local(tensor: object) -> Iterator[Tensor]:
+    """Yield this rank's numbers of a tensor that may be sharded."""
+    if isinstance(tensor, ShardedTensor):
+        parts = [shard.tensor for shard in tensor.local_shards()]
+    elif isinstance(tensor, DTensor):
+        parts = [tensor.to_local()]
+    else:
+        parts = [tensor]
+    for part in parts:
+        if isinstance(part, Tensor):
+            yield part
