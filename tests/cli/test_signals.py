@@ -141,7 +141,9 @@ def test_signal_after_training_leaves_no_part_of_a_result(
 @pytest.mark.parametrize("at", ["trec_semid.data.prepare:write_bytes", "trec_semid.data.folder:write_bytes"])
 def test_prepare_leaves_nothing(terminal: Terminal, tmp_path: Path, at: str):
     out = tmp_path / "out"
-    (tmp_path / "out.csv").write_text("u,i,t\n" + "".join(f"u{n % 4},i{n % 7},{n}\n" for n in range(40)))
+    (tmp_path / "out.csv").write_text(
+        "u,i,t\n" + "".join(f"u{n % 4},i{n % 7},{1_600_000_000 + n}\n" for n in range(40))
+    )
     assert terminal.call("prepare", PREPARE.format(out=out), (at, 1, TERM)) == 143
     assert {path.name for path in tmp_path.iterdir()} == {"out.csv", "prepare.toml"}
     assert terminal.call("prepare", PREPARE.format(out=out)) == 0

@@ -13,11 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import (  # pyright: ignore[reportPrivateImportUsage]
-    FileStore,
-    PrefixStore,
-    Store,
-)
+from torch.distributed import FileStore, PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
 from trec_semid.core import stopping
@@ -169,7 +165,7 @@ def _wait(until: float, rank: str) -> None:
 
 def _begin_watch(store: Store, me: Ranks, patience_s: float, has_lone_work: bool, until: float) -> Watch:
     # A connection of its own: one that waits for a key holds up everything else on it.
-    own = PrefixStore("watch", store.clone())
+    own = PrefixStore("watch", store.clone())  # pyright: ignore[reportAttributeAccessIssue]
     watch = Watch(own, me.rank, me.world_size, patience_s=patience_s, has_lone_work=has_lone_work)
     own.add("here", 1)
     while own.add("here", 0) < me.world_size:

@@ -32,7 +32,7 @@ _OURS = f"trec_semid{os.sep}"
 class Sign(NamedTuple):
     """A rank's sign of life."""
 
-    count: int
+    number: int
     process: str
     """Host and process id."""
     where: str
@@ -63,7 +63,7 @@ class Watch:
         self._over, self._count, self._alone_count = threading.Event(), 0, 0
         self._is_leaving, self._timer = False, None
         self._stand = _Stand()
-        self._heard = {peer: (0, time.monotonic()) for peer in self._watched()}
+        self._heard: dict[int, tuple[int, float]] = dict.fromkeys(self._watched(), (0, 0.0))
         self._talked = time.monotonic()
         self._beat()
 
@@ -149,10 +149,10 @@ class Watch:
         """Look whether a rank has fallen silent."""
         others = [rank for rank in range(self._world_size) if rank != self._rank]
         first = self._signs(others)
-        until = time.monotonic() + max(_GONE_S, 3 * self._poll_s)
+        silent, until = others, time.monotonic() + max(_GONE_S, 3 * self._poll_s)
         while time.monotonic() < until:
             time.sleep(self._poll_s)
-            silent = [rank for rank, sign in self._signs(others).items() if sign.count == first[rank].count]
+            silent = [rank for rank, sign in self._signs(others).items() if sign.number == first[rank].number]
             if not silent:
                 return None
             if (fault := self._fault()) is not None:
@@ -219,8 +219,8 @@ class Watch:
         signs = self._signs(list(self._heard))
         fault = None
         for rank, sign in signs.items():
-            if sign.count != self._heard[rank][0]:
-                self._heard[rank] = (sign.count, now)
+            if sign.number != self._heard[rank][0]:
+                self._heard[rank] = (sign.number, now)
             silent_s = now - self._heard[rank][1]
             # Others look at rank 0 a little longer than it looks at them: it names whom it misses first.
             if silent_s > self._patience_s * (1.0 if self._rank == 0 else 1.1):
@@ -246,7 +246,8 @@ class _Stand:
         self._since = 0.0
 
     def look(self) -> tuple[str, float]:
-        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+        frame = frames.get(threading.main_thread().ident or 0)
         now, waits, where = time.monotonic(), False, "its start"
         at = (id(frame), frame.f_lasti) if frame else None
         while frame is not None:
