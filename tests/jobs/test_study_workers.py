@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.datasets import write_small_dataset
+from tests.jobs.ranking import mark_finished
 from trec_semid.core.config import Config
 from trec_semid.core.identity import MayChange
 from trec_semid.core.runs import RunFolder
@@ -35,7 +36,7 @@ def planned(tmp_path: Path) -> PlannedRun:
     dataset = Dataset(write_small_dataset(str(tmp_path / "data"), num_users=20))
     ids = SemanticIds(dataset.item_ids, np.zeros((40, 2), np.int32), (3, 3))
     ids.save(str(tmp_path / "codes/semantic_ids.parquet"))
-    (tmp_path / "codes/metrics.json").write_text("{}")  # the mark of a run's end
+    mark_finished(str(tmp_path / "codes"))
     places = {"run": f"{tmp_path}/run", "dataset": f"{tmp_path}/data", "semantic_ids": f"{tmp_path}/codes"}
     folder = RunFolder(places["run"], "rank")
     folder.start(ReaderConfig(**places), {"dataset": dataset.facts.checksum, "semantic_ids": ids.checksum()})

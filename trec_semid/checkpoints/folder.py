@@ -209,6 +209,15 @@ def prune(folder: str, keep_last: int, newest: int) -> None:
             drop(join(folder, attempt.name))
 
 
+def sweep_steps(folder: str) -> list[str]:
+    """Remove folders of steps that were never completed, and return them; only a run's own process may."""
+    complete = _complete_attempts(folder)
+    left = [join(folder, one.name) for one in _all_attempts(folder) if one not in complete]
+    for at in left:
+        remove(at)
+    return left
+
+
 def drop(at: str) -> None:
     """Remove a step's folder, its marker first: a step half removed is not taken for a complete one."""
     remove(join(at, MARKER))
