@@ -138,7 +138,7 @@ def _open_on_rank(whole: str, damaged: str, gone: str) -> tuple[list[str], list[
     read, plain = [], fingerprints.fingerprint
     fingerprints.fingerprint = lambda uri: read.append(os.path.relpath(uri, whole)) or plain(uri)
     told = []
-    with process_group(timeout_s=60):
+    with process_group(patience_s=60):
         for folder in (whole, damaged, gone):
             try:
                 told.append(open_dataset(folder).facts.checksum)
