@@ -128,7 +128,7 @@ class _Reader:
                 continue
 
     def _suits_arrow(self, block: bytes) -> bool:
-        # Arrow takes NUL characters and byte order marks inside a file, and miscounts nulls in lists of nulls.
+        # Arrow takes NUL characters and byte order marks inside a file, and miscounts lists of nulls.
         marked = not block.isascii() and (block.startswith(_MARK) or b"\n" + _MARK in block)
         return b"\0" not in block and not marked and Kind("null", is_list=True) not in self._kinds.values()
 
