@@ -21,6 +21,7 @@ from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.quality import describe_quality
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -286,12 +287,14 @@ def test_tokenize_run_that_cannot_serve_is_refused(world: Path, tmp_path: Path):
     quality = json.loads((tmp_path / "codes/quality.json").read_text())
     del quality["training_errors"]
     (tmp_path / "codes/quality.json").write_text(json.dumps(quality))
+    write_record(str(tmp_path / "codes"), dataset="small", dataset_checksum="c", seed=0)
     asked = config(tmp_path, tmp_path / "new.parquet", tmp_path / "out")
     with pytest.raises(DataError, match="older version"):
         run(asked)
     shutil.copy(world / "codes/quality.json", tmp_path / "codes")
     ids = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))
     SemanticIds(ids.item_ids, ids.codes, (20, 20, 20)).save(str(tmp_path / "codes/semantic_ids.parquet"))
+    write_record(str(tmp_path / "codes"), dataset="small", dataset_checksum="c", seed=0)
     with pytest.raises(DataError, match="map of other codebooks"):
         run(asked)
     (tmp_path / "codes/metrics.json").unlink()
@@ -314,7 +317,8 @@ def wide_codes(folder: Path, width: int) -> None:
     resolved = resolve_collisions("keep", tokenizer, catalogue, encoded)
     quality = describe_quality(tokenizer, "rq_kmeans", catalogue, resolved, np.arange(50), seed=0)
     (folder / "quality.json").write_text(json.dumps(quality))
-    (folder / "metrics.json").write_text('{"seed": 0, "dataset": "wide", "dataset_checksum": "c"}')
+    write_record(str(folder), dataset="wide", dataset_checksum="c", seed=0)
+    (folder / "metrics.json").write_text("{}")
 
 
 def test_memory_does_not_grow_with_the_vectors_that_are_read(tmp_path: Path):

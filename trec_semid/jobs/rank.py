@@ -20,6 +20,7 @@ from trec_semid.jobs.rank_setup import (
     build_tuned_model,
     read_inputs,
 )
+from trec_semid.jobs.start_weights import find_start_weights
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
     Trained,
@@ -117,7 +118,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        config.start_from,
+        find_start_weights(config, inputs),
         config.resume_from,
     )
 

@@ -18,6 +18,7 @@ from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
 from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.jobs.start_weights import find_start_weights
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
     Trained,
@@ -117,7 +118,7 @@ def _set_up(
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        config.start_from,
+        find_start_weights(config, inputs),
         config.resume_from,
     )
     return training, evaluator

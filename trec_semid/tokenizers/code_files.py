@@ -16,6 +16,8 @@ from trec_semid.core.paths import arrow_filesystem
 
 SIZES_KEY = b"codebook_sizes"
 """Of a file's metadata: the codes of each position, with commas between."""
+SEAL_KEY, ORIGIN_KEY = b"seal", b"computed_from"
+"""Of the metadata of files that we write: a seal of the content, and what it was computed from, as JSON."""
 MAX_UNSTATED_SIZE, MAX_UNSTATED_PER_ITEM = 65_536, 16
 """A codebook beyond both, the second times N, has to be stated: its table would be mostly rows of no item."""
 _MAX_SIZE = int(np.iinfo(np.int32).max)
@@ -30,6 +32,8 @@ class ItemCodes(NamedTuple):
     """(N, R) int32."""
     sizes: tuple[int, ...]
     """Codebook size of each position: the file's, or the largest code and one where it states none."""
+    metadata: Mapping[bytes, bytes]
+    """What the file says besides."""
 
 
 def read_codes(uri: str) -> ItemCodes:
@@ -46,7 +50,7 @@ def read_codes(uri: str) -> ItemCodes:
     num_positions = codes.shape[1]
     sizes = stated_sizes(table.schema.metadata, uri, num_positions) or _sizes_of(codes, uri)
     _expect_inside(codes, sizes, uri)
-    return ItemCodes(item_ids, codes.astype(np.int32, copy=False), sizes)
+    return ItemCodes(item_ids, codes.astype(np.int32, copy=False), sizes, table.schema.metadata or {})
 
 
 def stated_sizes(
@@ -99,7 +103,10 @@ def _item_ids(column: pa.ChunkedArray, uri: str) -> list[str]:
         remedy = "Write ids as text, as in items.parquet of the dataset"
         raise DataError("wrong type", file=uri, field="item_id", value=str(column.type), remedy=remedy)
     _refuse_nulls(column, uri, "item_id", "Give every row its item")
-    ids: list[str] = column.to_pylist()
+    try:
+        ids: list[str] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"damaged: an id is not text: {error}", file=uri, field="item_id") from None
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         for row, item in enumerate(ids, start=1):
