@@ -66,7 +66,7 @@ def read_delimited(config: FileConfig, file: str, columns: list[str] | None) -> 
 def _blocks_ahead(
     config: FileConfig, file: str, layout: Layout
 ) -> Iterator[tuple[Iterator[Block], IO[bytes]]]:
-    """Yield the rows below the header, the next block unpacked and checked in a thread, and the stored file."""
+    """Yield the rows below the header, the next block checked in a thread meanwhile, and the stored file."""
     with open_text(file, config.encoding) as (text, stored):
         ahead = prefetch(read_blocks(text, layout, _BLOCK_BYTES), depth=1)
         try:
