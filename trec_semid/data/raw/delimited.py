@@ -1,5 +1,8 @@
 """Delimited text: CSV, TSV and files with separators of several characters."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow makes its compute functions when it is imported)
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
