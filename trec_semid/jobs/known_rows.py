@@ -1,4 +1,4 @@
-"""What the rows of a run's tables stand for: ids of items and users, values of side fields, once a run folder.
+"""What the rows of a run's tables stand for: ids of items and users, and values of side fields.
 
 A run that starts from these weights on another dataset takes rows over by what they stand for.
 """
@@ -83,7 +83,8 @@ def map_rows(run: str, known: KnownRows, dataset: Dataset, kinds: Iterable[str])
     for kind in kinds:
         name = f"{kind}.parquet"
         if name not in known.files:
-            problem = f"start_from: the dataset of that run, '{known.dataset}', has no {kind.replace('_', ' field ')}"
+            named = kind.replace("_", " field ")
+            problem = f"start_from: the dataset of that run, '{known.dataset}', has no {named}"
             raise DataError(problem, file=join(run, FOLDER, DESCRIPTION), remedy=_REMEDY)
         fs, inner = arrow_filesystem(join(run, FOLDER, name))
         before = pq.read_table(inner, filesystem=fs)["value"]

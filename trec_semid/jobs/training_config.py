@@ -79,3 +79,14 @@ class TrainingRunConfig(DatasetConfig):
     @classmethod
     def _empty_is_none(cls, place: object) -> object:
         return None if place == "" else place
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return True
+
+    def fixed_keys(self) -> dict[str, str]:
+        """Return what a learning rate that falls until the last epoch depends on."""
+        if self.optimizers.dense.schedule == "cosine":
+            return {"train.max_epochs": "optimizers.dense.schedule = 'cosine' depends on it"}
+        return {}
