@@ -13,6 +13,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from iopath.common.file_io import PathHandler, PathManager
 
 from trec_semid.core.errors import ConfigError, DataError
@@ -112,6 +113,11 @@ def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def is_local(uri: str) -> bool:
     """Return whether the path lies on a local disk."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def is_private(uri: str) -> bool:
+    """Return whether only this process can see a place."""
+    return isinstance(filesystem(uri)[0], MemoryFileSystem)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -336,6 +342,16 @@ def _exchange(one: str, other: str) -> bool:
         return False
     paths = [os.fsencode(filesystem(uri)[1]) for uri in (one, other)]
     return rename(_HERE, paths[0], _HERE, paths[1], _EXCHANGE) == 0
+
+
+@contextmanager
+def shared_copy(uri: str) -> Iterator[str]:
+    """Yield a place that holds the same and that other processes can see: itself wherever they can."""
+    if not is_private(uri):
+        yield uri
+        return
+    with local_copy(uri) as copy:
+        yield copy
 
 
 @contextmanager

@@ -182,7 +182,7 @@ class Dataset:
 
     def __init__(self, uri: str, facts: DatasetFacts | None = None) -> None:
         self.uri = uri
-        self.facts = facts or _read_facts(uri)
+        self.facts = facts or read_facts(uri)
         if facts is None:
             check_files(uri, self.facts.files, remedy=_AGAIN, may_have=(DESCRIPTION,))
 
@@ -283,7 +283,12 @@ def _check_rows(uri: str, num_rows: int, expected: int) -> None:
         raise DataError(problem, file=uri, remedy=_AGAIN)
 
 
-def _read_facts(uri: str) -> DatasetFacts:
+def read_facts(uri: str) -> DatasetFacts:
+    """Read `dataset.json` alone, whatever became of the other files.
+
+    Raises:
+        DataError: it is missing, damaged, or of another version.
+    """
     path = join(uri, DESCRIPTION)
     try:
         facts = DatasetFacts.model_validate(read_signed(read_bytes(path)))

@@ -10,7 +10,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.features import Feature
 from trec_semid.data.retrieval import Negatives
-from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
+from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts, read_facts
 from trec_semid.jobs.matched_codes import read_semantic_ids, verified_file
 from trec_semid.tokenizers.code_files import stated_sizes
 from trec_semid.tokenizers.semantic_ids import SemanticIds, read_origin
@@ -39,11 +39,12 @@ class SizesConfig(Config):
 
     def dataset(self, uri: str) -> Dataset:
         """Return the dataset with these counts instead of its own; imagined where both are given."""
-        if self.num_users is None or self.num_items is None:
-            dataset = Dataset(uri)
+        if self.reads_dataset:
             counts = {"num_users": self.num_users, "num_items": self.num_items}
             given = {name: count for name, count in counts.items() if count is not None}
-            return Dataset(dataset.uri, dataset.facts.model_copy(update=given))
+            return Dataset(uri, read_facts(uri).model_copy(update=given))
+        assert self.num_users
+        assert self.num_items
         return Dataset(uri, _imagined_facts(self.num_users, self.num_items))
 
     def negatives(self, which: Negatives, dataset: Dataset) -> int:

@@ -93,11 +93,7 @@ def _doubts(facts: DatasetFacts) -> list[str]:
     """Return what may be wrong in the source."""
     lines = [_similar(name, similar) for name, similar in facts.similar_ids.items()]
     if facts.duplicate_events:
-        told = (
-            "left out"
-            if "duplicates" in facts.dropped
-            else 'counted as events; filter.duplicates = "drop" or "refuse"'
-        )
+        told = "left out" if "duplicates" in facts.dropped else "they stay: see filter.duplicates"
         lines.append(f"duplicates: {facts.duplicate_events:,} rows repeat an earlier event ({told})")
     return lines
 

@@ -7,12 +7,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import nn
 
-from trec_semid.checkpoints.folder import parse_step_folder
+from trec_semid.checkpoints.folder import extra_files, parse_step_folder, read_file, step_folder
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.paths import exists, join, parent_of
+from trec_semid.core.paths import join, parent_of
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.known_rows import kind_of_rows, map_rows, read_known_rows
@@ -115,9 +115,11 @@ def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartW
 
 def _refuse_other_codes(checkpoint: str, ids: SemanticIds) -> None:
     """Refuse weights that belong to other codes of the same items: tables of codes would mean nothing."""
-    place = join(checkpoint, FILE)
-    if not exists(place):
+    folder, step = parse_step_folder(checkpoint)
+    if FILE not in extra_files(folder, step):
         return
+    read_file(folder, step, FILE)  # its checksum first
+    place = join(step_folder(folder, step), FILE)
     before = SemanticIds.load(place)
     rows = {item: row for row, item in enumerate(before.item_ids)}
     both = [(rows[item], row) for row, item in enumerate(ids.item_ids) if item in rows]

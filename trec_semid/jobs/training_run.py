@@ -3,13 +3,14 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.checkpoints.folder import sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.logs import CONSOLE, say, set_up_console
@@ -152,7 +153,8 @@ def _without_library_notices() -> Iterator[None]:
 
 def _note_time(folder: RunFolder, ranks: Ranks, every_s: float) -> None:
     if ranks.is_main:
-        folder.note_time(every_s=every_s)
+        with suppress(OSError):  # a note that cannot be written stops nothing
+            folder.note_time(every_s=every_s)
 
 
 def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, str]) -> str | None:
@@ -184,6 +186,7 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     find_start_weights(config, inputs)  # refuses before anything is written
     if ranks.is_main:
+        sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
         if config.learns:
             write_known_rows(folder.uri, inputs.dataset)

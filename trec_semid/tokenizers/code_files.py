@@ -109,7 +109,7 @@ def _item_ids(column: pa.ChunkedArray, uri: str) -> list[str]:
         raise DataError(f"damaged: an id is not text: {error}", file=uri, field="item_id") from None
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
-        for row, item in enumerate(ids):
+        for row, item in enumerate(ids, start=1):
             if item in seen:
                 remedy = "Keep one row of each item"
                 raise DataError(
@@ -139,12 +139,12 @@ def _num_positions(lengths: Array, uri: str) -> int:
     first = int(lengths[0])
     if not first:
         remedy = "Give every item a code at least"
-        raise DataError("a semantic ID without codes", file=uri, row=0, field="codes", remedy=remedy)
+        raise DataError("a semantic ID without codes", file=uri, row=1, field="codes", remedy=remedy)
     if (lengths != first).any():
         row = int(np.argmax(lengths != first))
-        problem = f"semantic IDs must all have the same length: {first} codes in row 0, {lengths[row]} here"
+        problem = f"semantic IDs must all have the same length: {first} codes in row 1, {lengths[row]} here"
         remedy = "Give every item as many codes"
-        raise DataError(problem, file=uri, row=row, field="codes", remedy=remedy)
+        raise DataError(problem, file=uri, row=row + 1, field="codes", remedy=remedy)
     return first
 
 
@@ -152,7 +152,7 @@ def _refuse_nulls(column: pa.ChunkedArray, uri: str, field: str, remedy: str, ea
     """Refuse a value that is not there, of which a row has so many."""
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy())) // each
-        raise DataError("missing value", file=uri, row=row, field=field, remedy=remedy)
+        raise DataError("missing value", file=uri, row=row + 1, field=field, remedy=remedy)
 
 
 def _sizes_of(codes: Array, uri: str) -> tuple[int, ...]:
@@ -168,7 +168,7 @@ def _sizes_of(codes: Array, uri: str) -> tuple[int, ...]:
             raise DataError(
                 "code far beyond the number of items",
                 file=uri,
-                row=int(codes[:, position].argmax()),
+                row=int(codes[:, position].argmax()) + 1,
                 field="codes",
                 value=size - 1,
                 remedy=remedy,
@@ -185,4 +185,6 @@ def _expect_inside(codes: Array, sizes: tuple[int, ...], uri: str) -> None:
     remedy = f"Position {position} has {limit} codes and {limit} as its 'missing' code"
     if value < 0:
         remedy = "Codes are numbered from 0"
-    raise DataError("code outside its codebook", file=uri, row=row, field="codes", value=value, remedy=remedy)
+    raise DataError(
+        "code outside its codebook", file=uri, row=row + 1, field="codes", value=value, remedy=remedy
+    )

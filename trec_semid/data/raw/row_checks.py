@@ -42,7 +42,9 @@ class RowChecker:
         data = block.data
         at = data.find(b"\0")
         if at >= 0:
-            raise _fault("a NUL character", "Take it out; where the file is UTF-16, set encoding", block, at)
+            is_wide = self._layout.encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32"))
+            remedy = "Take it out" + ("" if is_wide else "; where the file is UTF-16, set encoding")
+            raise _fault("a NUL character", remedy, block, at)
         at = first_not_utf8(data)
         if at >= 0:
             raise not_text(self._layout.encoding, block.offset, data, at)
