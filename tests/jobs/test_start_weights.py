@@ -83,6 +83,7 @@ def test_a_catalogue_in_another_order_is_scored_as_before(world: Path, tmp_path:
     expect_as_before(world, started(world, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_the_same_holds_for_tables_that_are_cut_over_two_ranks(world: Path, tmp_path: Path):
     for found in run_ranks(on_two_ranks, 2, world, tmp_path):
@@ -157,22 +158,18 @@ def test_other_codes_of_the_same_items_are_refused_also_in_another_order(world: 
     assert not (tmp_path / "run/config.toml").exists()
 
 
-def test_an_item_that_is_gone_leaves_its_row_and_the_counts_are_said(world: Path, tmp_path: Path, caplog):
+def test_an_item_that_is_gone_leaves_its_row_and_the_counts_are_said(world: Path, tmp_path: Path, capfd):
     dataset = changed(str(world / "data"), tmp_path / "data", "ids")
     ids = SemanticIds.load(str(world / "codes.parquet"))
     now = Dataset(dataset).item_ids
     SemanticIds(now, ids.codes, ids.sizes).save(str(tmp_path / "codes.parquet"))
     places = {"dataset": dataset, "semantic_ids": str(tmp_path / "codes.parquet")}
     config = rank_config(places, str(tmp_path / "run"), start_from=start_of(world / "ranker"), **STILL)
-    with caplog.at_level("INFO"):
-        rank.run(config)
-    assert (
-        "items of 'small' and 'other ids' matched by what they stand for: 39 taken over, 1 new, 1 gone"
-        in caplog.text
-    )
-    assert (
-        "users of 'small' and 'other ids' matched by what they stand for: 60 taken over, 0 new" in caplog.text
-    )
+    rank.run(config)
+    said = " ".join(capfd.readouterr().err.split())
+    matched = "of 'small' and 'other ids' matched by what they stand for:"
+    assert f"items {matched} 39 taken over, 1 new, 1 gone" in said
+    assert f"users {matched} 60 taken over, 0 new, 0 gone" in said
 
 
 @given(st.lists(st.text(max_size=3), unique=True), st.lists(st.text(max_size=3), unique=True), st.booleans())
