@@ -134,13 +134,8 @@ def test_any_flipped_byte_of_a_tokenize_runs_codes_is_refused_by_each_reader(
     world: Path, place: int, flip: int, pick: int
 ):
     folder = world / "codes"
-    names = [
-        "semantic_ids.parquet",
-        "quality.json",
-        "codes.json",
-        "tokenizer/config.json",
-        "tokenizer/weights.safetensors",
-    ]
+    names = ["semantic_ids.parquet", "quality.json", "codes.json", "config.toml", "run.json"]
+    names += ["tokenizer/config.json", "tokenizer/weights.safetensors"]
     assert set(names) <= set(find_files(str(folder)))
     file = folder / names[pick % len(names)]
     content = file.read_bytes()

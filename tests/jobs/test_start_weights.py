@@ -172,6 +172,30 @@ def test_an_item_that_is_gone_leaves_its_row_and_the_counts_are_said(world: Path
     assert f"users {matched} 60 taken over, 0 new, 0 gone" in said
 
 
+def test_a_run_goes_on_though_what_it_started_from_is_gone(world: Path, tmp_path: Path):
+    shutil.copytree(world / "ranker", tmp_path / "old")
+    started_from = rank_config(
+        places_of(world), str(tmp_path / "new"), start_from=start_of(tmp_path / "old"), **STILL
+    )
+    before = rank.run(started_from).metrics
+    shutil.rmtree(tmp_path / "old")
+    more = {**STILL, "train": {"max_epochs": 2}}
+    config = rank_config(places_of(world), str(tmp_path / "new"), start_from=started_from.start_from, **more)
+    assert rank.run(config).metrics["test/auc"] == pytest.approx(before["test/auc"], abs=1e-6)
+
+
+def test_what_rows_stand_for_is_written_again_for_another_dataset_and_else_left_alone(
+    world: Path, tmp_path: Path
+):
+    run = str(tmp_path / "run")
+    for name in ("data", "other", "other"):
+        known_rows.write_known_rows(run, Dataset(str(world / name)))
+        assert known_rows.read_known_rows(run).dataset_checksum == Dataset(str(world / name)).facts.checksum
+    written = (tmp_path / "run/rows/items.parquet").stat().st_mtime_ns
+    known_rows.write_known_rows(run, Dataset(str(world / "other")))
+    assert (tmp_path / "run/rows/items.parquet").stat().st_mtime_ns == written
+
+
 @given(st.lists(st.text(max_size=3), unique=True), st.lists(st.text(max_size=3), unique=True), st.booleans())
 def test_rows_are_matched_as_by_hand(before: list[str], now: list[str], is_field: bool):
     import pyarrow as pa
