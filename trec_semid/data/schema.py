@@ -195,7 +195,7 @@ class Dataset:
         return self._table("users.parquet", columns, self.facts.num_users)
 
     def vocabulary(self, field: str) -> pa.ChunkedArray:
-        """Return the values of a side field, such as `item_genres`, in the order of their ids; 0 is missing."""
+        """Return the values of a side field, such as `item_genres`, by their ids; 0 is missing."""
         entity, _, name = field.partition("_")
         size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
         return self._table(f"fields/{field}.parquet", ["value"], size)["value"]

@@ -120,7 +120,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        find_start_weights(config, inputs),
+        partial(find_start_weights, config, inputs),
         config.resume_from,
     )
 

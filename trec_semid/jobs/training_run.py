@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import sweep_steps
+from trec_semid.checkpoints.folder import complete_steps, sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.logs import CONSOLE, say, set_up_console
@@ -188,7 +188,8 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
     """Refuse a folder of another config or of other inputs; else write the run's first files."""
     _on_main(ranks, lambda: _refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
-    find_start_weights(config, inputs)  # refuses before anything is written
+    if not broadcast_object(ranks.is_main and complete_steps(folder.path("checkpoints"))):
+        find_start_weights(config, inputs)  # refuses before anything is written
     if ranks.is_main:
         sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
