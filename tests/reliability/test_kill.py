@@ -51,7 +51,7 @@ representation = "both"
 history = {{ max_len = 8 }}
 tables = {{ dim = 8 }}
 model = {{ layer_dims = [8], gate_dim = 4 }}
-train = {{ batch_size = 128, max_epochs = 6, patience = 6 }}
+train = {{ batch_size = 128, max_epochs = 4, patience = 4 }}
 checkpoints = {{ every_steps = 3 }}
 """
 RETRIEVE = """
@@ -60,7 +60,7 @@ semantic_ids = "{root}/codes"
 sequences = {{ max_len = 12 }}
 tables = {{ dim = 8 }}
 model = {{ kind = "sasrec", transformer = {{ num_layers = 1, num_heads = 2 }} }}
-train = {{ batch_size = 16, max_epochs = 6, patience = 6 }}
+train = {{ batch_size = 16, max_epochs = 4, patience = 4 }}
 evaluation = {{ cutoffs = [5, 10] }}
 checkpoints = {{ every_steps = 3 }}
 """
@@ -101,6 +101,8 @@ CONFIGS = {
     "export": EXPORT,
     "study": STUDY,
 }
+EXPENSIVE = ("export", "study")
+"""Verbs that start other processes; they, and launches of several ranks, are killed half as often."""
 PLACE = {"prepare": "data", "tokenize": "codes", "rank": "ranked"}
 """Where the reference lies that the verbs below read; others lie in a folder of their own name."""
 
@@ -231,6 +233,7 @@ def kill_often(
     whole: str | None = None,
 ) -> None:
     kills, seed = (pytestconfig.getoption(name) for name in ("--kills", "--kill-seed"))
+    kills = (kills + 1) // 2 if verb in EXPENSIVE or ranks > 1 else kills
     draw = random.Random(f"{verb} {ranks} {seed}")
     whole = whole or world.reference(verb)
     for number in range(kills):
