@@ -229,6 +229,17 @@ def test_more_epochs_without_a_checkpoint_left_are_refused_and_the_result_stays(
     assert (folder / "metrics.json").exists()
 
 
+def test_a_run_that_has_begun_does_not_need_what_it_started_from(problem, stopped, tmp_path, monkeypatch):
+    base = shutil.copytree(stopped, tmp_path / "base")
+    config = rank_config(problem, str(tmp_path / "r"), start_from=f"{base}/checkpoints/step-12")
+    run_until(monkeypatch, config, 8)
+    shutil.rmtree(base)
+    run(config)
+    assert len(events_of(config.run, "resume")) == 1
+    with pytest.raises(ConfigError, match=r"start_from: .*step-12.* there, not set now"):
+        run(rank_config(problem, config.run))
+
+
 NEUTRAL = {
     "train": {"train": {"log_every_steps": 4, "evaluation_batch_size": 77, "patience": 9}},
     "checkpoints": {"checkpoints": {"every_steps": 5, "keep_last": 1, "in_background": True}},
