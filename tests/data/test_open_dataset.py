@@ -137,7 +137,7 @@ def _open_on_rank(whole: str, damaged: str, gone: str) -> tuple[list[str], list[
     read, plain = [], fingerprints.fingerprint
     fingerprints.fingerprint = lambda uri: read.append(os.path.relpath(uri, whole)) or plain(uri)
     told = []
-    with process_group() as ranks:
+    with process_group(patience_s=60) as ranks:
         if ranks.is_main:
             open_dataset(whole, alone=True)  # as `prepare` does while the others wait
             read.clear()

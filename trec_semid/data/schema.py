@@ -194,6 +194,12 @@ class Dataset:
         """Read users.parquet, in row order."""
         return self._table("users.parquet", columns, self.facts.num_users)
 
+    def vocabulary(self, field: str) -> pa.ChunkedArray:
+        """Return the values of a side field, such as `item_genres`, by their ids; 0 is missing."""
+        entity, _, name = field.partition("_")
+        size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
+        return self._table(f"fields/{field}.parquet", ["value"], size)["value"]
+
     def events(self, columns: list[str] | None = None, split: Split | None = None) -> pa.Table:
         """Read events in order, all of them or one part.
 
