@@ -1,4 +1,4 @@
-"""`start_from`: the weights of another run, rows matched by what they stand for, checked before any training."""
+"""`start_from`: the weights of another run, their rows matched by what they stand for."""
 
 import logging
 from collections.abc import Sequence
