@@ -19,26 +19,37 @@ def read_blocks(text: Utf8, layout: Layout, block_bytes: int) -> Iterator[Block]
     rest, offset = b"", 0
     while True:
         piece = text.read(block_bytes)
-        data = rest + piece if rest else piece
+        whole, left = _split(rest, piece, layout)
+        data = whole or left
         if rest and end_of_row(data, layout) > LONGEST_ROW_BYTES:  # other rows are shorter than a piece
             raise _too_long(data, layout, offset)
-        cut = _end_of_rows(data, layout) if piece else len(data)
-        if cut:
-            whole = data if cut == len(data) else data[:cut]
+        if whole:
             block = Block(_with_mark(whole, layout, offset), offset)
             checker.check(block)
             yield block
-        rest, offset = data[cut:], offset + cut
         if not piece:
             return
+        rest, offset = left, offset + len(whole)
 
 
-def _end_of_rows(data: bytes, layout: Layout) -> int:
-    """Return where the last whole row ends, 0 where none does."""
+def _split(rest: bytes, piece: bytes, layout: Layout) -> tuple[bytes, bytes]:
+    """Return the whole rows of `rest` and `piece` together, and what is left; all where there is no piece."""
+    if not piece:
+        return rest, b""
+    if layout.quoted and (b'"' in rest or b'"' in piece):
+        data = rest + piece
+        cut = _end_of_rows(data)
+        return data[:cut], data[cut:]
+    cut = piece.rfind(b"\n") + 1
+    if not cut:
+        return b"", rest + piece
+    return b"".join((rest, memoryview(piece)[:cut])), piece[cut:]
+
+
+def _end_of_rows(data: bytes) -> int:
+    """Return where the last row that ends outside quotes ends, 0 where none does."""
     end = data.rfind(b"\n")
-    if not layout.quoted or end < 0:
-        return end + 1
-    inside = count_byte(data, QUOTE, end) % 2
+    inside = count_byte(data, QUOTE, max(end, 0)) % 2
     while end >= 0 and inside:
         quote = data.rfind(b'"', 0, end)
         before = data.rfind(b"\n", 0, quote)
