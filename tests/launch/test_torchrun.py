@@ -28,6 +28,7 @@ train = { batch_size = 250, max_epochs = 3 }
 """
 STEP = "trec_semid.training.steps:update"
 """7 steps are an epoch, 21 a run."""
+SAVES = "checkpoints.every_steps=1"
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
 
@@ -85,7 +86,7 @@ def test_run_that_fails_is_stopped_and_is_killed_twice_comes_to_the_same_result(
         {"rank": 1, "at": STEP, "call": 4, "do": deed, "attempts": [attempt]}
         for attempt, deed in enumerate(deeds)
     ]
-    sets = ("checkpoints.every_steps=1", "checkpoints.in_background=true")
+    sets = (SAVES, "checkpoints.in_background=true")
     code, said = Launch(place / "faulty", faults, *sets, restarts=4).end()
     assert code == 0, said
     # An error on one rank, with a save in the background, ends the other one too.
@@ -106,9 +107,7 @@ def test_run_that_fails_is_stopped_and_is_killed_twice_comes_to_the_same_result(
 def test_launcher_that_is_killed_or_told_to_stop_takes_its_ranks_along_and_the_run_goes_on_later(place: Path):
     run = place / "preempted"
     fault = {"rank": 0, "at": STEP, "call": 5, "do": "kill-launcher"}
-    launch = Launch(
-        run, [fault, {"rank": -1, "at": STEP, "call": 2, "do": "note"}], "checkpoints.every_steps=1"
-    )
+    launch = Launch(run, [fault, {"rank": -1, "at": STEP, "call": 2, "do": "note"}], SAVES)
     assert launch.end()[0] == -signal.SIGKILL
     ranks = [int(pid) for pid in re.findall(r"process (\d+) is here", launch.log.read_text())]
     assert len(ranks) == 2
@@ -119,7 +118,7 @@ def test_launcher_that_is_killed_or_told_to_stop_takes_its_ranks_along_and_the_r
     assert "is gone: stopped" in launch.log.read_text()
 
     fault = {"rank": 0, "at": STEP, "call": 5, "do": "term-launcher"}
-    code, said = Launch(run, [fault]).end()
+    code, said = Launch(run, [fault], SAVES).end()
     assert code != 0
     assert "rank 0: stopped by SIGTERM" in said
     saved = latest_step(str(run / "checkpoints"))
@@ -129,7 +128,7 @@ def test_launcher_that_is_killed_or_told_to_stop_takes_its_ranks_along_and_the_r
     ].items()
     assert not (run / "metrics.json").exists()
 
-    code, said = Launch(run, []).end()
+    code, said = Launch(run, [], SAVES).end()
     assert code == 0, said
     assert f"going on from step {saved}" in said
     expect_same_result(run, place)

@@ -49,7 +49,9 @@ def run(config: RankConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
-        return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
+        return run_once(
+            folder, config, config.train, inputs, ranks, partial(_rank, config, folder, inputs, ranks)
+        )
 
 
 def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> Named:
