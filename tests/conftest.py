@@ -12,9 +12,11 @@ settings.load_profile("house")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a planted proof be repeated with other seeds and rates."""
+    """Let a planted proof be repeated with other seeds and rates, and verbs be killed more often."""
     parser.addoption("--planted-seed", type=int, default=0, help="seed of the planted proof of tuning")
     parser.addoption("--planted-rate", default=None, help="its learning rate, instead of the config's")
+    parser.addoption("--kills", type=int, default=2, help="how often tests/reliability kills each verb")
+    parser.addoption("--kill-seed", type=int, default=0, help="seed of the moments at which it does")
 
 
 @pytest.fixture(scope="session")

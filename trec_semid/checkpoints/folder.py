@@ -6,7 +6,7 @@ step-N/<extra file>      e.g. semantic_ids.parquet
 step-N/checkpoint.json   sha256 of all of these and of itself; written last: it makes the step visible
 
 A step that is saved again is written beside the complete one, as step-N.1, step-N.2 and so on: of several
-complete folders of a step the last counts. Nothing is renamed, so this holds on object stores too.
+complete folders of a step the last counts. No folder is renamed, so this holds on object stores too.
 """
 
 import hashlib

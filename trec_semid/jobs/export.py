@@ -36,8 +36,10 @@ from trec_semid.serving.manifest import (
     MapFacts,
     TableType,
     file_facts,
+    write_manifest,
 )
 from trec_semid.serving.tables import write_table
+from trec_semid.tokenizers.record import verify_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 
 _log = logging.getLogger(__name__)
@@ -116,6 +118,8 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
         raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")
+    if exists(made.path(FILE)):
+        verify_record(made.uri)
     if exists(made.path(QUALITY)):  # of the codes that tuning came to
         kept[QUALITY] = read_bytes(made.path(QUALITY))
     ids = _write_map(folder, kept, dataset)
@@ -149,7 +153,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
         ),
         metrics=facts["metrics"],
     )
-    write_bytes(join(folder, MANIFEST), (manifest.model_dump_json(indent=1) + "\n").encode())
+    write_manifest(folder, manifest)
     return manifest
 
 
