@@ -1,92 +1,199 @@
 # ruff: noqa: UP006, UP035, UP045, PLR0913 - TorchX 0.7 reads these type names only, and flags are arguments
-"""TorchX components: a verb on any scheduler TorchX knows, as `torchrun -m trec_semid.cli.main VERB`.
+"""TorchX components: every verb that runs long, on any scheduler TorchX knows.
 
     torchx run -s local_cwd launch/components.py:rank -j 1x2 -- configs/quickstart/rank.toml --set=seed=1
 
 What follows `--` goes to the verb as it stands. TorchX refuses a word with a leading dash that comes twice:
 write overrides as `--set=a.b=c`. Every argument of a component is a flag of `torchx run`.
+
+There are two kinds: verbs on ranks, under torchrun, and verbs of one process. A kind is written once, with
+its flags; a verb adds its name and what it does. TorchX wants to see a `def` of every component.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Dict, List, Optional
 
 from torchx import specs
 from torchx.components.dist import ddp
 
-RANK_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # two threads a rank collapse where ranks share cores
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store keeps stale keys, and restarts hang on them
-}
+Component = Callable[..., specs.AppDef]
+MODULE = "trec_semid.cli.main"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+"""Two threads a rank collapse where ranks share cores."""
+RANK_ENVIRONMENT = ENVIRONMENT | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Every start of the ranks has a store of its own."""
 
 
-def tokenize(
+def _on_ranks(
     *args: str,
+    verb: str,
+    name: str,
     j: str = "1x2",
-    name: str = "tokenize",
     image: str = "trec-semid:latest",
     h: Optional[str] = None,
     cpu: int = 2,
     gpu: int = 0,
     mem_mb: int = 8192,
     env: Optional[Dict[str, str]] = None,
+    max_restarts: int = 3,
     max_retries: int = 0,
     mounts: Optional[List[str]] = None,
     port: int = 29500,
 ) -> specs.AppDef:
-    """Learn codebooks from item content and give every item its semantic ID.
+    """Run a verb as `torchrun -m trec_semid.cli.main VERB` on every node.
 
     Args:
         args: config files and `--set=a.b=c` of the verb
-        j: nodes x processes per node, e.g. 2x8; one process per GPU
+        verb: name of the verb
         name: name of the job, or experiment/name
+        j: nodes x processes per node, e.g. 2x8; one process per GPU
         image: container image with the package; local_cwd takes no notice of it
         h: named resource; replaces cpu, gpu and mem_mb
         cpu: CPU cores per node
         gpu: GPUs per node
         mem_mb: host memory per node [MiB]
         env: environment variables, e.g. NCCL_DEBUG=INFO,A=B
-        max_retries: restarts by the scheduler
+        max_restarts: restarts of the ranks by torchrun; training goes on from its last checkpoint
+        max_retries: restarts of the whole job by the scheduler, e.g. after a node was lost
         mounts: container mounts, e.g. type=bind,src=/data,dst=/data,readonly
         port: port of the first node, where several nodes meet
     """
-    place = {"j": j, "name": name, "image": image, "h": h, "cpu": cpu, "gpu": gpu, "memMB": mem_mb}
-    return _job("tokenize", args, env, **place, max_retries=max_retries, mounts=mounts, rdzv_port=port)
-
-
-def rank(
-    *args: str,
-    j: str = "1x2",
-    name: str = "rank",
-    image: str = "trec-semid:latest",
-    h: Optional[str] = None,
-    cpu: int = 2,
-    gpu: int = 0,
-    mem_mb: int = 8192,
-    env: Optional[Dict[str, str]] = None,
-    max_retries: int = 0,
-    mounts: Optional[List[str]] = None,
-    port: int = 29500,
-) -> specs.AppDef:
-    """Train a ranker over sharded item-ID and semantic-ID tables, and evaluate it.
-
-    Args:
-        args: config files and `--set=a.b=c` of the verb
-        j: nodes x processes per node, e.g. 2x8; one process per GPU
-        name: name of the job, or experiment/name
-        image: container image with the package; local_cwd takes no notice of it
-        h: named resource; replaces cpu, gpu and mem_mb
-        cpu: CPU cores per node
-        gpu: GPUs per node
-        mem_mb: host memory per node [MiB]
-        env: environment variables, e.g. NCCL_DEBUG=INFO,A=B
-        max_retries: restarts by the scheduler; the job goes on from its last checkpoint
-        mounts: container mounts, e.g. type=bind,src=/data,dst=/data,readonly
-        port: port of the first node, where several nodes meet
-    """
-    place = {"j": j, "name": name, "image": image, "h": h, "cpu": cpu, "gpu": gpu, "memMB": mem_mb}
-    return _job("rank", args, env, **place, max_retries=max_retries, mounts=mounts, rdzv_port=port)
-
-
-def _job(verb: str, args: tuple[str, ...], env: dict[str, str] | None, **where: Any) -> specs.AppDef:
-    app = ddp(verb, *args, m="trec_semid.cli.main", env=RANK_ENVIRONMENT | (env or {}), **where)
-    app.roles[0].name = verb
+    app = ddp(
+        verb,
+        *args,
+        m=MODULE,
+        j=j,
+        name=name,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=mem_mb,
+        env=RANK_ENVIRONMENT | (env or {}),
+        max_retries=max_retries,
+        mounts=mounts,
+        rdzv_port=port,
+    )
+    role = app.roles[0]
+    role.name = verb
+    shell, command = role.args
+    role.args = [shell, command.replace("torchrun ", f"torchrun --max-restarts {max_restarts} ", 1)]
     return app
+
+
+def _in_one_process(
+    *args: str,
+    verb: str,
+    name: str,
+    image: str = "trec-semid:latest",
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    mem_mb: int = 8192,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 0,
+    mounts: Optional[List[str]] = None,
+) -> specs.AppDef:
+    """Run a verb as `python -m trec_semid.cli.main VERB` on one node.
+
+    Args:
+        args: what the verb reads: config files or run folders, and `--set=a.b=c`
+        verb: name of the verb
+        name: name of the job, or experiment/name
+        image: container image with the package; local_cwd takes no notice of it
+        h: named resource; replaces cpu, gpu and mem_mb
+        cpu: CPU cores of the node
+        gpu: GPUs of the node
+        mem_mb: host memory of the node [MiB]
+        env: environment variables, e.g. OMP_NUM_THREADS=8,A=B
+        max_retries: restarts by the scheduler; a verb goes on where it can, and leaves finished work as it is
+        mounts: container mounts, e.g. type=bind,src=/data,dst=/data,readonly
+    """
+    role = specs.Role(
+        name=verb,
+        image=image,
+        entrypoint="python",
+        args=["-m", MODULE, verb, *args],
+        env=ENVIRONMENT | (env or {}),
+        resource=specs.resource(cpu=cpu, gpu=gpu, memMB=mem_mb, h=h),
+        max_retries=max_retries,
+        mounts=specs.parse_mounts(mounts) if mounts else [],
+    )
+    return specs.AppDef(name=name.rpartition("/")[2], roles=[role])
+
+
+def _with_flags_of(kind: Component) -> Callable[[Component], Component]:
+    """Give a verb the flags of its kind, in the forms that TorchX reads: signature and docstring."""
+
+    def component_of(declared: Component) -> Component:
+        verb = declared.__name__
+        flags = inspect.signature(kind)
+        shown = [flag for key, flag in flags.parameters.items() if key != "verb"]
+        shown = [flag.replace(default=verb) if flag.name == "name" else flag for flag in shown]
+
+        def component(*args: str, name: str = verb, **given: Any) -> specs.AppDef:
+            return kind(*args, verb=verb, name=name, **given)
+
+        component.__name__ = component.__qualname__ = verb
+        component.__signature__ = flags.replace(parameters=shown)  # pyright: ignore[reportFunctionMemberAccess]
+        described = inspect.cleandoc(kind.__doc__ or "").partition("Args:")[2]
+        described = described.replace("\n    verb: name of the verb", "")
+        component.__doc__ = f"{inspect.cleandoc(declared.__doc__ or '')}\n\nArgs:{described}"
+        return component
+
+    return component_of
+
+
+@_with_flags_of(_in_one_process)
+def prepare(*args: str) -> specs.AppDef:
+    """Make a dataset folder from raw logs and item content."""
+    ...
+
+
+@_with_flags_of(_on_ranks)
+def tokenize(*args: str) -> specs.AppDef:
+    """Learn codebooks from item content and give every item its semantic ID."""
+    ...
+
+
+@_with_flags_of(_in_one_process)
+def assign(*args: str) -> specs.AppDef:
+    """Give new items semantic IDs with a frozen tokenizer, and say how they drift."""
+    ...
+
+
+@_with_flags_of(_on_ranks)
+def rank(*args: str) -> specs.AppDef:
+    """Train a ranker over sharded item-ID and semantic-ID tables, and evaluate it."""
+    ...
+
+
+@_with_flags_of(_on_ranks)
+def retrieve(*args: str) -> specs.AppDef:
+    """Train a retriever of the next items out of the whole catalogue, and evaluate it."""
+    ...
+
+
+@_with_flags_of(_in_one_process)
+def export(*args: str) -> specs.AppDef:
+    """Write the best checkpoint of a rank run as a bundle for serving, checked first."""
+    ...
+
+
+@_with_flags_of(_in_one_process)
+def report(*args: str) -> specs.AppDef:
+    """Compare finished runs on one page."""
+    ...
+
+
+@_with_flags_of(_in_one_process)
+def plan(*args: str) -> specs.AppDef:
+    """Place a model's tables on a cluster that need not be there; give the cluster as `--cluster=FILE`."""
+    ...
+
+
+@_with_flags_of(_in_one_process)
+def study(*args: str) -> specs.AppDef:
+    """Run a grid of jobs over seeds, side by side on one node; its workers take the node's GPUs in turn."""
+    ...

@@ -3,6 +3,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from trec_semid.checkpoints.folder import complete_steps, step_fault
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
-from trec_semid.core.errors import CheckpointError
+from trec_semid.core.errors import CheckpointError, TrainingError
+from trec_semid.core.logs import RunLog
 from trec_semid.core.paths import list_folder
-from trec_semid.core.ranks import process_group
+from trec_semid.core.ranks import Ranks, process_group
+from trec_semid.jobs.training_config import CheckpointsConfig
+from trec_semid.jobs.training_resume import find_start
+from trec_semid.sharding.tables import table_shards
+from trec_semid.training.finite import expect_finite
 
 
 def large() -> Trainable:
@@ -40,6 +46,12 @@ def no_file_larger_than(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def save_within(limit: int, writer: CheckpointWriter, step: int) -> None:
+    with no_file_larger_than(limit):
+        writer.save(step, large(), loop={})
+        writer.wait()
+
+
 @pytest.mark.parametrize("in_background", [False, True])
 @pytest.mark.parametrize("limit", [100_000, 3_000, 100])
 def test_a_file_that_may_not_grow_fails_the_save_and_frees_its_space(tmp_path: Path, in_background, limit):
@@ -48,14 +60,9 @@ def test_a_file_that_may_not_grow_fails_the_save_and_frees_its_space(tmp_path: P
         writer = CheckpointWriter(folder, in_background=in_background)
         writer.save(1, large(), loop={})
         writer.wait()
-        with (
-            no_file_larger_than(limit),
-            pytest.raises(
-                CheckpointError, match=r"cannot save: a file reached the size limit.*ulimit"
-            ) as error,
-        ):
-            writer.save(2, large(), loop={})
-            writer.wait()
+        with pytest.raises(CheckpointError, match="cannot save") as error:
+            save_within(limit, writer, 2)
+        assert "the disk is full, or a file may not grow further (ulimit -f)" in str(error.value)
         assert "inline_container" not in str(error.value)
         assert list_folder(folder) == ["step-1"]
         assert step_fault(folder, 1) is None
@@ -101,6 +108,9 @@ def test_a_reason_is_one_line_and_names_the_rank_where_there_are_several():
     inner = OSError(errno.ENOSPC, "No space left on device")
     assert reason(inner).startswith("the disk is full")
     assert reason(CheckpointException("write", {0: (inner, [])})).startswith("the disk is full")  # pyright: ignore[reportArgumentType]
+    in_torchs_words = RuntimeError("[enforce fail at inline_container.cc:862] . PytorchStreamWriter failed")
+    assert reason(in_torchs_words) == "the disk is full. Free some space"
+    assert reason(OSError(errno.EDQUOT, "x")).startswith("the disk is full: your quota")
     assert reason(ValueError("first\nsecond line.\n")) == "second line"
     assert reason(MemoryError()) == "MemoryError"
 
@@ -167,8 +177,59 @@ def on_two_ranks(folder: str) -> dict[str, Any]:
             said[f"{in_background} same"] = all(
                 (contents(again)["dense"] == contents(setup)["dense"]).tolist()
             )
+        said["finite"] = not_finite_on_one(setup, ranks.is_main)
+        said |= starts_of(f"{folder}/starts", ranks)
         said["damage"] = damaged_on_one(f"{folder}/False", setup, ranks.is_main)
     return said
+
+
+def not_finite_on_one(setup: Any, is_main: bool) -> str:
+    """Return what a rank says when one number of rank 1's part of one table is wrong."""
+    expect_finite(setup.trainable, 2, "step-1")
+    tables = setup.trainable.model.state_dict()
+    if not is_main:
+        rows = next(
+            part for key, value in tables.items() for *_, part in table_shards(value) if "t_user" in key
+        )
+        rows[-1, -1] = float("inf")
+    try:
+        expect_finite(setup.trainable, 2, "step-1")
+    except TrainingError as error:
+        return str(error)
+    return "fine"
+
+
+def starts_of(folder: str, ranks: Ranks) -> dict[str, Any]:
+    """Return where a run would go on as steps are lost one by one, as a rank sees it."""
+    said: dict[str, Any] = {}
+    writer, log = CheckpointWriter(folder, keep_last=3), RunLog(folder, ranks.rank)
+    for step, best in ((2, 2), (4, 4), (6, 4)):
+        selection = {"metric": "auc", "best_step": best, "best_value": 0.5, "num_waited": 0}
+        writer.save(step, small(), loop={"selection": selection, "went_back_to": None}, is_best=step == best)
+    find = partial(find_start, folder, ranks=ranks, log=log)
+    said["newest"] = find(None, CheckpointsConfig())
+    said["named"] = find(2, CheckpointsConfig())
+    torch.distributed.barrier()
+    if ranks.is_main:
+        flip(Path(folder, "step-4/tensors/__0_0.distcp"))
+    torch.distributed.barrier()
+    try:
+        find(None, CheckpointsConfig())
+    except CheckpointError as error:
+        said["lost best"] = str(error)
+    said["anew"] = find(None, CheckpointsConfig(lost_best="reselect"))
+    torch.distributed.barrier()
+    if ranks.is_main:
+        flip(Path(folder, "step-6/checkpoint.json"))
+    torch.distributed.barrier()
+    said["before"] = find(None, CheckpointsConfig())
+    log.close()
+    return said
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
 
 
 def damaged_on_one(place: str, setup: Any, is_main: bool) -> list[str]:
@@ -186,7 +247,7 @@ def damaged_on_one(place: str, setup: Any, is_main: bool) -> list[str]:
         content = path.read_bytes()
         torch.distributed.barrier()
         if is_main:
-            path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+            flip(path)
         torch.distributed.barrier()
         try:
             load_checkpoint(place, setup.trainable)
@@ -208,7 +269,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_save_that_fails_on_one_rank_fails_on_all_and_the_next_one_works(two_ranks, in_background):
     for said in two_ranks:
-        assert "rank 1: a file reached the size limit" in said[f"{in_background}"]
+        assert "rank 1: the disk is full, or a file may not grow further" in said[f"{in_background}"]
         assert said[f"{in_background} left"] == ["step-1"]
         assert said[f"{in_background} loads"] == 4
         assert said[f"{in_background} same"]
@@ -219,6 +280,24 @@ def test_a_failed_copy_on_one_rank_fails_the_save_on_all(two_ranks):
     for said in two_ranks:
         assert "division by zero" in said["True staging"]
         assert "False staging" not in said  # nothing is copied first
+
+
+@pytest.mark.ranks
+def test_a_number_that_is_not_finite_on_one_rank_is_named_on_all(two_ranks):
+    for said in two_ranks:
+        assert "step 2: model/" in said["finite"]
+        assert "t_user" in said["finite"]
+
+
+@pytest.mark.ranks
+def test_ranks_agree_where_a_run_goes_on_whatever_is_lost(two_ranks):
+    for said in two_ranks:
+        assert (said["newest"].step, said["newest"].has_best) == (6, True)
+        assert (said["named"].step, said["named"].went_back_to) == (2, 2)
+        assert "step-4/tensors/__0_0.distcp" in said["lost best"]
+        assert "--set resume_from=2 trains" in said["lost best"]
+        assert (said["anew"].step, said["anew"].has_best) == (6, False)
+        assert said["before"].step == 2
 
 
 @pytest.mark.ranks

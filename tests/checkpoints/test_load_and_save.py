@@ -18,11 +18,13 @@ from trec_semid.checkpoints.folder import (
     latest_step,
     read_file,
     step_fault,
+    sweep_steps,
 )
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.core.errors import CheckpointError
+from trec_semid.core.paths import find_files, join, write_bytes
 from trec_semid.core.ranks import process_group
 
 
@@ -191,3 +193,18 @@ def test_a_process_killed_while_saving_leaves_the_step_before(folder: str):
     assert_same(small(steps=1), fresh)
     save_checkpoint(folder, 3, fresh, loop={})
     assert sorted(os.listdir(folder)) == ["step-1", "step-3"]
+
+
+def test_steps_that_were_never_completed_are_swept_and_nothing_else(tmp_path):
+    folder = str(tmp_path)
+    for name in (
+        "step-4/checkpoint.json",
+        "step-4.1/loop.json",
+        "step-6/loop.json",
+        "step-x/loop.json",
+        "notes",
+    ):
+        write_bytes(join(folder, name), b"{}")
+    assert sweep_steps(folder) == [join(folder, "step-4.1"), join(folder, "step-6")]
+    assert find_files(folder) == ["notes", "step-4/checkpoint.json", "step-x/loop.json"]
+    assert sweep_steps(join(folder, "none")) == []

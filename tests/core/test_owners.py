@@ -5,7 +5,7 @@ import pytest
 
 from tests.occupants import VERBS, contents, occupy
 from trec_semid.core.errors import DataError
-from trec_semid.core.owners import check_owner, kinds_of
+from trec_semid.core.owners import check_file, check_owner, kinds_of
 from trec_semid.core.paths import join, make_folder, write_bytes
 
 WRITES = {
@@ -148,3 +148,18 @@ def test_nothing_is_written_where_it_would_be_read_as_data(root, source, out, is
     with pytest.raises(DataError, match=r"lies inside the data that is read|would be lost"):
         check_owner(join(root, out), "prepare", [f"{root}/{source}"])
     assert contents(root) == before
+
+
+@pytest.mark.parametrize("kind", VERBS)
+def test_single_file_takes_no_place_of_a_verbs_own(root, kind):
+    occupy(join(root, "x"), kind)
+    check_file(join(root, "none/plan.json"))
+    for name in contents(join(root, "x")):
+        if "/" not in name:
+            with pytest.raises(DataError, match="of which it is no part"):
+                check_file(join(root, "x", name))
+    if kind in ("prepare", "assign", "export"):
+        with pytest.raises(DataError, match="of which it is no part"):
+            check_file(join(root, "x/plan.json"))
+    else:
+        check_file(join(root, "x/plan-of-mine.json"))

@@ -51,7 +51,7 @@ def test_a_code_outside_its_table_is_refused_by_item(folder, wrong):
     codes = np.zeros((40, 1), np.int32)
     codes[12, 0] = wrong
     with pytest.raises(
-        DataError, match=rf"row 12, field 'item_code_0': id outside its table \(got {wrong}\)"
+        DataError, match=rf"row 13, field 'item_code_0': id outside its table \(got {wrong}\)"
     ):
         read(folder, Codes(codes, (3,)))
 
@@ -60,7 +60,7 @@ def test_a_list_field_with_an_id_outside_its_table_is_refused_by_item(folder):
     genres = pq.read_table(f"{folder}/items.parquet")["genres"].to_pylist()
     genres[9] = [1, 7]
     replace(f"{folder}/items.parquet", "genres", genres, pa.list_(pa.int32()))
-    with pytest.raises(DataError, match=r"items.parquet, row 9, field 'item_genres': .*\(got 7\)"):
+    with pytest.raises(DataError, match=r"items.parquet, row 10, field 'item_genres': .*\(got 7\)"):
         read(folder)
 
 
@@ -68,7 +68,7 @@ def test_a_plain_field_with_a_negative_id_is_refused_by_user(folder):
     ages = pq.read_table(f"{folder}/users.parquet")["age"].to_pylist()
     ages[3] = -2
     replace(f"{folder}/users.parquet", "age", ages, pa.int32())
-    with pytest.raises(DataError, match=r"users.parquet, row 3, field 'user_age': .*\(got -2\)"):
+    with pytest.raises(DataError, match=r"users.parquet, row 4, field 'user_age': .*\(got -2\)"):
         read(folder)
 
 
@@ -78,7 +78,7 @@ def test_an_event_of_an_entity_that_does_not_exist_is_refused_by_row(folder, col
     rows = pq.read_table(path)[column].to_pylist()
     rows[1999] = size
     replace(path, column, rows, pa.int64())
-    with pytest.raises(DataError, match=rf"row 1999, field '{column}': id outside its table \(got {size}\)"):
+    with pytest.raises(DataError, match=rf"row 2000, field '{column}': id outside its table \(got {size}\)"):
         read(folder)
 
 
@@ -88,7 +88,7 @@ def test_an_event_without_a_label_is_refused_by_row(folder):
     labels[1702] = None
     replace(path, "label", labels, pa.float32())
     data = read(folder)
-    with pytest.raises(DataError, match="row 1702, field 'label': event without a label"):
+    with pytest.raises(DataError, match="row 1703, field 'label': event without a label"):
         data.batch_maker("valid", "online")
 
 

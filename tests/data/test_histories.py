@@ -103,12 +103,12 @@ def test_a_missing_timestamp_is_refused_by_row(tmp_path):
     change_events(
         folder, lambda table: table.set_column(3, table.schema.field(3), pa.array(times, pa.int64()))
     )
-    with pytest.raises(DataError, match="row 7, field 'timestamp': missing timestamp"):
+    with pytest.raises(DataError, match="row 8, field 'timestamp': missing timestamp"):
         read_events(Dataset(folder))
 
 
 def test_events_out_of_order_are_refused_by_row(tmp_path):
     folder = write_small_dataset(str(tmp_path / "d"))
     change_events(folder, lambda table: table.take([1, 0, *range(2, table.num_rows)]))
-    with pytest.raises(DataError, match="row 1, field 'order': events out of order"):
+    with pytest.raises(DataError, match="row 2, field 'order': events out of order"):
         read_events(Dataset(folder))

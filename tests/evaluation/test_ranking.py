@@ -121,7 +121,7 @@ def test_strata_need_items(rows, strata):
 def test_scores_that_are_not_finite_are_refused(rows):
     scores, labels, users, _ = rows
     scores[7] = np.nan
-    with pytest.raises(DataError, match="row 7"):
+    with pytest.raises(DataError, match="row 8"):
         rank_metrics(scores, labels, users)
 
 

@@ -195,7 +195,7 @@ def test_the_whole_way_from_scores_is_sorting_the_whole_list_of_every_user():
             ShapeError,
             r"top_items: wrong shape \(got \(2, 1\), expected \(2, 2\)\)",
         ),
-        ({"ranks": [1, 2, 0]}, DataError, r"row 2, field 'rank': no such rank \(got 0\)"),
+        ({"ranks": [1, 2, 0]}, DataError, r"row 3, field 'rank': no such rank \(got 0\)"),
         ({"top_items": [[1, 4], [2, 3]]}, DataError, r"top_items': no such item \(got 4\)"),
         ({"target_rows": [1, 2, 7]}, DataError, r"item_row': no such row \(got 7\)"),
         ({"user_rows": [0, 5]}, DataError, r"user_row': no such row \(got 5\)"),

@@ -91,7 +91,7 @@ def test_masks_part_the_rows_twice():
 
 def test_rows_of_another_dataset_are_refused():
     strata = strata_of_counts(np.ones(3), np.ones(3))
-    with pytest.raises(DataError, match=r"row 1, field 'item_row'.*got 3"):
+    with pytest.raises(DataError, match=r"row 2, field 'item_row'.*got 3"):
         dict(strata.masks(np.array([0, 0]), np.array([2, 3])))
     with pytest.raises(DataError, match=r"field 'user_row'.*got -1"):
         dict(strata.masks(np.array([-1]), np.array([0])))

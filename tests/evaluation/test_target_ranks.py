@@ -25,7 +25,7 @@ def test_what_all_ranks_wrote_is_read_in_order_of_row(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value", "told"),
-    [("rank", 0, r"row 7, field 'rank': ranks start at 1 \(got 0\)"), ("user_row", 9999, "user after user")],
+    [("rank", 0, r"row 8, field 'rank': ranks start at 1 \(got 0\)"), ("user_row", 9999, "user after user")],
 )
 def test_files_that_cannot_be_right_are_refused(tmp_path, field, value, told):
     targets = random_targets()

@@ -7,9 +7,11 @@ import pytest
 
 from tests.datasets import write_small_dataset
 from trec_semid.core.logs import read_events
+from trec_semid.core.paths import write_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import RankConfig, run
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 
@@ -24,6 +26,12 @@ def write_problem(folder: str) -> dict[str, Any]:
     return {"dataset": f"{folder}/data", "semantic_ids": f"{folder}/codes.parquet"}
 
 
+def mark_finished(folder: str) -> None:
+    """Give a folder with semantic IDs what a finished run has besides: their record, and the mark."""
+    write_record(folder, dataset="small", dataset_checksum="c", seed=0)
+    write_bytes(f"{folder}/metrics.json", b"{}")
+
+
 def rank_config(problem: dict[str, Any], run_folder: str, **changes: Any) -> RankConfig:
     """Return a config of a few short epochs; batches of 250 rows leave a smaller last one."""
     values: dict[str, Any] = {
@@ -36,6 +44,8 @@ def rank_config(problem: dict[str, Any], run_folder: str, **changes: Any) -> Ran
         "optimizers": {"dense": {"learning_rate": 0.01}, "tables": {"learning_rate": 0.1}},
         "train": {"batch_size": 250, "max_epochs": 3, "log_every_steps": 1, "patience": 5},
     }
+    if changes.get("representation") == "item":
+        values["semantic_ids"] = ""
     for key, value in changes.items():
         values[key] = {**values[key], **value} if isinstance(values.get(key), dict) else value
     return RankConfig.model_validate(values)

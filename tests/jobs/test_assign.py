@@ -21,6 +21,7 @@ from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.quality import describe_quality
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -286,12 +287,14 @@ def test_tokenize_run_that_cannot_serve_is_refused(world: Path, tmp_path: Path):
     quality = json.loads((tmp_path / "codes/quality.json").read_text())
     del quality["training_errors"]
     (tmp_path / "codes/quality.json").write_text(json.dumps(quality))
+    write_record(str(tmp_path / "codes"), dataset="small", dataset_checksum="c", seed=0)
     asked = config(tmp_path, tmp_path / "new.parquet", tmp_path / "out")
     with pytest.raises(DataError, match="older version"):
         run(asked)
     shutil.copy(world / "codes/quality.json", tmp_path / "codes")
     ids = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))
     SemanticIds(ids.item_ids, ids.codes, (20, 20, 20)).save(str(tmp_path / "codes/semantic_ids.parquet"))
+    write_record(str(tmp_path / "codes"), dataset="small", dataset_checksum="c", seed=0)
     with pytest.raises(DataError, match="map of other codebooks"):
         run(asked)
     (tmp_path / "codes/metrics.json").unlink()
@@ -314,7 +317,8 @@ def wide_codes(folder: Path, width: int) -> None:
     resolved = resolve_collisions("keep", tokenizer, catalogue, encoded)
     quality = describe_quality(tokenizer, "rq_kmeans", catalogue, resolved, np.arange(50), seed=0)
     (folder / "quality.json").write_text(json.dumps(quality))
-    (folder / "metrics.json").write_text('{"seed": 0, "dataset": "wide", "dataset_checksum": "c"}')
+    write_record(str(folder), dataset="wide", dataset_checksum="c", seed=0)
+    (folder / "metrics.json").write_text("{}")
 
 
 def test_memory_does_not_grow_with_the_vectors_that_are_read(tmp_path: Path):
@@ -343,3 +347,27 @@ def test_memory_does_not_grow_with_the_vectors_that_are_read(tmp_path: Path):
     small, large = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
     # The 70,000 items more have 143 MB of vectors.
     assert large - small < 40_000  # [KiB]
+
+
+def test_subfolders_are_read_and_their_partitions_checked(world: Path, tmp_path: Path):
+    columns = items_of(world)
+    for number, name in enumerate(
+        ("a.parquet", "day=1/a.parquet", "day=2/deep/b.parquet", "_temporary/c.parquet")
+    ):
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        part = {key: values[number * 50 : (number + 1) * 50] for key, values in columns.items()}
+        write(tmp_path / "new" / name, part)
+    with pytest.raises(
+        DataError, match=r"day=1/a.parquet: lies in other partition folders than .*new/a.parquet"
+    ):
+        run(config(world, tmp_path / "new", tmp_path / "out"))
+    (tmp_path / "new/a.parquet").unlink()
+    run(config(world, tmp_path / "new", tmp_path / "out"))
+    given = SemanticIds.load(str(tmp_path / "out/semantic_ids.parquet"))
+    assert given.item_ids == [f"new-{number}" for number in range(50, 150)]
+    write(tmp_path / "new/day=2/deep/c.parquet", {key: values[:1] for key, values in columns.items()})
+    assert len(run(config(world, tmp_path / "new", tmp_path / "out")).drift["inputs"]) == 4
+    table = pq.read_table(tmp_path / "new/day=1/a.parquet").append_column("day", pa.array(["1"] * 49 + ["2"]))
+    pq.write_table(table, tmp_path / "new/day=1/a.parquet")
+    with pytest.raises(DataError, match=r"day=1/a.parquet, row 50, field 'day': another value .*got '2'"):
+        run(config(world, tmp_path / "new", tmp_path / "out"))

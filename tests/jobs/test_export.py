@@ -10,16 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.jobs.ranking import rank_config, write_problem
 from tests.jobs.test_rank_tuning import tuned
 from tests.jobs.test_rank_tuning import write_problem as write_tuned_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import CheckpointError, DataError
+from trec_semid.data.batches import Jagged
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs import assign, export, rank
 from trec_semid.jobs.export import ExportConfig
+from trec_semid.jobs.matched_codes import verify_codes
 from trec_semid.serving.check import score_rows
 from trec_semid.serving.manifest import read_manifest
 from trec_semid.serving.reader import Bundle
@@ -62,7 +66,7 @@ def test_shards_hold_the_rows_the_manifest_says(bundle: str):
     rows = [safetensors.torch.load_file(f"{bundle}/{shard.file}")["weight"] for shard in users.shards]
     table = Bundle(bundle).tables["t_user_id"]
     assert torch.equal(table.rows(torch.arange(60)), torch.cat(rows))
-    listed = {facts.file for facts in manifest.files()} | {"manifest.json"}
+    listed = {facts.file for facts in manifest.files()} | {"manifest.json", "manifest.json.sha256"}
     assert listed == {str(file.relative_to(bundle)) for file in Path(bundle).rglob("*") if file.is_file()}
 
 
@@ -102,8 +106,107 @@ def test_the_map_is_that_of_the_checkpoint_and_a_changed_one_is_refused(
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
     SemanticIds(ids.item_ids, ids.codes[::-1].copy(), ids.sizes).save(f"{copy}/semantic_ids.parquet")
-    with pytest.raises(DataError, match="not the file that was exported"):
+    with pytest.raises(DataError, match=r"semantic_ids\.parquet: damaged"):
         score_rows(str(copy), problem["dataset"], 10)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 2**40), flip=st.integers(1, 255), pick=st.integers(0, 2**20))
+def test_any_flipped_byte_of_any_file_is_refused_when_the_bundle_is_opened(
+    bundle: str, tmp_path: Path, place: int, flip: int, pick: int
+):
+    names = sorted(str(file.relative_to(bundle)) for file in Path(bundle).rglob("*") if file.is_file())
+    file = Path(bundle, names[pick % len(names)])
+    content = file.read_bytes()
+    at = place % len(content)
+    try:
+        file.write_bytes(content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :])
+        with pytest.raises(DataError):
+            Bundle(bundle)
+        with pytest.raises(DataError):
+            verify_codes(bundle)  # what assign and rankers ask
+    finally:
+        file.write_bytes(content)
+    assert read_manifest(bundle)
+
+
+def features_of(bundle: Bundle, num_rows: int = 3, ids_each: int = 2) -> Jagged:
+    names = tuple(feature.name for feature in bundle.manifest.features)
+    values = torch.ones(len(names) * num_rows * ids_each, dtype=torch.int64)
+    return Jagged(names, values, torch.full((len(names) * num_rows,), ids_each, dtype=torch.int32))
+
+
+def with_value(features: Jagged, at: int, value: int) -> Jagged:
+    values = features.values.clone()
+    values[at] = value
+    return features._replace(values=values)
+
+
+WRONG = {
+    "floats": (lambda f: f._replace(values=f.values.float()), "'values': not a list of whole.*torch.float32"),
+    "nan": (lambda f: f._replace(values=f.values / 0 * 0), "'values': not a list of whole numbers"),
+    "booleans": (lambda f: f._replace(values=f.values.bool()), "'values': not a list of whole numbers"),
+    "no tensor": (lambda f: f._replace(values=f.values.tolist()), r"'values': not a list.*\(got 'list'\)"),
+    "a matrix": (lambda f: f._replace(values=f.values.view(-1, 2)), "'values': not a list of whole numbers"),
+    "float lengths": (
+        lambda f: f._replace(lengths=f.lengths.float()),
+        "'lengths': not a list of whole numbers",
+    ),
+    "fewer ids": (lambda f: f._replace(values=f.values[:-1]), "'lengths': .* do not cut"),
+    "more ids": (
+        lambda f: f._replace(values=torch.cat([f.values, f.values[:1]])),
+        "'lengths': .* do not cut",
+    ),
+    "a row too few": (lambda f: f._replace(lengths=f.lengths[:-1]), "'lengths': .* do not cut"),
+    "negative length": (
+        lambda f: f._replace(lengths=torch.cat([f.lengths[:-2], torch.tensor([5, -1], dtype=torch.int32)])),
+        "'lengths': .* do not cut",
+    ),
+    "other features": (lambda f: f._replace(keys=f.keys[::-1]), "features differ from the bundle's"),
+}
+
+
+@pytest.mark.parametrize("kind", list(WRONG))
+def test_batches_that_are_no_ids_are_refused_by_name(bundle: str, kind: str):
+    opened = Bundle(bundle)
+    break_it, told = WRONG[kind]
+    with pytest.raises(DataError, match=told):
+        opened.scores(break_it(features_of(opened)))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    feature=st.integers(0, 30),
+    row=st.integers(0, 2),
+    beyond=st.sampled_from([-(2**63), -7, -1, 0, 1, 2**40, 2**62]),
+    kind=st.sampled_from([torch.int64, torch.int32]),
+)
+def test_an_id_outside_its_table_is_refused_with_feature_row_and_value(bundle, feature, row, beyond, kind):
+    opened = OPENED.setdefault(bundle, Bundle(bundle)) if bundle not in OPENED else OPENED[bundle]
+    place = feature % len(opened.manifest.features)
+    facts = opened.manifest.features[place]
+    value = beyond if beyond < 0 else facts.num_rows + beyond
+    if kind == torch.int32 and not -(2**31) <= value < 2**31:
+        return
+    features = features_of(opened)
+    features = with_value(features._replace(values=features.values.to(kind)), 6 * place + 2 * row + 1, value)
+    with pytest.raises(DataError, match=rf"row {row + 1}, field '{facts.name}': .*\(got {value}\)"):
+        opened.scores(features)
+    with pytest.raises(DataError, match=rf"row 2, field '{facts.table}': .*\(got {value}\)"):
+        opened.tables[facts.table].rows(torch.tensor([0, value]))
+
+
+OPENED: dict[str, Bundle] = {}
+
+
+def test_first_and_last_rows_no_ids_and_no_rows_are_taken(bundle: str):
+    opened = Bundle(bundle)
+    features = features_of(opened)
+    for place, facts in enumerate(opened.manifest.features):
+        features = with_value(with_value(features, 6 * place, 0), 6 * place + 1, facts.num_rows - 1)
+    assert opened.scores(features).isfinite().all()
+    assert opened.scores(features_of(opened, 3, 0)).shape == (3,)
+    assert opened.scores(features_of(opened, 0)).shape == (0,)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -135,6 +238,20 @@ def test_a_bundle_that_scores_otherwise_is_not_written(run_folder: str, tmp_path
         export.run(ExportConfig(run=str(copy), out=str(out)))
     assert not out.exists()
     assert not [name for name in tmp_path.iterdir() if name.name not in ("run",)]
+
+
+def test_a_damaged_dataset_is_refused_before_anything_is_written(
+    run_folder: str, problem: dict[str, Any], tmp_path: Path
+):
+    out, file = tmp_path / "out", Path(problem["dataset"], "content/text.npy")
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(DataError, match=r"text.npy: damaged"):
+            export.run(ExportConfig(run=run_folder, out=str(out)))
+    finally:
+        file.write_bytes(content)
+    assert not out.exists()
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path: Path):

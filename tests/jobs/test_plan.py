@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.datasets import write_small_dataset
+from tests.jobs.ranking import mark_finished
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError, PlanError
 from trec_semid.data.schema import Dataset
@@ -54,7 +55,7 @@ def test_industrial_tables_are_planned_for_clusters_that_are_not_there(
 
 @pytest.mark.slow
 def test_large_tables_are_planned_for_512_devices():
-    planned = plan("representation=item", cluster="h100_64x8")
+    planned = plan("representation=item", "semantic_ids=", cluster="h100_64x8")
     assert len(planned.plan.rank_loads()) == 512
     assert sum(table.weight_bytes for table in planned.plan.tables) == 99_000_000 * 64 * 4
     shards = [shard for table in planned.plan.tables for shard in table.shards]
@@ -91,7 +92,7 @@ def rank_file(tmp_path: Path) -> str:
     SemanticIds(Dataset(dataset).item_ids, codes, (7, 9)).save(
         str(tmp_path / "codes" / "semantic_ids.parquet")
     )
-    (tmp_path / "codes/metrics.json").write_text("{}")  # the mark of a run's end
+    mark_finished(str(tmp_path / "codes"))
     for unneeded in ("events", "content", "items.parquet", "users.parquet"):
         path = tmp_path / "dataset" / unneeded
         shutil.rmtree(path) if path.is_dir() else path.unlink()

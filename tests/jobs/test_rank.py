@@ -4,10 +4,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.datasets import describe_again
-from tests.jobs.ranking import losses_of, rank_config, run_until, train_with_plan, write_problem
+from tests.jobs.ranking import (
+    losses_of,
+    mark_finished,
+    rank_config,
+    run_until,
+    train_with_plan,
+    write_problem,
+)
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step, complete_steps
 from trec_semid.core.config import load_config
@@ -165,13 +173,14 @@ def other_codes(problem, folder: Path) -> dict:
     """Return the problem with a copy of its semantic IDs in a tokenize run's place."""
     folder.mkdir()
     shutil.copy(problem["semantic_ids"], folder / "semantic_ids.parquet")
-    (folder / "metrics.json").write_text("{}")  # the mark of a run's end
+    mark_finished(str(folder))
     return {**problem, "semantic_ids": str(folder)}
 
 
 def retokenize(folder: Path, dataset: str) -> None:
     ids = SemanticIds.load(f"{folder}/semantic_ids.parquet", Dataset(dataset).item_ids)
     SemanticIds(ids.item_ids, ids.codes[::-1].copy(), ids.sizes).save(f"{folder}/semantic_ids.parquet")
+    mark_finished(str(folder))
 
 
 def test_a_run_does_not_go_on_with_other_codes_and_keeps_those_it_was_trained_with(
@@ -282,3 +291,12 @@ def test_predictions_of_all_ranks_together_are_those_of_one(on_one_two_and_four)
         found = read_predictions(str(folder / f"on-{world_size}" / "row_wise"), "test")
         assert found.user_row.tolist() == expected.user_row.tolist()
         assert found.score == pytest.approx(expected.score, rel=1e-3)
+
+
+def test_item_ids_beside_semantic_ids_that_nothing_reads_are_refused_with_how_to_take_them_back(problem):
+    values = {**problem, "run": "nowhere", "representation": "item"}
+    with pytest.raises(
+        ValidationError, match=r"reads no semantic_ids \(got '.*codes\.parquet'\).*semantic_ids = ''"
+    ):
+        RankConfig.model_validate(values)
+    assert RankConfig.model_validate({**values, "semantic_ids": ""}).semantic_ids is None

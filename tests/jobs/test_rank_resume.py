@@ -179,7 +179,7 @@ def test_a_best_step_lost_while_training_went_on_is_told_before_anything_is_writ
         flip(folder / f"checkpoints/step-{best}/tensors/__0_0.distcp")
 
     monkeypatch.setattr(training_loop, "train_steps", losing)
-    with pytest.raises(CheckpointError, match="the best step is lost.*same command again offers ways out"):
+    with pytest.raises(CheckpointError, match=r"the best step is lost.*same command again offers ways out"):
         run(rank_config(problem, str(folder), **OVERFITS))
     assert not (folder / "metrics.json").exists()
 
@@ -230,9 +230,7 @@ def test_more_epochs_without_a_checkpoint_left_are_refused_and_the_result_stays(
 
 
 NEUTRAL = {
-    "log_every_steps": {"train": {"log_every_steps": 4}},
-    "evaluation_batch_size": {"train": {"evaluation_batch_size": 77}},
-    "patience": {"train": {"patience": 9}},
+    "train": {"train": {"log_every_steps": 4, "evaluation_batch_size": 77, "patience": 9}},
     "checkpoints": {"checkpoints": {"every_steps": 5, "keep_last": 1, "in_background": True}},
     "sharding": {"sharding": {"tables": {"t_item_id": {"sharding_types": ["table_wise"]}}}},
 }
@@ -249,7 +247,7 @@ def test_what_does_not_change_what_was_computed_may_change_on_resume(problem, st
     assert len(events_of(folder, "resume")) == 1
 
 
-@pytest.mark.parametrize("spelled", ["relative", "dotted", "slash", "moved", "uri"])
+@pytest.mark.parametrize("spelled", ["dotted", "slash", "uri"])
 def test_a_run_is_the_same_however_its_path_and_its_datas_are_spelled(
     problem, stopped, whole, tmp_path, monkeypatch, spelled
 ):
@@ -257,10 +255,8 @@ def test_a_run_is_the_same_however_its_path_and_its_datas_are_spelled(
     monkeypatch.chdir(tmp_path)
     data = os.path.relpath(problem["dataset"])
     name = {
-        "relative": "elsewhere/r",
         "dotted": "./elsewhere/../elsewhere/r",
         "slash": f"{folder}/",
-        "moved": str(folder),
         "uri": f"file://{folder}",
     }[spelled]
     metrics = run(rank_config({**problem, "dataset": data}, name, **OFTEN)).metrics
@@ -376,7 +372,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_its_metrics(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
-        with pytest.raises(CheckpointError, match="a file reached the size limit") as error:
+        with pytest.raises(CheckpointError, match="a file may not grow further") as error:
             run(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -202,9 +202,9 @@ def test_folder_that_no_job_of_ours_made_is_never_removed(tmp_path: Path):
     assert (precious / "thesis.txt").read_text() == "mine"
 
 
-def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path):
+def start_study(tmp_path: Path, text: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a study in a process of its own; return it and the worker's process id once that is at work."""
     file = tmp_path / "study.toml"
-    text = GRID.replace("gain = 0.6", "gain = 0.6, sleep_s = 30.0").replace("[0, 1, 2]", "[0]")
     file.write_text(text.format(out=tmp_path / "out"))
     program = "; ".join(
         [
@@ -220,13 +220,31 @@ def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path):
     deadline = time.monotonic() + 60
     while not (log.exists() and "pid" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
-    pid = int(log.read_text().split("pid ")[1].split()[0])
+    return process, int(log.read_text().split("pid ")[1].split()[0])
+
+
+SLEEPY = GRID.replace("gain = 0.6", "gain = 0.6, sleep_s = 30.0").replace("[0, 1, 2]", "[0]")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path, number: int):
+    process, worker = start_study(tmp_path, SLEEPY)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    result = run(study(tmp_path, text.replace("30.0", "0.0")), find)
+        os.kill(worker, 0)
+    result = run(study(tmp_path, SLEEPY.replace("30.0", "0.0")), find)
     assert set(result["table"]) == {"item", "both"}
+
+
+def test_workers_whose_study_is_killed_are_gone_within_seconds(tmp_path: Path):
+    process, worker = start_study(tmp_path, SLEEPY)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_no_worker_outlives_a_study(finished: tuple[Path, dict]):

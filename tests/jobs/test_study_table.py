@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from trec_semid.core.config import load_config
+from trec_semid.jobs.rank import RankConfig
 from trec_semid.jobs.study import StudyConfig
 from trec_semid.jobs.study_grid import plan_runs
 from trec_semid.jobs.study_table import as_markdown, lay_out, tabulate
@@ -140,3 +141,16 @@ def test_ranking_studies_have_the_arms_their_results_name(name: str):
         "representation=both",
         f"semantic_ids=runs/{name}/mmq/seed-1",
     )
+
+
+STUDIES = [*RANKING.parent.glob("*/*.toml"), *(RANKING.parents[1] / "quickstart").glob("*.toml")]
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in STUDIES if 'verb = "rank"' in file.read_text()], ids=lambda file: file.stem
+)
+def test_every_ranker_of_the_studies_reads_semantic_ids_just_where_its_items_have_codes(file: Path):
+    planned = [run for run in plan_runs(load_config(StudyConfig, [str(file)])) if run.verb == "rank"]
+    configs = [load_config(RankConfig, run.files, run.sets) for run in planned]
+    assert configs
+    assert all((config.semantic_ids is None) == (config.representation == "item") for config in configs)

@@ -45,7 +45,7 @@ max_epochs = 1
 def write_raw(raw: str) -> None:
     rng = np.random.default_rng(0)
     items = [{"i": f"i{n}", "kind": f"k{n % 4}", "brand": f"b{n % 3}"} for n in range(24)]
-    rows = [f"u{rng.integers(30)},i{rng.integers(24)},{rng.integers(2)},{1000 + n}" for n in range(1500)]
+    rows = [f"u{rng.integers(30)},i{rng.integers(24)},{rng.integers(2)},{10**9 + n}" for n in range(1500)]
     write_bytes(f"{raw}/items.jsonl", "\n".join(map(json.dumps, items)).encode())
     write_bytes(f"{raw}/log.csv", "\n".join(["u,i,y,t", *rows]).encode())
 

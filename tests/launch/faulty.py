@@ -1,15 +1,15 @@
-"""The command line with a fault built in, for tests of what becomes of the other ranks.
+"""The command line with faults built in, for tests of what becomes of the other ranks.
 
-`FAULT` is JSON: `at` names a function as `module:name` or `module:Class.name`, `call` which of its calls is
-meant (from 1), `rank` on which rank, `do` what happens there before it, `attempts` in which restarts of
-torchrun it happens.
+`FAULTS` is a JSON list. Of each, `at` names a function as `module:name` or `module:Class.name`, `call` which
+of its calls is meant (from 1), `rank` on which rank (-1: all), `do` what happens there before it, `attempts`
+in which restarts of torchrun.
 """
 
 import importlib
 import json
 import os
 import signal
-import time
+import sys
 from typing import Any
 
 from trec_semid.cli import main as cli
@@ -20,26 +20,13 @@ def refuse() -> None:
     raise DataError("ratings are no numbers", file="x.csv", row=7)
 
 
-def crash() -> None:
-    raise ZeroDivisionError("bug")
-
-
-def loop() -> None:
-    while True:
-        time.sleep(0.01)
-
-
 DEEDS = {
     "refuse": refuse,
-    "crash": crash,
-    "loop": loop,
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "freeze": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
-    "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
     "term-launcher": lambda: os.kill(os.getppid(), signal.SIGTERM),
     "kill-launcher": lambda: os.kill(os.getppid(), signal.SIGKILL),
-    "wait": lambda: time.sleep(6),
+    "note": lambda: sys.stderr.write(f"process {os.getpid()} is here\n"),
 }
 
 
@@ -62,8 +49,8 @@ def build_in(fault: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    fault = json.loads(os.environ["FAULT"])
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if fault["rank"] == int(os.environ.get("RANK", "0")) and attempt in fault.get("attempts", [0]):
-        build_in(fault)
+    for fault in json.loads(os.environ["FAULTS"]):
+        if fault["rank"] in (-1, int(os.environ.get("RANK", "0"))) and attempt in fault.get("attempts", [0]):
+            build_in(fault)
     cli.main()

@@ -1,21 +1,21 @@
-import importlib.util
+import inspect
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from torchx.runner import get_runner
 from torchx.specs import AppDef
-from torchx.specs.file_linter import validate
+from torchx.specs.file_linter import get_fn_docstring, validate
 
 from launch import components
 from tests.datasets import write_small_dataset
+from tests.launch.golden import CASES, golden, golden_file
 from trec_semid.checkpoints.folder import latest_step, read_facts
 from trec_semid.data.schema import SPLITS, Dataset
+from trec_semid.jobs.table import JOBS
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
@@ -43,20 +43,57 @@ def command_of(app: AppDef) -> str:
     return app.roles[0].args[1]
 
 
-@pytest.mark.parametrize("verb", ["tokenize", "rank"])
+ON_RANKS = ["tokenize", "rank", "retrieve"]
+IN_ONE_PROCESS = ["prepare", "assign", "export", "report", "plan", "study"]
+
+
+def test_every_verb_that_a_config_runs_has_a_component():
+    assert {*ON_RANKS, *IN_ONE_PROCESS} == set(JOBS)
+
+
+@pytest.mark.parametrize("verb", [*ON_RANKS, *IN_ONE_PROCESS])
 def test_torchx_accepts_the_component_and_describes_every_flag(verb: str):
     assert validate(str(ROOT / FILE), verb) == []
+    component = getattr(components, verb)
+    what, flags = get_fn_docstring(component)
+    assert what.endswith(".")
+    assert set(flags) == set(inspect.signature(component).parameters)
+    assert all(text.strip() for text in flags.values())
+    assert {"j", "port", "max_restarts"} & set(flags) == (
+        {"j", "port", "max_restarts"} if verb in ON_RANKS else set()
+    )
 
 
-@pytest.mark.parametrize("verb", ["tokenize", "rank"])
-def test_a_component_runs_its_verb_under_torchrun_with_the_arguments_as_they_stand(verb: str):
+@pytest.mark.parametrize("verb", ON_RANKS)
+def test_a_verb_on_ranks_runs_under_torchrun_with_the_arguments_as_they_stand(verb: str):
     app = getattr(components, verb)("a.toml", "b.toml", "--set", "note=two words", j="2x8", gpu=8)
+    assert command_of(app).startswith("torchrun --max-restarts 3 --rdzv_backend c10d ")
     assert command_of(app).endswith(
         f"--nnodes 2 --nproc_per_node 8 --tee 3 --role '' "
         f"-m trec_semid.cli.main {verb} a.toml b.toml --set 'note=two words'"
     )
     role = app.roles[0]
     assert (app.name, role.name, role.num_replicas, role.resource.gpu) == (verb, verb, 2, 8)
+    assert " --max-restarts 0 " in command_of(getattr(components, verb)("a.toml", max_restarts=0))
+
+
+@pytest.mark.parametrize("verb", IN_ONE_PROCESS)
+def test_a_verb_of_one_process_runs_once_with_the_arguments_as_they_stand(verb: str):
+    app = getattr(components, verb)("a.toml", "--set", "note=two words", name="mine/first", cpu=8)
+    role = app.roles[0]
+    assert (role.entrypoint, role.args) == (
+        "python",
+        ["-m", "trec_semid.cli.main", verb, "a.toml", "--set", "note=two words"],
+    )
+    assert (app.name, role.name, role.num_replicas, role.resource.cpu) == ("first", verb, 1, 8)
+    assert getattr(components, verb)("a.toml").name == verb
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # TorchX advises about sites' settings
+@pytest.mark.parametrize(("scheduler", "verb"), CASES)
+def test_what_would_be_submitted_is_as_agreed(scheduler: str, verb: str):
+    # `python -m tests.launch.golden` writes the files anew.
+    assert golden(scheduler, verb) == golden_file(scheduler, verb).read_text()
 
 
 def test_ranks_have_one_thread_and_a_store_of_their_own_unless_told_otherwise():
@@ -65,6 +102,7 @@ def test_ranks_have_one_thread_and_a_store_of_their_own_unless_told_otherwise():
     own = components.rank("a.toml", env={"OMP_NUM_THREADS": "4", "NCCL_DEBUG": "INFO"}).roles[0].env
     assert (own["OMP_NUM_THREADS"], own["NCCL_DEBUG"]) == ("4", "INFO")
     assert "NCCL_DEBUG" not in components.RANK_ENVIRONMENT
+    assert components.study("a.toml").roles[0].env == {"OMP_NUM_THREADS": "1"}
 
 
 def test_resources_retries_and_mounts_reach_the_role():
@@ -77,35 +115,17 @@ def test_resources_retries_and_mounts_reach_the_role():
     ]
 
 
-def dry_run(scheduler: str, options: dict[str, Any], *flags: str) -> str:
-    with get_runner("tests") as runner:
-        info = runner.dryrun_component(f"{ROOT}/{FILE}:rank", [*flags, "--", "a.toml"], scheduler, options)
-    return str(info)
-
-
-def test_slurm_gets_one_torchrun_a_node():
-    script = dry_run("slurm", {"partition": "gpu"}, "-j", "3x8", "--gpu", "8")
-    assert script.count("--gpus-per-task=8") == 3
-    assert script.count("--nnodes 3 --nproc_per_node 8") == 3
-    assert "OMP_NUM_THREADS=1" in script
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("kubernetes") is None, reason='needs pip install "torchx[kubernetes]"'
-)
-def test_kubernetes_gets_one_pod_a_node():
-    manifest = dry_run("kubernetes", {"queue": "default"}, "-j", "2x8", "--gpu", "8")
-    assert manifest.count("nvidia.com/gpu") >= 2
-
-
 @pytest.mark.parametrize("file", [path.name for path in SCHEDULER_FILES])
 def test_scheduler_files_name_flags_that_the_component_has(file: str):
     import configparser
 
     settings = configparser.ConfigParser()
     settings.read(ROOT / "configs/torchx" / file)
-    flags = set(components.rank.__annotations__) - {"args", "return"}
-    assert set(settings["component:launch/components.py:rank"]) <= flags
+    sections = [name for name in settings.sections() if name.startswith("component:")]
+    assert sections
+    for section in sections:
+        component = getattr(components, section.rpartition(":")[2])
+        assert set(settings[section]) <= set(inspect.signature(component).parameters) - {"args"}
 
 
 def run_torchx(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -95,7 +95,7 @@ def test_a_code_outside_its_codebook_is_named(code, position):
     codes = np.ones((3, 2), np.int32)
     codes[2, position] = code
     with pytest.raises(
-        DataError, match=f"row 2, field 'codes'.*got {code}.*Position {position} knows codes 0"
+        DataError, match=f"row 3, field 'codes'.*got {code}.*Position {position} knows codes 0"
     ):
         TupleTrie.build(codes, (3, 6))
 

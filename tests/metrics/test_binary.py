@@ -71,7 +71,7 @@ def test_normalised_entropy_of_one_class_is_refused():
 
 @pytest.mark.parametrize("bad", [-0.1, 1.5, np.nan, np.inf])
 def test_score_that_is_no_probability_is_refused_and_its_row_named(bad):
-    with pytest.raises(DataError, match="row 1, field 'score'"):
+    with pytest.raises(DataError, match="row 2, field 'score'"):
         log_loss([0.5, bad], [0, 1])
 
 

@@ -75,9 +75,9 @@ def test_work_in_threads_keeps_its_order_and_its_errors(num_threads, monkeypatch
 
 
 def test_nan_score_is_refused_and_its_row_named():
-    with pytest.raises(DataError, match=r"row 2, field 'score'.*nan") as caught:
+    with pytest.raises(DataError, match=r"row 3, field 'score'.*nan") as caught:
         check_scores(np.float32([0.1, 0.2, np.nan, np.nan]))
-    assert caught.value.row == 2
+    assert caught.value.row == 3
 
 
 def test_infinite_scores_have_an_order():
@@ -87,13 +87,13 @@ def test_infinite_scores_have_an_order():
 
 @pytest.mark.parametrize("bad", [2, -1, 0.5, np.nan])
 def test_label_that_is_no_class_is_refused_and_its_row_named(bad):
-    with pytest.raises(DataError, match="row 1, field 'label'"):
+    with pytest.raises(DataError, match="row 2, field 'label'"):
         check_labels(np.array([0, bad, 1.0]), 3)
 
 
 @pytest.mark.parametrize("bad", [-1, 1 << 31])
 def test_user_that_is_no_dense_row_is_refused_and_its_row_named(bad):
-    with pytest.raises(DataError, match="row 1, field 'user'"):
+    with pytest.raises(DataError, match="row 2, field 'user'"):
         check_users(np.array([0, bad]), 2)
 
 

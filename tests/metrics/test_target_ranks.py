@@ -193,7 +193,7 @@ def test_half_precision_and_gradients_are_taken():
 def test_scores_that_are_no_numbers_are_refused():
     scores = np.zeros((3, 70), np.float32)
     scores[1, 69] = np.nan
-    with pytest.raises(DataError, match=r"row 1, field 'score': score is NaN"):
+    with pytest.raises(DataError, match=r"row 2, field 'score': score is NaN"):
         rank_targets(scorer(scores), user_items([[1], [2], [3]]), 70)
 
 
@@ -208,8 +208,8 @@ def test_a_scorer_that_changes_its_mind_is_refused():
 @pytest.mark.parametrize(
     ("targets", "masked", "error", "told"),
     [
-        ([[9]], [[]], DataError, r"row 0, field 'targets': no such item \(got 9\)"),
-        ([[1]], [[2, -1]], DataError, r"row 1, field 'masked': no such item \(got -1\)"),
+        ([[9]], [[]], DataError, r"row 1, field 'targets': no such item \(got 9\)"),
+        ([[1]], [[2, -1]], DataError, r"row 2, field 'masked': no such item \(got -1\)"),
         ([[1, 2, 1]], [[]], DataError, r"user has a target twice \(got 1\)"),
         ([[1]], [[], []], ShapeError, "1 users with targets, but 2 with masks"),
         ([[1], [2]], [[], []], ShapeError, "scores: wrong shape"),

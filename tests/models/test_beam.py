@@ -247,7 +247,7 @@ def test_a_log_probability_that_is_no_number_is_named(sign):
     heads = [torch.tensor([[0.0, -1.0], [0.0, -1.0]])]
     heads[0][1, 1] = torch.tensor(torch.nan).copysign(torch.tensor(sign))
     trie = TupleTrie.build(np.array([[0], [1]]), (2,))
-    with pytest.raises(DataError, match="row 1, field 'score': score is NaN"):
+    with pytest.raises(DataError, match="row 2, field 'score': score is NaN"):
         beam_search(trie, 2, parallel_heads(heads), 1)
 
 

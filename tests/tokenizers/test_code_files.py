@@ -32,7 +32,7 @@ def write(folder, codes, *, sizes=None, kind=None, items=None):
     ids=str,
 )
 def test_any_list_of_whole_numbers_is_read(tmp_path, kind):
-    ids, codes, sizes = read_codes(write(tmp_path, [[0, 7], [3, 1]], kind=kind))
+    ids, codes, sizes, *_ = read_codes(write(tmp_path, [[0, 7], [3, 1]], kind=kind))
     assert ids == ["i0", "i1"]
     assert (codes.tolist(), codes.dtype, sizes) == ([[0, 7], [3, 1]], np.int32, (4, 8))
     assert read_codes(write(tmp_path, [[0, 7], [3, 1]], kind=kind, sizes="4, 9")).sizes == (4, 9)
@@ -48,12 +48,12 @@ def test_any_list_of_whole_numbers_is_read(tmp_path, kind):
         (["1 2"], pa.string(), r"wrong type \(got 'string'\)"),
         ([3], pa.int32(), r"wrong type \(got 'int32'\)"),
         ([[None, None]], None, r"wrong type \(got 'list<.*null>'\)"),
-        ([[], []], pa.list_(pa.int32()), "row 0, field 'codes': a semantic ID without codes"),
-        ([[], []], None, "row 0, field 'codes': a semantic ID without codes"),
-        ([[1], []], pa.list_(pa.int32()), "row 1, field 'codes': .*same length: 1 codes in row 0, 0 here"),
-        ([[1], None], pa.list_(pa.int32()), "row 1, field 'codes': missing value"),
-        ([[1, 2], [3, None]], pa.list_(pa.int32()), r"row 1, field 'codes': missing value.*every position"),
-        ([[1], [-2]], pa.list_(pa.int64()), r"row 1, .*outside its codebook \(got -2\)\. .* from 0"),
+        ([[], []], pa.list_(pa.int32()), "row 1, field 'codes': a semantic ID without codes"),
+        ([[], []], None, "row 1, field 'codes': a semantic ID without codes"),
+        ([[1], []], pa.list_(pa.int32()), "row 2, field 'codes': .*same length: 1 codes in row 1, 0 here"),
+        ([[1], None], pa.list_(pa.int32()), "row 2, field 'codes': missing value"),
+        ([[1, 2], [3, None]], pa.list_(pa.int32()), r"row 2, field 'codes': missing value.*every position"),
+        ([[1], [-2]], pa.list_(pa.int64()), r"row 2, .*outside its codebook \(got -2\)\. .* from 0"),
         ([], pa.list_(pa.int32()), "no items"),
     ],
 )
@@ -77,7 +77,7 @@ def test_codes_that_are_no_tuples_of_whole_numbers_are_refused(tmp_path, codes, 
         ("9,4294967296", "not codebook sizes"),
         ("9," + "9" * 5000, "not codebook sizes"),
         (b"9,\xff", "not codebook sizes"),
-        ("9,3", r"row 0, field 'codes': code outside its codebook \(got 7\)"),
+        ("9,3", r"row 1, field 'codes': code outside its codebook \(got 7\)"),
     ],
 )
 def test_stated_sizes_that_do_not_fit_are_refused(tmp_path, sizes, words):
@@ -87,7 +87,7 @@ def test_stated_sizes_that_do_not_fit_are_refused(tmp_path, sizes, words):
 
 @pytest.mark.parametrize("largest", [1_950_000_000, 2**31 - 1, 2**40, 2**63 - 1])
 def test_hashes_are_refused_before_they_become_tables(tmp_path, largest):
-    words = rf"row 1, .*far beyond the number of items \(got {largest}\)\. Position 0 .* number its codes"
+    words = rf"row 2, .*far beyond the number of items \(got {largest}\)\. Position 0 .* number its codes"
     with pytest.raises(DataError, match=words):
         read_codes(write(tmp_path, [[0, 7], [largest, 1]], kind=pa.list_(pa.int64())))
 
@@ -99,7 +99,7 @@ def test_a_codebook_may_be_large_where_items_are_many_or_its_size_is_stated(tmp_
     assert read_codes(write(tmp_path, [[65_536]], sizes="70000")).sizes == (70_000,)
     many = [[row] for row in range(4999)]
     assert read_codes(write(tmp_path, [*many, [79_999]])).sizes == (80_000,)
-    with pytest.raises(DataError, match=r"row 4999, .*\(got 80000\).*for 5,000 items"):
+    with pytest.raises(DataError, match=r"row 5000, .*\(got 80000\).*for 5,000 items"):
         read_codes(write(tmp_path, [*many, [80_000]]))
 
 
@@ -107,8 +107,8 @@ def test_a_codebook_may_be_large_where_items_are_many_or_its_size_is_stated(tmp_
     ("items", "words"),
     [
         (pa.array([1, 2]), r"field 'item_id': wrong type \(got 'int64'\)\. Write ids as text"),
-        (pa.array(["a", None]), "row 1, field 'item_id': missing value"),
-        (pa.array(["a", "a"]), r"row 1, field 'item_id': duplicate item \(got 'a'\)"),
+        (pa.array(["a", None]), "row 2, field 'item_id': missing value"),
+        (pa.array(["a", "a"]), r"row 2, field 'item_id': duplicate item \(got 'a'\)"),
     ],
 )
 def test_ids_that_tell_no_items_are_refused(tmp_path, items, words):

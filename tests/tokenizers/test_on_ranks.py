@@ -1,4 +1,4 @@
-"""The same global batch on 1, 2 and 4 ranks gives the same tokenizer, also where few items have a modality."""
+"""The same global batch on 1, 2 and 4 ranks gives the same tokenizer, rare modalities or not."""
 
 from typing import Any
 

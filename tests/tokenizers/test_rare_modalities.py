@@ -42,4 +42,5 @@ def test_codebooks_start_and_revive_among_the_latents_of_those_that_have_the_mod
     usage = torch.ones(tokenizer.codebooks.shape[:2])
     usage[last] = 0
     assert revive_codes(tokenizer, optimizer, catalogue, rows, usage, seed=0) == NUM_CODES
-    assert (tokenizer.codebooks[last].unsqueeze(1) == own).all(2).any(1).all()
+    apart = (tokenizer.codebooks[last].unsqueeze(1) - own).abs().amax(2)
+    assert apart.amin(1).max() < 1e-6

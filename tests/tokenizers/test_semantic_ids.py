@@ -50,9 +50,9 @@ def test_missing_file_is_refused_with_a_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"item_id": ["a", "a"], "codes": [[0], [1]]}, r"row 1, field 'item_id': duplicate item \(got 'a'\)"),
-        ({"item_id": ["a", "b"], "codes": [[0], [-1]]}, "row 1, field 'codes': code outside"),
-        ({"item_id": ["a", "b"], "codes": [[0], [1, 2]]}, "row 1, field 'codes': .*same length"),
+        ({"item_id": ["a", "a"], "codes": [[0], [1]]}, r"row 2, field 'item_id': duplicate item \(got 'a'\)"),
+        ({"item_id": ["a", "b"], "codes": [[0], [-1]]}, "row 2, field 'codes': code outside"),
+        ({"item_id": ["a", "b"], "codes": [[0], [1, 2]]}, "row 2, field 'codes': .*same length"),
         ({"item_id": ["a", "b"]}, "field 'codes': missing column"),
     ],
 )

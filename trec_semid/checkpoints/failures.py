@@ -5,12 +5,17 @@ import errno
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+from trec_semid.core.disk import full_disk_fault
+
 FAILURES = (Exception, CheckpointException)
 """What a failed save or load raises: torch's `CheckpointException` is a `BaseException`."""
-_DISK = {
-    errno.ENOSPC: "the disk is full. Free some space",
-    errno.EDQUOT: "the disk quota is used up. Free some space",
-    errno.EFBIG: "a file reached the size limit of this process (ulimit -f). Raise the limit",
+_FULL = {
+    errno.EDQUOT: "the disk is full: your quota is used up. Free some space",
+    errno.EFBIG: (
+        "the disk is full, or a file may not grow further (ulimit -f). Free some space, or raise the limit"
+    ),
+}
+_NO_WAY = {
     errno.EROFS: "the file system is read-only. Write to another place",
     errno.EACCES: "no permission to write there. Write to another place",
 }
@@ -22,8 +27,11 @@ def reason(error: BaseException) -> str:
         each = {text: rank for rank, (one, _) in reversed(error.failures.items()) if (text := reason(one))}
         several = dist.is_initialized() and dist.get_world_size() > 1
         return "; ".join(f"rank {rank}: {text}" if several else text for text, rank in each.items())
-    if isinstance(error, OSError) and error.errno in _DISK:
-        return _DISK[error.errno]
+    full = full_disk_fault(error)
+    if full is not None:
+        return _FULL.get(getattr(full, "errno", None) or 0, "the disk is full. Free some space")
+    if isinstance(error, OSError) and error.errno in _NO_WAY:
+        return _NO_WAY[error.errno]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__
 

@@ -6,7 +6,7 @@ step-N/<extra file>      e.g. semantic_ids.parquet
 step-N/checkpoint.json   sha256 of all of these and of itself; written last: it makes the step visible
 
 A step that is saved again is written beside the complete one, as step-N.1, step-N.2 and so on: of several
-complete folders of a step the last counts. Nothing is renamed, so this holds on object stores too.
+complete folders of a step the last counts. No folder is renamed, so this holds on object stores too.
 """
 
 import hashlib
@@ -207,6 +207,15 @@ def prune(folder: str, keep_last: int, newest: int) -> None:
     for attempt in _all_attempts(folder):
         if attempt not in stay:
             drop(join(folder, attempt.name))
+
+
+def sweep_steps(folder: str) -> list[str]:
+    """Remove folders of steps that were never completed, and return them; only a run's own process may."""
+    complete = _complete_attempts(folder)
+    left = [join(folder, one.name) for one in _all_attempts(folder) if one not in complete]
+    for at in left:
+        remove(at)
+    return left
 
 
 def drop(at: str) -> None:

@@ -20,6 +20,7 @@ from trec_semid.checkpoints.folder import (
     step_fault,
     step_folder,
 )
+from trec_semid.checkpoints.mapped import RowMap, expect_mappable, take_rows
 from trec_semid.checkpoints.random_state import restore_random_state
 from trec_semid.checkpoints.storage import alone_without_warning, storage_reader
 from trec_semid.checkpoints.tensors import (
@@ -62,7 +63,12 @@ class Loaded(NamedTuple):
 
 
 def load_checkpoint(
-    folder: str, trainable: Trainable, *, step: int | None = None, is_checked: bool = False
+    folder: str,
+    trainable: Trainable,
+    *,
+    step: int | None = None,
+    is_checked: bool = False,
+    mapped: Mapping[str, RowMap] | None = None,
 ) -> Loaded:
     """Load the newest complete step, or a given one, in place; all ranks make the same call.
 
@@ -71,6 +77,7 @@ def load_checkpoint(
     On as many ranks and with the placement it was saved with, training goes on as if it had never stopped.
     On another number of ranks the tensors are cut anew and random generators start from another rank's.
     Optimizers left out of `trainable` are not loaded. A module that is `Particular` has the last word.
+    Tensors that are `mapped`, by name, take over rows as told; each is read as a whole on every rank in turn.
 
     Raises:
         CheckpointError: there is no complete step, a file is damaged, or model and checkpoint differ.
@@ -84,9 +91,17 @@ def load_checkpoint(
     saved = _saved_shapes(at)
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
-    _check_fit(at, tensors, _relevant(saved, trainable), trainable.model)
+    apart = {name: tensors.pop(name) for name in mapped or {}}
+    relevant = {name: shape for name, shape in _relevant(saved, trainable).items() if name not in apart}
+    _check_fit(at, tensors, relevant, trainable.model)
+    for name, rows in (mapped or {}).items():
+        expect_mappable(name, saved.get(name, ()), shape_of(apart[name]), rows)
     _read(tensors, at, is_alone=not dist.is_initialized())
-    take_over(trainable, tensors)
+    take_over(trainable, tensors | apart)
+    for name, rows in (mapped or {}).items():
+        whole = {name: torch.empty(saved[name], dtype=_saved_entries(at)[name].properties.dtype)}
+        _read(whole, at, is_alone=True)
+        take_rows(apart[name], whole[name], rows)
     for module in _particular(trainable.model):
         module.expect_loaded()
     return Loaded(step, _resume_loop(folder, step, trainable))

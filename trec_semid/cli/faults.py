@@ -5,14 +5,13 @@ import os
 import sys
 import traceback
 
+from trec_semid.core.disk import full_disk, full_disk_fault
 from trec_semid.core.errors import SemidError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 PLACE_FAULTS = {
-    errno.ENOSPC: "The disk is full: free space, then run the same command again",
-    errno.EDQUOT: "Your quota is used up: free space, then run the same command again",
     errno.EROFS: "This place cannot be written: choose another with --set",
     errno.EACCES: "You may not use this place: choose another with --set",
 }
@@ -23,6 +22,10 @@ def complain_of(error: BaseException) -> None:
     """Say what went wrong: a line where it was foreseen, else the traceback."""
     if isinstance(error, SemidError):
         complain(f"error: {error}")
+        return
+    full = full_disk_fault(error)
+    if full:
+        complain(f"error: {full_disk(full, '')}")
         return
     fault = PLACE_FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
     trace = "".join(traceback.format_exception(error)).rstrip()

@@ -141,7 +141,7 @@ def rank(files: Files, sets: Sets = None) -> None:
     \b
     Reads:    a dataset folder and, for semantic or both, a tokenize run's semantic_ids.parquet.
     Writes:   a run folder: plan, checkpoints, predictions, metrics.json, log.jsonl.
-    Example:  trec-semid rank configs/quickstart/rank.toml --set representation=item
+    Example:  trec-semid rank configs/quickstart/rank.toml --set representation=item --set semantic_ids=
     Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main rank configs/quickstart/rank.toml
     """
     _run("rank", files, sets)

@@ -15,6 +15,8 @@ _TEXT = re.compile(
     re.IGNORECASE,
 )
 
+_WORDED = re.compile(r"disk is full|quota is used up|ulimit -f")
+
 
 def full_disk_fault(error: BaseException) -> BaseException | None:
     """Return the error, of those that led to this one, that says that a disk is full; None where none does.
@@ -68,7 +70,7 @@ def wording_full_disk(place: str, kept: str = "") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        is_worded = isinstance(error, SemidError) and "disk is full" in str(error)
+        is_worded = isinstance(error, SemidError) and _WORDED.search(str(error))
         if is_worded or isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         fault = full_disk_fault(error)

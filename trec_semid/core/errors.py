@@ -14,7 +14,10 @@ class ConfigError(SemidError):
 
 
 class DataError(SemidError):
-    """Input data that cannot be used; names file, row, field, value and remedy."""
+    """Input data that cannot be used; names file, row, field, value and remedy.
+
+    Rows are counted from 1 wherever they stand; a header line is not counted.
+    """
 
     exit_code: int = 2
 

@@ -34,10 +34,11 @@ from trec_semid.core.paths import (
     remove,
 )
 from trec_semid.core.processes import ProcessId, this_process
+from trec_semid.core.stopping import end_now
 
-BEAT_S = 20.0
+BEAT_S = 10.0
 """How often an owner says that it lives [s]."""
-SILENT_S = 120.0
+SILENT_S = 60.0
 """An owner on another host that was silent for so long counts as gone [s]."""
 SETTLE_S = 1.0
 """After a take-over on an object store: how long another one that saw the same dead owner may need [s]."""
@@ -162,8 +163,7 @@ def lock_uri(folder: str) -> str:
 
 def stop_at_once(folder: str, other: Owner) -> None:
     """End this process, which was taken for dead: two that write would spoil each other's files."""
-    _log.error("%s now belongs to another (%s): this process stops at once", folder, other.described())
-    os._exit(1)
+    end_now(f"error: {folder} now belongs to another ({other.described()}): this process stops at once", 1)
 
 
 class _HeldError(Exception):

@@ -1,12 +1,11 @@
 """The one way a verb gets a folder to write: asked for, locked, swept, and given back."""
 
-import errno
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trec_semid.core.disk import wording_full_disk
+from trec_semid.core.disk import full_disk, full_disk_fault, wording_full_disk
 from trec_semid.core.errors import DataError, SemidError
 from trec_semid.core.leftovers import sweep
 from trec_semid.core.locks import FolderLock, cannot_lock, new_owner
@@ -92,7 +91,9 @@ def _take(folder: str, verb: Verb, inputs: Sequence[str], beside: Sequence[str])
     except OSError as error:
         if cannot_lock(error):
             return None
-        raise DataError(f"cannot be locked: {error}", file=folder, remedy=_remedy_of(error)) from None
+        if full_disk_fault(error):
+            raise full_disk(error, folder) from None
+        raise DataError(f"cannot be locked: {error}", file=folder, remedy="Choose another folder") from None
     try:
         check_owner(folder, verb, inputs, beside)  # again: what was true before the lock may be no more
         removed = sweep(folder)
@@ -103,12 +104,6 @@ def _take(folder: str, verb: Verb, inputs: Sequence[str], beside: Sequence[str])
     if removed:
         _log.info("%s: removed what an earlier process never finished: %s", folder, ", ".join(removed))
     return lock
-
-
-def _remedy_of(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The disk is full: free some space"
-    return "Choose another folder"
 
 
 def _heard(fault: SemidError | None) -> SemidError | None:

@@ -17,6 +17,7 @@ from trec_semid.core.paths import (
     filesystem,
     is_folder,
     is_local,
+    is_private,
     join,
     list_folder,
     parent_of,
@@ -45,14 +46,14 @@ _WHAT: dict[Verb, str] = {
 }
 _REPLACED: dict[Verb, re.Pattern[str]] = {
     "prepare": re.compile(r"dataset\.json|config\.toml|(items|users)\.parquet|fields|events|content"),
-    "assign": re.compile(r"(drift|run|metrics)\.json|config\.toml|semantic_ids\.parquet"),
+    "assign": re.compile(r"(drift|run|processes|metrics)\.json|config\.toml|semantic_ids\.parquet"),
     "export": re.compile(
         r"manifest\.json(\.\w+)?|tables|dense|semantic_ids\.parquet|tokenizer|(quality|config)\.\w+"
     ),
 }
 """Verbs that replace a whole folder, and what one of theirs has in it: anything else would be lost."""
 _OWN_FILES = re.compile(
-    r"config\.toml|(run|metrics|quality|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer|predictions"
+    r"config\.toml|(run|processes|metrics|quality|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer|predictions"
     r"|checkpoints"
 )
 """What other verbs write into a folder that may hold other things beside."""
@@ -105,6 +106,18 @@ def check_owner(folder: str, verb: Verb, inputs: Sequence[str] = (), beside: Seq
         problem = f"there is something else than {_WHAT[verb]}: this is {_WHAT[_verb(others[0])]}"
         raise DataError(problem, file=folder, remedy=_remedy(verb))
     _check_content(folder, verb, is_own=verb in kinds)
+
+
+def check_file(file: str) -> None:
+    """Check that a single file may be written: not into what is read as a whole, nor over a verb's own.
+
+    Raises:
+        DataError: it is.
+    """
+    kinds = kinds_of(parent_of(file))
+    if kinds and (exists(file) or kinds & _REPLACED.keys()):
+        what = _WHAT[_verb(sorted(kinds)[0])] if "?" not in kinds else "a run"
+        raise DataError(f"lies in {what}, of which it is no part", file=file, remedy="Choose another `out`")
 
 
 def _check_content(folder: str, verb: Verb, *, is_own: bool) -> None:
@@ -189,7 +202,7 @@ def refuse_private(folder: str, num_processes: int) -> None:
     Raises:
         ConfigError: it is one, and they are several.
     """
-    if folder.startswith("memory://") and num_processes > 1:
+    if num_processes > 1 and is_private(folder):
         raise ConfigError(
             f"{folder}: memory:// is private to a process, and several write here. Name a disk."
         )

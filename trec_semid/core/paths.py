@@ -13,12 +13,15 @@ from typing import IO, Any
 import fsspec
 import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from iopath.common.file_io import PathHandler, PathManager
 
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.processes import scratch_folder, scratch_prefix
 
-for _scheme in ("s3", "gs", "abfs", "az"):
+_FLAT = {"s3", "gs", "abfs", "az"}
+"""Schemes of object stores: no folders, no renames."""
+for _scheme in _FLAT:
     # Listings that a file system remembers miss what another process writes.
     fsspec.config.conf.setdefault(_scheme, {}).setdefault("use_listings_cache", False)
 _EXCHANGE, _HERE = 2, -100
@@ -56,7 +59,9 @@ class FsspecHandler(PathHandler):
 
     def _mkdirs(self, path: str, **kwargs: Any) -> None:
         fs, inner = filesystem(path)
-        fs.makedirs(inner, exist_ok=True)
+        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        if not protocols & _FLAT:  # there are no folders there: s3fs would make a bucket out of a typo
+            fs.makedirs(inner, exist_ok=True)
 
     def _rm(self, path: str, **kwargs: Any) -> None:
         fs, inner = filesystem(path)
@@ -112,6 +117,11 @@ def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def is_local(uri: str) -> bool:
     """Return whether the path lies on a local disk."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def is_private(uri: str) -> bool:
+    """Return whether only this process can see a place."""
+    return isinstance(filesystem(uri)[0], MemoryFileSystem)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -336,6 +346,16 @@ def _exchange(one: str, other: str) -> bool:
         return False
     paths = [os.fsencode(filesystem(uri)[1]) for uri in (one, other)]
     return rename(_HERE, paths[0], _HERE, paths[1], _EXCHANGE) == 0
+
+
+@contextmanager
+def shared_copy(uri: str) -> Iterator[str]:
+    """Yield a place that holds the same and that other processes can see: itself wherever they can."""
+    if not is_private(uri):
+        yield uri
+        return
+    with local_copy(uri) as copy:
+        yield copy
 
 
 @contextmanager

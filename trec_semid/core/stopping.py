@@ -16,7 +16,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_S = 25.0
 """From the first signal to the end of the process at all costs; launchers kill after 30 s."""
 _ECHO_S = 0.5
-"""A signal that comes again so soon is the same one: the terminal and the launcher both send Ctrl-C."""
+_ECHO_OF_LAUNCHER_S = 5.0
+"""A signal that comes again so soon is the same one: schedulers and terminals send it to all processes, and
+a launcher passes on what it got."""
 _FAULT_GRACE_S = 5.0
 """From an error elsewhere to the end of a process that waits in a call of another library."""
 _PARENT_POLL_S = 1.0
@@ -159,6 +161,7 @@ def _on_wake(number: int, frame: FrameType | None) -> None:
 def _listen(ear: int) -> None:
     """Count signals in a thread of its own: the main thread may be deep in a call of another library."""
     first, later = 0.0, None
+    echo_s = _ECHO_OF_LAUNCHER_S if "TORCHELASTIC_RUN_ID" in os.environ else _ECHO_S
     while told := os.read(ear, 1):
         number = told[0]
         if number not in SIGNALS:
@@ -167,7 +170,7 @@ def _listen(ear: int) -> None:
         if not first:
             first = now
             later = _end_later(GRACE_S, f"{name}: not stopped after {GRACE_S:.0f} s; ended", 128 + number)
-        elif now - first > _ECHO_S:
+        elif now - first > echo_s:
             end_now(f"{name} again: ended at once", 128 + number)
     if later:
         later.cancel()

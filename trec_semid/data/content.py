@@ -1,6 +1,6 @@
 """Content of items: any number of named modalities, each an array that exists or an encoder's work."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, assert_never
 
 import pyarrow as pa
@@ -30,6 +30,7 @@ def write_contents(
     *,
     num_source_rows: int | None = None,
     items_file: str | None = None,
+    locate: Callable[[int], tuple[str, int]] | None = None,
 ) -> dict[str, ModalityFacts]:
     """Write `content/<name>.npy` and `content/<name>.mask.npy` of every modality below `out`.
 
@@ -41,6 +42,7 @@ def write_contents(
         cache: folder for encoded vectors, path or URI, shared by all datasets; None keeps nothing.
         num_source_rows: rows of the original items file; array files must have as many.
         items_file: the original items file, for error messages.
+        locate: file and row number of a row of the original items, where that is not the one file.
 
     Returns:
         The facts of each modality.
@@ -51,7 +53,7 @@ def write_contents(
         StackError: an encoder's package is not installed.
     """
     facts: dict[str, ModalityFacts] = {}
-    read = Items(items, source_rows, num_source_rows, items_file)
+    read = Items(items, source_rows, num_source_rows, items_file, locate)
     for name, config in configs.items():
         chunks = _chunks(config, read, cache)
         blamed = in_array(config, read) if isinstance(config, NpyConfig) else read

@@ -152,7 +152,12 @@ def check_ids(feature: Feature, ids: Array, file: str) -> None:
             f"Ids of {feature.table} are 0 to {feature.num_rows - 1}: prepare or tokenize the dataset again"
         )
         raise DataError(
-            "id outside its table", file=file, row=row, field=feature.name, value=int(ids[row]), remedy=remedy
+            "id outside its table",
+            file=file,
+            row=row + 1,
+            field=feature.name,
+            value=int(ids[row]),
+            remedy=remedy,
         )
 
 
@@ -171,7 +176,7 @@ def check_field(feature: Feature, field: Ragged, file: str) -> None:
         raise DataError(
             "id outside its table",
             file=file,
-            row=int(rows[at]),
+            row=int(rows[at]) + 1,
             field=feature.name,
             value=int(ids[at]),
             remedy=remedy,

@@ -59,7 +59,7 @@ def read_events(dataset: Dataset) -> Events:
         raise DataError(
             "events out of order",
             file=dataset.uri,
-            row=row,
+            row=row + 1,
             field="order",
             value=int(order[row]),
             remedy=remedy,
@@ -67,7 +67,7 @@ def read_events(dataset: Dataset) -> Events:
     if table[clock].null_count:
         row = int(np.argmax(table[clock].is_null().to_numpy()))
         remedy = "Give every event a timestamp, or none"
-        raise DataError("missing timestamp", file=dataset.uri, row=row, field=clock, remedy=remedy)
+        raise DataError("missing timestamp", file=dataset.uri, row=row + 1, field=clock, remedy=remedy)
     return Events(
         _ints(table, "user_row"),
         _ints(table, "item_row"),

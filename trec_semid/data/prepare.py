@@ -241,4 +241,5 @@ def _write_content(folder: str, kept: Kept, config: PrepareConfig) -> dict[str, 
         config.cache,
         num_source_rows=len(kept.entities.ids),
         items_file=kept.entities.origins[0][1] if kept.entities.origins else None,
+        locate=kept.entities.locate if kept.entities.origins else None,
     )

@@ -105,7 +105,9 @@ class RankingData:
         if np.isnan(labels).any():
             row = int(chosen[np.argmax(np.isnan(labels))])
             remedy = "Ranking needs a label on every event: state a label rule in the prepare config"
-            raise DataError("event without a label", file=self._file, row=row, field="label", remedy=remedy)
+            raise DataError(
+                "event without a label", file=self._file, row=row + 1, field="label", remedy=remedy
+            )
         users, when = events.users[chosen], events.when[chosen]
         max_len = self._history.max_len
         histories = self._indexes[protocol].before(users, when, max_len) if max_len else None

@@ -182,7 +182,7 @@ class Dataset:
 
     def __init__(self, uri: str, facts: DatasetFacts | None = None) -> None:
         self.uri = uri
-        self.facts = facts or _read_facts(uri)
+        self.facts = facts or read_facts(uri)
         if facts is None:
             check_files(uri, self.facts.files, remedy=_AGAIN, may_have=(DESCRIPTION,))
 
@@ -193,6 +193,12 @@ class Dataset:
     def users(self, columns: list[str] | None = None) -> pa.Table:
         """Read users.parquet, in row order."""
         return self._table("users.parquet", columns, self.facts.num_users)
+
+    def vocabulary(self, field: str) -> pa.ChunkedArray:
+        """Return the values of a side field, such as `item_genres`, by their ids; 0 is missing."""
+        entity, _, name = field.partition("_")
+        size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
+        return self._table(f"fields/{field}.parquet", ["value"], size)["value"]
 
     def events(self, columns: list[str] | None = None, split: Split | None = None) -> pa.Table:
         """Read events in order, all of them or one part.
@@ -258,16 +264,17 @@ class Dataset:
         return array
 
 
-def open_dataset(uri: str, mode: Verify = "once") -> Dataset:
+def open_dataset(uri: str, mode: Verify = "once", *, alone: bool = False) -> Dataset:
     """Open a dataset after checking every file against `dataset.json`; every rank of a group calls this.
 
-    Sizes and row counts are checked each time. Contents are read as `mode` says, each file by one rank.
+    Sizes and row counts are checked each time. Contents are read as `mode` says, each file by one rank; with
+    `alone` all by this one, and no other need call.
 
     Raises:
         DataError: no dataset, or a file that is missing, does not belong to it, or is not what was written.
     """
     dataset = Dataset(uri)
-    verify(uri, dataset.facts.files, remedy=_AGAIN, mode=mode)
+    verify(uri, dataset.facts.files, remedy=_AGAIN, mode=mode, alone=alone)
     return dataset
 
 
@@ -277,7 +284,12 @@ def _check_rows(uri: str, num_rows: int, expected: int) -> None:
         raise DataError(problem, file=uri, remedy=_AGAIN)
 
 
-def _read_facts(uri: str) -> DatasetFacts:
+def read_facts(uri: str) -> DatasetFacts:
+    """Read `dataset.json` alone, whatever became of the other files.
+
+    Raises:
+        DataError: it is missing, damaged, or of another version.
+    """
     path = join(uri, DESCRIPTION)
     try:
         facts = DatasetFacts.model_validate(read_signed(read_bytes(path)))

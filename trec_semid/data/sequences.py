@@ -107,7 +107,9 @@ def build_sequences(events: Events, config: SequencesConfig, num_users: int) -> 
     if wrong.any():
         row = int(order[1 + int(np.argmax(wrong))])
         problem = "an event of an earlier split comes after one of a later split of the same user"
-        raise DataError(problem, row=row, field="split", remedy="Split by time or by place in the sequence")
+        raise DataError(
+            problem, row=row + 1, field="split", remedy="Split by time or by place in the sequence"
+        )
     counts = np.bincount(users * len(SPLITS) + splits, minlength=num_users * len(SPLITS))
     counts = counts.reshape(num_users, len(SPLITS))
     starts = np.concatenate(([0], np.cumsum(counts.sum(1))))

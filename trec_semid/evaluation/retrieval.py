@@ -91,7 +91,7 @@ class RetrievalAccumulator:
         if (places < 1).any():
             row = int(np.argmax(places < 1))
             remedy = "Give places in the list, the first of them 1"
-            raise DataError("no such rank", row=row, field="rank", value=int(places[row]), remedy=remedy)
+            raise DataError("no such rank", row=row + 1, field="rank", value=int(places[row]), remedy=remedy)
         owner = np.repeat(np.arange(len(users)), sizes)
         targets = TargetRanks(np.arange(len(items)), users[owner], items, places)
         self._sums.update(owner, len(users), targets)

@@ -95,5 +95,5 @@ def _inside(rows: NDArray[np.int64], size: int, field: str) -> NDArray[np.int64]
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
         remedy = f"The dataset has rows 0 to {size - 1}: use the dataset the events came from"
-        raise DataError("no such row", row=row, field=field, value=int(rows[row]), remedy=remedy)
+        raise DataError("no such row", row=row + 1, field=field, value=int(rows[row]), remedy=remedy)
     return rows

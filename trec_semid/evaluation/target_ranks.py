@@ -67,7 +67,7 @@ def read_target_ranks(run_uri: str, split: Split) -> TargetRanks:
         if wrong.any():
             row, file = int(np.argmax(wrong)), predictions_uri(run_uri, split, 0)
             value, remedy = int(getattr(found, field)[row]), "Evaluate again"
-            raise DataError(problem, file=file, row=row, field=field, value=value, remedy=remedy)
+            raise DataError(problem, file=file, row=row + 1, field=field, value=value, remedy=remedy)
     return found
 
 

@@ -28,7 +28,10 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
+from trec_semid.jobs.matched_codes import seed_of, verify_codes
 from trec_semid.tokenizers.drift import DriftMeter
+from trec_semid.tokenizers.origin import Named
+from trec_semid.tokenizers.record import TOKENIZER
 from trec_semid.tokenizers.semantic_ids import FILE, expect_finished
 from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
@@ -76,6 +79,7 @@ def run(config: AssignConfig) -> Assigned:
 def _run(config: AssignConfig) -> Assigned:
     parts = find_parts(config.items)
     made = RunFolder(expect_finished(config.tokenizer), "tokenize")
+    of = verify_codes(_expect_folder(made))
     quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
     if _is_finished(config, inputs):
         _log.info("%s is already done", config.out)
@@ -92,10 +96,18 @@ def _run(config: AssignConfig) -> Assigned:
                 writer.write_table(_assign(chunk, config.item_id, columns, tokenizer, meter))
                 work.advance(chunk.table.num_rows)
         drift = _describe(config, quality, inputs, meter.report(existing.keys), existing)
-        _finish(config, staging, made, drift)
+        _finish(config, staging, of, drift)
     say(summary(drift))
     _log.info("wrote %s", config.out)
     return Assigned(config.out, drift)
+
+
+def _expect_folder(made: RunFolder) -> str:
+    """Return the run's folder, where it has a tokenizer."""
+    if not exists(made.path(FILE)) or not exists(made.path(TOKENIZER)):
+        remedy = "Name the run folder of trec-semid tokenize or of a tuned ranker, or a bundle that has one"
+        raise DataError("no tokenizer here: no such file", file=made.path(TOKENIZER), remedy=remedy)
+    return made.uri
 
 
 def _fingerprints(inputs: list[str]) -> list[dict[str, Any]]:
@@ -175,9 +187,8 @@ def _describe(
     return {**about, "existing_items": len(existing.ids), **drift, "inputs": list(inputs)}
 
 
-def _finish(config: AssignConfig, staging: str, made: RunFolder, drift: dict[str, Any]) -> None:
+def _finish(config: AssignConfig, staging: str, of: Named, drift: dict[str, Any]) -> None:
     folder = RunFolder(staging, "assign")
-    trained = made.read_json("metrics.json" if exists(made.path("metrics.json")) else "manifest.json")
     folder.start(config)
     folder.write_json(_DRIFT, drift)
     every, collisions = drift["errors"]["every_modality"], drift["collisions"]
@@ -186,8 +197,8 @@ def _finish(config: AssignConfig, staging: str, made: RunFolder, drift: dict[str
         metrics |= {"new/reconstruction": every["mean"], "new/outside_share": every["outside_share"]}
     folder.write_metrics(
         metrics,
-        seed=int(trained.get("seed", 0)),  # a bundle does not say; nothing is drawn here
-        dataset=str(trained["dataset"]),
-        dataset_checksum=str(trained["dataset_checksum"]),
+        seed=seed_of(config.tokenizer),
+        dataset=of.name,
+        dataset_checksum=of.checksum,
         counts={"new/items": drift["items"], "existing/items": drift["existing_items"]},
     )

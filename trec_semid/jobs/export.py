@@ -18,7 +18,7 @@ from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.own_folder import own_folder
-from trec_semid.core.paths import exists, join, read_bytes, staged_folder, write_bytes
+from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
@@ -36,8 +36,10 @@ from trec_semid.serving.manifest import (
     MapFacts,
     TableType,
     file_facts,
+    write_manifest,
 )
 from trec_semid.serving.tables import write_table
+from trec_semid.tokenizers.record import verify_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 
 _log = logging.getLogger(__name__)
@@ -116,6 +118,8 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
         raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")
+    if exists(made.path(FILE)):
+        verify_record(made.uri)
     if exists(made.path(QUALITY)):  # of the codes that tuning came to
         kept[QUALITY] = read_bytes(made.path(QUALITY))
     ids = _write_map(folder, kept, dataset)
@@ -149,7 +153,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
         ),
         metrics=facts["metrics"],
     )
-    write_bytes(join(folder, MANIFEST), (manifest.model_dump_json(indent=1) + "\n").encode())
+    write_manifest(folder, manifest)
     return manifest
 
 
@@ -187,15 +191,9 @@ def _table(tensors: dict[str, Tensor], name: str) -> Tensor:
 
 def _check(config: ExportConfig, ranked: RankConfig, folder: str) -> tuple[int, float]:
     """Score test rows with the bundle alone; return how many, and how far the run's predictions are."""
-    command = [
-        sys.executable,
-        "-m",
-        "trec_semid.serving.check",
-        folder,
-        ranked.dataset,
-        str(config.check_rows),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    with shared_copy(folder) as bundle, shared_copy(ranked.dataset) as dataset:
+        words = ["-m", "trec_semid.serving.check", bundle, dataset, str(config.check_rows)]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise CheckpointError(f"{config.out}: the bundle cannot be read back: {done.stderr.strip()[-500:]}")
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

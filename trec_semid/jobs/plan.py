@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, field_validator, model_validator
 
 from trec_semid.core.config import Config, Place, load_config
+from trec_semid.core.disk import wording_full_disk
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.paths import join, write_bytes
+from trec_semid.core.owners import check_file
+from trec_semid.core.paths import find_files, join, write_bytes
 from trec_semid.core.toml_text import read_toml
-from trec_semid.data.schema import open_dataset
+from trec_semid.data.schema import DESCRIPTION, open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
 from trec_semid.jobs.plan_retrieve import plan_retriever
 from trec_semid.jobs.plan_sizes import SizesConfig
@@ -24,6 +26,7 @@ from trec_semid.models.table import RETRIEVER_KINDS
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.topology import ClusterConfig
 
+_DESCRIBES = (DESCRIPTION, "config.toml")
 _ONLY_RETRIEVE = set(RetrieveConfig.model_fields) - set(RankConfig.model_fields)
 """Keys that tell a retrieve config from a rank config."""
 
@@ -106,11 +109,18 @@ def run(config: PlanConfig) -> list[Planned]:
         PlanError: the tables do not fit a cluster; those they fit are planned and saved nevertheless.
     """
     set_up_console()
+    with wording_full_disk(config.out or "plans"):
+        return _run(config)
+
+
+def _run(config: PlanConfig) -> list[Planned]:
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
     model = config.retrieve or config.rank
-    if model and config.sizes.reads_dataset:
+    if model and config.sizes.reads_dataset and _holds_data(model.dataset):
         open_dataset(model.dataset, model.verify)
     places = _places(config, clusters)
+    for place in places:
+        check_file(place)
     planned: list[Planned] = []
     refusals: list[str] = []
     with working("plan for clusters", len(clusters)) as work:
@@ -125,6 +135,11 @@ def run(config: PlanConfig) -> list[Planned]:
     if refusals:
         raise PlanError("\n".join(refusals))
     return planned
+
+
+def _holds_data(dataset: str) -> bool:
+    """Return whether more of a dataset is there than its description, which says all sizes by itself."""
+    return any(not name.startswith("fields/") and name not in _DESCRIBES for name in find_files(dataset))
 
 
 def _places(config: PlanConfig, clusters: list[ClusterConfig]) -> list[str]:

@@ -43,11 +43,12 @@ def plan_ranker(config: RankConfig, sizes: SizesConfig, cluster: ClusterConfig) 
 
 
 def _features(config: RankConfig, sizes: SizesConfig) -> tuple[Feature, ...]:
+    dataset = sizes.dataset(config.dataset)
     features = describe_features(
-        sizes.dataset(config.dataset),
+        dataset,
         config.features,
         config.representation,
-        () if config.representation == "item" else sizes.codebooks(config.semantic_ids),
+        () if config.representation == "item" else sizes.codebooks(config.semantic_ids, dataset),
         with_history=config.history.max_len > 0,
     )
     return (*features, *sizes.extra_features())

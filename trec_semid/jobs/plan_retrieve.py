@@ -80,6 +80,6 @@ def _parts(config: RetrieveConfig, sizes: SizesConfig) -> RetrieverParts:
     content = sizes.widths(dataset, "item.content", config.item.content) if config.item.content else {}
     if config.semantic_ids is None:
         return RetrieverParts(features, content, None, ())
-    codebooks = sizes.codebooks(config.semantic_ids)
+    codebooks = sizes.codebooks(config.semantic_ids, dataset)
     codes = torch.empty(dataset.facts.num_items, len(codebooks), dtype=torch.int32, device="meta")
     return RetrieverParts(features, content, codes, codebooks)

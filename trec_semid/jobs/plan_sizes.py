@@ -1,6 +1,6 @@
 """Sizes that tables are planned for: a dataset's, or those that a plan config gives instead."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow.parquet as pq
 from pydantic import NonNegativeFloat, PositiveInt
@@ -10,9 +10,10 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.features import Feature
 from trec_semid.data.retrieval import Negatives
-from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts
+from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts, read_facts
+from trec_semid.jobs.matched_codes import read_semantic_ids, verified_file
 from trec_semid.tokenizers.code_files import stated_sizes
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.semantic_ids import SemanticIds, read_origin
 
 
 class SizesConfig(Config):
@@ -38,11 +39,12 @@ class SizesConfig(Config):
 
     def dataset(self, uri: str) -> Dataset:
         """Return the dataset with these counts instead of its own; imagined where both are given."""
-        if self.num_users is None or self.num_items is None:
-            dataset = Dataset(uri)
+        if self.reads_dataset:
             counts = {"num_users": self.num_users, "num_items": self.num_items}
             given = {name: count for name, count in counts.items() if count is not None}
-            return Dataset(dataset.uri, dataset.facts.model_copy(update=given))
+            return Dataset(uri, read_facts(uri).model_copy(update=given))
+        assert self.num_users
+        assert self.num_items
         return Dataset(uri, _imagined_facts(self.num_users, self.num_items))
 
     def negatives(self, which: Negatives, dataset: Dataset) -> int:
@@ -65,12 +67,16 @@ class SizesConfig(Config):
             raise ConfigError(f"sizes.num_seen_items: {seen:,} of {num_items:,} items. Give a part of them.")
         return seen
 
-    def codebooks(self, semantic_ids: str | None) -> tuple[int, ...]:
+    def codebooks(self, semantic_ids: str | None, dataset: Dataset) -> tuple[int, ...]:
         """Return the codes per position.
+
+        Args:
+            semantic_ids: what the config names; of this dataset, unless its items are imagined.
+            dataset: of `dataset`.
 
         Raises:
             ConfigError: neither sizes nor semantic IDs are given.
-            DataError: there are no semantic IDs in that place.
+            DataError: there are no semantic IDs in that place, they are damaged, or of another dataset.
         """
         if self.codebook_sizes:
             return self.codebook_sizes
@@ -78,8 +84,12 @@ class SizesConfig(Config):
             raise ConfigError(
                 "semantic_ids: not given, and neither is sizes.codebook_sizes. Give one of them."
             )
-        file = semantic_ids_file(semantic_ids)
-        return _stated_sizes(file) or SemanticIds.load(file).sizes
+        file = verified_file(semantic_ids)
+        metadata = _metadata(file)
+        origin = read_origin(metadata, file)
+        if self.num_items is None and origin and origin.dataset_checksum != dataset.facts.checksum:
+            return read_semantic_ids(semantic_ids, dataset).sizes
+        return stated_sizes(metadata, file) or SemanticIds.load(file).sizes
 
     def widths(self, dataset: Dataset, key: str, names: Sequence[str] | None = None) -> dict[str, int]:
         """Return the width of each modality.
@@ -134,15 +144,10 @@ def _imagined_facts(num_users: int, num_items: int) -> DatasetFacts:
     )
 
 
-def _stated_sizes(file: str) -> tuple[int, ...]:
-    """Read sizes from the file's header alone; nothing where it is not there or does not state them.
-
-    Raises:
-        DataError: what it states are no sizes.
-    """
+def _metadata(file: str) -> Mapping[bytes, bytes]:
+    """Read a file's header alone; nothing where there is none, which reading the file will say."""
     fs, inner = arrow_filesystem(file)
     try:
-        metadata = pq.read_schema(inner, filesystem=fs).metadata
+        return pq.read_schema(inner, filesystem=fs).metadata or {}
     except (OSError, ValueError):
-        return ()
-    return stated_sizes(metadata, file)
+        return {}

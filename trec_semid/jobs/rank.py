@@ -20,6 +20,7 @@ from trec_semid.jobs.rank_setup import (
     build_tuned_model,
     read_inputs,
 )
+from trec_semid.jobs.start_weights import find_start_weights
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
     Trained,
@@ -48,7 +49,9 @@ def run(config: RankConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
-        return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
+        return run_once(
+            folder, config, config.train, inputs, ranks, partial(_rank, config, folder, inputs, ranks)
+        )
 
 
 def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> Named:
@@ -117,7 +120,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        config.start_from,
+        partial(find_start_weights, config, inputs),
         config.resume_from,
     )
 

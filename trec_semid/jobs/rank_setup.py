@@ -13,6 +13,7 @@ from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.jobs.matched_codes import read_semantic_ids
 from trec_semid.jobs.rank_selection import SelectBy, expect_selectable
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss
@@ -22,7 +23,7 @@ from trec_semid.models.ppnet import PpnetConfig
 from trec_semid.models.ranker import Ranker, RankerWithLoss
 from trec_semid.models.table import RankerConfig, build_dense_ranker
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 
 class RankTrainConfig(TrainConfig):
@@ -49,6 +50,11 @@ class RankConfig(TrainingRunConfig):
             raise ValueError(f"representation '{self.representation}' needs semantic_ids")
         if self.tuning and self.representation == "item":
             raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
+        if self.representation == "item" and self.semantic_ids:
+            raise ValueError(
+                f"representation 'item' reads no semantic_ids (got '{self.semantic_ids}'): set it to "
+                "'semantic' or 'both', or take them back with semantic_ids = ''"
+            )
         if self.tuning and self.tuning.warmup_epochs >= self.train.max_epochs:
             raise ValueError(
                 f"tuning.warmup_epochs ({self.tuning.warmup_epochs:g}) leaves no epoch of train.max_epochs "
@@ -80,8 +86,8 @@ def read_inputs(config: RankConfig) -> RankInputs:
     """
     dataset = open_dataset(config.dataset, config.verify)
     semantic_ids = None
-    if config.representation != "item" and config.semantic_ids:
-        semantic_ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
+    if config.semantic_ids:
+        semantic_ids = read_semantic_ids(config.semantic_ids, dataset)
     codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
     data = RankingData(dataset, config.features, config.history, config.representation, codes)
     expect_selectable(config.train.select_by, data.events, dataset)

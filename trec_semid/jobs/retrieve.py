@@ -18,6 +18,7 @@ from trec_semid.jobs.retrieve_evaluation import Evaluator
 from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
 from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch
 from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.jobs.start_weights import find_start_weights
 from trec_semid.jobs.training_loop import Training
 from trec_semid.jobs.training_run import (
     Trained,
@@ -49,7 +50,9 @@ def run(config: RetrieveConfig) -> Trained:
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if isinstance(config.model, EnsembleConfig):
             expect_members(config.model, config)
-        return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
+        return run_once(
+            folder, config, config.train, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks)
+        )
 
 
 def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> Named:
@@ -117,7 +120,7 @@ def _set_up(
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        config.start_from,
+        partial(find_start_weights, config, inputs),
         config.resume_from,
     )
     return training, evaluator

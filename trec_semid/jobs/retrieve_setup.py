@@ -14,6 +14,7 @@ from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.data.sequences import SequencesConfig
 from trec_semid.embeddings.tables import TablesConfig
+from trec_semid.jobs.matched_codes import read_semantic_ids
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.ensemble import EnsembleConfig
@@ -22,7 +23,7 @@ from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import LossConfig
 from trec_semid.models.table import RetrieverConfig
 from trec_semid.models.tiger import TigerConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 MAX_SCORED_ITEMS = 1_000_000
 """Items that a loss over all of them takes in; beyond that they are sampled."""
@@ -237,7 +238,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
             raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
     ids = None
     if config.semantic_ids:
-        ids = SemanticIds.load(semantic_ids_file(config.semantic_ids), dataset.item_ids)
+        ids = read_semantic_ids(config.semantic_ids, dataset)
     members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
     data = RetrievalData(dataset, config.item, config.sequences)
     if config.learns:

@@ -17,10 +17,12 @@ from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_grou
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.schema import Dataset, DatasetConfig, open_dataset
-from trec_semid.tokenizers.collisions import Resolution, Resolved, resolve_collisions
+from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.origin import Named, origin_of
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.shards import my_rank
 from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
@@ -98,7 +100,10 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
             quality = describe_quality(
                 tokenizer, config.tokenizer.kind, catalogue, resolved, rows, seed=config.seed
             )
-            _write(folder, config, dataset, tokenizer, resolved, quality)
+            facts = dataset.facts
+            origin = origin_of(Named(facts.name, facts.checksum), dataset.item_ids, catalogue)
+            ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer), origin)
+            _write(folder, config, tokenizer, ids, quality)
         log.event("finish")
     finally:
         log.close()
@@ -139,22 +144,20 @@ def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Rows, config: Tokeniz
 
 
 def _write(
-    folder: RunFolder,
-    config: TokenizeConfig,
-    dataset: Dataset,
-    tokenizer: Tokenizer,
-    resolved: Resolved,
-    quality: dict[str, Any],
+    folder: RunFolder, config: TokenizeConfig, tokenizer: Tokenizer, ids: SemanticIds, quality: dict[str, Any]
 ) -> None:
+    assert ids.origin, "named by _tokenize"
     tokenizer.save(folder.path("tokenizer"))
-    ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer))
     ids.save(folder.path(FILE))
     folder.write_json("quality.json", quality)
     metrics, counts = quality_metrics(quality)
-    facts = dataset.facts
-    folder.write_metrics(
-        metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-    )
+    of: dict[str, Any] = {
+        "dataset": ids.origin.dataset,
+        "dataset_checksum": ids.origin.dataset_checksum,
+        "seed": config.seed,
+    }
+    write_record(folder.uri, **of, more=("config.toml", "run.json"))
+    folder.write_metrics(metrics, **of, counts=counts)
     say(summary(quality))
     _log.info("wrote %s", folder.uri)
 

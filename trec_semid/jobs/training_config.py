@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.identity import MayChange, SamePlace
@@ -61,7 +61,8 @@ class TrainingRunConfig(DatasetConfig):
     """Run folder to write."""
     seed: NonNegativeInt = 0
     semantic_ids: Annotated[Place | None, MayChange()] = None
-    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given."""
+    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given. Empty
+    text takes back what another file says: `--set semantic_ids=`."""
     optimizers: OptimizersConfig = OptimizersConfig()
     sharding: Annotated[ShardingConfig, MayChange()] = ShardingConfig()
     checkpoints: Annotated[CheckpointsConfig, MayChange()] = Field(default_factory=CheckpointsConfig)
@@ -73,6 +74,11 @@ class TrainingRunConfig(DatasetConfig):
     removed once a new one is complete."""
     tuning: TuningConfig | None = None
     """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
+
+    @field_validator("semantic_ids", mode="before")
+    @classmethod
+    def _empty_is_none(cls, place: object) -> object:
+        return None if place == "" else place
 
     @property
     def learns(self) -> bool:

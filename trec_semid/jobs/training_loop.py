@@ -2,26 +2,25 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import latest_step, parse_step_folder, step_folder
+from trec_semid.checkpoints.folder import latest_step, step_folder
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.logs import RunLog, Work, working
-from trec_semid.core.paths import exists, join
 from trec_semid.core.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
 from trec_semid.core.stopping import Stopped, deferring
+from trec_semid.jobs.start_weights import StartWeights
 from trec_semid.jobs.training_config import CheckpointsConfig, TrainConfig
 from trec_semid.jobs.training_resume import best_fault, find_start, newest_loop
 from trec_semid.jobs.tuning import Tuning
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.training.finite import expect_finite
 from trec_semid.training.optimizers import Updates
 from trec_semid.training.selection import Selection
@@ -105,8 +104,8 @@ class Training:
     """Checksums of what it is trained on."""
     tuning: Tuning | None = None
     """Where a tokenizer is in the loop."""
-    start_from: str | None = None
-    """Folder of a step of another run, whose weights training starts from; optimizers begin anew."""
+    start_from: Callable[[], StartWeights | None] = lambda: None
+    """Finds another run's weights to start from; asked where there is no step of this run to go on from."""
     resume_from: int | None = None
     """Step of this run to go on from; the newest one where not given."""
     note_time: Callable[[float], None] = lambda every_s: None
@@ -149,11 +148,9 @@ class Training:
         self.log.event("resume", step=step, epoch=self.loader.epoch)
 
     def _begin(self) -> None:
-        if self.start_from is not None:
-            folder, start = parse_step_folder(self.start_from)
-            if self.tuning is None:
-                _refuse_other_map(self.start_from, self.inputs)
-            load_checkpoint(folder, Trainable(self.model), step=start)
+        start = self.start_from()
+        if start is not None:
+            start.load(self.model)
 
     def run(self) -> None:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
@@ -343,18 +340,6 @@ def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
         f"{checkpoints}: step {step} was trained on {what} than the config names now. "
         "Set another `run`, or remove that folder."
     )
-
-
-def _refuse_other_map(checkpoint: str, inputs: Mapping[str, str]) -> None:
-    """Refuse to start from weights that belong to another map: the run would be saved with the wrong one."""
-    place = join(checkpoint, FILE)
-    if "semantic_ids" not in inputs or not exists(place):
-        return
-    if SemanticIds.load(place).checksum() != inputs["semantic_ids"]:
-        raise CheckpointError(
-            f"start_from: {checkpoint} was trained on another map than semantic_ids names. "
-            f"Set semantic_ids = '{place}'."
-        )
 
 
 def _is_due(step: int, every: int | None) -> bool:

@@ -3,13 +3,14 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.checkpoints.folder import complete_steps, sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.logs import CONSOLE, say, set_up_console
@@ -17,8 +18,9 @@ from trec_semid.core.paths import exists, is_folder, join, list_folder, read_byt
 from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
-from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
+from trec_semid.jobs.known_rows import write_known_rows
+from trec_semid.jobs.start_weights import StartInputs, find_start_weights
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.jobs.training_loop import Training, refuse_other_inputs
 from trec_semid.jobs.training_resume import newest_loop
@@ -29,6 +31,7 @@ from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.training.tables import initialise_tables
 
@@ -38,18 +41,8 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class TrainingInputs(Protocol):
+class TrainingInputs(StartInputs, Protocol):
     """What is read before training."""
-
-    @property
-    def dataset(self) -> Dataset:
-        """Events and items."""
-        ...
-
-    @property
-    def semantic_ids(self) -> SemanticIds | None:
-        """The map; None where items have no codes."""
-        ...
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -80,6 +73,7 @@ def training_ranks(train: TrainConfig) -> Iterator[Ranks]:
 def run_once(
     folder: RunFolder,
     config: TrainingRunConfig,
+    length: TrainConfig,
     inputs: TrainingInputs,
     ranks: Ranks,
     train: Callable[[], Named],
@@ -91,6 +85,7 @@ def run_once(
     Args:
         folder: of the run.
         config: of the run.
+        length: its section on how long to train.
         inputs: what it is trained on.
         ranks: this process among its peers.
         train: trains and evaluates, going on where an interrupted run stopped.
@@ -99,7 +94,7 @@ def run_once(
         ConfigError: the folder holds a run of another config.
         CheckpointError: its checkpoints were trained on something else.
     """
-    done = _on_main(ranks, lambda: _why_done(folder, config, inputs.checksums))
+    done = _on_main(ranks, lambda: _why_done(folder, config, length, inputs.checksums))
     if done:
         _log.info("%s", done)
     else:
@@ -107,9 +102,13 @@ def run_once(
         metrics, counts = train()
         if ranks.is_main:
             facts = inputs.dataset.facts
-            folder.write_metrics(
-                metrics, seed=config.seed, dataset=facts.name, dataset_checksum=facts.checksum, counts=counts
-            )
+            of: dict[str, Any] = {
+                "dataset": facts.name,
+                "dataset_checksum": facts.checksum,
+                "seed": config.seed,
+            }
+            write_record(folder.uri, **of)
+            folder.write_metrics(metrics, **of, counts=counts)
         barrier()
     metrics = folder.read_json("metrics.json")["metrics"]
     if ranks.is_main:
@@ -156,10 +155,13 @@ def _without_library_notices() -> Iterator[None]:
 
 def _note_time(folder: RunFolder, ranks: Ranks, every_s: float) -> None:
     if ranks.is_main:
-        folder.note_time(every_s=every_s)
+        with suppress(OSError):  # a note that cannot be written stops nothing
+            folder.note_time(every_s=every_s)
 
 
-def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, str]) -> str | None:
+def _why_done(
+    folder: RunFolder, config: TrainingRunConfig, length: TrainConfig, inputs: dict[str, str]
+) -> str | None:
     """Return why there is nothing to train; None where there is."""
     if folder.is_finished(config, inputs):
         return f"{config.run} is already done"
@@ -168,11 +170,11 @@ def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, st
     newest = newest_loop(folder.path("checkpoints"))
     if newest is None:
         raise CheckpointError(
-            f"{config.run}: the finished run cannot go on to {config.train.max_epochs} epochs, since its "
+            f"{config.run}: the finished run cannot go on to {length.max_epochs} epochs, since its "
             "checkpoints are gone. Set another `run`, or remove that folder to train from the start."
         )
     num_waited = int(newest[1]["selection"]["num_waited"])
-    if num_waited < config.train.patience:
+    if num_waited < length.patience:
         return None
     folder.restate(config, inputs)
     return (
@@ -182,12 +184,17 @@ def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, st
     )
 
 
-def _begin(folder: RunFolder, config: Config, inputs: TrainingInputs, ranks: Ranks) -> None:
+def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs, ranks: Ranks) -> None:
     """Refuse a folder of another config or of other inputs; else write the run's first files."""
     _on_main(ranks, lambda: _refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
+    if not broadcast_object(ranks.is_main and complete_steps(folder.path("checkpoints"))):
+        find_start_weights(config, inputs)  # refuses before anything is written
     if ranks.is_main:
+        sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
+        if config.learns:
+            write_known_rows(folder.uri, inputs.dataset)
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(FILE))
     barrier()

@@ -185,7 +185,7 @@ class Tuning:
     def map(self) -> SemanticIds:
         """Return the item -> code map that the model reads now."""
         codes = self._live.codes.cpu().numpy().astype(np.int32)
-        return SemanticIds(self._start.item_ids, codes, self.tokenizer.codebook_sizes)
+        return SemanticIds(self._start.item_ids, codes, self.tokenizer.codebook_sizes, self._start.origin)
 
     def files(self) -> dict[str, bytes]:
         """Return the snapshot: the map and the tokenizer, for a checkpoint to hold with the weights."""

@@ -203,4 +203,4 @@ def check_codes(codes: Codes, num_codes: Sequence[int]) -> None:
         row, position = (int(found[0]) for found in np.nonzero((codes < 0) | (codes >= limits)))
         remedy = f"Position {position} knows codes 0..{limits[position] - 1}: use the tokenizer of this map"
         value = int(codes[row, position])
-        raise DataError("code outside its codebook", row=row, field="codes", value=value, remedy=remedy)
+        raise DataError("code outside its codebook", row=row + 1, field="codes", value=value, remedy=remedy)

@@ -146,7 +146,7 @@ def check_probabilities(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[A
         row = int(np.flatnonzero(outside)[0])
         remedy = "Give probabilities: the sigmoid of the model's logits"
         value = checked[row].item()
-        raise DataError("score is not a probability", row=row, field="score", value=value, remedy=remedy)
+        raise DataError("score is not a probability", row=row + 1, field="score", value=value, remedy=remedy)
     return checked, check_labels(labels, len(checked))
 
 

@@ -42,7 +42,7 @@ def check_scores(scores: ArrayLike) -> NDArray[Any]:
     if np.isnan(array).any():
         row = int(np.flatnonzero(np.isnan(array))[0])
         remedy = "A model that gives NaN has diverged: lower the learning rate or look at its inputs"
-        raise DataError("score has no order", row=row, field="score", value=float("nan"), remedy=remedy)
+        raise DataError("score has no order", row=row + 1, field="score", value=float("nan"), remedy=remedy)
     return array
 
 
@@ -77,7 +77,9 @@ def check_labels(labels: ArrayLike, num_rows: int) -> NDArray[np.bool_]:
     if not (truth | (array == 0)).all():
         row = int(np.flatnonzero(~(truth | (array == 0)))[0])
         remedy = "Set a label rule that gives two classes"
-        raise DataError("label is not 0 or 1", row=row, field="label", value=array[row].item(), remedy=remedy)
+        raise DataError(
+            "label is not 0 or 1", row=row + 1, field="label", value=array[row].item(), remedy=remedy
+        )
     return truth
 
 
@@ -93,8 +95,9 @@ def check_users(users: ArrayLike, num_rows: int) -> NDArray[np.int64]:
         raise ShapeError(f"users: wrong shape (got {array.shape}, expected ({num_rows},)).")
     if not _fits(array):
         integers = np.issubdtype(array.dtype, np.integer)
-        row = int(np.flatnonzero((array < 0) | (array >= MAX_USERS))[0]) if integers else None
-        value = array[row].item() if row is not None else str(array.dtype)
+        at = int(np.flatnonzero((array < 0) | (array >= MAX_USERS))[0]) if integers else None
+        value = array[at].item() if at is not None else str(array.dtype)
+        row = None if at is None else at + 1
         remedy = "Give dense user rows: integers from 0, below 2^31"
         raise DataError("user does not fit a packed row", row=row, field="user", value=value, remedy=remedy)
     return array

@@ -245,7 +245,7 @@ def _targets_and_masked(users: UserItems, num_items: int) -> tuple[_Pairs, _Pair
         if len(outside):
             row, remedy = int(outside[0]), f"The catalogue has rows 0 to {num_items - 1}"
             value = int(pairs.items[row])
-            raise DataError("no such item", row=row, field=name, value=value, remedy=remedy)
+            raise DataError("no such item", row=row + 1, field=name, value=value, remedy=remedy)
     keys, masked_keys = (pairs.users * num_items + pairs.items for pairs in (targets, masked))
     different, times = keys.unique(return_counts=True)
     if len(different) < len(keys):
@@ -267,7 +267,7 @@ def _expect_numbers(highest: Tensor) -> None:
     wrong = highest.isnan().any(1).nonzero()
     if len(wrong):
         remedy = "Lower the learning rate"
-        raise DataError("score is NaN", row=int(wrong[0]), field="score", remedy=remedy)
+        raise DataError("score is NaN", row=int(wrong[0]) + 1, field="score", remedy=remedy)
 
 
 def _expect_same(own: Tensor, scores: Tensor, targets: _Pairs, chunk: slice) -> None:

@@ -106,7 +106,7 @@ def expect_no_nan(scores: Tensor) -> None:
     wrong = scores.amax(1).isnan()
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise DataError("score is NaN", row=row, field="score", remedy="Lower the learning rate")
+        raise DataError("score is NaN", row=row + 1, field="score", remedy="Lower the learning rate")
 
 
 def expect_positive(count: int, name: str) -> None:

@@ -8,11 +8,14 @@ from pydantic import ValidationError
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.paths import join, read_bytes
+from trec_semid.core.fingerprints import Fingerprint, verify
+from trec_semid.core.paths import join, read_bytes, write_bytes
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, Role
 from trec_semid.data.histories import HistoryConfig
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.sha256"
+"""The manifest's own sha256, as `sha256sum manifest.json` prints it."""
 SCHEMA_VERSION = 1
 TableType = Literal["fp32", "int8"]
 
@@ -104,27 +107,63 @@ def file_facts(name: str, content: bytes) -> FileFacts:
     return FileFacts(file=name, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
+def write_manifest(bundle: str, manifest: Manifest) -> None:
+    """Write the manifest and its signature; the manifest last, as it says that the bundle is whole."""
+    content = (manifest.model_dump_json(indent=1) + "\n").encode()
+    write_bytes(join(bundle, SIGNATURE), _signature(content))
+    write_bytes(join(bundle, MANIFEST), content)
+
+
 def read_manifest(bundle: str) -> Manifest:
     """Read a bundle's manifest.
 
     Raises:
-        DataError: there is none, or it is of another version.
+        DataError: there is none, it is of another version, or it is not the one that was exported.
     """
     uri = join(bundle, MANIFEST)
     try:
-        content = json.loads(read_bytes(uri))
-        if content.get("schema_version") != SCHEMA_VERSION:
+        written = read_bytes(uri)
+        content = json.loads(written)
+        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             remedy = f"This version reads version {SCHEMA_VERSION}: export again"
-            found = content.get("schema_version")
+            found = content.get("schema_version") if isinstance(content, dict) else None
             raise DataError(
                 "bundle of another version", file=uri, field="schema_version", value=found, remedy=remedy
             )
+        _expect_signed(bundle, written)
         return Manifest.model_validate(content)
     except FileNotFoundError:
         remedy = "Make one with: trec-semid export CONFIG.toml"
         raise DataError("no bundle here", file=uri, remedy=remedy) from None
     except (ValidationError, ValueError) as error:
-        raise DataError(f"not a manifest: {error}", file=uri, remedy="Export again") from None
+        raise DataError(f"not a manifest: {error}", file=uri, remedy="Copy or export it again") from None
+
+
+def _expect_signed(bundle: str, written: bytes) -> None:
+    uri = join(bundle, SIGNATURE)
+    try:
+        signature = read_bytes(uri)
+    except FileNotFoundError:
+        raise DataError("missing from the bundle", file=uri, remedy="Copy or export it again") from None
+    if signature != _signature(written):
+        problem = f"{MANIFEST} is not the one that was exported (its checksum differs)"
+        raise DataError(problem, file=uri, remedy="Copy or export it again")
+
+
+def _signature(content: bytes) -> bytes:
+    return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def verify_bundle(bundle: str) -> Manifest:
+    """Check every file of a bundle against its manifest; in a process group every rank must call this.
+
+    Raises:
+        DataError: as `read_manifest`, or a file is missing or not the one that was exported.
+    """
+    manifest = read_manifest(bundle)
+    known = {one.file: Fingerprint(bytes=one.num_bytes, sha256=one.sha256) for one in manifest.files()}
+    verify(bundle, known, remedy="Copy or export it again")
+    return manifest
 
 
 def read_checked(bundle: str, facts: FileFacts) -> bytes:

@@ -9,19 +9,24 @@ from typing import final
 import torch
 from torch import Tensor
 
-from trec_semid.core.errors import DataError
+from trec_semid.core.paths import join
 from trec_semid.data.batches import Jagged
-from trec_semid.serving.manifest import Manifest, read_checked, read_manifest
+from trec_semid.serving.ids import check_features
+from trec_semid.serving.manifest import Manifest, read_checked, verify_bundle
 from trec_semid.serving.tables import BundleTable
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 
 @final
 class Bundle:
-    """Tables, dense program and map of one exported model; every file is checked as it is read."""
+    """Tables, dense program and map of one exported model; opening it checks every file.
+
+    Raises:
+        DataError: a file is missing or is not the one that was exported.
+    """
 
     def __init__(self, uri: str) -> None:
-        self.uri, self.manifest = uri, read_manifest(uri)
+        self.uri, self.manifest = uri, verify_bundle(uri)
         self.tables = {facts.name: BundleTable(uri, facts) for facts in self.manifest.tables}
         program = torch.export.load(io.BytesIO(read_checked(uri, self.manifest.dense)))
         self._dense = program.module()
@@ -32,11 +37,15 @@ class Bundle:
 
         Args:
             features: ids of the manifest's features, in its order.
+
+        Raises:
+            DataError: as `check_features`.
         """
         manifest = self.manifest
-        if features.keys != tuple(feature.name for feature in manifest.features):
-            raise DataError("features differ from the bundle's", file=self.uri, value=list(features.keys))
-        lengths = features.lengths.long().view(len(features.keys), -1)
+        num_rows = check_features(features, manifest.features, self.uri)
+        if not num_rows:
+            return torch.zeros(0)
+        lengths = features.lengths.long().view(len(features.keys), num_rows)
         values = features.values.split(lengths.sum(1).tolist())
         pooled = [
             _pool(self.tables[feature.table], ids, each, manifest)
@@ -45,12 +54,15 @@ class Bundle:
         return torch.sigmoid(self._dense(torch.cat(pooled, dim=1)))
 
     def semantic_ids(self, item_ids: list[str]) -> SemanticIds | None:
-        """Return the map in the order of these items; None where the model reads no codes."""
+        """Return the map in the order of these items; None where the model reads no codes.
+
+        Raises:
+            DataError: an item has no codes.
+        """
         facts = self.manifest.semantic_ids
         if facts is None:
             return None
-        read_checked(self.uri, facts)
-        return SemanticIds.load(f"{self.uri}/{facts.file}", item_ids)
+        return SemanticIds.load(join(self.uri, facts.file), item_ids)
 
 
 def _pool(table: BundleTable, ids: Tensor, lengths: Tensor, manifest: Manifest) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trec_semid.core.paths import join, write_bytes
+from trec_semid.serving.ids import check_rows
 from trec_semid.serving.manifest import ShardFacts, TableFacts, TableType, file_facts, read_checked
 
 
@@ -32,12 +33,17 @@ class BundleTable:
     """Rows of one table, decoded as they are looked up."""
 
     def __init__(self, bundle: str, facts: TableFacts) -> None:
-        self.facts = facts
+        self.facts, self._bundle = facts, bundle
         parts = list(_parts(bundle, facts))
         self._columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return (n, D) float32."""
+        """Return (n, D) float32.
+
+        Raises:
+            DataError: an id is no whole number, or outside the table.
+        """
+        check_rows(ids, self.facts.name, self.facts.rows, self._bundle)
         if self.facts.dtype == "fp32":
             return self._columns["weight"][ids]
         codes, scale, low = (self._columns[name][ids] for name in ("codes", "scale", "low"))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trec_semid.core.config import Config
-from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.errors import ConfigError, DataError, TrainingError
+from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import numpy_generator, torch_generator
 from trec_semid.layers.contrastive import info_nce
 from trec_semid.tokenizers.contents import Catalogue, Rows
@@ -88,6 +89,7 @@ class Alignment(nn.Module):
 
         Raises:
             DataError: no two items have two modalities in common.
+            TrainingError: what was learnt is not finite.
         """
         pairs = np.sum([catalogue.present[name][rows] for name in catalogue.dims], axis=0) > 1
         if pairs.sum() < 2:
@@ -96,9 +98,16 @@ class Alignment(nn.Module):
             if my_rank() == 0:
                 drawn = numpy_generator(seed, "alignment").permutation(rows[pairs])[: self.config.items]
                 self.projection.copy_(self._learn(standardiser, catalogue, drawn, seed))
+                self._expect_finite(len(drawn))
                 self._fit_back(standardiser, catalogue, rows, seed)
         for values in self.buffers():
             values.copy_(copy_from(0, values))
+
+    def _expect_finite(self, num_pairs: int) -> None:
+        if first_not_finite([("projection", self.projection)]):
+            steps = self.config.epochs * max(1, num_pairs // self.config.batch_size)
+            problem = f"contrastive alignment: the projection is not finite after step {steps}"
+            raise TrainingError(f"{problem}. Lower contrastive.learning_rate.")
 
     def _fuse(self, x: Tensor, present: Tensor, projection: Tensor) -> Tensor:
         sides = self._project(x, projection) * present.unsqueeze(2)

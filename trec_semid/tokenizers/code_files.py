@@ -16,6 +16,8 @@ from trec_semid.core.paths import arrow_filesystem
 
 SIZES_KEY = b"codebook_sizes"
 """Of a file's metadata: the codes of each position, with commas between."""
+SEAL_KEY, ORIGIN_KEY = b"seal", b"computed_from"
+"""Of the metadata of files that we write: a seal of the content, and what it was computed from, as JSON."""
 MAX_UNSTATED_SIZE, MAX_UNSTATED_PER_ITEM = 65_536, 16
 """A codebook beyond both, the second times N, has to be stated: its table would be mostly rows of no item."""
 _MAX_SIZE = int(np.iinfo(np.int32).max)
@@ -30,6 +32,8 @@ class ItemCodes(NamedTuple):
     """(N, R) int32."""
     sizes: tuple[int, ...]
     """Codebook size of each position: the file's, or the largest code and one where it states none."""
+    metadata: Mapping[bytes, bytes]
+    """What the file says besides."""
 
 
 def read_codes(uri: str) -> ItemCodes:
@@ -46,7 +50,7 @@ def read_codes(uri: str) -> ItemCodes:
     num_positions = codes.shape[1]
     sizes = stated_sizes(table.schema.metadata, uri, num_positions) or _sizes_of(codes, uri)
     _expect_inside(codes, sizes, uri)
-    return ItemCodes(item_ids, codes.astype(np.int32, copy=False), sizes)
+    return ItemCodes(item_ids, codes.astype(np.int32, copy=False), sizes, table.schema.metadata or {})
 
 
 def stated_sizes(
@@ -78,12 +82,12 @@ def _read(uri: str) -> pa.Table:
     fs, inner = arrow_filesystem(uri)
     try:
         table = pq.read_table(inner, filesystem=fs)
+        absent = {"item_id", "codes"} - set(table.column_names)
     except FileNotFoundError:
         remedy = "Make one with: trec-semid tokenize CONFIG.toml"
         raise DataError("no such file", file=uri, remedy=remedy) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8 is a ValueError
         raise DataError(f"not a readable Parquet file: {error}", file=uri) from None
-    absent = {"item_id", "codes"} - set(table.column_names)
     if absent:
         remedy = "Write the columns item_id and codes"
         raise DataError("missing column", file=uri, field=sorted(absent)[0], remedy=remedy)
@@ -99,10 +103,13 @@ def _item_ids(column: pa.ChunkedArray, uri: str) -> list[str]:
         remedy = "Write ids as text, as in items.parquet of the dataset"
         raise DataError("wrong type", file=uri, field="item_id", value=str(column.type), remedy=remedy)
     _refuse_nulls(column, uri, "item_id", "Give every row its item")
-    ids: list[str] = column.to_pylist()
+    try:
+        ids: list[str] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"damaged: an id is not text: {error}", file=uri, field="item_id") from None
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
-        for row, item in enumerate(ids):
+        for row, item in enumerate(ids, start=1):
             if item in seen:
                 remedy = "Keep one row of each item"
                 raise DataError(
@@ -132,12 +139,12 @@ def _num_positions(lengths: Array, uri: str) -> int:
     first = int(lengths[0])
     if not first:
         remedy = "Give every item a code at least"
-        raise DataError("a semantic ID without codes", file=uri, row=0, field="codes", remedy=remedy)
+        raise DataError("a semantic ID without codes", file=uri, row=1, field="codes", remedy=remedy)
     if (lengths != first).any():
         row = int(np.argmax(lengths != first))
-        problem = f"semantic IDs must all have the same length: {first} codes in row 0, {lengths[row]} here"
+        problem = f"semantic IDs must all have the same length: {first} codes in row 1, {lengths[row]} here"
         remedy = "Give every item as many codes"
-        raise DataError(problem, file=uri, row=row, field="codes", remedy=remedy)
+        raise DataError(problem, file=uri, row=row + 1, field="codes", remedy=remedy)
     return first
 
 
@@ -145,7 +152,7 @@ def _refuse_nulls(column: pa.ChunkedArray, uri: str, field: str, remedy: str, ea
     """Refuse a value that is not there, of which a row has so many."""
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy())) // each
-        raise DataError("missing value", file=uri, row=row, field=field, remedy=remedy)
+        raise DataError("missing value", file=uri, row=row + 1, field=field, remedy=remedy)
 
 
 def _sizes_of(codes: Array, uri: str) -> tuple[int, ...]:
@@ -161,7 +168,7 @@ def _sizes_of(codes: Array, uri: str) -> tuple[int, ...]:
             raise DataError(
                 "code far beyond the number of items",
                 file=uri,
-                row=int(codes[:, position].argmax()),
+                row=int(codes[:, position].argmax()) + 1,
                 field="codes",
                 value=size - 1,
                 remedy=remedy,
@@ -178,4 +185,6 @@ def _expect_inside(codes: Array, sizes: tuple[int, ...], uri: str) -> None:
     remedy = f"Position {position} has {limit} codes and {limit} as its 'missing' code"
     if value < 0:
         remedy = "Codes are numbered from 0"
-    raise DataError("code outside its codebook", file=uri, row=row, field="codes", value=value, remedy=remedy)
+    raise DataError(
+        "code outside its codebook", file=uri, row=row + 1, field="codes", value=value, remedy=remedy
+    )

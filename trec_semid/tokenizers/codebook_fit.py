@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import TrainingError
+from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
 from trec_semid.tokenizers.contents import Catalogue, Rows
@@ -69,14 +70,14 @@ def fit_codebooks(
     """Train and yield the means of every epoch.
 
     Raises:
-        TrainingError: a loss that is not finite.
+        TrainingError: a loss, or a weight after an epoch's last step, that is not finite.
         DataError: fewer items than codes at a position.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-    best, best_epoch = float("inf"), 0
+    best, best_epoch, steps = float("inf"), 0, -(-len(rows) // config.batch_size)
     for epoch in range(1, config.epochs + 1):
         quantized = epoch > config.warmup_epochs
         if epoch == config.warmup_epochs + 1:
@@ -85,6 +86,10 @@ def fit_codebooks(
         epoch_rows = numpy_generator(seed, "epoch", epoch).permutation(rows)
         usage, scalars = _train_epoch(model, optimizer, catalogue, epoch_rows, config, quantized=quantized)
         schedule.step()
+        bad = first_not_finite(model.named_parameters())
+        if bad:
+            problem = f"tokenizer: {bad} is not finite after epoch {epoch}, step {steps * epoch}"
+            raise TrainingError(f"{problem}. Lower fit.learning_rate.")
         if quantized:
             revived = 0
             if epoch <= config.epochs // 2 and epoch % config.revive_every == 0:

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder
-from trec_semid.tokenizers.code_files import SIZES_KEY, read_codes
+from trec_semid.tokenizers.code_files import ORIGIN_KEY, SEAL_KEY, SIZES_KEY, read_codes
+from trec_semid.tokenizers.origin import Origin
 
 FILE = "semantic_ids.parquet"
 
@@ -29,6 +32,8 @@ class SemanticIds:
     """(N, R) int32."""
     sizes: tuple[int, ...]
     """Codebook size of each of the R positions."""
+    origin: Origin | None = None
+    """What they were computed from; None where nobody says."""
 
     @property
     def num_positions(self) -> int:
@@ -41,8 +46,13 @@ class SemanticIds:
         digest.update(np.ascontiguousarray(self.codes, "<i4").tobytes())
         return digest.hexdigest()
 
+    def seal(self) -> str:
+        """Return a sha256 over `checksum` and the origin: what a file of this map states of itself."""
+        origin = self.origin.model_dump_json() if self.origin else ""
+        return hashlib.sha256(f"{self.checksum()}\n{origin}".encode()).hexdigest()
+
     def save(self, uri: str) -> None:
-        """Write `item_id` string, `codes` list<int32>; codebook sizes go into the file's metadata."""
+        """Write `item_id` string, `codes` list<int32>; sizes, origin and seal go into the file's metadata."""
         make_folder(uri.rpartition("/")[0] or ".")
         fs, inner = arrow_filesystem(uri)
         pq.write_table(self._table(), inner, filesystem=fs)
@@ -62,19 +72,37 @@ class SemanticIds:
                 "codes": pa.ListArray.from_arrays(offsets, flat),
             }
         )
-        return table.replace_schema_metadata({SIZES_KEY: ",".join(map(str, self.sizes))})
+        metadata = {SIZES_KEY: ",".join(map(str, self.sizes)), SEAL_KEY: self.seal()}
+        if self.origin:
+            metadata[ORIGIN_KEY] = self.origin.model_dump_json()
+        return table.replace_schema_metadata(metadata)
 
     @staticmethod
     def load(uri: str, item_ids: list[str] | None = None) -> "SemanticIds":
         """Read a map, and put it into the order of `item_ids` where given.
 
         Raises:
-            DataError: as `read_codes`, or an item of `item_ids` without a semantic ID.
+            DataError: as `read_codes`, not what was written, or an item of `item_ids` without a semantic ID.
         """
-        ids, codes, sizes = read_codes(uri)
-        if item_ids is None:
-            return SemanticIds(ids, codes, sizes)
-        positions = {item: row for row, item in enumerate(ids)}
+        ids, codes, sizes, metadata = read_codes(uri)
+        whole = SemanticIds(ids, codes, sizes, read_origin(metadata, uri))
+        seal = metadata.get(SEAL_KEY, b"").decode(errors="replace")
+        if (seal or whole.origin) and seal != whole.seal():
+            remedy = "Copy it again from the run that wrote it, or tokenize again"
+            raise DataError("damaged: its content is not what was written", file=uri, remedy=remedy)
+        return whole if item_ids is None else whole.in_order(item_ids, uri)
+
+    def in_order(self, item_ids: list[str], uri: str) -> "SemanticIds":
+        """Return the codes of these items, in their order.
+
+        Args:
+            item_ids: some or all of the map's items.
+            uri: where the map was read, for errors.
+
+        Raises:
+            DataError: one of them has no semantic ID.
+        """
+        positions = {item: row for row, item in enumerate(self.item_ids)}
         missing = next((item for item in item_ids if item not in positions), None)
         if missing is not None:
             remedy = "Tokenize the dataset that this job reads"
@@ -82,7 +110,23 @@ class SemanticIds:
                 "item has no semantic ID", file=uri, field="item_id", value=missing, remedy=remedy
             )
         order = np.fromiter((positions[item] for item in item_ids), np.int64, len(item_ids))
-        return SemanticIds(list(item_ids), codes[order], sizes)
+        return SemanticIds(list(item_ids), self.codes[order], self.sizes, self.origin)
+
+
+def read_origin(metadata: Mapping[bytes, bytes], uri: str) -> Origin | None:
+    """Return what a file's metadata say that its codes were computed from; None where they do not.
+
+    Raises:
+        DataError: what they say cannot be read.
+    """
+    text = metadata.get(ORIGIN_KEY)
+    try:
+        return None if text is None else Origin.model_validate_json(text)
+    except ValidationError:
+        remedy = "Copy it again from the run that wrote it, or tokenize again"
+        raise DataError(
+            "damaged: not a description of where codes come from", file=uri, remedy=remedy
+        ) from None
 
 
 def semantic_ids_file(place: str) -> str:

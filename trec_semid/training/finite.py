@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.tensor import DTensor
 
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.core.errors import TrainingError
+from trec_semid.core.finite import first_not_finite
 from trec_semid.core.ranks import gather_objects
 
 
@@ -40,18 +40,12 @@ def first_that_is_not_finite(trainable: Trainable) -> str:
     Buffers are left out: a mask may hold infinite numbers.
     """
     buffers = {f"model/{name}" for name, _ in trainable.model.named_buffers()}
-    looked_at = [
+    return first_not_finite(
         (name, part)
         for name, tensor in named_tensors(trainable).items()
         if name not in buffers
         for part in _local(tensor)
-    ]
-    if not looked_at:
-        return ""
-    extremes = [torch.stack(torch.aminmax(part.detach())).double() for _, part in looked_at]
-    same_device = [pair.to(extremes[0].device) for pair in extremes]
-    bad = (~torch.isfinite(torch.stack(same_device))).any(1).nonzero()
-    return looked_at[int(bad[0])][0] if len(bad) else ""
+    )
 
 
 def _local(tensor: object) -> Iterator[Tensor]:
@@ -63,5 +57,5 @@ def _local(tensor: object) -> Iterator[Tensor]:
     else:
         parts = [tensor]
     for part in parts:
-        if isinstance(part, Tensor) and part.is_floating_point() and part.numel():
+        if isinstance(part, Tensor):
             yield part

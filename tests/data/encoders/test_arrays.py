@@ -57,9 +57,9 @@ def test_a_mask_column_says_who_has_the_content(tmp_path, flags):
 def test_a_row_of_zeros_is_refused_until_something_marks_it(tmp_path):
     file = save(tmp_path, np.array([[1, 2], [0, 0], [3, 4]], np.float32))
     given = items(3, {"has": [True, False, True], "wrong": [True, True, True]}, source_rows=[2, 1, 0])
-    with pytest.raises(DataError, match=r"vectors\.npy, row 1: .*mask_column = .*zero_is_missing = true"):
+    with pytest.raises(DataError, match=r"vectors\.npy, row 2: .*mask_column = .*zero_is_missing = true"):
         read_npy(given, file=file)
-    with pytest.raises(DataError, match=r"row 1, field 'wrong': .*Column 'wrong' says it is there"):
+    with pytest.raises(DataError, match=r"row 2, field 'wrong': .*Column 'wrong' says it is there"):
         read_npy(given, file=file, mask_column="wrong")
     assert read_npy(given, file=file, mask_column="has")[1].tolist() == [True, False, True]
     assert read_npy(given, file=file, zero_is_missing=True)[1].tolist() == [True, False, True]

@@ -47,6 +47,18 @@ def test_faults_are_named(tmp_path):
         read("package:no_such_package_here/tiny")
 
 
+@pytest.mark.parametrize("second", ["token", "float", "token_seq", "float_seq"])
+@pytest.mark.parametrize("part", ["inter", "item"])
+def test_one_name_under_two_types_is_refused(tmp_path, part, second):
+    inter = "user_id:token\titem_id:token\tx:float\tx:{}\ttimestamp:float\n1\t8\t3\t4\t10\n"
+    item = "item_id:token\tx:float\tx:{}\n8\t3\t4\n"
+    write(tmp_path / "tiny", **{part: {"inter": inter, "item": item}[part].format(second)})
+    with pytest.raises(
+        DataError, match=rf"tiny.{part}, field 'x': (one name under two types|two columns of one name)"
+    ):
+        read(tmp_path / "tiny")
+
+
 def test_movielens_100k_of_the_recbole_package():
     pytest.importorskip("importlib.util").find_spec("recbole") or pytest.skip("recbole is not installed")
     folder = "package:recbole/dataset_example/ml-100k"

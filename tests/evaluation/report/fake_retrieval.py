@@ -15,6 +15,7 @@ from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, TargetRanks, read_target_ranks
 from trec_semid.metrics.target_ranks import UNLISTED
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 COVERED = 0.25
@@ -80,6 +81,7 @@ def write_retrieve_run(
     run.start(made)
     if made.semantic_ids is not None:
         SemanticIds.load(semantic_ids_file(made.semantic_ids)).save(run.path("semantic_ids.parquet"))
+        write_record(folder, dataset="small", dataset_checksum=Dataset(dataset).facts.checksum, seed=seed)
     if kind not in ("popularity", "ensemble"):
         _write_log(folder, skill)
         write_bytes(run.path("plan.txt"), PLAN.format(rows=Dataset(dataset).facts.num_users).encode())

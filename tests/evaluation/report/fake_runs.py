@@ -13,6 +13,7 @@ from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset, Split
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.evaluation.ranking import split_metrics
+from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 
 PLAN = """table       rows  dim  sharding     ranks
@@ -79,6 +80,7 @@ def write_tokenize_run(
     ids.save(run.path("semantic_ids.parquet"))
     quality = _quality(kind, codes, num_codes)
     run.write_json("quality.json", quality)
+    write_record(folder, dataset=facts.facts.name, dataset_checksum=facts.facts.checksum, seed=seed)
     metrics = {f"all/{key}": float(quality[key]) for key in ("reconstruction", "utilisation", "entropy")}
     run.write_metrics(
         metrics,
@@ -116,6 +118,7 @@ def write_rank_run(
     run.start(config)
     if semantic_ids is not None and exists(semantic_ids_file(semantic_ids)):
         SemanticIds.load(semantic_ids_file(semantic_ids)).save(run.path("semantic_ids.parquet"))
+        write_record(folder, dataset=facts.name, dataset_checksum=facts.checksum, seed=seed)
     _write_log(folder, skill, seed)
     write_bytes(run.path("plan.txt"), PLAN.format(rows=facts.num_users).encode())
     run.write_json("plan.json", {"tables": []})

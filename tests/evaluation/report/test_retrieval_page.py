@@ -19,6 +19,7 @@ from trec_semid.evaluation.report.content import Report
 from trec_semid.evaluation.report.markdown import plain, render_markdown
 from trec_semid.evaluation.report.render import render_json, render_page
 from trec_semid.evaluation.report.words import interval
+from trec_semid.tokenizers.record import write_record
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,7 @@ def test_codebooks_and_churn_of_a_retriever_that_tuned_them_are_shown(tmp_path: 
     RunFolder(run, "retrieve").write_json(
         "quality.json", RunFolder(codes, "tokenize").read_json("quality.json")
     )
+    write_record(run, dataset="small", dataset_checksum="c", seed=0)
     report = build_report(collect_runs([run]), num_replicates=100)
     assert report.codebooks[0].name == "mmq, tuned"
     assert report.codebooks[0].arms == [report.arms[0].name]

@@ -66,7 +66,7 @@ class ColumnConfig(Config):
 
 def in_array(config: NpyConfig, items: Items) -> Items:
     """Return the items, with errors that name rows of the array file."""
-    return items._replace(file=config.file, first_row=0)
+    return items._replace(file=config.file, locate=None)
 
 
 def npy_chunks(config: NpyConfig, items: Items) -> Iterator[Chunk]:

@@ -4,7 +4,7 @@ Legend: N items of the dataset, n items of one chunk, D width.
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +36,8 @@ class Items(NamedTuple):
     """Rows of the original items file, where known."""
     file: str | None = None
     """The file that error messages name."""
-    first_row: int = 1
-    """What they call its first row: tables count from 1, arrays from 0."""
+    locate: Callable[[int], tuple[str, int]] | None = None
+    """File and row number of a row of the items, where they lie in several files or below blank lines."""
 
     def spans(self, size: int) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) of consecutive chunks of at most `size` items."""
@@ -67,12 +67,13 @@ class Items(NamedTuple):
         remedy: str | None = None,
     ) -> DataError:
         """Return an error that names the file, the item and its row there."""
-        row = None
+        file, row = self.file, None
         if item is not None:
-            row = int(self.source_rows[item]) + self.first_row
+            source_row = int(self.source_rows[item])
+            file, row = self.locate(source_row) if self.locate else (file, source_row + 1)
             if "item_id" in self.table.column_names:
                 problem += f" for item '{self.table['item_id'][item]}'"
-        return DataError(problem, file=self.file, row=row, field=field, value=value, remedy=remedy)
+        return DataError(problem, file=file, row=row, field=field, value=value, remedy=remedy)
 
     def _alike(self, name: str) -> str:
         have = self.table.column_names

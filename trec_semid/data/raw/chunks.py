@@ -18,6 +18,22 @@ _SUFFIXES: dict[str, Format] = {
 _PROBE = 'a1,;"\t\r\n'
 _OF_NO_FILES = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 """Codecs of host names and of Python's source."""
+_PACKINGS = (
+    ".zst",
+    ".zstd",
+    ".bz2",
+    ".xz",
+    ".lzma",
+    ".zip",
+    ".7z",
+    ".lz4",
+    ".br",
+    ".snappy",
+    ".sz",
+    ".tar",
+    ".tgz",
+    ".z",
+)
 _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 
 
@@ -99,8 +115,9 @@ class FileConfig(Config):
         """Return the format of one file.
 
         Raises:
-            DataError: neither the config nor the name says it.
+            DataError: neither the config nor the name says it, or the file is packed in a way not read here.
         """
+        _expect_packing(file)
         if self.format:
             return self.format
         name = file.lower().removesuffix(".gz")
@@ -113,6 +130,16 @@ class FileConfig(Config):
     def separator_of(self, file: str) -> str:
         """Return what stands between the fields of a text file."""
         return self.separator or _SEPARATORS[self.format_of(file)]
+
+
+def _expect_packing(file: str) -> None:
+    name = file.lower()
+    if name.endswith(".parquet.gz"):
+        raise DataError("packed Parquet", file=file, remedy="Unpack it: Parquet is packed inside")
+    for packing in _PACKINGS:
+        if name.endswith(packing):
+            remedy = "Unpack it, or pack it with gzip and name it .gz"
+            raise DataError(f"packed as {packing}", file=file, remedy=remedy)
 
 
 def check_columns(file: str, have: Sequence[str], wanted: Iterable[str] | None) -> None:

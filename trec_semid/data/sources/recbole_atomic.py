@@ -99,6 +99,9 @@ def _typed_header(form: FileConfig) -> dict[str, str]:
         if not name or kind not in _TYPES:
             remedy = f"RecBole writes name:type with a type of {', '.join(_TYPES)}"
             raise DataError("not a typed column header", file=form.path, field=column, remedy=remedy)
+        if name in types:
+            problem = f"one name under two types: {name}:{types[name]} and {column}"
+            raise DataError(problem, file=form.path, field=name, remedy="Rename one of the two columns")
         types[name] = kind
     return types
 

@@ -12,6 +12,7 @@ from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.evaluation.report.content import Job, RunFacts
+from trec_semid.tokenizers.record import verify_record
 from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes
 
 FILES_OF_JOB = {
@@ -173,7 +174,8 @@ def read_run(uri: str) -> FinishedRun:
     """Read one finished run folder.
 
     Raises:
-        DataError: not a run folder, not finished, of another job, or lacking a file of its job.
+        DataError: not a run folder, not finished, of another job, lacking a file of its job, or with semantic
+            IDs that are not what was written.
     """
     if not is_folder(uri):
         raise DataError("no such run folder", file=uri)
@@ -188,10 +190,7 @@ def read_run(uri: str) -> FinishedRun:
         raise DataError(
             "another job's run", file=join(uri, "run.json"), field="job", value=job, remedy=remedy
         )
-    for name in ("metrics.json", *FILES_OF_JOB[job]):
-        if not exists(join(uri, name)):
-            remedy = f"Let it run to its end: {made['command']}"
-            raise DataError(f"the run is not finished: it has no {name}", file=uri, remedy=remedy)
+    _expect_files(uri, job, str(made["command"]))
     keys = ("dataset_checksum", "seed", "commit", "versions", "wall_s", "metrics")
     result = _read_json(join(uri, "metrics.json"), *keys)
     try:
@@ -199,6 +198,15 @@ def read_run(uri: str) -> FinishedRun:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not TOML: {error}", file=join(uri, "config.toml")) from None
     return FinishedRun(uri, job, config, made, result, uri.rstrip("/").rpartition("/")[2])
+
+
+def _expect_files(uri: str, job: str, command: str) -> None:
+    for name in ("metrics.json", *FILES_OF_JOB[job]):
+        if not exists(join(uri, name)):
+            remedy = f"Let it run to its end: {command}"
+            raise DataError(f"the run is not finished: it has no {name}", file=uri, remedy=remedy)
+    if exists(join(uri, FILE)):
+        verify_record(uri)
 
 
 def tokenizer_place(run: FinishedRun) -> str | None:

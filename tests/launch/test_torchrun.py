@@ -1,0 +1,134 @@
+"""Runs under torchrun whose ranks are killed, told to stop, or fail: what is left, and what comes after."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.datasets import write_small_dataset
+from trec_semid.checkpoints.folder import latest_step
+from trec_semid.core.logs import read_events
+
+RANK = """
+representation = "item"
+tables.dim = 8
+history.max_len = 8
+model = { layer_dims = [16, 8], gate_dim = 8, dropout = 0.1 }
+optimizers.dense.learning_rate = 0.01
+optimizers.tables.learning_rate = 0.1
+train = { batch_size = 250, max_epochs = 3 }
+"""
+STEP = "trec_semid.training.steps:update"
+"""7 steps are an epoch, 21 a run."""
+SAVES = "checkpoints.every_steps=1"
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+
+
+class Launch:
+    """A rank run on two ranks under torchrun, with faults in it."""
+
+    def __init__(self, folder: Path, faults: list[dict[str, Any]], *sets: str, restarts: int = 0) -> None:
+        words = ["rank", str(folder.parent / "rank.toml"), f"--set=run={folder}"]
+        words += [f"--set={each}" for each in sets]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        launcher += ["--max-restarts", str(restarts), "--master-port", free_port()]
+        self.log = folder.parent / f"{folder.name}.log"
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*launcher, "-m", "tests.launch.faulty", *words],
+                env={**os.environ, "FAULTS": json.dumps(faults), "PYTHONWARNINGS": "ignore"},
+                stdout=log,
+                stderr=log,
+            )
+
+    def end(self) -> tuple[int, str]:
+        """Wait; return torchrun's exit code and what all processes said."""
+        code = self.process.wait(timeout=200)
+        return code, self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("torchrun")
+    dataset = write_small_dataset(str(place / "dataset"))
+    (place / "rank.toml").write_text(f"dataset = '{dataset}'\n{RANK}")
+    code, said = Launch(place / "well", []).end()
+    assert code == 0, said
+    return place
+
+
+def expect_same_result(run: Path, place: Path) -> None:
+    """Compare with the run that nothing happened to: every metric, every score of every row."""
+    one, other = (json.loads((folder / "metrics.json").read_text()) for folder in (run, place / "well"))
+    assert one["metrics"] == other["metrics"]
+    for rank in (0, 1):
+        name = f"predictions/test-rank-{rank}.parquet"
+        assert (run / name).read_bytes() == (place / "well" / name).read_bytes()
+
+
+def free_port() -> str:
+    with socket.create_server(("localhost", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def test_run_that_fails_is_stopped_and_is_killed_twice_comes_to_the_same_result(place: Path):
+    # The launcher is as documented, with a fixed port, and starts the ranks anew after each of these.
+    deeds = ["refuse", "term", "kill", "kill"]
+    faults = [
+        {"rank": 1, "at": STEP, "call": 4, "do": deed, "attempts": [attempt]}
+        for attempt, deed in enumerate(deeds)
+    ]
+    sets = (SAVES, "checkpoints.in_background=true")
+    code, said = Launch(place / "faulty", faults, *sets, restarts=4).end()
+    assert code == 0, said
+    # An error on one rank, with a save in the background, ends the other one too.
+    assert "rank 1: error: x.csv, row 7: ratings are no numbers" in said
+    assert "rank 0: error: rank 1 failed: x.csv, row 7: ratings are no numbers" in said
+    # A signal on one rank stops both after the same step, which is saved.
+    assert {"rank 0: stopped by SIGTERM", "rank 1: stopped by SIGTERM"} <= set(
+        re.findall(r"rank \d: stopped by SIGTERM", said)
+    )
+    events = [(event["event"], event.get("step")) for event in read_events(str(place / "faulty/log.jsonl"))]
+    stopped = [step for event, step in events if event == "stop"]
+    assert len(stopped) == 1
+    assert ("resume", stopped[0]) in events
+    assert len([event for event, _ in events if event == "resume"]) == 4
+    expect_same_result(place / "faulty", place)
+
+
+def test_launcher_that_is_killed_or_told_to_stop_takes_its_ranks_along_and_the_run_goes_on_later(place: Path):
+    run = place / "preempted"
+    fault = {"rank": 0, "at": STEP, "call": 5, "do": "kill-launcher"}
+    launch = Launch(run, [fault, {"rank": -1, "at": STEP, "call": 2, "do": "note"}], SAVES)
+    assert launch.end()[0] == -signal.SIGKILL
+    ranks = [int(pid) for pid in re.findall(r"process (\d+) is here", launch.log.read_text())]
+    assert len(ranks) == 2
+    until = time.monotonic() + 10
+    while time.monotonic() < until and any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert "is gone: stopped" in launch.log.read_text()
+
+    fault = {"rank": 0, "at": STEP, "call": 5, "do": "term-launcher"}
+    code, said = Launch(run, [fault], SAVES).end()
+    assert code != 0
+    assert "rank 0: stopped by SIGTERM" in said
+    saved = latest_step(str(run / "checkpoints"))
+    assert saved is not None
+    assert {"event": "stop", "step": saved, "signal": 15}.items() <= read_events(str(run / "log.jsonl"))[
+        -1
+    ].items()
+    assert not (run / "metrics.json").exists()
+
+    code, said = Launch(run, [], SAVES).end()
+    assert code == 0, said
+    assert f"going on from step {saved}" in said
+    expect_same_result(run, place)

@@ -1,0 +1,122 @@
+"""Semantic IDs for the items of a dataset: checked, matched by item id, or refused before any training."""
+
+import logging
+
+from trec_semid.core.errors import DataError
+from trec_semid.core.paths import exists, join, parent_of
+from trec_semid.data.schema import Dataset
+from trec_semid.serving.manifest import MANIFEST, verify_bundle
+from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.origin import Named, Origin, content_checksum
+from trec_semid.tokenizers.record import RECORD, read_record, verify_record
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.shards import my_rank, refusing_together
+
+_log = logging.getLogger(__name__)
+
+
+def verified_file(place: str) -> str:
+    """Return the map's file that a config names, once it and the tokenizer beside it are seen to be whole.
+
+    In a process group every rank must call this. A file in a folder without a record states its own checksum
+    where we wrote it, which reading compares.
+
+    Args:
+        place: a finished run folder, a bundle, or a `.parquet` file.
+
+    Raises:
+        DataError: a file is missing or damaged, or the run is not finished.
+    """
+    file = semantic_ids_file(place)
+    folder = parent_of(file)
+    has_record = any(exists(join(folder, name)) for name in (RECORD, MANIFEST))
+    if exists(file) and file == join(folder, FILE) and (has_record or not place.endswith(".parquet")):
+        verify_codes(folder)
+    return file
+
+
+def verify_codes(folder: str) -> Named:
+    """Check map, tokenizer and quality of a run folder or a bundle; return the dataset they are of.
+
+    In a process group every rank must call this.
+
+    Raises:
+        DataError: a file is missing, or is not what was written.
+    """
+    if exists(join(folder, MANIFEST)) and not exists(join(folder, RECORD)):
+        manifest = verify_bundle(folder)
+        return Named(manifest.dataset, manifest.dataset_checksum)
+    record = verify_record(folder)
+    return Named(record.dataset, record.dataset_checksum)
+
+
+def seed_of(folder: str) -> int:
+    """Return the seed of a run folder; 0 of a bundle, which does not say."""
+    return read_record(folder).seed if exists(join(folder, RECORD)) else 0
+
+
+def read_semantic_ids(place: str, dataset: Dataset) -> SemanticIds:
+    """Read semantic IDs in the row order of a dataset; in a process group every rank must call this.
+
+    Codes that say what they were computed from must be of just these items with just this content, in any
+    order. Others, such as published ones, are matched by item ids alone.
+
+    Raises:
+        DataError: a file is damaged, an item has no codes, or the codes are of other items or other content.
+    """
+    file = verified_file(place)
+    ids = SemanticIds.load(file)
+    of = Named(dataset.facts.name, dataset.facts.checksum)
+    if ids.origin is None:
+        matched = ids.in_order(dataset.item_ids, file)
+        more = len(ids.item_ids) - len(matched.item_ids)
+        beside = f"; {more:,} items of the file are not in it" if more else ""
+        told = "semantic IDs of %s do not say what they were computed from: matched to %s by item ids alone%s"
+        _log.info(told, file, of, beside)
+        return matched
+    _expect_same_items(ids, ids.origin, of, dataset, file)
+    if ids.origin.dataset_checksum != of.checksum:
+        with refusing_together():
+            fault = _other_content(ids.origin, dataset) if my_rank() == 0 else None
+            if fault:
+                told = f"their content '{fault}' is another under the same item ids"
+                raise _other(told, ids.origin, of, dataset, file)
+        _log.info("semantic IDs of %s have the items and the content of %s", _named(ids.origin), of)
+    if ids.item_ids != dataset.item_ids:
+        _log.info("semantic IDs of %s are put into the order of %s", _named(ids.origin), of)
+    return ids.in_order(dataset.item_ids, file)
+
+
+def _expect_same_items(ids: SemanticIds, origin: Origin, of: Named, dataset: Dataset, file: str) -> None:
+    has, needs = set(ids.item_ids), set(dataset.item_ids)
+    absent = [item for item in dataset.item_ids if item not in has]
+    more = [item for item in ids.item_ids if item not in needs]
+    for items, told in ((absent, "items have no semantic ID"), (more, "items are not in the dataset")):
+        if items:
+            raise _other(f"{len(items):,} {told}, the first '{items[0]}'", origin, of, dataset, file)
+
+
+def _other_content(origin: Origin, dataset: Dataset) -> str | None:
+    """Return the first modality that is another than the tokenizer read; None where all are the same.
+
+    A dataset without a modality has no other content: its items are matched by their ids.
+    """
+    for name, known in origin.content.items():
+        if name in dataset.facts.modalities:
+            catalogue = Catalogue({name: dataset.content(name)}, {name: dataset.content_mask(name)})
+            if content_checksum(name, dataset.item_ids, catalogue) != known:
+                return name
+    return None
+
+
+def _named(origin: Origin) -> Named:
+    return Named(origin.dataset, origin.dataset_checksum)
+
+
+def _other(problem: str, origin: Origin, of: Named, dataset: Dataset, file: str) -> DataError:
+    return DataError(
+        f"semantic IDs of dataset {_named(origin)}, not of {of}: {problem}",
+        file=file,
+        field="item_id",
+        remedy=f"Tokenize {dataset.uri}, or name the dataset that they were computed from",
+    )
