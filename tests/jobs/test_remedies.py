@@ -84,7 +84,7 @@ def test_every_key_that_a_message_names_is_a_key_of_some_config(keys: dict[str, 
 
 def takes(field: FieldInfo, value: object) -> bool:
     try:
-        create_model("One", value=(field.annotation, field)).model_validate({"value": value})
+        create_model("One", value=(field.annotation or Any, field)).model_validate({"value": value})
     except ValidationError:
         return False
     return True
