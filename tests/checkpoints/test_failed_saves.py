@@ -3,6 +3,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, TrainingError
+from trec_semid.core.logs import RunLog
 from trec_semid.core.paths import list_folder
-from trec_semid.core.ranks import process_group
+from trec_semid.core.ranks import Ranks, process_group
+from trec_semid.jobs.training_config import CheckpointsConfig
+from trec_semid.jobs.training_resume import find_start
 from trec_semid.sharding.tables import table_shards
 from trec_semid.training.finite import expect_finite
 
@@ -174,6 +178,7 @@ def on_two_ranks(folder: str) -> dict[str, Any]:
                 (contents(again)["dense"] == contents(setup)["dense"]).tolist()
             )
         said["finite"] = not_finite_on_one(setup, ranks.is_main)
+        said |= starts_of(f"{folder}/starts", ranks)
         said["damage"] = damaged_on_one(f"{folder}/False", setup, ranks.is_main)
     return said
 
@@ -194,6 +199,39 @@ def not_finite_on_one(setup: Any, is_main: bool) -> str:
     return "fine"
 
 
+def starts_of(folder: str, ranks: Ranks) -> dict[str, Any]:
+    """Return where a run would go on as steps are lost one by one, as a rank sees it."""
+    said: dict[str, Any] = {}
+    writer, log = CheckpointWriter(folder, keep_last=3), RunLog(folder, ranks.rank)
+    for step, best in ((2, 2), (4, 4), (6, 4)):
+        selection = {"metric": "auc", "best_step": best, "best_value": 0.5, "num_waited": 0}
+        writer.save(step, small(), loop={"selection": selection, "went_back_to": None}, is_best=step == best)
+    find = partial(find_start, folder, ranks=ranks, log=log)
+    said["newest"] = find(None, CheckpointsConfig())
+    said["named"] = find(2, CheckpointsConfig())
+    torch.distributed.barrier()
+    if ranks.is_main:
+        flip(Path(folder, "step-4/tensors/__0_0.distcp"))
+    torch.distributed.barrier()
+    try:
+        find(None, CheckpointsConfig())
+    except CheckpointError as error:
+        said["lost best"] = str(error)
+    said["anew"] = find(None, CheckpointsConfig(lost_best="reselect"))
+    torch.distributed.barrier()
+    if ranks.is_main:
+        flip(Path(folder, "step-6/checkpoint.json"))
+    torch.distributed.barrier()
+    said["before"] = find(None, CheckpointsConfig())
+    log.close()
+    return said
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+
+
 def damaged_on_one(place: str, setup: Any, is_main: bool) -> list[str]:
     """Return what a rank says of each file that is damaged in turn."""
     said = []
@@ -209,7 +247,7 @@ def damaged_on_one(place: str, setup: Any, is_main: bool) -> list[str]:
         content = path.read_bytes()
         torch.distributed.barrier()
         if is_main:
-            path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+            flip(path)
         torch.distributed.barrier()
         try:
             load_checkpoint(place, setup.trainable)
@@ -249,6 +287,17 @@ def test_a_number_that_is_not_finite_on_one_rank_is_named_on_all(two_ranks):
     for said in two_ranks:
         assert "step 2: model/" in said["finite"]
         assert "t_user" in said["finite"]
+
+
+@pytest.mark.ranks
+def test_ranks_agree_where_a_run_goes_on_whatever_is_lost(two_ranks):
+    for said in two_ranks:
+        assert (said["newest"].step, said["newest"].has_best) == (6, True)
+        assert (said["named"].step, said["named"].went_back_to) == (2, 2)
+        assert "step-4/tensors/__0_0.distcp" in said["lost best"]
+        assert "--set resume_from=2 trains" in said["lost best"]
+        assert (said["anew"].step, said["anew"].has_best) == (6, False)
+        assert said["before"].step == 2
 
 
 @pytest.mark.ranks

@@ -197,7 +197,13 @@ def test_a_process_killed_while_saving_leaves_the_step_before(folder: str):
 
 def test_steps_that_were_never_completed_are_swept_and_nothing_else(tmp_path):
     folder = str(tmp_path)
-    for name in ("step-4/checkpoint.json", "step-4.1/loop.json", "step-6/loop.json", "step-x/loop.json", "notes"):
+    for name in (
+        "step-4/checkpoint.json",
+        "step-4.1/loop.json",
+        "step-6/loop.json",
+        "step-x/loop.json",
+        "notes",
+    ):
         write_bytes(join(folder, name), b"{}")
     assert sweep_steps(folder) == [join(folder, "step-4.1"), join(folder, "step-6")]
     assert find_files(folder) == ["notes", "step-4/checkpoint.json", "step-x/loop.json"]

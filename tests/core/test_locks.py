@@ -327,3 +327,29 @@ def test_killed_owner_frees_its_folder_at_once_though_nobody_waited_for_it(tmp_p
     assert before.process.pid == child.pid
     mine.release()
     child.join()
+
+
+HOLDER = """
+import sys, time
+from trec_semid.core.own_folder import own_folder
+from trec_semid.core.stopping import heeding_signals
+with heeding_signals(), own_folder(sys.argv[1], "rank"):
+    print("held", flush=True)
+    if len(sys.argv) > 2:
+        raise RuntimeError(sys.argv[2])
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("way", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), ("a bug", 1)])
+def test_every_end_but_a_kill_gives_the_folder_back(tmp_path, way, code):
+    folder = str(tmp_path / "deep/run")
+    words = [way] if isinstance(way, str) else []
+    command = [sys.executable, "-c", HOLDER, folder, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    if not words:
+        process.send_signal(way)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert os.listdir(tmp_path) == []

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ import pytest
 from trec_semid.core import runs
 from trec_semid.core.config import Config, load_config, load_saved
 from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.owners import check_owner
 from trec_semid.core.paths import join, read_bytes, write_bytes
 from trec_semid.core.runs import RunFolder, command_line
 from trec_semid.core.versions import code_commit, package_versions
@@ -221,3 +223,30 @@ def test_versions_name_python_and_the_packages_that_change_numbers():
     versions = package_versions()
     assert {"python", "torch", "torchrec", "numpy"} <= set(versions)
     assert json.dumps(versions)
+
+
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("before", [None, Job(steps=1), Job(steps=2)])
+def test_a_run_that_was_killed_at_its_start_can_be_started_again(
+    uri: str, num_writes: int, before: Job | None, monkeypatch: pytest.MonkeyPatch
+):
+    if before:
+        RunFolder(uri, "rank").start(before)
+    left = num_writes
+
+    def write_until_killed(place: str, content: bytes) -> None:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        write_bytes(place, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "write_bytes", write_until_killed)
+        with suppress(KeyboardInterrupt):
+            RunFolder(uri, "rank").start(Job(steps=2))
+    check_owner(uri, "rank")
+    again = RunFolder(uri, "rank")
+    again.start(Job(steps=2))
+    assert again.is_of(Job(steps=2))
+    assert not again.is_of(Job(steps=1))

@@ -13,10 +13,11 @@ from trec_semid.core import fingerprints
 from trec_semid.core.errors import DataError
 from trec_semid.core.fingerprints import STAMP
 from trec_semid.core.paths import find_files, join, read_bytes, write_bytes
-from trec_semid.core.ranks import process_group
+from trec_semid.core.ranks import barrier, process_group
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.jobs import plan, retrieve_setup, study_predictions, tokenize
 from trec_semid.jobs.rank_setup import RankConfig, read_inputs
+from trec_semid.jobs.study_grid import StudyConfig, plan_runs
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,10 @@ def damage(folder, name, how, at, bit):
         write_bytes(join(folder, name), bytes(content))
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.data())
 def test_no_damage_to_any_file_is_read(small, tmp_path_factory, data):
     folder = shutil.copytree(small, tmp_path_factory.mktemp("damaged") / "data").as_posix()
-    open_dataset(folder)
     name = data.draw(st.sampled_from(find_files(small)))
     how = data.draw(st.sampled_from(["flip", "cut", "grow", "delete", "add"]))
     damage(folder, name, how, data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 7)))
@@ -138,10 +138,14 @@ def _open_on_rank(whole: str, damaged: str, gone: str) -> tuple[list[str], list[
     read, plain = [], fingerprints.fingerprint
     fingerprints.fingerprint = lambda uri: read.append(os.path.relpath(uri, whole)) or plain(uri)
     told = []
-    with process_group(patience_s=60):
+    with process_group(patience_s=60) as ranks:
+        if ranks.is_main:
+            open_dataset(whole, alone=True)  # as `prepare` does while the others wait
+            read.clear()
+        barrier()
         for folder in (whole, damaged, gone):
             try:
-                told.append(open_dataset(folder).facts.checksum)
+                told.append(open_dataset(folder, "always").facts.checksum)
             except DataError as error:
                 told.append(str(error))
     return told, [name for name in read if not name.startswith("..")]
@@ -160,3 +164,11 @@ def test_ranks_share_the_reading_and_agree_on_damage(small, tmp_path):
     assert sorted(name for _, names in results for name in names) == sorted(facts.files)
     assert all(names for _, names in results)
     assert np.ptp([len(names) for _, names in results]) <= 1
+
+
+def test_a_study_that_verifies_always_has_its_runs_verify_always():
+    steps = [{"verb": verb, "name": verb} for verb in ("prepare", "tokenize", "rank", "retrieve", "report")]
+    for mode in ("once", "always"):
+        config = StudyConfig.model_validate({"out": "o", "step": steps, "verify": mode})
+        asked = {run.verb for run in plan_runs(config) if "verify=always" in run.sets}
+        assert asked == ({"tokenize", "rank", "retrieve", "report"} if mode == "always" else set())

@@ -44,6 +44,18 @@ BAD = {
     "empty file": ({"log": ""}, r"log.csv"),
     "empty items": ({"items": ""}, r"items.csv"),
     "short row": ({"log": LOG + "u1,i1\n"}, r"log.csv, row 61: has 2 fields where 4"),
+    "unclosed quote": (
+        {"items": ITEMS.replace("item,title,", "item,note,title,").replace("\ni", '\ni,"red shoes,', 3)},
+        r"items.csv, row 1: a quote is not closed",
+    ),
+    "quote in a column that nobody maps": (
+        {
+            "log": LOG.replace("\n", ",plain\n")
+            .replace("time,plain", "time,note")
+            .replace(",plain\n", ',"red shoes\n', 1)
+        },
+        r"log.csv, row 1: a quote is not closed",
+    ),
     "bad year": ({"items": ITEMS + "i10,T,a,soon,1\n"}, r"items.csv, row 11, field 'year': not a number"),
     "empty split": (
         {"log": "user,item,rating,time\nu1,i1,3,1000000005\nu2,i2,3,1000000005\n"},

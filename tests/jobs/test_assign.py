@@ -17,6 +17,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign as job
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.assign import AssignConfig, run
+from trec_semid.jobs.matched_codes import verify_codes
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
@@ -96,6 +97,7 @@ def test_file_is_of_the_form_that_tokenize_writes(world: Path, tmp_path: Path):
     ]
     assert schemas[0].equals(schemas[1], check_metadata=False)
     assert schemas[0].metadata[b"codebook_sizes"] == schemas[1].metadata[b"codebook_sizes"]
+    assert verify_codes(str(tmp_path / "out")) == verify_codes(str(world / "codes"))
 
 
 def test_other_content_is_seen_to_drift(world: Path, tmp_path: Path):
@@ -347,3 +349,27 @@ def test_memory_does_not_grow_with_the_vectors_that_are_read(tmp_path: Path):
     small, large = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("peak"))
     # The 70,000 items more have 143 MB of vectors.
     assert large - small < 40_000  # [KiB]
+
+
+def test_subfolders_are_read_and_their_partitions_checked(world: Path, tmp_path: Path):
+    columns = items_of(world)
+    for number, name in enumerate(
+        ("a.parquet", "day=1/a.parquet", "day=2/deep/b.parquet", "_temporary/c.parquet")
+    ):
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        part = {key: values[number * 50 : (number + 1) * 50] for key, values in columns.items()}
+        write(tmp_path / "new" / name, part)
+    with pytest.raises(
+        DataError, match=r"day=1/a.parquet: lies in other partition folders than .*new/a.parquet"
+    ):
+        run(config(world, tmp_path / "new", tmp_path / "out"))
+    (tmp_path / "new/a.parquet").unlink()
+    run(config(world, tmp_path / "new", tmp_path / "out"))
+    given = SemanticIds.load(str(tmp_path / "out/semantic_ids.parquet"))
+    assert given.item_ids == [f"new-{number}" for number in range(50, 150)]
+    write(tmp_path / "new/day=2/deep/c.parquet", {key: values[:1] for key, values in columns.items()})
+    assert len(run(config(world, tmp_path / "new", tmp_path / "out")).drift["inputs"]) == 4
+    table = pq.read_table(tmp_path / "new/day=1/a.parquet").append_column("day", pa.array(["1"] * 49 + ["2"]))
+    pq.write_table(table, tmp_path / "new/day=1/a.parquet")
+    with pytest.raises(DataError, match=r"day=1/a.parquet, row 50, field 'day': another value .*got '2'"):
+        run(config(world, tmp_path / "new", tmp_path / "out"))

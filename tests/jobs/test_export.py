@@ -240,6 +240,20 @@ def test_a_bundle_that_scores_otherwise_is_not_written(run_folder: str, tmp_path
     assert not [name for name in tmp_path.iterdir() if name.name not in ("run",)]
 
 
+def test_a_damaged_dataset_is_refused_before_anything_is_written(
+    run_folder: str, problem: dict[str, Any], tmp_path: Path
+):
+    out, file = tmp_path / "out", Path(problem["dataset"], "content/text.npy")
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(DataError, match=r"text.npy: damaged"):
+            export.run(ExportConfig(run=run_folder, out=str(out)))
+    finally:
+        file.write_bytes(content)
+    assert not out.exists()
+
+
 def test_a_run_that_is_not_finished_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="not a finished rank run"):
         export.run(ExportConfig(run=str(tmp_path), out=str(tmp_path / "out")))

@@ -3,17 +3,17 @@
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.datasets import write_small_dataset
+from tests.jobs.other_datasets import changed, rearranged
 from tests.jobs.ranking import rank_config
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.core.config import load_config
@@ -26,7 +26,6 @@ from trec_semid.jobs.matched_codes import read_semantic_ids, verify_codes
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 TOKENIZER = {"kind": "rq_kmeans", "codebook_size": 6, "levels": 2}
-NUM_ITEMS = 40
 
 
 @pytest.fixture(scope="module")
@@ -39,46 +38,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def another(world: Path, folder: Path, change: str) -> str:
-    """Write a dataset that differs in one thing, under a checksum of its own; return its folder."""
-    shutil.copytree(world / "data", folder)
-    order = np.arange(NUM_ITEMS)
-    items = pq.read_table(folder / "items.parquet")
-    ids = items["item_id"].to_pylist()
-    if change == "order":
-        order = np.random.default_rng(0).permutation(NUM_ITEMS)
-    if change == "ids":
-        ids[7] = "someone else"
-    items = items.set_column(0, "item_id", pa.array(ids)).take(order)
-    items = items.set_column(1, "row", pa.array(np.arange(NUM_ITEMS)))
-    pq.write_table(items, folder / "items.parquet")
-    new_rows = np.argsort(order)
-    (part,) = (folder / "events").iterdir()
-    events = pq.read_table(part)
-    rows = pa.array(new_rows[events["item_row"].to_numpy()])
-    pq.write_table(events.set_column(1, "item_row", rows), part)
-    for file in (folder / "content").iterdir():
-        values = np.load(file)[order]
-        if change == "content" and file.name == "text.npy":
-            values[5, 2] += 0.01
-        if change == "mask" and file.name == "image.mask.npy":
-            values[0] = not values[0]
-        if change == "half" and file.suffix == ".npy" and "mask" not in file.name:
-            values = values.astype(np.float64).astype(np.float32)
-        np.save(file, values)
-    facts = json.loads((folder / "dataset.json").read_text())
-    facts |= {"name": f"other {change}", "checksum": f"{change:-<64}"}
-    (folder / "dataset.json").write_text(json.dumps(facts))
-    return str(folder)
-
-
 def codes_by_item(ids: SemanticIds) -> dict[str, tuple[int, ...]]:
     return {item: tuple(codes) for item, codes in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
 
 
 @pytest.mark.parametrize("change", ["order", "nothing"])
 def test_the_same_items_and_content_in_any_order_are_mapped_by_id(world: Path, tmp_path: Path, change: str):
-    dataset = Dataset(another(world, tmp_path / "other", change))
+    make = rearranged if change == "order" else partial(changed, change=change)
+    dataset = Dataset(make(str(world / "data"), tmp_path / "other"))
     ids = read_semantic_ids(str(world / "codes"), dataset)
     assert ids.item_ids == dataset.item_ids
     assert (ids.item_ids != Dataset(str(world / "data")).item_ids) == (change == "order")
@@ -118,7 +85,10 @@ TOLD = {
 def test_codes_of_other_items_or_other_content_are_refused_before_anything_is_written(
     world: Path, tmp_path: Path, verb: str, change: str
 ):
-    places = {"dataset": another(world, tmp_path / "other", change), "semantic_ids": str(world / "codes")}
+    places = {
+        "dataset": changed(str(world / "data"), tmp_path / "other", change),
+        "semantic_ids": str(world / "codes"),
+    }
     for named in (places, {**places, "semantic_ids": f"{world}/codes/semantic_ids.parquet"}):
         with pytest.raises(DataError) as refused:
             VERBS[verb](named, str(tmp_path / "run"))
@@ -127,7 +97,7 @@ def test_codes_of_other_items_or_other_content_are_refused_before_anything_is_wr
         assert f"of dataset 'small' (checksum {Dataset(str(world / 'data')).facts.checksum[:12]})" in told
         assert f"not of 'other {change}'" in told
         assert "Tokenize" in told
-        assert not (tmp_path / "run").exists()
+        assert not (tmp_path / "run/config.toml").exists()
 
 
 def test_items_that_the_dataset_does_not_have_are_refused_where_codes_say_whose_they_are(
@@ -146,7 +116,7 @@ def test_items_that_the_dataset_does_not_have_are_refused_where_codes_say_whose_
 def test_codes_that_do_not_say_whose_they_are_are_matched_by_id_with_a_message(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    dataset = Dataset(another(world, tmp_path / "other", "content"))
+    dataset = Dataset(changed(str(world / "data"), tmp_path / "other", "content"))
     ids = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))
     file = str(tmp_path / "published.parquet")
     SemanticIds(
@@ -164,13 +134,8 @@ def test_any_flipped_byte_of_a_tokenize_runs_codes_is_refused_by_each_reader(
     world: Path, place: int, flip: int, pick: int
 ):
     folder = world / "codes"
-    names = [
-        "semantic_ids.parquet",
-        "quality.json",
-        "codes.json",
-        "tokenizer/config.json",
-        "tokenizer/weights.safetensors",
-    ]
+    names = ["semantic_ids.parquet", "quality.json", "codes.json", "config.toml", "run.json"]
+    names += ["tokenizer/config.json", "tokenizer/weights.safetensors"]
     assert set(names) <= set(find_files(str(folder)))
     file = folder / names[pick % len(names)]
     content = file.read_bytes()

@@ -23,6 +23,7 @@ from trec_semid.core import locks
 from trec_semid.core.errors import DataError, LockError
 from trec_semid.core.leftovers import is_unfinished
 from trec_semid.core.locks import FolderLock, lock_uri, new_owner
+from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import (
     arrow_filesystem,
     exists,
@@ -105,6 +106,15 @@ def test_what_another_process_writes_is_seen_at_once(bucket: str):
     assert not exists(join(folder, "a.txt"))
 
 
+def test_bucket_that_is_not_there_is_not_made(bucket: str):
+    with (
+        pytest.raises(DataError, match=r"s3://none-such/run: cannot be locked: .*bucket does not exist"),
+        own_folder("s3://none-such/run", "rank"),
+    ):
+        pass
+    assert not exists("s3://none-such")
+
+
 def test_two_that_begin_at_once_are_told_apart_by_the_store(bucket: str):
     """Both see no lock; S3 creates an object only once."""
     one, other = (FolderLock(f"{bucket}/race/run", new_owner("rank")) for _ in range(2))
@@ -119,11 +129,13 @@ def test_two_that_begin_at_once_are_told_apart_by_the_store(bucket: str):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_raw_files_to_new_items_in_memory(tmp_path: Path):
     _whole_way(f"memory://{uuid.uuid4().hex[:8]}", tmp_path, kills=False)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_raw_files_to_new_items_on_s3_through_a_kill(bucket: str, tmp_path: Path):
     _whole_way(f"{bucket}/whole", tmp_path, kills=True)
 
@@ -136,7 +148,7 @@ def _whole_way(root: str, tmp_path: Path, *, kills: bool) -> None:
     assert do("prepare", [f"{tmp_path}/prepare.toml"], out=data) == facts
     do("tokenize", [f"{tmp_path}/tokenize.toml"], dataset=data, run=codes)
     rank = {"dataset": data, "run": ranked, "representation": "both", "semantic_ids": codes}
-    rank |= {"train.max_epochs": 3}
+    rank |= {"train.max_epochs": 5 if kills else 1, "train.patience": 9}
     if kills:
         _kill_after_a_checkpoint([f"{tmp_path}/rank.toml"], rank)
         assert not exists(join(ranked, "metrics.json"))
@@ -172,7 +184,8 @@ def _kill_after_a_checkpoint(files: list[str], values: dict[str, Any]) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         if complete_steps(join(values["run"], "checkpoints")):
             break
-        time.sleep(0.02)
+        time.sleep(0.1)
+    process.send_signal(signal.SIGSTOP)  # alive, and so the folder is its own
     assert process.poll() is None, "it was over before it could be killed"
     with pytest.raises(LockError, match=f"process {process.pid} on"):
         do("rank", files, **values)

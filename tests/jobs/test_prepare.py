@@ -77,6 +77,23 @@ def test_half_a_dataset_is_not_taken_for_one(config):
         run(config)
 
 
+@pytest.mark.parametrize("name", ["events/part-00000.parquet", "dataset.json", "config.toml"])
+def test_a_damaged_dataset_is_made_again(config, name, capfd):
+    first = run(config)
+    place = f"{config.out}/{name}"
+    with open(place, "r+b") as file:
+        file.seek(40)
+        byte = file.read(1)
+        file.seek(40)
+        file.write(bytes([byte[0] ^ 1]))
+    assert finished(config) is None
+    if name != "config.toml":  # which then is another config's
+        told = "".join(capfd.readouterr().err.split())
+        assert f"{name}:" in told
+        assert "Itismadeagain" in told
+    assert run(config) == first
+
+
 def test_summary_names_ties_and_content(config):
     text = summary(run(config))
     assert "ties: equal timestamps shuffled with seed 0" in text

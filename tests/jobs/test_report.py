@@ -1,4 +1,5 @@
 import json
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_a_refused_report_leaves_nothing_behind(runs: list[str], tmp_path: Path)
     with pytest.raises(DataError, match="no such run folder") as error:
         run(ReportConfig(runs=[*runs, str(tmp_path / "none")], out=str(out)))
     assert error.value.exit_code == 2
+    assert not out.exists()
+
+
+def test_a_damaged_dataset_is_refused(runs: list[str], tmp_path: Path):
+    data = shutil.copytree(Path(runs[0]).parent / "data", tmp_path / "data")
+    file = data / "items.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"items.parquet: damaged: its content is not what was written"):
+        run(ReportConfig(runs=runs, dataset=str(data), out=str(out), replicates=100))
     assert not out.exists()
 
 

@@ -1,12 +1,16 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from tests.datasets import write_small_dataset
+from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.logs import read_events
@@ -147,6 +151,22 @@ def test_fitting_on_training_items_leaves_the_others_for_measuring(dataset, tmp_
     num_seen = len(set(events["item_row"].to_pylist()))
     assert read_json(config, "metrics.json")["counts"]["fitted/items"] == num_seen < 40
     assert metrics["unfitted/reconstruction"] > metrics["all/reconstruction"]
+
+
+def test_items_that_only_sampled_negatives_show_are_not_fitted_on(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "data").as_posix()
+    place = f"{folder}/events/part-00000.parquet"
+    table = pq.read_table(place)
+    observed = {row for row in set(table["item_row"].to_pylist()) if row % 2}
+    names = ["impression" if row in observed else "negative" for row in table["item_row"].to_pylist()]
+    at = table.schema.get_field_index("behaviour")
+    kind = table.schema.field(at)
+    pq.write_table(table.set_column(at, kind, pa.array(names).dictionary_encode().cast(kind.type)), place)
+    describe_again(folder)
+    config = TokenizeConfig(dataset=folder, run=str(tmp_path / "t"), fit_on="train_items", tokenizer=RQ)
+    run(config)
+    in_train = table.filter(pc.equal(table["split"].cast("string"), "train"))["item_row"].to_pylist()
+    assert read_json(config, "metrics.json")["counts"]["fitted/items"] == len(observed & set(in_train)) < 20
 
 
 def test_example_configs_are_valid():

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt
@@ -99,32 +99,56 @@ def check_files(
             raise DataError(problem, file=join(folder, sorted(strange)[0]), remedy=f"Remove it. Or: {remedy}")
 
 
-def verify(folder: str, expected: Mapping[str, Fingerprint], *, remedy: str, mode: Verify = "always") -> None:
+def verify(
+    folder: str,
+    expected: Mapping[str, Fingerprint],
+    *,
+    remedy: str,
+    mode: Verify = "always",
+    alone: bool = False,
+) -> None:
     """Check the contents of files against their fingerprints; in a process group every rank must call this.
 
     The ranks share the files, and all raise the same error. With `once`, a folder on a local disk gets a
     stamp, and is not read again while no file changes size or times; where no stamp can be written, or on
-    an object store, contents are read each time.
+    an object store, contents are read each time. With `alone`, this rank reads all and no other need call.
 
     Raises:
         DataError: a file is missing or is not what was written; names it.
     """
+    if alone:
+        _verify(folder, expected, (0, 1), remedy, mode)
+        return
     import torch.distributed as dist  # slow, and readers of data do without
 
     from trec_semid.core.ranks import broadcast_object, gather_objects
 
-    rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    _verify(folder, expected, place, remedy, mode, broadcast=broadcast_object, gather=gather_objects)
+
+
+def _verify(
+    folder: str,
+    expected: Mapping[str, Fingerprint],
+    place: tuple[int, int],
+    remedy: str,
+    mode: Verify,
+    *,
+    broadcast: Callable[[Any], Any] = lambda value: value,
+    gather: Callable[[Any], list[Any]] = lambda value: [value],
+) -> None:
+    rank, num_ranks = place
     # Rank 0 decides for all: another rank could see the stamp that it writes in the end.
-    settled = broadcast_object(rank == 0 and mode == "once" and _is_stamped(folder, expected))
+    settled = broadcast(rank == 0 and mode == "once" and _is_stamped(folder, expected))
     if settled:
         return
     before = _states(folder, expected) if rank == 0 and mode == "once" else None
     by_size = sorted(expected, key=lambda name: (-expected[name].bytes, name))
     problem = _first_problem(folder, expected, by_size[rank::num_ranks], shown=rank == 0)
-    problems = sorted(each for each in gather_objects(problem) if each is not None)
+    problems = sorted(each for each in gather(problem) if each is not None)
     if problems:
-        place, told = problems[0]
-        raise DataError(told, file=place, remedy=remedy)
+        file, told = problems[0]
+        raise DataError(told, file=file, remedy=remedy)
     if before is not None:
         _stamp(folder, expected, before)
 

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import fsspec
 import pyarrow.fs as pafs
+from fsspec.config import conf as fsspec_settings
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from iopath.common.file_io import PathHandler, PathManager
@@ -19,9 +20,11 @@ from iopath.common.file_io import PathHandler, PathManager
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.processes import scratch_folder, scratch_prefix
 
-for _scheme in ("s3", "gs", "abfs", "az"):
+_FLAT = {"s3", "gs", "abfs", "az"}
+"""Schemes of object stores: no folders, no renames."""
+for _scheme in _FLAT:
     # Listings that a file system remembers miss what another process writes.
-    fsspec.config.conf.setdefault(_scheme, {}).setdefault("use_listings_cache", False)
+    fsspec_settings.setdefault(_scheme, {}).setdefault("use_listings_cache", False)
 _EXCHANGE, _HERE = 2, -100
 """Of Linux's renameat2: RENAME_EXCHANGE and AT_FDCWD."""
 
@@ -57,7 +60,9 @@ class FsspecHandler(PathHandler):
 
     def _mkdirs(self, path: str, **kwargs: Any) -> None:
         fs, inner = filesystem(path)
-        fs.makedirs(inner, exist_ok=True)
+        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        if not protocols & _FLAT:  # there are no folders there: s3fs would make a bucket out of a typo
+            fs.makedirs(inner, exist_ok=True)
 
     def _rm(self, path: str, **kwargs: Any) -> None:
         fs, inner = filesystem(path)

@@ -72,7 +72,7 @@ class RunFolder:
 
     def restate(self, config: Config, inputs: Mapping[str, str] | None = None) -> None:
         """Write how the run is made now, and leave everything else as it is."""
-        write_bytes(self.path("config.toml"), dump_toml(config).encode())
+        # First what says whose folder it is: without it, a killed run could never be started again.
         self.write_json(
             "run.json",
             {
@@ -84,6 +84,7 @@ class RunFolder:
                 "versions": package_versions(),
             },
         )
+        write_bytes(self.path("config.toml"), dump_toml(config).encode())
 
     def note_time(self, *, every_s: float = 0.0) -> None:
         """Write how long the processes of the run have taken: what a killed one took is known up to here.

@@ -1,13 +1,12 @@
 """Ranking batches from arrays in memory: no Python loop over rows, equal steps on every rank."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 
+from trec_semid.core.prefetch import prefetch
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.batches import Jagged, RankingBatch
 from trec_semid.data.features import Feature, Sources
@@ -15,7 +14,6 @@ from trec_semid.data.item_rows import ItemRows, find_item_rows
 from trec_semid.data.ragged import Ragged
 
 Array = np.ndarray[Any, np.dtype[Any]]
-T = TypeVar("T")
 _OF_CODES = frozenset(("item_code", "history_code", "item_prefix", "history_prefix"))
 
 
@@ -197,12 +195,3 @@ def part_of(rows: Array, rank: int, world_size: int) -> Array:
     size, longer = divmod(len(rows), world_size)
     start = rank * size + min(rank, longer)
     return rows[start : start + size + (rank < longer)]
-
-
-def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """Make items ahead in a thread, at most `depth` of them; an error there is raised here."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        ahead = deque(pool.submit(next, items, None) for _ in range(depth))
-        while (item := ahead.popleft().result()) is not None:
-            ahead.append(pool.submit(next, items, None))
-            yield item

@@ -195,7 +195,7 @@ class Dataset:
         return self._table("users.parquet", columns, self.facts.num_users)
 
     def vocabulary(self, field: str) -> pa.ChunkedArray:
-        """Return the values of a side field, such as `item_genres`, in the order of their ids; 0 is missing."""
+        """Return the values of a side field, such as `item_genres`, by their ids; 0 is missing."""
         entity, _, name = field.partition("_")
         size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
         return self._table(f"fields/{field}.parquet", ["value"], size)["value"]
@@ -264,16 +264,17 @@ class Dataset:
         return array
 
 
-def open_dataset(uri: str, mode: Verify = "once") -> Dataset:
+def open_dataset(uri: str, mode: Verify = "once", *, alone: bool = False) -> Dataset:
     """Open a dataset after checking every file against `dataset.json`; every rank of a group calls this.
 
-    Sizes and row counts are checked each time. Contents are read as `mode` says, each file by one rank.
+    Sizes and row counts are checked each time. Contents are read as `mode` says, each file by one rank; with
+    `alone` all by this one, and no other need call.
 
     Raises:
         DataError: no dataset, or a file that is missing, does not belong to it, or is not what was written.
     """
     dataset = Dataset(uri)
-    verify(uri, dataset.facts.files, remedy=_AGAIN, mode=mode)
+    verify(uri, dataset.facts.files, remedy=_AGAIN, mode=mode, alone=alone)
     return dataset
 
 

@@ -5,8 +5,8 @@ from typing import Any, final
 
 import numpy as np
 
+from trec_semid.core.prefetch import prefetch
 from trec_semid.core.seeds import numpy_generator
-from trec_semid.data.loader import prefetch
 from trec_semid.data.sequence_batches import SequenceBatch, SequenceMaker
 
 Array = np.ndarray[Any, np.dtype[Any]]

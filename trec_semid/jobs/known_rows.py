@@ -1,4 +1,4 @@
-"""What the rows of a run's tables stand for: ids of items and users, values of side fields, once a run folder.
+"""What the rows of a run's tables stand for: ids of items and users, and values of side fields.
 
 A run that starts from these weights on another dataset takes rows over by what they stand for.
 """
@@ -15,7 +15,7 @@ from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.fingerprints import Fingerprint, fingerprints, read_signed, signed_json, verify
-from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder, read_bytes, write_bytes
+from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import Dataset
 
@@ -40,10 +40,11 @@ def kind_of_rows(feature: Feature) -> str | None:
 
 
 def write_known_rows(run: str, dataset: Dataset) -> None:
-    """Write `rows/` of a run folder, unless it is there."""
+    """Write `rows/` of a run folder, unless it is there and of this dataset."""
     folder, facts = join(run, FOLDER), dataset.facts
-    if exists(join(folder, DESCRIPTION)):
-        return  # a run never changes its dataset
+    if _checksum_of(folder) == facts.checksum:
+        return
+    remove(join(folder, DESCRIPTION))
     kinds = ["items", "users"]
     kinds += [f"item_{name}" for name in facts.item_fields] + [f"user_{name}" for name in facts.user_fields]
     make_folder(folder)
@@ -53,6 +54,14 @@ def write_known_rows(run: str, dataset: Dataset) -> None:
     files = fingerprints(folder, [f"{kind}.parquet" for kind in kinds])
     known = KnownRows(dataset=facts.name, dataset_checksum=facts.checksum, files=files)
     write_bytes(join(folder, DESCRIPTION), signed_json(known.model_dump(mode="json")))
+
+
+def _checksum_of(folder: str) -> str | None:
+    place = join(folder, DESCRIPTION)
+    try:
+        return str(read_signed(read_bytes(place)).get("dataset_checksum")) if exists(place) else None
+    except ValueError:
+        return None  # damaged: written anew
 
 
 def read_known_rows(run: str) -> KnownRows:
@@ -83,7 +92,8 @@ def map_rows(run: str, known: KnownRows, dataset: Dataset, kinds: Iterable[str])
     for kind in kinds:
         name = f"{kind}.parquet"
         if name not in known.files:
-            problem = f"start_from: the dataset of that run, '{known.dataset}', has no {kind.replace('_', ' field ')}"
+            named = kind.replace("_", " field ")
+            problem = f"start_from: the dataset of that run, '{known.dataset}', has no {named}"
             raise DataError(problem, file=join(run, FOLDER, DESCRIPTION), remedy=_REMEDY)
         fs, inner = arrow_filesystem(join(run, FOLDER, name))
         before = pq.read_table(inner, filesystem=fs)["value"]

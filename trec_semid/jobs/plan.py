@@ -16,7 +16,7 @@ from trec_semid.core.logs import say, set_up_console, working
 from trec_semid.core.owners import check_file
 from trec_semid.core.paths import find_files, join, write_bytes
 from trec_semid.core.toml_text import read_toml
-from trec_semid.data.schema import open_dataset
+from trec_semid.data.schema import DESCRIPTION, open_dataset
 from trec_semid.jobs.plan_rank import plan_ranker
 from trec_semid.jobs.plan_retrieve import plan_retriever
 from trec_semid.jobs.plan_sizes import SizesConfig
@@ -26,6 +26,7 @@ from trec_semid.models.table import RETRIEVER_KINDS
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.topology import ClusterConfig
 
+_DESCRIBES = (DESCRIPTION, "config.toml")
 _ONLY_RETRIEVE = set(RetrieveConfig.model_fields) - set(RankConfig.model_fields)
 """Keys that tell a retrieve config from a rank config."""
 
@@ -115,8 +116,7 @@ def run(config: PlanConfig) -> list[Planned]:
 def _run(config: PlanConfig) -> list[Planned]:
     clusters = [load_config(ClusterConfig, [file]) for file in config.cluster]
     model = config.retrieve or config.rank
-    # `dataset.json` may also lie there alone, as it says all sizes.
-    if model and config.sizes.reads_dataset and len(find_files(model.dataset)) > 1:
+    if model and config.sizes.reads_dataset and _holds_data(model.dataset):
         open_dataset(model.dataset, model.verify)
     places = _places(config, clusters)
     for place in places:
@@ -135,6 +135,11 @@ def _run(config: PlanConfig) -> list[Planned]:
     if refusals:
         raise PlanError("\n".join(refusals))
     return planned
+
+
+def _holds_data(dataset: str) -> bool:
+    """Return whether more of a dataset is there than its description, which says all sizes by itself."""
+    return any(not name.startswith("fields/") and name not in _DESCRIBES for name in find_files(dataset))
 
 
 def _places(config: PlanConfig, clusters: list[ClusterConfig]) -> list[str]:

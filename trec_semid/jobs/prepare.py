@@ -53,16 +53,16 @@ def finished(config: PrepareConfig) -> DatasetFacts | None:
 
     Changed: a file came or went in a folder or pattern, or one has another content (files of the recorded
     size and time of writing are not read again); a picture came, went or was written anew. An input that
-    was removed altogether is no reason to lose the dataset.
+    was removed altogether is no reason to lose the dataset. A damaged dataset is made again.
     """
     if not exists(join(config.out, CONFIG)) or not exists(join(config.out, "dataset.json")):
         return None
     if read_bytes(join(config.out, CONFIG)) != dump_toml(config).encode():
         return None
     try:
-        facts = open_dataset(config.out).facts
+        facts = open_dataset(config.out, alone=True).facts
     except DataError as error:  # written by another version, or damaged
-        _log.warning("%s. It is made again", str(error).rstrip("."))
+        _log.warning("%s: %s. It is made again", error.file, error.problem)
         return None
     changed = have_changed(facts.source.get("files", []), config.inputs(), config.picture_folders())
     return None if changed else facts

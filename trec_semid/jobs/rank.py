@@ -49,7 +49,9 @@ def run(config: RankConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
-        return run_once(folder, config, inputs, ranks, partial(_rank, config, folder, inputs, ranks))
+        return run_once(
+            folder, config, config.train, inputs, ranks, partial(_rank, config, folder, inputs, ranks)
+        )
 
 
 def _rank(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ranks) -> Named:
@@ -118,7 +120,7 @@ def _set_up(config: RankConfig, folder: RunFolder, inputs: RankInputs, ranks: Ra
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        find_start_weights(config, inputs),
+        partial(find_start_weights, config, inputs),
         config.resume_from,
     )
 

@@ -50,7 +50,9 @@ def run(config: RetrieveConfig) -> Trained:
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if isinstance(config.model, EnsembleConfig):
             expect_members(config.model, config)
-        return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
+        return run_once(
+            folder, config, config.train, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks)
+        )
 
 
 def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> Named:
@@ -118,7 +120,7 @@ def _set_up(
         tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
         inputs.checksums,
         tuning,
-        find_start_weights(config, inputs),
+        partial(find_start_weights, config, inputs),
         config.resume_from,
     )
     return training, evaluator

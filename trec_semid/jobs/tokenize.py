@@ -156,7 +156,7 @@ def _write(
         "dataset_checksum": ids.origin.dataset_checksum,
         "seed": config.seed,
     }
-    write_record(folder.uri, **of)
+    write_record(folder.uri, **of, more=("config.toml", "run.json"))
     folder.write_metrics(metrics, **of, counts=counts)
     say(summary(quality))
     _log.info("wrote %s", folder.uri)

@@ -104,8 +104,8 @@ class Training:
     """Checksums of what it is trained on."""
     tuning: Tuning | None = None
     """Where a tokenizer is in the loop."""
-    start_from: StartWeights | None = None
-    """Weights of another run that training starts from; optimizers begin anew."""
+    start_from: Callable[[], StartWeights | None] = lambda: None
+    """Finds another run's weights to start from; asked where there is no step of this run to go on from."""
     resume_from: int | None = None
     """Step of this run to go on from; the newest one where not given."""
     note_time: Callable[[float], None] = lambda every_s: None
@@ -148,8 +148,9 @@ class Training:
         self.log.event("resume", step=step, epoch=self.loader.epoch)
 
     def _begin(self) -> None:
-        if self.start_from is not None:
-            self.start_from.load(self.model)
+        start = self.start_from()
+        if start is not None:
+            start.load(self.model)
 
     def run(self) -> None:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import sweep_steps
+from trec_semid.checkpoints.folder import complete_steps, sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.logs import CONSOLE, say, set_up_console
@@ -73,6 +73,7 @@ def training_ranks(train: TrainConfig) -> Iterator[Ranks]:
 def run_once(
     folder: RunFolder,
     config: TrainingRunConfig,
+    length: TrainConfig,
     inputs: TrainingInputs,
     ranks: Ranks,
     train: Callable[[], Named],
@@ -84,6 +85,7 @@ def run_once(
     Args:
         folder: of the run.
         config: of the run.
+        length: its section on how long to train.
         inputs: what it is trained on.
         ranks: this process among its peers.
         train: trains and evaluates, going on where an interrupted run stopped.
@@ -92,7 +94,7 @@ def run_once(
         ConfigError: the folder holds a run of another config.
         CheckpointError: its checkpoints were trained on something else.
     """
-    done = _on_main(ranks, lambda: _why_done(folder, config, inputs.checksums))
+    done = _on_main(ranks, lambda: _why_done(folder, config, length, inputs.checksums))
     if done:
         _log.info("%s", done)
     else:
@@ -157,7 +159,9 @@ def _note_time(folder: RunFolder, ranks: Ranks, every_s: float) -> None:
             folder.note_time(every_s=every_s)
 
 
-def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, str]) -> str | None:
+def _why_done(
+    folder: RunFolder, config: TrainingRunConfig, length: TrainConfig, inputs: dict[str, str]
+) -> str | None:
     """Return why there is nothing to train; None where there is."""
     if folder.is_finished(config, inputs):
         return f"{config.run} is already done"
@@ -166,11 +170,11 @@ def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, st
     newest = newest_loop(folder.path("checkpoints"))
     if newest is None:
         raise CheckpointError(
-            f"{config.run}: the finished run cannot go on to {config.train.max_epochs} epochs, since its "
+            f"{config.run}: the finished run cannot go on to {length.max_epochs} epochs, since its "
             "checkpoints are gone. Set another `run`, or remove that folder to train from the start."
         )
     num_waited = int(newest[1]["selection"]["num_waited"])
-    if num_waited < config.train.patience:
+    if num_waited < length.patience:
         return None
     folder.restate(config, inputs)
     return (
@@ -184,7 +188,8 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
     """Refuse a folder of another config or of other inputs; else write the run's first files."""
     _on_main(ranks, lambda: _refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
-    find_start_weights(config, inputs)  # refuses before anything is written
+    if not broadcast_object(ranks.is_main and complete_steps(folder.path("checkpoints"))):
+        find_start_weights(config, inputs)  # refuses before anything is written
     if ranks.is_main:
         sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))

@@ -47,19 +47,21 @@ def check_features(features: Jagged, expected: Sequence[FeatureFacts], bundle: s
     return num_rows
 
 
-def expect_whole_numbers(numbers: Tensor, what: str, bundle: str) -> None:
+def expect_whole_numbers(numbers: object, what: str, bundle: str) -> None:
     """Refuse anything but a flat tensor of whole numbers.
 
     Raises:
         DataError: names its type or shape.
     """
-    is_tensor = isinstance(numbers, Tensor)
-    kind = numbers.dtype if is_tensor else type(numbers).__name__
-    is_whole = is_tensor and not (numbers.is_floating_point() or numbers.is_complex() or kind == torch.bool)
-    if not is_whole or numbers.dim() != 1:
-        value = str(kind) if not is_whole else tuple(numbers.shape)
-        remedy = "Bring a flat tensor of int32 or int64"
-        raise DataError("not a list of whole numbers", file=bundle, field=what, value=value, remedy=remedy)
+    remedy = "Bring a flat tensor of int32 or int64"
+    problem = "not a list of whole numbers"
+    if not isinstance(numbers, Tensor):
+        kind = type(numbers).__name__
+        raise DataError(problem, file=bundle, field=what, value=kind, remedy=remedy)
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise DataError(problem, file=bundle, field=what, value=str(numbers.dtype), remedy=remedy)
+    if numbers.dim() != 1:
+        raise DataError(problem, file=bundle, field=what, value=tuple(numbers.shape), remedy=remedy)
 
 
 def first_outside(ids: Tensor, num_rows: int) -> int | None:

@@ -82,12 +82,12 @@ def _read(uri: str) -> pa.Table:
     fs, inner = arrow_filesystem(uri)
     try:
         table = pq.read_table(inner, filesystem=fs)
+        absent = {"item_id", "codes"} - set(table.column_names)
     except FileNotFoundError:
         remedy = "Make one with: trec-semid tokenize CONFIG.toml"
         raise DataError("no such file", file=uri, remedy=remedy) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8 is a ValueError
         raise DataError(f"not a readable Parquet file: {error}", file=uri) from None
-    absent = {"item_id", "codes"} - set(table.column_names)
     if absent:
         remedy = "Write the columns item_id and codes"
         raise DataError("missing column", file=uri, field=sorted(absent)[0], remedy=remedy)

@@ -1,5 +1,6 @@
 """The signed record of a finished run's semantic IDs: size and sha256 of map, tokenizer and quality."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import ValidationError
@@ -34,13 +35,22 @@ def code_files(folder: str) -> list[str]:
     return [*(name for name in (FILE, QUALITY) if exists(join(folder, name))), *names]
 
 
-def write_record(folder: str, *, dataset: str, dataset_checksum: str, seed: int) -> None:
-    """Write the record of the files that are there now, which are whole; nothing where there are none."""
+def write_record(
+    folder: str, *, dataset: str, dataset_checksum: str, seed: int, more: Sequence[str] = ()
+) -> None:
+    """Write the record of the files that are there now, which are whole; nothing where there are none.
+
+    Args:
+        folder: of the run.
+        dataset: name of what the run read.
+        dataset_checksum: of it.
+        seed: of the run.
+        more: further files of the run that do not change any more.
+    """
     names = code_files(folder)
     if names:
-        record = Record(
-            dataset=dataset, dataset_checksum=dataset_checksum, seed=seed, files=fingerprints(folder, names)
-        )
+        files = fingerprints(folder, [*names, *more])
+        record = Record(dataset=dataset, dataset_checksum=dataset_checksum, seed=seed, files=files)
         write_bytes(join(folder, RECORD), signed_json(record.model_dump(mode="json")))
 
 

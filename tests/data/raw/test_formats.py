@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +42,40 @@ def test_encoding_separator_and_header_are_said_not_guessed(tmp_path):
     assert read(tmp_path / "plain.csv", ["b"], header=["a", "b"]) == [{"b": "x"}, {"b": "y"}]
     with pytest.raises(DataError, match=r"t.txt: unknown file format.*set format"):
         read(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("name", ["t.CSV.GZ", "T.Csv.Gz", "t.TSV", "t.JSONL", "t.PARQUET"])
+def test_names_are_understood_in_upper_case(tmp_path, name):
+    if name.endswith("PARQUET"):
+        pq.write_table(pa.table({"u": ["x"]}), tmp_path / name)
+    else:
+        content = b'{"u": "x"}\n' if "JSON" in name else b"u\nx\n"
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert read(tmp_path / name, ["u"]) == [{"u": "x"}]
+
+
+def test_several_gzip_members_and_zeros_after_them_are_one_file(tmp_path):
+    members = [gzip.compress(part) for part in (b"a,b\n1,", b"2\n", b"", b"3,4\n")]
+    (tmp_path / "t.csv.gz").write_bytes(b"".join(members) + b"\0" * 512)
+    assert read(tmp_path / "t.csv.gz", None) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (gzip.compress(b"a\n1\n"), r"not text but a gzip file. Name it .gz"),
+        (b"PAR1\0\0", r"not text but a parquet file.*format = .parquet"),
+        (b"\x28\xb5\x2f\xfd\0", r"not text but a zstd file. Unpack it"),
+        (b"PK\x03\x04\0", r"not text but a zip file. Unpack it"),
+        (lzma.compress(b"a\n1\n"), r"not text but a xz file. Unpack it"),
+        (bz2.compress(b"a\n1\n"), r"not text but a bzip2 file. Unpack it"),
+    ],
+)
+def test_what_is_packed_and_does_not_say_so_is_refused_with_the_remedy(tmp_path, name, content, problem):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=problem):
+        read(tmp_path / name, ["a"])
 
 
 def test_null_values_are_those_of_the_config(tmp_path):
@@ -95,6 +131,11 @@ def test_chunks_say_where_their_rows_are(tmp_path, monkeypatch):
         ("t.csv", b"a,b\n", r"t.csv: no rows"),
         ("t.csv", b"a,a\n1,2\n", r"t.csv, field 'a': two columns of one name"),
         ("t.csv", b"a\n1\n", r"t.csv, field 'b': no such column. Map one of: a"),
+        (
+            "t.csv.gz",
+            gzip.compress(b"a,b\n1,2\n") + b"garbage",
+            r"truncated or damaged gzip.*Not a gzipped file",
+        ),
         (
             "t.csv.gz",
             gzip.compress(b"a,b\n1,2\n" * 1000, mtime=0)[:-20],

@@ -3,6 +3,7 @@ import os
 import uuid
 from urllib.parse import quote
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,10 +20,31 @@ from trec_semid.data.raw.parts import find_inputs
 NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(scope="module")
+def bucket():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("parts")
+        yield "s3://parts"
+        fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
 def root(request, tmp_path):
     if request.param == "disk":
         yield str(tmp_path / "log")
+        return
+    if request.param == "s3":
+        yield f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
         return
     folder = f"memory://parts-{uuid.uuid4().hex}"
     yield folder
@@ -81,6 +103,15 @@ def test_patterns_may_match_folders_which_are_read_whole(root, pattern, expected
     else:
         with pytest.raises(DataError, match=r"lies in other partition folders"):
             find_inputs(join(root, pattern))
+
+
+def test_keys_that_stand_for_folders_are_no_files(bucket):
+    root = f"{bucket}/{uuid.uuid4().hex}"
+    put(root, ["day=1/x.csv"])
+    for name in ("", "day=1/", "day=2/"):
+        fsspec.filesystem("s3").pipe_file(f"{root}/{name}", b"")
+    fsspec.filesystem("s3").invalidate_cache()
+    assert names(root) == ["day=1/x.csv"]
 
 
 def test_links_that_go_round_in_circles_are_followed_once(tmp_path):

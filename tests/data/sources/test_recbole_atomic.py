@@ -53,7 +53,9 @@ def test_one_name_under_two_types_is_refused(tmp_path, part, second):
     inter = "user_id:token\titem_id:token\tx:float\tx:{}\ttimestamp:float\n1\t8\t3\t4\t10\n"
     item = "item_id:token\tx:float\tx:{}\n8\t3\t4\n"
     write(tmp_path / "tiny", **{part: {"inter": inter, "item": item}[part].format(second)})
-    with pytest.raises(DataError, match=rf"tiny.{part}, field 'x': (one name under two types|two columns of one name)"):
+    with pytest.raises(
+        DataError, match=rf"tiny.{part}, field 'x': (one name under two types|two columns of one name)"
+    ):
         read(tmp_path / "tiny")
 
 

@@ -1,9 +1,12 @@
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.data.prepare import PrepareConfig, prepare_dataset
 from trec_semid.data.sources.source import Needs
 from trec_semid.data.sources.tables import TablesConfig, read_tables
 
@@ -18,8 +21,6 @@ def write(path, form, columns):
     rows = table.to_pylist()
     separator = "\t" if form == "tsv" else ","
     if form == "jsonl":
-        import json
-
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return
     lines = [list(columns), *([str(value) for value in row.values()] for row in rows)]
@@ -87,3 +88,46 @@ def test_faults_of_the_mapping_are_named(tmp_path, line, problem):
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(ConfigError, match=problem):
         load_config(TablesConfig, [str(tmp_path / "c.toml")])
+
+
+def test_a_fault_of_content_names_the_file_and_row_of_its_item(tmp_path):
+    for number, zero in ((0, 0.5), (1, 0.0)):
+        rows = [{"item": f"i{number}{n}", "v": [zero if n == 1 else 1.0, 0.0]} for n in range(3)]
+        (tmp_path / "items").mkdir(exist_ok=True)
+        lines = "\n\n".join(json.dumps(row) for row in rows)
+        (tmp_path / f"items/part-{number}.jsonl").write_text(lines)
+    log = "user,item,time\n" + "".join(f"u{n % 4},i{n % 2}{n % 3},{1_000_000_000 + n}\n" for n in range(40))
+    (tmp_path / "log.csv").write_text(log)
+    source = {
+        "kind": "tables",
+        "interactions": {
+            "path": str(tmp_path / "log.csv"),
+            "user": "user",
+            "item": "item",
+            "timestamp": "time",
+        },
+        "items": {"path": str(tmp_path / "items"), "id": "item"},
+    }
+    made = PrepareConfig.model_validate(
+        {
+            "name": "x", "out": str(tmp_path / "out"), "source": source, "label": {"kind": "all_positive"},
+            "split": {"kind": "global_temporal"}, "content": {"v": {"kind": "column", "column": "v"}},
+        }
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"part-1.jsonl, row 3, field 'v': a vector of zeros.*item 'i11'"):
+        prepare_dataset(made)
+
+
+def test_partition_folders_are_columns_to_map(tmp_path):
+    for day, kind in (("2024-01-01", "view"), ("2024-01-02", "buy")):
+        folder = tmp_path / f"log/day={day}/kind={kind}"
+        folder.mkdir(parents=True)
+        (folder / "part-0.csv").write_text("user,item\nu1,i1\nu2,i2\n")
+    path = {"path": str(tmp_path / "log"), "user": "user", "item": "item"}
+    columns = {"timestamp": "day", "timestamp_format": "%Y-%m-%d", "behaviour": "kind"}
+    source = read_tables(TablesConfig.model_validate({"interactions": {**path, **columns}}), Needs([], []))
+    events = source.events
+    assert [events.behaviour_names[code] for code in events.behaviours] == ["view", "view", "buy", "buy"]
+    first, _, last, _ = events.times.values.tolist()
+    assert events.times.values.tolist() == [first, first, last, last]
+    assert first < last

@@ -1,10 +1,13 @@
 """Delimited text: CSV, TSV and files with separators of several characters."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow makes its compute functions when it is imported)
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +15,22 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.prefetch import prefetch
 from trec_semid.data.raw.blocks import read_blocks
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
 from trec_semid.data.raw.files import reading
-from trec_semid.data.raw.rows import Block, Layout, count_rows, end_of_row, fields_of, num_fields, rows_of
+from trec_semid.data.raw.rows import (
+    LINE_FEED,
+    Block,
+    Layout,
+    count_byte,
+    count_rows,
+    end_of_row,
+    fields_of,
+    num_fields,
+    row_of_rows,
+    rows_of,
+)
 from trec_semid.data.raw.utf8 import MalformedError, open_text
 
 _BLOCK_BYTES = 1 << 24
@@ -46,16 +61,33 @@ def read_delimited(config: FileConfig, file: str, columns: list[str] | None) -> 
     check_columns(file, names, columns)
     layout = _layout(config, file)
     with_blanks = partial(_row_with_blanks, config, file)
-    with reading(file), _row_faults(config, file, layout), open_text(file, config.encoding) as (text, stored):
-        blocks = read_blocks(text, layout, _BLOCK_BYTES)
+    with (
+        reading(file),
+        _row_faults(config, file, layout),
+        _blocks_ahead(config, file, layout) as (blocks, stored),
+    ):
         row, position = 1, 0
-        for block in blocks if config.header else _below_header(blocks, layout):
+        for block in blocks:
             table = _parse(config, layout, block, names, columns or names)
             _refuse_header_inside(config, layout, block, table, names)
+            _refuse_rows_inside(layout, block, table.num_rows, len(names))
             before, position = position, stored.tell()
             if table.num_rows:
                 yield Chunk(table, file, row, position - before, with_blanks)
             row += table.num_rows
+
+
+@contextmanager
+def _blocks_ahead(
+    config: FileConfig, file: str, layout: Layout
+) -> Iterator[tuple[Iterator[Block], IO[bytes]]]:
+    """Yield the rows below the header, the next block checked in a thread meanwhile, and the stored file."""
+    with open_text(file, config.encoding) as (text, stored):
+        ahead = prefetch(read_blocks(text, layout, _BLOCK_BYTES), depth=1)
+        try:
+            yield ahead if config.header else _below_header(ahead, layout), stored
+        finally:
+            ahead.close()  # the thread reads the file, so it ends first
 
 
 def _layout(config: FileConfig, file: str) -> Layout:
@@ -118,14 +150,40 @@ def _refuse_header_inside(
     config: FileConfig, layout: Layout, block: Block, table: pa.Table, names: list[str]
 ) -> None:
     """Refuse a row that says the column names again, as files that were joined carry it."""
-    said = [pc.index(table.column(name), name).as_py() >= 0 for name in table.column_names]
-    if not all(said):
+    if not _says_names(table):
         return
     for at, row in rows_of(block.data, layout):
         if fields_of(row, layout) == names:
             remedy = "Leave the row out" + (", or header in the config" if config.header else "")
             problem = "the column names stand where values are expected"
             raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
+
+
+def _refuse_rows_inside(layout: Layout, block: Block, num_rows: int, num_columns: int) -> None:
+    """Refuse a quoted field that swallowed rows: one quote too few there, one too many further down."""
+    # With two columns the lines of a poem may each have one comma.
+    if not layout.quoted or num_columns <= 2 or b'"' not in block.data:
+        return
+    if count_byte(block.data, LINE_FEED) <= num_rows:
+        return
+    at = row_of_rows(block.data, layout, num_columns)
+    if at >= 0:
+        problem = "a quoted field that holds whole rows: a quote is missing or one too many"
+        remedy = "Mend the quotes; where the field is meant so, write the table as Parquet or JSON-lines"
+        raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
+
+
+def _says_names(table: pa.Table) -> bool:
+    """Return whether a row has the column's name in every column."""
+    alike = np.ones(table.num_rows, bool)
+    for name in table.column_names:  # lengths first: they are there already, and rarely fit
+        lengths = pc.binary_length(table.column(name)).to_numpy(zero_copy_only=False)
+        alike &= lengths == len(name.encode())
+        if not alike.any():
+            return False
+    few = table.filter(pa.array(alike))
+    same = [np.asarray(pc.equal(few.column(name), name).fill_null(False)) for name in table.column_names]
+    return bool(np.logical_and.reduce(same).any())
 
 
 @contextmanager

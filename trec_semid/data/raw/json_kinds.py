@@ -14,7 +14,8 @@ _ARROW: dict[Name, pa.DataType] = {
     "text": pa.string(), "big": pa.string(),
 }  # fmt: skip
 _WIDER: dict[frozenset[Name], Name] = {
-    frozenset(("int", "big")): "big", frozenset(("int", "float")): "float", frozenset(("big", "float")): "float",
+    frozenset(("int", "big")): "big",
+    frozenset(("int", "float")): "float", frozenset(("big", "float")): "float",
     # Ids are text either way.
     frozenset(("int", "text")): "text", frozenset(("big", "text")): "text",
 }  # fmt: skip
@@ -86,7 +87,7 @@ def wider(first: Kind, second: Kind) -> Kind:
     Raises:
         MixedError: there is none.
     """
-    if first == second or second == NOTHING:
+    if second in (first, NOTHING):
         return first
     if first == NOTHING:
         return second

@@ -63,7 +63,7 @@ def read_json_lines(file: str, columns: list[str] | None, encoding: str = "utf-8
 def json_keys(file: str, wanted: list[str] | None, encoding: str = "utf-8") -> list[str]:
     """Return the keys of a file's objects, or of some of them where these have all that is wanted.
 
-    Returns `wanted` where there are no lines: that is another error.
+    Returns `wanted` where there is no object: that is another error.
     """
     keys: dict[str, None] = {}
     missing = set(wanted or ())
@@ -84,7 +84,7 @@ def json_keys(file: str, wanted: list[str] | None, encoding: str = "utf-8") -> l
             missing -= keys.keys()
             if wanted is not None and not missing:
                 return list(keys)
-    return list(keys) if keys or wanted is None else list(wanted) if not num_lines else []
+    return list(keys) if keys or wanted is None else list(wanted)
 
 
 def _keys_of_line(line: bytes) -> list[str]:
@@ -128,7 +128,7 @@ class _Reader:
                 continue
 
     def _suits_arrow(self, block: bytes) -> bool:
-        # Arrow takes NUL characters and byte order marks inside a file, and miscounts nulls in lists of nulls.
+        # Arrow takes NUL characters and byte order marks inside a file, and miscounts lists of nulls.
         marked = not block.isascii() and (block.startswith(_MARK) or b"\n" + _MARK in block)
         return b"\0" not in block and not marked and Kind("null", is_list=True) not in self._kinds.values()
 

@@ -3,6 +3,9 @@
 Legend: a part is one file of an input; `dt=2024-01-01` is a partition folder, as Hive and Spark write them.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow makes its compute functions when it is imported)
+
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, cast

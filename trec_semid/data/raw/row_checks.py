@@ -10,7 +10,6 @@ from trec_semid.data.raw.rows import (
     QUOTE,
     Block,
     Layout,
-    Offsets,
     end_of_row,
     row_ends,
 )
@@ -21,7 +20,6 @@ _ENDS = "End every row in one way: by a line feed, or by a carriage return and a
 _MARK = "\ufeff".encode()
 _SLICE = 1 << 18
 """Bytes looked at together: they stay in the processor's cache."""
-_SHOWN = 40
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -45,43 +43,40 @@ class RowChecker:
             is_wide = self._layout.encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32"))
             remedy = "Take it out" + ("" if is_wide else "; where the file is UTF-16, set encoding")
             raise _fault("a NUL character", remedy, block, at)
-        at = first_not_utf8(data)
+        is_ascii = data.isascii()
+        at = -1 if is_ascii else first_not_utf8(data)
         if at >= 0:
             raise not_text(self._layout.encoding, block.offset, data, at)
         has_quotes = self._layout.quoted and b'"' in data
         if has_quotes:
             self._check_quotes(block)
         self._check_line_ends(block, has_quotes=has_quotes)
-        if not data.isascii():
+        if not is_ascii:
             self._check_marks(block)
 
     def _check_quotes(self, block: Block) -> None:
         array = np.frombuffer(block.data, np.uint8)
         num_quotes = 0
         for start in range(0, len(array), _SLICE):
-            quotes = np.flatnonzero(array[start : start + _SLICE] == QUOTE) + start
+            quotes = np.flatnonzero(array[start : start + _SLICE] == QUOTE)
             odd = num_quotes % 2
             opening, closing = quotes[odd::2], quotes[1 - odd :: 2]
-            bent = opening[~self._may_open(array, opening)][:1]
-            closed = closing[~self._may_close(array, closing)][:1]
+            bent = opening[~self._may_open(_shifted(array, start - 1)[opening])]
+            closed = closing[~self._may_close(_shifted(array, start + 1)[closing])]
             if len(closed) and not (len(bent) and bent[0] < closed[0]):
-                raise _text_after_quote(block, int(closed[0]))
+                raise _text_after_quote(block, start + int(closed[0]))
             if len(bent):
-                raise _fault(
-                    "a quote inside a field that does not begin with one", CLOSE, block, int(bent[0])
-                )
+                problem = "a quote inside a field that does not begin with one"
+                raise _fault(problem, CLOSE, block, start + int(bent[0]))
             num_quotes += len(quotes)
         if num_quotes % 2:
             raise _fault("a quote is not closed", CLOSE, block, block.data.rfind(b'"'))
 
-    def _may_open(self, array: Bytes, quotes: Offsets) -> Any:
+    def _may_open(self, before: Bytes) -> Any:
         # A quote right before an opening one closes a field: the two stand for one.
-        before = array[quotes - 1]
-        may = (before == self._layout.mark[0]) | (before == LINE_FEED) | (before == QUOTE)
-        return may | (quotes == 0)
+        return (before == self._layout.mark[0]) | (before == LINE_FEED) | (before == QUOTE)
 
-    def _may_close(self, array: Bytes, quotes: Offsets) -> Any:
-        after = array[np.minimum(quotes + 1, len(array) - 1)]
+    def _may_close(self, after: Bytes) -> Any:
         may = (after == self._layout.mark[0]) | (after == LINE_FEED) | (after == QUOTE)
         return may | (after == CARRIAGE_RETURN)
 
@@ -118,6 +113,15 @@ class RowChecker:
             if begins_line and not (self._layout.quoted and data.count(b'"', 0, at) % 2):
                 remedy = "Take it out: it belongs to the beginning of a file"
                 raise _fault("a byte order mark inside the file", remedy, block, at)
+
+
+def _shifted(array: Bytes, start: int) -> Bytes:
+    """Return a slice, with a line feed before the first byte and after the last."""
+    part = array[max(start, 0) : start + _SLICE]
+    if start >= 0 and start + _SLICE <= len(array):
+        return part
+    ends = np.full(1, LINE_FEED, np.uint8)
+    return np.concatenate([ends, part, ends] if start < 0 else [part, ends])
 
 
 def _ends_by_two(array: Bytes) -> bool:
