@@ -60,7 +60,7 @@ def test_same_seed_same_negatives():
 
 def test_other_strategy_is_advised_only_where_it_has_an_item_left_to_draw():
     users, items = np.array([0, 0]), np.array([0, 1])
-    with pytest.raises(DataError, match="Filter such users out$"):
+    with pytest.raises(DataError, match=r"Filter such users out$"):
         draw_untouched(np.array([0]), users, items, np.ones(2), 0)
     with pytest.raises(DataError, match='strategy = "uniform"'):
         draw_untouched(np.array([0]), users, items, np.array([1.0, 1.0, 0.0]), 0)

@@ -103,7 +103,7 @@ def over_seeds(deltas: dict[str, list[float]]) -> list[dict]:
 def test_a_verdict_needs_a_corrected_p_below_the_level():
     """Oracle: scipy's paired t-test, times the number of steps that are not smaller."""
     own = [0.010, 0.014, 0.008, 0.012]
-    p = float(stats.ttest_1samp(own, 0).pvalue)
+    p = float(stats.ttest_1samp(own, 0).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
     others = {f"noise-{index}": [0.01, -0.012, 0.002 * index, 0.001] for index in range(20)}
     alone = compare(over_seeds({"own": own}), ["all/entropy"], "base", 100)["own"]["all/entropy"]
     assert (alone.verdict, alone.p_holm) == ("higher", pytest.approx(p))

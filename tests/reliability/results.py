@@ -46,14 +46,15 @@ def results(folder: str, root: str) -> dict[str, Any]:
 
 def differences(expected: Any, found: Any, at: str = "") -> list[str]:
     """Return where two contents differ, and how."""
+    pairs: list[tuple[Any, Any, Any]]
     if isinstance(expected, dict) and isinstance(found, dict):
         keys = sorted(expected.keys() | found.keys())
         pairs = [(key, expected.get(key, "absent"), found.get(key, "absent")) for key in keys]
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        pairs = [(index, *pair) for index, pair in enumerate(zip(expected, found, strict=True))]
+        pairs = [(index, one, other) for index, (one, other) in enumerate(zip(expected, found, strict=True))]
     else:
         return [] if expected == found else [f"{at}: {str(expected)[:200]} before, {str(found)[:200]} now"]
-    return [line for key, *pair in pairs for line in differences(*pair, f"{at}/{key}")]
+    return [line for key, one, other in pairs for line in differences(one, other, f"{at}/{key}")]
 
 
 def leftovers(folder: str) -> list[str]:

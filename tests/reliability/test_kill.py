@@ -238,7 +238,8 @@ def kill_often(
     ranks: int = 1,
     whole: str | None = None,
 ) -> None:
-    kills, seed = (pytestconfig.getoption(name) for name in ("--kills", "--kill-seed"))
+    kills = int(pytestconfig.getoption("--kills") or 0)
+    seed = int(pytestconfig.getoption("--kill-seed") or 0)
     kills = (kills + 1) // 2 if verb in EXPENSIVE or ranks > 1 else kills
     draw = random.Random(f"{verb} {ranks} {seed}")
     whole = whole or world.reference(verb)

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 
@@ -79,9 +80,8 @@ def _import_all() -> None:
 
     for verb in JOBS:
         job_named(verb)
-    import torch.distributed.checkpoint
-    import torch.utils.tensorboard  # noqa: F401
-
+    for module in ("torch.distributed.checkpoint", "torch.utils.tensorboard"):
+        import_module(module)
     # Workers of a study, too, have everything imported.
     real = multiprocessing.get_context
     multiprocessing.get_context = lambda method=None: real("fork" if method == "spawn" else method)

@@ -54,17 +54,19 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 def _written(location: Location, values: Any, *, keeps_last: bool) -> Location:
     """Return the key as it stands in the file: pydantic's location has the branches of unions as well."""
     at: list[int | str] = []
-    value, after_tag = values, False
+    value: Any = values
+    after_tag = False
     for index, part in enumerate(location):
         is_kept = keeps_last and index == len(location) - 1
-        is_table = isinstance(value, Mapping)
-        if is_table and not is_kept and not after_tag and str(value.get("kind", "")) == part:
+        table: Mapping[Any, Any] = value if isinstance(value, Mapping) else {}
+        if not is_kept and not after_tag and str(table.get("kind", "")) == part:
             after_tag = True
             continue
-        is_here = part in value if is_table else isinstance(value, list) and isinstance(part, int)
-        if is_here:
-            value, after_tag = value[part], False
-        if is_here or is_kept:
+        items: list[Any] = value if isinstance(value, list) else []
+        if part in table or (items and isinstance(part, int)):
+            value, after_tag = table[part] if part in table else items[int(part)], False
+            at.append(part)
+        elif is_kept:
             at.append(part)
     return tuple(at)
 

@@ -61,6 +61,16 @@ def test_the_answer_names_verdicts_in_plain_words_best_first(study: Study):
     ]
 
 
+def test_a_difference_that_counts_alone_and_not_among_others_is_named(study: Study):
+    arms = [_arm(name) for name in ("item", "a", "b")]
+    lost = _comparison("a", 0.03, "not distinguishable").model_copy(update={"p": 0.03, "p_holm": 0.06})
+    told = write_headline(_report(study, arms, [lost, _comparison("b", 0.04, "better")]))
+    assert told[1] == (
+        "The smallest difference that this data could have shown is 0.0125. Among 2 comparisons it could be "
+        "chance all the same, as for a (p 0.060)."
+    )
+
+
 def test_arms_that_could_not_be_compared_are_said_to_be_so(study: Study):
     told = write_headline(_report(study, [_arm("item"), _arm("a", seeds=1)], []))
     assert "too few to compare" in told[0]

@@ -219,13 +219,15 @@ def _best_arms(
             for other in range(len(names))
             if other != best
         }
-    beaten = {pair for pair, told in _judge_shown(found).items() if told.direction == "lower"}
-    told = {(Key(each.protocol, each.stratum, each.metric), each.arm): each.verdict for each in comparisons}
+    beaten = {pair for pair, verdict in _judge_shown(found).items() if verdict.direction == "lower"}
+    told: dict[Key, dict[str, Verdict]] = {}
+    for each in comparisons:
+        told.setdefault(Key(each.protocol, each.stratum, each.metric), {})[each.arm] = each.verdict
     return {
         key: best
         for key, best in candidates.items()
         if all((key, other) in beaten for other in names if other != best)
-        and _is_confirmed(best, names[0], {arm: verdict for (of, arm), verdict in told.items() if of == key})
+        and _is_confirmed(best, names[0], told.get(key, {}))
     }
 
 

@@ -84,7 +84,19 @@ def _how_sure(report: Report) -> list[str]:
         return []
     least, most = figure(min(limits)), figure(max(limits))
     limit = least if least == most else f"{least} to {most}, depending on the arm"
-    return [f"The smallest difference that this data could have shown is {limit}."]
+    told = f"The smallest difference that this data could have shown is {limit}."
+    lost = [each for each in _chosen(report, None) if _is_lost_to_correction(each)]
+    if not lost:
+        return [told]
+    who = listing([f"{each.arm} (p {each.p_holm:.3f})" for each in lost])
+    among = f"Among {things(len(limits), 'comparison')} it could be chance all the same, as for {who}."
+    return [f"{told} {among}"]
+
+
+def _is_lost_to_correction(each: Comparison) -> bool:
+    """Tell whether a difference would count were it the only one that is shown."""
+    is_sure = (each.low > 0 or each.high < 0) and abs(each.difference) >= each.smallest_detectable
+    return is_sure and each.verdict == NOT_DISTINGUISHABLE
 
 
 def _numbers(report: Report, arm: Arm) -> str:
