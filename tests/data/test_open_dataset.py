@@ -17,6 +17,7 @@ from trec_semid.core.ranks import barrier, process_group
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.jobs import plan, retrieve_setup, study_predictions, tokenize
 from trec_semid.jobs.rank_setup import RankConfig, read_inputs
+from trec_semid.jobs.study_grid import StudyConfig, plan_runs
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def _open_on_rank(whole: str, damaged: str, gone: str) -> tuple[list[str], list[
         barrier()
         for folder in (whole, damaged, gone):
             try:
-                told.append(open_dataset(folder).facts.checksum)
+                told.append(open_dataset(folder, "always").facts.checksum)
             except DataError as error:
                 told.append(str(error))
     return told, [name for name in read if not name.startswith("..")]
@@ -163,3 +164,11 @@ def test_ranks_share_the_reading_and_agree_on_damage(small, tmp_path):
     assert sorted(name for _, names in results for name in names) == sorted(facts.files)
     assert all(names for _, names in results)
     assert np.ptp([len(names) for _, names in results]) <= 1
+
+
+def test_a_study_that_verifies_always_has_its_runs_verify_always():
+    steps = [{"verb": verb, "name": verb} for verb in ("prepare", "tokenize", "rank", "retrieve", "report")]
+    for mode in ("once", "always"):
+        config = StudyConfig.model_validate({"out": "o", "step": steps, "verify": mode})
+        asked = {run.verb for run in plan_runs(config) if "verify=always" in run.sets}
+        assert asked == ({"tokenize", "rank", "retrieve", "report"} if mode == "always" else set())

@@ -77,3 +77,8 @@ def run_until(monkeypatch: pytest.MonkeyPatch, config: RankConfig, num_steps: in
         patch.setattr(training_loop, "train_steps", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(config)
+
+
+def events_of(folder: Any, kind: str) -> list[dict[str, Any]]:
+    """Return the events of one kind in a run's log."""
+    return [event for event in read_events(f"{folder}/log.jsonl") if event["event"] == kind]

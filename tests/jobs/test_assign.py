@@ -17,6 +17,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign as job
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.assign import AssignConfig, run
+from trec_semid.jobs.matched_codes import verify_codes
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
@@ -96,6 +97,7 @@ def test_file_is_of_the_form_that_tokenize_writes(world: Path, tmp_path: Path):
     ]
     assert schemas[0].equals(schemas[1], check_metadata=False)
     assert schemas[0].metadata[b"codebook_sizes"] == schemas[1].metadata[b"codebook_sizes"]
+    assert verify_codes(str(tmp_path / "out")) == verify_codes(str(world / "codes"))
 
 
 def test_other_content_is_seen_to_drift(world: Path, tmp_path: Path):

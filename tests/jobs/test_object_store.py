@@ -148,7 +148,7 @@ def _whole_way(root: str, tmp_path: Path, *, kills: bool) -> None:
     assert do("prepare", [f"{tmp_path}/prepare.toml"], out=data) == facts
     do("tokenize", [f"{tmp_path}/tokenize.toml"], dataset=data, run=codes)
     rank = {"dataset": data, "run": ranked, "representation": "both", "semantic_ids": codes}
-    rank |= {"train.max_epochs": 3}
+    rank |= {"train.max_epochs": 5 if kills else 1, "train.patience": 9}
     if kills:
         _kill_after_a_checkpoint([f"{tmp_path}/rank.toml"], rank)
         assert not exists(join(ranked, "metrics.json"))
@@ -184,7 +184,8 @@ def _kill_after_a_checkpoint(files: list[str], values: dict[str, Any]) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         if complete_steps(join(values["run"], "checkpoints")):
             break
-        time.sleep(0.02)
+        time.sleep(0.1)
+    process.send_signal(signal.SIGSTOP)  # alive, and so the folder is its own
     assert process.poll() is None, "it was over before it could be killed"
     with pytest.raises(LockError, match=f"process {process.pid} on"):
         do("rank", files, **values)

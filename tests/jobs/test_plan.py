@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,16 +85,15 @@ def test_content_for_a_tuned_tokenizer_is_planned_into_the_memory_that_is_left(t
 
 
 @pytest.fixture
-def rank_file(tmp_path: Path) -> str:
+def rank_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     dataset = write_small_dataset(str(tmp_path / "dataset"))
     codes = np.zeros((40, 2), np.int32)
     SemanticIds(Dataset(dataset).item_ids, codes, (7, 9)).save(
         str(tmp_path / "codes" / "semantic_ids.parquet")
     )
     mark_finished(str(tmp_path / "codes"))
-    for unneeded in ("events", "content", "items.parquet", "users.parquet"):
-        path = tmp_path / "dataset" / unneeded
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for unneeded in ("events", "content", "items", "users"):
+        monkeypatch.delattr(Dataset, unneeded)
     file = tmp_path / "rank.toml"
     file.write_text(f'''
 dataset = "{dataset}"

@@ -1,19 +1,14 @@
-import json
 import logging
 import os
-import resource
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.jobs.ranking import losses_of, rank_config, run_until, write_problem
+from tests.jobs.ranking import events_of, losses_of, rank_config, run_until, write_problem
 from trec_semid.checkpoints.folder import complete_steps, step_folder
-from trec_semid.core import runs
-from trec_semid.core.errors import CheckpointError, ConfigError, TrainingError
-from trec_semid.core.logs import read_events
+from trec_semid.core.errors import CheckpointError, ConfigError
 from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import run
 
@@ -51,10 +46,6 @@ def says(caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="trec_semid")
     logging.getLogger("trec_semid").propagate = True
     return lambda: caplog.text
-
-
-def events_of(folder: Any, kind: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(f"{folder}/log.jsonl") if event["event"] == kind]
 
 
 def flip(path: Path, at: int = -9) -> None:
@@ -229,6 +220,17 @@ def test_more_epochs_without_a_checkpoint_left_are_refused_and_the_result_stays(
     assert (folder / "metrics.json").exists()
 
 
+def test_a_run_that_has_begun_does_not_need_what_it_started_from(problem, stopped, tmp_path, monkeypatch):
+    base = shutil.copytree(stopped, tmp_path / "base")
+    config = rank_config(problem, str(tmp_path / "r"), start_from=f"{base}/checkpoints/step-12")
+    run_until(monkeypatch, config, 8)
+    shutil.rmtree(base)
+    run(config)
+    assert len(events_of(config.run, "resume")) == 1
+    with pytest.raises(ConfigError, match=r"start_from: .* there, not set now"):
+        run(rank_config(problem, config.run))
+
+
 NEUTRAL = {
     "train": {"train": {"log_every_steps": 4, "evaluation_batch_size": 77, "patience": 9}},
     "checkpoints": {"checkpoints": {"every_steps": 5, "keep_last": 1, "in_background": True}},
@@ -287,100 +289,6 @@ def test_what_makes_it_another_run_is_named_with_both_values(problem, stopped, c
         run(rank_config(problem, str(stopped), **values))
     assert f"holds a run of another config: {said}. Set another `run`" in str(error.value)
     assert (stopped / "run.json").read_bytes() == made
-
-
-def test_metrics_tell_the_time_the_commits_and_the_commands_of_all_processes(problem, tmp_path, monkeypatch):
-    folder = tmp_path / "r"
-    monkeypatch.setattr(runs, "code_commit", lambda: "first")
-    run_until(monkeypatch, rank_config(problem, str(folder)), 9)
-    (before,) = json.loads((folder / "processes.json").read_text())
-    assert before["wall_s"] > 0
-    # As if it had been killed after an hour: what it noted last counts.
-    (folder / "processes.json").write_text(json.dumps([{**before, "wall_s": 3600.0}]))
-    monkeypatch.setattr(runs, "code_commit", lambda: "second")
-    run(rank_config(problem, str(folder), train={"log_every_steps": 7}))
-    stated = json.loads((folder / "metrics.json").read_text())
-    assert stated["commits"] == ["first", "second"]
-    assert stated["commit"] == "second"
-    assert len(stated["commands"]) == 1
-    assert stated["wall_s"] == pytest.approx(3600 + stated["wall_s_last"], abs=1e-3)
-    assert 0 < stated["wall_s_last"] < 600
-
-
-def test_the_time_of_a_killed_process_is_known_up_to_its_last_checkpoint(problem, tmp_path, monkeypatch):
-    folder = tmp_path / "r"
-    plain = training_loop.CheckpointWriter.save
-    noted: list[float] = []
-
-    def saving(self: Any, *args: Any, **kwargs: Any) -> None:
-        plain(self, *args, **kwargs)
-        noted.append(json.loads((folder / "processes.json").read_text())[-1]["wall_s"])
-
-    monkeypatch.setattr(training_loop.CheckpointWriter, "save", saving)
-    run(rank_config(problem, str(folder), train={"max_epochs": 2}))
-    times = [event["time"] for event in events_of(folder, "checkpoint")]
-    assert noted[1] >= noted[0] + 0.0
-    assert json.loads((folder / "processes.json").read_text())[-1]["wall_s"] >= times[1] - times[0]
-
-
-@pytest.mark.parametrize("changes", [{}, {"checkpoints": {"in_background": True}}])
-def test_an_update_that_goes_wrong_in_the_last_step_of_all_is_found(problem, tmp_path, changes):
-    # One step in all: its loss is that of weights that were still fine.
-    changes = {**changes, "train": {"batch_size": 100_000, "max_epochs": 1}}
-    changes["optimizers"] = {"tables": {"learning_rate": 3e38}}
-    with pytest.raises(
-        TrainingError, match=r"step 1: .*t_.* is not finite.*learning rates.*none: it was the"
-    ):
-        run(rank_config(problem, str(tmp_path / "r"), **changes))
-    assert complete_steps(str(tmp_path / "r/checkpoints")) == []
-    assert not (tmp_path / "r/metrics.json").exists()
-    assert not (tmp_path / "r/predictions").exists()
-
-
-@pytest.mark.parametrize("where", ["dense", "table", "state"])
-def test_a_number_that_is_not_finite_in_any_last_step_is_named(problem, tmp_path, monkeypatch, where):
-    folder = tmp_path / "r"
-    plain = training_loop.train_steps
-
-    def poisoned(model: Any, updates: Any, *args: Any, **kwargs: Any) -> Any:
-        for report in plain(model, updates, *args, **kwargs):
-            if report.step == 21:
-                named = dict(model.named_parameters())
-                name = next(key for key in named if ("t_user_id" in key) == (where == "table"))
-                with torch.no_grad():
-                    if where == "state":
-                        next(iter(updates.dense.state.values()))["exp_avg"][0] = float("inf")
-                    else:
-                        named[name][-1] = float("nan")
-            yield report
-
-    monkeypatch.setattr(training_loop, "train_steps", poisoned)
-    expected = {"table": "t_user_id", "dense": "model/", "state": "optimizer/dense/.*exp_avg"}[where]
-    with pytest.raises(TrainingError, match=rf"step 21: .*{expected}.* is not finite.*step-\d+"):
-        run(rank_config(problem, str(folder)))
-    assert 21 not in complete_steps(f"{folder}/checkpoints")
-    assert not (folder / "metrics.json").exists()
-
-
-@pytest.mark.parametrize("in_background", [False, True])
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_its_metrics(
-    problem, tmp_path, in_background
-):
-    folder = tmp_path / "r"
-    changes = {"tables": {"dim": 64}, "train": {"max_epochs": 2}}
-    config = rank_config(problem, str(folder), **changes, checkpoints={"in_background": in_background})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
-    try:
-        with pytest.raises(CheckpointError, match="a file may not grow further") as error:
-            run(config)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert error.value.exit_code != 0
-    assert not (folder / "metrics.json").exists()
-    assert complete_steps(f"{folder}/checkpoints") == []
-    expected = run(rank_config(problem, str(tmp_path / "whole"), **changes)).metrics
-    assert run(config).metrics == expected
 
 
 def test_a_step_saved_twice_is_resumed_from_its_last_save(problem, tmp_path, whole, monkeypatch):

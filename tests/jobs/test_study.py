@@ -217,7 +217,7 @@ def start_study(tmp_path: Path, text: str) -> tuple[subprocess.Popen[bytes], int
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(file)], cwd=Path(__file__).parents[2])
     log = tmp_path / "out/logs/both-seed-0.log"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not (log.exists() and "pid" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return process, int(log.read_text().split("pid ")[1].split()[0])
@@ -226,11 +226,10 @@ def start_study(tmp_path: Path, text: str) -> tuple[subprocess.Popen[bytes], int
 SLEEPY = GRID.replace("gain = 0.6", "gain = 0.6, sleep_s = 30.0").replace("[0, 1, 2]", "[0]")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path, number: int):
+def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path):
     process, worker = start_study(tmp_path, SLEEPY)
-    process.send_signal(number)
-    assert process.wait(timeout=30) == 128 + number
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
     result = run(study(tmp_path, SLEEPY.replace("30.0", "0.0")), find)

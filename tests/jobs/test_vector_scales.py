@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.datasets import write_small_dataset
+from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import DataError
 from trec_semid.data.prepare import PrepareConfig
 from trec_semid.data.schema import Dataset
@@ -143,6 +143,7 @@ def by_tokenize(world: Path, folder: Path, vectors: np.ndarray) -> None:
     content = np.zeros((NUM_ITEMS, 16), np.float32)
     content[:, :WIDTH] = vectors
     np.save(folder / "data/content/text.npy", content)
+    describe_again(dataset)
     config = {"dataset": dataset, "run": str(folder / "run"), "modalities": ["text"], "tokenizer": TOKENIZER}
     tokenize.run(tokenize.TokenizeConfig.model_validate(config))
 

@@ -54,7 +54,13 @@ def finish(scratch: Path, *processes: subprocess.Popen[bytes], name: str) -> Non
 
 def rank(name: str, epochs: int) -> list[str]:
     """Return the words of a rank run."""
-    sets = ["dataset=data", f"run={name}", "representation=item", f"train.max_epochs={epochs}"]
+    sets = [
+        "dataset=data",
+        f"run={name}",
+        "representation=item",
+        "semantic_ids=''",
+        f"train.max_epochs={epochs}",
+    ]
     sets += ["train.batch_size=512", "checkpoints.every_steps=10"]
     config = [*MODULE, "rank", str(ROOT / "configs/rankers/ppnet.toml")]
     return [*config, *(word for each in sets for word in ("--set", each))]

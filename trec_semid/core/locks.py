@@ -80,7 +80,8 @@ class Owner:
         """Read a file's content; None where its writer died while it wrote."""
         try:
             values: dict[str, Any] = json.loads(content)
-            return Owner(**{**values, "process": ProcessId(**values["process"])})
+            values["process"] = ProcessId(**values["process"])
+            return Owner(**values)
         except (ValueError, TypeError, KeyError):
             return None
 

@@ -46,18 +46,18 @@ _WHAT: dict[Verb, str] = {
 }
 _REPLACED: dict[Verb, re.Pattern[str]] = {
     "prepare": re.compile(r"dataset\.json|config\.toml|(items|users)\.parquet|fields|events|content"),
-    "assign": re.compile(r"(drift|run|processes|metrics)\.json|config\.toml|semantic_ids\.parquet"),
+    "assign": re.compile(r"(drift|codes|run|processes|metrics)\.json|config\.toml|semantic_ids\.parquet"),
     "export": re.compile(
         r"manifest\.json(\.\w+)?|tables|dense|semantic_ids\.parquet|tokenizer|(quality|config)\.\w+"
     ),
 }
 """Verbs that replace a whole folder, and what one of theirs has in it: anything else would be lost."""
 _OWN_FILES = re.compile(
-    r"config\.toml|(run|processes|metrics|quality|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer|predictions"
-    r"|checkpoints"
+    r"config\.toml|(run|processes|metrics|quality|codes|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer"
+    r"|predictions|checkpoints|rows"
 )
 """What other verbs write into a folder that may hold other things beside."""
-_INSIDES = ("checkpoints", "predictions", "tokenizer")
+_INSIDES = ("checkpoints", "predictions", "rows", "tokenizer")
 """Folders of a run that nothing else may lie in."""
 
 

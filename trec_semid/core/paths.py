@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import fsspec
 import pyarrow.fs as pafs
+from fsspec.config import conf as fsspec_settings
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from iopath.common.file_io import PathHandler, PathManager
@@ -23,7 +24,7 @@ _FLAT = {"s3", "gs", "abfs", "az"}
 """Schemes of object stores: no folders, no renames."""
 for _scheme in _FLAT:
     # Listings that a file system remembers miss what another process writes.
-    fsspec.config.conf.setdefault(_scheme, {}).setdefault("use_listings_cache", False)
+    fsspec_settings.setdefault(_scheme, {}).setdefault("use_listings_cache", False)
 _EXCHANGE, _HERE = 2, -100
 """Of Linux's renameat2: RENAME_EXCHANGE and AT_FDCWD."""
 

@@ -24,7 +24,6 @@ _RANKS_PER_S = 512
 """Beyond this world size polls are rarer, so that one store serves all."""
 _GONE_S = 3.0
 """Silence after which a rank whose connections broke counts as gone."""
-_LEAVE_S = 60.0
 _FAULT, _SEEN, _LEFT = "fault", "seen", "left"
 _WAITING_IN = (f"{os.sep}torch{os.sep}distributed{os.sep}", f"{os.sep}torchrec{os.sep}distributed{os.sep}")
 _OURS = f"trec_semid{os.sep}"
@@ -91,14 +90,12 @@ class Watch:
             time.sleep(0.05)
 
     def leave(self) -> None:
-        """End the watch in peace; rank 0, which may host the store, stays until all have come here."""
+        """End the watch in peace; rank 0, which may hold the store, stays until all are here or one fails."""
         self._is_leaving = True
         self._store.add(_LEFT, 1)
-        until = time.monotonic() + _LEAVE_S
-        while self._rank == 0 and time.monotonic() < until and self._store.add(_LEFT, 0) < self._world_size:
-            if self._store.check([_FAULT]):
-                break
-            time.sleep(0.01)
+        if self._rank == 0:
+            while self._store.add(_LEFT, 0) < self._world_size and not self._store.check([_FAULT]):
+                time.sleep(0.01)
         self._end()
 
     def blame(self, error: BaseException) -> PeerError | None:

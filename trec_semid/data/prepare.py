@@ -1,6 +1,6 @@
 """From raw data to a dataset folder."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -204,9 +204,9 @@ def _clock(config: PrepareConfig, source: Source, timeline: Timeline) -> dict[st
     return about
 
 
-def _similar_ids(source: Source) -> dict[str, SimilarIds]:
+def _similar_ids(source: Source) -> dict[Literal["items", "users"], SimilarIds]:
     raw = source.events
-    found = {
+    found: dict[Literal["items", "users"], SimilarIds | None] = {
         "items": find_similar_ids(raw.item_ids, *([source.items.ids] if source.items else [])),
         "users": find_similar_ids(raw.user_ids, *([source.users.ids] if source.users else [])),
     }

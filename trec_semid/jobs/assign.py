@@ -31,7 +31,7 @@ from trec_semid.jobs.assign_summary import summary
 from trec_semid.jobs.matched_codes import seed_of, verify_codes
 from trec_semid.tokenizers.drift import DriftMeter
 from trec_semid.tokenizers.origin import Named
-from trec_semid.tokenizers.record import TOKENIZER
+from trec_semid.tokenizers.record import TOKENIZER, write_record
 from trec_semid.tokenizers.semantic_ids import FILE, expect_finished
 from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
@@ -195,10 +195,14 @@ def _finish(config: AssignConfig, staging: str, of: Named, drift: dict[str, Any]
     metrics = {f"new/collisions/{key}": collisions[f"{key}_share"] for key in ("with_existing", "among_new")}
     if every:
         metrics |= {"new/reconstruction": every["mean"], "new/outside_share": every["outside_share"]}
+    known: dict[str, Any] = {
+        "seed": seed_of(config.tokenizer),
+        "dataset": of.name,
+        "dataset_checksum": of.checksum,
+    }
+    write_record(staging, **known)
     folder.write_metrics(
         metrics,
-        seed=seed_of(config.tokenizer),
-        dataset=of.name,
-        dataset_checksum=of.checksum,
+        **known,
         counts={"new/items": drift["items"], "existing/items": drift["existing_items"]},
     )

@@ -7,12 +7,19 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import nn
 
-from trec_semid.checkpoints.folder import extra_files, parse_step_folder, read_file, step_folder
+from trec_semid.checkpoints.folder import (
+    extra_files,
+    latest_step,
+    parse_step_folder,
+    read_file,
+    step_folder,
+)
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import join, parent_of
+from trec_semid.core.ranks import broadcast_object
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.known_rows import kind_of_rows, map_rows, read_known_rows
@@ -81,7 +88,9 @@ class StartWeights(NamedTuple):
 
 
 def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartWeights | None:
-    """Return where a run starts from; None where it begins. In a process group every rank must call this.
+    """Return where a run starts from; None where it begins anew or has a checkpoint of its own to go on from.
+
+    In a process group every rank must call this.
 
     On the dataset of that run rows stay where they are. On another one, rows of items, users and values of
     side fields are taken over by what they stand for; new ones begin anew, and those that are gone are left.
@@ -91,8 +100,9 @@ def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartW
         CheckpointError: it is not there or damaged, or its items have other codes.
         DataError: it is of another dataset, and does not say what its rows stand for.
     """
-    if config.start_from is None:
-        return None
+    own = join(config.run, "checkpoints")
+    if config.start_from is None or broadcast_object(latest_step(own)) is not None:
+        return None  # the other run may be gone by now
     folder, step = parse_step_folder(config.start_from)
     before = read_loop(folder, step)["inputs"]
     if inputs.semantic_ids and config.tuning is None:

@@ -23,7 +23,7 @@ class RefusedError(Exception):
     """The oracle's verdict."""
 
 
-def parse_strictly(text):  # noqa: C901, PLR0912 - a state machine in one place
+def parse_strictly(text):  # noqa: C901, PLR0912, PLR0915 - a state machine in one place
     """Return the rows of a table, character by character.
 
     Raises:
@@ -65,6 +65,12 @@ def parse_strictly(text):  # noqa: C901, PLR0912 - a state machine in one place
     if row or state != "begin":
         rows.append([*row, field])
     filled = [row for row in rows if row is not None]
+    filled_lines = [",".join(row).split("\n") for row in filled]
+    if any(
+        len(lines) >= 3 and all(line.count(",") == len(filled[0]) - 1 for line in lines)
+        for lines in filled_lines
+    ):
+        raise RefusedError
     if not filled or any(len(row) != len(filled[0]) or row == filled[0] for row in filled[1:]):
         raise RefusedError
     return filled
@@ -167,6 +173,20 @@ def test_malformed_text_is_refused_by_its_row_in_whatever_column(tmp_path, monke
     (tmp_path / "t.csv").write_bytes(f'{HEADER}\na,1,"x\ny"\n{text}'.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=rf"t\.csv, row {row}: .*{problem}"):
         read(tmp_path / "t.csv", columns)
+
+
+@pytest.mark.parametrize("swallowed", [1, 2, 50])
+def test_rows_between_two_quotes_of_which_one_is_missing_are_refused(tmp_path, swallowed):
+    inside = "".join(f"b{n},{n},x\n" for n in range(swallowed))
+    (tmp_path / "t.csv").write_text(f'{HEADER}\na,1,x\na,2,"red shoes\n{inside}c,3,blue shoes"\nd,4,x\n')
+    with pytest.raises(DataError, match=r"row 2: a quoted field that holds whole rows"):
+        read(tmp_path / "t.csv", ["u"])
+
+
+def test_text_over_several_lines_may_hold_commas(tmp_path):
+    note = "one, two, three\nfour, five\nsix, seven, eight\n"
+    (tmp_path / "t.csv").write_text(f'{HEADER}\na,1,"{note}"\n\nb,2,x\n')
+    assert read(tmp_path / "t.csv") == [("a", "1", note), ("b", "2", "x")]
 
 
 def test_a_fault_of_the_header_is_said_to_be_there(tmp_path):

@@ -1,3 +1,6 @@
+import datetime as dt
+import tomllib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from trec_semid.core.config import dump_toml
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.events import EventColumns, collect_events
@@ -79,3 +83,22 @@ def test_too_many_behaviours_are_refused():
     mapped = EventColumns(user="u", item="i", order="o", behaviour="b")
     with pytest.raises(DataError, match=r"200 different behaviours"):
         collect_events([Chunk(table, "f", 1, 0)], mapped)
+
+
+def test_days_and_patterns_are_checked_with_the_config():
+    for days in (["1970-01-01", "1985-12-31"], [dt.date(1970, 1, 1), dt.date(1985, 12, 31)]):
+        columns = EventColumns.model_validate(
+            {"user": "u", "item": "i", "timestamp": "t", "timestamp_range": days}
+        )
+        assert EventColumns.model_validate(tomllib.loads(dump_toml(columns))) == columns
+    table = pa.table({"u": ["a"], "i": ["x"], "t": [10**8]})
+    events = collect_events([Chunk(table, "f", 1, 0)], columns)
+    assert events.times.values.tolist() == [10**8]
+    with pytest.raises(ValidationError, match="the first day is after the last"):
+        EventColumns(
+            user="u", item="i", timestamp="t", timestamp_range=(dt.date(2000, 1, 1), dt.date(1999, 1, 1))
+        )
+    with pytest.raises(
+        ValidationError, match=r"'%\.' in '%Y%\.f' is not part of a pattern of Python's strptime"
+    ):
+        EventColumns(user="u", item="i", timestamp="t", timestamp_format="%Y%.f")

@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from trec_semid.data.raw.row_checks import CLOSE, RowChecker
-from trec_semid.data.raw.rows import QUOTE, UNIT_SEPARATOR, Block, Layout
+from trec_semid.data.raw.rows import QUOTE, UNIT_SEPARATOR, Block, Layout, count_byte, end_of_row
 from trec_semid.data.raw.utf8 import MalformedError, Utf8
 
 LONGEST_ROW_BYTES = 1 << 24
-_SLICE = 1 << 18
 
 
 def read_blocks(text: Utf8, layout: Layout, block_bytes: int) -> Iterator[Block]:
@@ -22,39 +19,43 @@ def read_blocks(text: Utf8, layout: Layout, block_bytes: int) -> Iterator[Block]
     rest, offset = b"", 0
     while True:
         piece = text.read(block_bytes)
-        data = rest + piece if rest else piece
-        cut = _end_of_rows(data, layout) if piece else len(data)
-        if cut:
-            whole = data if cut == len(data) else data[:cut]
+        whole, left = _split(rest, piece, layout)
+        data = whole or left
+        if rest and end_of_row(data, layout) > LONGEST_ROW_BYTES:  # other rows are shorter than a piece
+            raise _too_long(data, layout, offset)
+        if whole:
             block = Block(_with_mark(whole, layout, offset), offset)
             checker.check(block)
             yield block
-        elif len(data) > LONGEST_ROW_BYTES:
-            raise _too_long(data, layout, offset)
-        rest, offset = data[cut:], offset + cut
         if not piece:
             return
+        rest, offset = left, offset + len(whole)
 
 
-def _end_of_rows(data: bytes, layout: Layout) -> int:
-    """Return where the last whole row ends, 0 where none does."""
+def _split(rest: bytes, piece: bytes, layout: Layout) -> tuple[bytes, bytes]:
+    """Return the whole rows of `rest` and `piece` together, and what is left; all where there is no piece."""
+    if not piece:
+        return rest, b""
+    if layout.quoted and (b'"' in rest or b'"' in piece):
+        data = rest + piece
+        cut = _end_of_rows(data)
+        return data[:cut], data[cut:]
+    cut = piece.rfind(b"\n") + 1
+    if not cut:
+        return b"", rest + piece
+    return b"".join((rest, memoryview(piece)[:cut])), piece[cut:]
+
+
+def _end_of_rows(data: bytes) -> int:
+    """Return where the last row that ends outside quotes ends, 0 where none does."""
     end = data.rfind(b"\n")
-    if not layout.quoted or end < 0:
-        return end + 1
-    inside = _count_quotes(data, end) % 2
+    inside = count_byte(data, QUOTE, max(end, 0)) % 2
     while end >= 0 and inside:
         quote = data.rfind(b'"', 0, end)
         before = data.rfind(b"\n", 0, quote)
         inside ^= data.count(b'"', max(before, 0), end) % 2
         end = before
     return end + 1
-
-
-def _count_quotes(data: bytes, end: int) -> int:
-    array = np.frombuffer(data, np.uint8)[:end]
-    # Slices that stay in the processor's cache.
-    starts = range(0, end, _SLICE)
-    return sum(int(np.count_nonzero(array[start : start + _SLICE] == QUOTE)) for start in starts)
 
 
 def _with_mark(data: bytes, layout: Layout, offset: int) -> bytes:

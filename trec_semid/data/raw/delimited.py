@@ -19,7 +19,18 @@ from trec_semid.core.prefetch import prefetch
 from trec_semid.data.raw.blocks import read_blocks
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
 from trec_semid.data.raw.files import reading
-from trec_semid.data.raw.rows import Block, Layout, count_rows, end_of_row, fields_of, num_fields, rows_of
+from trec_semid.data.raw.rows import (
+    LINE_FEED,
+    Block,
+    Layout,
+    count_byte,
+    count_rows,
+    end_of_row,
+    fields_of,
+    num_fields,
+    row_of_rows,
+    rows_of,
+)
 from trec_semid.data.raw.utf8 import MalformedError, open_text
 
 _BLOCK_BYTES = 1 << 24
@@ -59,6 +70,7 @@ def read_delimited(config: FileConfig, file: str, columns: list[str] | None) -> 
         for block in blocks:
             table = _parse(config, layout, block, names, columns or names)
             _refuse_header_inside(config, layout, block, table, names)
+            _refuse_rows_inside(layout, block, table.num_rows, len(names))
             before, position = position, stored.tell()
             if table.num_rows:
                 yield Chunk(table, file, row, position - before, with_blanks)
@@ -145,6 +157,20 @@ def _refuse_header_inside(
             remedy = "Leave the row out" + (", or header in the config" if config.header else "")
             problem = "the column names stand where values are expected"
             raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
+
+
+def _refuse_rows_inside(layout: Layout, block: Block, num_rows: int, num_columns: int) -> None:
+    """Refuse a quoted field that swallowed rows: one quote too few there, one too many further down."""
+    # With two columns the lines of a poem may each have one comma.
+    if not layout.quoted or num_columns <= 2 or b'"' not in block.data:
+        return
+    if count_byte(block.data, LINE_FEED) <= num_rows:
+        return
+    at = row_of_rows(block.data, layout, num_columns)
+    if at >= 0:
+        problem = "a quoted field that holds whole rows: a quote is missing or one too many"
+        remedy = "Mend the quotes; where the field is meant so, write the table as Parquet or JSON-lines"
+        raise MalformedError(problem, remedy, offset=block.offset, data=block.data, at=at)
 
 
 def _says_names(table: pa.Table) -> bool:

@@ -43,14 +43,15 @@ class RowChecker:
             is_wide = self._layout.encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32"))
             remedy = "Take it out" + ("" if is_wide else "; where the file is UTF-16, set encoding")
             raise _fault("a NUL character", remedy, block, at)
-        at = first_not_utf8(data)
+        is_ascii = data.isascii()
+        at = -1 if is_ascii else first_not_utf8(data)
         if at >= 0:
             raise not_text(self._layout.encoding, block.offset, data, at)
         has_quotes = self._layout.quoted and b'"' in data
         if has_quotes:
             self._check_quotes(block)
         self._check_line_ends(block, has_quotes=has_quotes)
-        if not data.isascii():
+        if not is_ascii:
             self._check_marks(block)
 
     def _check_quotes(self, block: Block) -> None:

@@ -15,6 +15,9 @@ from trec_semid.data.raw.utf8 import Utf8
 UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several bytes."""
 QUOTE, LINE_FEED, CARRIAGE_RETURN = b'"'[0], b"\n"[0], b"\r"[0]
+_ROWS_INSIDE = 3
+_SLICE = 1 << 18
+"""Bytes looked at together: they stay in the processor's cache."""
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -38,6 +41,13 @@ class Block(NamedTuple):
     data: bytes
     offset: int
     """UTF-8 bytes of the file before it."""
+
+
+def count_byte(data: bytes, byte: int, end: int | None = None) -> int:
+    """Return how often a byte stands before `end`."""
+    array = np.frombuffer(data, np.uint8)[:end]
+    starts = range(0, len(array), _SLICE)
+    return sum(int(np.count_nonzero(array[start : start + _SLICE] == byte)) for start in starts)
 
 
 def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Offsets:
@@ -71,6 +81,22 @@ def rows_of(data: bytes, layout: Layout) -> Iterator[tuple[int, bytes]]:
         if start < len(data):
             yield start, data[start:end].removesuffix(b"\r")
         start = end + 1
+
+
+def row_of_rows(data: bytes, layout: Layout, num_columns: int) -> int:
+    """Return the offset of a row each of whose three or more lines has as many separators as a row, or -1.
+
+    Text over several lines does not look so; rows between two quotes of which one is missing do.
+    """
+    ends = np.append(row_ends(data, layout), len(data))
+    lines = np.diff(
+        np.searchsorted(np.flatnonzero(np.frombuffer(data, np.uint8) == LINE_FEED), ends), prepend=-1
+    )
+    for row in np.flatnonzero(lines >= _ROWS_INSIDE):
+        start = int(ends[row - 1]) + 1 if row else 0
+        if all(line.count(layout.mark) == num_columns - 1 for line in data[start : ends[row]].split(b"\n")):
+            return start
+    return -1
 
 
 def num_fields(row: bytes, layout: Layout) -> int:

@@ -99,7 +99,7 @@ def join_times(pieces: Sequence[Times]) -> Times:
     Raises:
         OverflowError: they do not fit into 64 bits in that unit.
     """
-    finest = max((piece.unit for piece in pieces), key=UNITS.index)
+    finest = UNITS[max(UNITS.index(piece.unit) for piece in pieces)]
     scaled = [_scaled(piece, finest) for piece in pieces]
     return Times(np.concatenate(scaled), finest)
 
