@@ -21,7 +21,7 @@ HALF_WRITTEN = "partial"
 VOLATILE = frozenset(
     {
         *("wall_s", "wall_s_last", "command", "commands", "commit", "commits", "config_checksum"),
-        *("was_kept", "processes", "learning", "config.toml"),
+        *("was_kept", "processes", "learning", "config.toml", "run.json"),
     }
 )
 """Keys of what differs between processes, or with the folder's name."""

@@ -86,8 +86,8 @@ name = "{{arm}}"
 verb = "rank"
 seeds = true
 files = ["{root}/rank.toml"]
-grid = {{ arm = ["item", "both"] }}
-set = {{ representation = "{{arm}}", semantic_ids = "{{codes}}", train = {{ max_epochs = 2 }} }}
+set = {{ representation = "{{arm}}", train = {{ max_epochs = 2 }} }}
+grid.arm = {{ item = {{ semantic_ids = "" }}, both = {{ semantic_ids = "{{codes}}" }} }}
 [[step]]
 name = "report"
 verb = "report"
