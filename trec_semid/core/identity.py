@@ -88,8 +88,8 @@ def _walk(there: BaseModel, now: BaseModel, at: str) -> Iterator[tuple[Differenc
         if mark is None and isinstance(old, BaseModel) and type(old) is type(new):
             yield from _walk(old, new, f"{at}{name}.")
         elif mark is None and getattr(old, "kind", None) != getattr(new, "kind", None):
-            kinds = (getattr(one, "kind", one) for one in (old, new))
-            yield Difference(f"{at}{name}.kind", *kinds), None
+            there_kind, now_kind = (getattr(one, "kind", one) for one in (old, new))
+            yield Difference(f"{at}{name}.kind", there_kind, now_kind), None
         else:
             yield Difference(f"{at}{name}", old, new), mark
 
