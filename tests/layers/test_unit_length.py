@@ -60,3 +60,19 @@ def test_multiples_of_one_vector_lie_on_its_line_and_others_do_not():
     off = off_line(units, units[0])
     assert (off[:3] <= direction_tolerance(is_half=False)).all()
     assert off[3] > direction_tolerance(is_half=False)
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+@pytest.mark.parametrize("width", [2, 64, 512, 4096])
+def test_multiples_in_any_width_lie_on_the_line_once_rounded_and_what_differs_by_more_does_not(
+    width, is_half
+):
+    dtype, share = (torch.float16, 2e-2) if is_half else (torch.float32, 1e-5)
+    generator = torch.Generator().manual_seed(width)
+    first = torch.randn(1, width, generator=generator, dtype=torch.float64)
+    multiples = first * torch.linspace(0.01, 90, 200, dtype=torch.float64).unsqueeze(1)
+    signs = torch.randint(0, 2, (9, width), generator=generator) * 2.0 - 1
+    others = first + share * first.abs().max() * signs.double()
+    units = [unit_length(rows.to(dtype).float()) for rows in (multiples, others)]
+    assert (off_line(units[0], units[0][0]) <= direction_tolerance(is_half=is_half)).all()
+    assert off_line(units[1], units[0][0]).max() > direction_tolerance(is_half=is_half)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 SAME_DIRECTION = 1e-6
-"""Unit vectors whose numbers differ by less differ by rounding of float32 alone."""
+"""Unit vectors whose numbers differ by a smaller share of the largest one differ by rounding of float32."""
 _SAME_IN_HALF = 4e-3
 """The same for numbers that were stored as float16."""
 _SHORT, _LONG = 2.0**-40, 2.0**40
@@ -40,10 +40,13 @@ def _scaled(vectors: Tensor) -> Tensor:
 def off_line(units: Tensor, first: Tensor) -> Tensor:
     """Return (B,) the largest difference of unit vectors (B, D) to `first`, one of them, or its opposite.
 
-    Near 0 everywhere, the vectors are multiples of one: at unit length they tell at most two groups apart.
+    It is a share of the largest number of `first`, as rounding is: numbers at unit length are the smaller
+    the wider vectors are. Near 0 everywhere, the vectors are multiples of one: at unit length they tell at
+    most two groups apart.
     """
     same, opposite = (units - first).abs().amax(-1), (units + first).abs().amax(-1)
-    return torch.minimum(same, opposite)
+    largest = first.abs().max()
+    return torch.minimum(same, opposite) / torch.where(largest > 0, largest, 1.0)
 
 
 def direction_tolerance(*, is_half: bool) -> float:
