@@ -125,3 +125,23 @@ def test_posters_that_are_missing_in_the_research_data_are_masked(study_data, tm
     np.testing.assert_array_equal(load(tmp_path, "poster"), np.load(file))
     with pytest.raises(DataError, match="zeros, which has no direction"):
         write({"poster": {"kind": "npy", "file": str(file)}}, items, tmp_path / "refused")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "columns"),
+    [
+        ({"numbers": ["price", "taxed"]}, {}),
+        ({"numbers": ["price"], "dim": 1}, {}),
+        ({"categories": ["shop"]}, {"shop": ["one"] * 8}),
+    ],
+)
+def test_attributes_on_one_line_are_refused_without_advice_to_use_attributes(tmp_path, attributes, columns):
+    price = np.arange(1.0, 9.0)
+    items = pa.table({"item_id": list("abcdefgh"), "price": price, "taxed": price * 1.2, **columns})
+    with pytest.raises(DataError, match=r"multiples of one.* one such number alone") as refused:
+        write({"facts": {"kind": "attributes", **attributes}}, items, tmp_path)
+    assert 'kind = "attributes"' not in str(refused.value)
+    if len(attributes.get("numbers", [])) > 1:  # what is advised works
+        assert (
+            write({"facts": {"kind": "attributes", "numbers": ["price"]}}, items, tmp_path)["facts"].dim == 2
+        )

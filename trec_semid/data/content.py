@@ -8,10 +8,10 @@ from pydantic import Field
 
 from trec_semid.core.logs import working
 from trec_semid.data.encoders.arrays import ColumnConfig, NpyConfig, column_chunks, in_array, npy_chunks
-from trec_semid.data.encoders.attributes import AttributesConfig, attribute_chunks
+from trec_semid.data.encoders.attributes import ONE_LINE_OF_ATTRIBUTES, AttributesConfig, attribute_chunks
 from trec_semid.data.encoders.chunks import Array, Chunk, Items
 from trec_semid.data.encoders.image import ImageConfig, image_chunks
-from trec_semid.data.encoders.store import store_content
+from trec_semid.data.encoders.store import ONE_LINE_OF_VECTORS, store_content
 from trec_semid.data.encoders.text import TextConfig, text_chunks
 from trec_semid.data.schema import ModalityFacts
 
@@ -57,7 +57,10 @@ def write_contents(
     for name, config in configs.items():
         chunks = _chunks(config, read, cache)
         blamed = in_array(config, read) if isinstance(config, NpyConfig) else read
-        facts[name] = store_content(name, chunks, blamed, out, dtype=config.dtype, source=config.source)
+        remedy = ONE_LINE_OF_ATTRIBUTES if isinstance(config, AttributesConfig) else ONE_LINE_OF_VECTORS
+        facts[name] = store_content(
+            name, chunks, blamed, out, dtype=config.dtype, source=config.source, one_line_remedy=remedy
+        )
     return facts
 
 

@@ -153,3 +153,17 @@ def test_an_item_at_every_mean_has_no_direction_and_counts_as_missing():
     vectors, present = encode({"p": [1.0, 2.0, 3.0], "q": [5.0, 4.0, 3.0]}, numbers=["p", "q"])
     assert present.tolist() == [True, False, True]
     assert not vectors[1].any()
+
+
+def test_items_that_are_known_by_one_number_alone_are_counted(caplog):
+    price = [1.0, 2.0, 4.0, 8.0, 16.0, None]
+    vectors, _ = encode(
+        {"p": price, "g": ["a", "a", None, "only", None, "a"]}, numbers=["p"], categories=["g"]
+    )
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert len(np.unique(units[[2, 3, 4]], axis=0)) == 2
+    assert "3 of 6 items have nothing but one number" in caplog.text
+    caplog.clear()
+    encode({"p": price, "g": ["a", "a", "b", "b", "a", "a"]}, numbers=["p"], categories=["g"])
+    encode({"p": price}, numbers=["p"])
+    assert not caplog.text

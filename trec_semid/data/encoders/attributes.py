@@ -8,6 +8,7 @@ content is compared by direction, and one feature alone has no other than its si
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow makes its compute functions when it is imported)
 
+import logging
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -21,12 +22,18 @@ from trec_semid.data.encoders.chunks import Array, Chunk, Items
 from trec_semid.data.encoders.columns import read_numbers, read_values, read_years
 from trec_semid.data.encoders.store import Dtype
 
+_log = logging.getLogger(__name__)
 _CHUNK = 2048
 _FIT_ROWS = 65_536
 """Items that the singular vectors are computed from; more of them change them little."""
 _FARTHEST = 5.0
 """Numbers are cut at this many standard deviations from their mean."""
 _DECADE = 10.0
+ONE_LINE_OF_ATTRIBUTES = (
+    "These columns say the same of every item, or numbers that rise and fall together: name one by which "
+    "items differ, or one such number alone, and set dim to 2 or more, if at all"
+)
+"""The remedy where all vectors are multiples of one."""
 
 
 class AttributesConfig(Config):
@@ -138,10 +145,28 @@ def attribute_features(config: AttributesConfig, items: Items) -> Sparse:
     rows = np.concatenate([block.rows for block in blocks])
     ids = np.concatenate([block.ids + first for block, first in zip(blocks, firsts[:-1], strict=True)])
     weights = np.concatenate([block.weights for block in blocks]).astype(np.float32)
+    if len(telling) > 1:
+        _tell_lone_numbers([(named[name], name in config.numbers) for name in named], len(items.source_rows))
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=len(items.source_rows))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return Sparse(offsets, ids[order], weights[order], int(firsts[-1]))
+
+
+def _tell_lone_numbers(blocks: list[tuple[_Block, bool]], num_items: int) -> None:
+    """Say how many items are known by one number alone: the direction of such a row is the number's sign."""
+    known, numbers = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
+    for block, is_number in blocks:
+        counts = np.bincount(block.rows[block.weights != 0], minlength=num_items)
+        known += counts
+        numbers += counts if is_number else 0
+    num_lone = int(((known == 1) & (numbers == 1)).sum())
+    if num_lone:
+        told = (
+            "attributes: %s of %s items have nothing but one number; of it only counts whether it is above "
+            "the mean. Give that number a modality of its own to tell them apart"
+        )
+        _log.warning(told, f"{num_lone:,}", f"{num_items:,}")
 
 
 def _categories(config: AttributesConfig, items: Items, name: str) -> _Block:

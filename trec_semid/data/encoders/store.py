@@ -15,10 +15,21 @@ from trec_semid.data.encoders.narrow import narrow
 from trec_semid.data.schema import ModalityFacts
 
 Dtype = Literal["float16", "float32"]
+ONE_LINE_OF_VECTORS = (
+    'For numbers such as prices set kind = "attributes" and name their columns under numbers; '
+    "else check how the vectors were computed"
+)
 
 
 def store_content(
-    name: str, chunks: Iterator[Chunk], items: Items, out: str, *, dtype: Dtype | None, source: str
+    name: str,
+    chunks: Iterator[Chunk],
+    items: Items,
+    out: str,
+    *,
+    dtype: Dtype | None,
+    source: str,
+    one_line_remedy: str = ONE_LINE_OF_VECTORS,
 ) -> ModalityFacts:
     """Write one modality's vectors and mask, chunk by chunk, and return its facts.
 
@@ -31,12 +42,13 @@ def store_content(
         out: the dataset folder.
         dtype: None keeps float16 and makes float32 of other floats.
         source: what the facts say about where the vectors come from.
+        one_line_remedy: the remedy where all vectors are multiples of one.
 
     Raises:
         DataError: a value of a present row is not finite, a present row is zeros, all present rows are
             multiples of one up to rounding, no item has the content, or there is no room left to write it.
     """
-    checks = _Checks(name, items)
+    checks = _Checks(name, items, one_line_remedy)
     uri = join(make_folder(join(out, "content")), f"{name}.npy")
     masks: list[Array] = []
     file: IO[bytes] | None = None
@@ -61,8 +73,8 @@ def store_content(
 class _Checks:
     """What must hold over all chunks of one modality."""
 
-    def __init__(self, name: str, items: Items) -> None:
-        self.name, self.items = name, items
+    def __init__(self, name: str, items: Items, one_line_remedy: str) -> None:
+        self.name, self.items, self._one_line_remedy = name, items, one_line_remedy
         self.num_rows = self.num_present = 0
         self._first: Array | None = None
         self._varies = False
@@ -90,10 +102,7 @@ class _Checks:
                 f"tells no items apart: the vectors of all {self.num_present:,} items are multiples of one, "
                 "up to rounding, and only the direction of a vector counts"
             )
-            remedy = (
-                'For numbers such as prices set kind = "attributes" and name their columns under numbers; '
-                f"else check how the vectors were computed, or leave [content.{self.name}] out"
-            )
+            remedy = f"{self._one_line_remedy}, or leave [content.{self.name}] out"
             raise self.items.fault(problem, self.name, remedy=remedy)
         assert self.num_rows == len(self.items.source_rows)
         return self._dim, "float16" if self._dtype == "float16" else "float32"
