@@ -146,6 +146,11 @@ WRONG = {
     "floats": (lambda f: f._replace(values=f.values.float()), "'values': not a list of whole.*torch.float32"),
     "nan": (lambda f: f._replace(values=f.values / 0 * 0), "'values': not a list of whole numbers"),
     "booleans": (lambda f: f._replace(values=f.values.bool()), "'values': not a list of whole numbers"),
+    "bytes": (lambda f: f._replace(values=f.values.to(torch.uint8)), "'values': not a list of.*torch.uint8"),
+    "unsigned": (
+        lambda f: f._replace(values=f.values.to(torch.uint64)),
+        "'values': not a list.*torch.uint64",
+    ),
     "no tensor": (lambda f: f._replace(values=f.values.tolist()), r"'values': not a list.*\(got 'list'\)"),
     "a matrix": (lambda f: f._replace(values=f.values.view(-1, 2)), "'values': not a list of whole numbers"),
     "float lengths": (
@@ -172,6 +177,12 @@ def test_batches_that_are_no_ids_are_refused_by_name(bundle: str, kind: str):
     break_it, told = WRONG[kind]
     with pytest.raises(DataError, match=told):
         opened.scores(break_it(features_of(opened)))
+
+
+def test_as_many_bytes_as_a_table_has_rows_are_not_taken_for_a_mask_of_them(bundle: str):
+    table = Bundle(bundle).tables["t_user_id"]
+    with pytest.raises(DataError, match=r"'t_user_id': not a list of whole numbers.*torch\.uint8"):
+        table.rows(torch.ones(table.facts.rows, dtype=torch.uint8))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,6 +12,8 @@ from trec_semid.core.errors import DataError
 from trec_semid.data.batches import Jagged
 from trec_semid.serving.manifest import FeatureFacts
 
+_INDICES = (torch.int32, torch.int64)
+"""Others torch does not look rows up by, or takes for a mask, as uint8."""
 _REMEDY = "Bring what data.ranking makes of a dataset, or ids built the same way"
 
 
@@ -48,17 +50,17 @@ def check_features(features: Jagged, expected: Sequence[FeatureFacts], bundle: s
 
 
 def expect_whole_numbers(numbers: object, what: str, bundle: str) -> None:
-    """Refuse anything but a flat tensor of whole numbers.
+    """Refuse anything but a flat tensor of whole numbers of 32 or 64 bits.
 
     Raises:
         DataError: names its type or shape.
     """
     remedy = "Bring a flat tensor of int32 or int64"
-    problem = "not a list of whole numbers"
+    problem = "not a list of whole numbers of 32 or 64 bits"
     if not isinstance(numbers, Tensor):
         kind = type(numbers).__name__
         raise DataError(problem, file=bundle, field=what, value=kind, remedy=remedy)
-    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+    if numbers.dtype not in _INDICES:
         raise DataError(problem, file=bundle, field=what, value=str(numbers.dtype), remedy=remedy)
     if numbers.dim() != 1:
         raise DataError(problem, file=bundle, field=what, value=tuple(numbers.shape), remedy=remedy)
