@@ -170,6 +170,7 @@ def test_an_item_that_is_gone_leaves_its_row_and_the_counts_are_said(world: Path
     matched = "of 'small' and 'other ids' matched by what they stand for:"
     assert f"items {matched} 39 taken over, 1 new, 1 gone" in said
     assert f"users {matched} 60 taken over, 0 new, 0 gone" in said
+    assert said.count(f"items {matched}") == said.count(f"users {matched}") == 1
 
 
 def test_a_run_goes_on_though_what_it_started_from_is_gone(world: Path, tmp_path: Path):

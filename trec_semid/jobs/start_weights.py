@@ -69,6 +69,8 @@ class StartWeights(NamedTuple):
     """By table; empty where all rows are what they were."""
     items: RowMap | None
     """Of item rows, for the item -> code map of the model."""
+    told: tuple[str, ...] = ()
+    """What is said once the weights are loaded: how many rows are taken over, of what."""
 
     def load(self, model: nn.Module) -> None:
         """Load the weights; optimizers begin anew. All ranks make the same call.
@@ -85,6 +87,8 @@ class StartWeights(NamedTuple):
             names = [name for name in state if name.endswith(".codes") and state[name].data_ptr() in maps]
             mapped |= {f"model/{name}": self.items for name in names}
         load_checkpoint(self.folder, Trainable(model), step=self.step, mapped=mapped)
+        for each in self.told:
+            _log.info("%s", each)
 
 
 def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartWeights | None:
@@ -113,14 +117,18 @@ def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartW
     known = read_known_rows(run)
     kinds = {feature.table: kind for feature in inputs.data.features if (kind := kind_of_rows(feature))}
     maps = map_rows(run, known, inputs.dataset, dict.fromkeys([*kinds.values(), "items"]))
-    for kind, rows in maps.items():
-        new, gone = len(rows.old_rows) - rows.num_taken, rows.num_old - rows.num_taken
-        told = (
-            "start_from: %s of '%s' and '%s' matched by what they stand for: %s taken over, %s new, %s gone"
-        )
-        counts = (f"{count:,}" for count in (rows.num_taken, new, gone))
-        _log.info(told, kind, known.dataset, inputs.dataset.facts.name, *counts)
-    return StartWeights(folder, step, {table: maps[kind] for table, kind in kinds.items()}, maps["items"])
+    told = tuple(_counts(kind, rows, known.dataset, inputs.dataset.facts.name) for kind, rows in maps.items())
+    return StartWeights(
+        folder, step, {table: maps[kind] for table, kind in kinds.items()}, maps["items"], told
+    )
+
+
+def _counts(kind: str, rows: RowMap, before: str, now: str) -> str:
+    new, gone = len(rows.old_rows) - rows.num_taken, rows.num_old - rows.num_taken
+    return (
+        f"start_from: {kind} of '{before}' and '{now}' matched by what they stand for: "
+        f"{rows.num_taken:,} taken over, {new:,} new, {gone:,} gone"
+    )
 
 
 def _refuse_other_codes(checkpoint: str, ids: SemanticIds) -> None:
