@@ -211,6 +211,25 @@ def test_more_epochs_after_patience_was_at_an_end_say_so_and_more_patience_goes_
     assert events_of(folder, "evaluate")[-1]["step"] > ended
 
 
+def test_more_patience_alone_goes_on_where_patience_ended_the_run_and_changes_nothing_else(
+    problem, tmp_path, says
+):
+    of_patience = {n: {**OVERFITS, "train": {"max_epochs": 8, "patience": n}} for n in (1, 7, 8)}
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    assert run(rank_config(problem, one, **of_patience[1])).metrics
+    ended = events_of(one, "evaluate")[-1]["step"]
+    assert ended < 56
+    longer = run(rank_config(problem, one, **of_patience[7])).metrics
+    assert [event["step"] for event in events_of(one, "resume")] == [ended]
+    assert longer == run(rank_config(problem, two, **of_patience[7])).metrics
+    assert events_of(one, "evaluate")[-1]["step"] == 56  # the last epoch, not patience, has ended it
+    for patience in (8, 1):
+        says()
+        assert run(rank_config(problem, one, **of_patience[patience])).metrics == longer
+        assert "is already done" in says()
+    assert len(events_of(one, "resume")) == 1
+
+
 def test_more_epochs_without_a_checkpoint_left_are_refused_and_the_result_stays(problem, tmp_path):
     folder = tmp_path / "r"
     run(rank_config(problem, str(folder), train={"max_epochs": 1}))

@@ -175,7 +175,8 @@ def _why_done(
         )
     num_waited = int(newest[1]["selection"]["num_waited"])
     if num_waited < length.patience:
-        return None
+        is_at_its_end = int(newest[1]["loader"]["epoch"]) >= length.max_epochs
+        return f"{config.run} is already done" if is_at_its_end else None
     folder.restate(config, inputs)
     return (
         f"{config.run} is already done: its patience was at an end at step {newest[0]}, after {num_waited} "
