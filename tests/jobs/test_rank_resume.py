@@ -122,6 +122,26 @@ def test_a_finished_run_goes_again_from_a_step_that_is_named(problem, tmp_path):
     assert [event["step"] for event in events_of(config.run, "resume")] == [14]
 
 
+def test_a_finished_run_keeps_its_result_where_it_cannot_go_on_as_asked(problem, tmp_path):
+    folder = tmp_path / "r"
+    result = run(rank_config(problem, str(folder), **OVERFITS)).metrics
+    best, last = events_of(folder, "best")[-1]["step"], events_of(folder, "evaluate")[-1]["step"]
+    assert best < last
+    made = {name: (folder / name).read_bytes() for name in ("metrics.json", "run.json", "config.toml")}
+    longer = {**OVERFITS, "train": {"max_epochs": 8, "patience": 8}}
+    with pytest.raises(CheckpointError, match=r"resume_from: .* no complete step 5"):
+        run(rank_config(problem, str(folder), **OVERFITS, resume_from=5))
+    flip(folder / f"checkpoints/step-{best}/tensors/__0_0.distcp")
+    with pytest.raises(CheckpointError, match=f"best step so far, {best} .*is lost"):
+        run(rank_config(problem, str(folder), **longer))
+    flip(folder / f"checkpoints/step-{last}/tensors/__0_0.distcp")
+    shutil.rmtree(folder / f"checkpoints/step-{best}")
+    with pytest.raises(CheckpointError):
+        run(rank_config(problem, str(folder), **longer))
+    assert {name: (folder / name).read_bytes() for name in made} == made
+    assert run(rank_config(problem, str(folder), **OVERFITS)).metrics == result
+
+
 @pytest.fixture(scope="module")
 def overfitted(problem, tmp_path_factory):
     """Return the folder of a run stopped where an earlier step is the best, and that step."""
