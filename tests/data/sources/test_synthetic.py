@@ -55,3 +55,15 @@ def test_somebody_elses_folder_stays_as_it_is(tmp_path: Path):
         draw(str(tmp_path / "raw"))
     assert list_folder(str(tmp_path)) == ["raw"]
     assert list_folder(str(tmp_path / "raw")) == ["notes.txt"]
+
+
+def test_another_world_takes_the_place_of_a_world_but_not_of_what_lies_beside_it(tmp_path: Path):
+    folder = str(tmp_path / "raw")
+    assert draw(folder) == 300
+    assert draw(folder, num_events=400) == 400
+    write_bytes(f"{folder}/metrics.json", b"{}")
+    assert draw(folder, num_events=400) == 400
+    with pytest.raises(DataError, match=r"more than a planted world \('metrics.json'\), which would be lost"):
+        draw(folder)
+    assert exists(f"{folder}/metrics.json")
+    assert draw(folder, num_events=400) == 400
