@@ -26,7 +26,7 @@ class Wide(Config):
 class Section(Config):
     size: int = 1
     said: Annotated[int, MayChange()] = 1
-    length: Annotated[int, MayChange(only_up=True, reopens=True)] = 5
+    length: Annotated[int, MayChange(only_up=True, reopens="larger")] = 5
 
 
 class Job(Config):
@@ -36,7 +36,7 @@ class Job(Config):
     maybe: Section | None = None
     shape: Tall | Wide = Field(default=Tall(), discriminator="kind")
     rules: dict[str, Section] = {}
-    again: Annotated[int | None, MayChange(reopens=True)] = None
+    again: Annotated[int | None, MayChange(reopens="other")] = None
     falls: bool = False
 
     def fixed_keys(self) -> dict[str, str]:
@@ -66,6 +66,7 @@ def test_what_may_change_is_no_difference_and_only_some_of_it_reopens():
     assert compare(Job(), Job(section=Section(said=2))) == ([], False)
     assert compare(Job(), Job(section=Section(length=6))) == ([], True)
     assert compare(Job(), Job(again=3)) == ([], True)
+    assert compare(Job(again=3), Job(again=2)) == ([], True)
     assert compare(Job(again=3), Job()) == ([], False)  # what is no longer asked for is done
 
 
@@ -120,3 +121,11 @@ def free_keys(kind: type[Config], at: str = "") -> set[str]:
 @pytest.mark.parametrize("kind", list(KEYS))
 def test_the_keys_that_may_change_are_these_and_no_others(kind):
     assert free_keys(kind) == KEYS[kind]
+
+
+@pytest.mark.parametrize("kind", [RankConfig, RetrieveConfig])
+def test_a_finished_run_has_more_to_do_under_more_patience_not_under_less(kind):
+    train = kind.model_fields["train"].annotation
+    one, other = train(patience=3), train(patience=4)
+    assert compare(one, other) == ([], True)
+    assert compare(other, one) == ([], False)

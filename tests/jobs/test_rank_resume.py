@@ -122,6 +122,26 @@ def test_a_finished_run_goes_again_from_a_step_that_is_named(problem, tmp_path):
     assert [event["step"] for event in events_of(config.run, "resume")] == [14]
 
 
+def test_a_finished_run_keeps_its_result_where_it_cannot_go_on_as_asked(problem, tmp_path):
+    folder = tmp_path / "r"
+    result = run(rank_config(problem, str(folder), **OVERFITS)).metrics
+    best, last = events_of(folder, "best")[-1]["step"], events_of(folder, "evaluate")[-1]["step"]
+    assert best < last
+    made = {name: (folder / name).read_bytes() for name in ("metrics.json", "run.json", "config.toml")}
+    longer = {**OVERFITS, "train": {"max_epochs": 8, "patience": 8}}
+    with pytest.raises(CheckpointError, match=r"resume_from: .* no complete step 5"):
+        run(rank_config(problem, str(folder), **OVERFITS, resume_from=5))
+    flip(folder / f"checkpoints/step-{best}/tensors/__0_0.distcp")
+    with pytest.raises(CheckpointError, match=f"best step so far, {best} .*is lost"):
+        run(rank_config(problem, str(folder), **longer))
+    flip(folder / f"checkpoints/step-{last}/tensors/__0_0.distcp")
+    shutil.rmtree(folder / f"checkpoints/step-{best}")
+    with pytest.raises(CheckpointError):
+        run(rank_config(problem, str(folder), **longer))
+    assert {name: (folder / name).read_bytes() for name in made} == made
+    assert run(rank_config(problem, str(folder), **OVERFITS)).metrics == result
+
+
 @pytest.fixture(scope="module")
 def overfitted(problem, tmp_path_factory):
     """Return the folder of a run stopped where an earlier step is the best, and that step."""
@@ -209,6 +229,25 @@ def test_more_epochs_after_patience_was_at_an_end_say_so_and_more_patience_goes_
     patient = {**OVERFITS, "train": {"max_epochs": 10, "patience": 3}}
     run(rank_config(problem, folder, **patient))
     assert events_of(folder, "evaluate")[-1]["step"] > ended
+
+
+def test_more_patience_alone_goes_on_where_patience_ended_the_run_and_changes_nothing_else(
+    problem, tmp_path, says
+):
+    of_patience = {n: {**OVERFITS, "train": {"max_epochs": 8, "patience": n}} for n in (1, 7, 8)}
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    assert run(rank_config(problem, one, **of_patience[1])).metrics
+    ended = events_of(one, "evaluate")[-1]["step"]
+    assert ended < 56
+    longer = run(rank_config(problem, one, **of_patience[7])).metrics
+    assert [event["step"] for event in events_of(one, "resume")] == [ended]
+    assert longer == run(rank_config(problem, two, **of_patience[7])).metrics
+    assert events_of(one, "evaluate")[-1]["step"] == 56  # the last epoch, not patience, has ended it
+    for patience in (8, 1):
+        says()
+        assert run(rank_config(problem, one, **of_patience[patience])).metrics == longer
+        assert "is already done" in says()
+    assert len(events_of(one, "resume")) == 1
 
 
 def test_more_epochs_without_a_checkpoint_left_are_refused_and_the_result_stays(problem, tmp_path):

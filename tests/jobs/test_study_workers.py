@@ -23,7 +23,7 @@ class ReaderConfig(Config):
     semantic_ids: Annotated[str, MayChange()]
     rate: float = 0.1
     lines: Annotated[int, MayChange()] = 1
-    epochs: Annotated[int, MayChange(only_up=True, reopens=True)] = 2
+    epochs: Annotated[int, MayChange(only_up=True, reopens="larger")] = 2
 
 
 def find(verb: str) -> Job:

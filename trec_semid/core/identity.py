@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -26,8 +26,8 @@ class MayChange:
 
     only_up: bool = False
     """Whether the value may grow but not shrink."""
-    reopens: bool = False
-    """Whether a finished run has more to do under another value."""
+    reopens: Literal["other", "larger"] | None = None
+    """Under which values a finished run may have more to do."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,14 @@ def compare(there: Config, now: Config) -> Comparison:
         elif mark.only_up and not difference.now > difference.there:
             differences.append(difference._replace(why="it may grow, not shrink"))
         else:
-            is_reopened |= mark.reopens and difference.now is not None
+            is_reopened |= _reopens(mark, difference)
     return Comparison(differences, is_reopened)
+
+
+def _reopens(mark: MayChange, difference: Difference) -> bool:
+    if mark.reopens == "larger":
+        return difference.now > difference.there
+    return mark.reopens == "other" and difference.now is not None
 
 
 def _walk(there: BaseModel, now: BaseModel, at: str) -> Iterator[tuple[Difference, MayChange | None]]:

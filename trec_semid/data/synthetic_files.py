@@ -42,6 +42,7 @@ from trec_semid.data.synthetic_truth import Ceilings, information
 FIRST_TIME_S = 1_577_836_800
 """2020-01-01."""
 _TRUTH = "truth.json"
+_FILES = ("interactions", "items.parquet", "users.parquet", "text.npy", "vision.npy", "truth", _TRUTH)
 _ROWS_A_FILE = 1 << 23
 _ITEMS_AT_ONCE = 1 << 14
 _EVENTS = pa.schema(
@@ -54,14 +55,19 @@ def is_written(config: SyntheticConfig) -> bool:
     """Return whether the folder holds this very world.
 
     Raises:
-        DataError: it holds something else than a planted world.
+        DataError: it holds something else, which would be lost with the world that is drawn in its place.
     """
-    place = join(config.folder, _TRUTH)
-    if exists(place):
-        return json.loads(read_bytes(place)).get("config_checksum") == _checksum(config)
-    if is_folder(config.folder) and list_folder(config.folder):
-        remedy = "Choose another source.folder, or remove it"
-        raise DataError("there is something else than a planted world", file=config.folder, remedy=remedy)
+    place, remedy = join(config.folder, _TRUTH), "Choose another source.folder, or remove it"
+    if not exists(place):
+        if is_folder(config.folder) and list_folder(config.folder):
+            raise DataError("there is something else than a planted world", file=config.folder, remedy=remedy)
+        return False
+    if json.loads(read_bytes(place)).get("config_checksum") == _checksum(config):
+        return True
+    strange = [name for name in list_folder(config.folder) if name not in _FILES and name[0] != "."]
+    if strange:
+        problem = f"there is more than a planted world ('{strange[0]}'), which would be lost"
+        raise DataError(problem, file=config.folder, remedy=remedy)
     return False
 
 

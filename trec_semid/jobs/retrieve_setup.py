@@ -35,8 +35,8 @@ class RetrieveTrainConfig(TrainConfig):
     batch_size: PositiveInt = 256
     """Sequences of a global batch, over all ranks."""
     evaluation_batch_size: Annotated[PositiveInt, MayChange()] = 512
-    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens=True)] = 100
-    patience: Annotated[PositiveInt, MayChange()] = 5
+    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens="larger")] = 100
+    patience: Annotated[PositiveInt, MayChange(reopens="larger")] = 5
     select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
     """Metric of the validation split that decides which step is best."""
 

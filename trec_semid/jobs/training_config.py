@@ -19,8 +19,8 @@ class TrainConfig(Config):
     """Rows of a global batch, over all ranks."""
     evaluation_batch_size: Annotated[PositiveInt, MayChange()] = 8192
     """The same for evaluation."""
-    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens=True)] = 10
-    patience: Annotated[PositiveInt, MayChange()] = 2
+    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens="larger")] = 10
+    patience: Annotated[PositiveInt, MayChange(reopens="larger")] = 2
     """Evaluations without improvement after which training stops."""
     evaluate_every_steps: PositiveInt | None = None
     """Steps between evaluations; at the end of each epoch where not given."""
@@ -69,7 +69,7 @@ class TrainingRunConfig(DatasetConfig):
     start_from: Annotated[Place | None, SamePlace()] = None
     """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
     tokenizer and its map; optimizers begin anew."""
-    resume_from: Annotated[PositiveInt | None, MayChange(reopens=True)] = None
+    resume_from: Annotated[PositiveInt | None, MayChange(reopens="other")] = None
     """A step of this run's own checkpoints to go on from; the newest one where not given. Steps after it are
     removed once a new one is complete."""
     tuning: TuningConfig | None = None

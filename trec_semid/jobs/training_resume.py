@@ -39,6 +39,17 @@ def find_start(
         CheckpointError: the one asked for is not there or damaged, none is sound, or the best one is lost
             and the config does not say to select anew.
     """
+    return _choose(checkpoints, resume_from, saving, partial(_warn, ranks, log))
+
+
+def expect_start(checkpoints: str, resume_from: int | None, saving: CheckpointsConfig) -> None:
+    """Raise what `find_start` would; all ranks ask, before they give up a result that is there."""
+    _choose(checkpoints, resume_from, saving, lambda text, step: None)
+
+
+def _choose(
+    checkpoints: str, resume_from: int | None, saving: CheckpointsConfig, warn: Callable[[str, int], None]
+) -> Start | None:
     steps, own = broadcast_object(_look(checkpoints, resume_from))
     if resume_from is not None and not own and resume_from not in steps:
         have = ", ".join(map(str, steps)) or "none"
@@ -46,7 +57,6 @@ def find_start(
             f"resume_from: {checkpoints} has no complete step {resume_from}. It has: {have}."
         )
     candidates = steps if resume_from is None else sorted({*own, resume_from} & {*steps})
-    warn = partial(_warn, ranks, log)
     step = _newest_sound(checkpoints, candidates, warn)
     if step is None:
         return None

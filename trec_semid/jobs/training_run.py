@@ -23,7 +23,7 @@ from trec_semid.jobs.known_rows import write_known_rows
 from trec_semid.jobs.start_weights import StartInputs, find_start_weights
 from trec_semid.jobs.training_config import TrainConfig, TrainingRunConfig
 from trec_semid.jobs.training_loop import Training, refuse_other_inputs
-from trec_semid.jobs.training_resume import newest_loop
+from trec_semid.jobs.training_resume import expect_start, newest_loop
 from trec_semid.jobs.training_summary import summary
 from trec_semid.jobs.tuned_tokenizer import TOKENIZER
 from trec_semid.models.live_codes import LiveCodes
@@ -175,7 +175,8 @@ def _why_done(
         )
     num_waited = int(newest[1]["selection"]["num_waited"])
     if num_waited < length.patience:
-        return None
+        is_at_its_end = int(newest[1]["loader"]["epoch"]) >= length.max_epochs
+        return f"{config.run} is already done" if is_at_its_end else None
     folder.restate(config, inputs)
     return (
         f"{config.run} is already done: its patience was at an end at step {newest[0]}, after {num_waited} "
@@ -188,6 +189,8 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
     """Refuse a folder of another config or of other inputs; else write the run's first files."""
     _on_main(ranks, lambda: _refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
+    if broadcast_object(ranks.is_main and exists(folder.path("metrics.json"))):
+        expect_start(folder.path("checkpoints"), config.resume_from, config.checkpoints)
     if not broadcast_object(ranks.is_main and complete_steps(folder.path("checkpoints"))):
         find_start_weights(config, inputs)  # refuses before anything is written
     if ranks.is_main:

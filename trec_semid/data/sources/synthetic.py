@@ -1,5 +1,7 @@
 """A planted world as a source: drawn once into its folder, then read like anybody's tables."""
 
+from trec_semid.core.leftovers import is_unfinished, sweep
+from trec_semid.core.own_folder import locked_folder
 from trec_semid.core.paths import join
 from trec_semid.data.sources.source import Needs, Source
 from trec_semid.data.sources.tables import EntityTable, InteractionsTable, TablesConfig, read_tables
@@ -15,9 +17,13 @@ def read_synthetic(config: SyntheticConfig, needs: Needs) -> Source:
 
     Raises:
         DataError: the folder holds something else or cannot be written.
+        LockError: another process draws into it.
     """
-    if not is_written(config):
-        write_world(config)
+    if is_unfinished(config.folder) or not is_written(config):
+        with locked_folder(config.folder, "prepare"):
+            sweep(config.folder)
+            if not is_written(config):
+                write_world(config)
     columns = config.event_columns().model_dump(exclude_none=True)
     tables = TablesConfig(
         interactions=InteractionsTable(path=join(config.folder, "interactions"), **columns),
