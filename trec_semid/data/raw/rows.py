@@ -55,6 +55,14 @@ def count_byte(data: bytes, byte: int, end: int | None = None) -> int:
     return sum(int(np.count_nonzero(array[start : start + _SLICE] == byte)) for start in starts)
 
 
+def find_byte(data: bytes, byte: int) -> Offsets:
+    """Return the offsets at which a byte stands."""
+    array = np.frombuffer(data, np.uint8)
+    starts = range(0, len(array), _SLICE)
+    found = [np.flatnonzero(array[start : start + _SLICE] == byte) + start for start in starts]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
 def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Offsets:
     """Return where rows end: the offset of every line feed outside quotes.
 
@@ -63,11 +71,10 @@ def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Offsets:
         layout: how fields are told apart.
         inside: 1 where `data` begins inside a quoted field.
     """
-    array = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(array == LINE_FEED)
+    ends = find_byte(data, LINE_FEED)
     if not layout.quoted:
         return ends
-    quotes = np.flatnonzero(array == QUOTE)
+    quotes = find_byte(data, QUOTE)
     return ends[(np.searchsorted(quotes, ends) + inside) % 2 == 0]
 
 
@@ -96,31 +103,32 @@ def row_of_rows(data: bytes, layout: Layout, num_columns: int) -> int:
     are no such columns, three lines or more of three columns or more must have a row's separators. Text over
     several lines does not look so; rows between two quotes of which one is missing do.
     """
-    ends = np.append(row_ends(data, layout), len(data))
-    starts = np.append(0, ends[:-1] + 1)
     numeric: list[int] | None = None
-    for row in _lines_of_rows(data, layout, ends, num_columns):
-        inside = [line.split(layout.mark) for line in data[starts[row] : ends[row]].split(b"\n")]
+    for start, end in _rows_of_lines(data, layout, num_columns):
+        inside = [line.split(layout.mark) for line in data[start:end].split(b"\n")]
+        if any(len(line) != num_columns for line in inside):
+            continue
         if numeric is None:
             numeric = _numeric_columns(data, layout, num_columns)
         if numeric:
-            found = all(_NUMBER.fullmatch(line[column]) for line in inside for column in numeric)
+            are_rows = all(_NUMBER.fullmatch(line[column]) for line in inside for column in numeric)
         else:
-            found = len(inside) >= _ROWS_INSIDE and num_columns > 2
-        if found:
-            return int(starts[row])
+            are_rows = len(inside) >= _ROWS_INSIDE and num_columns > 2
+        if are_rows:
+            return start
     return -1
 
 
-def _lines_of_rows(data: bytes, layout: Layout, ends: Offsets, num_columns: int) -> list[int]:
-    """Return the rows of several lines each of which has as many separators as a row."""
-    array = np.frombuffer(data, np.uint8)
-    lines = np.append(np.flatnonzero(array == LINE_FEED), len(data))
-    separators = np.searchsorted(np.flatnonzero(array == layout.mark[0]), lines)
-    others = np.cumsum(np.diff(separators, prepend=0) != num_columns - 1)
-    last = np.searchsorted(lines, ends)
-    several = np.diff(last, prepend=-1) > 1
-    return np.flatnonzero(several & (np.diff(others[last], prepend=0) == 0)).tolist()
+def _rows_of_lines(data: bytes, layout: Layout, num_columns: int) -> list[tuple[int, int]]:
+    """Return begin and end of the rows of several lines that have as many separators as so many rows."""
+    feeds, quotes = (np.append(find_byte(data, byte), len(data)) for byte in (LINE_FEED, QUOTE))
+    last_lines = np.flatnonzero(np.searchsorted(quotes, feeds) % 2 == 0)
+    ends = feeds[last_lines]
+    lines = np.diff(last_lines, prepend=-1)
+    separators = np.diff(np.searchsorted(find_byte(data, layout.mark[0]), ends), prepend=0)
+    rows = np.flatnonzero((lines > 1) & (separators == lines * (num_columns - 1)))
+    starts = np.append(0, ends[:-1] + 1)
+    return list(zip(starts[rows].tolist(), ends[rows].tolist(), strict=True))
 
 
 def _numeric_columns(data: bytes, layout: Layout, num_columns: int) -> list[int]:
