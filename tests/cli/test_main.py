@@ -231,6 +231,7 @@ def test_several_ranks_say_which_of_them_failed(
     (tmp_path / "a.toml").touch()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli, "leave", sys.exit)  # or the process of the tests ends here
     assert main(monkeypatch, "rank", str(tmp_path / "a.toml")) == 2
     assert capsys.readouterr().err == "rank 1: error: bad\n"
 

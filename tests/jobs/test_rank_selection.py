@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loved")
     rng = np.random.default_rng(0)
     rows = [
-        (f"u{user}", f"i{item}", user * 100 + at, 5 if at >= 6 else int(rng.integers(1, 6)))
+        (f"u{user}", f"i{item}", 1_500_000_000 + user * 100 + at, 5 if at >= 6 else int(rng.integers(1, 6)))
         for user in range(20)
         for at, item in enumerate(rng.permutation(15)[:8])
     ]
@@ -88,7 +88,7 @@ def test_validation_of_one_label_is_named_and_every_remedy_is_taken(folder: Path
 
 def test_validation_without_a_user_of_both_labels_is_told_apart(folder: Path):
     out = f"{folder}/by-user"
-    rows = [f"u{n % 10},i{n % 7},{n},{5 if n % 10 < 5 else 1}\n" for n in range(100)]
+    rows = [f"u{n % 10},i{n % 7},{1_500_000_000 + n},{5 if n % 10 < 5 else 1}\n" for n in range(100)]
     (folder / "split.csv").write_text("u,i,t,r\n" + "".join(rows))
     sets = [f"out={out}", f"source.interactions.path={folder}/split.csv"]
     prepare(load_config(PrepareConfig, [str(folder / "prepare.toml")], sets))
