@@ -48,6 +48,12 @@ def test_list_columns_need_no_separator():
     assert words(field) == [["b", "a"], [], [], ["a"]]
 
 
+@pytest.mark.parametrize("tags", [[["a"]], [{"v": 1}], [1.5], [b"x"]])
+def test_lists_of_what_no_category_is_are_refused(tags):
+    with pytest.raises(DataError, match=r"items\.csv, field 'tags': wrong type .*lists of text or integers"):
+        build(CategoryField(column="tags"), entities(tags=[tags, None]))
+
+
 def test_integers_and_booleans_are_categories_too():
     assert words(build(CategoryField(column="c"), entities(c=[3, None, 10]))) == ["3", None, "10"]
     assert words(build(CategoryField(column="c"), entities(c=[True, None, False]))) == ["true", None, "false"]

@@ -1,6 +1,9 @@
+import json
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +35,24 @@ def test_folder_holds_what_the_schema_says(tmp_path):
     assert [data.events(split=part).num_rows for part in SPLITS] == [48, 6, 6]
     assert (tmp_path / "out/fields/item_genres.parquet").exists()
     assert [file["size"] for file in facts.source["files"]] == [len(LOG), len(ITEMS), len(USERS)]
+
+
+@pytest.mark.parametrize("title", [{"v": 1}, [["a"]], [{"v": 1}]])
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_readable_columns_hold_no_structures_in_any_format(tmp_path, title, form):
+    write(tmp_path)
+    rows = [{"item": f"i{n}", "title": title} for n in range(10)]
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+    else:
+        (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = config(tmp_path).source.model_dump()
+    source["items"] = {"path": str(tmp_path / f"list.{form}"), "id": "item"}
+    items = {"readable": {"title": "title"}}
+    with pytest.raises(
+        DataError, match=rf"list\.{form}.*field 'title'.*(Write text|Write values of one type)"
+    ):
+        prepare_dataset(config(tmp_path, source=source, items=items, content={}))
 
 
 def test_same_input_config_and_seed_give_the_same_checksum_anywhere(tmp_path):

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import Field, PositiveInt
 
 from trec_semid.core.config import Config
-from trec_semid.data.raw.columns import Floats, Where, as_numbers, as_text
+from trec_semid.data.raw.columns import Floats, Where, as_numbers, as_text, series
 from trec_semid.data.raw.entities import Entities
 from trec_semid.data.schema import FieldFacts
 
@@ -71,11 +71,19 @@ def _values(config: CategoryField, column: pa.ChunkedArray, where: Where) -> pl.
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         if config.separator:
             where.refuse_type(column.type, "text where a separator is given")
-        return cast("pl.Series", pl.from_arrow(column)).cast(pl.List(pl.String))
+        values = series(column, where)
+        if not _are_words(cast("pl.List", values.dtype).inner):
+            where.refuse_type(values.dtype, "lists of text or integers")
+        return values.cast(pl.List(pl.String))
     if pa.types.is_boolean(column.type):
         return cast("pl.Series", pl.from_arrow(column)).cast(pl.String)
     text = as_text(column, where)
     return text.str.split(config.separator) if config.separator else text
+
+
+def _are_words(kind: Any) -> bool:
+    named = isinstance(kind, (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null))
+    return named or kind.is_integer()
 
 
 def _index(values: pl.Series, min_count: int) -> SideField:

@@ -220,9 +220,18 @@ def _origin(config: PrepareConfig) -> dict[str, Any]:
 
 def _write_kept(folder: str, kept: Kept, config: EntityConfig) -> dict[str, SideField]:
     fields = {name: build_field(field, kept.entities, kept.rows) for name, field in config.fields.items()}
-    readable = {name: _taken(kept, column) for name, column in config.readable.items()}
+    readable = {name: _readable(kept, column) for name, column in config.readable.items()}
     write_entities(folder, kept.entities.entity, kept.ids, readable, fields)
     return fields
+
+
+def _readable(kept: Kept, name: str) -> pa.ChunkedArray:
+    column, where = kept.entities.column(name)
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if pa.types.is_nested(kind.value_type if is_list else kind):  # JSON lines hold none either
+        where.refuse_type(column.type, "text, numbers, times, or lists of these")
+    return _taken(kept, name)
 
 
 def _taken(kept: Kept, column: str) -> pa.ChunkedArray:

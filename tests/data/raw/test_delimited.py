@@ -1,5 +1,7 @@
 """Delimited text against a slow state machine that knows RFC 4180 and nothing of the reader."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from trec_semid.core.errors import DataError
 from trec_semid.data.raw import delimited
 from trec_semid.data.raw.chunks import FileConfig, locate
 from trec_semid.data.raw.formats import read_chunks
+from trec_semid.data.raw.rows import Layout, end_of_row
 
 HEADER = "u,i,note"
 MARK = "\ufeff"
@@ -175,12 +178,27 @@ def test_malformed_text_is_refused_by_its_row_in_whatever_column(tmp_path, monke
         read(tmp_path / "t.csv", columns)
 
 
-@pytest.mark.parametrize("swallowed", [1, 2, 50])
+@pytest.mark.parametrize("swallowed", [0, 1, 2, 50])
 def test_rows_between_two_quotes_of_which_one_is_missing_are_refused(tmp_path, swallowed):
     inside = "".join(f"b{n},{n},x\n" for n in range(swallowed))
     (tmp_path / "t.csv").write_text(f'{HEADER}\na,1,x\na,2,"red shoes\n{inside}c,3,blue shoes"\nd,4,x\n')
     with pytest.raises(DataError, match=r"row 2: a quoted field that holds whole rows"):
         read(tmp_path / "t.csv", ["u"])
+
+
+def test_text_over_several_lines_with_as_many_commas_as_a_row_is_text_where_rows_hold_numbers(tmp_path):
+    note = "not bad\nfine, if dear, and heavy\nsturdy, red, loud"
+    rows = [("a", "1", note), ("b", "2", "x"), ("c", "3.5", "first\nsecond, 1, third")]
+    (tmp_path / "t.csv").write_text(written([[(text, False) for text in row] for row in rows], "\n"))
+    assert read(tmp_path / "t.csv") == rows
+
+
+def test_a_row_that_never_ends_is_seen_in_one_pass():
+    data = b'a,1,"' + b"x\n" * 500_000
+    began = time.process_time()
+    assert end_of_row(data, Layout(b",", quoted=True, encoding="utf-8")) == len(data)
+    assert end_of_row(data + b'"\nb,2,x\n', Layout(b",", quoted=True, encoding="utf-8")) == len(data) + 2
+    assert time.process_time() - began < 2  # a pass for each line takes half a minute
 
 
 def test_text_over_several_lines_may_hold_commas(tmp_path):

@@ -34,7 +34,7 @@ def test_missing_input_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no such file.*Correct the path"):
         find_inputs(str(tmp_path / "none.csv"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no such file"):
+    with pytest.raises(DataError, match=r"no files in this folder"):
         find_inputs(str(tmp_path / "empty"))
 
 

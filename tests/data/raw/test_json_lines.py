@@ -94,6 +94,29 @@ def test_a_value_of_another_kind_is_refused_by_line_field_and_value(
 
 
 @pytest.mark.parametrize(
+    ("values", "block"),
+    [
+        ([0.5, 2**53 + 1], 8),
+        ([0.5, 2**53 + 1], 1 << 24),
+        ([2**53 + 1, 0.5], 1 << 24),
+        ([[0.5], [1, 2**64 + 1]], 1 << 24),
+    ],
+)
+def test_a_whole_number_that_no_float_says_is_not_rounded_for_numbers_with_fractions(
+    tmp_path, monkeypatch, values, block
+):
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
+    write(tmp_path / "t.jsonl", *({"u": value} for value in values))
+    with pytest.raises(DataError, match=r"t\.jsonl, row [12], field 'u': a whole number of more digits"):
+        read(tmp_path / "t.jsonl")
+
+
+def test_large_floats_and_whole_numbers_that_floats_say_exactly_are_read(tmp_path):
+    write(tmp_path / "t.jsonl", '{"u": 0.5}', '{"u": 9007199254740994}', '{"u": 1e300}')
+    assert rows(tmp_path / "t.jsonl") == [{"u": 0.5}, {"u": 2.0**53 + 2}, {"u": 1e300}]
+
+
+@pytest.mark.parametrize(
     "other", ["18446744073709551616", "1" * 5000, "NaN", "[1]", '{"a": [{}]}', '"x"', "true", "1.5"]
 )
 def test_what_nobody_maps_may_be_anything(tmp_path, other):

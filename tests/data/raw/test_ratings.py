@@ -29,6 +29,13 @@ WRITTEN = {
         lambda values: pa.array(values, pa.float32()),
         lambda value: Decimal(value) if value.is_integer() else Decimal(str(np.float32(value))),
     ),
+    "float16": (
+        st.floats(-1000, 1000, width=16),
+        lambda values: pa.array(
+            [None if each is None else np.float16(each) for each in values], pa.float16()
+        ),
+        lambda value: Decimal(value) if value.is_integer() else Decimal(str(np.float16(value))),
+    ),
     "text": (
         st.one_of(
             LARGE.map(str), DECIMALS.map(str), FLOATS.map(repr), DECIMALS.map(lambda value: f" {value}0 ")

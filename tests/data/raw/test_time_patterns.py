@@ -86,6 +86,7 @@ def test_texts_close_to_a_pattern_are_read_or_refused_as_by_python(pattern, mome
 @pytest.mark.parametrize(
     ("text", "pattern", "expected"),
     [
+        ("2022 1234560745", "%Y %f%H%M", "2022-01-01T07:45:00.123456"),
         ("2020-01-01 00:00:01.5", "%Y-%m-%d %H:%M:%S.%f", "2020-01-01T00:00:01.500"),
         ("2020-01-01 00:00:01.05", "%Y-%m-%d %H:%M:%S.%f", "2020-01-01T00:00:01.050"),
         ("2020-01-01 00:00:01.123456789", "%Y-%m-%d %H:%M:%S.%f", "2020-01-01T00:00:01.123456789"),

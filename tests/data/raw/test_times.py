@@ -61,11 +61,21 @@ def test_text_with_fractions_is_exact_to_the_nanosecond(unit, data):
     assert times.unit == coarsest(exact)
 
 
-@given(st.lists(st.floats(T0, NOW), min_size=1))
+@given(
+    st.integers(0, 7).flatmap(
+        lambda digits: st.lists(st.floats(T0, NOW).map(lambda value: round(value, digits)), min_size=1)
+    )
+)
 def test_floats_are_the_shortest_decimals_that_read_as_them(values):
     times = read(values)
     assert seconds(times) == [Fraction(Decimal(repr(value))) for value in values]
     assert np.array_equal(np.argsort(times.values, kind="stable"), np.argsort(values, kind="stable"))
+
+
+def test_missing_floats_are_refused_however_many_digits_others_have():
+    for fraction in (0.0, 0.5, 0.123456, 0.1234567):
+        with pytest.raises(DataError, match=r"row 2.*the time is missing"):
+            read([T0 + fraction, None])
 
 
 @given(

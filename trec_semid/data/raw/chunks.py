@@ -34,6 +34,8 @@ _PACKINGS = (
     ".tgz",
     ".z",
 )
+_SHOWN = 60
+"""Characters of a column's name that an error shows."""
 _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t"}
 
 
@@ -153,5 +155,5 @@ def check_columns(file: str, have: Sequence[str], wanted: Iterable[str] | None) 
         raise DataError("two columns of one name", file=file, field=twice, remedy="Rename one of them")
     for name in wanted or ():
         if name not in have:
-            remedy = f"Map one of: {', '.join(list(have)[:30])}"
+            remedy = f"Map one of: {', '.join(column[:_SHOWN] for column in list(have)[:30])}"
             raise DataError("no such column", file=file, field=name, remedy=remedy)

@@ -161,8 +161,7 @@ def _refuse_header_inside(
 
 def _refuse_rows_inside(layout: Layout, block: Block, num_rows: int, num_columns: int) -> None:
     """Refuse a quoted field that swallowed rows: one quote too few there, one too many further down."""
-    # With two columns the lines of a poem may each have one comma.
-    if not layout.quoted or num_columns <= 2 or b'"' not in block.data:
+    if not layout.quoted or b'"' not in block.data:
         return
     if count_byte(block.data, LINE_FEED) <= num_rows:
         return

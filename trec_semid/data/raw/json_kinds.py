@@ -101,7 +101,11 @@ def wider(first: Kind, second: Kind) -> Kind:
 
 
 def as_kind(value: Any, kind: Kind) -> Any:
-    """Return a value as a column of that kind holds it."""
+    """Return a value as a column of that kind holds it.
+
+    Raises:
+        MixedError: a whole number among numbers with fractions that no float says exactly.
+    """
     if isinstance(value, list):
         return [as_kind(each, Kind(kind.name)) for each in value]
     if value is None:
@@ -110,9 +114,14 @@ def as_kind(value: Any, kind: Kind) -> Any:
         return str(value)
     if kind.name == "float":
         try:
-            return float(value)
+            number = float(value)
         except OverflowError:
             return math.copysign(math.inf, value)
+        if number != value and isinstance(value, int):
+            raise MixedError(
+                "a whole number of more digits than a float holds, beside numbers with fractions"
+            )
+        return number
     return value
 
 

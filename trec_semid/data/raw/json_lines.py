@@ -1,5 +1,8 @@
 """JSON objects, one a line, with the types that their values have."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow makes its compute functions when it is imported)
+
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +11,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pajson
 
 from trec_semid.core.errors import DataError
@@ -29,6 +33,8 @@ _BLOCK_BYTES = 1 << 24
 _HEAD_BYTES = 1 << 20
 _FEW_LINES = 1000
 _MARK = "\ufeff".encode()
+_LONGEST_WHOLE = 2.0**53
+"""Below it every whole number is a float."""
 
 
 class _Readable(Protocol):
@@ -140,6 +146,8 @@ class _Reader:
             table = pajson.read_json(pa.BufferReader(block), read, parse)
         except pa.ArrowException:
             return None
+        if any(_has_long_numbers(table.column(name)) for name in table.column_names):
+            return None
         # Arrow takes several objects on a line, and one on several.
         if table.num_rows != block.count(b"\n") + (not block.endswith(b"\n")):
             filled = sum(1 for line in block.split(b"\n") if line.strip())
@@ -150,11 +158,17 @@ class _Reader:
         values: dict[str, list[Any]] = {name: [] for name in self._kinds}
         for row, line in enumerate(filter(bytes.strip, block.split(b"\n")), start=first_row):
             self._add(line, row, values)
-        arrays = [
-            pa.array([as_kind(value, kind) for value in values[name]], kind.arrow)
-            for name, kind in self._kinds.items()
-        ]
+        arrays = [self._column(name, read, first_row) for name, read in values.items()]
         return pa.table(arrays, names=list(self._kinds))
+
+    def _column(self, name: str, values: list[Any], first_row: int) -> pa.Array:
+        kind, held = self._kinds[name], list[Any]()
+        for row, value in enumerate(values, start=first_row):
+            try:
+                held.append(as_kind(value, kind))
+            except MixedError as error:
+                raise self._misfit(str(error), row, name, value) from None
+        return pa.array(held, kind.arrow)
 
     def _add(self, line: bytes, row: int, values: dict[str, list[Any]]) -> None:
         name, value = None, None
@@ -168,8 +182,19 @@ class _Reader:
                 values[name].append(value)
         except (MixedError, ValueError, RecursionError) as error:
             problem = str(error) if isinstance(error, MixedError) else f"not JSON: {first_line(error)}"
-            at = line_of(self._file, row, encoding=self._encoding)
-            raise misfit(problem, self._file, at, name, value) from None
+            raise self._misfit(problem, row, name, value) from None
+
+    def _misfit(self, problem: str, row: int, name: str | None, value: Any) -> DataError:
+        return misfit(problem, self._file, line_of(self._file, row, encoding=self._encoding), name, value)
+
+
+def _has_long_numbers(column: pa.ChunkedArray) -> bool:
+    """Return whether floats may stand for whole numbers that were rounded: Arrow does that without a word."""
+    if pa.types.is_list(column.type):
+        column = pc.list_flatten(column)
+    return pa.types.is_float64(column.type) and bool(
+        pc.any(pc.greater_equal(pc.abs(column), _LONGEST_WHOLE)).as_py()
+    )
 
 
 def line_of(file: str, row: int, *, encoding: str = "utf-8") -> int:

@@ -67,7 +67,8 @@ def find_parts(path: str) -> list[Part]:
     else:
         parts = [Part(path, path.rstrip("/").rsplit("/", 1)[-1])] if exists(path) else []
     if not parts:
-        raise DataError("no such file", file=path, remedy="Correct the path in the config")
+        problem = "no files in this folder" if is_folder(path) else "no such file"
+        raise DataError(problem, file=path, remedy="Correct the path in the config")
     _expect_same_columns(parts)
     return parts
 

@@ -92,6 +92,8 @@ def _exact(distinct: pl.Series) -> Values:
     kind = distinct.dtype
     if isinstance(kind, (pl.Float64, pl.Null)):
         return distinct.cast(pl.Float64).fill_null(0).to_numpy()
+    if isinstance(kind, pl.Float16):
+        return np.array([float(str(value)) for value in distinct.to_numpy()])
     if kind.is_float():
         exact, shortest = distinct.cast(pl.Float64), distinct.cast(pl.String).cast(pl.Float64)
         return np.where((exact.floor() == exact).to_numpy(), exact.to_numpy(), shortest.to_numpy())

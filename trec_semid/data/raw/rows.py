@@ -5,7 +5,9 @@ So the number of quotes before a byte says whether it lies inside a quoted field
 Legend: a layout is how fields and rows are told apart; a block is a piece of whole rows, as UTF-8.
 """
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,9 @@ UNIT_SEPARATOR = b"\x1f"
 """Stands in for separators of several bytes."""
 QUOTE, LINE_FEED, CARRIAGE_RETURN = b'"'[0], b"\n"[0], b"\r"[0]
 _ROWS_INSIDE = 3
+_FEW_ROWS = 1000
+_NUMBER = re.compile(rb'"?[+-]?[0-9][0-9.,:/eETZ +-]*"?\r?')
+"""Or a time."""
 _SLICE = 1 << 18
 """Bytes looked at together: they stay in the processor's cache."""
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
@@ -50,6 +55,14 @@ def count_byte(data: bytes, byte: int, end: int | None = None) -> int:
     return sum(int(np.count_nonzero(array[start : start + _SLICE] == byte)) for start in starts)
 
 
+def find_byte(data: bytes, byte: int) -> Offsets:
+    """Return the offsets at which a byte stands."""
+    array = np.frombuffer(data, np.uint8)
+    starts = range(0, len(array), _SLICE)
+    found = [np.flatnonzero(array[start : start + _SLICE] == byte) + start for start in starts]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
 def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Offsets:
     """Return where rows end: the offset of every line feed outside quotes.
 
@@ -58,19 +71,19 @@ def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Offsets:
         layout: how fields are told apart.
         inside: 1 where `data` begins inside a quoted field.
     """
-    array = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(array == LINE_FEED)
+    ends = find_byte(data, LINE_FEED)
     if not layout.quoted:
         return ends
-    quotes = np.flatnonzero(array == QUOTE)
+    quotes = find_byte(data, QUOTE)
     return ends[(np.searchsorted(quotes, ends) + inside) % 2 == 0]
 
 
 def end_of_row(data: bytes, layout: Layout, start: int = 0) -> int:
     """Return where the row that begins at `start` ends, its line feed included."""
-    end = data.find(b"\n", start)
-    while end >= 0 and layout.quoted and data.count(b'"', start, end) % 2:
-        end = data.find(b"\n", end + 1)
+    end, counted = data.find(b"\n", start), start
+    while end >= 0 and layout.quoted and data.count(b'"', counted, end) % 2:
+        counted = data.find(b'"', end) + 1  # behind the quote that closes the field
+        end = data.find(b"\n", counted) if counted else -1
     return end + 1 or len(data)
 
 
@@ -84,19 +97,49 @@ def rows_of(data: bytes, layout: Layout) -> Iterator[tuple[int, bytes]]:
 
 
 def row_of_rows(data: bytes, layout: Layout, num_columns: int) -> int:
-    """Return the offset of a row each of whose three or more lines has as many separators as a row, or -1.
+    """Return the offset of a row of several lines each of which looks like a row, or -1.
 
-    Text over several lines does not look so; rows between two quotes of which one is missing do.
+    Each has a row's separators, and numbers in the columns that hold numbers alone elsewhere. Where there
+    are no such columns, three lines or more of three columns or more must have a row's separators. Text over
+    several lines does not look so; rows between two quotes of which one is missing do.
     """
-    ends = np.append(row_ends(data, layout), len(data))
-    lines = np.diff(
-        np.searchsorted(np.flatnonzero(np.frombuffer(data, np.uint8) == LINE_FEED), ends), prepend=-1
-    )
-    for row in np.flatnonzero(lines >= _ROWS_INSIDE):
-        start = int(ends[row - 1]) + 1 if row else 0
-        if all(line.count(layout.mark) == num_columns - 1 for line in data[start : ends[row]].split(b"\n")):
+    numeric: list[int] | None = None
+    for start, end in _rows_of_lines(data, layout, num_columns):
+        inside = [line.split(layout.mark) for line in data[start:end].split(b"\n")]
+        if any(len(line) != num_columns for line in inside):
+            continue
+        if numeric is None:
+            numeric = _numeric_columns(data, layout, num_columns)
+        if numeric:
+            are_rows = all(_NUMBER.fullmatch(line[column]) for line in inside for column in numeric)
+        else:
+            are_rows = len(inside) >= _ROWS_INSIDE and num_columns > 2
+        if are_rows:
             return start
     return -1
+
+
+def _rows_of_lines(data: bytes, layout: Layout, num_columns: int) -> list[tuple[int, int]]:
+    """Return begin and end of the rows of several lines that have as many separators as so many rows."""
+    feeds, quotes = (np.append(find_byte(data, byte), len(data)) for byte in (LINE_FEED, QUOTE))
+    last_lines = np.flatnonzero(np.searchsorted(quotes, feeds) % 2 == 0)
+    ends = feeds[last_lines]
+    lines = np.diff(last_lines, prepend=-1)
+    separators = np.diff(np.searchsorted(find_byte(data, layout.mark[0]), ends), prepend=0)
+    rows = np.flatnonzero((lines > 1) & (separators == lines * (num_columns - 1)))
+    starts = np.append(0, ends[:-1] + 1)
+    return list(zip(starts[rows].tolist(), ends[rows].tolist(), strict=True))
+
+
+def _numeric_columns(data: bytes, layout: Layout, num_columns: int) -> list[int]:
+    """Return the columns that hold numbers in each of the first rows of one line."""
+    rows = [row.split(layout.mark) for _, row in islice(rows_of(data, layout), _FEW_ROWS) if b"\n" not in row]
+    plain = [row for row in rows if len(row) == num_columns]
+    return [
+        column
+        for column in range(num_columns)
+        if plain and all(_NUMBER.fullmatch(row[column]) for row in plain)
+    ]
 
 
 def num_fields(row: bytes, layout: Layout) -> int:

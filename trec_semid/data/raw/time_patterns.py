@@ -119,9 +119,12 @@ def _expanded(pattern: str) -> str:
 
 def _regex(pattern: str) -> str:
     pieces: list[str] = []
-    for directive, blank, literal in re.findall(r"%(.)|(\s+)|([^%\s]+)", _expanded(pattern), re.DOTALL):
+    pattern = _expanded(pattern)
+    # Where digits follow the fraction, only Python's six say where it ends.
+    fields = _FIELDS | ({"f": "[0-9]{1,6}"} if re.search("%f(%[YymdjHIMS]|[0-9])", pattern) else {})
+    for directive, blank, literal in re.findall(r"%(.)|(\s+)|([^%\s]+)", pattern, re.DOTALL):
         if directive:
-            pieces.append("%" if directive == "%" else f"(?P<{directive}>{_FIELDS[directive]})")
+            pieces.append("%" if directive == "%" else f"(?P<{directive}>{fields[directive]})")
         else:
             pieces.append(r"\s+" if blank else re.sub(r"([\\.^$*+?(){}\[\]|&~#-])", r"\\\1", literal))
     return f"(?i)^(?:{''.join(pieces)})$"

@@ -24,6 +24,7 @@ _EPOCH = date(1970, 1, 1)
 _DAY_S = 86_400
 _EARLY_S = 10**8
 """In 1973: an earlier one tells no unit."""
+_MOST_STEPS = 2.0**51
 _INT64 = np.iinfo(np.int64)
 _MISSING = "Fill it in, or map no timestamp and give an order column instead"
 _GUESSES = [
@@ -183,7 +184,24 @@ def _from_floats(values: pl.Series, where: Where, unit: TimeUnit) -> _Exact:
     floors = numbers.floor()
     if (floors == numbers).all():
         return _whole(floors.cast(pl.Int64), unit)
-    return _from_text(numbers.cast(pl.String), where, unit, cut=True)
+    return _from_short_floats(numbers, unit) or _from_text(numbers.cast(pl.String), where, unit, cut=True)
+
+
+def _from_short_floats(numbers: pl.Series, unit: TimeUnit) -> _Exact | None:
+    """Read floats of at most six decimals by arithmetic, which is twenty times as fast as by their text.
+
+    Below 2^51 steps of the last digit no two such decimals read as one float: one that does is the shortest.
+    """
+    floats = numbers.fill_null(0.0).to_numpy()
+    for digits in (3, 6):
+        steps = np.rint(floats * 10.0**digits)
+        if digits > 9 - 3 * UNITS.index(unit) or np.abs(steps).max() >= _MOST_STEPS:
+            return None
+        if (steps / 10.0**digits == floats).all():
+            whole, fraction = np.divmod(steps.astype(np.int64), 10**digits)
+            known = pl.select(pl.when(numbers.is_not_null()).then(pl.Series(whole))).to_series()
+            return _Exact(known, fraction, digits, unit)
+    return None
 
 
 def _from_text(text: pl.Series, where: Where, unit: TimeUnit, *, cut: bool = False) -> _Exact:
