@@ -153,8 +153,8 @@ def _write_entities(folder: str, world: World) -> None:
         "item_year": [str(year) for year in range(1990, 1995)],
         "user_age": ["18", "25", "35", "50"],
     }.items():
-        ids = pa.array(np.arange(len(values) + 1), pa.int32())
-        _write_table(folder, f"fields/{name}.parquet", pa.table({"id": ids, "value": ["", *values]}))
+        ids = pa.array(np.arange(1, len(values) + 1), pa.int32())  # 0 is missing, and not written
+        _write_table(folder, f"fields/{name}.parquet", pa.table({"id": ids, "value": values}))
 
 
 def _write_content(folder: str, name: str, dim: int, present: np.ndarray, world: World) -> ModalityFacts:

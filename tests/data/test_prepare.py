@@ -33,7 +33,12 @@ def test_folder_holds_what_the_schema_says(tmp_path):
     assert events["label"].to_pylist() == [float(n % 5 > 2) for n in range(60)]
     assert set(events["behaviour"].to_pylist()) == {"event"}
     assert [data.events(split=part).num_rows for part in SPLITS] == [48, 6, 6]
-    assert (tmp_path / "out/fields/item_genres.parquet").exists()
+    vocabulary = pq.read_table(tmp_path / "out/fields/item_genres.parquet").to_pydict()
+    assert vocabulary["id"] == [1, 2, 3]
+    assert data.vocabulary("item_genres").to_pylist() == [None, *vocabulary["value"]]
+    for name, field in {**facts.item_fields, **facts.user_fields}.items():
+        entity = "item" if name in facts.item_fields else "user"
+        assert len(data.vocabulary(f"{entity}_{name}")) == field.size
     assert [file["size"] for file in facts.source["files"]] == [len(LOG), len(ITEMS), len(USERS)]
 
 

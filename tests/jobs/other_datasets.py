@@ -61,10 +61,11 @@ def _rearrange_table(folder: Path, entity: str, order: np.ndarray, rng: np.rando
     table = table.set_column(1, "row", pa.array(np.arange(len(order))))
     for name in FIELDS[entity]:
         file = folder / f"fields/{one}_{name}.parquet"
-        values = pq.read_table(file)["value"].to_pylist()
+        values = [None, *pq.read_table(file)["value"].to_pylist()]
         new_ids = np.concatenate([[0], 1 + rng.permutation(len(values) - 1)])
-        told = [values[old] for old in np.argsort(new_ids)]
-        pq.write_table(pa.table({"id": pa.array(np.arange(len(values)), pa.int32()), "value": told}), file)
+        told = [values[old] for old in np.argsort(new_ids)][1:]
+        ids = pa.array(np.arange(1, len(values)), pa.int32())
+        pq.write_table(pa.table({"id": ids, "value": told}), file)
         at = table.schema.get_field_index(name)
         column = [_renumbered(value, new_ids) for value in table[name].to_pylist()]
         table = table.set_column(at, table.schema.field(at), pa.array(column, table.schema.field(at).type))

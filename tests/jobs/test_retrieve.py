@@ -338,7 +338,7 @@ WIDE = {"beam_width": 40}
         ),
         (
             {"model": {"kind": "tiger"}, "loss": {"item_weight": 0.0, "code_weight": 0.0}},
-            "'tiger' says codes.*loss.item_weight = 0, loss.code_weight = 1",
+            "'tiger' says codes: set loss.code_weight = 1",
         ),
         (
             {"model": {"kind": "sasrec", "transformer": {"num_heads": 3}}},

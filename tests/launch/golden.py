@@ -36,7 +36,13 @@ def dry_run(scheduler: str, verb: str, flags: list[str], words: list[str]) -> st
     text = re.sub(rf"\b{verb}-[a-z0-9]{{10,}}", f"{verb}-ID", str(info))
     text = re.sub(r"(TorchX |/version: )\d+\.\d+\.\d+\w*", r"\1VERSION", text)
     text = re.sub(r"(/user: ).*", r"\1USER", text)
+    # How a long command is wrapped depends on the length of its random name.
+    text = re.sub(r"(?m)^( *)- torchrun .*(?:\n\1 +\S.*)*", _on_one_line, text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _on_one_line(command: re.Match[str]) -> str:
+    return re.sub(r"\n +", " ", command[0])
 
 
 def golden(scheduler: str, verb: str) -> str:

@@ -173,4 +173,4 @@ def test_locks_cover_every_requirement_of_the_package():
     for name in ("cpu", "cuda"):
         lines = (ROOT / f"tools/locks/{name}.lock").read_text().splitlines()
         locked = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
-        assert needed - locked == {"torch", "s3fs"}  # torch has its own step, s3fs is an extra of its own
+        assert needed - locked == {"torch"}  # which has its own step

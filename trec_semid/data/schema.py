@@ -195,10 +195,14 @@ class Dataset:
         return self._table("users.parquet", columns, self.facts.num_users)
 
     def vocabulary(self, field: str) -> pa.ChunkedArray:
-        """Return the values of a side field, such as `item_genres`, by their ids; 0 is missing."""
+        """Return (size,) text: the values of a side field, such as `item_genres`, by their ids.
+
+        The first is null: id 0 means missing or unknown, and the file begins with id 1.
+        """
         entity, _, name = field.partition("_")
         size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
-        return self._table(f"fields/{field}.parquet", ["value"], size)["value"]
+        values = self._table(f"fields/{field}.parquet", ["value"], size - 1)["value"]
+        return pa.chunked_array([pa.nulls(1, pa.string()), *values.cast(pa.string()).chunks])
 
     def events(self, columns: list[str] | None = None, split: Split | None = None) -> pa.Table:
         """Read events in order, all of them or one part.

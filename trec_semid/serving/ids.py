@@ -14,7 +14,7 @@ from trec_semid.serving.manifest import FeatureFacts
 
 _INDICES = (torch.int32, torch.int64)
 """Others torch does not look rows up by, or takes for a mask, as uint8."""
-_REMEDY = "Bring what data.ranking makes of a dataset, or ids built the same way"
+_REMEDY = "Bring batches as training reads them, or ids built the same way"
 
 
 def check_features(features: Jagged, expected: Sequence[FeatureFacts], bundle: str) -> int:
