@@ -54,16 +54,20 @@ class _HashingStream(io.IOBase):
         return written
 
     def tell(self) -> int:
+        """Return the bytes written so far."""
         return self._num_bytes
 
     def flush(self) -> None:
+        """Hand what was written on to the file below."""
         if not self._raw.closed:
             self._raw.flush()
 
     def fileno(self) -> int:
+        """Return the number of the file below, by which torch syncs it to the disk."""
         return self._raw.fileno()
 
     def close(self) -> None:
+        """Close the file and end the thread that hashes."""
         self._beside.shutdown()
         self._raw.close()
         super().close()

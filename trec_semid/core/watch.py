@@ -246,6 +246,7 @@ class _Stand:
         self._since = 0.0
 
     def look(self) -> tuple[str, float]:
+        """Return the line of ours that the main thread is at, and how long it has waited there [s]."""
         frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
         frame = frames.get(threading.main_thread().ident or 0)
         now, waits, where = time.monotonic(), False, "its start"

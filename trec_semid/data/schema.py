@@ -4,7 +4,8 @@ dataset.json            counts, modalities, fields, split, ties, label, source, 
                         sha256, checksum; signed by its own sha256; written last
 items.parquet           item_id (string), row (int64, = position), side fields
 users.parquet           user_id (string), row, side fields
-fields/<entity>_<field>.parquet    id (int32), value (string): the vocabulary of a side field
+fields/<entity>_<field>.parquet    id (int32), value (string): the vocabulary of a side field,
+from id 1 on; id 0 means missing or unknown
 content/<modality>.npy  (num_items, dim) float16 or float32, row order of items.parquet
 content/<modality>.mask.npy        (num_items,) bool, True where the item has this content
 events/part-*.parquet   user_row, item_row (int64), label (float32 or null), timestamp (int64 since 1970,

@@ -38,7 +38,9 @@ _LONGEST_WHOLE = 2.0**53
 
 
 class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; none at the end."""
+        ...
 
 
 def read_json_lines(file: str, columns: list[str] | None, encoding: str = "utf-8") -> Iterator[Chunk]:
