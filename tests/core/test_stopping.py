@@ -24,7 +24,15 @@ def say(word):
 def never_comes_back():
     mutex = ctypes.create_string_buffer(64)  # in C, outside of Python, whatever the signal
     lock = ctypes.CDLL(None).pthread_mutex_lock
-    lock(mutex); say("deep"); lock(mutex)
+    lock(mutex)
+    is_told = False
+    while True:
+        try:
+            if not is_told:
+                is_told = True; say("deep")
+            lock(mutex)
+        except Stopped:  # a signal that came between the word and the call is one that C does not hear
+            pass
 
 """
 
