@@ -25,10 +25,10 @@ from trec_semid.core.errors import CheckpointError, TrainingError
 from trec_semid.core.logs import RunLog
 from trec_semid.core.paths import list_folder
 from trec_semid.core.ranks import Ranks, process_group
-from trec_semid.jobs.training_config import CheckpointsConfig
-from trec_semid.jobs.training_resume import find_start
 from trec_semid.sharding.tables import table_shards
+from trec_semid.training.config import CheckpointsConfig
 from trec_semid.training.finite import expect_finite
+from trec_semid.training.resume import find_start
 
 
 def large() -> Trainable:

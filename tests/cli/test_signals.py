@@ -19,8 +19,8 @@ from trec_semid.jobs.tokenize import TokenizeConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 
 STEP = "trec_semid.training.steps:update"
-BATCH_OF_EVALUATION = "trec_semid.training.predict:plain_arguments"
-TEST_ROWS = "trec_semid.jobs.rank_predictions:predict"
+BATCH_OF_EVALUATION = "trec_semid.training.ranking.predict:plain_arguments"
+TEST_ROWS = "trec_semid.training.ranking.predictions:predict"
 PREPARE = """
 name = "tiny"
 out = "{out}"

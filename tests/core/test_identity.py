@@ -9,8 +9,8 @@ from pydantic import Field
 from trec_semid.core.config import Config
 from trec_semid.core.identity import MayChange, SamePlace, compare
 from trec_semid.jobs.assign import AssignConfig
-from trec_semid.jobs.rank_setup import RankConfig
-from trec_semid.jobs.retrieve_setup import RetrieveConfig
+from trec_semid.training.ranking.setup import RankConfig
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 
 class Tall(Config):

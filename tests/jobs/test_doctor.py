@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from trec_semid.core.errors import StackError
+from trec_semid.doctor.checks import GIB, TESTED, Check, Facts, Probe, run_checks
+from trec_semid.doctor.probes import PROBES
 from trec_semid.jobs import doctor
-from trec_semid.jobs.doctor_checks import GIB, TESTED, Check, Facts, Probe, run_checks
-from trec_semid.jobs.doctor_probes import PROBES
 
 SITE = "/env/site-packages"
 GOOD = {

@@ -23,12 +23,12 @@ from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs import assign, export, rank
 from trec_semid.jobs.export import ExportConfig
-from trec_semid.jobs.matched_codes import verify_codes
 from trec_semid.serving.check import score_rows
 from trec_semid.serving.manifest import read_manifest
 from trec_semid.serving.reader import Bundle
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.training.matched_codes import verify_codes
 
 
 @pytest.fixture(scope="module")

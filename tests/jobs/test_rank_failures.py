@@ -9,8 +9,8 @@ from tests.jobs.ranking import events_of, rank_config, run_until, write_problem
 from trec_semid.checkpoints.folder import complete_steps
 from trec_semid.core import runs
 from trec_semid.core.errors import CheckpointError, TrainingError
-from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import run
+from trec_semid.training import loop as training_loop
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from tests.jobs.ranking import events_of, losses_of, rank_config, run_until, write_problem
 from trec_semid.checkpoints.folder import complete_steps, step_folder
 from trec_semid.core.errors import CheckpointError, ConfigError
-from trec_semid.jobs import training_loop
 from trec_semid.jobs.rank import run
+from trec_semid.training import loop as training_loop
 
 OFTEN = {"checkpoints": {"every_steps": 3}, "model": {"dropout": 0.3}}
 OVERFITS = {
@@ -42,7 +42,7 @@ def stopped(problem, tmp_path_factory):
 @pytest.fixture
 def says(caplog, monkeypatch):
     """Let the messages of the console reach this test."""
-    monkeypatch.setattr("trec_semid.jobs.training_run.set_up_console", lambda ranks: None)
+    monkeypatch.setattr("trec_semid.training.run.set_up_console", lambda ranks: None)
     caplog.set_level(logging.INFO, logger="trec_semid")
     logging.getLogger("trec_semid").propagate = True
     return lambda: caplog.text

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.report.fake_runs import write_study
+from tests.report.fake_runs import write_study
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import find_files, join, read_bytes
@@ -82,5 +82,5 @@ def test_no_run_is_a_fault_of_the_config():
 
 
 def test_templates_lie_in_the_package():
-    folder = resources.files("trec_semid.evaluation.report").joinpath("templates")
+    folder = resources.files("trec_semid.report").joinpath("templates")
     assert {each.name for each in folder.iterdir()} >= {"report.html.j2", "style.css"}

@@ -11,8 +11,8 @@ from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.ragged import Ragged
 from trec_semid.jobs.retrieve import run
-from trec_semid.jobs.retrieve_search import EnsembleSearch
 from trec_semid.metrics.target_ranks import UserItems
+from trec_semid.training.retrieval.search import EnsembleSearch
 
 USERS, ITEMS = 4, 30
 

@@ -18,9 +18,9 @@ from tests.jobs.study_jobs import find
 from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.jobs.study import StudyConfig, run
-from trec_semid.jobs.study_grid import as_sets, plan_runs
-from trec_semid.jobs.study_schedule import Schedule, what_to_keep
-from trec_semid.jobs.study_workers import Look, Outcome
+from trec_semid.study.grid import as_sets, plan_runs
+from trec_semid.study.schedule import Schedule, what_to_keep
+from trec_semid.study.workers import Look, Outcome
 
 GRID = """
 out = "{out}"

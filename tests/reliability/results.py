@@ -8,7 +8,7 @@ from typing import Any
 
 from trec_semid.core.paths import read_bytes
 from trec_semid.data.schema import Dataset
-from trec_semid.evaluation.report.collect import collect_runs
+from trec_semid.report.collect import collect_runs
 from trec_semid.serving.manifest import read_checked, read_manifest
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 

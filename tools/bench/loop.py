@@ -48,7 +48,6 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables  # noqa: E40
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.content_tables import ContentTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
-from trec_semid.jobs.rank_setup import table_specs  # noqa: E402
 from trec_semid.models.in_the_loop import (  # noqa: E402
     CODE_ROLES,
     RankerInTheLoop,
@@ -65,6 +64,7 @@ from trec_semid.tokenizers.contents import Catalogue, Standardised  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
 from trec_semid.training.content import fill_content  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
+from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import Arguments, plain_arguments, train_steps  # noqa: E402
 from trec_semid.training.tables import initialise_tables  # noqa: E402
 

@@ -44,13 +44,13 @@ from trec_semid.data.loader import BatchMaker, RankingRows  # noqa: E402
 from trec_semid.data.ragged import Ragged  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
-from trec_semid.jobs.rank_setup import table_specs  # noqa: E402
 from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
 from trec_semid.sharding.apply import shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_dense_optimizer, build_updates  # noqa: E402
+from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import train_steps  # noqa: E402
 from trec_semid.training.tables import initialise_tables  # noqa: E402
 

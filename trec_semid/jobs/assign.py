@@ -28,13 +28,13 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
-from trec_semid.jobs.matched_codes import seed_of, verify_codes
 from trec_semid.tokenizers.drift import DriftMeter
 from trec_semid.tokenizers.origin import Named
 from trec_semid.tokenizers.record import TOKENIZER, write_record
 from trec_semid.tokenizers.semantic_ids import FILE, expect_finished
 from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
+from trec_semid.training.matched_codes import seed_of, verify_codes
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 64 * 2**20

@@ -21,14 +21,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from trec_semid.core.errors import StackError
-from trec_semid.jobs.doctor_checks import BUILDS, Check, Facts, Probe, run_checks
+from trec_semid.doctor.checks import BUILDS, Check, Facts, Probe, run_checks
 
 QUICK = ("torch", "fbgemm", "torchrec", "libraries")
 FULL = (*QUICK, "kernels", "gloo")
 STANDS_ON = {"fbgemm": "torch", "torchrec": "fbgemm", "kernels": "fbgemm", "gloo": "torch", "nccl": "torch"}
 """A trial is left out when the one it stands on failed: the same fault said once is enough."""
 _COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
-_SCRIPT = Path(__file__).with_name("doctor_probes.py")
+_SCRIPT = Path(__file__).parents[1].joinpath("doctor", "probes.py")
 _PATIENCE_S = 300.0
 
 

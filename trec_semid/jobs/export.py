@@ -24,9 +24,6 @@ from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
-from trec_semid.jobs.rank_setup import RankConfig
-from trec_semid.jobs.training_run import QUALITY
-from trec_semid.jobs.tuning import TOKENIZER
 from trec_semid.models.table import build_dense_ranker
 from trec_semid.serving.manifest import (
     MANIFEST,
@@ -41,6 +38,9 @@ from trec_semid.serving.manifest import (
 from trec_semid.serving.tables import write_table
 from trec_semid.tokenizers.record import verify_record
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.training.finetune.finetuning import TOKENIZER
+from trec_semid.training.ranking.setup import RankConfig
+from trec_semid.training.run import QUALITY
 
 _log = logging.getLogger(__name__)
 _PROGRAM = "dense/program.pt2"

@@ -17,14 +17,14 @@ from trec_semid.core.owners import check_file
 from trec_semid.core.paths import find_files, join, write_bytes
 from trec_semid.core.toml_text import read_toml
 from trec_semid.data.schema import DESCRIPTION, open_dataset
-from trec_semid.jobs.plan_rank import plan_ranker
-from trec_semid.jobs.plan_retrieve import plan_retriever
-from trec_semid.jobs.plan_sizes import SizesConfig
-from trec_semid.jobs.rank_setup import RankConfig
-from trec_semid.jobs.retrieve_setup import RetrieveConfig
 from trec_semid.models.table import RETRIEVER_KINDS
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.topology import ClusterConfig
+from trec_semid.training.plan_sizes import SizesConfig
+from trec_semid.training.ranking.plan import plan_ranker
+from trec_semid.training.ranking.setup import RankConfig
+from trec_semid.training.retrieval.plan import plan_retriever
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 _DESCRIBES = (DESCRIPTION, "config.toml")
 _ONLY_RETRIEVE = set(RetrieveConfig.model_fields) - set(RankConfig.model_fields)

@@ -12,17 +12,21 @@ from trec_semid.data.batches import RankingBatch
 from trec_semid.data.loader import BatchMaker, TrainLoader
 from trec_semid.embeddings.content_tables import PREFIX
 from trec_semid.evaluation.ranking import Named
-from trec_semid.jobs.rank_predictions import write_predictions
-from trec_semid.jobs.rank_setup import (
+from trec_semid.sharding.plan import plan_on_ranks
+from trec_semid.training.finetune.finetuning import Tuning, distinct_items, live_items, start_tuning
+from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned
+from trec_semid.training.loop import Training
+from trec_semid.training.optimizers import build_updates
+from trec_semid.training.ranking.predict import evaluate
+from trec_semid.training.ranking.predictions import write_predictions
+from trec_semid.training.ranking.setup import (
     RankConfig,
     RankInputs,
     build_model,
     build_tuned_model,
     read_inputs,
 )
-from trec_semid.jobs.start_weights import find_start_weights
-from trec_semid.jobs.training_loop import Training
-from trec_semid.jobs.training_run import (
+from trec_semid.training.run import (
     Trained,
     place_model,
     run_once,
@@ -31,11 +35,7 @@ from trec_semid.jobs.training_run import (
     train_and_write,
     training_ranks,
 )
-from trec_semid.jobs.tuned_tokenizer import TOKENIZER, load_learned
-from trec_semid.jobs.tuning import Tuning, distinct_items, live_items, start_tuning
-from trec_semid.sharding.plan import plan_on_ranks
-from trec_semid.training.optimizers import build_updates
-from trec_semid.training.predict import evaluate
+from trec_semid.training.start_weights import find_start_weights
 from trec_semid.training.steps import Arguments, plain_arguments
 
 __all__ = ["RankConfig", "run"]

@@ -9,11 +9,11 @@ from trec_semid.core.logs import say, set_up_console
 from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import join, write_files
 from trec_semid.data.schema import VerifyConfig
-from trec_semid.evaluation.report.build import build_report
-from trec_semid.evaluation.report.collect import collect_runs
-from trec_semid.evaluation.report.content import Report
-from trec_semid.evaluation.report.markdown import render_markdown
-from trec_semid.evaluation.report.render import render_json, render_page
+from trec_semid.report.build import build_report
+from trec_semid.report.collect import collect_runs
+from trec_semid.report.content import Report
+from trec_semid.report.markdown import render_markdown
+from trec_semid.report.render import render_json, render_page
 
 
 class ReportConfig(VerifyConfig):

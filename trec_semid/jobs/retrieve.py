@@ -12,15 +12,21 @@ from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
 from trec_semid.evaluation.ranking import Named
-from trec_semid.jobs.retrieve_agreement import NUM_USERS, NUM_USERS_OF_WIDE_BEAM, beam_agreement
-from trec_semid.jobs.retrieve_ensemble import build_ensemble, expect_members
-from trec_semid.jobs.retrieve_evaluation import Evaluator
-from trec_semid.jobs.retrieve_model import place_retriever, retriever_of
-from trec_semid.jobs.retrieve_search import BeamSearch, ExactSearch, PopularitySearch
-from trec_semid.jobs.retrieve_setup import RetrieveConfig, RetrieveInputs, read_inputs
-from trec_semid.jobs.start_weights import find_start_weights
-from trec_semid.jobs.training_loop import Training
-from trec_semid.jobs.training_run import (
+from trec_semid.models.ensemble import EnsembleConfig
+from trec_semid.models.popularity import PopularityConfig
+from trec_semid.models.retriever import Retriever
+from trec_semid.training.finetune.finetuning import Tuning, start_tuning
+from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned
+from trec_semid.training.loop import Training
+from trec_semid.training.optimizers import build_updates
+from trec_semid.training.retrieval.agreement import NUM_USERS, NUM_USERS_OF_WIDE_BEAM, beam_agreement
+from trec_semid.training.retrieval.ensemble import build_ensemble, expect_members
+from trec_semid.training.retrieval.evaluation import Evaluator
+from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
+from trec_semid.training.retrieval.placed import place_retriever, retriever_of
+from trec_semid.training.retrieval.search import BeamSearch, ExactSearch, PopularitySearch
+from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.training.run import (
     Trained,
     run_once,
     snapshot,
@@ -28,13 +34,7 @@ from trec_semid.jobs.training_run import (
     train_and_write,
     training_ranks,
 )
-from trec_semid.jobs.tuned_tokenizer import TOKENIZER, load_learned
-from trec_semid.jobs.tuning import Tuning, start_tuning
-from trec_semid.models.ensemble import EnsembleConfig
-from trec_semid.models.popularity import PopularityConfig
-from trec_semid.models.retriever import Retriever
-from trec_semid.training.item_feed import ItemFeed, LiveItems
-from trec_semid.training.optimizers import build_updates
+from trec_semid.training.start_weights import find_start_weights
 from trec_semid.training.steps import Arguments
 
 __all__ = ["RetrieveConfig", "run"]

@@ -23,15 +23,15 @@ from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove,
 from trec_semid.core.runs import RunFolder
 from trec_semid.core.stopping import Stopped, heeding_signals
 from trec_semid.core.versions import code_commit, package_versions
-from trec_semid.jobs.study_compare import compare, with_tokenizers
-from trec_semid.jobs.study_grid import PlannedRun, StudyConfig, plan_runs
-from trec_semid.jobs.study_page import render_study
-from trec_semid.jobs.study_predictions import pool_runs
-from trec_semid.jobs.study_progress import StudyProgress
-from trec_semid.jobs.study_schedule import Schedule, what_to_keep
-from trec_semid.jobs.study_table import as_markdown, lay_out, tabulate
-from trec_semid.jobs.study_workers import FindJob, Look, Outcome, Worker, log_of
 from trec_semid.jobs.table import job_named
+from trec_semid.study.compare import compare, with_tokenizers
+from trec_semid.study.grid import PlannedRun, StudyConfig, plan_runs
+from trec_semid.study.page import render_study
+from trec_semid.study.predictions import pool_runs
+from trec_semid.study.progress import StudyProgress
+from trec_semid.study.schedule import Schedule, what_to_keep
+from trec_semid.study.table import as_markdown, lay_out, tabulate
+from trec_semid.study.workers import FindJob, Look, Outcome, Worker, log_of
 
 __all__ = ["StudyConfig", "run"]
 log = logging.getLogger(__name__)

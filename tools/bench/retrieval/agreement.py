@@ -15,10 +15,10 @@ import time
 from trec_semid.core.config import load_saved
 from trec_semid.core.ranks import Ranks, process_group
 from trec_semid.core.runs import RunFolder
-from trec_semid.jobs.retrieve_agreement import beam_agreement
-from trec_semid.jobs.retrieve_ensemble import place_finished
-from trec_semid.jobs.retrieve_evaluation import Evaluator
-from trec_semid.jobs.retrieve_setup import EvaluationConfig, RetrieveConfig, read_inputs
+from trec_semid.training.retrieval.agreement import beam_agreement
+from trec_semid.training.retrieval.ensemble import place_finished
+from trec_semid.training.retrieval.evaluation import Evaluator
+from trec_semid.training.retrieval.setup import EvaluationConfig, RetrieveConfig, read_inputs
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 

@@ -32,7 +32,7 @@ from torch import Tensor  # noqa: E402
 from trec_semid.core.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.data.sequence_batches import SequenceBatch  # noqa: E402
 from trec_semid.models.beam import beam_search, decode_items  # noqa: E402
-from trec_semid.training.item_feed import ItemFeed  # noqa: E402
+from trec_semid.training.retrieval.item_feed import ItemFeed  # noqa: E402
 
 
 class Searches:

@@ -22,12 +22,12 @@ from trec_semid.core.config import load_saved
 from trec_semid.core.ranks import process_group
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.ragged import Ragged
-from trec_semid.jobs.retrieve_ensemble import place_finished
-from trec_semid.jobs.retrieve_evaluation import Evaluator
-from trec_semid.jobs.retrieve_search import SCORES_AT_ONCE, ExactSearch
-from trec_semid.jobs.retrieve_setup import RetrieveConfig, read_inputs
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.training.retrieval.ensemble import place_finished
+from trec_semid.training.retrieval.evaluation import Evaluator
+from trec_semid.training.retrieval.search import SCORES_AT_ONCE, ExactSearch
+from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 
 
 @final

@@ -28,8 +28,8 @@ from trec_semid.models.tiger import Tiger, TigerConfig
 from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.constraints import ShardingConfig, TableRule
 from trec_semid.sharding.plan import plan_on_ranks
-from trec_semid.training.item_feed import ItemFeed
 from trec_semid.training.optimizers import OptimizersConfig, build_updates
+from trec_semid.training.retrieval.item_feed import ItemFeed
 from trec_semid.training.steps import Arguments, train_steps
 from trec_semid.training.tables import initialise_tables
 

@@ -1,0 +1,78 @@
+from tests.report.conftest import Study
+from trec_semid.report.content import Arm, Comparison, Report, RowCounts, Verdict
+from trec_semid.report.headline import write_headline
+
+COUNTS = RowCounts(rows=9999, positives=5000, users=243, gauc_users=144)
+
+
+def _report(study: Study, arms: list[Arm], comparisons: list[Comparison]) -> Report:
+    facts = study.report.dataset.model_copy(update={"name": "films"})
+    own = {"dataset": facts, "counts": COUNTS, "arms": arms, "baseline": "item", "comparisons": comparisons}
+    return study.report.model_copy(update=own)
+
+
+def _arm(name: str, *, seeds: int = 3) -> Arm:
+    return Arm(
+        name=name,
+        representation="item",
+        tokenizer=None,
+        series=0,
+        seeds=list(range(seeds)),
+        runs=[],
+        is_baseline=name == "item",
+        parameters={},
+    )
+
+
+def _comparison(arm: str, difference: float, verdict: Verdict, stratum: str | None = None) -> Comparison:
+    return Comparison(
+        arm=arm,
+        baseline="item",
+        protocol="online",
+        stratum=stratum,
+        metric="gauc",
+        difference=difference,
+        low=difference - 0.01,
+        high=difference + 0.01,
+        p=0.5,
+        p_holm=1.0,
+        smallest_detectable=0.0125,
+        verdict=verdict,
+    )
+
+
+def test_the_answer_names_verdicts_in_plain_words_best_first(study: Study):
+    arms = [_arm(name) for name in ("item", "a", "b", "c", "d")]
+    comparisons = [
+        _comparison("a", 0.004, "not distinguishable"),
+        _comparison("b", -0.03, "worse"),
+        _comparison("c", 0.02, "better"),
+        _comparison("d", 0.03, "better"),
+        _comparison("c", -0.01, "not distinguishable", "popularity_tail"),
+    ]
+    told = write_headline(_report(study, arms, comparisons))
+    assert told == [
+        "In GAUC, d (+0.0300) and c (+0.0200) are better than item; b (−0.0300) is worse than item; "
+        "a (+0.0040) is not distinguishable from item.",
+        "The smallest difference that this data could have shown is 0.0125.",
+        "On the least popular 25 % of items, GAUC against item: c −0.0100 (not distinguishable).",
+        "Compared: item, a, b, c and d, 3 seeds each, on the test part of films with 9,999 rows of "
+        "243 users; 144 of these users have both positive and negative rows, and only they count in GAUC.",
+    ]
+
+
+def test_a_difference_that_counts_alone_and_not_among_others_is_named(study: Study):
+    arms = [_arm(name) for name in ("item", "a", "b")]
+    lost = _comparison("a", 0.03, "not distinguishable").model_copy(update={"p": 0.03, "p_holm": 0.06})
+    told = write_headline(_report(study, arms, [lost, _comparison("b", 0.04, "better")]))
+    assert told[1] == (
+        "The smallest difference that this data could have shown is 0.0125. Among 2 comparisons it could be "
+        "chance all the same, as for a (p 0.060)."
+    )
+
+
+def test_arms_that_could_not_be_compared_are_said_to_be_so(study: Study):
+    told = write_headline(_report(study, [_arm("item"), _arm("a", seeds=1)], []))
+    assert "too few to compare" in told[0]
+    assert "1 to 3 seeds each" in told[1]
+    assert "nothing to compare it with" in write_headline(_report(study, [_arm("item")], []))[0]

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from tests.jobs.ranking import rank_config, write_problem
+from trec_semid.core.ranks import process_group
+from trec_semid.embeddings.collection import keyed_jagged
+from trec_semid.training.ranking.predict import evaluate, predict
+from trec_semid.training.ranking.setup import build_model, read_inputs
+from trec_semid.training.tables import initialise_tables
+
+
+@pytest.fixture
+def setting(tmp_path):
+    config = rank_config(write_problem(str(tmp_path)), "unused", model={"dropout": 0.5})
+    inputs = read_inputs(config)
+    model = build_model(config, inputs.data.features, world_size=1)
+    model.ranker.sparse.tables.to_empty(device="cpu")
+    initialise_tables(model, std=1.0, seed=0)
+    return model, inputs.data.batch_maker("valid", "online")
+
+
+def test_scores_are_probabilities_without_dropout_whatever_the_batch_size(setting):
+    model, maker = setting
+    with process_group() as ranks:
+        whole = list(predict(model, maker, batch_size=1000, ranks=ranks))
+        pieces = list(predict(model, maker, batch_size=7, ranks=ranks))
+    batch = maker.make(np.arange(189), 189)
+    expected = torch.sigmoid(model.ranker(keyed_jagged(*batch.features))).detach().numpy()
+    np.testing.assert_allclose(whole[0].scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate([piece.scores for piece in pieces]), expected, rtol=1e-5)
+    assert np.concatenate([piece.rows for piece in pieces]).tolist() == list(range(189))
+
+
+def test_metrics_are_those_of_the_scores(setting):
+    model, maker = setting
+    with process_group() as ranks:
+        (scored,) = predict(model, maker, batch_size=1000, ranks=ranks)
+        metrics, counts = evaluate(model, maker, batch_size=50, ranks=ranks)
+    assert metrics["auc"] == pytest.approx(roc_auc_score(maker.rows.labels, scored.scores))
+    assert counts["rows"] == 189

@@ -1,0 +1,202 @@
+"""Builds the report's content from collected runs."""
+
+from collections.abc import Sequence
+
+from trec_semid.evaluation.predictions import count_rows
+from trec_semid.report.arm_names import POPULARITY, model_kind, tokenizer_kind
+from trec_semid.report.arms import ArmRuns, group_arms
+from trec_semid.report.collect import Collection, FinishedRun, is_tuned
+from trec_semid.report.compare import (
+    compare_scores,
+    compare_strata,
+    compare_with_baseline,
+    read_counts,
+)
+from trec_semid.report.content import (
+    Bootstrap,
+    Codebooks,
+    Learning,
+    Plan,
+    Report,
+    RunFacts,
+)
+from trec_semid.report.headline import write_tokenizer_headline
+from trec_semid.report.kinds import KINDS, Kind
+from trec_semid.report.measure import choose_replicates
+
+LOG = "log.jsonl"
+SCALARS = ("train/loss", "valid/", "codes/")
+"""What is shown of a log: scalars whose names begin so."""
+MAX_POINTS = 200
+"""Longer logs are thinned to about this many points."""
+
+
+def build_report(
+    collection: Collection,
+    *,
+    title: str | None = None,
+    baseline: str | None = None,
+    num_replicates: int = 1000,
+    seed: int = 0,
+) -> Report:
+    """Measure the runs, compare the arms and word the answer.
+
+    Args:
+        collection: the runs.
+        title: the report's title; None = made from the dataset's name.
+        baseline: name of the arm that others are compared with; None = the usual one (`group_arms`).
+        num_replicates: draws of users behind every interval; large test parts get fewer, and a note.
+        seed: of the draws.
+
+    Raises:
+        DataError: runs that cannot be compared or whose files do not fit each other.
+    """
+    dataset, arms = collection.dataset.facts, group_arms(collection, baseline)
+    books = _codebooks(collection, arms)
+    report = Report(
+        job=collection.job,
+        title=title or f"Tokenizer report: {dataset.name}",
+        headline=write_tokenizer_headline(books, dataset.name),
+        dataset=dataset,
+        dataset_place=collection.dataset.uri,
+        counts=None,
+        headline_metric=None,
+        bootstrap=Bootstrap(replicates=num_replicates, seed=seed),
+        arms=[each.arm for each in arms],
+        baseline=arms[0].arm.name if arms else None,
+        scores=[],
+        comparisons=[],
+        strata=[],
+        learning=[_learning(run, arm.arm.name) for arm in arms for run in arm.runs if run.has(LOG)],
+        codebooks=books,
+        plans=_plans(arms),
+        runs=_runs(collection, arms),
+        notes=collection.notes,
+    )
+    if collection.job is None:
+        return report
+    return _with_results(report, KINDS[collection.job], arms, collection, title)
+
+
+def _with_results(
+    report: Report, kind: Kind, arms: Sequence[ArmRuns], collection: Collection, title: str | None
+) -> Report:
+    """Measure and compare the arms, and word the answer."""
+    wanted = report.bootstrap
+    how = wanted.model_copy(update={"replicates": _affordable(arms, wanted.replicates)})
+    measured = kind.measure(arms, collection.dataset, how)
+    comparisons = compare_with_baseline(arms, measured)
+    notes = [*report.notes, *measured.notes, *_draw_notes(how, wanted.replicates), *_seed_notes(arms)]
+    found = report.model_copy(
+        update={
+            "title": title or f"{kind.title}: {report.dataset.name}",
+            "counts": read_counts(measured.arms[0][0].counts),
+            "headline_metric": measured.asked.headline,
+            "bootstrap": how,
+            "scores": compare_scores(arms, measured, comparisons),
+            "comparisons": comparisons,
+            "strata": compare_strata(arms, measured, comparisons),
+            "curves": measured.curves,
+            "reach": measured.reach,
+            "examples": measured.examples,
+            "notes": notes,
+        }
+    )
+    return found.model_copy(update={"headline": kind.headline(found)})
+
+
+def _affordable(arms: Sequence[ArmRuns], wanted: int) -> int:
+    num_rows = count_rows(arms[0].runs[0].uri, "test")
+    num_runs, num_compared = sum(len(arm.runs) for arm in arms), len(arms) - 1
+    return choose_replicates(wanted, num_rows, num_runs, num_compared)
+
+
+def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
+    if how.replicates == wanted:
+        return []
+    if how.replicates > wanted:
+        why = "So many arms are compared that fewer could tell none apart"
+    else:
+        why = "The test part is large"
+    return [f"{why}: {how.replicates:,} draws of users instead of {wanted:,}."]
+
+
+def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:
+    few = [each.arm.name for each in arms if len(each.runs) < 3 and model_kind(each.runs[0]) != POPULARITY]
+    if not few:
+        return []
+    return [
+        f"Fewer than three seeds for {', '.join(few)}: how much another seed would change is not well known."
+    ]
+
+
+def _learning(run: FinishedRun, arm: str) -> Learning:
+    """Return a run's logged scalars; after a restart a step is logged again, and the later line counts."""
+    points: dict[str, dict[int, float]] = {}
+    best: int | None = None
+    for event in run.events():
+        step = event.get("step")
+        if not isinstance(step, int):
+            continue
+        if event.get("event") == "best":
+            best = step
+        for name, value in event.items():
+            if name.startswith(SCALARS) and isinstance(value, (int, float)):
+                points.setdefault(name, {})[step] = float(value)
+    scalars = {name: _thinned(sorted(steps.items()), best) for name, steps in points.items()}
+    return Learning(arm=arm, seed=run.seed, scalars=scalars, best_step=best)
+
+
+def _thinned(points: Sequence[tuple[int, float]], best: int | None) -> list[tuple[int, float]]:
+    stride = -(-len(points) // MAX_POINTS)
+    kept = range(0, len(points), stride)
+    last = len(points) - 1
+    return [point for index, point in enumerate(points) if index in kept or index == last or point[0] == best]
+
+
+def _codebooks(collection: Collection, arms: Sequence[ArmRuns]) -> list[Codebooks]:
+    readers: dict[str, list[str]] = {}
+    for arm in arms:
+        for run in arm.runs:
+            made = collection.tokenizer_of(run)
+            if made and arm.arm.name not in readers.setdefault(made.uri, []):
+                readers[made.uri].append(arm.arm.name)
+    tuned = [
+        Codebooks(
+            name=f"{run.json('quality.json')['tokenizer']}, tuned",
+            run=run.name,
+            seed=run.seed,
+            arms=[arm.arm.name],
+            quality=run.json("quality.json"),
+        )
+        for arm in arms
+        for run in arm.runs
+        if is_tuned(run)
+    ]
+    return tuned + [
+        Codebooks(
+            name=tokenizer_kind(run),
+            run=run.name,
+            seed=run.seed,
+            arms=readers.get(run.uri, []),
+            quality=run.json("quality.json"),
+        )
+        for run in sorted(collection.tokenizers, key=lambda run: (tokenizer_kind(run), run.seed))
+    ]
+
+
+def _plans(arms: Sequence[ArmRuns]) -> list[Plan]:
+    users: dict[str, list[tuple[str, str]]] = {}
+    for arm in arms:
+        for run in arm.runs:
+            if run.has("plan.txt"):
+                users.setdefault(run.text("plan.txt"), []).append((arm.arm.name, run.name))
+    return [
+        Plan(text=text, arms=list(dict.fromkeys(arm for arm, _ in by)), runs=[run for _, run in by])
+        for text, by in users.items()
+    ]
+
+
+def _runs(collection: Collection, arms: Sequence[ArmRuns]) -> list[RunFacts]:
+    compared = [run.facts(arm.arm.name) for arm in arms for run in arm.runs]
+    return compared + [run.facts(tokenizer_kind(run)) for run in collection.tokenizers]

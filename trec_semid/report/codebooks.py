@@ -1,0 +1,119 @@
+"""What the report shows of tokenizers: how codes are used, and whether near items share them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from trec_semid.report.content import Codebooks
+from trec_semid.report.figures import Curve, draw_curves, draw_usage
+from trec_semid.report.tables import Block, Cell, Column, Table
+from trec_semid.report.words import NONE, count, figure, share
+
+
+def quality_table(codebooks: Sequence[Codebooks]) -> Table:
+    """Return one row per tokenize run."""
+    columns = [
+        Column("Tokenizer"),
+        Column("Reconstruction", "lower is better"),
+        Column("Utilisation", "mean over positions"),
+        Column("Entropy", "nats, mean"),
+        Column("Unique", "distinct tuples"),
+        Column("In collisions", "items"),
+        Column("Largest group", "items"),
+        Column("Neighbours", "codes in common"),
+        Column("Random pairs", "codes in common"),
+    ]
+    rows = [[Cell(each.name, (each.run, f"seed {each.seed}")), *_quality(each.quality)] for each in codebooks]
+    convention = codebooks[0].quality.get("reconstruction_convention", "") if codebooks else ""
+    caption = (
+        "Neighbours: mean share of positions in which an item and "
+        f"its nearest neighbours by content have the same code. Reconstruction: {convention}."
+    )
+    return Table(caption, columns, [Block("", rows)])
+
+
+def _quality(quality: dict[str, Any]) -> list[Cell]:
+    agreement = quality.get("neighbour_agreement") or {}
+    num_items = quality["num_items"]
+    tuples = f"{count(quality['unique_tuples'])} of {count(num_items)}"
+    colliding = quality["items_in_collisions"]
+    return [
+        Cell(figure(quality["reconstruction"]), _by_modality(quality)),
+        Cell(share(quality["utilisation"], 1)),
+        Cell(figure(quality["entropy"], 2)),
+        Cell(share(quality["unique_share"], 1), (tuples,)),
+        Cell(
+            count(colliding), (f"{share(colliding, num_items)}, {count(quality['collision_groups'])} groups",)
+        ),
+        Cell(count(quality["largest_group"])),
+        Cell(_share_or_none(agreement.get("mean_code_overlap_of_neighbours"))),
+        Cell(_share_or_none(agreement.get("mean_code_overlap_of_random_pairs"))),
+    ]
+
+
+def _by_modality(quality: dict[str, Any]) -> tuple[str, ...]:
+    modalities = quality.get("modalities") or {}
+    return tuple(f"{name} {figure(each['reconstruction'])}" for name, each in modalities.items())
+
+
+def _share_or_none(value: float | None) -> str:
+    return NONE if value is None else share(value, 1)
+
+
+def position_table(codebooks: Codebooks) -> Table:
+    """Return one row per position of a tokenizer."""
+    columns = [
+        Column("Position"),
+        Column("Codes"),
+        Column("Used"),
+        Column("Entropy", "nats"),
+        Column("Highest possible", "nats"),
+        Column("Perplexity", "codes in effect"),
+        Column("Missing", "items without it"),
+    ]
+    rows = [
+        [
+            Cell(position["name"]),
+            Cell(count(position["size"])),
+            Cell(count(position["used"]), (share(position["utilisation"], 1),)),
+            Cell(figure(position["entropy"], 2)),
+            Cell(figure(math.log(position["size"]), 2)),
+            Cell(figure(position["perplexity"], 1)),
+            Cell(count(position["missing"])),
+        ]
+        for position in codebooks.quality["positions"]
+    ]
+    return Table(f"Positions of {codebooks.name}, run {codebooks.run}.", columns, [Block("", rows)])
+
+
+def usage_pictures(codebooks: Codebooks) -> list[tuple[str, str, Markup]]:
+    """Return (name, numbers, picture) of every position."""
+    pictures: list[tuple[str, str, Markup]] = []
+    for position in codebooks.quality["positions"]:
+        numbers = f"{share(position['utilisation'], 1)} used, perplexity {figure(position['perplexity'], 0)}"
+        title = f"Items per code at position {position['name']}, most used first: {numbers}"
+        pictures.append((position["name"], numbers, draw_usage(position["counts"], title)))
+    return pictures
+
+
+def pictured(codebooks: Sequence[Codebooks]) -> list[Codebooks]:
+    """Return the first run of each tokenizer: more seeds of it would look alike and fill the page."""
+    return list({each.name: each for each in reversed(codebooks)}.values())[::-1]
+
+
+def agreement_picture(codebooks: Sequence[Codebooks]) -> Markup | None:
+    """Return content likeness of item pairs by how many codes they share; None where nobody measured it."""
+    curves: list[Curve] = []
+    for series, each in enumerate(codebooks):
+        agreement = each.quality.get("neighbour_agreement") or {}
+        steps = [step for step in agreement.get("by_shared_codes", []) if step.get("pairs")]
+        if steps:
+            xs = [float(step["shared_codes"]) for step in steps]
+            ys = [float(step["mean_cosine"]) for step in steps]
+            curves.append(Curve(series + 1, xs, ys, each.name))
+    if not curves:
+        return None
+    title = "Mean cosine of the content of item pairs by number of codes in common"
+    return draw_curves(curves, title, "codes in common", dots=True)

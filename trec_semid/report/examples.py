@@ -1,0 +1,110 @@
+"""A few users of a retrieval report: what came before, what came next, and where each arm had it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trec_semid.core.seeds import numpy_generator
+from trec_semid.data.histories import read_events
+from trec_semid.data.schema import Dataset
+from trec_semid.data.sequences import SequencesConfig, build_sequences
+from trec_semid.evaluation.target_ranks import TargetRanks
+from trec_semid.metrics.target_ranks import UNLISTED
+from trec_semid.report.content import Example, ShownTarget
+
+NUM_RANDOM = 4
+MAX_COMPARED = 3
+"""Arms beside the baseline for which the largest gain and loss are shown."""
+MAX_HISTORY = 4
+MAX_TARGETS = 3
+FOUND_WITHIN = 100
+"""Users are drawn among those for whom an arm has a target this far up."""
+
+
+def choose_examples(
+    ranks: Mapping[str, TargetRanks], dataset: Dataset, config: Mapping[str, Any], *, seed: int
+) -> list[Example]:
+    """Return users drawn at random, and those whose best target moved most; none where items have no title.
+
+    Args:
+        ranks: arm -> ranks of one run, of the same targets in every arm; the baseline first.
+        dataset: the dataset.
+        config: of a run: which events are a user's sequence.
+        seed: of the draw.
+    """
+    titles = _titles(dataset)
+    if titles is None:
+        return []
+    users = np.unique(next(iter(ranks.values())).user_row)
+    chosen = SequencesConfig.model_validate(config.get("sequences", {}))
+    sequences = build_sequences(read_events(dataset), chosen, dataset.facts.num_users)
+    before = sequences.evaluation_rows("test", MAX_HISTORY)
+    examples: list[Example] = []
+    for user, why in _choose(ranks, users, seed):
+        row = np.searchsorted(before.users, [user])
+        history, _ = before.histories.take(row)
+        targets = np.flatnonzero(next(iter(ranks.values())).user_row == user)
+        examples.append(
+            Example(
+                why=why,
+                history=[titles[item] for item in history],
+                num_earlier=int(before.earlier.lengths[row][0]) - len(history),
+                targets=[_shown(ranks, int(target), titles) for target in targets[:MAX_TARGETS]],
+                num_further=max(0, len(targets) - MAX_TARGETS),
+            )
+        )
+    return examples
+
+
+def _shown(ranks: Mapping[str, TargetRanks], target: int, titles: Sequence[str]) -> ShownTarget:
+    places = {arm: int(found.rank[target]) for arm, found in ranks.items()}
+    item = int(next(iter(ranks.values())).item_row[target])
+    return ShownTarget(
+        title=titles[item],
+        ranks={arm: place if place < UNLISTED else None for arm, place in places.items()},
+    )
+
+
+def _titles(dataset: Dataset) -> list[str] | None:
+    """Return what items are called: their column `title`, else the first column of text; None without any."""
+    items = dataset.items()
+    texts = [
+        field.name
+        for field in items.schema
+        if field.name != "item_id"
+        and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
+    ]
+    if not texts:
+        return None
+    names = items["title" if "title" in texts else texts[0]].to_pylist()
+    return [name or item_id for name, item_id in zip(names, dataset.item_ids, strict=True)]
+
+
+def _choose(
+    ranks: Mapping[str, TargetRanks], users: NDArray[np.int64], seed: int
+) -> Iterator[tuple[int, str]]:
+    """Yield users and why each was chosen."""
+    best = {arm: _best_rank(found, users) for arm, found in ranks.items()}
+    found = np.flatnonzero(np.min(list(best.values()), axis=0) <= FOUND_WITHIN)
+    drawn = np.sort(numpy_generator(seed, "example users").permutation(found)[:NUM_RANDOM])
+    taken = {int(row) for row in drawn}
+    for row in drawn:
+        yield int(users[row]), "Drawn at random"
+    (baseline, base), *others = best.items()
+    for arm, own in others[:MAX_COMPARED]:
+        gain = 1 / np.log2(own + 1.0) - 1 / np.log2(base + 1.0)
+        for change, verb in ((gain, "gains"), (-gain, "loses")):
+            order = np.argsort(-change, kind="stable")
+            row = next((int(row) for row in order if int(row) not in taken), None)
+            if row is not None and change[row] > 0:
+                taken.add(row)
+                yield int(users[row]), f"{arm} {verb} most against {baseline}"
+
+
+def _best_rank(found: TargetRanks, users: NDArray[np.int64]) -> NDArray[np.int64]:
+    best = np.full(len(users), UNLISTED)
+    np.minimum.at(best, np.searchsorted(users, found.user_row), found.rank)
+    return best

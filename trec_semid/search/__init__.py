@@ -1,0 +1,1 @@
+"""Lists of the whole catalogue for users: exact scores, beams over codes, ensembles, popularity."""

@@ -1,0 +1,1 @@
+"""A grid of runs of other verbs, and the table that compares them."""

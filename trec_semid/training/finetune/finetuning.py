@@ -1,0 +1,244 @@
+"""The tokenizer's part in a training run: content, map, noise, and a watch over the codes."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from trec_semid.core.errors import TrainingError
+from trec_semid.core.logs import RunLog
+from trec_semid.core.ranks import Ranks, lone_work
+from trec_semid.core.runs import RunFolder
+from trec_semid.core.seeds import derive_seed
+from trec_semid.data.loader import DistinctItems
+from trec_semid.data.schema import Dataset
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.layers.soft_index import GumbelNoise
+from trec_semid.models.live_codes import LiveCodes, TuningConfig
+from trec_semid.sharding.apply import shard_frozen
+from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
+from trec_semid.sharding.plan import TablePlan, plan_on_ranks
+from trec_semid.tokenizers.collisions import resolve_collisions
+from trec_semid.tokenizers.contents import Rows, Standardised
+from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.quality import describe_quality, quality_metrics
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.shards import sum_over_ranks
+from trec_semid.training.content import fill_content
+from trec_semid.training.finetune.code_watch import CodeWatch
+from trec_semid.training.finetune.tokenizer import TOKENIZER, kind_of, open_content
+from trec_semid.training.steps import StepReport
+
+NOTHING_KEPT = SparseOptimizerConfig.model_validate({"kind": "sgd"})
+"""What content tables are planned for: nothing trains them, so they have no state beside them."""
+
+
+def distinct_items(tuning: TuningConfig | None) -> DistinctItems | None:
+    """Return what batches must bring."""
+    if tuning is None:
+        return None
+    return DistinctItems(None if tuning.recent_items == "all" else tuning.recent_items)
+
+
+def live_items(tuning: TuningConfig, longest: int) -> float:
+    """Return how many items of a row have their codes chosen afresh, at most; histories have `longest`."""
+    recent = tuning.recent_items
+    return 1.0 + (longest if recent == "all" else min(recent, longest))
+
+
+class Tuning:
+    """Feeds content to the model, keeps the map fresh, and stops a run whose codes collapse."""
+
+    def __init__(
+        self,
+        config: TuningConfig,
+        start: SemanticIds,
+        ranks: Ranks,
+        log: RunLog,
+        *,
+        seed: int,
+        steps_per_epoch: int,
+    ) -> None:
+        self.config, self._seed, self._ranks, self._log = config, seed, ranks, log
+        self._steps_per_epoch = steps_per_epoch
+        self._noise_of = (0, 0)
+        self._first_step = round(config.warmup_epochs * steps_per_epoch)
+        self._start = start
+        self._watch = CodeWatch(self._start.codes, self._start.sizes, floor=self.config.entropy_floor)
+        self._equal, self._seen = 0.0, 0
+        self._map_step = self._first_step  # until then nothing moves, and the map is exact
+
+    def attach(
+        self,
+        model: DistributedModelParallel,
+        dataset: Dataset,
+        sharding: ShardingConfig,
+        plan: TablePlan,
+        *,
+        batch_size: int,
+        items_per_row: float,
+    ) -> TablePlan:
+        """Take the sharded model, and place the content beside its plan; returns where.
+
+        Args:
+            model: with `LiveCodes` in it.
+            dataset: with the content that the tokenizer reads.
+            sharding: rules; those of content tables count.
+            plan: of the model's tables.
+            batch_size: rows of a rank.
+            items_per_row: whose content is looked up, at most.
+        """
+        self._live = next(module for module in model.modules() if isinstance(module, LiveCodes))
+        self.catalogue = catalogue = open_content(dataset, self.tokenizer)
+        tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
+        placed = plan_on_ranks(
+            tables,
+            self._ranks,
+            sharding.part(PREFIX, is_inside=True),
+            batch_size=batch_size,
+            optimizer=NOTHING_KEPT,
+            mean_lengths=dict.fromkeys(catalogue.dims, items_per_row),
+            beside=plan,
+        )
+        self._content: nn.Module = shard_frozen(tables, placed, self._ranks)
+        fill_content(self._content, catalogue, self.tokenizer.standardiser)
+        return placed
+
+    @property
+    def tokenizer(self) -> LearnedTokenizer:
+        """The tokenizer as it is now."""
+        assert self._live.tokenizer is not None, "there is one where it is tuned"
+        return self._live.tokenizer
+
+    def moves(self, step: int) -> bool:
+        """Tell whether the tokenizer learns in this step, counted from 1."""
+        return self.config.estimator != "frozen" and step > self._first_step
+
+    def is_ahead(self, step: int) -> bool:
+        """Tell whether the tokenizer has not moved yet at this step, but will."""
+        return self.config.estimator != "frozen" and step <= self._first_step
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what the next look at the codes says of the steps before it."""
+        return {"map_step": self._map_step, "equal": self._equal, "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from a checkpoint, whose map the model holds already."""
+        self._map_step, self._seen = int(state["map_step"]), int(state["seen"])
+        self._equal = state["equal"]
+        self._watch.last = self.map().codes
+
+    def contents(self, rows: Tensor) -> Standardised:
+        """Return the content of item rows; all ranks ask together."""
+        return Standardised(*self._content(rows))
+
+    def after_step(self, report: StepReport) -> None:
+        """Count agreement of the codes just chosen with the map, and refresh the map where due."""
+        if not self.moves(report.step):
+            return
+        self._equal += float(report.output.agreement)
+        self._seen += 1
+        due = self.config.refresh_steps
+        if due and report.step % due == 0:
+            self._refresh(report.step, with_errors=False)
+
+    def before_evaluation(self, step: int, last_good: str) -> None:
+        """Refresh the map, log how the codes are, and stop on a collapse.
+
+        Raises:
+            TrainingError: the codes have collapsed; names the last good checkpoint.
+        """
+        if not self.moves(step):
+            return
+        staleness, encoded = step - self._map_step, self._refresh(step)
+        health = self._watch.look(encoded.codes)
+        said = health.scalars(self.tokenizer.position_names)
+        present = np.stack([np.asarray(mask, bool) for mask in self.catalogue.present.values()], axis=1)
+        known = max(int(present.any(1).sum()), 1)
+        said["codes/reconstruction"] = float(encoded.errors.sum()) / known
+        said["codes/agreement"] = self._agreement()
+        said["codes/staleness_steps"] = float(staleness)
+        self._equal, self._seen = 0.0, 0
+        self._log.scalars(said, step=step, event="codes")
+        collapse = self._watch.collapse(health)
+        if collapse:
+            raise TrainingError(
+                f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
+                f"{last_good}. Start another run from it (start_from), with a lower tuning.learning_rate, a "
+                f"higher tuning.temperature, or heavier anchors{self._other_estimator}."
+            )
+
+    @property
+    def _other_estimator(self) -> str:
+        """Advice that `load_learned` takes: noise is for codes of one level."""
+        is_refused = self.config.estimator == "gumbel" or len(self.tokenizer.stages) > 1
+        return "" if is_refused else ", or with tuning.estimator = 'gumbel'"
+
+    def _agreement(self) -> float:
+        """Return the mean over steps and ranks of the share of chosen codes that are the map's."""
+        sums = torch.tensor([self._equal, float(self._seen)], dtype=torch.float64)
+        equal, seen = sum_over_ranks(sums.to(self._live.codes.device)).tolist()
+        return equal / max(seen, 1.0)
+
+    def map(self) -> SemanticIds:
+        """Return the item -> code map that the model reads now."""
+        codes = self._live.codes.cpu().numpy().astype(np.int32)
+        return SemanticIds(self._start.item_ids, codes, self.tokenizer.codebook_sizes, self._start.origin)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the snapshot: the map and the tokenizer, for a checkpoint to hold with the weights."""
+        written = {f"{TOKENIZER}/{name}": content for name, content in self.tokenizer.files().items()}
+        return {FILE: self.map().to_bytes(), **written}
+
+    def write(self, folder: RunFolder) -> dict[str, float]:
+        """Write the tuned tokenizer, its map and its quality into the run; return metrics of the codes."""
+        encoded = encode_catalogue(self.tokenizer, self.catalogue)
+        rows = self.catalogue.rows_with_content()
+        with lone_work():
+            return self._write(folder, encoded, rows) if self._ranks.is_main else {}
+
+    def _write(self, folder: RunFolder, encoded: Encoded, rows: Rows) -> dict[str, float]:
+        # Codes of the map: those the ranker was selected with.
+        known = encoded._replace(codes=self.map().codes)
+        resolved = resolve_collisions("keep", self.tokenizer, self.catalogue, known)
+        quality = describe_quality(
+            self.tokenizer, kind_of(self.tokenizer), self.catalogue, resolved, rows, seed=self._seed
+        )
+        self.map().save(folder.path(FILE))
+        self.tokenizer.save(folder.path(TOKENIZER))
+        folder.write_json("quality.json", quality)
+        changed = (self.map().codes != self._start.codes).any(1).mean()
+        return quality_metrics(quality)[0] | {"all/churn": float(changed)}
+
+    @torch.no_grad()
+    def _refresh(self, step: int, *, with_errors: bool = True) -> Encoded:
+        encoded = encode_catalogue(self.tokenizer, self.catalogue, with_errors=with_errors)
+        self._live.codes.copy_(torch.from_numpy(encoded.codes))
+        self._map_step = step
+        return encoded
+
+    def noise(self, step: int) -> GumbelNoise | None:
+        """Return the noise on the choice in this step, anew for each batch; None where there is none."""
+        if self.config.estimator != "gumbel":
+            return None
+        faded = (step - self._first_step) / (self.config.noise_decay_epochs * self._steps_per_epoch)
+        scale = self.config.noise_start * max(0.0, 1.0 - faded)
+        self._noise_of = (step, self._noise_of[1] + 1) if self._noise_of[0] == step else (step, 0)
+        seed = derive_seed(self._seed, "noise", *self._noise_of, self._ranks.rank)
+        return GumbelNoise(scale, seed) if scale else None
+
+
+def start_tuning(
+    config: TuningConfig | None,
+    start: SemanticIds | None,
+    ranks: Ranks,
+    log: RunLog,
+    seed: int,
+    steps_per_epoch: int,
+) -> Tuning | None:
+    """Return the tokenizer's part; None where none is tuned."""
+    if config is None or start is None:
+        return None
+    return Tuning(config, start, ranks, log, seed=seed, steps_per_epoch=steps_per_epoch)

@@ -1,0 +1,1 @@
+"""A ranker as a task: its config, inputs, model and predictions."""

@@ -1,0 +1,136 @@
+"""Config of `trec-semid rank`, the data it reads and the model it trains, before any sharding."""
+
+from typing import NamedTuple, Self
+
+import torch
+from pydantic import model_validator
+
+from trec_semid.core.seeds import seed_everything
+from trec_semid.data.features import Feature, FeaturesConfig, Representation
+from trec_semid.data.histories import HistoryConfig
+from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.schema import Dataset, open_dataset
+from trec_semid.embeddings.code_tables import CodeTable, CodeTables
+from trec_semid.embeddings.collection import PooledTables
+from trec_semid.embeddings.tables import TablesConfig, TableSpec
+from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.loop_prefixes import LoopPrefixes
+from trec_semid.models.ppnet import PpnetConfig
+from trec_semid.models.ranker import Ranker, RankerWithLoss
+from trec_semid.models.table import RankerConfig, build_dense_ranker
+from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.training.config import TrainConfig, TrainingRunConfig
+from trec_semid.training.matched_codes import read_semantic_ids
+from trec_semid.training.ranking.selection import SelectBy, expect_selectable
+
+
+class RankTrainConfig(TrainConfig):
+    """Training of a ranker."""
+
+    select_by: SelectBy = "auc"
+    """Metric of the validation split (online protocol) that decides which step is best."""
+
+
+class RankConfig(TrainingRunConfig):
+    """What `trec-semid rank` reads."""
+
+    representation: Representation
+    """What stands for an item, as target and in histories: its ID, its codes, or both."""
+    features: FeaturesConfig = FeaturesConfig()
+    history: HistoryConfig = HistoryConfig.model_validate({})
+    tables: TablesConfig = TablesConfig.model_validate({})
+    model: RankerConfig = PpnetConfig.model_validate({})
+    train: RankTrainConfig = RankTrainConfig()
+
+    @model_validator(mode="after")
+    def _codes_where_needed(self) -> Self:
+        if self.representation != "item" and not self.semantic_ids:
+            raise ValueError(f"representation '{self.representation}' needs semantic_ids")
+        if self.tuning and self.representation == "item":
+            raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
+        if self.representation == "item" and self.semantic_ids:
+            raise ValueError(
+                f"representation 'item' reads no semantic_ids (got '{self.semantic_ids}'): set it to "
+                "'semantic' or 'both', or take them back with semantic_ids = ''"
+            )
+        if self.tuning and self.tuning.warmup_epochs >= self.train.max_epochs:
+            raise ValueError(
+                f"tuning.warmup_epochs ({self.tuning.warmup_epochs:g}) leaves no epoch of train.max_epochs "
+                f"({self.train.max_epochs}) in which the tokenizer moves"
+            )
+        return self
+
+
+class RankInputs(NamedTuple):
+    """What is read before training."""
+
+    dataset: Dataset
+    data: RankingData
+    semantic_ids: SemanticIds | None
+    """None where only item IDs stand for items."""
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What a run is trained on: it goes on with nothing else, and its result stands for nothing else."""
+        codes = {"semantic_ids": self.semantic_ids.checksum()} if self.semantic_ids else {}
+        return {"dataset": self.dataset.facts.checksum, **codes}
+
+
+def read_inputs(config: RankConfig) -> RankInputs:
+    """Read the dataset and, unless items are their IDs alone, the semantic IDs.
+
+    Raises:
+        DataError: something is missing or does not fit together, or validation cannot tell steps apart.
+    """
+    dataset = open_dataset(config.dataset, config.verify)
+    semantic_ids = None
+    if config.semantic_ids:
+        semantic_ids = read_semantic_ids(config.semantic_ids, dataset)
+    codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
+    data = RankingData(dataset, config.features, config.history, config.representation, codes)
+    expect_selectable(config.train.select_by, data.events, dataset)
+    return RankInputs(dataset, data, semantic_ids)
+
+
+def build_tuned_model(
+    config: RankConfig, inputs: RankInputs, tokenizer: LearnedTokenizer, *, world_size: int
+) -> RankerInTheLoopWithLoss:
+    """Return the unsharded model with a tokenizer in the loop, otherwise as `build_model`."""
+    assert config.tuning, "asked for by the config"
+    assert inputs.semantic_ids, "checked by RankConfig"
+    ids, features, prefixes = inputs.semantic_ids, inputs.data.features, config.features.prefixes
+    seed_everything(config.seed, "dense weights")
+    pooled = tuple(feature for feature in features if feature.role not in CODE_ROLES)
+    sparse = PooledTables(table_specs(pooled), config.tables, [one.name for one in pooled], device="meta")
+    targets = [feature for feature in features if feature.role == "item_code"]
+    tables = CodeTables(
+        [CodeTable(one.table, one.num_rows) for one in targets], config.tables.dim, device="meta"
+    )
+    dense = build_dense_ranker(config.model, features, config.tables.dim)
+    fits = max(ids.sizes) < torch.iinfo(torch.int16).max
+    codes = torch.from_numpy(ids.codes).to(torch.int16 if fits else torch.int32)
+    live = LiveCodes(tables, codes, tokenizer, config.tuning.temperature)
+    in_loop = LoopPrefixes(prefixes, ids.sizes, features) if prefixes else None
+    ranker = RankerInTheLoop(sparse, live, dense, features, in_loop)
+    return RankerInTheLoopWithLoss(ranker, config.tuning, world_size=world_size)
+
+
+def build_model(config: RankConfig, features: tuple[Feature, ...], *, world_size: int) -> RankerWithLoss:
+    """Return the unsharded model: dense weights drawn from the seed, tables without memory (on `meta`)."""
+    seed_everything(config.seed, "dense weights")
+    sparse = PooledTables(
+        table_specs(features), config.tables, [feature.name for feature in features], device="meta"
+    )
+    dense = build_dense_ranker(config.model, features, config.tables.dim)
+    return RankerWithLoss(Ranker(sparse, dense), world_size=world_size)
+
+
+def table_specs(features: tuple[Feature, ...]) -> list[TableSpec]:
+    """Return the tables that features read, in the order of their first feature."""
+    names = dict.fromkeys(feature.table for feature in features)
+    readers = {name: [feature for feature in features if feature.table == name] for name in names}
+    return [
+        TableSpec(name, of[0].num_rows, tuple(feature.name for feature in of)) for name, of in readers.items()
+    ]

@@ -1,0 +1,1 @@
+"""A retriever as a task: its config, inputs, model, lists and metrics."""

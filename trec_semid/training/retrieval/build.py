@@ -1,0 +1,106 @@
+"""The model that `trec-semid retrieve` trains, before any sharding."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trec_semid.core.seeds import seed_everything
+from trec_semid.data.features import Feature
+from trec_semid.embeddings.code_tables import CodeTable, CodeTables
+from trec_semid.embeddings.collection import PooledTables
+from trec_semid.models.ensemble import EnsembleConfig
+from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.models.popularity import PopularityConfig
+from trec_semid.models.retriever import Retriever, RetrieverWithLoss
+from trec_semid.models.table import build_sequence_model
+from trec_semid.models.tiger import Tiger, TigerConfig
+from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.training.ranking.setup import table_specs
+from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+
+
+class RetrieverParts(NamedTuple):
+    """What items are made of."""
+
+    features: tuple[Feature, ...]
+    """ID and side fields."""
+    content: dict[str, int]
+    """Width of each modality that is projected."""
+    codes: Tensor | None
+    """(N, R) item -> code map; None where items have no codes."""
+    codebook_sizes: tuple[int, ...]
+    """Codes of each position."""
+
+
+def parts_of(config: RetrieveConfig, inputs: RetrieveInputs) -> RetrieverParts:
+    """Return what the items of a dataset are made of."""
+    modalities, ids = inputs.dataset.facts.modalities, inputs.semantic_ids
+    content = {name: modalities[name].dim for name in config.item.content}
+    if ids is None:
+        return RetrieverParts(inputs.data.features, content, None, ())
+    return RetrieverParts(inputs.data.features, content, torch.from_numpy(_small(ids.codes)), ids.sizes)
+
+
+def items_at_once(config: RetrieveConfig, num_items: int, world_size: int) -> int:
+    """Return how many items a step of a rank lists, at most.
+
+    Args:
+        config: of the run.
+        num_items: those that a loss over all items is over.
+        world_size: number of ranks.
+    """
+    if config.lists_all:
+        return num_items
+    rows_of_rank = -(-config.train.batch_size // world_size)
+    drawn = config.sampled.num_sampled if config.sampled else 0
+    return min(num_items, rows_of_rank * (config.sequences.max_len + 1) + drawn)
+
+
+def build_model(
+    config: RetrieveConfig, parts: RetrieverParts, tokenizer: LearnedTokenizer | None, *, world_size: int
+) -> RetrieverWithLoss:
+    """Return the unsharded model: dense weights drawn from the seed, tables without memory (on `meta`)."""
+    seed_everything(config.seed, "dense weights")
+    features, dim = parts.features, config.tables.dim
+    sparse = None
+    if features:
+        sparse = PooledTables(
+            table_specs(features), config.tables, [one.name for one in features], device="meta"
+        )
+    live = None
+    if parts.codes is not None:
+        # As long as the longest codebook: extra codes and codes from elsewhere have sizes of their own.
+        rows = max(parts.codebook_sizes) + 1
+        tables = CodeTables(
+            [CodeTable(f"t_code_{r}", rows) for r in range(len(parts.codebook_sizes))], dim, device="meta"
+        )
+        temperature = config.tuning.temperature if config.tuning else None
+        live = LiveCodes(tables, parts.codes, tokenizer, temperature)
+    std, is_unit = config.tables.init_std, config.item.content_is_unit
+    items = ItemTokens(sparse, parts.content, live, dim, content_std=std, content_is_unit=is_unit)
+    retriever = _build_retriever(config, items)
+    anchors = None
+    if config.tuning:
+        anchors = {
+            "reconstruction": config.tuning.reconstruction_weight,
+            "auxiliary": config.tuning.auxiliary_weight,
+        }
+    return RetrieverWithLoss(retriever, world_size=world_size, anchor_weights=anchors)
+
+
+def _build_retriever(config: RetrieveConfig, items: ItemTokens) -> Retriever | Tiger:
+    max_len = config.sequences.max_len
+    if isinstance(config.model, TigerConfig):
+        return Tiger(items, config.model, config.loss, max_len=max_len)
+    assert not isinstance(config.model, PopularityConfig | EnsembleConfig), "has no model"
+    sequences = build_sequence_model(
+        config.model, num_tokens=items.num_tokens, max_len=max_len, dim=items.dim
+    )
+    return Retriever(items, sequences, config.loss, has_codes=config.predicts_codes)
+
+
+def _small(codes: np.ndarray) -> np.ndarray:
+    return codes.astype(np.int16 if codes.max(initial=0) < np.iinfo(np.int16).max else np.int32)

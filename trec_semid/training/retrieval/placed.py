@@ -1,0 +1,111 @@
+"""A retriever with its tables and content placed on the ranks, ready to be trained or asked."""
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from trec_semid.core.ranks import Ranks
+from trec_semid.core.runs import RunFolder
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.models.retriever import Retriever
+from trec_semid.models.tiger import Tiger
+from trec_semid.sharding.apply import shard_frozen
+from trec_semid.sharding.plan import TablePlan, plan_on_ranks
+from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.standardise import Standardiser
+from trec_semid.training.content import fill_content
+from trec_semid.training.finetune.finetuning import NOTHING_KEPT
+from trec_semid.training.retrieval.build import build_model, items_at_once, parts_of
+from trec_semid.training.retrieval.item_feed import ItemFeed, Lookup, look_up
+from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+from trec_semid.training.run import place_model, tell_plan
+
+
+class PlacedRetriever(NamedTuple):
+    """A model on its ranks."""
+
+    model: DistributedModelParallel
+    feed: ItemFeed
+    """Brings items to it."""
+    plan: TablePlan
+    """What other tables are placed beside: of its content where it projects any, of its tables otherwise."""
+    items_at_once: int
+    """Items that a step lists, at most."""
+
+
+def place_retriever(
+    config: RetrieveConfig,
+    inputs: RetrieveInputs,
+    tokenizer: LearnedTokenizer | None,
+    folder: RunFolder,
+    ranks: Ranks,
+) -> PlacedRetriever:
+    """Build the model, place its tables and the content it projects, and draw its weights.
+
+    Args:
+        config: of the model.
+        inputs: what it is trained on.
+        tokenizer: that learns with it; None where none does.
+        folder: where plans are written.
+        ranks: this process among its peers.
+    """
+    data = inputs.data
+    listed = items_at_once(config, len(data.negatives(config.loss.negatives)), ranks.world_size)
+    model = build_model(config, parts_of(config, inputs), tokenizer, world_size=ranks.world_size)
+    plan = plan_on_ranks(
+        model,
+        ranks,
+        config.sharding.part(PREFIX, is_inside=False),
+        batch_size=listed,
+        optimizer=config.optimizers.tables,
+        mean_lengths=data.item_features.mean_lengths(),
+    )
+    tell_plan(folder, plan, ranks)
+    tables, std = config.optimizers.tables, config.tables.init_std
+    sharded = place_model(model, plan, ranks, tables, std=std, seed=config.seed)
+    contents, plan = _content_lookup(config, folder, inputs, plan, ranks, batch_size=listed)
+    feed = ItemFeed(data.item_features, contents, ranks)
+    return PlacedRetriever(sharded, feed, plan, listed)
+
+
+def retriever_of(model: nn.Module) -> Retriever | Tiger:
+    """Return what is asked for states and codes inside a placed model."""
+    return next(module for module in model.modules() if isinstance(module, Retriever | Tiger))
+
+
+def _content_lookup(
+    config: RetrieveConfig,
+    folder: RunFolder,
+    inputs: RetrieveInputs,
+    plan: TablePlan,
+    ranks: Ranks,
+    *,
+    batch_size: int,
+) -> tuple[Lookup | None, TablePlan]:
+    """Place the content that is projected beside the tables, standardised over items seen in training."""
+    if not config.item.content:
+        return None, plan
+    dataset = inputs.dataset
+    catalogue = Catalogue(
+        {name: dataset.content(name) for name in config.item.content},
+        {name: dataset.content_mask(name) for name in config.item.content},
+    )
+    standardiser = Standardiser(catalogue.dims).to(ranks.device)
+    standardiser.fit(catalogue, np.flatnonzero(inputs.data.item_counts))
+    tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
+    placed = plan_on_ranks(
+        tables,
+        ranks,
+        config.sharding.part(PREFIX, is_inside=True),
+        batch_size=batch_size,
+        optimizer=NOTHING_KEPT,
+        mean_lengths=dict.fromkeys(catalogue.dims, 1.0),
+        beside=plan,
+    )
+    tell_plan(folder, placed, ranks, "content_plan")
+    sharded: DistributedModelParallel = shard_frozen(tables, placed, ranks)
+    fill_content(sharded, catalogue, standardiser)
+    return look_up(sharded), placed

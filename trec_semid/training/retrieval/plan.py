@@ -1,0 +1,85 @@
+"""Where a retriever's tables, and the content that it projects or tunes with, would lie on a cluster."""
+
+from collections.abc import Mapping
+
+import torch
+
+from trec_semid.core.errors import ConfigError, PlanError
+from trec_semid.data.features import describe_item
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.sharding.plan import TablePlan, plan_tables
+from trec_semid.sharding.topology import GIB, ClusterConfig
+from trec_semid.training.finetune.finetuning import NOTHING_KEPT
+from trec_semid.training.plan_sizes import SizesConfig
+from trec_semid.training.retrieval.build import RetrieverParts, build_model, items_at_once
+from trec_semid.training.retrieval.setup import RetrieveConfig, expect_scorable
+
+
+def plan_retriever(
+    config: RetrieveConfig, sizes: SizesConfig, cluster: ClusterConfig
+) -> dict[str, TablePlan]:
+    """Plan the tables under '', content that is projected and content of a tuned tokenizer by their names.
+
+    Raises:
+        ConfigError: the model has no tables, the catalogue is too large for its loss, a size is not
+            known, or a rule or a length names nothing.
+        DataError: the dataset or the semantic IDs are needed and not there.
+        PlanError: the tables, or the item vectors that lists are made with, do not fit the cluster.
+    """
+    if not config.learns:
+        raise ConfigError(f"model.kind: '{config.model.kind}' has no tables to plan for.")
+    dataset = sizes.dataset(config.dataset)
+    num_negatives = sizes.negatives(config.loss.negatives, dataset)
+    expect_scorable(config, num_negatives)
+    parts = _parts(config, sizes)
+    sizes.expect_lengths_of(parts.features)
+    listed = items_at_once(config, num_negatives, cluster.world_size)
+    tables = plan_tables(
+        build_model(config, parts, None, world_size=cluster.world_size),
+        cluster,
+        config.sharding.part(PREFIX, is_inside=False),
+        batch_size=listed,
+        optimizer=config.optimizers.tables,
+        mean_lengths=sizes.mean_lengths,
+    )
+    wanted: dict[str, Mapping[str, int]] = {"content": parts.content} if parts.content else {}
+    if config.tuning:
+        wanted["tokenizer-content"] = sizes.widths(dataset, "tuning")
+    plans = {"": tables}
+    for name, widths in wanted.items():
+        plans[name] = plan_tables(
+            ContentTables(widths, dataset.facts.num_items, device="meta"),
+            cluster,
+            config.sharding.part(PREFIX, is_inside=True),
+            batch_size=listed,
+            optimizer=NOTHING_KEPT,
+            mean_lengths=dict.fromkeys(widths, 1.0),
+            beside=list(plans.values())[-1],
+        )
+    if config.loss.item_weight:
+        _expect_listable(dataset.facts.num_items * config.tables.dim * 4, list(plans.values())[-1], cluster)
+    return plans
+
+
+def _expect_listable(held: int, last: TablePlan, cluster: ClusterConfig) -> None:
+    """Refuse item vectors [bytes] that a rank could not hold, whole, beside its tables; lists need it so."""
+    is_gpu = cluster.device == "cuda"
+    planned = max(load.hbm_bytes if is_gpu else load.ddr_bytes for load in last.rank_loads())
+    free = (last.cluster.hbm_bytes if is_gpu else last.cluster.ddr_bytes) - planned
+    if held > free:
+        raise PlanError(
+            f"lists are made with the vectors of all items, {held / GIB:.2f} GiB whole on every rank, and "
+            f"tables leave {free / GIB:.2f} GiB on the fullest of '{cluster.name}'. Lower tables.dim, take "
+            "devices with more memory, or predict codes (loss.item_weight = 0)."
+        )
+
+
+def _parts(config: RetrieveConfig, sizes: SizesConfig) -> RetrieverParts:
+    dataset = sizes.dataset(config.dataset)
+    features = (*describe_item(dataset, config.item.fields, has_id=config.item.id), *sizes.extra_features())
+    content = sizes.widths(dataset, "item.content", config.item.content) if config.item.content else {}
+    if config.semantic_ids is None:
+        return RetrieverParts(features, content, None, ())
+    codebooks = sizes.codebooks(config.semantic_ids, dataset)
+    codes = torch.empty(dataset.facts.num_items, len(codebooks), dtype=torch.int32, device="meta")
+    return RetrieverParts(features, content, codes, codebooks)

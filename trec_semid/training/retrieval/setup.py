@@ -1,0 +1,280 @@
+"""Config of `trec-semid retrieve`, and the data it reads."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.identity import MayChange
+from trec_semid.core.paths import exists, join, read_bytes
+from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
+from trec_semid.data.schema import Dataset, open_dataset
+from trec_semid.data.sequences import SequencesConfig
+from trec_semid.embeddings.tables import TablesConfig
+from trec_semid.layers.attention import TransformerConfig
+from trec_semid.models.ensemble import EnsembleConfig
+from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
+from trec_semid.models.popularity import PopularityConfig
+from trec_semid.models.retriever import LossConfig
+from trec_semid.models.table import RetrieverConfig
+from trec_semid.models.tiger import TigerConfig
+from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.training.config import TrainConfig, TrainingRunConfig
+from trec_semid.training.matched_codes import read_semantic_ids
+
+MAX_SCORED_ITEMS = 1_000_000
+"""Items that a loss over all of them takes in; beyond that they are sampled."""
+
+
+class RetrieveTrainConfig(TrainConfig):
+    """Training of a retriever."""
+
+    batch_size: PositiveInt = 256
+    """Sequences of a global batch, over all ranks."""
+    evaluation_batch_size: Annotated[PositiveInt, MayChange()] = 512
+    max_epochs: Annotated[PositiveInt, MayChange(only_up=True, reopens="larger")] = 100
+    patience: Annotated[PositiveInt, MayChange(reopens="larger")] = 5
+    select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
+    """Metric of the validation split that decides which step is best."""
+
+
+class EvaluationConfig(Config):
+    """What counts as retrieved."""
+
+    cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
+    masks_history: bool = True
+    """Whether items of the user's history are taken out of the list; a target never is."""
+    unseen_penalty: float = Field(default=0.0, ge=0, le=1e3)
+    """Taken off the score of an item without a training event, whatever its label: the more, the fewer of
+    these items in the lists."""
+    beam_width: PositiveInt | None = None
+    """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
+    not given. TIGER needs one."""
+
+
+class RetrieveConfig(TrainingRunConfig):
+    """What `trec-semid retrieve` reads."""
+
+    item: ItemConfig = ItemConfig()
+    sequences: SequencesConfig = SequencesConfig()
+    window: PositiveInt = 1
+    """The next so many items are targets of a position, as far as its row goes."""
+    tables: TablesConfig = TablesConfig.model_validate({"dim": 64, "init_std": 0.02})
+    model: RetrieverConfig = SasrecConfig.model_validate({})
+    loss: LossConfig = LossConfig()
+    sampled: SampledConfig | None = None
+    """Where the loss over items is sampled; over all items where not given."""
+    train: RetrieveTrainConfig = RetrieveTrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.learns:
+            self._learns_nothing(self.model.kind)
+            return self
+        if not (self.semantic_ids or self.item.id or self.item.fields or self.item.content):
+            raise ValueError(
+                "items are made of nothing: give semantic_ids, or set item.id = true, or give item.fields "
+                "or item.content"
+            )
+        if self.tuning and not self.semantic_ids:
+            raise ValueError("tuning needs codes to tune: give semantic_ids")
+        if self.tuning and self.tuning.recent_items != "all":
+            raise ValueError(
+                "tuning.recent_items: a retriever chooses the codes of all named items afresh: set "
+                "tuning.recent_items = 'all'"
+            )
+        if isinstance(self.model, TigerConfig):
+            self._fits_tiger()
+        self._has_a_loss()
+        self._can_be_evaluated()
+        self._has_whole_heads()
+        return self
+
+    def _has_whole_heads(self) -> None:
+        for name, part in self.model:
+            if isinstance(part, TransformerConfig):
+                try:
+                    part.expect_divides(self.tables.dim, f"model.{name}")
+                except ConfigError as error:
+                    raise ValueError(str(error)) from None
+
+    def _learns_nothing(self, kind: str) -> None:
+        given = [
+            key
+            for key in ("semantic_ids", "tuning", "sampled", "start_from", "resume_from")
+            if getattr(self, key)
+        ]
+        effects = {
+            "window": self.window > 1,
+            "loss.negatives": self.loss.negatives != "all",
+            "loss.code_weight": self.loss.code_weight > 0,
+            "evaluation.beam_width": self.evaluation.beam_width is not None,
+            "evaluation.unseen_penalty": kind == "popularity" and self.evaluation.unseen_penalty > 0,
+        }
+        given += [key for key, is_set in effects.items() if is_set]
+        if given:
+            raise ValueError(f"model.kind = '{kind}' learns nothing: leave out {', '.join(given)}")
+
+    def _has_a_loss(self) -> None:
+        if self.loss.item_weight == 0 and not self.predicts_codes:
+            raise ValueError(
+                f"loss.item_weight = 0 leaves no loss where codes are not predicted: {self._advice()}"
+            )
+        if isinstance(self.model, RpgConfig) and not self.predicts_codes:
+            raise ValueError(f"model.kind = 'rpg' predicts codes: {self._advice()}")
+        if self.loss.code_weight > 0 and not self.semantic_ids:
+            raise ValueError(
+                "loss.code_weight: there are no codes to predict: give semantic_ids, or set "
+                "loss.code_weight = 0"
+            )
+        if self.loss.item_weight == 0 and (self.sampled or self.loss.negatives != "all"):
+            is_set = {"sampled": self.sampled is not None, "loss.negatives": self.loss.negatives != "all"}
+            named = ", ".join(key for key, value in is_set.items() if value)
+            raise ValueError(f"{named}: of the loss over items, which has no weight: leave out {named}")
+        if self.window > 1 and self.sequences.rows == "sliding":
+            others = "" if isinstance(self.model, TigerConfig) else ", or sequences.rows = 'dense' or 'last'"
+            raise ValueError(f"window: a sliding row has one target: set window = 1{others}")
+
+    def _can_be_evaluated(self) -> None:
+        evaluation, selected = self.evaluation, int(self.train.select_by.rpartition("@")[2])
+        if selected not in evaluation.cutoffs:
+            raise ValueError(
+                f"evaluation.cutoffs: train.select_by = '{self.train.select_by}' needs {selected}: add it to "
+                "the lengths, or select by another"
+            )
+        if evaluation.beam_width is None:
+            return
+        if evaluation.unseen_penalty:
+            raise ValueError(
+                "evaluation.unseen_penalty: is taken off items' scores, and a beam has none: set "
+                "evaluation.unseen_penalty = 0"
+            )
+        if not self.predicts_codes or self.loss.item_weight > 0:
+            raise ValueError(f"evaluation.beam_width: a beam goes over codes: {self._advice(alone=True)}")
+        if evaluation.beam_width < max(evaluation.cutoffs):
+            raise ValueError(
+                f"evaluation.beam_width: {evaluation.beam_width} tuples do not fill lists of "
+                f"{max(evaluation.cutoffs)}: set evaluation.beam_width = {max(evaluation.cutoffs)} or more, "
+                "or shorten evaluation.cutoffs"
+            )
+
+    def _fits_tiger(self) -> None:
+        if self.loss.item_weight > 0 or not self.predicts_codes:
+            raise ValueError(f"model.kind = 'tiger' says codes: {self._advice(alone=True)}")
+        if self.item.id or self.item.fields or self.item.content:
+            raise ValueError(
+                "model.kind = 'tiger' reads codes alone: set item.id = false, item.fields = [], "
+                "item.content = []"
+            )
+        if self.sequences.rows != "sliding":
+            raise ValueError("model.kind = 'tiger' predicts one item a row: set sequences.rows = 'sliding'")
+        if not self.evaluation.beam_width:
+            longest = max(self.evaluation.cutoffs)
+            raise ValueError(
+                f"model.kind = 'tiger' cannot score all items: set evaluation.beam_width = {longest} or more"
+            )
+
+    def _advice(self, *, alone: bool = False) -> str:
+        """Return what is left to do for codes to be predicted, or for nothing else to be."""
+        sets = ["loss.item_weight = 0"] if alone and self.loss.item_weight > 0 else []
+        sets += ["loss.code_weight = 1"] if self.loss.code_weight == 0 else []
+        told = [] if self.semantic_ids else ["give semantic_ids"]
+        return ", ".join([*told, *([f"set {', '.join(sets)}"] if sets else [])])
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return not isinstance(self.model, PopularityConfig | EnsembleConfig)
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether every batch lists all items that are wrong answers, its own among them."""
+        return self.scores_items and not self.sampled
+
+    @property
+    def predicts_codes(self) -> bool:
+        """Whether codes of the next item are predicted."""
+        return self.semantic_ids is not None and self.loss.code_weight > 0
+
+    @property
+    def scores_items(self) -> bool:
+        """Whether items are scored by their vectors."""
+        return self.loss.item_weight > 0
+
+
+class RetrieveInputs(NamedTuple):
+    """What is read before training."""
+
+    dataset: Dataset
+    data: RetrievalData
+    semantic_ids: SemanticIds | None
+    members: str | None = None
+    """Checksum of what the runs of an ensemble came to."""
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What a run is trained on."""
+        codes = {"semantic_ids": self.semantic_ids.checksum()} if self.semantic_ids else {}
+        members = {"members": self.members} if self.members else {}
+        return {"dataset": self.dataset.facts.checksum, **codes, **members}
+
+
+def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
+    """Read the dataset and the semantic IDs.
+
+    Raises:
+        ConfigError: unknown modality, or too many wrong answers for a loss over all of them.
+        DataError: something is missing or does not fit together, or there is nothing to learn from, or
+            nothing to select a step by.
+    """
+    dataset = open_dataset(config.dataset, config.verify)
+    for name in config.item.content:
+        if name not in dataset.facts.modalities:
+            have = ", ".join(dataset.facts.modalities) or "none"
+            raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
+    ids = None
+    if config.semantic_ids:
+        ids = read_semantic_ids(config.semantic_ids, dataset)
+    members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
+    data = RetrievalData(dataset, config.item, config.sequences)
+    if config.learns:
+        expect_scorable(config, len(data.negatives(config.loss.negatives)))
+        data.expect_learnable()
+    return RetrieveInputs(dataset, data, ids, members)
+
+
+def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
+    """Refuse a catalogue that is too large for a loss over all items.
+
+    Args:
+        config: of a model that learns.
+        num_negatives: the items that `loss.negatives` names.
+
+    Raises:
+        ConfigError: says what to do instead.
+    """
+    if config.lists_all and num_negatives > MAX_SCORED_ITEMS:
+        raise ConfigError(
+            f"{num_negatives:,} items are too many for a loss over all of them (at most "
+            f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: "
+            "set loss.item_weight = 0, loss.code_weight = 1."
+        )
+
+
+def _checksum_of_runs(runs: Sequence[str]) -> str:
+    """Return a checksum of what finished runs came to.
+
+    Raises:
+        ConfigError: one of them is not finished.
+    """
+    digest = hashlib.sha256()
+    for run in runs:
+        place = join(run, "metrics.json")
+        if not exists(place):
+            raise ConfigError(f"model.runs: {run} is not a finished run. Run it to its end.")
+        digest.update(read_bytes(place))
+    return digest.hexdigest()

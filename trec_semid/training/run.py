@@ -1,0 +1,293 @@
+"""What every verb that trains a model does around training: refusals, first files, plans, last files."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from trec_semid.checkpoints.folder import complete_steps, sweep_steps
+from trec_semid.core.config import Config
+from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
+from trec_semid.core.logs import CONSOLE, say, set_up_console
+from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
+from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.core.runs import RunFolder
+from trec_semid.core.seeds import seed_everything
+from trec_semid.evaluation.ranking import Named
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.sharding.apply import dense_parameters, shard_model
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
+from trec_semid.sharding.plan import TablePlan
+from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.record import write_record
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.training.config import TrainConfig, TrainingRunConfig
+from trec_semid.training.finetune.tokenizer import TOKENIZER
+from trec_semid.training.known_rows import write_known_rows
+from trec_semid.training.loop import Training, refuse_other_inputs
+from trec_semid.training.resume import expect_start, newest_loop
+from trec_semid.training.start_weights import StartInputs, find_start_weights
+from trec_semid.training.summary import summary
+from trec_semid.training.tables import initialise_tables
+
+QUALITY = "quality.json"
+"""How good a map is, and what training's errors were: `assign` compares new items with these."""
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class TrainingInputs(StartInputs, Protocol):
+    """What is read before training."""
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What a run is trained on: it goes on with nothing else, and its result stands for nothing else."""
+        ...
+
+
+class Trained(NamedTuple):
+    """What a run comes to."""
+
+    run: str
+    metrics: dict[str, float]
+
+
+@contextmanager
+def training_ranks(train: TrainConfig) -> Iterator[Ranks]:
+    """Join the ranks of a run; what it sets for the whole process is put back at its end."""
+    precision = torch.get_float32_matmul_precision()
+    with process_group() as ranks, _without_library_notices():
+        set_up_console(ranks)
+        torch.set_float32_matmul_precision(train.matmul_precision)
+        try:
+            yield ranks
+        finally:
+            torch.set_float32_matmul_precision(precision)
+
+
+def run_once(
+    folder: RunFolder,
+    config: TrainingRunConfig,
+    length: TrainConfig,
+    inputs: TrainingInputs,
+    ranks: Ranks,
+    train: Callable[[], Named],
+) -> Trained:
+    """Run `train`, or leave a finished run as it is, and return its metrics; these are written last.
+
+    A finished run goes on where more epochs, or an earlier step to resume from, are asked for.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        length: its section on how long to train.
+        inputs: what it is trained on.
+        ranks: this process among its peers.
+        train: trains and evaluates, going on where an interrupted run stopped.
+
+    Raises:
+        ConfigError: the folder holds a run of another config.
+        CheckpointError: its checkpoints were trained on something else.
+    """
+    done = _on_main(ranks, lambda: _why_done(folder, config, length, inputs.checksums))
+    if done:
+        _log.info("%s", done)
+    else:
+        _begin(folder, config, inputs, ranks)
+        metrics, counts = train()
+        if ranks.is_main:
+            facts = inputs.dataset.facts
+            of: dict[str, Any] = {
+                "dataset": facts.name,
+                "dataset_checksum": facts.checksum,
+                "seed": config.seed,
+            }
+            write_record(folder.uri, **of)
+            folder.write_metrics(metrics, **of, counts=counts)
+        barrier()
+    metrics = folder.read_json("metrics.json")["metrics"]
+    if ranks.is_main:
+        say(summary(config.run, metrics))
+    return Trained(config.run, metrics)
+
+
+def train_and_write(training: Training, folder: RunFolder, write: Callable[[], Named]) -> Named:
+    """Train to the end, write what the best weights and the tuned tokenizer give; return metrics and counts.
+
+    Args:
+        training: built, not begun.
+        folder: of the run.
+        write: evaluates the model, whose weights are then the best ones.
+    """
+    try:
+        training.note_time = lambda every_s: _note_time(folder, training.ranks, every_s)
+        training.resume()
+        training.run()
+        metrics, counts = write()
+    finally:
+        _note_time(folder, training.ranks, 0.0)
+    if training.tuning:
+        metrics = metrics | training.tuning.write(folder)
+    training.log.event("finish", step=training.steps, best_step=training.selection.best_step)
+    return metrics, counts | _parameter_counts(training)
+
+
+@contextmanager
+def _without_library_notices() -> Iterator[None]:
+    """Keep what torch tells its own developers off the console."""
+    tracing = logging.getLogger("torch.fx._symbolic_trace")
+    before = tracing.level
+    tracing.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            # Replicated tables on CPU: their gradient is right, as the tests of sharding show.
+            warnings.filterwarnings("ignore", message=".*an autograd kernel was not registered")
+            yield
+    finally:
+        tracing.setLevel(before)
+
+
+def _note_time(folder: RunFolder, ranks: Ranks, every_s: float) -> None:
+    if ranks.is_main:
+        with suppress(OSError):  # a note that cannot be written stops nothing
+            folder.note_time(every_s=every_s)
+
+
+def _why_done(
+    folder: RunFolder, config: TrainingRunConfig, length: TrainConfig, inputs: dict[str, str]
+) -> str | None:
+    """Return why there is nothing to train; None where there is."""
+    if folder.is_finished(config, inputs):
+        return f"{config.run} is already done"
+    if not (config.learns and folder.has_ended(config, inputs)) or config.resume_from is not None:
+        return None
+    newest = newest_loop(folder.path("checkpoints"))
+    if newest is None:
+        raise CheckpointError(
+            f"{config.run}: the finished run cannot go on to {length.max_epochs} epochs, since its "
+            "checkpoints are gone. Set another `run`, or remove that folder to train from the start."
+        )
+    num_waited = int(newest[1]["selection"]["num_waited"])
+    if num_waited < length.patience:
+        is_at_its_end = int(newest[1]["loader"]["epoch"]) >= length.max_epochs
+        return f"{config.run} is already done" if is_at_its_end else None
+    folder.restate(config, inputs)
+    return (
+        f"{config.run} is already done: its patience was at an end at step {newest[0]}, after {num_waited} "
+        "evaluations without a better one, so more epochs change nothing. Set train.patience above "
+        f"{num_waited} to go on."
+    )
+
+
+def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs, ranks: Ranks) -> None:
+    """Refuse a folder of another config or of other inputs; else write the run's first files."""
+    _on_main(ranks, lambda: _refuse_other_run(folder, config))
+    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
+    if broadcast_object(ranks.is_main and exists(folder.path("metrics.json"))):
+        expect_start(folder.path("checkpoints"), config.resume_from, config.checkpoints)
+    if not broadcast_object(ranks.is_main and complete_steps(folder.path("checkpoints"))):
+        find_start_weights(config, inputs)  # refuses before anything is written
+    if ranks.is_main:
+        sweep_steps(folder.path("checkpoints"))
+        folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
+        if config.learns:
+            write_known_rows(folder.uri, inputs.dataset)
+        if inputs.semantic_ids:
+            inputs.semantic_ids.save(folder.path(FILE))
+    barrier()
+
+
+def _refuse_other_run(folder: RunFolder, config: Config) -> None:
+    """Keep what another config trained: its checkpoints are not ours to go on from or to overwrite."""
+    if not exists(folder.path("run.json")):
+        return
+    try:
+        other = folder.other_config(config)
+        fault = other and f"holds a run of another config: {other}"
+    except DataError as error:
+        fault = f"its run.json cannot be read ({error})"
+    if fault:
+        raise ConfigError(f"{folder.uri}: {fault}. Set another `run`, or remove that folder.")
+
+
+def _on_main(ranks: Ranks, work: Callable[[], T]) -> T:
+    """Do something on rank 0 and return its result, or raise its refusal, on every rank."""
+    outcome: Any = None
+    if ranks.is_main:
+        try:
+            outcome = work()
+        except SemidError as refusal:
+            outcome = refusal
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, SemidError):
+        raise outcome
+    return outcome
+
+
+def place_model(
+    model: nn.Module,
+    plan: TablePlan,
+    ranks: Ranks,
+    optimizer: SparseOptimizerConfig,
+    *,
+    std: float,
+    seed: int,
+) -> DistributedModelParallel:
+    """Shard a model as planned and draw its tables; checkpoints keep the random generators from here on.
+
+    Args:
+        model: unsharded.
+        plan: of its tables.
+        ranks: this process among its peers.
+        optimizer: of the tables.
+        std: of their first rows.
+        seed: of the run.
+    """
+    has_tokenizer = any(
+        isinstance(part, LiveCodes) and part.tokenizer is not None for part in model.modules()
+    )
+    # Warm-up leaves a tokenizer without gradients.
+    sharded = shard_model(model, plan, ranks, optimizer, skips_parameters=has_tokenizer)
+    seed_everything(seed, "dropout", ranks.rank)
+    initialise_tables(sharded, std=std, seed=seed)
+    return sharded
+
+
+def snapshot(semantic_ids: SemanticIds | None, place: str | None) -> dict[str, bytes]:
+    """Return what a checkpoint carries beside tensors: the map and, where it has one, its tokenizer.
+
+    Args:
+        semantic_ids: the map.
+        place: where the config says it lies; a `.parquet` file has no tokenizer beside it.
+    """
+    if semantic_ids is None:
+        return {}
+    files = {FILE: semantic_ids.to_bytes()}
+    if place and not place.endswith(".parquet"):
+        folder = join(place, TOKENIZER)
+        names = [f"{TOKENIZER}/{name}" for name in (list_folder(folder) if is_folder(folder) else [])]
+        names += [QUALITY] if exists(join(place, QUALITY)) else []
+        files |= {name: read_bytes(join(place, name)) for name in names}
+    return files
+
+
+def tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "plan") -> None:
+    """Write a plan into the run, and print it."""
+    if ranks.is_main:
+        text = plan.as_text()
+        write_bytes(folder.path(f"{name}.json"), plan.to_json().encode())
+        write_bytes(folder.path(f"{name}.txt"), text.encode())
+        CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _parameter_counts(training: Training) -> dict[str, int]:
+    """Return how many numbers a model learns, in tables and elsewhere."""
+    dense = sum(weight.numel() for weight in dense_parameters(training.model).values())
+    tables = sum(table.rows * table.dim for table in find_tables(training.model))
+    return {"parameters/dense": dense, "parameters/tables": tables}

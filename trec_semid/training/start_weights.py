@@ -1,0 +1,153 @@
+"""`start_from`: the weights of another run, their rows matched by what they stand for."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import nn
+
+from trec_semid.checkpoints.folder import (
+    extra_files,
+    latest_step,
+    parse_step_folder,
+    read_file,
+    step_folder,
+)
+from trec_semid.checkpoints.load import load_checkpoint, read_loop
+from trec_semid.checkpoints.mapped import RowMap
+from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.errors import CheckpointError
+from trec_semid.core.paths import join, parent_of
+from trec_semid.core.ranks import broadcast_object
+from trec_semid.data.features import Feature
+from trec_semid.data.schema import Dataset
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.training.config import TrainingRunConfig
+from trec_semid.training.known_rows import kind_of_rows, map_rows, read_known_rows
+
+_log = logging.getLogger(__name__)
+
+
+class Featured(Protocol):
+    """Data that knows its features."""
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Which there are, and their tables."""
+        ...
+
+
+class StartInputs(Protocol):
+    """What is read before training."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """Events and items."""
+        ...
+
+    @property
+    def data(self) -> Featured:
+        """Rows with features."""
+        ...
+
+    @property
+    def semantic_ids(self) -> SemanticIds | None:
+        """The map; None where items have no codes."""
+        ...
+
+
+class StartWeights(NamedTuple):
+    """Where training starts from."""
+
+    folder: str
+    """Of checkpoints."""
+    step: int
+    tables: dict[str, RowMap]
+    """By table; empty where all rows are what they were."""
+    items: RowMap | None
+    """Of item rows, for the item -> code map of the model."""
+    told: tuple[str, ...] = ()
+    """What is said once the weights are loaded: how many rows are taken over, of what."""
+
+    def load(self, model: nn.Module) -> None:
+        """Load the weights; optimizers begin anew. All ranks make the same call.
+
+        Raises:
+            CheckpointError: they do not fit the model.
+        """
+        mapped = {
+            f"model/{one.key}": self.tables[one.name] for one in find_tables(model) if one.name in self.tables
+        }
+        if self.items is not None:
+            maps = [module.codes.data_ptr() for module in model.modules() if isinstance(module, LiveCodes)]
+            state = model.state_dict()
+            names = [name for name in state if name.endswith(".codes") and state[name].data_ptr() in maps]
+            mapped |= {f"model/{name}": self.items for name in names}
+        load_checkpoint(self.folder, Trainable(model), step=self.step, mapped=mapped)
+        for each in self.told:
+            _log.info("%s", each)
+
+
+def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartWeights | None:
+    """Return where a run starts from; None where it begins anew or has a checkpoint of its own to go on from.
+
+    In a process group every rank must call this.
+
+    On the dataset of that run rows stay where they are. On another one, rows of items, users and values of
+    side fields are taken over by what they stand for; new ones begin anew, and those that are gone are left.
+
+    Raises:
+        ConfigError: `start_from` names no checkpoint.
+        CheckpointError: it is not there or damaged, or its items have other codes.
+        DataError: it is of another dataset, and does not say what its rows stand for.
+    """
+    own = join(config.run, "checkpoints")
+    if config.start_from is None or broadcast_object(latest_step(own)) is not None:
+        return None  # the other run may be gone by now
+    folder, step = parse_step_folder(config.start_from)
+    before = read_loop(folder, step)["inputs"]
+    if inputs.semantic_ids and config.tuning is None:
+        _refuse_other_codes(config.start_from, inputs.semantic_ids)
+    if before.get("dataset") == inputs.dataset.facts.checksum:
+        return StartWeights(folder, step, {}, None)
+    run = parent_of(folder)
+    known = read_known_rows(run)
+    kinds = {feature.table: kind for feature in inputs.data.features if (kind := kind_of_rows(feature))}
+    maps = map_rows(run, known, inputs.dataset, dict.fromkeys([*kinds.values(), "items"]))
+    told = tuple(_counts(kind, rows, known.dataset, inputs.dataset.facts.name) for kind, rows in maps.items())
+    return StartWeights(
+        folder, step, {table: maps[kind] for table, kind in kinds.items()}, maps["items"], told
+    )
+
+
+def _counts(kind: str, rows: RowMap, before: str, now: str) -> str:
+    new, gone = len(rows.old_rows) - rows.num_taken, rows.num_old - rows.num_taken
+    return (
+        f"start_from: {kind} of '{before}' and '{now}' matched by what they stand for: "
+        f"{rows.num_taken:,} taken over, {new:,} new, {gone:,} gone"
+    )
+
+
+def _refuse_other_codes(checkpoint: str, ids: SemanticIds) -> None:
+    """Refuse weights that belong to other codes of the same items: tables of codes would mean nothing."""
+    folder, step = parse_step_folder(checkpoint)
+    if FILE not in extra_files(folder, step):
+        return
+    read_file(folder, step, FILE)  # its checksum first
+    place = join(step_folder(folder, step), FILE)
+    before = SemanticIds.load(place)
+    rows = {item: row for row, item in enumerate(before.item_ids)}
+    both = [(rows[item], row) for row, item in enumerate(ids.item_ids) if item in rows]
+    old, new = (np.asarray(places, np.int64) for places in _columns(both))
+    if before.sizes != ids.sizes or not np.array_equal(before.codes[old], ids.codes[new]):
+        raise CheckpointError(
+            f"start_from: {checkpoint} was trained on another map than semantic_ids names. "
+            f"Set semantic_ids = '{place}'."
+        )
+
+
+def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [first for first, _ in pairs], [second for _, second in pairs]
