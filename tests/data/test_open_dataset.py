@@ -15,9 +15,11 @@ from trec_semid.core.fingerprints import STAMP
 from trec_semid.core.paths import find_files, join, read_bytes, write_bytes
 from trec_semid.core.ranks import barrier, process_group
 from trec_semid.data.schema import Dataset, open_dataset
-from trec_semid.jobs import plan, retrieve_setup, study_predictions, tokenize
+from trec_semid.jobs import plan, tokenize
+from trec_semid.study import predictions as study_predictions
 from trec_semid.study.grid import StudyConfig, plan_runs
 from trec_semid.training.ranking.setup import RankConfig, read_inputs
+from trec_semid.training.retrieval import setup as retrieve_setup
 
 
 @pytest.fixture(scope="module")

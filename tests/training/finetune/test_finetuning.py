@@ -18,7 +18,7 @@ from trec_semid.data.prepare import PrepareConfig, prepare_dataset
 from trec_semid.jobs import rank, tokenize
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs/studies/planted"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs/studies/planted"
 pytestmark = pytest.mark.slow
 
 

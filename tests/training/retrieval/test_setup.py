@@ -14,8 +14,8 @@ from trec_semid.core.paths import read_bytes, write_bytes
 from trec_semid.core.runs import RunFolder
 from trec_semid.data.features import describe_item
 from trec_semid.data.schema import Dataset, FieldFacts
-from trec_semid.jobs import retrieve_setup
 from trec_semid.jobs.retrieve import run
+from trec_semid.training.retrieval import setup as retrieve_setup
 
 POPULAR = {"model": {"kind": "popularity"}}
 TOGETHER = {"model": {"kind": "ensemble", "runs": ["a", "b"]}}
