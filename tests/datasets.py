@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trec_semid.core.fingerprints import read_signed
 from trec_semid.core.paths import join, make_folder, open_file, read_bytes, write_bytes
 from trec_semid.data.folder import checksum, describe_files, write_description
 from trec_semid.data.schema import (
@@ -20,6 +19,7 @@ from trec_semid.data.schema import (
     Split,
     SplitFacts,
 )
+from trec_semid.runtime.fingerprints import read_signed
 
 NUM_CLUSTERS = 4
 

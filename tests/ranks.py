@@ -14,7 +14,7 @@ T = TypeVar("T")
 def run_ranks(fn: Callable[..., T], world_size: int, *args: Any) -> list[T]:
     """Call `fn(*args)` in `world_size` fresh processes and return their results, rank 0 first.
 
-    Each process sees the variables of torchrun, so `core.ranks.process_group()` works in it. `fn`, its
+    Each process sees the variables of torchrun, so `runtime.ranks.process_group()` works in it. `fn`, its
     arguments and its result must pickle: a module-level function, tensors copied off shared memory by
     `.numpy()`. An exception on a rank is raised here with that rank's traceback.
     """

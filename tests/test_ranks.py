@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from tests.ranks import run_ranks
-from trec_semid.core.ranks import gather_objects, process_group
+from trec_semid.runtime.ranks import gather_objects, process_group
 
 
 def sum_over_ranks(start: int) -> tuple[int, int, list[int], str]:

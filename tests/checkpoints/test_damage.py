@@ -19,7 +19,7 @@ from trec_semid.checkpoints.folder import (
 from trec_semid.checkpoints.load import load_checkpoint, read_tensors
 from trec_semid.checkpoints.tensors import named_tensors
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.fingerprints import fingerprint, signed_json
+from trec_semid.runtime.fingerprints import fingerprint, signed_json
 
 FILES = [MARKER, "loop.json", "semantic_ids.parquet", "tensors/.metadata", "tensors/__0_0.distcp"]
 

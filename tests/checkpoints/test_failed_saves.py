@@ -22,9 +22,9 @@ from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, TrainingError
-from trec_semid.core.logs import RunLog
 from trec_semid.core.paths import list_folder
-from trec_semid.core.ranks import Ranks, process_group
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.sharding.tables import table_shards
 from trec_semid.training.config import CheckpointsConfig
 from trec_semid.training.finite import expect_finite

@@ -25,7 +25,7 @@ from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import find_files, join, write_bytes
-from trec_semid.core.ranks import process_group
+from trec_semid.runtime.ranks import process_group
 
 
 @pytest.fixture

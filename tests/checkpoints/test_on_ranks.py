@@ -12,7 +12,7 @@ from trec_semid.checkpoints.folder import complete_steps, read_facts, read_file
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.ranks import process_group
+from trec_semid.runtime.ranks import process_group
 
 pytestmark = pytest.mark.ranks
 LOOP = {"epoch": 1, "position": [3, 7], "best": None}

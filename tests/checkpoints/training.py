@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tests.sharding.models import BAGS, TinyModel, global_batch, my_part
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
-from trec_semid.core.ranks import Ranks
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from tests.datasets import describe_again, write_small_dataset
 from tests.ranks import run_ranks
-from trec_semid.core import fingerprints
 from trec_semid.core.errors import DataError
-from trec_semid.core.fingerprints import STAMP
 from trec_semid.core.paths import find_files, join, read_bytes, write_bytes
-from trec_semid.core.ranks import barrier, process_group
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.jobs import plan, tokenize
+from trec_semid.runtime import fingerprints
+from trec_semid.runtime.fingerprints import STAMP
+from trec_semid.runtime.ranks import barrier, process_group
 from trec_semid.study import predictions as study_predictions
 from trec_semid.study.grid import StudyConfig, plan_runs
 from trec_semid.training.ranking.setup import RankConfig, read_inputs

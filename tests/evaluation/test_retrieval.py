@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.evaluation.retrieval_runs import NUM_ITEMS, NUM_USERS, RANDOM_STRATA, random_targets
 from tests.ranks import run_ranks
 from trec_semid.core.errors import DataError, ShapeError
-from trec_semid.core.ranks import process_group
 from trec_semid.evaluation.retrieval import RetrievalAccumulator, retrieval_metrics
 from trec_semid.evaluation.strata import ACTIVITY, POPULARITY, STRATA, Strata, strata_of_counts
 from trec_semid.evaluation.target_ranks import TargetRanks
 from trec_semid.metrics.target_ranks import UserItems, rank_targets
+from trec_semid.runtime.ranks import process_group
 
 CUTOFFS = (5, 10, 50, 100)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.datasets import write_small_dataset
-from trec_semid.core.logs import read_events
 from trec_semid.core.paths import write_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.rank import RankConfig, run
+from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 from trec_semid.training import loop as training_loop

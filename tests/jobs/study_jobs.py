@@ -7,10 +7,10 @@ from pathlib import Path
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import say
 from trec_semid.core.paths import join, make_folder, write_bytes
-from trec_semid.core.runs import RunFolder
 from trec_semid.jobs.table import Job
+from trec_semid.runtime.logs import say
+from trec_semid.runtime.runs import RunFolder
 
 
 class MakeConfig(Config):

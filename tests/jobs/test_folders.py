@@ -19,11 +19,11 @@ from tests.occupants import VERBS, contents, occupy
 from tests.ranks import run_ranks
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError, LockError, SemidError
-from trec_semid.core.locks import FolderLock, lock_uri, new_owner
-from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, find_files, join, write_bytes
-from trec_semid.core.ranks import gather_objects, process_group
 from trec_semid.jobs.table import job_named
+from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.ranks import gather_objects, process_group
 
 TOKENIZER = {"kind": "rq_kmeans", "codebook_size": 6, "levels": 2}
 PREPARE = {

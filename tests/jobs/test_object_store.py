@@ -19,11 +19,7 @@ import pytest
 
 from tests.jobs.test_whole_way import do, write_configs, write_raw
 from trec_semid.checkpoints.folder import complete_steps
-from trec_semid.core import locks
 from trec_semid.core.errors import DataError, LockError
-from trec_semid.core.leftovers import is_unfinished
-from trec_semid.core.locks import FolderLock, lock_uri, new_owner
-from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import (
     arrow_filesystem,
     exists,
@@ -35,6 +31,10 @@ from trec_semid.core.paths import (
     write_bytes,
 )
 from trec_semid.data.schema import Dataset
+from trec_semid.runtime import locks
+from trec_semid.runtime.leftovers import is_unfinished
+from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
+from trec_semid.runtime.own_folder import own_folder
 from trec_semid.serving.reader import Bundle
 
 ENVIRONMENT = {

@@ -20,13 +20,13 @@ from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step, complete_steps
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import CheckpointError, ConfigError, TrainingError
-from trec_semid.core.logs import read_events
 from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.jobs.rank import RankConfig, run
+from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 
 PLANS = ("row_wise", "table_wise")

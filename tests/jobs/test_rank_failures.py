@@ -7,9 +7,9 @@ import torch
 
 from tests.jobs.ranking import events_of, rank_config, run_until, write_problem
 from trec_semid.checkpoints.folder import complete_steps
-from trec_semid.core import runs
 from trec_semid.core.errors import CheckpointError, TrainingError
 from trec_semid.jobs.rank import run
+from trec_semid.runtime import runs
 from trec_semid.training import loop as training_loop
 
 

@@ -11,10 +11,10 @@ from tests.jobs.ranking import losses_of, rank_config
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import TENSORS, best_step, complete_steps, step_folder
 from trec_semid.core.errors import ConfigError, DataError, TrainingError
-from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, read_bytes
 from trec_semid.jobs import report, tokenize
 from trec_semid.jobs.rank import RankConfig, run
+from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig

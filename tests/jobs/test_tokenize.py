@@ -13,11 +13,11 @@ import pytest
 from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.logs import read_events
 from trec_semid.core.paths import find_files, read_bytes, write_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.tokenize import TokenizeConfig, run
+from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.mmq import MmqConfig

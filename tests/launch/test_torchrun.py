@@ -15,7 +15,7 @@ import pytest
 
 from tests.datasets import write_small_dataset
 from trec_semid.checkpoints.folder import latest_step
-from trec_semid.core.logs import read_events
+from trec_semid.runtime.logs import read_events
 
 RANK = """
 representation = "item"

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from tests.ranks import run_ranks
-from trec_semid.core.ranks import process_group
 from trec_semid.metrics import exchange
 from trec_semid.metrics.auc import AucAccumulator, auc
 from trec_semid.metrics.binary import BinaryAccumulator, binary_metrics
 from trec_semid.metrics.exchange import SortedRuns, count_pairs_over_ranks
 from trec_semid.metrics.gauc import GaucAccumulator, gauc
 from trec_semid.metrics.keys import pack
+from trec_semid.runtime.ranks import process_group
 
 CASES = {
     # name: (rows, users, distinct scores, max_rows, how rows fall on ranks)

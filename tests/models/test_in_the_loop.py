@@ -20,12 +20,12 @@ from tests.models.loop_problem import (
     tokenizer,
 )
 from tests.ranks import run_ranks
-from trec_semid.core.ranks import Ranks, process_group
 from trec_semid.embeddings.collection import PooledTables, keyed_jagged
 from trec_semid.embeddings.content_tables import ContentTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec, initial_rows
 from trec_semid.models.in_the_loop import RankerInTheLoopWithLoss
 from trec_semid.models.ranker import Ranker
+from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.sharding.apply import dense_parameters, replicated_table_optimizer, shard_frozen, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig

@@ -6,15 +6,15 @@ import numpy as np
 
 from tests.report.fake_runs import PLAN
 from trec_semid.core.config import Config
-from trec_semid.core.logs import RunLog
 from trec_semid.core.paths import write_bytes
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset, Split
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, TargetRanks, read_target_ranks
 from trec_semid.metrics.target_ranks import UNLISTED
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 

@@ -7,12 +7,12 @@ import numpy as np
 
 from tests.datasets import write_small_dataset
 from trec_semid.core.config import Config
-from trec_semid.core.logs import RunLog
 from trec_semid.core.paths import exists, join, write_bytes
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset, Split
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.evaluation.ranking import split_metrics
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 

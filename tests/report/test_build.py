@@ -15,12 +15,12 @@ from tests.datasets import write_small_dataset
 from tests.report.conftest import Study
 from tests.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import RunLog
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.report.build import MAX_POINTS, build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import NOT_DISTINGUISHABLE, Report, RowCounts
 from trec_semid.report.measure import MIN_REPLICATES, choose_replicates
+from trec_semid.runtime.logs import RunLog
 
 
 def read_frame(run: str, split: str = "test") -> pd.DataFrame:

@@ -10,8 +10,6 @@ from tests.datasets import write_small_dataset
 from tests.report.fake_retrieval import AGREED, COVERED, write_retrieve_run
 from tests.report.fake_runs import write_tokenize_run
 from tests.report.test_render import Page
-from trec_semid.core.logs import RunLog
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset
 from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
@@ -19,6 +17,8 @@ from trec_semid.report.content import Report
 from trec_semid.report.markdown import plain, render_markdown
 from trec_semid.report.render import render_json, render_page
 from trec_semid.report.words import interval
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.record import write_record
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from tests.ranks import run_ranks
 from trec_semid.core.errors import PlanError
-from trec_semid.core.ranks import process_group
 from trec_semid.embeddings.collection import PooledTables, keyed_jagged
 from trec_semid.embeddings.tables import TablesConfig, TableSpec, initial_rows
+from trec_semid.runtime.ranks import process_group
 from trec_semid.sharding.apply import replicated_table_optimizer, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig

@@ -19,7 +19,7 @@ from tests.sharding.models import (
     train_by_hand,
 )
 from trec_semid.core.errors import ConfigError, PlanError
-from trec_semid.core.ranks import Ranks, process_group
+from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.sharding.apply import (
     dense_parameters,
     replicated_table_optimizer,

@@ -5,7 +5,7 @@ import torch
 
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.ranks import Ranks
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.sharding.topology import GIB, ClusterConfig, build_topology
 
 CLUSTERS = sorted(str(path) for path in Path("configs/cluster").glob("*.toml"))

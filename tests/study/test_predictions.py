@@ -7,8 +7,8 @@ from tests.datasets import write_small_dataset
 from tests.metrics.brute import brute_auc, brute_gauc
 from tests.report.fake_runs import write_rank_run
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.runs import RunFolder
 from trec_semid.evaluation.predictions import read_predictions
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.study.compare import compare
 from trec_semid.study.grid import StudyConfig
 from trec_semid.study.predictions import pool_runs

@@ -9,9 +9,9 @@ from tests.datasets import write_small_dataset
 from tests.jobs.ranking import mark_finished
 from trec_semid.core.config import Config
 from trec_semid.core.identity import MayChange
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.table import Job
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.study.grid import PlannedRun
 from trec_semid.study.workers import devices_of, look_at
 from trec_semid.tokenizers.semantic_ids import SemanticIds

@@ -9,7 +9,7 @@ import torch
 from tests.ranks import run_ranks
 from tests.tokenizers import rare
 from tests.tokenizers.planted import DIMS, plant
-from trec_semid.core.ranks import process_group
+from trec_semid.runtime.ranks import process_group
 from trec_semid.tokenizers.alignment import ContrastiveConfig
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.encode import encode_catalogue

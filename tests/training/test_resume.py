@@ -10,8 +10,8 @@ from tests.checkpoints.training import small
 from trec_semid.checkpoints.folder import complete_steps
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.logs import RunLog, read_events
-from trec_semid.core.ranks import Ranks
+from trec_semid.runtime.logs import RunLog, read_events
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.training.config import CheckpointsConfig
 from trec_semid.training.resume import Start, find_start, newest_loop
 

@@ -7,9 +7,9 @@ from torch.nn import functional
 
 from tests.jobs.ranking import rank_config, write_problem
 from trec_semid.core.errors import TrainingError
-from trec_semid.core.ranks import process_group
 from trec_semid.data.loader import TrainLoader
 from trec_semid.embeddings.tables import initial_rows
+from trec_semid.runtime.ranks import process_group
 from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks

@@ -39,7 +39,6 @@ import torch  # noqa: E402
 from resident import peak_mib, resident_mib, restart_peak  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from trec_semid.core.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.data.batches import RankingBatch  # noqa: E402
 from trec_semid.data.features import Feature, Sources  # noqa: E402
 from trec_semid.data.loader import BatchMaker, DistinctItems, RankingRows  # noqa: E402
@@ -57,6 +56,7 @@ from trec_semid.models.in_the_loop import (  # noqa: E402
 from trec_semid.models.live_codes import LiveCodes  # noqa: E402
 from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
+from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402

@@ -37,7 +37,6 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from trec_semid.core.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.data.batches import RankingBatch  # noqa: E402
 from trec_semid.data.features import Feature, Sources  # noqa: E402
 from trec_semid.data.loader import BatchMaker, RankingRows  # noqa: E402
@@ -46,6 +45,7 @@ from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
 from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
+from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.sharding.apply import shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from trec_semid.core import fingerprints
+from trec_semid.runtime import fingerprints
 
 NUM_FILES, FILE_BYTES, RUNS = 8, 64 << 20, 3
 

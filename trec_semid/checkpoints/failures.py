@@ -5,7 +5,7 @@ import errno
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from trec_semid.core.disk import full_disk_fault
+from trec_semid.runtime.disk import full_disk_fault
 
 FAILURES = (Exception, CheckpointException)
 """What a failed save or load raises: torch's `CheckpointException` is a `BaseException`."""

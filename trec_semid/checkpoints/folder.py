@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError
-from trec_semid.core.fingerprints import Fingerprint, read_signed, signed_json, verify
 from trec_semid.core.paths import exists, join, list_folder, read_bytes, remove, write_bytes
-from trec_semid.core.ranks import broadcast_object
+from trec_semid.runtime.fingerprints import Fingerprint, read_signed, signed_json, verify
+from trec_semid.runtime.ranks import broadcast_object
 
 MARKER = "checkpoint.json"
 LOOP = "loop.json"

@@ -34,7 +34,7 @@ from trec_semid.checkpoints.tensors import (
 )
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import join
-from trec_semid.core.ranks import broadcast_object, gather_objects
+from trec_semid.runtime.ranks import broadcast_object, gather_objects
 
 
 @runtime_checkable

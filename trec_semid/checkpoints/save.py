@@ -24,9 +24,9 @@ from trec_semid.checkpoints.random_state import capture_random_state
 from trec_semid.checkpoints.storage import alone_without_warning, storage_writer
 from trec_semid.checkpoints.tensors import Tensors, Trainable, hyperparameters, named_tensors
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.fingerprints import Fingerprint
 from trec_semid.core.paths import exists, join
-from trec_semid.core.ranks import broadcast_object, gather_objects
+from trec_semid.runtime.fingerprints import Fingerprint
+from trec_semid.runtime.ranks import broadcast_object, gather_objects
 
 T = TypeVar("T")
 

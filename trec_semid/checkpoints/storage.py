@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 from torch.futures import Future
 
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.fingerprints import Fingerprint
 from trec_semid.core.paths import filesystem, is_local
+from trec_semid.runtime.fingerprints import Fingerprint
 
 _LARGE_BYTES = 1 << 20
 """A piece at least this large is hashed in a thread of its own."""

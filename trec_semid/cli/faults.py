@@ -5,8 +5,8 @@ import os
 import sys
 import traceback
 
-from trec_semid.core.disk import full_disk, full_disk_fault
 from trec_semid.core.errors import SemidError
+from trec_semid.runtime.disk import full_disk, full_disk_fault
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""

@@ -14,7 +14,7 @@ import typer
 from trec_semid import __version__
 from trec_semid.cli.faults import INTERRUPTED, complain, complain_of, tell_torchrun
 from trec_semid.core.errors import SemidError
-from trec_semid.core.stopping import Stopped, heed_parent, heeding_signals, leave
+from trec_semid.runtime.stopping import Stopped, heed_parent, heeding_signals, leave
 
 app = typer.Typer(
     name="trec-semid",

@@ -1,1 +1,1 @@
-"""What every layer may use: config, errors, paths, logs, seeds, ranks. Knows nothing of recommendation."""
+"""What every room may use: config, errors, paths, seeds, shapes. Knows nothing of recommendation."""

@@ -6,7 +6,6 @@ from typing import Annotated, assert_never
 import pyarrow as pa
 from pydantic import Field
 
-from trec_semid.core.logs import working
 from trec_semid.data.encoders.arrays import ColumnConfig, NpyConfig, column_chunks, in_array, npy_chunks
 from trec_semid.data.encoders.attributes import ONE_LINE_OF_ATTRIBUTES, AttributesConfig, attribute_chunks
 from trec_semid.data.encoders.chunks import Array, Chunk, Items
@@ -14,6 +13,7 @@ from trec_semid.data.encoders.image import ImageConfig, image_chunks
 from trec_semid.data.encoders.store import ONE_LINE_OF_VECTORS, store_content
 from trec_semid.data.encoders.text import TextConfig, text_chunks
 from trec_semid.data.schema import ModalityFacts
+from trec_semid.runtime.logs import working
 
 ContentConfig = Annotated[
     NpyConfig | ColumnConfig | TextConfig | ImageConfig | AttributesConfig, Field(discriminator="kind")

@@ -10,10 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from trec_semid.core.disk import full_disk_fault, wording_full_disk
 from trec_semid.core.errors import DataError
-from trec_semid.core.fingerprints import data_files, fingerprint, signed_json
-from trec_semid.core.logs import working
 from trec_semid.core.paths import (
     arrow_filesystem,
     join,
@@ -25,6 +22,9 @@ from trec_semid.data.fields import SideField
 from trec_semid.data.raw.files import first_line, size_of
 from trec_semid.data.schema import DESCRIPTION, EVENT_SCHEMA, SPLITS, DatasetFacts, FileFacts
 from trec_semid.data.timeline import Timeline
+from trec_semid.runtime.disk import full_disk_fault, wording_full_disk
+from trec_semid.runtime.fingerprints import data_files, fingerprint, signed_json
+from trec_semid.runtime.logs import working
 
 CONFIG = "config.toml"
 _ROWS_PER_GROUP = 1 << 18

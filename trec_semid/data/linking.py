@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
 from trec_semid.data.duplicates import check_duplicates, find_duplicates
 from trec_semid.data.filters import Core, FilterConfig, k_core
 from trec_semid.data.raw.columns import as_flags
@@ -15,6 +14,7 @@ from trec_semid.data.raw.entities import Entities, named_entities, with_unknown
 from trec_semid.data.raw.events import RawEvents
 from trec_semid.data.schema import RowCounts
 from trec_semid.data.sources.source import Source
+from trec_semid.runtime.logs import working
 
 Array = np.ndarray[Any, Any]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]

@@ -7,9 +7,9 @@ from pydantic import Field, PositiveInt
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.schema import SPLITS, Split
+from trec_semid.runtime.logs import working
 
 Array = np.ndarray[Any, Any]
 Ints = np.ndarray[Any, np.dtype[np.int64]]

@@ -7,7 +7,6 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from trec_semid.core.config import Config, Place, dump_toml
-from trec_semid.core.owners import check_owner
 from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.data.content import ContentConfig, write_contents
 from trec_semid.data.encoders.arrays import NpyConfig
@@ -36,6 +35,7 @@ from trec_semid.data.sources.source import Needs, Source
 from trec_semid.data.sources.table import SourceConfig, read_source
 from trec_semid.data.splits import ItemHoldout, SplitConfig, needs_times, split_rule
 from trec_semid.data.timeline import Timeline, arrange, describe_splits, with_negatives
+from trec_semid.runtime.owners import check_owner
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 _RESERVED = {"item_id", "user_id", "row", "id"}

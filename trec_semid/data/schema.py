@@ -27,10 +27,10 @@ from pydantic import ValidationError
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
-from trec_semid.core.fingerprints import Fingerprint, Verify, check_files, read_signed, verify
 from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import arrow_filesystem, is_local, join, local_copy, read_bytes
 from trec_semid.data.raw.times import TimeUnit
+from trec_semid.runtime.fingerprints import Fingerprint, Verify, check_files, read_signed, verify
 
 SCHEMA_VERSION = 2
 DESCRIPTION = "dataset.json"

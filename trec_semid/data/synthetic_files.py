@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
 from trec_semid.core.paths import (
     arrow_filesystem,
     exists,
@@ -38,6 +37,7 @@ from trec_semid.data.encoders.store import npy_header
 from trec_semid.data.folder import write_table, writing
 from trec_semid.data.synthetic import SyntheticConfig, World
 from trec_semid.data.synthetic_truth import Ceilings, information
+from trec_semid.runtime.logs import working
 
 FIRST_TIME_S = 1_577_836_800
 """2020-01-01."""

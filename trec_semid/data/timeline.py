@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
 from trec_semid.data.linking import Linked
 from trec_semid.data.negatives import NEGATIVE, NegativesConfig, add_negatives
 from trec_semid.data.ordering import TieRule, count_ties, sort_events, stable_argsort
 from trec_semid.data.schema import SPLITS, Split, SplitFacts
 from trec_semid.data.splits import DROPPED, TRAIN, SplitConfig, split_events
+from trec_semid.runtime.logs import working
 
 Array = np.ndarray[Any, Any]
 EVENT = "event"

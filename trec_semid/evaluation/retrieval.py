@@ -22,11 +22,11 @@ import torch.distributed as dist
 from numpy.typing import ArrayLike, NDArray
 
 from trec_semid.core.errors import DataError, ShapeError
-from trec_semid.core.ranks import gather_objects
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import POPULARITY, STRATA, Strata
 from trec_semid.evaluation.target_ranks import RETRIEVAL_CUTOFFS, TargetRanks, targets_by_stratum
 from trec_semid.metrics.retrieval import Vector
+from trec_semid.runtime.ranks import gather_objects
 
 RETRIEVAL_COUNTS = ("users", "targets")
 """`<count>` or `<count>/<stratum>`; always there, 0 included."""

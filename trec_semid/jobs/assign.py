@@ -17,10 +17,7 @@ import torch
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
-from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.folder import writing
 from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
@@ -28,6 +25,9 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
+from trec_semid.runtime.logs import say, set_up_console, working
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.drift import DriftMeter
 from trec_semid.tokenizers.origin import Named
 from trec_semid.tokenizers.record import TOKENIZER, write_record

@@ -16,15 +16,15 @@ from trec_semid.checkpoints.folder import best_step, extra_files, read_file
 from trec_semid.checkpoints.load import read_tensors
 from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
-from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.folder import writing
 from trec_semid.data.ranking import Codes, RankingData
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.models.table import build_dense_ranker
+from trec_semid.runtime.logs import say, set_up_console
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.serving.manifest import (
     MANIFEST,
     FeatureFacts,

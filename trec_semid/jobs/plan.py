@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, field_validator, model_validator
 
 from trec_semid.core.config import Config, Place, load_config
-from trec_semid.core.disk import wording_full_disk
 from trec_semid.core.errors import ConfigError, PlanError
-from trec_semid.core.logs import say, set_up_console, working
-from trec_semid.core.owners import check_file
 from trec_semid.core.paths import find_files, join, write_bytes
 from trec_semid.core.toml_text import read_toml
 from trec_semid.data.schema import DESCRIPTION, open_dataset
 from trec_semid.models.table import RETRIEVER_KINDS
+from trec_semid.runtime.disk import wording_full_disk
+from trec_semid.runtime.logs import say, set_up_console, working
+from trec_semid.runtime.owners import check_file
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.topology import ClusterConfig
 from trec_semid.training.plan_sizes import SizesConfig

@@ -6,15 +6,15 @@ from rich.table import Table
 
 from trec_semid.core.config import dump_toml
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import exists, join, read_bytes
-from trec_semid.core.ranks import barrier, process_group
 from trec_semid.core.text_table import as_text
 from trec_semid.data.folder import CONFIG
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
 from trec_semid.data.raw.inputs import have_changed
 from trec_semid.data.schema import Dataset, DatasetFacts, RowCounts, SimilarIds, open_dataset
+from trec_semid.runtime.logs import say, set_up_console
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.ranks import barrier, process_group
 
 __all__ = ["PrepareConfig", "run", "summary"]
 

@@ -4,14 +4,14 @@ from functools import partial
 
 from torch import nn
 
-from trec_semid.core.logs import RunLog
-from trec_semid.core.own_folder import own_folder
-from trec_semid.core.ranks import Ranks
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.batches import RankingBatch
 from trec_semid.data.loader import BatchMaker, TrainLoader
 from trec_semid.embeddings.content_tables import PREFIX
 from trec_semid.evaluation.ranking import Named
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.finetune.finetuning import Tuning, distinct_items, live_items, start_tuning
 from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned

@@ -5,8 +5,6 @@ from typing import NamedTuple
 from pydantic import Field
 
 from trec_semid.core.config import Place
-from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import join, write_files
 from trec_semid.data.schema import VerifyConfig
 from trec_semid.report.build import build_report
@@ -14,6 +12,8 @@ from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import Report
 from trec_semid.report.markdown import render_markdown
 from trec_semid.report.render import render_json, render_page
+from trec_semid.runtime.logs import say, set_up_console
+from trec_semid.runtime.own_folder import own_folder
 
 
 class ReportConfig(VerifyConfig):

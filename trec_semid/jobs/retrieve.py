@@ -4,10 +4,6 @@ from functools import partial
 
 from torch import nn
 
-from trec_semid.core.logs import RunLog
-from trec_semid.core.own_folder import own_folder
-from trec_semid.core.ranks import Ranks
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch
 from trec_semid.data.sequence_loader import SequenceLoader
@@ -15,6 +11,10 @@ from trec_semid.evaluation.ranking import Named
 from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import Retriever
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.finetuning import Tuning, start_tuning
 from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned
 from trec_semid.training.loop import Training

@@ -16,14 +16,14 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from trec_semid.core.errors import ConfigError, SemidError
-from trec_semid.core.logs import say, set_up_console
-from trec_semid.core.own_folder import locked_folder, own_folder
-from trec_semid.core.owners import refuse_private
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_files
-from trec_semid.core.runs import RunFolder
-from trec_semid.core.stopping import Stopped, heeding_signals
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.table import job_named
+from trec_semid.runtime.logs import say, set_up_console
+from trec_semid.runtime.own_folder import locked_folder, own_folder
+from trec_semid.runtime.owners import refuse_private
+from trec_semid.runtime.runs import RunFolder
+from trec_semid.runtime.stopping import Stopped, heeding_signals
 from trec_semid.study.compare import compare, with_tokenizers
 from trec_semid.study.grid import PlannedRun, StudyConfig, plan_runs
 from trec_semid.study.page import render_study

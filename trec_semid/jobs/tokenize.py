@@ -11,12 +11,12 @@ from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.identity import MayChange
-from trec_semid.core.logs import RunLog, say, set_up_console, track, working
-from trec_semid.core.own_folder import own_folder
-from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
-from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.schema import Dataset, DatasetConfig, open_dataset
+from trec_semid.runtime.logs import RunLog, say, set_up_console, track, working
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
 from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import encode_catalogue

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.ranks import gather_objects
 from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
 from trec_semid.metrics.keys import check_float32, check_labels, check_scores, pack, sort_keys
 from trec_semid.metrics.pairs import count_pairs
+from trec_semid.runtime.ranks import gather_objects
 
 
 class RocCurve(NamedTuple):

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.ranks import gather_objects
 from trec_semid.metrics.keys import check_labels, check_scores
+from trec_semid.runtime.ranks import gather_objects
 
 CLIP = 2.0**-23
 """Probabilities are moved into [CLIP, 1 - CLIP] before their logarithm: the spacing of float32 at 1."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trec_semid.core.logs import working
+from trec_semid.runtime.logs import working
 
 Codes = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from trec_semid.core.processes import scratch_prefix
-from trec_semid.core.ranks import gather_objects
 from trec_semid.metrics.keys import USER_SHIFT, Keys, sort_keys
 from trec_semid.metrics.pairs import PairCounts, count_pairs
+from trec_semid.runtime.ranks import gather_objects
 
 MAX_ROWS_IN_MEMORY = 1 << 24
 """Rows a rank holds before it writes a sorted run to disk, and rows moved at once when counting."""

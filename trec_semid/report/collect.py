@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.fingerprints import Verify
-from trec_semid.core.logs import read_events
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.report.content import Job, RunFacts
+from trec_semid.runtime.fingerprints import Verify
+from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.record import verify_record
 from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes
 

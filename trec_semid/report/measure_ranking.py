@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trec_semid.core.logs import track
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import Predictions, read_predictions
 from trec_semid.evaluation.ranking import RANK_METRICS, rank_metrics, split_metrics
@@ -25,6 +24,7 @@ from trec_semid.report.measure import (
     expect_own_metrics,
     expect_same_rows,
 )
+from trec_semid.runtime.logs import track
 
 RANKING = Asked(
     protocols=("online", "frozen"),

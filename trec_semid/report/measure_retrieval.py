@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import track
 from trec_semid.core.paths import join
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.retrieval import retrieval_metrics
@@ -28,6 +27,7 @@ from trec_semid.report.measure import (
     expect_own_metrics,
     expect_same_rows,
 )
+from trec_semid.runtime.logs import track
 
 USUAL_CUTOFF = 10
 """The answer speaks of it where every run was evaluated there."""

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.fingerprints import Fingerprint, verify
 from trec_semid.core.paths import join, read_bytes, write_bytes
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, Role
 from trec_semid.data.histories import HistoryConfig
+from trec_semid.runtime.fingerprints import Fingerprint, verify
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sha256"

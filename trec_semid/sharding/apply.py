@@ -10,7 +10,7 @@ from torchrec.distributed.comm_ops import set_gradient_division
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 
 from trec_semid.core.errors import PlanError
-from trec_semid.core.ranks import Ranks
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables, table_sharders, table_weights, without_library_warnings

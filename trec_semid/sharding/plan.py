@@ -11,7 +11,7 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingPlan
 
 from trec_semid.core.errors import PlanError, SemidError
-from trec_semid.core.ranks import Ranks, broadcast_object
+from trec_semid.runtime.ranks import Ranks, broadcast_object
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.placement import PlacedTable, RankLoad, rank_loads

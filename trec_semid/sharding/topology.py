@@ -14,7 +14,7 @@ from torchrec.distributed.planner.types import (
 )
 
 from trec_semid.core.config import Config
-from trec_semid.core.ranks import Ranks
+from trec_semid.runtime.ranks import Ranks
 
 GIB = 1024**3
 

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from trec_semid.core.errors import DataError, SemidError
-from trec_semid.core.logs import track
 from trec_semid.metrics.intervals import Difference, Replicates, bootstrap
 from trec_semid.metrics.paired import paired_difference, paired_t_test
 from trec_semid.metrics.verdicts import Direction, Verdict, fewest_draws, judge
 from trec_semid.report.measure import choose_replicates
+from trec_semid.runtime.logs import track
 from trec_semid.study.predictions import Key, RowReader, Rows, has_predictions, user_keys
 from trec_semid.study.retrieval import draw_retrieved
 

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from trec_semid.core.logs import CONSOLE
+from trec_semid.runtime.logs import CONSOLE
 from trec_semid.study.grid import PlannedRun
 from trec_semid.study.workers import Outcome
 

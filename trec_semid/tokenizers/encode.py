@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trec_semid.core.logs import working
+from trec_semid.runtime.logs import working
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.shards import my_rank, refusing_together, sum_over_ranks, world_size
 from trec_semid.tokenizers.tokenizer import Tokenizer

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.fingerprints import Fingerprint, fingerprints, read_signed, signed_json, verify
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
+from trec_semid.runtime.fingerprints import Fingerprint, fingerprints, read_signed, signed_json, verify
 from trec_semid.tokenizers.semantic_ids import FILE
 
 RECORD = "codes.json"

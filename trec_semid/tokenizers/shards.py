@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trec_semid.core.errors import SemidError
-from trec_semid.core.ranks import gather_objects
+from trec_semid.runtime.ranks import gather_objects
 
 
 def world_size() -> int:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from trec_semid.core.errors import DataError, ShapeError
-from trec_semid.core.logs import working
 from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_length
+from trec_semid.runtime.logs import working
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.shards import (
     largest_over_ranks,

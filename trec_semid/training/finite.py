@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.finite import first_not_finite
-from trec_semid.core.ranks import gather_objects
+from trec_semid.runtime.ranks import gather_objects
 
 
 def expect_finite(trainable: Trainable, step: int, last_good: str) -> None:

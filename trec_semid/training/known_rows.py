@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.fingerprints import Fingerprint, fingerprints, read_signed, signed_json, verify
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import Dataset
+from trec_semid.runtime.fingerprints import Fingerprint, fingerprints, read_signed, signed_json, verify
 
 FOLDER, DESCRIPTION = "rows", "rows.json"
 _REMEDY = "Start from a run that has its rows, or on the dataset that it was trained on"

@@ -14,9 +14,9 @@ from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
-from trec_semid.core.logs import RunLog, Work, working
-from trec_semid.core.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
-from trec_semid.core.stopping import Stopped, deferring
+from trec_semid.runtime.logs import RunLog, Work, working
+from trec_semid.runtime.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
+from trec_semid.runtime.stopping import Stopped, deferring
 from trec_semid.training.config import CheckpointsConfig, TrainConfig
 from trec_semid.training.finetune.finetuning import Tuning
 from trec_semid.training.finite import expect_finite

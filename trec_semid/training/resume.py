@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from trec_semid.checkpoints.folder import complete_steps, step_fault, step_folder
 from trec_semid.checkpoints.load import read_loop
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.logs import RunLog
-from trec_semid.core.ranks import Ranks, broadcast_object
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.ranks import Ranks, broadcast_object
 from trec_semid.training.config import CheckpointsConfig
 
 _log = logging.getLogger(__name__)

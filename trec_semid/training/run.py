@@ -13,13 +13,13 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from trec_semid.checkpoints.folder import complete_steps, sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
-from trec_semid.core.logs import CONSOLE, say, set_up_console
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
-from trec_semid.core.ranks import Ranks, barrier, broadcast_object, process_group
-from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import seed_everything
 from trec_semid.evaluation.ranking import Named
 from trec_semid.models.live_codes import LiveCodes
+from trec_semid.runtime.logs import CONSOLE, say, set_up_console
+from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan

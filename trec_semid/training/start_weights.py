@@ -19,10 +19,10 @@ from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import join, parent_of
-from trec_semid.core.ranks import broadcast_object
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import Dataset
 from trec_semid.models.live_codes import LiveCodes
+from trec_semid.runtime.ranks import broadcast_object
 from trec_semid.sharding.tables import find_tables
 from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainingRunConfig

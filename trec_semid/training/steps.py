@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trec_semid.core.errors import TrainingError
-from trec_semid.core.ranks import Ranks
-from trec_semid.core.stopping import signal_asked
 from trec_semid.data.batches import RankingBatch
 from trec_semid.embeddings.collection import keyed_jagged
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.stopping import signal_asked
 from trec_semid.training.optimizers import Updates, forget_gradients, update
 
 T = TypeVar("T")

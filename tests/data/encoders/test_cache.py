@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trec_semid.core.logs import working
 from trec_semid.core.paths import join, list_folder
 from trec_semid.data.encoders.cache import (
     VectorCache,
@@ -15,6 +14,7 @@ from trec_semid.data.encoders.cache import (
     keys_of,
     open_cache,
 )
+from trec_semid.runtime.logs import working
 
 
 class Encoder:

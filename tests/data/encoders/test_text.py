@@ -5,10 +5,10 @@ import pytest
 from pydantic import ValidationError
 
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.core.logs import Work
 from trec_semid.data.encoders import text
 from trec_semid.data.encoders.chunks import Items
 from trec_semid.data.encoders.text import TextConfig, TextEncoder, text_chunks
+from trec_semid.runtime.logs import Work
 
 
 class StandIn:

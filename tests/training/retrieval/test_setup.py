@@ -11,10 +11,10 @@ from tests.datasets import describe_again, write_small_dataset
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import read_bytes, write_bytes
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.features import describe_item
 from trec_semid.data.schema import Dataset, FieldFacts
 from trec_semid.jobs.retrieve import run
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.retrieval import setup as retrieve_setup
 
 POPULAR = {"model": {"kind": "popularity"}}

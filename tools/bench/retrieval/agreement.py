@@ -13,8 +13,8 @@ import tempfile
 import time
 
 from trec_semid.core.config import load_saved
-from trec_semid.core.ranks import Ranks, process_group
-from trec_semid.core.runs import RunFolder
+from trec_semid.runtime.ranks import Ranks, process_group
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.retrieval.agreement import beam_agreement
 from trec_semid.training.retrieval.ensemble import place_finished
 from trec_semid.training.retrieval.evaluation import Evaluator

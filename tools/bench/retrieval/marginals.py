@@ -19,10 +19,10 @@ import torch
 from torch.nn.functional import one_hot
 
 from trec_semid.core.config import load_saved
-from trec_semid.core.ranks import process_group
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.ragged import Ragged
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
+from trec_semid.runtime.ranks import process_group
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.retrieval.ensemble import place_finished
 from trec_semid.training.retrieval.evaluation import Evaluator

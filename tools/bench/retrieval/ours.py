@@ -8,7 +8,6 @@ from contest import evaluating
 from given import Given
 from torch import Tensor
 
-from trec_semid.core.ranks import Ranks
 from trec_semid.data.sequence_batches import ItemFeatures, SequenceBatch
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
@@ -25,6 +24,7 @@ from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retriever import LossConfig, RetrievalModel, Retriever, RetrieverWithLoss
 from trec_semid.models.table import build_sequence_model
 from trec_semid.models.tiger import Tiger, TigerConfig
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.constraints import ShardingConfig, TableRule
 from trec_semid.sharding.plan import plan_on_ranks

@@ -18,11 +18,11 @@ from typing import IO, Any, final
 
 import numpy as np
 
-from trec_semid.core.logs import Work
 from trec_semid.core.paths import find_files, join, list_folder, open_file, write_bytes
 from trec_semid.core.processes import scratch_prefix
 from trec_semid.data.encoders.chunks import Array
 from trec_semid.data.encoders.store import disk_faults
+from trec_semid.runtime.logs import Work
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
 from trec_semid.data.raw.delimited import column_names, read_delimited
 from trec_semid.data.raw.files import reading, size_of
 from trec_semid.data.raw.json_lines import json_keys, read_json_lines
 from trec_semid.data.raw.parts import Part, find_parts, to_read, with_partitions
+from trec_semid.runtime.logs import working
 
 _ROWS = 1 << 19
 

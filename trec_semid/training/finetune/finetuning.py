@@ -6,15 +6,15 @@ from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.errors import TrainingError
-from trec_semid.core.logs import RunLog
-from trec_semid.core.ranks import Ranks, lone_work
-from trec_semid.core.runs import RunFolder
 from trec_semid.core.seeds import derive_seed
 from trec_semid.data.loader import DistinctItems
 from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.live_codes import LiveCodes, TuningConfig
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.ranks import Ranks, lone_work
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig

@@ -2,9 +2,9 @@
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import exists, join
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset
 from trec_semid.models.live_codes import TuningConfig
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.semantic_ids import SemanticIds

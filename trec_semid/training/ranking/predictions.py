@@ -1,12 +1,12 @@
 """Scores of validation and test rows by the best weights: predictions on disk, and metrics of them."""
 
-from trec_semid.core.logs import working
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.histories import Protocol
 from trec_semid.data.schema import Split
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named, RankAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
+from trec_semid.runtime.logs import working
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.finetuning import distinct_items
 from trec_semid.training.loop import Training
 from trec_semid.training.ranking.predict import predict

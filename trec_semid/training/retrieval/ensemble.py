@@ -9,11 +9,11 @@ from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.config import load_saved
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.ranks import Ranks, broadcast_object
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.schema import Dataset
 from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.retriever import Retriever
+from trec_semid.runtime.ranks import Ranks, broadcast_object
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.tokenizer import load_learned
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.placed import place_retriever, retriever_of

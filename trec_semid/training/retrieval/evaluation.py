@@ -11,9 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from trec_semid.core.logs import working
-from trec_semid.core.ranks import Ranks, leave_if_asked
-from trec_semid.core.runs import RunFolder
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.schema import Split
 from trec_semid.data.sequences import EvaluationRows
@@ -23,6 +20,9 @@ from trec_semid.evaluation.retrieval import RetrievalAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
 from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, distinct_targets
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems
+from trec_semid.runtime.logs import working
+from trec_semid.runtime.ranks import Ranks, leave_if_asked
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.retrieval.search import PopularitySearch, Search
 from trec_semid.training.retrieval.setup import RetrieveConfig
 

@@ -6,11 +6,11 @@ import numpy as np
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.core.ranks import Ranks
-from trec_semid.core.runs import RunFolder
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.models.retriever import Retriever
 from trec_semid.models.tiger import Tiger
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.contents import Catalogue

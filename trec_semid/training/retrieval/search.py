@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trec_semid.core.ranks import Ranks
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval import RetrievalData
 from trec_semid.data.sequence_batches import SequenceBatch, history_batch
@@ -21,6 +20,7 @@ from trec_semid.models.catalogue_scores import CatalogueParts, CatalogueScores, 
 from trec_semid.models.item_tokens import Tokens
 from trec_semid.models.retriever import Retriever
 from trec_semid.models.tiger import Tiger
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.training.retrieval.item_feed import ItemFeed
 
 SCORES_AT_ONCE = 1 << 26

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from trec_semid.core.watch import Sign, late_rank
+from trec_semid.runtime.watch import Sign, late_rank
 
 Ends = dict[str, dict[str, tuple[int | str, str]]]
 REFUSED = "x.csv, row 7: ratings are no numbers"
@@ -17,7 +17,7 @@ IN_COLLECTIVE, AT_WORK = ", others in_a_collective", ", others at_work"
 @pytest.fixture(scope="module")
 def ends() -> Ends:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.core.fault_ranks"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.runtime.fault_ranks"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

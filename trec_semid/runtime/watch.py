@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
-from trec_semid.core import stopping
 from trec_semid.core.errors import PeerError, SemidError
+from trec_semid.runtime import stopping
 
 _POLL_S = 0.5
 _RANKS_PER_S = 512

@@ -16,11 +16,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from trec_semid.core import locks
 from trec_semid.core.errors import LockError
-from trec_semid.core.locks import FolderLock, Owner, lock_uri, new_owner
 from trec_semid.core.paths import exists, find_files, join, make_folder, read_bytes, write_bytes
 from trec_semid.core.processes import ProcessId, this_process
+from trec_semid.runtime import locks
+from trec_semid.runtime.locks import FolderLock, Owner, lock_uri, new_owner
 
 
 @pytest.fixture(params=["path", "memory"])
@@ -262,7 +262,7 @@ TestLocksOnStore.settings = settings(max_examples=25, stateful_step_count=30, de
 RACER = """
 import os, sys, time
 from trec_semid.core.errors import LockError
-from trec_semid.core.locks import FolderLock, new_owner
+from trec_semid.runtime.locks import FolderLock, new_owner
 folder, rounds = sys.argv[1], int(sys.argv[2])
 mark = os.path.join(folder, "inside")
 for _ in range(rounds):
@@ -331,8 +331,8 @@ def test_killed_owner_frees_its_folder_at_once_though_nobody_waited_for_it(tmp_p
 
 HOLDER = """
 import sys, time
-from trec_semid.core.own_folder import own_folder
-from trec_semid.core.stopping import heeding_signals
+from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.stopping import heeding_signals
 with heeding_signals(), own_folder(sys.argv[1], "rank"):
     print("held", flush=True)
     if len(sys.argv) > 2:

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trec_semid.core.disk import full_disk, full_disk_fault, wording_full_disk
 from trec_semid.core.errors import DataError, SemidError
-from trec_semid.core.leftovers import sweep
-from trec_semid.core.locks import FolderLock, cannot_lock, new_owner
-from trec_semid.core.owners import Verb, check_owner, refuse_private
 from trec_semid.core.processes import sweep_scratch
+from trec_semid.runtime.disk import full_disk, full_disk_fault, wording_full_disk
+from trec_semid.runtime.leftovers import sweep
+from trec_semid.runtime.locks import FolderLock, cannot_lock, new_owner
+from trec_semid.runtime.owners import Verb, check_owner, refuse_private
 
 if TYPE_CHECKING:
-    from trec_semid.core.ranks import Ranks  # imports torch
+    from trec_semid.runtime.ranks import Ranks  # imports torch
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +107,6 @@ def _take(folder: str, verb: Verb, inputs: Sequence[str], beside: Sequence[str])
 
 
 def _heard(fault: SemidError | None) -> SemidError | None:
-    from trec_semid.core.ranks import broadcast_object  # imports torch
+    from trec_semid.runtime.ranks import broadcast_object  # imports torch
 
     return broadcast_object(fault)

@@ -34,7 +34,7 @@ from trec_semid.core.paths import (
     remove,
 )
 from trec_semid.core.processes import ProcessId, this_process
-from trec_semid.core.stopping import end_now
+from trec_semid.runtime.stopping import end_now
 
 BEAT_S = 10.0
 """How often an owner says that it lives [s]."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from trec_semid.core.ranks import process_group
+from trec_semid.runtime.ranks import process_group
 
 if __name__ == "__main__":
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.core.leftovers import is_unfinished
 from trec_semid.core.paths import (
     exists,
     filesystem,
@@ -23,6 +22,7 @@ from trec_semid.core.paths import (
     parent_of,
     read_bytes,
 )
+from trec_semid.runtime.leftovers import is_unfinished
 
 Verb = Literal["prepare", "tokenize", "assign", "rank", "retrieve", "export", "report", "study"]
 """Verbs that write a folder; a folder is of the kind of its verb."""

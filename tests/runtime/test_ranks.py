@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_ranks
-from trec_semid.core import ranks
-from trec_semid.core.ranks import Ranks, barrier, broadcast_object, gather_objects, process_group
+from trec_semid.runtime import ranks
+from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, gather_objects, process_group
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -11,7 +11,6 @@ from pydantic import NonNegativeInt
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.logs import working
 from trec_semid.core.paths import (
     exists,
     filesystem,
@@ -22,6 +21,7 @@ from trec_semid.core.paths import (
     read_bytes,
     write_bytes,
 )
+from trec_semid.runtime.logs import working
 
 Verify = Literal["once", "always"]
 """Whether contents of a folder are read once, until a file of it is written anew, or each time."""
@@ -121,7 +121,7 @@ def verify(
         return
     import torch.distributed as dist  # slow, and readers of data do without
 
-    from trec_semid.core.ranks import broadcast_object, gather_objects
+    from trec_semid.runtime.ranks import broadcast_object, gather_objects
 
     place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     _verify(folder, expected, place, remedy, mode, broadcast=broadcast_object, gather=gather_objects)

@@ -11,13 +11,13 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from trec_semid.core import runs
 from trec_semid.core.config import Config, load_config, load_saved
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.core.owners import check_owner
 from trec_semid.core.paths import join, read_bytes, write_bytes
-from trec_semid.core.runs import RunFolder, command_line
 from trec_semid.core.versions import code_commit, package_versions
+from trec_semid.runtime import runs
+from trec_semid.runtime.owners import check_owner
+from trec_semid.runtime.runs import RunFolder, command_line
 
 
 class Job(Config):

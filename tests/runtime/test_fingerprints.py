@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trec_semid.core import fingerprints as fp
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes, write_bytes
+from trec_semid.runtime import fingerprints as fp
 
 FILES = {"a.parquet": b"first" * 9, "content/text.npy": b"\x00\x01" * 40, "empty": b""}
 

@@ -36,7 +36,7 @@ from trec_semid.core.paths import (
 from trec_semid.core.processes import scratch_prefix
 
 if TYPE_CHECKING:
-    from trec_semid.core.ranks import Ranks  # imports torch, which the command line does without
+    from trec_semid.runtime.ranks import Ranks  # imports torch, which the command line does without
 
 CONSOLE = Console(stderr=True)
 """Where progress and messages go; results go to standard output."""

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from trec_semid.core import stopping
-from trec_semid.core.stopping import Stopped, deferring, heeding_signals, signal_asked
+from trec_semid.runtime import stopping
+from trec_semid.runtime.stopping import Stopped, deferring, heeding_signals, signal_asked
 
 HEAD = """
 import ctypes, os, signal, sys, threading, time
-from trec_semid.core import stopping
+from trec_semid.runtime import stopping
 from trec_semid.core.errors import PeerError
-from trec_semid.core.stopping import *
+from trec_semid.runtime.stopping import *
 
 def say(word):
     print(word, flush=True)

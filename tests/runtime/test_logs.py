@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trec_semid.core import logs
-from trec_semid.core.logs import RunLog, read_events, say, set_up_console, track, working
 from trec_semid.core.paths import exists, join, list_folder, read_bytes
-from trec_semid.core.ranks import Ranks
+from trec_semid.runtime import logs
+from trec_semid.runtime.logs import RunLog, read_events, say, set_up_console, track, working
+from trec_semid.runtime.ranks import Ranks
 
 
 @pytest.fixture

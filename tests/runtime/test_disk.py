@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trec_semid.cli.faults import complain_of
-from trec_semid.core.disk import full_disk_fault, wording_full_disk
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.processes import scratch_prefix
+from trec_semid.runtime.disk import full_disk_fault, wording_full_disk
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device", "/disk/a.npy"),

@@ -5,8 +5,8 @@ import pytest
 
 from tests.occupants import VERBS, contents, occupy
 from trec_semid.core.errors import DataError
-from trec_semid.core.owners import check_file, check_owner, kinds_of
 from trec_semid.core.paths import join, make_folder, write_bytes
+from trec_semid.runtime.owners import check_file, check_owner, kinds_of
 
 WRITES = {
     "tokenize": ["config.toml", "tokenizer/x", "semantic_ids.parquet"],

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch.distributed import FileStore, PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
-from trec_semid.core import stopping
 from trec_semid.core.errors import ConfigError, StackError
 from trec_semid.core.processes import scratch_prefix
-from trec_semid.core.watch import Watch
+from trec_semid.runtime import stopping
+from trec_semid.runtime.watch import Watch
 
 PATIENCE = "TREC_SEMID_PATIENCE_S"
 """Environment variable: after how many seconds without a sign of life a rank counts as stopped."""

@@ -1,6 +1,6 @@
 """Groups of ranks, one for each scenario, that run the command line with a made-up verb; prints how they end.
 
-    python -m tests.core.fault_ranks
+    python -m tests.runtime.fault_ranks
 
 Ranks are forked from a process that has torch already, all scenarios at once: they mostly wait. Rank 0 hosts
 the store, as under a launcher that is not torchrun.
@@ -21,13 +21,13 @@ import torch
 import torch.distributed as dist
 
 from trec_semid.cli import main as cli
-from trec_semid.core import ranks
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.core.ranks import Ranks, barrier, lone_work, process_group
-from trec_semid.core.stopping import deferring
 from trec_semid.jobs import table
 from trec_semid.jobs.table import Job
+from trec_semid.runtime import ranks
+from trec_semid.runtime.ranks import Ranks, barrier, lone_work, process_group
+from trec_semid.runtime.stopping import deferring
 
 WORLD = 3
 AT_ONCE = 8

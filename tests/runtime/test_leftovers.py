@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from trec_semid.core import paths
-from trec_semid.core.leftovers import is_unfinished, sweep
-from trec_semid.core.locks import FolderLock, new_owner
-from trec_semid.core.own_folder import own_folder
 from trec_semid.core.paths import (
     exists,
     find_files,
@@ -22,6 +19,9 @@ from trec_semid.core.paths import (
     write_bytes,
 )
 from trec_semid.core.processes import scratch_folder, scratch_prefix, sweep_scratch
+from trec_semid.runtime.leftovers import is_unfinished, sweep
+from trec_semid.runtime.locks import FolderLock, new_owner
+from trec_semid.runtime.own_folder import own_folder
 
 LEFT = [
     "metrics.json.partial-0a1b2c3d",
