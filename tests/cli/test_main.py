@@ -12,8 +12,8 @@ from trec_semid import __version__
 from trec_semid.cli import main as cli
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError, TrainingError
-from trec_semid.jobs import table
-from trec_semid.jobs.table import JOBS, Job, job_named
+from trec_semid.jobs import verbs
+from trec_semid.jobs.verbs import JOBS, Job, job_named
 
 VERBS = ["doctor", "prepare", "tokenize", "assign", "rank", "report", "plan", "study", "config"]
 
@@ -38,7 +38,7 @@ class FakeConfig(Config):
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[FakeConfig]:
     """Replace every job by one that notes its config."""
     configs: list[FakeConfig] = []
-    monkeypatch.setattr(table, "job_named", lambda verb: Job(FakeConfig, configs.append))
+    monkeypatch.setattr(verbs, "job_named", lambda verb: Job(FakeConfig, configs.append))
     return configs
 
 
@@ -54,7 +54,7 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(config: FakeConfig) -> None:
         raise error
 
-    monkeypatch.setattr(table, "job_named", lambda verb: Job(FakeConfig, fail))
+    monkeypatch.setattr(verbs, "job_named", lambda verb: Job(FakeConfig, fail))
 
 
 def test_help_lists_every_verb_and_comes_without_torch():
@@ -271,7 +271,7 @@ def test_every_row_of_the_table_has_a_config_and_a_run(verb: str):
 
 def test_finished_is_taken_from_the_jobs_that_say_it_themselves(monkeypatch: pytest.MonkeyPatch):
     module = SimpleNamespace(RankConfig=FakeConfig, run=print, finished=bool)
-    monkeypatch.setattr(table, "import_module", lambda name: module)
+    monkeypatch.setattr(verbs, "import_module", lambda name: module)
     assert job_named("rank").finished is bool
     del module.finished
     assert job_named("rank").finished is None

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from trec_semid.core.config import Config, Place, config_checksum, dump_toml, load_config, toml_value
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import write_bytes
-from trec_semid.jobs.table import JOBS, job_named
+from trec_semid.jobs.verbs import JOBS, job_named
 
 
 class Mmq(Config):

@@ -8,7 +8,7 @@ from pathlib import Path
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, make_folder, write_bytes
-from trec_semid.jobs.table import Job
+from trec_semid.jobs.verbs import Job
 from trec_semid.runtime.logs import say
 from trec_semid.runtime.runs import RunFolder
 

@@ -20,7 +20,7 @@ from tests.ranks import run_ranks
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError, LockError, SemidError
 from trec_semid.core.paths import exists, find_files, join, write_bytes
-from trec_semid.jobs.table import job_named
+from trec_semid.jobs.verbs import job_named
 from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import gather_objects, process_group

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import models_in
-from trec_semid.jobs.table import JOBS, job_named
+from trec_semid.jobs.verbs import JOBS, job_named
 from trec_semid.sharding.topology import ClusterConfig
 from trec_semid.training.retrieval.setup import RetrieveConfig
 

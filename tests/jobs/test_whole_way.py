@@ -10,7 +10,7 @@ from trec_semid.core.config import load_config, toml_value
 from trec_semid.core.paths import exists, read_bytes, remove, write_bytes
 from trec_semid.jobs.study import StudyConfig
 from trec_semid.jobs.study import run as run_study
-from trec_semid.jobs.table import job_named
+from trec_semid.jobs.verbs import job_named
 
 PREPARE = """
 name = "shop"

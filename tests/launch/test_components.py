@@ -15,7 +15,7 @@ from tests.datasets import write_small_dataset
 from tests.launch.golden import CASES, golden, golden_file
 from trec_semid.checkpoints.folder import latest_step, read_facts
 from trec_semid.data.schema import SPLITS, Dataset
-from trec_semid.jobs.table import JOBS
+from trec_semid.jobs.verbs import JOBS
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.tokenizers.semantic_ids import SemanticIds
 

@@ -76,7 +76,7 @@ def serve() -> None:
 
 
 def _import_all() -> None:
-    from trec_semid.jobs.table import JOBS, job_named
+    from trec_semid.jobs.verbs import JOBS, job_named
 
     for verb in JOBS:
         job_named(verb)

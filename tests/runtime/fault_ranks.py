@@ -23,8 +23,8 @@ import torch.distributed as dist
 from trec_semid.cli import main as cli
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.jobs import table
-from trec_semid.jobs.table import Job
+from trec_semid.jobs import verbs
+from trec_semid.jobs.verbs import Job
 from trec_semid.runtime import ranks
 from trec_semid.runtime.ranks import Ranks, barrier, lone_work, process_group
 from trec_semid.runtime.stopping import deferring
@@ -205,7 +205,7 @@ def start(name: str, rank: int, port: int, log: str) -> int:
     }
     ranks._JOIN_S = 2.0 if name == "rank 2 does not come" else 60.0
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
-    table.job_named = lambda verb: Job(NoConfig, lambda config: run(name, config))
+    verbs.job_named = lambda verb: Job(NoConfig, lambda config: run(name, config))
     sys.argv = ["trec-semid", "tokenize", "/dev/null"]
     try:
         cli.main()

@@ -10,7 +10,7 @@ from tests.jobs.ranking import mark_finished
 from trec_semid.core.config import Config
 from trec_semid.core.identity import MayChange
 from trec_semid.data.schema import Dataset
-from trec_semid.jobs.table import Job
+from trec_semid.jobs.verbs import Job
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.study.grid import PlannedRun
 from trec_semid.study.workers import devices_of, look_at

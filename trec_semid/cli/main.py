@@ -262,7 +262,7 @@ def config(
     import json
 
     from trec_semid.core.config import dump_toml, load_config
-    from trec_semid.jobs.table import job_named
+    from trec_semid.jobs.verbs import job_named
 
     kind = job_named(verb).config
     shown = json.dumps(kind.model_json_schema(), indent=1) if schema else None
@@ -273,7 +273,7 @@ def _run(
     verb: str, files: list[str], sets: list[str] | None, options: Mapping[str, object] | None = None
 ) -> None:
     from trec_semid.core.config import load_config, toml_value
-    from trec_semid.jobs.table import job_named
+    from trec_semid.jobs.verbs import job_named
 
     job = job_named(verb)
     given = [f"{key}={toml_value(value)}" for key, value in (options or {}).items() if value]

@@ -18,7 +18,7 @@ from typing import Any
 from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_files
 from trec_semid.core.versions import code_commit, package_versions
-from trec_semid.jobs.table import job_named
+from trec_semid.jobs.verbs import job_named
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import locked_folder, own_folder
 from trec_semid.runtime.owners import refuse_private

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, read_bytes, write_bytes
-from trec_semid.jobs.table import Job
+from trec_semid.jobs.verbs import Job
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.runtime.stopping import heed_parent, heeding_signals
 from trec_semid.study.grid import PlannedRun
