@@ -41,7 +41,7 @@ def test_duplicates_are_rows_that_stood_there_before(rows, with_time, collide):
     expected = [row in rows[:index] for index, row in enumerate(rows)]
     with pytest.MonkeyPatch.context() as patch:
         if collide:  # whatever the hashes are worth, rows are compared
-            patch.setattr(duplicates, "_hash", lambda columns: np.zeros(len(columns[0]), np.uint64))
+            patch.setattr(duplicates, "hash_columns", lambda columns: np.zeros(len(columns[0]), np.uint64))
         assert find_duplicates(raw(rows, with_time=with_time)).tolist() == expected
 
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trec_semid.core.hashing import tuple_keys
 from trec_semid.tokenizers.drift import (
     DriftMeter,
     describe_errors,
     divergence,
     divergence_by_chance,
-    tuple_keys,
 )
 
 counts = st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any)
@@ -42,17 +42,6 @@ def test_few_items_diverge_by_chance_about_as_much_as_stated_and_shifted_ones_mo
     assert 0.90 < np.mean(np.array(drawn) <= limit) < 0.99
     shifted = generator.multinomial(150, known[::-1] / known.sum())
     assert divergence(known, shifted) > limit
-
-
-@pytest.mark.parametrize("sizes", [(3, 4, 2), (3000,) * 6])
-def test_keys_are_equal_exactly_where_tuples_are(sizes: tuple[int, ...]):
-    generator = np.random.default_rng(0)
-    codes = np.stack([generator.integers(0, size + 1, 3000) for size in sizes], axis=1).astype(np.int32)
-    codes[1000:1500] = codes[:500]
-    keys = tuple_keys(codes, sizes)
-    for key, of_tuple in ((keys[:2000], codes[:2000]), (keys, codes)):
-        assert len(np.unique(key)) == len({tuple(row) for row in of_tuple.tolist()})
-    np.testing.assert_array_equal(tuple_keys(codes[7:9], sizes), keys[7:9])
 
 
 def test_errors_are_described_over_items_that_have_what_is_asked_about():

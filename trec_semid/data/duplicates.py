@@ -5,12 +5,12 @@ from typing import Any, Literal
 import numpy as np
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.hashing import hash_columns
 from trec_semid.data.raw.events import RawEvents
 
 Array = np.ndarray[Any, Any]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 DuplicatePolicy = Literal["keep", "drop", "refuse"]
-_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
 
 
 def find_duplicates(events: RawEvents) -> Flags:
@@ -21,7 +21,7 @@ def find_duplicates(events: RawEvents) -> Flags:
     Memory: 16 bytes an event.
     """
     columns = _columns(events)
-    hashes = _hash(columns)
+    hashes = hash_columns(columns)
     ordered = np.sort(hashes)
     shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     repeats = np.zeros(len(hashes), bool)
@@ -65,12 +65,3 @@ def _columns(events: RawEvents) -> list[Array]:
     ratings = None if events.ratings is None else events.ratings.codes
     columns = (events.users, events.items, when, events.behaviours, ratings)
     return [column for column in columns if column is not None]
-
-
-def _hash(columns: list[Array]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    hashes = np.zeros(len(columns[0]), np.uint64)
-    for column, odd in zip(columns, _ODD, strict=False):
-        hashes += column.astype(np.int64).view(np.uint64)
-        hashes *= np.uint64(odd)
-        hashes ^= hashes >> np.uint64(29)
-    return hashes

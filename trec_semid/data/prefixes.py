@@ -10,8 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from trec_semid.core.config import Config
-
-_GOLDEN = 0x9E3779B97F4A7C15
+from trec_semid.core.hashing import splitmix64_tensor, unsigned_remainder
 
 
 class PrefixConfig(Config):
@@ -58,30 +57,6 @@ def prefix_ids(codes: Tensor, sizes: Sequence[int], config: PrefixConfig) -> Ten
         is_hashed = rows == config.num_rows
         for position in range(length):
             digit = codes[:, position].long()
-            key = (_mix(key) ^ digit) if is_hashed else key * (sizes[position] + 1) + digit
-        found.append(_unsigned_remainder(_mix(key), rows) if is_hashed else key)
+            key = (splitmix64_tensor(key) ^ digit) if is_hashed else key * (sizes[position] + 1) + digit
+        found.append(unsigned_remainder(splitmix64_tensor(key), rows) if is_hashed else key)
     return torch.stack(found, dim=1)
-
-
-def _mix(key: Tensor) -> Tensor:
-    """Scatter 64-bit keys: the finaliser of splitmix64 (Steele, Lea, Flood, 2014), one to one.
-
-    int64 holds the bits of unsigned keys: sums and products wrap alike, shifts drop the sign.
-    """
-    key = key + _signed(_GOLDEN)
-    key = (key ^ _shifted(key, 30)) * _signed(0xBF58476D1CE4E5B9)
-    key = (key ^ _shifted(key, 27)) * _signed(0x94D049BB133111EB)
-    return key ^ _shifted(key, 31)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _shifted(key: Tensor, by: int) -> Tensor:
-    return (key >> by) & ((1 << (64 - by)) - 1)
-
-
-def _unsigned_remainder(key: Tensor, divisor: int) -> Tensor:
-    """Return u % divisor where int64 `key` holds the bits of unsigned u = 2 (u >> 1) + (u & 1)."""
-    return (_shifted(key, 1) % divisor * 2 + (key & 1)) % divisor

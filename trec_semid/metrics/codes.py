@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trec_semid.core.hashing import exact_tuple_keys
 from trec_semid.runtime.logs import working
 
 Codes = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
@@ -93,7 +94,7 @@ def count_collisions(codes: Codes, sizes: tuple[int, ...]) -> Collisions:
         codes: (N, R).
         sizes: K of each position.
     """
-    _, group_sizes = np.unique(tuple_keys(codes, sizes), return_counts=True)
+    _, group_sizes = np.unique(exact_tuple_keys(codes, sizes), return_counts=True)
     shared = group_sizes[group_sizes > 1]
     largest = int(group_sizes.max(initial=0))
     return Collisions(len(group_sizes), len(shared), int(shared.sum()), largest)
@@ -157,15 +158,3 @@ def _shared_codes(left: Codes, right: Codes, sizes: tuple[int, ...]) -> tuple[In
         comparable += both
         shared += both & (left[:, position, None] == right[None, :, position])
     return shared, comparable
-
-
-def tuple_keys(codes: Codes, sizes: tuple[int, ...]) -> Ints:
-    """Return (N,): numbers of the tuples, equal for equal tuples and only for them."""
-    keys, bound = np.zeros(len(codes), np.int64), 1
-    for position, size in enumerate(sizes):
-        if bound * (size + 1) >= 2**63:
-            values, keys = np.unique(keys, return_inverse=True)
-            bound = len(values)
-        keys = keys * (size + 1) + codes[:, position]
-        bound *= size + 1
-    return keys

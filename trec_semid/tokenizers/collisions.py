@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trec_semid.metrics.codes import Collisions, count_collisions, tuple_keys
+from trec_semid.core.hashing import Hashes, exact_tuple_keys, tuple_keys
+from trec_semid.metrics.codes import Collisions, count_collisions
 from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.encode import Encoded
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 Resolution = Literal["keep", "extra_code", "next_nearest"]
 Codes = np.ndarray[Any, np.dtype[np.int32]]
-Keys = np.ndarray[Any, np.dtype[np.uint64]]
 _TRIES = (64, 512)
 """T: few tuples first; the items that found none of them free try more."""
 _NEAR_CODES = 32
@@ -70,7 +70,7 @@ def resolve_collisions(
     before = count_collisions(encoded.codes, sizes)
     if resolution == "keep":
         return Resolved(resolution, encoded, None, before, before, 0)
-    numbers = _number_within_groups(tuple_keys(encoded.codes, sizes))
+    numbers = _number_within_groups(exact_tuple_keys(encoded.codes, sizes))
     if resolution == "extra_code":
         extra = numbers.astype(np.int32)[:, None]
         codes = np.concatenate([encoded.codes, extra], axis=1)
@@ -102,15 +102,15 @@ def _number_within_groups(keys: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtyp
 
 
 def _move(tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded, movers: Rows) -> Encoded:
-    codes, errors = encoded.codes.copy(), encoded.errors.copy()
+    codes, errors, sizes = encoded.codes.copy(), encoded.errors.copy(), tokenizer.codebook_sizes
     # The catalogue's keys are sorted once; those given out are few and sorted after every chunk.
-    taken, given = np.sort(_hash(torch.from_numpy(codes))), np.empty(0, np.uint64)
+    taken, given = np.sort(tuple_keys(codes, sizes)), np.empty(0, np.uint64)
     for tries in _TRIES:
         stuck: list[Rows] = []
         for rows in np.array_split(movers, max(1, -(-len(movers) * tries // _TRIED_TUPLES))):
             contents = catalogue.batch(rows).to(tokenizer.device)
             tuples = _nearest_tuples(tokenizer, contents, torch.from_numpy(codes[rows]), tries).cpu()
-            keys = _hash(tuples)
+            keys = tuple_keys(tuples.numpy(), sizes)
             choice = _choose_free(keys, ~(_contains(taken, keys) | _contains(given, keys)))
             found = choice >= 0
             codes[rows[found]] = tuples.numpy()[found, choice[found]]
@@ -145,7 +145,7 @@ def _nearest_tuples(tokenizer: Tokenizer, contents: Contents, codes: Tensor, tri
 
 
 def _choose_free(
-    keys: Keys, free: np.ndarray[Any, np.dtype[np.bool_]]
+    keys: Hashes, free: np.ndarray[Any, np.dtype[np.bool_]]
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Give each item the first of its tuples that is free and that no other item was given.
 
@@ -180,24 +180,11 @@ def _choose_free(
         asks = following[waiting, np.minimum(ahead, num_tries)]
 
 
-def _contains(ordered: Keys, keys: Keys) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _contains(ordered: Hashes, keys: Hashes) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if not len(ordered):
         return np.zeros(keys.shape, bool)
     places = np.searchsorted(ordered, keys)
     return ordered[np.minimum(places, len(ordered) - 1)] == keys
-
-
-def _hash(codes: Tensor) -> Keys:
-    """Return a 64-bit key of each tuple (..., R).
-
-    Different tuples may have one key: then a free tuple is passed over, which harms nothing.
-    """
-    values = codes.numpy().astype(np.uint64)
-    keys = np.zeros(values.shape[:-1], np.uint64)
-    for position in range(values.shape[-1]):
-        keys = (keys ^ (values[..., position] + np.uint64(1))) * np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(29)
-    return keys
 
 
 @torch.no_grad()

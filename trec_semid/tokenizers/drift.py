@@ -19,6 +19,7 @@ from typing import Any, final
 
 import numpy as np
 
+from trec_semid.core.hashing import tuple_keys
 from trec_semid.core.seeds import numpy_generator
 
 NUM_BINS = 20
@@ -82,27 +83,6 @@ def divergence_by_chance(counts: Array, num_items: int, *purpose: str) -> float:
     generator = numpy_generator(0, "divergence by chance", *purpose)
     draws = generator.multinomial(num_items, counts / counts.sum(), size=_CHANCE_DRAWS)
     return float(np.quantile([divergence(counts, drawn) for drawn in draws], 0.95))
-
-
-def tuple_keys(codes: Array, sizes: Sequence[int]) -> Array:
-    """Return (B,) uint64 that are equal where tuples are equal.
-
-    One number in mixed radix where that fits into 64 bits, and so exact; else a mixing hash
-    (splitmix64, Steele, Lea and Flood 2014), where one in 2^64 pairs of different tuples is taken for equal.
-    """
-    bound = np.prod([float(size + 1) for size in sizes])
-    keys = np.zeros(len(codes), np.uint64)
-    for position, size in enumerate(sizes):
-        column = codes[:, position].astype(np.uint64)
-        keys = keys * np.uint64(size + 1) + column if bound < 2.0**63 else _mixed(keys + column)
-    return keys
-
-
-def _mixed(keys: Array) -> Array:
-    keys = keys + np.uint64(0x9E3779B97F4A7C15)
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
 
 
 @final
