@@ -7,7 +7,7 @@ from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.features import FeaturesConfig, describe_features
 from trec_semid.data.histories import HistoryConfig
-from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset
 
 

@@ -7,7 +7,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.prefixes import PrefixConfig, prefix_ids, prefix_rows
-from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset
 
 SIZES = (4, 3, 5)

@@ -10,14 +10,14 @@ from trec_semid.core.errors import DataError
 from trec_semid.data.encoders.arrays import NpyConfig, npy_chunks
 from trec_semid.data.encoders.chunks import Items
 from trec_semid.data.features import Feature, check_ids
-from trec_semid.data.raw.chunks import FileConfig
 from trec_semid.data.raw.columns import Where, as_ids
-from trec_semid.data.raw.formats import read_chunks
+from trec_semid.data.raw.formats.chunks import FileConfig
+from trec_semid.data.raw.formats.streams import read_chunks
 from trec_semid.layers.tuple_trie import check_codes
 from trec_semid.metrics.binary import check_probabilities
 from trec_semid.metrics.keys import check_labels, check_scores, check_users
 from trec_semid.models.retrieved import expect_no_nan
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 
 def of_table(folder):

@@ -7,7 +7,7 @@ from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
-from trec_semid.data.ranking import RankingData
+from trec_semid.data.ranking.dataset import RankingData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.strata import ACTIVITY, POPULARITY, strata_of_counts, training_strata
 

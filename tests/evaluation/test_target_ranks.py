@@ -4,7 +4,7 @@ import pytest
 from tests.evaluation.retrieval_runs import RANDOM_STRATA, random_targets, write_targets
 from trec_semid.core.errors import DataError
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.sequences import EvaluationRows
+from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.evaluation.target_ranks import (
     TARGET_RANK_SCHEMA,

@@ -10,8 +10,8 @@ from trec_semid.core.paths import write_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.runtime.logs import read_events
-from trec_semid.tokenizers.record import write_record
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.record import write_record
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training import loop as training_loop
 
 

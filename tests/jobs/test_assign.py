@@ -18,12 +18,12 @@ from trec_semid.jobs import assign as job
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.assign import AssignConfig, run
 from trec_semid.tokenizers.collisions import resolve_collisions
-from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.maps.record import write_record
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.quality import describe_quality
-from trec_semid.tokenizers.record import write_record
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds
 from trec_semid.training.matched_codes import verify_codes
 
 WIDTHS = {"text": 16, "image": 8}

@@ -26,8 +26,8 @@ from trec_semid.jobs.export import ExportConfig
 from trec_semid.serving.check import score_rows
 from trec_semid.serving.manifest import read_manifest
 from trec_semid.serving.reader import Bundle
-from trec_semid.tokenizers.semantic_ids import SemanticIds
-from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
+from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.training.matched_codes import verify_codes
 
 

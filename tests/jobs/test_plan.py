@@ -12,7 +12,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.jobs.plan import PlanConfig, Planned, run, sort_files
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.topology import GIB
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 INDUSTRIAL = "configs/plan/industrial.toml"
 

@@ -27,7 +27,7 @@ from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.runtime.logs import read_events
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 PLANS = ("row_wise", "table_wise")
 

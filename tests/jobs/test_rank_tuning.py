@@ -16,11 +16,11 @@ from trec_semid.jobs import report, tokenize
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
-from trec_semid.tokenizers.table import load_tokenizer
 from trec_semid.training.loop import Training
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)

@@ -18,7 +18,7 @@ from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_ranks import read_target_ranks
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.retrieve import run
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training import loop as training_loop
 from trec_semid.training.retrieval.build import build_model, parts_of
 from trec_semid.training.retrieval.setup import read_inputs

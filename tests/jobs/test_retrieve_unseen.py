@@ -6,7 +6,7 @@ import pytest
 from tests.datasets import write_small_dataset
 from tests.jobs.retrieving import STILL, retrieve_config
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.data.retrieval import RetrievalData
+from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.target_ranks import read_target_ranks
 from trec_semid.jobs.retrieve import run

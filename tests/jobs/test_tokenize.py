@@ -19,11 +19,11 @@ from trec_semid.jobs import tokenize
 from trec_semid.jobs.tokenize import TokenizeConfig, run
 from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
+from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds
-from trec_semid.tokenizers.table import load_tokenizer
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
 MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=FIT)

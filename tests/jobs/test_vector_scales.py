@@ -16,7 +16,7 @@ from trec_semid.core.errors import DataError
 from trec_semid.data.prepare import PrepareConfig
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign, prepare, tokenize
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 NUM_ITEMS, WIDTH = 120, 6
 TOKENIZER = {"kind": "rq_kmeans", "codebook_size": 8, "levels": 3}

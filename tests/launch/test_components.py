@@ -17,7 +17,7 @@ from trec_semid.checkpoints.folder import latest_step, read_facts
 from trec_semid.data.schema import SPLITS, Dataset
 from trec_semid.jobs.verbs import JOBS
 from trec_semid.sharding.plan import TablePlan
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "launch/components.py"

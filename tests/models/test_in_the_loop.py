@@ -31,7 +31,7 @@ from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.training.content import fill_content
 from trec_semid.training.steps import mean_over_ranks
 from trec_semid.training.tables import initialise_tables

@@ -9,7 +9,7 @@ from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError
 from trec_semid.models.item_tokens import ItemTokens, Listed, ProjectedContent
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 
 
 def test_tokens_of_content_start_as_rows_of_tables_do():

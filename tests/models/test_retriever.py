@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.sequence_batches import (
+from trec_semid.data.retrieval.batches import (
     ItemFeatures,
     SequenceMaker,
     Window,
@@ -28,7 +28,7 @@ from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
 from trec_semid.models.live_codes import ChosenCodes, LiveCodes
 from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
 from trec_semid.models.table import build_sequence_model
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 
 NUM_ITEMS, DIM, SIZES, MAX_LEN = 9, 8, (3, 3), 6
 FEATURES = ItemFeatures((Feature("item_id", "item", "t_item_id", NUM_ITEMS),), Sources({}, None))

@@ -5,7 +5,7 @@ import torch
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import Sources
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.sequence_batches import ItemFeatures, SequenceMaker, Window, history_batch
+from trec_semid.data.retrieval.batches import ItemFeatures, SequenceMaker, Window, history_batch
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.quantize import pick_codewords

@@ -15,8 +15,8 @@ from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, TargetRanks, 
 from trec_semid.metrics.target_ranks import UNLISTED
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.tokenizers.record import write_record
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.maps.record import write_record
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 
 COVERED = 0.25
 """What every run states as its coverage at every length of the list."""

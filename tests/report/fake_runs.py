@@ -13,8 +13,8 @@ from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.evaluation.ranking import split_metrics
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.tokenizers.record import write_record
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.maps.record import write_record
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 
 PLAN = """table       rows  dim  sharding     ranks
 t_user_id    {rows:>4}   16  row_wise     0, 1

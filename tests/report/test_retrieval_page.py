@@ -19,7 +19,7 @@ from trec_semid.report.render import render_json, render_page
 from trec_semid.report.words import interval
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.tokenizers.record import write_record
+from trec_semid.tokenizers.maps.record import write_record
 
 
 @pytest.fixture(scope="module")

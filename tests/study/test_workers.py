@@ -14,7 +14,7 @@ from trec_semid.jobs.verbs import Job
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.study.grid import PlannedRun
 from trec_semid.study.workers import devices_of, look_at
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 
 class ReaderConfig(Config):

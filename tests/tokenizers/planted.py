@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import Catalogue
 
 DIMS = {"text": 12, "vision": 20}
 

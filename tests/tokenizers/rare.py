@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 from trec_semid.core.errors import DataError
-from trec_semid.tokenizers.alignment import ContrastiveConfig
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
+from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.methods import build_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
-from trec_semid.tokenizers.table import build_tokenizer
 
 NUM_ITEMS, NUM_PICTURES, NUM_CODES = 6000, 40, 16
 DIMS = {"text": 6, "picture": 8}

@@ -7,8 +7,8 @@ import torch
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.metrics.codes import count_collisions
 from trec_semid.tokenizers.collisions import resolve_collisions
-from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.opq import Opq, OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 

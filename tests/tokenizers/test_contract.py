@@ -6,15 +6,15 @@ import torch
 
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.paths import find_files
-from trec_semid.tokenizers.alignment import ContrastiveConfig
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
+from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.methods import build_tokenizer, load_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
-from trec_semid.tokenizers.table import build_tokenizer, load_tokenizer
 
 NUM_ITEMS, NUM_CLUSTERS, SIZE = 240, 6, 10
 QUICK = CodebookFitConfig(epochs=8, warmup_epochs=2, batch_size=64, learning_rate=5e-3)

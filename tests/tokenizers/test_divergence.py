@@ -8,13 +8,13 @@ import torch
 
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.errors import TrainingError
-from trec_semid.tokenizers.alignment import ContrastiveConfig
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
+from trec_semid.tokenizers.methods import build_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
-from trec_semid.tokenizers.table import build_tokenizer
 
 NUM_ITEMS = 64
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=2, batch_size=NUM_ITEMS)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from trec_semid.data.synthetic import CountsConfig, SyntheticConfig, World
+from trec_semid.data.synthetic.world import CountsConfig, SyntheticConfig, World
 from trec_semid.layers.experts import Experts
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.contents import Catalogue
 from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 
 NUM_ITEMS, CODES = 3000, 16

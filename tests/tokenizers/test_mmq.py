@@ -6,7 +6,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.errors import DataError
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 
 QUICK = CodebookFitConfig(epochs=20, warmup_epochs=3, batch_size=64)

@@ -10,16 +10,16 @@ from tests.ranks import run_ranks
 from tests.tokenizers import rare
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.runtime.ranks import process_group
-from trec_semid.tokenizers.alignment import ContrastiveConfig
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
+from trec_semid.tokenizers.inputs.shards import my_share, sum_over_ranks
 from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.methods import build_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
-from trec_semid.tokenizers.shards import my_share, sum_over_ranks
-from trec_semid.tokenizers.table import build_tokenizer
 
 NUM_ITEMS = 203  # not a multiple of the ranks or of the batch
 FIT = CodebookFitConfig(epochs=6, warmup_epochs=1, batch_size=50, revive_every=1)

@@ -22,7 +22,7 @@ from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign, plan, rank, retrieve, tokenize
 from trec_semid.report.collect import read_run
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.matched_codes import read_semantic_ids, verify_codes
 
 TOKENIZER = {"kind": "rq_kmeans", "codebook_size": 6, "levels": 2}

@@ -20,7 +20,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.tables import initial_rows
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs import rank, retrieve
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training import known_rows
 
 STILL: dict[str, Any] = {

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from tests.jobs.ranking import rank_config, write_problem
 from trec_semid.core.errors import TrainingError
-from trec_semid.data.loader import TrainLoader
+from trec_semid.data.ranking.loader import TrainLoader
 from trec_semid.embeddings.tables import initial_rows
 from trec_semid.runtime.ranks import process_group
 from trec_semid.sharding.apply import shard_model

@@ -41,8 +41,8 @@ from torch import Tensor, nn  # noqa: E402
 
 from trec_semid.data.batches import RankingBatch  # noqa: E402
 from trec_semid.data.features import Feature, Sources  # noqa: E402
-from trec_semid.data.loader import BatchMaker, DistinctItems, RankingRows  # noqa: E402
 from trec_semid.data.ragged import Ragged  # noqa: E402
+from trec_semid.data.ranking.loader import BatchMaker, DistinctItems, RankingRows  # noqa: E402
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.content_tables import ContentTables  # noqa: E402
@@ -60,7 +60,7 @@ from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
-from trec_semid.tokenizers.contents import Catalogue, Standardised  # noqa: E402
+from trec_semid.tokenizers.inputs.contents import Catalogue, Standardised  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
 from trec_semid.training.content import fill_content  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402

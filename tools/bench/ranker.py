@@ -39,8 +39,8 @@ from torch.nn import functional  # noqa: E402
 
 from trec_semid.data.batches import RankingBatch  # noqa: E402
 from trec_semid.data.features import Feature, Sources  # noqa: E402
-from trec_semid.data.loader import BatchMaker, RankingRows  # noqa: E402
 from trec_semid.data.ragged import Ragged  # noqa: E402
+from trec_semid.data.ranking.loader import BatchMaker, RankingRows  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
 from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402

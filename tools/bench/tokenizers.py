@@ -37,7 +37,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig  # noqa: E402
-from trec_semid.tokenizers.contents import Catalogue  # noqa: E402
+from trec_semid.tokenizers.inputs.contents import Catalogue  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig  # noqa: E402
 from trec_semid.tokenizers.tokenizer import Tokenizer  # noqa: E402

@@ -18,10 +18,10 @@ from trec_semid.core.paths import (
     open_file,
     write_bytes,
 )
+from trec_semid.data.events.timeline import Timeline
 from trec_semid.data.fields import SideField
-from trec_semid.data.raw.files import first_line, size_of
+from trec_semid.data.raw.formats.files import first_line, size_of
 from trec_semid.data.schema import DESCRIPTION, EVENT_SCHEMA, SPLITS, DatasetFacts, FileFacts
-from trec_semid.data.timeline import Timeline
 from trec_semid.runtime.disk import full_disk_fault, wording_full_disk
 from trec_semid.runtime.fingerprints import data_files, fingerprint, signed_json
 from trec_semid.runtime.logs import working

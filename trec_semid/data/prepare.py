@@ -11,8 +11,20 @@ from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.data.content import ContentConfig, write_contents
 from trec_semid.data.encoders.arrays import NpyConfig
 from trec_semid.data.encoders.image import ImageConfig
+from trec_semid.data.events.filters import FilterConfig
+from trec_semid.data.events.labels import (
+    LabelConfig,
+    check_classes,
+    check_label_columns,
+    label_rule,
+    make_labels,
+)
+from trec_semid.data.events.linking import Kept, Links, link
+from trec_semid.data.events.negatives import NegativesConfig
+from trec_semid.data.events.ordering import TieRule, tie_rule
+from trec_semid.data.events.splits import ItemHoldout, SplitConfig, needs_times, split_rule
+from trec_semid.data.events.timeline import Timeline, arrange, describe_splits, with_negatives
 from trec_semid.data.fields import FieldConfig, SideField, build_field
-from trec_semid.data.filters import FilterConfig
 from trec_semid.data.folder import (
     CONFIG,
     DESCRIPTION,
@@ -23,18 +35,12 @@ from trec_semid.data.folder import (
     write_events,
     writing,
 )
-from trec_semid.data.labels import LabelConfig, check_classes, check_label_columns, label_rule, make_labels
-from trec_semid.data.linking import Kept, Links, link
-from trec_semid.data.negatives import NegativesConfig
-from trec_semid.data.ordering import TieRule, tie_rule
 from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.raw.times import text_of
 from trec_semid.data.schema import DatasetFacts, ModalityFacts, RowCounts, SimilarIds
 from trec_semid.data.similar_ids import find_similar_ids
 from trec_semid.data.sources.source import Needs, Source
 from trec_semid.data.sources.table import SourceConfig, read_source
-from trec_semid.data.splits import ItemHoldout, SplitConfig, needs_times, split_rule
-from trec_semid.data.timeline import Timeline, arrange, describe_splits, with_negatives
 from trec_semid.runtime.owners import check_owner
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]

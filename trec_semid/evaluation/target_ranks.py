@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from trec_semid.core.errors import DataError
 from trec_semid.data.ragged import Ragged
+from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.data.schema import Split
-from trec_semid.data.sequences import EvaluationRows
 from trec_semid.evaluation.predictions import predictions_uri, read_columns
 from trec_semid.evaluation.strata import Strata
 from trec_semid.metrics.intervals import Replicates

@@ -19,20 +19,20 @@ from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
 from trec_semid.data.folder import writing
-from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.columns import Where, as_ids
+from trec_semid.data.raw.formats.chunks import Chunk
+from trec_semid.data.raw.formats.parts import find_parts
 from trec_semid.data.raw.inputs import describe_inputs
-from trec_semid.data.raw.parts import find_parts
 from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
 from trec_semid.jobs.assign_summary import summary
 from trec_semid.runtime.logs import say, set_up_console, working
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.drift import DriftMeter
-from trec_semid.tokenizers.origin import Named
-from trec_semid.tokenizers.record import TOKENIZER, write_record
-from trec_semid.tokenizers.semantic_ids import FILE, expect_finished
-from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.tokenizers.maps.origin import Named
+from trec_semid.tokenizers.maps.record import TOKENIZER, write_record
+from trec_semid.tokenizers.maps.semantic_ids import FILE, expect_finished
+from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 from trec_semid.training.matched_codes import seed_of, verify_codes
 

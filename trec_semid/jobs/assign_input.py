@@ -16,11 +16,11 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.hashing import tuple_keys
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.encoders.narrow import narrow
-from trec_semid.data.raw.chunks import Chunk, check_columns
 from trec_semid.data.raw.columns import Where, as_ids
-from trec_semid.data.raw.files import reading
-from trec_semid.data.raw.parts import Part, to_read, with_partitions
-from trec_semid.tokenizers.contents import Contents
+from trec_semid.data.raw.formats.chunks import Chunk, check_columns
+from trec_semid.data.raw.formats.files import reading
+from trec_semid.data.raw.formats.parts import Part, to_read, with_partitions
+from trec_semid.tokenizers.inputs.contents import Contents
 
 Array = np.ndarray[Any, Any]
 _ID_ROWS = 1 << 16

@@ -18,7 +18,7 @@ from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
 from trec_semid.data.folder import writing
-from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.models.table import build_dense_ranker
@@ -36,8 +36,8 @@ from trec_semid.serving.manifest import (
     write_manifest,
 )
 from trec_semid.serving.tables import write_table
-from trec_semid.tokenizers.record import verify_record
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.maps.record import verify_record
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.finetune.finetuning import TOKENIZER
 from trec_semid.training.ranking.setup import RankConfig
 from trec_semid.training.run import QUALITY

@@ -5,7 +5,7 @@ from functools import partial
 from torch import nn
 
 from trec_semid.data.batches import RankingBatch
-from trec_semid.data.loader import BatchMaker, TrainLoader
+from trec_semid.data.ranking.loader import BatchMaker, TrainLoader
 from trec_semid.embeddings.content_tables import PREFIX
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog

@@ -4,9 +4,9 @@ from functools import partial
 
 from torch import nn
 
-from trec_semid.data.retrieval import RetrievalData
-from trec_semid.data.sequence_batches import SequenceBatch
-from trec_semid.data.sequence_loader import SequenceLoader
+from trec_semid.data.retrieval.batches import SequenceBatch
+from trec_semid.data.retrieval.dataset import RetrievalData
+from trec_semid.data.retrieval.loader import SequenceLoader
 from trec_semid.evaluation.ranking import Named
 from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.popularity import PopularityConfig

@@ -18,14 +18,14 @@ from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
-from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.encode import encode_catalogue
-from trec_semid.tokenizers.origin import Named, origin_of
+from trec_semid.tokenizers.inputs.contents import Catalogue, Rows
+from trec_semid.tokenizers.inputs.shards import my_rank
+from trec_semid.tokenizers.maps.origin import Named, origin_of
+from trec_semid.tokenizers.maps.record import write_record
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.methods import TokenizerConfig, build_tokenizer
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
-from trec_semid.tokenizers.record import write_record
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
-from trec_semid.tokenizers.shards import my_rank
-from trec_semid.tokenizers.table import TokenizerConfig, build_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)

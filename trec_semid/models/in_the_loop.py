@@ -18,7 +18,7 @@ from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.live_codes import LiveCodes, LiveContents, TuningConfig
 from trec_semid.models.loop_prefixes import LoopPrefixes
 from trec_semid.models.ranker import DenseRanker
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 
 CODE_ROLES = ("item_code", "history_code")
 

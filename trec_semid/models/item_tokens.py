@@ -16,7 +16,7 @@ from trec_semid.core.errors import CheckpointError
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.layers.quantize import pick_codewords, sum_codewords
 from trec_semid.models.live_codes import ChosenCodes, LiveCodes, LiveContents
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 
 
 class Listed(NamedTuple):

@@ -14,7 +14,7 @@ from trec_semid.core.config import Config
 from trec_semid.embeddings.code_tables import CodeTables
 from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.soft_index import GumbelNoise, Picked, soft_lookup
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer, Views
 
 

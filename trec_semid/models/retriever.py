@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from trec_semid.core.config import Config
-from trec_semid.data.retrieval import Negatives
-from trec_semid.data.sequence_batches import Places
+from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.dataset import Negatives
 from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
 from trec_semid.models.heads import CodeHeads
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax, normalize
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
-from trec_semid.data.sequence_batches import Places
+from trec_semid.data.retrieval.batches import Places
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.decoder import Cache, Decoder
 from trec_semid.layers.dropout import Dropout

@@ -12,8 +12,8 @@ from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.report.content import Job, RunFacts
 from trec_semid.runtime.fingerprints import Verify
 from trec_semid.runtime.logs import read_events
-from trec_semid.tokenizers.record import verify_record
-from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes
+from trec_semid.tokenizers.maps.record import verify_record
+from trec_semid.tokenizers.maps.semantic_ids import FILE, holds_same_codes
 
 FILES_OF_JOB = {
     "rank": ("log.jsonl", "plan.txt", "predictions"),

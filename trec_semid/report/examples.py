@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.histories import read_events
+from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
 from trec_semid.data.schema import Dataset
-from trec_semid.data.sequences import SequencesConfig, build_sequences
 from trec_semid.evaluation.target_ranks import TargetRanks
 from trec_semid.metrics.target_ranks import UNLISTED
 from trec_semid.report.content import Example, ShownTarget

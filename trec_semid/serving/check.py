@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from trec_semid.core.errors import SemidError
-from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset
 from trec_semid.serving.reader import Bundle
 

@@ -14,7 +14,7 @@ from trec_semid.data.batches import Jagged
 from trec_semid.serving.ids import check_features
 from trec_semid.serving.manifest import Manifest, read_checked, verify_bundle
 from trec_semid.serving.tables import BundleTable
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 
 @final

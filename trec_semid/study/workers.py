@@ -21,7 +21,7 @@ from trec_semid.jobs.verbs import Job
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.runtime.stopping import heed_parent, heeding_signals
 from trec_semid.study.grid import PlannedRun
-from trec_semid.tokenizers.semantic_ids import FILE, holds_same_codes, semantic_ids_file
+from trec_semid.tokenizers.maps.semantic_ids import FILE, holds_same_codes, semantic_ids_file
 
 FindJob = Callable[[str], Job]
 State = Literal["finished", "begun", "other", "absent"]

@@ -17,10 +17,9 @@ from trec_semid.core.errors import TrainingError
 from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
-from trec_semid.tokenizers.contents import Catalogue, Rows
-from trec_semid.tokenizers.draw import draw_for_positions
-from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.shards import (
+from trec_semid.tokenizers.inputs.contents import Catalogue, Rows
+from trec_semid.tokenizers.inputs.draw import draw_for_positions
+from trec_semid.tokenizers.inputs.shards import (
     copy_from,
     my_rank,
     my_share,
@@ -29,6 +28,7 @@ from trec_semid.tokenizers.shards import (
     sum_over_ranks,
     world_size,
 )
+from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.tokenizer import FitReport
 
 _CHUNK_ROWS = 4096

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from trec_semid.core.hashing import Hashes, exact_tuple_keys, tuple_keys
 from trec_semid.metrics.codes import Collisions, count_collisions
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.encode import Encoded
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 Resolution = Literal["keep", "extra_code", "next_nearest"]

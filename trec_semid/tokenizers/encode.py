@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from trec_semid.runtime.logs import working
-from trec_semid.tokenizers.contents import Catalogue
-from trec_semid.tokenizers.shards import my_rank, refusing_together, sum_over_ranks, world_size
+from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.shards import my_rank, refusing_together, sum_over_ranks, world_size
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _CHUNK_BYTES = 64 * 2**20

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from trec_semid.layers.quantize import Similarity
-from trec_semid.tokenizers.contents import Contents
+from trec_semid.tokenizers.inputs.contents import Contents
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 

@@ -24,7 +24,7 @@ from trec_semid.layers.quantize import (
     squared_distances,
 )
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows, require_items
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows, require_items
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
 from trec_semid.tokenizers.tokenizer import FitReport
 

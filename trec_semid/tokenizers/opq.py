@@ -14,10 +14,10 @@ from trec_semid.core.seeds import derive_seed
 from trec_semid.layers.product import Product, fit_product
 from trec_semid.layers.quantize import nearest_codeword, pick_codewords, squared_distances
 from trec_semid.layers.rotation import Rotation
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.draw import draw_inputs
-from trec_semid.tokenizers.fusion import Fusion, FusionConfig
-from trec_semid.tokenizers.shards import copy_from, my_rank, refusing_together
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.inputs.draw import draw_inputs
+from trec_semid.tokenizers.inputs.fusion import Fusion, FusionConfig
+from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together
 from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.metrics.codes import CodeUsage, code_usage, neighbour_agreement
 from trec_semid.tokenizers.collisions import Resolved, describe_resolution
-from trec_semid.tokenizers.contents import Catalogue, Rows
 from trec_semid.tokenizers.drift import describe_errors
 from trec_semid.tokenizers.encode import Encoded
-from trec_semid.tokenizers.standardise import RECONSTRUCTION_CONVENTION
+from trec_semid.tokenizers.inputs.contents import Catalogue, Rows
+from trec_semid.tokenizers.inputs.standardise import RECONSTRUCTION_CONVENTION
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 NUM_NEIGHBOURS = 10

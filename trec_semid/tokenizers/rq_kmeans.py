@@ -15,10 +15,10 @@ from trec_semid.core.seeds import derive_seed
 from trec_semid.layers.kmeans import Floats, fit_kmeans
 from trec_semid.layers.quantize import pick_codewords, squared_distances
 from trec_semid.layers.residual import residual_codes
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.draw import draw_inputs
-from trec_semid.tokenizers.fusion import Channel, Fusion, FusionConfig
-from trec_semid.tokenizers.shards import copy_from, my_rank, refusing_together
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.inputs.draw import draw_inputs
+from trec_semid.tokenizers.inputs.fusion import Channel, Fusion, FusionConfig
+from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together
 from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
 
 

@@ -14,8 +14,8 @@ from trec_semid.layers.mlp import Mlp
 from trec_semid.layers.quantize import pick_codewords, squared_distances
 from trec_semid.layers.residual import residual_codes, residual_levels
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.fusion import Fusion, FusionConfig
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.inputs.fusion import Fusion, FusionConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
 from trec_semid.tokenizers.tokenizer import FitReport
 

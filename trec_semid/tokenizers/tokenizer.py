@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from trec_semid.core.config import Config
 from trec_semid.core.paths import join, staged_folder, write_bytes
-from trec_semid.tokenizers.contents import Catalogue, Contents, Rows
-from trec_semid.tokenizers.standardise import Standardiser
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 FORMAT_VERSION = 1
 

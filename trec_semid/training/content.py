@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from trec_semid.embeddings.content_tables import ContentTables, content_table
 from trec_semid.sharding.tables import find_tables, table_shards
-from trec_semid.tokenizers.contents import Catalogue
-from trec_semid.tokenizers.standardise import Standardiser
+from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 _ROWS_AT_ONCE = 65_536
 

@@ -6,11 +6,11 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, join, parent_of
 from trec_semid.data.schema import Dataset
 from trec_semid.serving.manifest import MANIFEST, verify_bundle
-from trec_semid.tokenizers.contents import Catalogue
-from trec_semid.tokenizers.origin import Named, Origin, content_checksum
-from trec_semid.tokenizers.record import RECORD, read_record, verify_record
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds, semantic_ids_file
-from trec_semid.tokenizers.shards import my_rank, refusing_together
+from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.shards import my_rank, refusing_together
+from trec_semid.tokenizers.maps.origin import Named, Origin, content_checksum
+from trec_semid.tokenizers.maps.record import RECORD, read_record, verify_record
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds, semantic_ids_file
 
 _log = logging.getLogger(__name__)
 

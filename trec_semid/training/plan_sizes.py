@@ -9,10 +9,10 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.features import Feature
-from trec_semid.data.retrieval import Negatives
+from trec_semid.data.retrieval.dataset import Negatives
 from trec_semid.data.schema import SPLITS, Dataset, DatasetFacts, SplitFacts, read_facts
-from trec_semid.tokenizers.code_files import stated_sizes
-from trec_semid.tokenizers.semantic_ids import SemanticIds, read_origin
+from trec_semid.tokenizers.maps.code_files import stated_sizes
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, read_origin
 from trec_semid.training.matched_codes import read_semantic_ids, verified_file
 
 

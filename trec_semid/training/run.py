@@ -24,8 +24,8 @@ from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
-from trec_semid.tokenizers.record import write_record
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.maps.record import write_record
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.known_rows import write_known_rows

@@ -24,7 +24,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.runtime.ranks import broadcast_object
 from trec_semid.sharding.tables import find_tables
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainingRunConfig
 from trec_semid.training.known_rows import kind_of_rows, map_rows, read_known_rows
 

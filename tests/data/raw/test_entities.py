@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.entities import collect_entities, with_unknown
+from trec_semid.data.raw.formats.chunks import Chunk
 
 
 def chunk(ids, file="items.csv", first_row=1, **more):

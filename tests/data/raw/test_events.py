@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from trec_semid.core.config import dump_toml
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.chunks import Chunk
 from trec_semid.data.raw.events import EventColumns, collect_events
+from trec_semid.data.raw.formats.chunks import Chunk
 
 COLUMNS = EventColumns(user="u", item="i", rating="r", timestamp="t", order="o", behaviour="b")
 ROWS = st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 5)), min_size=1, max_size=30)

@@ -7,7 +7,7 @@ from trec_semid.core.errors import DataError, LockError
 from trec_semid.core.paths import exists, list_folder, make_folder, parent_of, unfinished_note, write_bytes
 from trec_semid.data.sources.source import Needs
 from trec_semid.data.sources.synthetic import read_synthetic
-from trec_semid.data.synthetic import SyntheticConfig
+from trec_semid.data.synthetic.world import SyntheticConfig
 from trec_semid.runtime.locks import FolderLock, new_owner
 
 

@@ -16,7 +16,7 @@ from trec_semid.checkpoints.folder import complete_steps, step_folder
 from trec_semid.core.config import load_config
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
 from trec_semid.jobs import rank, tokenize
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs/studies/planted"
 pytestmark = pytest.mark.slow

@@ -8,17 +8,17 @@ import numpy as np
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.histories import read_events
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.schema import Dataset
-from trec_semid.data.sequence_batches import (
+from trec_semid.data.retrieval.batches import (
     ItemFeatures,
     SequenceBatch,
     SequenceMaker,
     Window,
     history_batch,
 )
-from trec_semid.data.sequence_loader import SequenceLoader
-from trec_semid.data.sequences import Sequences, SequencesConfig, build_sequences
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.data.retrieval.loader import SequenceLoader
+from trec_semid.data.retrieval.sequences import Sequences, SequencesConfig, build_sequences
+from trec_semid.data.schema import Dataset
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 
 LAST_ONLY, ALL = Window(1, True), Window(1, False)
 NO_FEATURES = ItemFeatures((), Sources({}, None))

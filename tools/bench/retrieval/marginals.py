@@ -23,7 +23,7 @@ from trec_semid.data.ragged import Ragged
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
 from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.tokenizers.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.retrieval.ensemble import place_finished
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.search import SCORES_AT_ONCE, ExactSearch

@@ -8,7 +8,7 @@ from contest import evaluating
 from given import Given
 from torch import Tensor
 
-from trec_semid.data.sequence_batches import ItemFeatures, SequenceBatch
+from trec_semid.data.retrieval.batches import ItemFeatures, SequenceBatch
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec

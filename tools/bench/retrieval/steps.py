@@ -37,7 +37,7 @@ from ours import Contestant, build  # noqa: E402
 from t5 import MISSING, T5, is_installed  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
-from trec_semid.data.sequence_batches import ItemFeatures, SequenceBatch  # noqa: E402
+from trec_semid.data.retrieval.batches import ItemFeatures, SequenceBatch  # noqa: E402
 from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 
 NAMES = {"heterrec": "HeterRec", "sasrec": "SASRec", "tiger": "TIGER"}

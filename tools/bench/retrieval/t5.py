@@ -18,7 +18,7 @@ from given import Given
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from trec_semid.data.sequence_batches import SequenceBatch
+from trec_semid.data.retrieval.batches import SequenceBatch
 from trec_semid.models.beam import Beams, NextLogProbs
 
 MISSING = "T5: not installed (pip install 'transformers>=5')"

@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.chunks import Origins, locate
+from trec_semid.data.raw.formats.chunks import Origins, locate
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 Floats = np.ndarray[Any, np.dtype[np.float64]]

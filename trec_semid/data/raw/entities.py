@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.chunks import Chunk, Origins, locate
 from trec_semid.data.raw.columns import Where, as_ids
+from trec_semid.data.raw.formats.chunks import Chunk, Origins, locate
 
 Entity = Literal["item", "user"]
 

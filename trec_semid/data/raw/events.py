@@ -11,8 +11,8 @@ from pydantic import field_validator, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.chunks import Chunk, Origins, locate
 from trec_semid.data.raw.columns import Ints, Where, as_ids, as_integers
+from trec_semid.data.raw.formats.chunks import Chunk, Origins, locate
 from trec_semid.data.raw.ratings import Ratings, as_ratings, join_ratings
 from trec_semid.data.raw.time_patterns import check_pattern
 from trec_semid.data.raw.times import Times, TimeUnit, as_times, join_times

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import filesystem, is_folder, open_file
-from trec_semid.data.raw.files import reading, size_of
-from trec_semid.data.raw.parts import Part, find_parts
+from trec_semid.data.raw.formats.files import reading, size_of
+from trec_semid.data.raw.formats.parts import Part, find_parts
 from trec_semid.runtime.logs import working
 
 _BLOCK_BYTES = 1 << 23

@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.chunks import Chunk, FileConfig
 from trec_semid.data.raw.entities import collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
-from trec_semid.data.raw.files import first_line, open_stream, reading
-from trec_semid.data.raw.formats import read_chunks
-from trec_semid.data.raw.json_lines import line_of, whole_lines
-from trec_semid.data.raw.parts import find_inputs
+from trec_semid.data.raw.formats.chunks import Chunk, FileConfig
+from trec_semid.data.raw.formats.files import first_line, open_stream, reading
+from trec_semid.data.raw.formats.json_lines import line_of, whole_lines
+from trec_semid.data.raw.formats.parts import find_inputs
+from trec_semid.data.raw.formats.streams import read_chunks
 from trec_semid.data.sources.source import Needs, Source
 
 _ITEM_SCHEMA = pa.schema(

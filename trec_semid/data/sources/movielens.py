@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.paths import join
-from trec_semid.data.raw.chunks import Chunk, FileConfig
 from trec_semid.data.raw.entities import collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
-from trec_semid.data.raw.files import resolve
-from trec_semid.data.raw.formats import read_chunks
+from trec_semid.data.raw.formats.chunks import Chunk, FileConfig
+from trec_semid.data.raw.formats.files import resolve
+from trec_semid.data.raw.formats.streams import read_chunks
 from trec_semid.data.sources.source import Needs, Source
 
 _GENRES = (

@@ -9,13 +9,13 @@ import pyarrow as pa
 from trec_semid.core.config import Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, join
-from trec_semid.data.raw.chunks import Chunk, FileConfig, check_columns
 from trec_semid.data.raw.columns import Where, as_text
-from trec_semid.data.raw.delimited import column_names
 from trec_semid.data.raw.entities import Entities, Entity, collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
-from trec_semid.data.raw.files import resolve
-from trec_semid.data.raw.formats import read_chunks
+from trec_semid.data.raw.formats.chunks import Chunk, FileConfig, check_columns
+from trec_semid.data.raw.formats.delimited import column_names
+from trec_semid.data.raw.formats.files import resolve
+from trec_semid.data.raw.formats.streams import read_chunks
 from trec_semid.data.sources.source import Needs, Source
 
 _TYPES = ("token", "token_seq", "float", "float_seq")

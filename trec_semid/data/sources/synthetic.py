@@ -3,8 +3,8 @@
 from trec_semid.core.paths import join
 from trec_semid.data.sources.source import Needs, Source
 from trec_semid.data.sources.tables import EntityTable, InteractionsTable, TablesConfig, read_tables
-from trec_semid.data.synthetic import SyntheticConfig
-from trec_semid.data.synthetic_files import is_written, write_world
+from trec_semid.data.synthetic.files import is_written, write_world
+from trec_semid.data.synthetic.world import SyntheticConfig
 from trec_semid.runtime.leftovers import is_unfinished, sweep
 from trec_semid.runtime.own_folder import locked_folder
 

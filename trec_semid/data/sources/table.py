@@ -12,7 +12,7 @@ from trec_semid.data.sources.recbole_atomic import RecboleConfig, read_recbole
 from trec_semid.data.sources.source import Needs, Source
 from trec_semid.data.sources.synthetic import read_synthetic
 from trec_semid.data.sources.tables import TablesConfig, read_tables
-from trec_semid.data.synthetic import SyntheticConfig
+from trec_semid.data.synthetic.world import SyntheticConfig
 
 SourceConfig = Annotated[
     TablesConfig | MovielensConfig | RecboleConfig | Amazon2014Config | SyntheticConfig,

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from trec_semid.core.config import Config
-from trec_semid.data.raw.chunks import FileConfig
 from trec_semid.data.raw.entities import Entities, Entity, collect_entities
 from trec_semid.data.raw.events import EventColumns, collect_events
-from trec_semid.data.raw.formats import read_chunks
+from trec_semid.data.raw.formats.chunks import FileConfig
+from trec_semid.data.raw.formats.streams import read_chunks
 from trec_semid.data.sources.source import Needs, Source
 
 

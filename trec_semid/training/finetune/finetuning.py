@@ -7,7 +7,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.seeds import derive_seed
-from trec_semid.data.loader import DistinctItems
+from trec_semid.data.ranking.loader import DistinctItems
 from trec_semid.data.schema import Dataset
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.layers.soft_index import GumbelNoise
@@ -20,12 +20,12 @@ from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
-from trec_semid.tokenizers.contents import Rows, Standardised
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.inputs.contents import Rows, Standardised
+from trec_semid.tokenizers.inputs.shards import sum_over_ranks
 from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
-from trec_semid.tokenizers.semantic_ids import FILE, SemanticIds
-from trec_semid.tokenizers.shards import sum_over_ranks
 from trec_semid.training.content import fill_content
 from trec_semid.training.finetune.code_watch import CodeWatch
 from trec_semid.training.finetune.tokenizer import TOKENIZER, kind_of, open_content

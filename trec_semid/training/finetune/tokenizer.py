@@ -5,10 +5,10 @@ from trec_semid.core.paths import exists, join
 from trec_semid.data.schema import Dataset
 from trec_semid.models.live_codes import TuningConfig
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.semantic_ids import SemanticIds
-from trec_semid.tokenizers.table import load_tokenizer
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
+from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trec_semid.data.loader import BatchMaker, evaluation_batches
+from trec_semid.data.ranking.loader import BatchMaker, evaluation_batches
 from trec_semid.evaluation.ranking import Named, RankAccumulator
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.training.steps import plain_arguments

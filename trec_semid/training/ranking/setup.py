@@ -8,7 +8,7 @@ from pydantic import model_validator
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
-from trec_semid.data.ranking import Codes, RankingData
+from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
@@ -20,7 +20,7 @@ from trec_semid.models.ppnet import PpnetConfig
 from trec_semid.models.ranker import Ranker, RankerWithLoss
 from trec_semid.models.table import RankerConfig, build_dense_ranker
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.ranking.selection import SelectBy, expect_selectable

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.sequences import EvaluationRows
+from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.models.retrieved import agreement
-from trec_semid.tokenizers.shards import sum_over_ranks
+from trec_semid.tokenizers.inputs.shards import sum_over_ranks
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.search import Search
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from trec_semid.data.retrieval import RetrievalData
+from trec_semid.data.retrieval.dataset import RetrievalData
+from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.data.schema import Split
-from trec_semid.data.sequences import EvaluationRows
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.retrieval import RetrievalAccumulator

@@ -13,13 +13,13 @@ from torch.nn.functional import pad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from trec_semid.data.batches import Jagged
-from trec_semid.data.sequence_batches import ItemFeatures, Places, SequenceBatch
+from trec_semid.data.retrieval.batches import ItemFeatures, Places, SequenceBatch
 from trec_semid.embeddings.collection import keyed_jagged
 from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.item_tokens import Listed
 from trec_semid.models.live_codes import LiveContents
 from trec_semid.runtime.ranks import Ranks
-from trec_semid.tokenizers.contents import Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 
 Lookup = Callable[[Tensor], Standardised]
 """Content of (U,) item rows; all ranks ask together."""

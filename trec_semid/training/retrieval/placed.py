@@ -13,9 +13,9 @@ from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
-from trec_semid.tokenizers.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.standardise import Standardiser
 from trec_semid.training.content import fill_content
 from trec_semid.training.finetune.finetuning import NOTHING_KEPT
 from trec_semid.training.retrieval.build import build_model, items_at_once, parts_of

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.retrieval import RetrievalData
-from trec_semid.data.sequence_batches import SequenceBatch, history_batch
+from trec_semid.data.retrieval.batches import SequenceBatch, history_batch
+from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets, ranks_in_lists
 from trec_semid.models.beam import NextLogProbs, decode_items, parallel_heads

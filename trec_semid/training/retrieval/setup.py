@@ -10,9 +10,9 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
-from trec_semid.data.retrieval import ItemConfig, RetrievalData, SampledConfig
+from trec_semid.data.retrieval.dataset import ItemConfig, RetrievalData, SampledConfig
+from trec_semid.data.retrieval.sequences import SequencesConfig
 from trec_semid.data.schema import Dataset, open_dataset
-from trec_semid.data.sequences import SequencesConfig
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.ensemble import EnsembleConfig
@@ -21,7 +21,7 @@ from trec_semid.models.popularity import PopularityConfig
 from trec_semid.models.retriever import LossConfig
 from trec_semid.models.table import RetrieverConfig
 from trec_semid.models.tiger import TigerConfig
-from trec_semid.tokenizers.semantic_ids import SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
 

@@ -1,0 +1,73 @@
+import json
+from typing import get_args
+
+import pytest
+from pydantic import TypeAdapter
+
+from tests.tokenizers.planted import DIMS
+from trec_semid.core.errors import DataError
+from trec_semid.core.paths import read_bytes, write_bytes
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.methods import TOKENIZERS, TokenizerConfig, build_tokenizer, load_tokenizer
+from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.opq import OpqConfig
+from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
+from trec_semid.tokenizers.rq_vae import RqVaeConfig
+
+QUICK = CodebookFitConfig(epochs=8, warmup_epochs=2, batch_size=64)
+CONFIGS = {
+    MmqConfig: MmqConfig(codebook_size=10, latent_dim=16, decoder_widths=(64,), fit=QUICK),
+    RqVaeConfig: RqVaeConfig(codebook_size=10, levels=4, latent_dim=16, fit=QUICK),
+    RqKmeansConfig: RqKmeansConfig(codebook_size=10, levels=4),
+    OpqConfig: OpqConfig(codebook_size=10, subspaces=4, turns=2),
+}
+
+
+@pytest.fixture(params=list(CONFIGS.values()), ids=lambda config: config.kind)
+def saved(request, tmp_path):
+    """Return the folder of a tokenizer that knows nothing yet."""
+    uri = str(tmp_path / "t")
+    build_tokenizer(request.param, DIMS).save(uri)
+    return uri
+
+
+def test_union_and_table_name_the_same_configs():
+    union, _ = get_args(TokenizerConfig)
+    assert set(get_args(union)) == set(TOKENIZERS) == set(CONFIGS)
+
+
+def test_config_is_chosen_by_its_kind():
+    adapter = TypeAdapter(TokenizerConfig)
+    for kind, config in CONFIGS.items():
+        assert type(adapter.validate_python(config.model_dump(mode="json"))) is kind
+
+
+def test_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"config\.json: no tokenizer here\. Make one with"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"format": 99}, r"another format \(got 99\)"),
+        ({"config": {"kind": "mmq", "codebook": 3}}, "not a tokenizer"),
+        (
+            {"modalities": {"text": 12, "vision": 21}},
+            r"weights\.safetensors: weights do not fit config\.json",
+        ),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(saved, changes, problem):
+    path = f"{saved}/config.json"
+    write_bytes(path, json.dumps(json.loads(read_bytes(path)) | changes).encode())
+    with pytest.raises(DataError, match=problem):
+        load_tokenizer(saved)
+
+
+def test_cut_off_files_are_refused(saved):
+    for name, problem in (("weights.safetensors", "weights do not fit"), ("config.json", "not JSON")):
+        path = f"{saved}/{name}"
+        write_bytes(path, read_bytes(path)[:50])
+        with pytest.raises(DataError, match=problem):
+            load_tokenizer(saved)

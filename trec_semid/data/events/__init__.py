@@ -1,0 +1,1 @@
+"""Interactions chosen, labelled, put in one order and split."""

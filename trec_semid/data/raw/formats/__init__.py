@@ -1,0 +1,1 @@
+"""Files of any format as streams of Arrow tables."""

@@ -1,0 +1,1 @@
+"""A dataset as sequences for next-item retrieval."""

@@ -1,0 +1,127 @@
+"""A dataset as sequences and items for retrieval."""
+
+from typing import Any, Literal, NoReturn, final
+
+import numpy as np
+from pydantic import PositiveInt, field_validator
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import DataError
+from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
+from trec_semid.data.histories import read_events
+from trec_semid.data.retrieval.batches import (
+    ItemFeatures,
+    SampledItems,
+    SequenceMaker,
+    Window,
+    sampled_by_popularity,
+)
+from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
+from trec_semid.data.schema import SPLITS, Dataset
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Negatives = Literal["all", "seen"]
+"""Which items a loss over items takes for wrong answers: all, or those with a training event."""
+
+
+class ItemConfig(Config):
+    """What stands for an item beside its semantic ID, as input and as what is retrieved."""
+
+    id: bool = True
+    """The item's own row in a table."""
+    fields: list[str] = []
+    """Side fields, a table each; several values of a field are pooled."""
+    content: list[str] = []
+    """Modalities whose vectors are projected."""
+    content_is_unit: bool = True
+    """Divide these vectors by the root of their width; as they are, they learn many times as fast as IDs."""
+
+    @classmethod
+    def from_before(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Content was read as it is before there was `content_is_unit`."""
+        return {"content_is_unit": False, **saved} if saved.get("content") else saved
+
+    @field_validator("fields", "content")
+    @classmethod
+    def _names_each_once(cls, names: list[str]) -> list[str]:
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is named twice")
+        return names
+
+
+class SampledConfig(Config):
+    """Items drawn to stand for all others in the loss, where a catalogue is too large to score."""
+
+    num_sampled: PositiveInt = 8192
+    """Drawn for each rank's batch."""
+    power: float = 0.75
+    """Items are drawn by (training events + 1) to this power."""
+
+
+@final
+class RetrievalData:
+    """Sequences of all users, features of all items. Every id is checked here, once."""
+
+    def __init__(self, dataset: Dataset, item: ItemConfig, sequences: SequencesConfig) -> None:
+        self.features: tuple[Feature, ...] = describe_item(dataset, item.fields, has_id=item.id)
+        self.item_features = ItemFeatures(self.features, read_sources(dataset, self.features, None))
+        self.num_items, self.num_users = dataset.facts.num_items, dataset.facts.num_users
+        self._config, self._uri = sequences, dataset.uri
+        events = read_events(dataset)
+        check_ids(Feature("user_row", "user", "t_user_id", self.num_users), events.users, dataset.uri)
+        check_ids(Feature("item_row", "item", "t_item_id", self.num_items), events.items, dataset.uri)
+        self.sequences = build_sequences(events, sequences, self.num_users)
+        trains = events.splits == 0
+        self.item_counts = np.bincount(events.items[trains & ~events.is_negative], minlength=self.num_items)
+        self.user_counts = np.bincount(events.users[trains & ~events.is_negative], minlength=self.num_users)
+
+    def negatives(self, which: Negatives) -> Array:
+        """Return the item rows that a loss takes for wrong answers, ascending."""
+        return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
+
+    def expect_learnable(self) -> None:
+        """Refuse data that nothing can be learnt from, or that cannot tell which step of training is best.
+
+        Raises:
+            DataError: no user has two training events, or none one of the validation split in its sequence.
+        """
+        training, validation = self.sequences.counts[:, 0], self.sequences.counts[:, SPLITS.index("valid")]
+        if not (training > 1).any():
+            self._refuse("no user with two training events", "What comes after the first is learnt")
+        if not validation.any():
+            self._refuse("no validation events", "The best step is chosen by them")
+
+    def _refuse(self, problem: str, reason: str) -> NoReturn:
+        is_liked = self._config.events == "positives"
+        remedy = f"{reason}: prepare the dataset with another split rule"
+        raise DataError(
+            problem + (" with label 1" if is_liked else ""),
+            file=self._uri,
+            field="split",
+            remedy=remedy + (", or set sequences.events = 'all'" if is_liked else ""),
+        )
+
+    def maker(
+        self, *, num_targets: int, listed: Array | None, sampled: SampledConfig | None, negatives: Negatives
+    ) -> SequenceMaker:
+        """Return what makes training batches.
+
+        Args:
+            num_targets: the next so many items are targets of a position.
+            listed: item rows that every batch lists; those it names where not given.
+            sampled: how items are drawn to stand for all others; none where not given.
+            negatives: of which items these are drawn.
+        """
+        drawn: SampledItems | None = None
+        if sampled:
+            drawn = sampled_by_popularity(
+                self.item_counts, sampled.num_sampled, sampled.power, draws_unseen=negatives == "all"
+            )
+        return SequenceMaker(
+            self.sequences.training_rows(self._config),
+            self.item_features,
+            Window(num_targets, self._config.rows == "sliding"),
+            listed=listed,
+            sampled=drawn,
+        )

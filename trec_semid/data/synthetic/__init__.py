@@ -1,0 +1,1 @@
+"""Planted worlds: data whose truth is known."""

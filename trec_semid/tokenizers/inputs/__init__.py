@@ -1,0 +1,1 @@
+"""Content of items on its way into a tokenizer."""

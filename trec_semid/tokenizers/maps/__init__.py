@@ -1,0 +1,1 @@
+"""Maps from items to semantic IDs, as files and as arrays."""

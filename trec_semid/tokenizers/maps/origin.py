@@ -1,0 +1,57 @@
+"""What semantic IDs were computed from: the dataset by name, and its content by item id."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trec_semid.core.config import Config
+from trec_semid.tokenizers.inputs.contents import Catalogue
+
+_CHUNK_ROWS = 8192
+
+
+class Origin(Config):
+    """Where codes come from; equal content has equal checksums, whatever the order of its items."""
+
+    dataset: str
+    """Its name, for messages."""
+    dataset_checksum: str
+    content: dict[str, str]
+    """`content_checksum` of every modality that the tokenizer read."""
+
+
+class Named(NamedTuple):
+    """A dataset as messages name it."""
+
+    name: str
+    checksum: str
+
+    def __str__(self) -> str:
+        """Return both, the checksum in short."""
+        return f"'{self.name}' (checksum {self.checksum[:12]})"
+
+
+def origin_of(dataset: Named, item_ids: Sequence[str], catalogue: Catalogue) -> Origin:
+    """Describe what a tokenizer read."""
+    content = {name: content_checksum(name, item_ids, catalogue) for name in catalogue.dims}
+    return Origin(dataset=dataset.name, dataset_checksum=dataset.checksum, content=content)
+
+
+def content_checksum(modality: str, item_ids: Sequence[str], catalogue: Catalogue) -> str:
+    """Return a sha256 over items in the order of their ids, each with its vector, or without one.
+
+    Vectors count as float32 numbers, so the same ones stored as float16 are the same content.
+    """
+    order = np.asarray(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
+    vectors: np.ndarray[Any, Any] = catalogue.vectors[modality]
+    digest = hashlib.sha256(json.dumps([len(item_ids), vectors.shape[1]]).encode())
+    for start in range(0, len(order), _CHUNK_ROWS):
+        rows = order[start : start + _CHUNK_ROWS]
+        present = np.asarray(catalogue.present[modality][rows], bool)
+        digest.update(json.dumps([item_ids[row] for row in rows.tolist()]).encode())
+        digest.update(present.tobytes())
+        digest.update(np.ascontiguousarray(vectors[rows][present], "<f4").tobytes())
+    return digest.hexdigest()
