@@ -44,12 +44,12 @@ class TupleTrie:
     codes: tuple[Tensor, ...]
     """R of (M_r,) int32: the code by which a node's prefix ends."""
     offsets: tuple[Tensor, ...]
-    """R + 1 of (M_{r-1} + 1,) int32: children of node i of level r - 1 are offsets[r][i] up to, not with,
-    offsets[r][i + 1]; offsets[0] is the root's, offsets[R] are ranges of `items`."""
+    """R + 1 of (M_{r-1} + 1,) int32: children of node i of level r - 1 are `offsets[r][i]` up to, not with,
+    `offsets[r][i + 1]`; `offsets[0]` is the root's, `offsets[R]` are ranges of `items`."""
     items: Tensor
     """(N,) int64: item rows, tuple after tuple."""
     starts: tuple[Tensor, ...]
-    """R of (M_r + 1,) int32: items under node i of level r are items[starts[r][i] : starts[r][i + 1]]."""
+    """R of (M_r + 1,) int32: items under node i of level r are `items[starts[r][i] : starts[r][i + 1]]`."""
     place_of: Tensor
     """(N,) int64: where each item row stands in `items`."""
     highest: tuple[int, ...]
