@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import CheckpointError
 from trec_semid.sharding.tables import table_shards
 
@@ -13,7 +13,7 @@ from trec_semid.sharding.tables import table_shards
 class RowMap(NamedTuple):
     """Which row of a saved table each row of a table takes over."""
 
-    old_rows: np.ndarray[Any, np.dtype[np.int64]]
+    old_rows: Ints
     """(rows of the table,): a row of the saved one; -1 for a row that begins anew."""
     num_old: int
     """Rows of the saved table."""

@@ -6,9 +6,10 @@ from typing import Annotated, assert_never
 import pyarrow as pa
 from pydantic import Field
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.encoders.arrays import ColumnConfig, NpyConfig, column_chunks, in_array, npy_chunks
 from trec_semid.data.encoders.attributes import ONE_LINE_OF_ATTRIBUTES, AttributesConfig, attribute_chunks
-from trec_semid.data.encoders.chunks import Array, Chunk, Items
+from trec_semid.data.encoders.chunks import Chunk, Items
 from trec_semid.data.encoders.image import ImageConfig, image_chunks
 from trec_semid.data.encoders.store import ONE_LINE_OF_VECTORS, store_content
 from trec_semid.data.encoders.text import TextConfig, text_chunks

@@ -2,17 +2,17 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.prefixes import PrefixConfig, prefix_rows
 from trec_semid.data.ragged import Ragged, ragged_from_arrow
 from trec_semid.data.schema import Dataset, FieldFacts
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Representation = Literal["item", "semantic", "both"]
 Role = Literal[
     "user",

@@ -7,12 +7,11 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field, PositiveInt
 
+from trec_semid.core.arrays import Floats, Ints
 from trec_semid.core.config import Config
-from trec_semid.data.raw.columns import Floats, Where, as_numbers, as_text, series
+from trec_semid.data.raw.columns import Where, as_numbers, as_text, series
 from trec_semid.data.raw.entities import Entities
 from trec_semid.data.schema import FieldFacts
-
-Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class CategoryField(Config):
@@ -48,7 +47,7 @@ class SideField(NamedTuple):
     """`id`, `value`, and for numbers `low` (included) and `high` (excluded)."""
 
 
-def build_field(config: CategoryField | NumberField, entities: Entities, rows: Rows) -> SideField:
+def build_field(config: CategoryField | NumberField, entities: Entities, rows: Ints) -> SideField:
     """Turn a source column into ids.
 
     Args:

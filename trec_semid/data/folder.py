@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import (
     arrow_filesystem,
@@ -110,7 +111,7 @@ def _slice(timeline: Timeline, start: int, stop: int) -> pa.Table:
     return pa.table(columns, schema=EVENT_SCHEMA)
 
 
-def _named(codes: np.ndarray[Any, Any], names: tuple[str, ...] | list[str]) -> pa.DictionaryArray:
+def _named(codes: Array, names: tuple[str, ...] | list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(list(names), pa.string()))
 
 

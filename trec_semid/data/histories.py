@@ -1,18 +1,18 @@
 """What a user did strictly before an event, as ranges of one sorted array."""
 
-from typing import Any, Literal, NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.schema import SPLITS, Dataset
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Protocol = Literal["online", "frozen"]
 """online: all earlier events, those of valid and test included; frozen: earlier training events only."""
 

@@ -4,13 +4,13 @@ Legend: B rows of this rank's part of the batch, U distinct items, n and m histo
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from trec_semid.core.arrays import Array
 
 
 class ItemRows(NamedTuple):

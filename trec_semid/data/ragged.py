@@ -5,25 +5,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-Ints = np.ndarray[Any, np.dtype[Any]]
+from trec_semid.core.arrays import Array
 
 
 class Ragged(NamedTuple):
     """Row i owns `values[starts[i] : starts[i] + lengths[i]]`; rows may share values."""
 
-    starts: Ints
+    starts: Array
     """(N,) int64."""
-    lengths: Ints
+    lengths: Array
     """(N,) int64."""
-    values: Ints
+    values: Array
 
-    def take(self, rows: Ints) -> tuple[Ints, Ints]:
+    def take(self, rows: Array) -> tuple[Array, Array]:
         """Return the values of the given rows, one row after the other, and their lengths."""
         lengths = self.lengths[rows]
         return self.values.take(positions(self.starts[rows], lengths)), lengths
 
 
-def positions(starts: Ints, lengths: Ints) -> Ints:
+def positions(starts: Array, lengths: Array) -> Array:
     """Return starts[0], starts[0] + 1, ... (lengths[0] of them), then those of row 1, and so on."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0

@@ -25,6 +25,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.identity import MayChange
@@ -230,11 +231,11 @@ class Dataset:
         fs, inner = arrow_filesystem(join(self.uri, "events"))
         return pads.dataset(inner, filesystem=fs, format="parquet")  # pyright: ignore[reportReturnType]
 
-    def content(self, modality: str) -> np.ndarray[Any, Any]:
+    def content(self, modality: str) -> Array:
         """Return the (num_items, dim) vectors of a modality, memory-mapped on a local disk."""
         return self._array(modality, f"content/{modality}.npy")
 
-    def content_mask(self, modality: str) -> np.ndarray[Any, Any]:
+    def content_mask(self, modality: str) -> Array:
         """Return (num_items,) bool: which items have this modality."""
         return self._array(modality, f"content/{modality}.mask.npy")
 
@@ -255,7 +256,7 @@ class Dataset:
         expected = self.facts.num_events if split is None else self.facts.splits[split].events
         _check_rows(join(self.uri, "events"), num_rows, expected)
 
-    def _array(self, modality: str, name: str) -> np.ndarray[Any, Any]:
+    def _array(self, modality: str, name: str) -> Array:
         if modality not in self.facts.modalities:
             have = ", ".join(self.facts.modalities) or "none"
             raise DataError(

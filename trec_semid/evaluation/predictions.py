@@ -13,13 +13,14 @@ score_frozen  float32, probability; history = training events only (frozen proto
 import json
 import uuid
 from types import TracebackType
-from typing import Any, NamedTuple, Self, final
+from typing import NamedTuple, Self, final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Array, Float32s, Ints
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder, move, remove
 from trec_semid.data.schema import Split
@@ -41,12 +42,12 @@ _GROUP_ROWS = 1 << 17
 class Predictions(NamedTuple):
     """All rows of a split, in order of `row`; fields as in the file."""
 
-    row: NDArray[np.int64]
-    user_row: NDArray[np.int64]
-    item_row: NDArray[np.int64]
-    label: NDArray[np.float32]
-    score: NDArray[np.float32]
-    score_frozen: NDArray[np.float32]
+    row: Ints
+    user_row: Ints
+    item_row: Ints
+    label: Float32s
+    score: Float32s
+    score_frozen: Float32s
 
 
 @final
@@ -142,7 +143,7 @@ def count_rows(run_uri: str, split: Split) -> int:
     return _facts(_read(predictions_uri(run_uri, split, 0), []))["num_rows"]
 
 
-def read_columns(run_uri: str, split: Split, schema: pa.Schema) -> list[NDArray[Any]]:
+def read_columns(run_uri: str, split: Split, schema: pa.Schema) -> list[Array]:
     """Read the columns of a schema, of which `row` is one, that all ranks of a run wrote, in order of `row`.
 
     Raises:
@@ -179,7 +180,7 @@ def _read(uri: str, names: list[str]) -> pa.Table:
     return table.select(names)
 
 
-def _expect_each_once(rows: NDArray[np.int64], num_rows: int, uri: str) -> None:
+def _expect_each_once(rows: Ints, num_rows: int, uri: str) -> None:
     remedy = "Remove the run's predictions and evaluate again"
     outside = (rows < 0) | (rows >= num_rows)
     if outside.any():
@@ -192,7 +193,7 @@ def _expect_each_once(rows: NDArray[np.int64], num_rows: int, uri: str) -> None:
         raise DataError(problem, file=uri, field="row", value=int(wrong[0]), remedy=remedy)
 
 
-def _in_order(values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+def _in_order(values: Array, rows: Ints) -> Array:
     ordered = np.empty_like(values)
     ordered[rows] = values
     return ordered

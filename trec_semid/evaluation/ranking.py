@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Flags, Float32s, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.evaluation.predictions import Predictions
 from trec_semid.evaluation.strata import STRATA, Strata
@@ -120,7 +121,7 @@ class _Part:
         self._binary, self._auc = BinaryAccumulator(), AucAccumulator(max_rows=max_rows)
         self._gauc = GaucAccumulator(max_rows=max_rows)
 
-    def update(self, score: NDArray[np.float32], label: NDArray[np.float32], user: NDArray[np.int64]) -> None:
+    def update(self, score: Float32s, label: Float32s, user: Ints) -> None:
         """Take (n,) probabilities, labels and user rows of the stratum, of this rank."""
         self._binary.update(score, label)
         self._auc.update(score, label)
@@ -131,9 +132,7 @@ class _Part:
         return _name(suffix, self._binary.result(), self._auc.result(), self._gauc.result())
 
 
-def _measure(
-    score: NDArray[np.float32], label: NDArray[np.float32], user: NDArray[np.int64], suffix: str
-) -> Named:
+def _measure(score: Float32s, label: Float32s, user: Ints, suffix: str) -> Named:
     binary = binary_metrics(score, label)
     area = auc(score, label) if 0 < binary.positives < binary.rows else math.nan
     try:
@@ -152,9 +151,7 @@ def _name(suffix: str, binary: BinaryMetrics, area: float, group: GroupAuc) -> N
     return metrics, {name + suffix: int(size) for name, size in sizes}
 
 
-def _masks(
-    strata: Strata | None, user: NDArray[np.int64], item_rows: ArrayLike | None
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _masks(strata: Strata | None, user: Ints, item_rows: ArrayLike | None) -> Iterator[tuple[str, Flags]]:
     if strata is None:
         return
     if item_rows is None:

@@ -19,13 +19,13 @@ from typing import final
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Floats, Int32s, Ints
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import POPULARITY, STRATA, Strata
 from trec_semid.evaluation.target_ranks import RETRIEVAL_CUTOFFS, TargetRanks, targets_by_stratum
-from trec_semid.metrics.retrieval import Vector
 from trec_semid.runtime.ranks import gather_objects
 
 RETRIEVAL_COUNTS = ("users", "targets")
@@ -108,7 +108,7 @@ class RetrievalAccumulator:
             metrics |= self._coverage(best_place.numpy())
         return metrics, counts
 
-    def _coverage(self, best_place: NDArray[np.int32]) -> dict[str, float]:
+    def _coverage(self, best_place: Int32s) -> dict[str, float]:
         parts = {"": np.ones(len(best_place), np.bool_)}
         if self._strata:
             parts |= {f"/{name}": self._strata.items == index for index, name in enumerate(POPULARITY)}
@@ -119,7 +119,7 @@ class RetrievalAccumulator:
             for cutoff in self._cutoffs
         }
 
-    def _show(self, top: NDArray[np.int64]) -> None:
+    def _show(self, top: Ints) -> None:
         user, place = np.nonzero(top >= 0)
         items = top[user, place]
         if len(items) and items.max() >= len(self._best_place):
@@ -127,9 +127,7 @@ class RetrievalAccumulator:
             raise DataError("no such item", field="top_items", value=int(items.max()), remedy=remedy)
         np.minimum.at(self._best_place, items, (place + 1).astype(np.int32))
 
-    def _expect_sizes(
-        self, users: NDArray[np.int64], sizes: NDArray[np.int64], *rest: NDArray[np.int64]
-    ) -> None:
+    def _expect_sizes(self, users: Ints, sizes: Ints, *rest: Ints) -> None:
         items, places, top = rest
         wanted = {
             "lengths": (sizes.shape, users.shape),
@@ -153,7 +151,7 @@ class _Sums:
         self.totals = np.zeros((len(self._suffixes), 2 * len(self._names) + len(RETRIEVAL_COUNTS)), np.int64)
         """Of each suffix: high halves, low halves, counts."""
 
-    def update(self, owner: NDArray[np.int64], num_users: int, targets: TargetRanks) -> None:
+    def update(self, owner: Ints, num_users: int, targets: TargetRanks) -> None:
         """Add the targets of some users; see `targets_by_stratum`."""
         parts = targets_by_stratum(owner, num_users, targets, self._strata)
         for at, (_, part) in enumerate(parts):
@@ -163,7 +161,7 @@ class _Sums:
             counts = np.array([np.count_nonzero(defined), len(part.ranks)])
             self.totals[at] += np.concatenate((*_halves(table), counts))
 
-    def named(self, totals: NDArray[np.int64]) -> Named:
+    def named(self, totals: Ints) -> Named:
         """Return metrics and counts."""
         metrics: dict[str, float] = {}
         counts: dict[str, int] = {}
@@ -176,7 +174,7 @@ class _Sums:
         return metrics, counts
 
 
-def _halves(values: Vector) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _halves(values: Floats) -> tuple[Ints, Ints]:
     """Return row sums of (M, n) numbers in [0, 1] as high · 2^-32 + low · 2^-64, exact below 2^31 columns."""
     high = np.floor(np.ldexp(values, 32))
     low = np.rint(np.ldexp(np.ldexp(values, 32) - high, 32))

@@ -1,12 +1,13 @@
 """Parts of the evaluation rows: by how often training saw the item, and how active the user was in it."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.data.schema import Dataset
 
@@ -32,9 +33,7 @@ class Strata(NamedTuple):
     users: NDArray[np.int8]
     """(num_users,) index into ACTIVITY."""
 
-    def masks(
-        self, user_rows: NDArray[np.int64], item_rows: NDArray[np.int64]
-    ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    def masks(self, user_rows: Ints, item_rows: Ints) -> Iterator[tuple[str, Flags]]:
         """Yield the name of each stratum and (n,) which rows belong to it.
 
         Raises:
@@ -60,7 +59,7 @@ def training_strata(dataset: Dataset) -> Strata:
     return strata_of_counts(item_events, user_events)
 
 
-def strata_of_counts(item_events: NDArray[Any], user_events: NDArray[Any]) -> Strata:
+def strata_of_counts(item_events: Array, user_events: Array) -> Strata:
     """Cut strata from (num_items,) and (num_users,) numbers of training events."""
     head, middle, tail, unseen = range(4)
     items = _cut(item_events, 4, (tail, middle, head, unseen))
@@ -68,7 +67,7 @@ def strata_of_counts(item_events: NDArray[Any], user_events: NDArray[Any]) -> St
     return Strata(items, _cut(user_events, 3, (low, middle, high, unseen)))
 
 
-def _cut(events: NDArray[Any], parts: int, names: tuple[int, int, int, int]) -> NDArray[np.int8]:
+def _cut(events: Array, parts: int, names: tuple[int, int, int, int]) -> NDArray[np.int8]:
     """Name the first 1/parts of the seen rows, those between, the last 1/parts, and the unseen."""
     first, between, last, unseen = names
     seen = np.flatnonzero(events > 0)
@@ -86,11 +85,11 @@ def _happened() -> pads.Expression:
     return behaviour.is_null() | (behaviour != "negative")
 
 
-def _count(rows: NDArray[np.int64], size: int, field: str) -> NDArray[np.int64]:
+def _count(rows: Ints, size: int, field: str) -> Ints:
     return np.bincount(_inside(rows, size, field), minlength=size)
 
 
-def _inside(rows: NDArray[np.int64], size: int, field: str) -> NDArray[np.int64]:
+def _inside(rows: Ints, size: int, field: str) -> Ints:
     outside = (rows < 0) | (rows >= size)
     if outside.any():
         row = int(np.flatnonzero(outside)[0])

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Floats, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.sequences import EvaluationRows
@@ -24,7 +24,7 @@ from trec_semid.data.schema import Split
 from trec_semid.evaluation.predictions import predictions_uri, read_columns
 from trec_semid.evaluation.strata import Strata
 from trec_semid.metrics.intervals import Replicates
-from trec_semid.metrics.retrieval import Vector, per_user_retrieval
+from trec_semid.metrics.retrieval import per_user_retrieval
 from trec_semid.metrics.user_means import bootstrap_user_means
 
 TARGET_RANK_SCHEMA = pa.schema([(name, pa.int64()) for name in ("row", "user_row", "item_row", "rank")])
@@ -34,21 +34,21 @@ RETRIEVAL_CUTOFFS = (5, 10, 50, 100)
 class TargetRanks(NamedTuple):
     """All targets of a split, in order of `row`; fields as in the file."""
 
-    row: NDArray[np.int64]
-    user_row: NDArray[np.int64]
-    item_row: NDArray[np.int64]
-    rank: NDArray[np.int64]
+    row: Ints
+    user_row: Ints
+    item_row: Ints
+    rank: Ints
 
 
 class TargetsOfUsers(NamedTuple):
     """Some of the targets, such as those of a stratum."""
 
-    ranks: NDArray[np.int64]
+    ranks: Ints
     """User after user."""
-    lengths: NDArray[np.int64]
+    lengths: Ints
     """(U,) how many of them each user has; 0 for a user who has none of them."""
 
-    def values(self, cutoffs: Sequence[int]) -> dict[str, Vector]:
+    def values(self, cutoffs: Sequence[int]) -> dict[str, Floats]:
         """Return (U,) `recall@N` and `ndcg@N` for each cutoff, NaN for users without such targets."""
         return per_user_retrieval(self.ranks, self.lengths, cutoffs)
 
@@ -82,7 +82,7 @@ def distinct_targets(rows: EvaluationRows) -> EvaluationRows:
 
 
 def targets_by_stratum(
-    owner: NDArray[np.int64], num_users: int, targets: TargetRanks, strata: Strata | None
+    owner: Ints, num_users: int, targets: TargetRanks, strata: Strata | None
 ) -> Iterator[tuple[str, TargetsOfUsers]]:
     """Yield all targets under "", then those of each stratum under "/<stratum>".
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.core.hashing import tuple_keys
 from trec_semid.core.paths import arrow_filesystem
@@ -22,7 +23,6 @@ from trec_semid.data.raw.formats.files import reading
 from trec_semid.data.raw.formats.parts import Part, to_read, with_partitions
 from trec_semid.tokenizers.inputs.contents import Contents
 
-Array = np.ndarray[Any, Any]
 _ID_ROWS = 1 << 16
 
 

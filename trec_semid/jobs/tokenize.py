@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import NonNegativeInt
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
@@ -19,7 +20,7 @@ from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_g
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
 from trec_semid.tokenizers.encode import encode_catalogue
-from trec_semid.tokenizers.inputs.contents import Catalogue, Rows
+from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.shards import my_rank
 from trec_semid.tokenizers.maps.origin import Named, origin_of
 from trec_semid.tokenizers.maps.record import write_record
@@ -121,7 +122,7 @@ def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> Catalogue:
     )
 
 
-def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue) -> Rows:
+def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue) -> Ints:
     rows = catalogue.rows_with_content()
     if config.fit_on == "train_items":
         seen = np.zeros(catalogue.num_items, dtype=bool)
@@ -134,7 +135,7 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
     return rows
 
 
-def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Rows, config: TokenizeConfig, log: RunLog) -> None:
+def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Ints, config: TokenizeConfig, log: RunLog) -> None:
     reports = tokenizer.fit(catalogue, rows, config.seed)
     title, shown = f"fit {config.tokenizer.kind}", my_rank() == 0
     with working(f"{title}, first round", shown=shown):

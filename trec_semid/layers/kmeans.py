@@ -1,33 +1,31 @@
 """k-means over faiss: the same centroids for the same points and seed."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 
+from trec_semid.core.arrays import Float32s, Ints
 from trec_semid.core.errors import DataError
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Clusters(NamedTuple):
     """What k-means found."""
 
-    centroids: Floats
+    centroids: Float32s
     """(K, D); unit length where the clustering was spherical."""
     codes: Ints
     """(N,): the nearest centroid of each point."""
 
 
 def fit_kmeans(
-    points: Floats,
+    points: Float32s,
     num_clusters: int,
     *,
     seed: int,
     iterations: int = 20,
     spherical: bool = False,
-    start: Floats | None = None,
+    start: Float32s | None = None,
 ) -> Clusters:
     """Cluster points by squared distance, or by cosine when spherical.
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trec_semid.core.arrays import Float32s
 from trec_semid.core.seeds import derive_seed
-from trec_semid.layers.kmeans import Floats, fit_kmeans
+from trec_semid.layers.kmeans import fit_kmeans
 
 _FIRST_STEPS, _STEPS, _LAST_STEPS = 10, 2, 20
 """Lloyd steps of the first turn, of those between, and of the last one."""
@@ -18,16 +19,16 @@ _FIRST_STEPS, _STEPS, _LAST_STEPS = 10, 2, 20
 class Product(NamedTuple):
     """A product quantiser: y = x Q, c_r = argmin_j ||y_r - C_r,j||^2, x_hat = [C_1,c .. C_R,c] Q^T."""
 
-    rotation: Floats
+    rotation: Float32s
     """(D, R S) Q: orthonormal rows or columns, whichever are fewer."""
-    codebooks: Floats
+    codebooks: Float32s
     """(R, K, S)."""
     residual: float
     """Mean over points of ||y - y_hat||^2."""
 
 
 def fit_product(
-    points: Floats, num_subspaces: int, num_codes: int, *, turns: int, seed: int, max_dim: int
+    points: Float32s, num_subspaces: int, num_codes: int, *, turns: int, seed: int, max_dim: int
 ) -> Iterator[Product]:
     """Let codebooks and rotation take turns, and yield after every turn.
 
@@ -53,7 +54,7 @@ def fit_product(
     inner = np.zeros((len(points), num_subspaces * width), np.float32)
     inner[:, : len(variances)] = points @ principal
     rotation = np.eye(num_subspaces * width, dtype=np.float32)[:, dealt]
-    codebooks: list[Floats] | None = None
+    codebooks: list[Float32s] | None = None
     for turn in range(turns):
         rotated = inner @ rotation
         steps = _LAST_STEPS if turn == turns - 1 else _STEPS if turn else _FIRST_STEPS
@@ -75,7 +76,7 @@ def fit_product(
         rotation = left @ right
 
 
-def _principal_directions(points: Floats, max_dim: int) -> tuple[Floats, Floats]:
+def _principal_directions(points: Float32s, max_dim: int) -> tuple[Float32s, Float32s]:
     """Return directions (D, P) by falling variance, and the variances (P,)."""
     covariance = (points.T @ points).astype(np.float64) / len(points)
     variances, directions = np.linalg.eigh(covariance)
@@ -83,7 +84,7 @@ def _principal_directions(points: Floats, max_dim: int) -> tuple[Floats, Floats]
     return directions[:, largest].astype(np.float32), variances[largest].clip(min=0).astype(np.float32)
 
 
-def _deal(variances: Floats, num_subspaces: int, width: int) -> list[int]:
+def _deal(variances: Float32s, num_subspaces: int, width: int) -> list[int]:
     """Return which direction goes where: the next one to the subspace of the smallest product with room."""
     logs = np.log(np.maximum(variances / max(variances[0], 1e-30), 1e-9))
     logs -= logs.min()  # every direction adds to its product

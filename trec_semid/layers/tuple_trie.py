@@ -6,16 +6,14 @@ C children of a row, S items to leave out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from trec_semid.core.arrays import AnyInts
 from trec_semid.core.errors import DataError, ShapeError
-
-Codes = NDArray[np.signedinteger[Any]]
 
 
 class Children(NamedTuple):
@@ -56,7 +54,7 @@ class TupleTrie:
     """The highest code in use at each position."""
 
     @staticmethod
-    def build(codes: Codes | Tensor, sizes: Sequence[int]) -> "TupleTrie":
+    def build(codes: AnyInts | Tensor, sizes: Sequence[int]) -> "TupleTrie":
         """Sort a catalogue's tuples into a trie, on the CPU.
 
         Args:
@@ -180,7 +178,7 @@ class TupleTrie:
         return Children(nodes, owners, exists)
 
 
-def check_codes(codes: Codes, num_codes: Sequence[int]) -> None:
+def check_codes(codes: AnyInts, num_codes: Sequence[int]) -> None:
     """Check that each position's codes are rows of its table.
 
     Args:

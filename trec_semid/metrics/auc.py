@@ -3,8 +3,9 @@
 from typing import NamedTuple, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Flags, Floats
 from trec_semid.core.errors import DataError
 from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
 from trec_semid.metrics.keys import check_float32, check_labels, check_scores, pack, sort_keys
@@ -15,8 +16,8 @@ from trec_semid.runtime.ranks import gather_objects
 class RocCurve(NamedTuple):
     """Points of a ROC curve, from (0, 0) to (1, 1)."""
 
-    false_positive_share: NDArray[np.float64]
-    true_positive_share: NDArray[np.float64]
+    false_positive_share: Floats
+    true_positive_share: Floats
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -90,7 +91,7 @@ class AucAccumulator:
         return everywhere[0] if everywhere else float("nan")
 
 
-def _expect_both_classes(truth: NDArray[np.bool_]) -> None:
+def _expect_both_classes(truth: Flags) -> None:
     num_positives = int(np.count_nonzero(truth))
     if num_positives in (0, len(truth)):
         raise DataError(

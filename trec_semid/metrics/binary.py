@@ -4,8 +4,9 @@ import math
 from typing import Any, NamedTuple, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Array, Flags, Floats, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.metrics.keys import check_labels, check_scores
 from trec_semid.runtime.ranks import gather_objects
@@ -27,9 +28,9 @@ class BinaryMetrics(NamedTuple):
 class Reliability(NamedTuple):
     """Rows in bins of equal size by score: what was predicted and what came."""
 
-    rows: NDArray[np.int64]
-    mean_score: NDArray[np.float64]
-    positive_share: NDArray[np.float64]
+    rows: Ints
+    mean_score: Floats
+    positive_share: Floats
 
 
 class ProbabilitySums(NamedTuple):
@@ -133,7 +134,7 @@ def reliability(scores: ArrayLike, labels: ArrayLike, *, num_bins: int = 20) -> 
     return Reliability(rows, mean_score, np.add.reduceat(hits, starts, dtype=np.int64) / rows)
 
 
-def check_probabilities(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def check_probabilities(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Flags]:
     """Return (n,) scores and labels, checked.
 
     Raises:
@@ -150,7 +151,7 @@ def check_probabilities(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[A
     return checked, check_labels(labels, len(checked))
 
 
-def row_losses(scores: NDArray[Any], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+def row_losses(scores: Array, labels: Flags) -> Floats:
     """Return (n,) negative log likelihoods of checked rows [nats]."""
     given = np.clip(scores.astype(np.float64), CLIP, 1 - CLIP)
     return -np.log(np.where(labels, given, 1 - given))

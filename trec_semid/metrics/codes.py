@@ -3,16 +3,14 @@
 Legend: N items, R positions, K codebook size, D width.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from trec_semid.core.arrays import AnyInts, Float32s, Ints
 from trec_semid.core.hashing import exact_tuple_keys
 from trec_semid.runtime.logs import working
 
-Codes = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 _ANCHORS_A_CHUNK = 256
 
 
@@ -76,7 +74,7 @@ class NeighbourAgreement(NamedTuple):
     by_shared_codes: list[SharedCodes]
 
 
-def code_usage(codes: Codes, sizes: tuple[int, ...]) -> list[CodeUsage]:
+def code_usage(codes: AnyInts, sizes: tuple[int, ...]) -> list[CodeUsage]:
     """Count the codes of every position.
 
     Args:
@@ -87,7 +85,7 @@ def code_usage(codes: Codes, sizes: tuple[int, ...]) -> list[CodeUsage]:
     return [CodeUsage(count[:-1].astype(np.int64), int(count[-1])) for count in counts]
 
 
-def count_collisions(codes: Codes, sizes: tuple[int, ...]) -> Collisions:
+def count_collisions(codes: AnyInts, sizes: tuple[int, ...]) -> Collisions:
     """Group items by their whole tuple, exactly.
 
     Args:
@@ -101,8 +99,8 @@ def count_collisions(codes: Codes, sizes: tuple[int, ...]) -> Collisions:
 
 
 def neighbour_agreement(
-    vectors: Floats,
-    codes: Codes,
+    vectors: Float32s,
+    codes: AnyInts,
     sizes: tuple[int, ...],
     *,
     k: int = 10,
@@ -149,7 +147,7 @@ def neighbour_agreement(
     return NeighbourAgreement(k, near / max(1, k * len(anchors)), total / num_pairs, rows)
 
 
-def _shared_codes(left: Codes, right: Codes, sizes: tuple[int, ...]) -> tuple[Ints, Ints]:
+def _shared_codes(left: AnyInts, right: AnyInts, sizes: tuple[int, ...]) -> tuple[Ints, Ints]:
     """Return two (A, N): positions with equal codes, positions where both have a code."""
     shared = np.zeros((len(left), len(right)), np.int64)
     comparable = np.zeros_like(shared)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.processes import scratch_prefix
 from trec_semid.metrics.keys import USER_SHIFT, Keys, sort_keys
 from trec_semid.metrics.pairs import PairCounts, count_pairs
@@ -136,9 +136,7 @@ def _single_ties(boundaries: Keys) -> set[int]:
     return set((np.flatnonzero(np.diff(boundaries) == 2) + 1).tolist())
 
 
-def _tie_share(
-    runs: Sequence[Keys], offsets: Sequence[NDArray[np.int64]], number: int, key: np.uint64
-) -> list[_Part]:
+def _tie_share(runs: Sequence[Keys], offsets: Sequence[Ints], number: int, key: np.uint64) -> list[_Part]:
     """Count this rank's rows of a single tie without moving them."""
     positive_from = [int(np.searchsorted(run, key | np.uint64(1))) for run in runs]
     negatives = sum(start - int(at[number]) for start, at in zip(positive_from, offsets, strict=True))
@@ -146,9 +144,7 @@ def _tie_share(
     return [_Part(number, int(key >> USER_SHIFT), negatives, positives, None)]
 
 
-def _slice(
-    runs: Sequence[Keys], offsets: Sequence[NDArray[np.int64]], number: int, *, skip: bool
-) -> list[Keys]:
+def _slice(runs: Sequence[Keys], offsets: Sequence[Ints], number: int, *, skip: bool) -> list[Keys]:
     if skip:
         return []
     return [run[at[number] : at[number + 1]] for run, at in zip(runs, offsets, strict=True)]

@@ -1,10 +1,11 @@
 """GAUC: the AUC within each user, averaged by impressions."""
 
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Array, Floats, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
 from trec_semid.metrics.keys import (
@@ -38,11 +39,11 @@ class GroupAuc(NamedTuple):
 class PerUser(NamedTuple):
     """AUC of each user."""
 
-    users: NDArray[Any]
+    users: Array
     """(U,) ascending, as given."""
-    rows: NDArray[np.int64]
-    positives: NDArray[np.int64]
-    auc: NDArray[np.float64]
+    rows: Ints
+    positives: Ints
+    auc: Floats
     """(U,) NaN for a user with one class."""
 
 
@@ -146,7 +147,7 @@ class _Sums(NamedTuple):
     """Σ AUC."""
 
     @staticmethod
-    def of(rows: NDArray[np.int64], auc: NDArray[np.float64]) -> "_Sums":
+    def of(rows: Ints, auc: Floats) -> "_Sums":
         """Return the sums over (U,) rows and AUC of users; NaN marks a user of one class."""
         counted = ~np.isnan(auc)
         rows, auc = rows[counted], auc[counted]

@@ -16,11 +16,12 @@ Legend: n rows, U users, B replicates.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Array, Flags, Floats
 from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.metrics.binary import ProbabilitySums, check_probabilities, row_losses
@@ -31,14 +32,13 @@ USER_METRICS = ("auc", "gauc", "gauc_user_mean", "log_loss", "normalised_entropy
 _OF_PROBABILITIES = frozenset(USER_METRICS[3:])
 _CELLS = 1 << 21
 """Weights (replicates × users) held at a time."""
-Vector = NDArray[np.float64]
 
 
 class Replicates(NamedTuple):
     """One metric of one run: its value and its values under resampled users."""
 
     value: float
-    draws: Vector
+    draws: Floats
     """(B,) NaN where a draw of users does not define the metric."""
     sample: str
     """Fingerprint of users, labels (or items) and draws; equal for runs that can be compared pair by pair."""
@@ -108,7 +108,7 @@ def bootstrap(
         return {}
     values = sample.under(np.ones((1, sample.num_users)), metrics)
     defined = [name for name in metrics if not np.isnan(values[name][0])]
-    draws: dict[str, list[Vector]] = {name: [] for name in defined}
+    draws: dict[str, list[Floats]] = {name: [] for name in defined}
     for weights in draw_users(sample.num_users, num_replicates, seed):
         for name, drawn in sample.under(weights, defined).items():
             draws[name].append(drawn)
@@ -151,7 +151,7 @@ def difference(first: Sequence[Replicates], second: Sequence[Replicates]) -> Dif
     return difference_of_draws(value - other, drawn - other_drawn, spread, degrees)
 
 
-def difference_of_draws(value: float, paired: Vector, spread: float, degrees: int) -> Difference:
+def difference_of_draws(value: float, paired: Floats, spread: float, degrees: int) -> Difference:
     """Return what draws of users, and the variation between seeds, say of a difference.
 
     Args:
@@ -174,7 +174,7 @@ def difference_of_draws(value: float, paired: Vector, spread: float, degrees: in
     )
 
 
-def draw_users(num_users: int, num_replicates: int, seed: int) -> Iterator[Vector]:
+def draw_users(num_users: int, num_replicates: int, seed: int) -> Iterator[Floats]:
     """Yield (b, U) how often each user is drawn, b replicates at a time."""
     generator = numpy_generator(seed, "bootstrap over users")
     at_once = max(1, _CELLS // num_users)
@@ -186,7 +186,7 @@ def draw_users(num_users: int, num_replicates: int, seed: int) -> Iterator[Vecto
         yield times.reshape(size, num_users).astype(np.float64)
 
 
-def fingerprint(users: NDArray[Any], facts: NDArray[Any], num_replicates: int, seed: int) -> str:
+def fingerprint(users: Array, facts: Array, num_replicates: int, seed: int) -> str:
     """Return a mark that is equal for runs over the same rows and draws: (n,) users, and one fact a row."""
     digest = hashlib.sha256(f"{num_replicates} {seed} {users.dtype}".encode())
     digest.update(users.tobytes())
@@ -197,7 +197,7 @@ def fingerprint(users: NDArray[Any], facts: NDArray[Any], num_replicates: int, s
 class _Sample:
     """What resampling users needs of the rows: sums per user, and rows by score for AUC."""
 
-    def __init__(self, scores: NDArray[Any], labels: NDArray[np.bool_], users: NDArray[Any]) -> None:
+    def __init__(self, scores: Array, labels: Flags, users: Array) -> None:
         each = per_user_auc(scores, labels, users)
         self.num_users = len(each.users)
         counted = ~np.isnan(each.auc)
@@ -215,7 +215,7 @@ class _Sample:
         self._below = np.searchsorted(negative_scores, ordered[truth], "left")
         self._not_above = np.searchsorted(negative_scores, ordered[truth], "right")
 
-    def under(self, weights: Vector, metrics: Sequence[str]) -> dict[str, Vector]:
+    def under(self, weights: Floats, metrics: Sequence[str]) -> dict[str, Floats]:
         """Return each metric (b,) when user u counts weights[:, u] times; weights are (b, U)."""
         sums = (weights @ self._sums).T
         probability = ProbabilitySums(sums[4], sums[5], sums[6], sums[7])
@@ -230,7 +230,7 @@ class _Sample:
             }
             return {name: ways[name]() for name in metrics}
 
-    def _auc(self, weights: Vector) -> float:
+    def _auc(self, weights: Floats) -> float:
         negatives = np.concatenate(([0.0], np.cumsum(weights[self._negative_users])))
         positives = weights[self._positive_users]
         pairs = positives.sum() * negatives[-1]
@@ -239,14 +239,14 @@ class _Sample:
         return float(credit / (2 * pairs)) if pairs else float("nan")
 
 
-def _seed_draws(spread: float, degrees: int, num_replicates: int) -> Vector | float:
+def _seed_draws(spread: float, degrees: int, num_replicates: int) -> Floats | float:
     if not degrees or not spread:
         return 0.0
     generator = numpy_generator(0, "variation between seeds", degrees)
     return spread * generator.standard_t(degrees, num_replicates)
 
 
-def _arm_draws(seeds: Sequence[Replicates]) -> tuple[float, Vector, float]:
+def _arm_draws(seeds: Sequence[Replicates]) -> tuple[float, Floats, float]:
     """Return an arm's mean, its mean under each draw of users, and the squared deviations of its seeds."""
     values = np.array([each.value for each in seeds])
     drawn = np.mean([each.draws for each in seeds], axis=0)

@@ -11,12 +11,13 @@ Legend: n rows.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from trec_semid.core.arrays import Array, Flags, Float32s, Ints
 from trec_semid.core.errors import DataError, ShapeError
 
 Keys = NDArray[np.uint64]
@@ -27,7 +28,7 @@ _CHUNK_ROWS = 1 << 16
 """Rows packed at a time, so that what lies between input and key stays in the processor's cache."""
 
 
-def check_scores(scores: ArrayLike) -> NDArray[Any]:
+def check_scores(scores: ArrayLike) -> Array:
     """Return scores as a (n,) float32 or float64 array.
 
     Raises:
@@ -46,7 +47,7 @@ def check_scores(scores: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def check_float32(scores: ArrayLike) -> NDArray[np.float32]:
+def check_float32(scores: ArrayLike) -> Float32s:
     """Return scores as a (n,) float32 array; accumulators compare these across updates and ranks.
 
     Raises:
@@ -61,7 +62,7 @@ def check_float32(scores: ArrayLike) -> NDArray[np.float32]:
     return checked
 
 
-def check_labels(labels: ArrayLike, num_rows: int) -> NDArray[np.bool_]:
+def check_labels(labels: ArrayLike, num_rows: int) -> Flags:
     """Return labels as a (num_rows,) bool array.
 
     Raises:
@@ -83,7 +84,7 @@ def check_labels(labels: ArrayLike, num_rows: int) -> NDArray[np.bool_]:
     return truth
 
 
-def check_users(users: ArrayLike, num_rows: int) -> NDArray[np.int64]:
+def check_users(users: ArrayLike, num_rows: int) -> Ints:
     """Return user rows as a (num_rows,) array of integers below 2^31.
 
     Raises:
@@ -103,7 +104,7 @@ def check_users(users: ArrayLike, num_rows: int) -> NDArray[np.int64]:
     return array
 
 
-def dense_users(users: ArrayLike, num_rows: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def dense_users(users: ArrayLike, num_rows: int) -> tuple[Array, Array | None]:
     """Return users as integers below 2^31, and the users those stand for where they had to be renumbered.
 
     Raises:
@@ -116,7 +117,7 @@ def dense_users(users: ArrayLike, num_rows: int) -> tuple[NDArray[Any], NDArray[
     return check_users(array, num_rows), None
 
 
-def pack(scores: NDArray[Any], labels: NDArray[np.bool_], users: NDArray[Any] | None = None) -> Keys:
+def pack(scores: Array, labels: Flags, users: Array | None = None) -> Keys:
     """Pack checked rows into (n,) keys, in the order given; without users all belong to user 0.
 
     float32 scores are compared as they are (-0.0 equals 0.0). Other scores are replaced by their
@@ -165,13 +166,13 @@ def _num_threads() -> int:
     return min(torch.get_num_threads(), 8)  # beyond that memory is the limit
 
 
-def _fits(users: NDArray[Any]) -> bool:
+def _fits(users: Array) -> bool:
     if not np.issubdtype(users.dtype, np.integer):
         return False
     return not len(users) or (users.min() >= 0 and users.max() < MAX_USERS)
 
 
-def _ordered_bits(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+def _ordered_bits(scores: Float32s) -> NDArray[np.uint32]:
     bits = (scores + np.float32(0)).view(np.uint32)  # adding 0 turns -0.0 into 0.0
     # Sign bit set: flip every bit, so that larger magnitudes come first. Else: set the sign bit.
     return bits ^ ((bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31))

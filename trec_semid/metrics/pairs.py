@@ -6,8 +6,8 @@ Legend: U users.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Floats, Ints
 from trec_semid.metrics.keys import USER_SHIFT, Keys, in_threads
 
 _BLOCK_ROWS = 1 << 15
@@ -17,15 +17,15 @@ _BLOCK_ROWS = 1 << 15
 class PairCounts(NamedTuple):
     """Rows and (negative, positive) pairs of each user."""
 
-    users: NDArray[np.int64]
+    users: Ints
     """(U,) ascending."""
-    negatives: NDArray[np.int64]
-    positives: NDArray[np.int64]
-    doubled_credit: NDArray[np.int64]
+    negatives: Ints
+    positives: Ints
+    doubled_credit: Ints
     """(U,) 2 for every pair in the right order, 1 for every tie: twice the Mann-Whitney U, exactly."""
 
     @property
-    def auc(self) -> NDArray[np.float64]:
+    def auc(self) -> Floats:
         """(U,) share of pairs in the right order, ties one half; NaN where a class is absent."""
         pairs = self.negatives * self.positives
         return np.where(pairs > 0, self.doubled_credit / (2.0 * np.maximum(pairs, 1)), np.nan)
@@ -64,7 +64,7 @@ def _count_block(keys: Keys) -> PairCounts:
     return PairCounts(users, np.diff(bounds) - positives, positives, doubled)
 
 
-def _tied_pairs(change: Keys, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+def _tied_pairs(change: Keys, bounds: Ints) -> Ints:
     """Return per user the number of (negative, positive) pairs of equal score."""
     at_change = np.flatnonzero(change)
     mixed = np.flatnonzero(change[at_change] == 1)  # where only the label differs: inside a tie
@@ -73,7 +73,7 @@ def _tied_pairs(change: Keys, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.diff(_running_sum(tied)[np.searchsorted(at_change[mixed], bounds)])
 
 
-def _running_sum(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _running_sum(values: Ints) -> Ints:
     total = np.zeros(len(values) + 1, np.int64)
     np.cumsum(values, out=total[1:])
     return total

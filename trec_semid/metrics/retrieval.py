@@ -4,18 +4,14 @@ Legend: U users, T targets of all users (user after user), N cutoff.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Array, Floats, Ints
 from trec_semid.core.errors import ShapeError
 
-Ranks = NDArray[np.int64]
-Vector = NDArray[np.float64]
 
-
-def recall_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:
+def recall_at(ranks: Ints, lengths: Ints, cutoff: int) -> Floats:
     """Return (U,): the share of each user's targets among the first `cutoff`, NaN without targets.
 
     With one target a user it is the hit rate of leave-one-out.
@@ -29,7 +25,7 @@ def recall_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:
     return _per_user(ranks <= cutoff, lengths) / _or_nan(lengths)
 
 
-def ndcg_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:
+def ndcg_at(ranks: Ints, lengths: Ints, cutoff: int) -> Floats:
     """Return (U,): DCG@N / ideal DCG@N with gain 1 a target, NaN without targets.
 
     DCG@N = sum over targets of rank r <= N of 1 / log2(r + 1); the ideal has min(N, number of targets)
@@ -47,21 +43,21 @@ def ndcg_at(ranks: Ranks, lengths: NDArray[np.int64], cutoff: int) -> Vector:
     return _per_user(gains, lengths) / _or_nan(discounts[np.minimum(lengths, cutoff)])
 
 
-def per_user_retrieval(ranks: Ranks, lengths: NDArray[np.int64], cutoffs: Sequence[int]) -> dict[str, Vector]:
+def per_user_retrieval(ranks: Ints, lengths: Ints, cutoffs: Sequence[int]) -> dict[str, Floats]:
     """Return `recall@N` and `ndcg@N` of every user for each cutoff."""
     recalls = {f"recall@{cutoff}": recall_at(ranks, lengths, cutoff) for cutoff in cutoffs}
     return recalls | {f"ndcg@{cutoff}": ndcg_at(ranks, lengths, cutoff) for cutoff in cutoffs}
 
 
-def _per_user(values: NDArray[Any], lengths: NDArray[np.int64]) -> Vector:
+def _per_user(values: Array, lengths: Ints) -> Floats:
     users = np.repeat(np.arange(len(lengths)), lengths)
     return np.bincount(users, values.astype(np.float64), len(lengths)).astype(np.float64)
 
 
-def _or_nan(values: NDArray[Any]) -> Vector:
+def _or_nan(values: Array) -> Floats:
     return np.where(values > 0, values, np.nan)
 
 
-def _expect_total(ranks: Ranks, lengths: NDArray[np.int64]) -> None:
+def _expect_total(ranks: Ints, lengths: Ints) -> None:
     if len(ranks) != lengths.sum():
         raise ShapeError(f"ranks: {len(ranks)} targets, but lengths sum up to {lengths.sum()}.")

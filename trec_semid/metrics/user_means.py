@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trec_semid.core.arrays import Floats
 from trec_semid.core.errors import ShapeError
-from trec_semid.metrics.intervals import Replicates, Vector, draw_users, fingerprint
+from trec_semid.metrics.intervals import Replicates, draw_users, fingerprint
 
 
 def bootstrap_user_means(
@@ -52,7 +53,7 @@ def bootstrap_user_means(
     counted = ~np.isnan(table)
     both = np.concatenate((np.where(counted, table, 0.0), counted), axis=1)
 
-    def means(weights: Vector) -> Vector:
+    def means(weights: Floats) -> Floats:
         """Return (b, M) means when user u counts weights[:, u] times; NaN where no drawn user has a value."""
         sums, numbers = np.split(weights @ both, 2, axis=1)
         with np.errstate(invalid="ignore"):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.histories import read_events
 from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
@@ -83,9 +83,7 @@ def _titles(dataset: Dataset) -> list[str] | None:
     return [name or item_id for name, item_id in zip(names, dataset.item_ids, strict=True)]
 
 
-def _choose(
-    ranks: Mapping[str, TargetRanks], users: NDArray[np.int64], seed: int
-) -> Iterator[tuple[int, str]]:
+def _choose(ranks: Mapping[str, TargetRanks], users: Ints, seed: int) -> Iterator[tuple[int, str]]:
     """Yield users and why each was chosen."""
     best = {arm: _best_rank(found, users) for arm, found in ranks.items()}
     found = np.flatnonzero(np.min(list(best.values()), axis=0) <= FOUND_WITHIN)
@@ -104,7 +102,7 @@ def _choose(
                 yield int(users[row]), f"{arm} {verb} most against {baseline}"
 
 
-def _best_rank(found: TargetRanks, users: NDArray[np.int64]) -> NDArray[np.int64]:
+def _best_rank(found: TargetRanks, users: Ints) -> Ints:
     best = np.full(len(users), UNLISTED)
     np.minimum.at(best, np.searchsorted(users, found.user_row), found.rank)
     return best

@@ -1,11 +1,11 @@
 """What is asked of every run, and what its predictions answer; each kind of run has its own `measure_*`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
 from trec_semid.metrics.intervals import Replicates
@@ -81,9 +81,9 @@ def choose_replicates(wanted: int, num_rows: int, num_runs: int, num_compared: i
 
 def expect_same_rows(
     run: FinishedRun,
-    rows: Mapping[str, NDArray[Any]],
+    rows: Mapping[str, Array],
     first: FinishedRun,
-    first_rows: Mapping[str, NDArray[Any]],
+    first_rows: Mapping[str, Array],
     remedy: str,
 ) -> None:
     """Refuse a run whose test part is not that of the first run.

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Array, Float32s
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import Predictions, read_predictions
 from trec_semid.evaluation.ranking import RANK_METRICS, rank_metrics, split_metrics
@@ -70,7 +70,7 @@ def measure_ranking(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap) -
     return Measured(RANKING, measured, curves=curves)
 
 
-def _rows(test: Predictions) -> dict[str, NDArray[Any]]:
+def _rows(test: Predictions) -> dict[str, Array]:
     return {name: getattr(test, name) for name in ("user_row", "item_row", "label")}
 
 
@@ -95,7 +95,7 @@ def _measure_run(test: Predictions, valid: Predictions, strata: Strata, how: Boo
     return RunMeasures(replicates, on_valid, counts)
 
 
-def _by_protocol(predictions: Predictions) -> Iterator[tuple[Protocol, NDArray[np.float32]]]:
+def _by_protocol(predictions: Predictions) -> Iterator[tuple[Protocol, Float32s]]:
     yield "online", predictions.score
     yield "frozen", predictions.score_frozen
 

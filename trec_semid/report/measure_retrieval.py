@@ -4,11 +4,10 @@ Coverage cannot be taken from the ranks of targets: it is as the run stated it, 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trec_semid.core.arrays import Array, Floats, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
 from trec_semid.data.schema import Dataset
@@ -95,7 +94,7 @@ def _cutoffs(run: FinishedRun) -> list[int]:
     return sorted(run.config.get("evaluation", {}).get("cutoffs", ()))
 
 
-def _rows(test: TargetRanks) -> dict[str, NDArray[Any]]:
+def _rows(test: TargetRanks) -> dict[str, Array]:
     return {"user_row": test.user_row, "item_row": test.item_row}
 
 
@@ -157,7 +156,7 @@ def _beam_agreement(arm: ArmRuns) -> dict[int, float]:
     }
 
 
-def _recall_by_length(test: TargetRanks, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+def _recall_by_length(test: TargetRanks, lengths: Ints) -> Floats:
     """Return the mean over users of the share of their targets that a list of each length holds."""
     _, owner, of_user = np.unique(test.user_row, return_inverse=True, return_counts=True)
     weight = 1 / (of_user[owner] * len(of_user))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError, SemidError
 from trec_semid.core.paths import exists
 from trec_semid.data.schema import Split, open_dataset
@@ -23,7 +24,6 @@ from trec_semid.report.collect import read_run
 _KEY = re.compile(
     rf"(?P<split>valid|test)(?P<frozen>-frozen)?/(?P<metric>{'|'.join(USER_METRICS)})(/(?P<stratum>\w+))?"
 )
-Array = np.ndarray[Any, Any]
 
 
 class Key(NamedTuple):

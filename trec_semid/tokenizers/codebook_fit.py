@@ -12,12 +12,13 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
-from trec_semid.tokenizers.inputs.contents import Catalogue, Rows
+from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.draw import draw_for_positions
 from trec_semid.tokenizers.inputs.shards import (
     copy_from,
@@ -65,7 +66,7 @@ class CodebookFitConfig(Config):
 
 
 def fit_codebooks(
-    model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, *, seed: int, config: CodebookFitConfig
+    model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, *, seed: int, config: CodebookFitConfig
 ) -> Iterator[FitReport]:
     """Train and yield the means of every epoch.
 
@@ -106,7 +107,7 @@ def _train_epoch(
     model: LearnedTokenizer,
     optimizer: torch.optim.Optimizer,
     catalogue: Catalogue,
-    rows: Rows,
+    rows: Ints,
     config: CodebookFitConfig,
     *,
     quantized: bool,
@@ -131,7 +132,7 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def latent_variance(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, seed: int) -> Tensor:
+def latent_variance(model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, seed: int) -> Tensor:
     """Return (R,): variance of each position's latents, summed over dimensions, over a sample of items."""
     some = numpy_generator(seed, "spread").permutation(rows)[:_VARIANCE_ITEMS]
     samples = draw_for_positions(model, catalogue, rows, some, least=_LEAST_VARIANCE_ITEMS, seed=seed)
@@ -142,7 +143,7 @@ def latent_variance(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, s
 
 @torch.no_grad()
 def start_codebooks(
-    model: LearnedTokenizer, catalogue: Catalogue, rows: Rows, *, seed: int, num_items: int
+    model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, *, seed: int, num_items: int
 ) -> None:
     """Set every codebook to k-means clusters of its latents, spherical where codes are chosen by cosine.
 
@@ -187,7 +188,7 @@ def revive_codes(
     model: LearnedTokenizer,
     optimizer: torch.optim.Optimizer,
     catalogue: Catalogue,
-    rows: Rows,
+    rows: Ints,
     usage: Tensor,
     seed: int,
 ) -> int:
@@ -219,7 +220,7 @@ class _Latents:
         self._model, self._catalogue = model, catalogue
         self._known: dict[bytes, tuple[Tensor, Tensor]] = {}
 
-    def of(self, position: int, sample: Rows) -> Tensor:
+    def of(self, position: int, sample: Ints) -> Tensor:
         """Return (n, D_latent) of the items of a sample that have what a position reads, in its order."""
         key = sample.tobytes()
         if key not in self._known:
@@ -228,7 +229,7 @@ class _Latents:
         return latents[present[:, position], position]
 
 
-def _latents(model: LearnedTokenizer, catalogue: Catalogue, rows: Rows) -> tuple[Tensor, Tensor]:
+def _latents(model: LearnedTokenizer, catalogue: Catalogue, rows: Ints) -> tuple[Tensor, Tensor]:
     parts = [model.latents(contents.to(model.device)) for _, contents in catalogue.chunks(rows, _CHUNK_ROWS)]
     return torch.cat([latents for latents, _ in parts]), torch.cat([present for _, present in parts])
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trec_semid.core.arrays import Array, Flags, Int32s, Ints
 from trec_semid.core.hashing import Hashes, exact_tuple_keys, tuple_keys
 from trec_semid.metrics.codes import Collisions, count_collisions
 from trec_semid.tokenizers.encode import Encoded
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 Resolution = Literal["keep", "extra_code", "next_nearest"]
-Codes = np.ndarray[Any, np.dtype[np.int32]]
 _TRIES = (64, 512)
 """T: few tuples first; the items that found none of them free try more."""
 _NEAR_CODES = 32
@@ -31,7 +31,7 @@ class Resolved(NamedTuple):
     resolution: Resolution
     encoded: Encoded
     """Codes (N, R) and errors; codes that moved have the errors of where they moved to."""
-    extra: Codes | None
+    extra: Int32s | None
     """(N, 1): the number of each item among those of its tuple, in row order, where they were numbered."""
     before: Collisions
     after: Collisions
@@ -39,7 +39,7 @@ class Resolved(NamedTuple):
     """Items that left the tuple their content gave them."""
 
     @property
-    def codes(self) -> Codes:
+    def codes(self) -> Int32s:
         """(N, R) or, with the extra code at the end, (N, R + 1)."""
         if self.extra is None:
             return self.encoded.codes
@@ -91,7 +91,7 @@ def describe_resolution(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def _number_within_groups(keys: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _number_within_groups(keys: Array) -> Ints:
     """Return 0, 1, 2, ... to the items of each key, in row order."""
     order = np.argsort(keys, kind="stable")
     is_first = np.append(True, keys[order][1:] != keys[order][:-1])
@@ -101,12 +101,12 @@ def _number_within_groups(keys: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtyp
     return numbers
 
 
-def _move(tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded, movers: Rows) -> Encoded:
+def _move(tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded, movers: Ints) -> Encoded:
     codes, errors, sizes = encoded.codes.copy(), encoded.errors.copy(), tokenizer.codebook_sizes
     # The catalogue's keys are sorted once; those given out are few and sorted after every chunk.
     taken, given = np.sort(tuple_keys(codes, sizes)), np.empty(0, np.uint64)
     for tries in _TRIES:
-        stuck: list[Rows] = []
+        stuck: list[Ints] = []
         for rows in np.array_split(movers, max(1, -(-len(movers) * tries // _TRIED_TUPLES))):
             contents = catalogue.batch(rows).to(tokenizer.device)
             tuples = _nearest_tuples(tokenizer, contents, torch.from_numpy(codes[rows]), tries).cpu()
@@ -144,9 +144,7 @@ def _nearest_tuples(tokenizer: Tokenizer, contents: Contents, codes: Tensor, tri
     return torch.where(costs.isinf().unsqueeze(2), own.unsqueeze(1), tuples).int()
 
 
-def _choose_free(
-    keys: Hashes, free: np.ndarray[Any, np.dtype[np.bool_]]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _choose_free(keys: Hashes, free: Flags) -> Ints:
     """Give each item the first of its tuples that is free and that no other item was given.
 
     Everybody asks for a tuple at once, and the earliest row gets it. The others ask on, in steps as long as
@@ -180,7 +178,7 @@ def _choose_free(
         asks = following[waiting, np.minimum(ahead, num_tries)]
 
 
-def _contains(ordered: Hashes, keys: Hashes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _contains(ordered: Hashes, keys: Hashes) -> Flags:
     if not len(ordered):
         return np.zeros(keys.shape, bool)
     places = np.searchsorted(ordered, keys)
@@ -188,7 +186,7 @@ def _contains(ordered: Hashes, keys: Hashes) -> np.ndarray[Any, np.dtype[np.bool
 
 
 @torch.no_grad()
-def _errors(tokenizer: Tokenizer, contents: Contents, codes: Codes) -> np.ndarray[Any, Any]:
+def _errors(tokenizer: Tokenizer, contents: Contents, codes: Int32s) -> Array:
     rebuilt = tokenizer.reconstruct(contents, torch.from_numpy(codes).long().to(tokenizer.device))
     standardiser = tokenizer.standardiser
     return standardiser.errors(standardiser(contents), rebuilt, contents.present).cpu().numpy()

@@ -19,6 +19,7 @@ from typing import Any, final
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.hashing import tuple_keys
 from trec_semid.core.seeds import numpy_generator
 
@@ -26,7 +27,6 @@ NUM_BINS = 20
 OUTSIDE = 0.99
 """Quantile of training's errors beyond which an item counts as outside."""
 _CHANCE_DRAWS = 100
-Array = np.ndarray[Any, Any]
 
 
 def describe_errors(errors: Array, present: Array, names: Sequence[str]) -> dict[str, Any]:

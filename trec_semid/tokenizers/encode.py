@@ -1,10 +1,11 @@
 """Codes and reconstruction errors of a whole catalogue, chunk by chunk and over all ranks."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from trec_semid.core.arrays import Float32s, Int32s
 from trec_semid.runtime.logs import working
 from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.shards import my_rank, refusing_together, sum_over_ranks, world_size
@@ -17,9 +18,9 @@ _CHUNK_BYTES = 64 * 2**20
 class Encoded(NamedTuple):
     """Codes and errors of N items, in row order, on every rank."""
 
-    codes: np.ndarray[Any, np.dtype[np.int32]]
+    codes: Int32s
     """(N, R)."""
-    errors: np.ndarray[Any, np.dtype[np.float32]]
+    errors: Float32s
     """(N, M): ||e_m - e_hat_m||^2, 0 where the modality is missing; (0, M) where not asked for."""
 
 

@@ -11,6 +11,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softmax
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
 from trec_semid.layers.experts import Experts
 from trec_semid.layers.mlp import Mlp
@@ -24,7 +25,7 @@ from trec_semid.layers.quantize import (
     squared_distances,
 )
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows, require_items
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, require_items
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
 from trec_semid.tokenizers.tokenizer import FitReport
 
@@ -112,7 +113,7 @@ class Mmq(LearnedTokenizer):
         specific = [f"{name}_{i}" for name in self.dims for i in range(self.mmq_config.num_specific)]
         return (*shared, *specific)
 
-    def fit(self, catalogue: Catalogue, rows: Rows, seed: int) -> Iterator[FitReport]:
+    def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
         """Standardise, warm up without quantisation, start codebooks from clusters, train."""
         for name in self.dims:
             require_items(int(catalogue.present[name][rows].sum()), self.mmq_config.codebook_size, field=name)

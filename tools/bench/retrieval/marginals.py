@@ -12,12 +12,12 @@ Memory: items x codes x positions numbers, and twice the scores of a batch of us
 
 import argparse
 import tempfile
-from typing import Any, final
+from typing import final
 
-import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import load_saved
 from trec_semid.data.ragged import Ragged
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
@@ -45,9 +45,7 @@ class MarginalSearch:
         """Make the vectors of all items."""
         self._inner.begin()
 
-    def places(
-        self, histories: Ragged, chosen: np.ndarray[Any, Any], users: UserItems, length: int
-    ) -> TargetPlaces | None:
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
         """See `Search`."""
         found = self._inner.scores(histories, chosen)
         if found is None:

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow.types as pat
 from pydantic import Field
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, local_copy
-from trec_semid.data.encoders.chunks import Array, Chunk, Items
+from trec_semid.data.encoders.chunks import Chunk, Items
 from trec_semid.data.encoders.columns import is_list, read_mask
 from trec_semid.data.encoders.store import Dtype
 

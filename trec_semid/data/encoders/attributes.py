@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow.compute as pc
 from pydantic import PositiveInt, model_validator
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
-from trec_semid.data.encoders.chunks import Array, Chunk, Items
+from trec_semid.data.encoders.chunks import Chunk, Items
 from trec_semid.data.encoders.columns import read_numbers, read_values, read_years
 from trec_semid.data.encoders.store import Dtype
 

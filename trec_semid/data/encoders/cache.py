@@ -18,9 +18,9 @@ from typing import IO, Any, final
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.paths import find_files, join, list_folder, open_file, write_bytes
 from trec_semid.core.processes import scratch_prefix
-from trec_semid.data.encoders.chunks import Array
 from trec_semid.data.encoders.store import disk_faults
 from trec_semid.runtime.logs import Work
 

@@ -5,15 +5,14 @@ Legend: N items of the dataset, n items of one chunk, D width.
 
 import difflib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pat
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
-
-Array = np.ndarray[Any, Any]
 
 
 class Chunk(NamedTuple):

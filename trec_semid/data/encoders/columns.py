@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from trec_semid.data.encoders.chunks import Array, Items
+from trec_semid.core.arrays import Array
+from trec_semid.data.encoders.chunks import Items
 
 _TEXT = pa.large_string()
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")

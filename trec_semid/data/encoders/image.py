@@ -13,11 +13,12 @@ from typing import Any, Literal, final
 import numpy as np
 from pydantic import Field
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes
 from trec_semid.data.encoders.cache import file_checksum, identity_of, open_cache
-from trec_semid.data.encoders.chunks import Array, Chunk, Items, spread
+from trec_semid.data.encoders.chunks import Chunk, Items, spread
 from trec_semid.data.encoders.columns import read_texts
 from trec_semid.data.encoders.optional import optional_module
 from trec_semid.data.encoders.store import Dtype

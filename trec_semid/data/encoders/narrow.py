@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from trec_semid.data.encoders.chunks import Array
+from trec_semid.core.arrays import Array
 
 
 def narrow(vectors: Array, dtype: Any) -> Array:

@@ -7,9 +7,10 @@ from typing import IO, Literal, final
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, make_folder, open_file, write_bytes
-from trec_semid.data.encoders.chunks import Array, Chunk, Items
+from trec_semid.data.encoders.chunks import Chunk, Items
 from trec_semid.data.encoders.narrow import narrow
 from trec_semid.data.schema import ModalityFacts
 from trec_semid.runtime.disk import full_disk, full_disk_fault

@@ -8,11 +8,12 @@ from typing import Any, Literal, final
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import is_folder, is_local
 from trec_semid.data.encoders.cache import folder_checksum, identity_of, open_cache
-from trec_semid.data.encoders.chunks import Array, Chunk, Items, spread
+from trec_semid.data.encoders.chunks import Chunk, Items, spread
 from trec_semid.data.encoders.optional import optional_module
 from trec_semid.data.encoders.store import Dtype
 from trec_semid.data.encoders.template import fill_template, template_columns

@@ -1,15 +1,14 @@
 """Events that say the same thing twice."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from trec_semid.core.arrays import Array, Flags
 from trec_semid.core.errors import DataError
 from trec_semid.core.hashing import hash_columns
 from trec_semid.data.raw.events import RawEvents
 
-Array = np.ndarray[Any, Any]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 DuplicatePolicy = Literal["keep", "drop", "refuse"]
 
 

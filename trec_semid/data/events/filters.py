@@ -1,16 +1,14 @@
 """Which users and items stay: the k-core."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
+from trec_semid.core.arrays import AnyInts, Flags
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.events.duplicates import DuplicatePolicy
-
-Ints = np.ndarray[Any, np.dtype[np.integer]]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class FilterConfig(Config):
@@ -54,7 +52,12 @@ class Core(NamedTuple):
 
 
 def k_core(
-    users: Ints, items: Ints, num_users: int, num_items: int, config: FilterConfig, file: str | None = None
+    users: AnyInts,
+    items: AnyInts,
+    num_users: int,
+    num_items: int,
+    config: FilterConfig,
+    file: str | None = None,
 ) -> Core:
     """Return the largest part in which every user and item has enough events inside the part.
 

@@ -8,13 +8,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from trec_semid.core.arrays import Array, Float32s
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.events import RawEvents
 from trec_semid.data.raw.ratings import Ratings
 
-Array = np.ndarray[Any, Any]
-Labels = np.ndarray[Any, np.dtype[np.float32]]
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq,
 }  # fmt: skip
@@ -91,7 +90,7 @@ def check_label_columns(config: LabelConfig, *, has_rating: bool, has_behaviour:
         raise ValueError(f"label.kind '{kind}' needs a behaviour: map that column of the interactions")
 
 
-def make_labels(config: LabelConfig, events: RawEvents) -> Labels | None:
+def make_labels(config: LabelConfig, events: RawEvents) -> Float32s | None:
     """Return (n,) float32 labels, NaN where an event has none; None where no event has one.
 
     Raises:
@@ -111,7 +110,7 @@ def make_labels(config: LabelConfig, events: RawEvents) -> Labels | None:
             return None
 
 
-def check_classes(config: LabelConfig, labels: Labels | None, file: str | None = None) -> None:
+def check_classes(config: LabelConfig, labels: Float32s | None, file: str | None = None) -> None:
     """Check that a rule which tells positives from negatives found both.
 
     Raises:
@@ -147,14 +146,14 @@ def _compare(config: ThresholdLabel, ratings: Ratings) -> list[bool]:
     return [compare(value, exact) for value in ratings.decimals()]
 
 
-def _given(ratings: Ratings, events: RawEvents) -> Labels:
+def _given(ratings: Ratings, events: RawEvents) -> Float32s:
     wrong = [value not in (0, 1) for value in ratings.values]
     codes = np.append(np.array(wrong, bool), False)[ratings.codes]
     _refuse("neither 0 nor 1", codes, events, 'Correct it, or use label.kind = "threshold"', ratings)
     return _of_events(ratings, [float(value) for value in ratings.values])
 
 
-def _of_events(ratings: Ratings, labels: list[float]) -> Labels:
+def _of_events(ratings: Ratings, labels: list[float]) -> Float32s:
     return np.array([*labels, np.nan], np.float32)[ratings.codes]
 
 
@@ -163,7 +162,7 @@ def _number(value: float) -> str:
     return short if Decimal(short) == Decimal(repr(value)) else repr(value)
 
 
-def _from_behaviours(config: BehaviourLabel, events: RawEvents) -> Labels:
+def _from_behaviours(config: BehaviourLabel, events: RawEvents) -> Float32s:
     assert events.behaviours is not None, "check_label_columns comes first"
     for name in config.positive:
         if name not in events.behaviour_names:

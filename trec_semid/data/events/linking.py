@@ -1,11 +1,12 @@
 """Interactions, items and users joined: unknown ids decided about, the filter applied, dense rows."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.data.events.duplicates import check_duplicates, find_duplicates
 from trec_semid.data.events.filters import Core, FilterConfig, k_core
@@ -16,17 +17,13 @@ from trec_semid.data.schema import RowCounts
 from trec_semid.data.sources.source import Source
 from trec_semid.runtime.logs import working
 
-Array = np.ndarray[Any, Any]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
-Rows = np.ndarray[Any, np.dtype[np.int64]]
-
 
 class Kept(NamedTuple):
     """The items or users of the dataset, N of them."""
 
     ids: pa.Array
     """(N,) text, in row order."""
-    rows: Rows
+    rows: Ints
     """(N,) their rows among `entities`."""
     entities: Entities
     """All there were, with what the source says of them."""

@@ -1,18 +1,17 @@
 """Sampled negatives: for data that only says what users did, events that say what they did not do."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.schema import SPLITS, Split
 from trec_semid.runtime.logs import working
 
-Array = np.ndarray[Any, Any]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 NEGATIVE = "negative"
 """Behaviour of a sampled negative; it never enters a history."""
 _BLOCK = 1 << 20
@@ -46,7 +45,7 @@ class Sampled(NamedTuple):
     """(m,) which event a row stands for, or beside which it was drawn."""
     items: Array
     """(m,) its item."""
-    is_negative: np.ndarray[Any, np.dtype[np.bool_]]
+    is_negative: Flags
     """(m,)"""
 
 
@@ -126,7 +125,7 @@ def _draw(cumulative: Array, size: int, rng: np.random.Generator) -> Ints:
     return np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
 
 
-def _contains(touched: Ints, keys: Ints) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _contains(touched: Ints, keys: Ints) -> Flags:
     at = np.searchsorted(touched, keys)
     at[at == len(touched)] = 0
     return touched[at] == keys

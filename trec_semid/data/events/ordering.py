@@ -1,12 +1,12 @@
 """One sequence of all events, and what happens to events of equal time."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.seeds import numpy_generator
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 TieRule = Literal["shuffled", "published"]
 
 
@@ -38,7 +38,7 @@ def sort_events(
     return first[stable_argsort(keys[first])]
 
 
-def stable_argsort(keys: np.ndarray[Any, Any]) -> Ints:
+def stable_argsort(keys: Array) -> Ints:
     """Return `np.argsort(keys, kind="stable")` of integers, several times faster.
 
     Key and index are packed into one integer, which makes all keys different, so that the fast unstable
@@ -57,7 +57,7 @@ def stable_argsort(keys: np.ndarray[Any, Any]) -> Ints:
     return offsets
 
 
-def count_ties(users: np.ndarray[Any, Any], times: Ints, by_user: Ints) -> int:
+def count_ties(users: Array, times: Ints, by_user: Ints) -> int:
     """Return how many events share their user and time with another event.
 
     Args:

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from trec_semid.core.arrays import Flags, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import numpy_generator
 
 TRAIN, VALID, TEST, DROPPED = 0, 1, 2, 3
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 Parts = np.ndarray[Any, np.dtype[np.int8]]
 """(n,) TRAIN, VALID, TEST or DROPPED of every event, in order."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -158,7 +158,7 @@ def _parts(config: SplitConfig, users: Ints, items: Ints, times: Ints | None, by
             return np.where(held == (parts == TEST), parts, np.int8(DROPPED))
 
 
-def _held_out(config: ItemHoldout, num_items: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _held_out(config: ItemHoldout, num_items: int) -> Flags:
     dealt = numpy_generator(config.seed, "item hold-out").permutation(num_items) % config.folds
     return dealt == config.fold
 

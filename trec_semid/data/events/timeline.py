@@ -1,9 +1,10 @@
 """All events in one order, with part, label and behaviour: what `events/` holds, as columns."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.data.events.linking import Linked
 from trec_semid.data.events.negatives import NEGATIVE, NegativesConfig, add_negatives
@@ -12,7 +13,6 @@ from trec_semid.data.events.splits import DROPPED, TRAIN, SplitConfig, split_eve
 from trec_semid.data.schema import SPLITS, Split, SplitFacts
 from trec_semid.runtime.logs import working
 
-Array = np.ndarray[Any, Any]
 EVENT = "event"
 """Behaviour of events where the source does not name kinds."""
 

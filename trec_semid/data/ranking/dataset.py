@@ -1,10 +1,11 @@
 """Everything ranking batches are made of, read once and held in memory."""
 
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import (
     Feature,
@@ -18,8 +19,6 @@ from trec_semid.data.histories import HistoryConfig, Protocol, index_histories, 
 from trec_semid.data.prefixes import prefix_ids
 from trec_semid.data.ranking.loader import BatchMaker, DistinctItems, RankingRows
 from trec_semid.data.schema import SPLITS, Dataset, Split
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Codes(NamedTuple):

@@ -1,11 +1,12 @@
 """Ranking batches from arrays in memory: no Python loop over rows, equal steps on every rank."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.prefetch import prefetch
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.batches import Jagged, RankingBatch
@@ -13,7 +14,6 @@ from trec_semid.data.features import Feature, Sources
 from trec_semid.data.item_rows import ItemRows, find_item_rows
 from trec_semid.data.ragged import Ragged
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _OF_CODES = frozenset(("item_code", "history_code", "item_prefix", "history_prefix"))
 
 

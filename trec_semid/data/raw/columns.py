@@ -1,18 +1,16 @@
 """Columns read strictly: ids, numbers, flags; what does not fit is refused by file, row and value."""
 
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from trec_semid.core.arrays import Flags, Floats, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.formats.chunks import Origins, locate
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Where(NamedTuple):

@@ -2,22 +2,22 @@
 
 from collections.abc import Iterable
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import field_validator, model_validator
 
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
-from trec_semid.data.raw.columns import Ints, Where, as_ids, as_integers
+from trec_semid.data.raw.columns import Where, as_ids, as_integers
 from trec_semid.data.raw.formats.chunks import Chunk, Origins, locate
 from trec_semid.data.raw.ratings import Ratings, as_ratings, join_ratings
 from trec_semid.data.raw.time_patterns import check_pattern
 from trec_semid.data.raw.times import Times, TimeUnit, as_times, join_times
 
-Array = np.ndarray[Any, Any]
 _MAX_BEHAVIOURS = 100
 _ENCODED = pa.dictionary(pa.int32(), pa.string())
 

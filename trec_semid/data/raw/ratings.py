@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from trec_semid.core.arrays import Floats, Int32s
 from trec_semid.data.raw.columns import Where, as_numbers, series
 
-Codes = np.ndarray[Any, np.dtype[np.int32]]
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 Values = Floats | list[Decimal]
 _EXACT_WHOLE = 2**53
 _SAFE_DIGITS = 15
@@ -25,7 +24,7 @@ class Ratings(NamedTuple):
     bits too. A whole one is what it is.
     """
 
-    codes: Codes
+    codes: Int32s
     """(n,) -1 where an event has none."""
     values: Values
     """Distinct: floats where each says exactly what the source does, else decimals."""
@@ -77,7 +76,7 @@ def _merged(pieces: Sequence[Ratings]) -> Ratings:
     return Ratings(renumbered[np.concatenate(codes)], values)
 
 
-def _distinct(pieces: Sequence[Ratings]) -> tuple[Values, Codes]:
+def _distinct(pieces: Sequence[Ratings]) -> tuple[Values, Int32s]:
     floats = [piece.values for piece in pieces if not isinstance(piece.values, list)]
     if len(floats) == len(pieces):
         values, numbers = np.unique(np.concatenate(floats), return_inverse=True)

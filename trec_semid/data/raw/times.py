@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from trec_semid.core.arrays import Ints
 from trec_semid.data.raw.columns import Where, as_text, series
 from trec_semid.data.raw.time_patterns import parse_times
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 UNITS: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 Days = tuple[date, date]
 """First and last day, both included."""
 _OLDEST = date(1990, 1, 1)

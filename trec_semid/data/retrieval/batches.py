@@ -5,17 +5,16 @@ W targets a place at most, S sampled items.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.batches import Jagged
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged, positions
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Places(NamedTuple):

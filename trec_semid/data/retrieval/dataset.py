@@ -5,6 +5,7 @@ from typing import Any, Literal, NoReturn, final
 import numpy as np
 from pydantic import PositiveInt, field_validator
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
@@ -19,7 +20,6 @@ from trec_semid.data.retrieval.batches import (
 from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
 from trec_semid.data.schema import SPLITS, Dataset
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Negatives = Literal["all", "seen"]
 """Which items a loss over items takes for wrong answers: all, or those with a training event."""
 

@@ -1,15 +1,14 @@
 """Shuffled batches of training windows, the same on any number of ranks."""
 
 from collections.abc import Iterator
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.prefetch import prefetch
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.retrieval.batches import SequenceBatch, SequenceMaker
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @final

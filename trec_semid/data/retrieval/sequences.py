@@ -3,18 +3,17 @@
 Legend: E events, U users, L longest history.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import PositiveInt
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.histories import Events
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.schema import SPLITS, Split
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class SequencesConfig(Config):

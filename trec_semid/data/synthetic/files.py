@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import config_checksum
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import (
@@ -125,7 +126,7 @@ def _write_entities(folder: str, world: World) -> None:
     write_table(folder, "truth/users.parquet", pa.table({"user_id": user_ids, **wanted}))
 
 
-def _lists(values: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
+def _lists(values: Array, kind: pa.DataType) -> pa.Array:
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).ravel(), kind))
 

@@ -10,13 +10,13 @@ that all of its information is that of a binary input in Gaussian noise, y = c +
 Legend: n events, B bins.
 """
 
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.synthetic.world import Events, SyntheticConfig
 
-Array = np.ndarray[Any, Any]
 _BINS = 1 << 14
 _NODES = 201
 _KINDS = ("text", "vision", "redundant", "synergy")

@@ -33,12 +33,12 @@ from typing import Any, Literal, NamedTuple, final
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config, Place
 from trec_semid.core.paths import join
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.raw.events import EventColumns
 
-Array = np.ndarray[Any, Any]
 _BLOCK = 1 << 16
 """Rows drawn from one random stream: what a row holds depends on the seed and its number alone, and not on
 how many are asked for at a time."""

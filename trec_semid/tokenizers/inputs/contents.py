@@ -5,15 +5,14 @@ Legend: B items of a batch, N items, M modalities.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.errors import DataError
-
-Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Contents(NamedTuple):
@@ -42,9 +41,9 @@ class Standardised(NamedTuple):
 class Catalogue:
     """Content of all items as arrays on disk or in memory; batches of it are checked as they are read."""
 
-    vectors: Mapping[str, np.ndarray[Any, Any]]
+    vectors: Mapping[str, Array]
     """Modality to (N, dim) float16 or float32, memory-mapped where large."""
-    present: Mapping[str, np.ndarray[Any, Any]]
+    present: Mapping[str, Array]
     """Modality to (N,) bool."""
 
     def __post_init__(self) -> None:
@@ -66,7 +65,7 @@ class Catalogue:
         """Width of each modality."""
         return {name: vectors.shape[1] for name, vectors in self.vectors.items()}
 
-    def batch(self, rows: Rows) -> Contents:
+    def batch(self, rows: Ints) -> Contents:
         """Read items.
 
         Args:
@@ -79,7 +78,7 @@ class Catalogue:
         present = torch.stack([present for _, present in read], dim=1)
         return Contents(tuple(vectors for vectors, _ in read), present)
 
-    def modality(self, name: str, rows: Rows) -> tuple[Tensor, Tensor]:
+    def modality(self, name: str, rows: Ints) -> tuple[Tensor, Tensor]:
         """Read one modality of items: vectors (B, dim) float32, zeros where missing, and presence (B,).
 
         Raises:
@@ -99,11 +98,11 @@ class Catalogue:
                 raise DataError(problem, row=row, field=name, remedy=remedy)
         return vectors, present
 
-    def rows_with_content(self) -> Rows:
+    def rows_with_content(self) -> Ints:
         """Return the rows of items that have at least one modality."""
         return np.flatnonzero(np.any([self.present[name] for name in self.vectors], axis=0))
 
-    def chunks(self, rows: Rows, chunk_rows: int) -> Iterator[tuple[Rows, Contents]]:
+    def chunks(self, rows: Ints, chunk_rows: int) -> Iterator[tuple[Ints, Contents]]:
         """Yield the items in chunks of at most `chunk_rows`, with their rows."""
         for start in range(0, len(rows), chunk_rows):
             part = rows[start : start + chunk_rows]

@@ -1,12 +1,11 @@
 """Random samples of items, with enough of those that have what a channel or a position reads."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from trec_semid.core.arrays import Flags, Float32s, Ints
 from trec_semid.core.seeds import numpy_generator
-from trec_semid.tokenizers.inputs.contents import Catalogue, Rows
+from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.fusion import Fusion
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.tokenizers.learned import LearnedTokenizer
@@ -20,11 +19,11 @@ def draw_inputs(
     fusion: Fusion,
     channel: int,
     catalogue: Catalogue,
-    rows: Rows,
+    rows: Ints,
     *,
     size: int,
     seed: int,
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+) -> Float32s:
     """Return a channel's inputs (n, dim) of at most `size` items that have what it reads, in row order."""
     rows = fusion.rows_of(fusion.channels[channel], catalogue, rows)
     drawn = np.sort(
@@ -40,8 +39,8 @@ def draw_inputs(
 
 
 def draw_for_positions(
-    tokenizer: LearnedTokenizer, catalogue: Catalogue, rows: Rows, drawn: Rows, *, least: int, seed: int
-) -> list[Rows]:
+    tokenizer: LearnedTokenizer, catalogue: Catalogue, rows: Ints, drawn: Ints, *, least: int, seed: int
+) -> list[Ints]:
     """Return the sample that each of the R positions is to be measured on.
 
     That is `drawn`, unless it holds few items with what the position reads: then as many other items, all
@@ -56,7 +55,7 @@ def draw_for_positions(
         seed: of another draw.
     """
     some, every = _reads(tokenizer, catalogue, drawn), _reads(tokenizer, catalogue, rows)
-    samples: list[Rows] = []
+    samples: list[Ints] = []
     for position in range(every.shape[1]):
         own = rows[every[:, position]]
         if some[:, position].sum() >= min(len(own), least):
@@ -67,9 +66,7 @@ def draw_for_positions(
     return samples
 
 
-def _reads(
-    tokenizer: LearnedTokenizer, catalogue: Catalogue, rows: Rows
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _reads(tokenizer: LearnedTokenizer, catalogue: Catalogue, rows: Ints) -> Flags:
     """Return (n, R): which positions read something of which items."""
     present = np.stack([np.asarray(catalogue.present[name][rows], bool) for name in tokenizer.dims], axis=1)
     return tokenizer.at_positions(torch.from_numpy(present)).numpy()

@@ -11,10 +11,11 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.tokenizers.inputs.alignment import Alignment, ContrastiveConfig
-from trec_semid.tokenizers.inputs.contents import Catalogue, Rows, require_items
+from trec_semid.tokenizers.inputs.contents import Catalogue, require_items
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 
@@ -78,7 +79,7 @@ class Fusion(nn.Module):
         return self.config.modalities == "separated"
 
     def fit(
-        self, standardiser: Standardiser, catalogue: Catalogue, rows: Rows, seed: int, codebook_size: int
+        self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints, seed: int, codebook_size: int
     ) -> None:
         """Learn the aligned space where there is one, once every channel is seen to have enough items.
 
@@ -90,7 +91,7 @@ class Fusion(nn.Module):
         if self.alignment is not None:
             self.alignment.fit(standardiser, catalogue, rows, seed)
 
-    def rows_of(self, channel: Channel, catalogue: Catalogue, rows: Rows) -> Rows:
+    def rows_of(self, channel: Channel, catalogue: Catalogue, rows: Ints) -> Ints:
         """Return those rows whose items have what the channel reads."""
         return rows if channel.name is None else rows[np.asarray(catalogue.present[channel.name][rows])]
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import SemidError
 from trec_semid.runtime.ranks import gather_objects
 
@@ -23,7 +22,7 @@ def my_rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def my_share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def my_share(rows: Array) -> Array:
     """Return every world_size-th row, starting at this rank; the shares of all ranks make up the rows."""
     return rows[my_rank() :: world_size()]
 

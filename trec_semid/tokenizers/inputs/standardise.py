@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_length
 from trec_semid.runtime.logs import working
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, Rows
+from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
 from trec_semid.tokenizers.inputs.shards import (
     largest_over_ranks,
     my_rank,
@@ -93,7 +94,7 @@ class Standardiser(nn.Module):
         return torch.where(present, per_modality, 0.0)
 
     @torch.no_grad()
-    def fit(self, catalogue: Catalogue, rows: Rows) -> None:
+    def fit(self, catalogue: Catalogue, rows: Ints) -> None:
         """Measure mean and standard deviation over these items; every rank reads its share.
 
         Raises:
@@ -124,7 +125,7 @@ class Standardiser(nn.Module):
             std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
             self.std.copy_(torch.where(std < _SMALLEST_STD, 1.0, std))
 
-    def _firsts(self, catalogue: Catalogue, rows: Rows) -> list[Tensor]:
+    def _firsts(self, catalogue: Catalogue, rows: Ints) -> list[Tensor]:
         """Return each modality's first unit vector (dim,) among these items, equal on all ranks."""
         owners = [rows[np.asarray(catalogue.present[name][rows], bool)][:1] for name in self.names]
         units = [self.unit(catalogue.batch(owner)) for owner in owners]
@@ -137,7 +138,7 @@ class Standardiser(nn.Module):
         off = [off_line(part[has], first) for part, first, has in parts]
         return torch.stack([one.max() if len(one) else one.new_zeros(()) for one in off])
 
-    def _expect_directions(self, catalogue: Catalogue, rows: Rows, spread: Tensor) -> None:
+    def _expect_directions(self, catalogue: Catalogue, rows: Ints, spread: Tensor) -> None:
         for name, off in zip(self.names, spread.tolist(), strict=True):
             num_items = int(catalogue.present[name][rows].sum())
             is_half = catalogue.vectors[name].dtype == np.float16

@@ -4,13 +4,14 @@ Legend: N items, R positions.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from trec_semid.core.arrays import Array, Int32s
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import arrow_filesystem
 
@@ -21,14 +22,13 @@ SEAL_KEY, ORIGIN_KEY = b"seal", b"computed_from"
 MAX_UNSTATED_SIZE, MAX_UNSTATED_PER_ITEM = 65_536, 16
 """A codebook beyond both, the second times N, has to be stated: its table would be mostly rows of no item."""
 _MAX_SIZE = int(np.iinfo(np.int32).max)
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class ItemCodes(NamedTuple):
     """What a file says."""
 
     item_ids: list[str]
-    codes: np.ndarray[Any, np.dtype[np.int32]]
+    codes: Int32s
     """(N, R) int32."""
     sizes: tuple[int, ...]
     """Codebook size of each position: the file's, or the largest code and one where it states none."""

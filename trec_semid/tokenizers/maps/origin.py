@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
 from trec_semid.tokenizers.inputs.contents import Catalogue
 
@@ -46,7 +47,7 @@ def content_checksum(modality: str, item_ids: Sequence[str], catalogue: Catalogu
     Vectors count as float32 numbers, so the same ones stored as float16 are the same content.
     """
     order = np.asarray(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
-    vectors: np.ndarray[Any, Any] = catalogue.vectors[modality]
+    vectors: Array = catalogue.vectors[modality]
     digest = hashlib.sha256(json.dumps([len(item_ids), vectors.shape[1]]).encode())
     for start in range(0, len(order), _CHUNK_ROWS):
         rows = order[start : start + _CHUNK_ROWS]

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from trec_semid.core.arrays import Int32s
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder
 from trec_semid.tokenizers.maps.code_files import ORIGIN_KEY, SEAL_KEY, SIZES_KEY, read_codes
@@ -28,7 +28,7 @@ class SemanticIds:
     """
 
     item_ids: list[str]
-    codes: np.ndarray[Any, np.dtype[np.int32]]
+    codes: Int32s
     """(N, R) int32."""
     sizes: tuple[int, ...]
     """Codebook size of each of the R positions."""

@@ -3,13 +3,12 @@
 Legend: N items, R positions, K codes of a codebook.
 """
 
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 
+from trec_semid.core.arrays import Array
 from trec_semid.metrics.codes import code_usage
-
-Codes = np.ndarray[Any, np.dtype[Any]]
 
 
 class CodeHealth(NamedTuple):
@@ -49,11 +48,11 @@ class CodeWatch:
     that had different codes have come to share them.
     """
 
-    def __init__(self, start: Codes, sizes: tuple[int, ...], *, floor: float) -> None:
+    def __init__(self, start: Array, sizes: tuple[int, ...], *, floor: float) -> None:
         self._start, self.last, self._sizes, self._floor = start, start, sizes, floor
         self.first = self.look(start)
 
-    def look(self, codes: Codes) -> CodeHealth:
+    def look(self, codes: Array) -> CodeHealth:
         """Measure a map (N, R)."""
         usage = code_usage(codes, self._sizes)
         moved = codes != self._start

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.seeds import derive_seed
 from trec_semid.data.ranking.loader import DistinctItems
@@ -21,7 +22,7 @@ from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
-from trec_semid.tokenizers.inputs.contents import Rows, Standardised
+from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
@@ -199,7 +200,7 @@ class Tuning:
         with lone_work():
             return self._write(folder, encoded, rows) if self._ranks.is_main else {}
 
-    def _write(self, folder: RunFolder, encoded: Encoded, rows: Rows) -> dict[str, float]:
+    def _write(self, folder: RunFolder, encoded: Encoded, rows: Ints) -> dict[str, float]:
         # Codes of the map: those the ranker was selected with.
         known = encoded._replace(codes=self.map().codes)
         resolved = resolve_collisions("keep", self.tokenizer, self.catalogue, known)

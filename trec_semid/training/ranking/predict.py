@@ -1,18 +1,16 @@
 """Scores of a split's rows, and metrics of them over all ranks."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.ranking.loader import BatchMaker, evaluation_batches
 from trec_semid.evaluation.ranking import Named, RankAccumulator
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.training.steps import plain_arguments
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Scored(NamedTuple):

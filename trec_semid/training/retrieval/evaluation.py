@@ -5,12 +5,13 @@ Legend: B users of a batch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.data.schema import Split
@@ -25,8 +26,6 @@ from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.retrieval.search import PopularitySearch, Search
 from trec_semid.training.retrieval.setup import RetrieveConfig
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Lists(NamedTuple):

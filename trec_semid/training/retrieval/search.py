@@ -4,12 +4,12 @@ Legend: B users of a batch, N items, D width.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.batches import SequenceBatch, history_batch
 from trec_semid.data.retrieval.dataset import RetrievalData
@@ -27,7 +27,6 @@ SCORES_AT_ONCE = 1 << 26
 """Users of a batch times items: scores that are made once and kept between the two looks at them."""
 MOST_TUPLES = 50_000
 """Of a beam over all tuples, over its users: what a decoder keeps of each is a few KB."""
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Search(Protocol):

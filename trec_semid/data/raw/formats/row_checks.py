@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from trec_semid.core.arrays import Bytes
 from trec_semid.data.raw.formats.rows import (
     CARRIAGE_RETURN,
     LINE_FEED,
@@ -20,7 +21,6 @@ _ENDS = "End every row in one way: by a line feed, or by a carriage return and a
 _MARK = "\ufeff".encode()
 _SLICE = 1 << 18
 """Bytes looked at together: they stay in the processor's cache."""
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class RowChecker:

@@ -8,10 +8,11 @@ Legend: a layout is how fields and rows are told apart; a block is a piece of wh
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from trec_semid.core.arrays import Ints
 from trec_semid.data.raw.formats.utf8 import Utf8
 
 UNIT_SEPARATOR = b"\x1f"
@@ -23,7 +24,6 @@ _NUMBER = re.compile(rb'"?[+-]?[0-9][0-9.,:/eETZ +-]*"?\r?')
 """Or a time."""
 _SLICE = 1 << 18
 """Bytes looked at together: they stay in the processor's cache."""
-Offsets = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Layout(NamedTuple):
@@ -55,7 +55,7 @@ def count_byte(data: bytes, byte: int, end: int | None = None) -> int:
     return sum(int(np.count_nonzero(array[start : start + _SLICE] == byte)) for start in starts)
 
 
-def find_byte(data: bytes, byte: int) -> Offsets:
+def find_byte(data: bytes, byte: int) -> Ints:
     """Return the offsets at which a byte stands."""
     array = np.frombuffer(data, np.uint8)
     starts = range(0, len(array), _SLICE)
@@ -63,7 +63,7 @@ def find_byte(data: bytes, byte: int) -> Offsets:
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Offsets:
+def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Ints:
     """Return where rows end: the offset of every line feed outside quotes.
 
     Args:
