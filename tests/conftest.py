@@ -1,8 +1,14 @@
-"""Fixtures that every room's tests may use."""
+"""Fixtures that every room's tests may use, and the account of what each test costs."""
 
+import json
 import os
+import resource
+from collections.abc import Generator
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +23,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--planted-rate", default=None, help="its learning rate, instead of the config's")
     parser.addoption("--kills", type=int, default=2, help="how often tests/reliability kills each verb")
     parser.addoption("--kill-seed", type=int, default=0, help="seed of the moments at which it does")
+    parser.addoption("--costs", default=None, help="write processor seconds of every test to this JSON file")
+
+
+def _processor_s() -> float:
+    """Processor time [s] of this process, its children that have ended, and the server that forks ranks."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    server = forkserver._forkserver._forkserver_pid
+    forked = psutil.Process(server).cpu_times()[:4] if server else ()
+    return sum(part.ru_utime + part.ru_stime for part in used) + sum(forked)
+
+
+_seen_s = 0.0
+_costs: dict[str, dict[str, float]] = {}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note what was used since the phase before: wall clocks say little on a machine that others use."""
+    global _seen_s
+    report = yield
+    used_s, _seen_s = _processor_s() - _seen_s, _processor_s()
+    report.processor_s = used_s  # travels to the controller with the report, under pytest-xdist too
+    return report
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """Collect the phases; a worker's first set-up holds the worker's start and its imports."""
+    _costs.setdefault(report.nodeid, {})[report.when] = report.processor_s
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the account, in the order in which the tests ended."""
+    place = session.config.getoption("--costs")
+    if place and not hasattr(session.config, "workerinput"):
+        Path(place).write_text(json.dumps(_costs, indent=1))
 
 
 @pytest.fixture(scope="session")
