@@ -146,6 +146,7 @@ def test_missing_and_unexpected_tensors_are_told_apart(folder: str):
         load_checkpoint(folder, Trainable(other))
     assert "model/extra: in the model, not in the checkpoint" in str(error.value)
     assert "model/bias: in the checkpoint, not in the model" in str(error.value)
+    assert "What another version of trec_semid saved is trained again." in str(error.value)
 
 
 def test_a_file_cut_short_is_named(folder: str):

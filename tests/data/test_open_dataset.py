@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from trec_semid.core.paths import find_files, join, read_bytes, write_bytes
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.jobs import plan, tokenize
 from trec_semid.runtime import fingerprints
-from trec_semid.runtime.fingerprints import STAMP
+from trec_semid.runtime.fingerprints import STAMP, read_signed, signed_json
 from trec_semid.runtime.ranks import barrier, process_group
 from trec_semid.study import predictions as study_predictions
 from trec_semid.study.grid import StudyConfig, plan_runs
@@ -174,3 +175,20 @@ def test_a_study_that_verifies_always_has_its_runs_verify_always():
         config = StudyConfig.model_validate({"out": "o", "step": steps, "verify": mode})
         asked = {run.verb for run in plan_runs(config) if "verify=always" in run.sets}
         assert asked == ({"tokenize", "rank", "retrieve", "report"} if mode == "always" else set())
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (lambda facts: signed_json({**facts, "schema_version": 1}), r"another version \(got 1\)"),
+        # Another version has other keys: nobody needs a list of them.
+        (lambda facts: signed_json({"schema_version": 1, "rows": 3}), r"another version \(got 1\)"),
+        (lambda facts: json.dumps({**facts, "schema_version": 1}).encode(), "does not state its own sha256"),
+    ],
+)
+def test_a_dataset_of_another_version_is_to_be_prepared_again(copy, said, told):
+    description = join(copy, "dataset.json")
+    write_bytes(description, said(read_signed(read_bytes(description))))
+    with pytest.raises(DataError, match=f"{told}.*[Pp]repare (it|the dataset) again") as error:
+        open_dataset(copy)
+    assert str(error.value).count("\n") == 0

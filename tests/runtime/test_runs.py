@@ -5,14 +5,13 @@ import sys
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from trec_semid.core.config import Config, load_config, load_saved
-from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.core.config import Config, load_config
+from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes, write_bytes
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.runtime import runs
@@ -60,7 +59,7 @@ class LaterJob(Job):
     warmth: float = 0.0
 
 
-def test_a_run_from_before_a_key_counts_by_the_keys_default(uri: str):
+def test_a_run_that_does_not_say_a_key_counts_by_the_keys_default(uri: str):
     run = RunFolder(uri, "rank")
     run.start(Job(steps=5))
     finish(run)
@@ -69,46 +68,6 @@ def test_a_run_from_before_a_key_counts_by_the_keys_default(uri: str):
     assert not run.is_finished(LaterJob(steps=4))
     write_bytes(run.path("config.toml"), b"speed = 1")
     assert not run.is_finished(LaterJob(steps=5))
-
-
-class Warmth(Config):
-    """A section of which a key came later, with a default that is not what was done before."""
-
-    degrees: int = 20
-    is_scaled: bool = True
-
-    @classmethod
-    def from_before(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        return {"is_scaled": False, **saved}
-
-
-class WarmJob(Job):
-    warmth: Warmth = Warmth()
-    maybe: Warmth | None = None
-
-
-def test_a_run_from_before_a_key_counts_by_what_was_done_then(uri: str):
-    run = RunFolder(uri, "rank")
-    run.start(Job())
-    finish(run)
-    write_bytes(run.path("config.toml"), b"steps = 5\n[warmth]\ndegrees = 7\n[maybe]\n")
-    warmth, maybe = Warmth(degrees=7, is_scaled=False), Warmth(is_scaled=False)
-    assert run.is_finished(WarmJob(steps=5, warmth=warmth, maybe=maybe))
-    assert not run.is_finished(WarmJob(steps=5, warmth=Warmth(degrees=7), maybe=maybe))
-    assert not run.is_finished(WarmJob(steps=5, warmth=warmth, maybe=Warmth()))
-    assert load_saved(WarmJob, run.path("config.toml")).maybe == maybe
-    assert load_config(WarmJob, [run.path("config.toml")]).warmth == Warmth(degrees=7)
-    write_bytes(run.path("config.toml"), b"steps = 5\n[warmth]\ndegrees = 7\nis_scaled = true\n")
-    assert run.is_finished(WarmJob(steps=5, warmth=Warmth(degrees=7)))
-
-
-def test_what_a_run_saved_is_refused_as_any_config_is(uri: str):
-    place = RunFolder(uri, "rank").path("config.toml")
-    with pytest.raises(ConfigError, match="no such file"):
-        load_saved(WarmJob, place)
-    write_bytes(place, b"warmth = 3\nsteps = 'x'")
-    with pytest.raises(ConfigError, match="2 problems"):
-        load_saved(WarmJob, place)
 
 
 def test_another_config_begun_in_the_folder_never_looks_finished(uri: str):

@@ -1,7 +1,7 @@
 """Loading a complete step into a model and its optimizers, on the same ranks or on others."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -43,14 +43,6 @@ class Particular(Protocol):
 
     def expect_loaded(self) -> None:
         """Raise CheckpointError where what was loaded does not fit what the module was made for."""
-        ...
-
-    def remedy_without(self, absent: Collection[str]) -> str | None:
-        """Return what to do about tensors that a checkpoint lacks; None where the module has nothing to say.
-
-        Args:
-            absent: their names; those of the module end as in its state.
-        """
         ...
 
 
@@ -189,16 +181,14 @@ def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]], 
     # A rank lists the optimizer state of its own shards only, so the model is what all ranks list together.
     mine = {name: shape_of(tensor) for name, tensor in tensors.items()}
     shapes = {name: shape for one in gather_objects(mine) for name, shape in one.items()}
-    absent = [name for name in shapes if name not in saved]
-    problems = [f"{name}: in the model, not in the checkpoint" for name in absent]
+    problems = [f"{name}: in the model, not in the checkpoint" for name in shapes if name not in saved]
     problems += [f"{name}: in the checkpoint, not in the model" for name in saved if name not in shapes]
     differing = [name for name, shape in shapes.items() if name in saved and saved[name] != shape]
     problems += [f"{name}: got {saved[name]}, the model has {shapes[name]}" for name in differing]
     if not problems:
         return
     shown = "\n  ".join(problems[:8]) + (f"\n  and {len(problems) - 8} more" if len(problems) > 8 else "")
-    known = filter(None, (module.remedy_without(absent) for module in _particular(model)))
-    remedy = next(known, None) or _remedy(differing if len(differing) == len(problems) else [])
+    remedy = _remedy(differing if len(differing) == len(problems) else [])
     raise CheckpointError(f"{at}: the checkpoint does not fit the model:\n  {shown}\n{remedy}")
 
 
@@ -209,4 +199,7 @@ def _remedy(differing: list[str]) -> str:
             "column-wise placement keeps a row state per column shard. Load on as many column shards as it "
             "was saved with, or leave the optimizer out."
         )
-    return "Use the config.toml of the run that saved it: tables, sizes and placement must agree."
+    return (
+        "Use the config.toml of the run that saved it: tables, sizes and placement must agree. What another "
+        "version of trec_semid saved is trained again."
+    )

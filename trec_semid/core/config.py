@@ -5,8 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -50,14 +49,6 @@ class Config(BaseModel):
         validate_default=True,
     )
 
-    @classmethod
-    def from_before(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        """Return values that a run saved, with those of keys that there were not yet.
-
-        A class overrides this where what was done then is not its key's default now.
-        """
-        return saved
-
     def fixed_keys(self) -> dict[str, str]:
         """Return keys that may not change on a run that has begun though their field says so, and why.
 
@@ -98,17 +89,6 @@ def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] =
     return _validated(kind, merged, provenance, named)
 
 
-def load_saved(kind: type[ConfigT], file: str) -> ConfigT:
-    """Load what a run saved, as it was meant then: `Config.from_before` says how, section by section.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
-    values, provenance = read_toml(file), Provenance()
-    _merge({}, values, provenance, file, ())
-    return _validated(kind, _from_before(kind, values), provenance, [file])
-
-
 def _validated(
     kind: type[ConfigT], values: dict[str, Any], provenance: Provenance, files: Sequence[str]
 ) -> ConfigT:
@@ -138,23 +118,6 @@ def _truth_values_as_numbers(given: Any, taken: Any, at: Key = ()) -> Iterator[t
             yield from _truth_values_as_numbers(*pair, (*at, index))
     elif isinstance(given, bool) and not isinstance(taken, bool) and isinstance(taken, (int, float)):
         yield at, f"expected a number (got {shown(given)})"
-
-
-def _from_before(kind: type[Config], saved: dict[str, Any]) -> dict[str, Any]:
-    sections: dict[str, Any] = {}
-    for name, field in kind.model_fields.items():
-        section = _section_of(field.annotation)
-        if section is not None and isinstance(saved.get(name), dict):
-            sections[name] = _from_before(section, saved[name])
-    return kind.from_before({**saved, **sections})
-
-
-def _section_of(annotation: Any) -> type[Config] | None:
-    """Return the class of a section that may be left out or not; None where it is one of several."""
-    union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    kinds = [kind for kind in union if kind is not NoneType]
-    is_one = len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Config)
-    return kinds[0] if is_one else None
 
 
 def dump_toml(config: Config) -> str:

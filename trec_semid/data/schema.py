@@ -298,17 +298,23 @@ def read_facts(uri: str) -> DatasetFacts:
     """
     path = join(uri, DESCRIPTION)
     try:
-        facts = DatasetFacts.model_validate(read_signed(read_bytes(path)))
+        said = read_signed(read_bytes(path))
+        # Before all else, as another version may have other keys.
+        if said.get("schema_version") != SCHEMA_VERSION:
+            raise DataError(
+                "a dataset of another version",
+                file=path,
+                field="schema_version",
+                value=said.get("schema_version"),
+                remedy="Prepare it again with this version",
+            )
+        return DatasetFacts.model_validate(said)
     except FileNotFoundError:
         remedy = "Make one with: trec-semid prepare CONFIG.toml"
         raise DataError("no dataset here", file=path, remedy=remedy) from None
     except (ValueError, ValidationError) as error:
         remedy = "Prepare the dataset again with this version"
         raise DataError(f"not a dataset description: {error}", file=path, remedy=remedy) from None
-    if facts.schema_version != SCHEMA_VERSION:
-        problem, remedy = "a dataset of another version", "Prepare it again with this version"
-        raise DataError(problem, file=path, field="schema_version", value=facts.schema_version, remedy=remedy)
-    return facts
 
 
 _AGAIN = "Prepare the dataset again, in another `out` or after removing this one"

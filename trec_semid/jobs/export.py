@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step, extra_files, read_file
 from trec_semid.checkpoints.load import read_tensors
-from trec_semid.core.config import Place, load_saved
+from trec_semid.core.config import Place, load_config
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
 from trec_semid.data.folder import writing
@@ -86,7 +86,7 @@ def run(config: ExportConfig) -> Exported:
 def _run(config: ExportConfig) -> Exported:
     made = RunFolder(config.run, "rank")
     _expect_rank_run(made)
-    ranked = load_saved(RankConfig, made.path("config.toml"))
+    ranked = load_config(RankConfig, [made.path("config.toml")])
     with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
         manifest = _write(config, ranked, made, folder)
         num_rows, difference = _check(config, ranked, folder)

@@ -4,7 +4,7 @@ Legend: U listed items, F tokens of an item, R positions, M modalities, C their 
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast, final
 
 import torch
@@ -192,13 +192,3 @@ class ProjectedContent(nn.Module):
                 f"item.content_is_unit: the checkpoint was trained with {was_unit}. "
                 f"Set item.content_is_unit = {was_unit}."
             )
-
-    def remedy_without(self, absent: Collection[str]) -> str | None:
-        """Return what to do where a checkpoint has the maps and not their scale; None elsewhere."""
-        places = {name.removesuffix("scales") for name in absent if name.endswith("scales")}
-        if not any(f"{place}absent" not in absent for place in places):
-            return None
-        return (
-            "It is from before checkpoints kept the scale of content, and cannot be loaded. Train its run "
-            "again, with item.content_is_unit = false where its config.toml does not say."
-        )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trec_semid.core.config import Config, config_checksum, dump_toml, load_saved
+from trec_semid.core.config import Config, config_checksum, dump_toml, load_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.identity import Comparison, compare
 from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_bytes
@@ -134,8 +134,8 @@ class RunFolder:
         """Return which keys make the run that began here another one, with both values; None if none does.
 
         Keys that do not change what was computed so far are left out (`core.identity.MayChange`). A key
-        that the code did not have then counts with its default, or with what `Config.from_before` says was
-        done; otherwise every new key would make all earlier runs others.
+        that the code did not have then counts with its default; otherwise every new key would make all
+        earlier runs others.
 
         Raises:
             DataError: `run.json` is missing or not JSON.
@@ -149,7 +149,7 @@ class RunFolder:
     def _compare(self, config: Config) -> Comparison:
         if self.read_json("run.json").get("config_checksum") == config_checksum(config):
             return Comparison([], False)
-        return compare(load_saved(type(config), self.path("config.toml")), config)
+        return compare(load_config(type(config), [self.path("config.toml")]), config)
 
     def write_json(self, name: str, content: object) -> None:
         """Write a JSON file at once, or not at all."""

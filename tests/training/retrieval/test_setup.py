@@ -10,11 +10,9 @@ import pytest
 from tests.datasets import describe_again, write_small_dataset
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.core.paths import read_bytes, write_bytes
 from trec_semid.data.features import describe_item
 from trec_semid.data.schema import Dataset, FieldFacts
 from trec_semid.jobs.retrieve import run
-from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.retrieval import setup as retrieve_setup
 
 POPULAR = {"model": {"kind": "popularity"}}
@@ -126,21 +124,3 @@ def test_as_many_items_as_the_loss_is_over_may_not_be_too_many(data, tmp_path, m
     monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 37)
     with pytest.raises(ConfigError, match="38 items are too many"):
         retrieve_setup.read_inputs(seen)
-
-
-@pytest.mark.parametrize(("content", "was_unit"), [(["text"], False), ([], True)])
-def test_a_run_from_before_unit_content_is_one_of_content_as_it_is(data, tmp_path, content, was_unit):
-    same, other = (
-        retrieve_config(data, str(tmp_path / "r"), item={"content": content, "content_is_unit": is_unit})
-        for is_unit in (was_unit, not was_unit)
-    )
-    folder = RunFolder(same.run, "retrieve")
-    folder.start(same)
-    folder.write_json("run.json", {**folder.read_json("run.json"), "config_checksum": "of fewer keys"})
-    lines = read_bytes(folder.path("config.toml")).decode().splitlines(keepends=True)
-    kept = [line for line in lines if "content_is_unit" not in line]
-    assert len(kept) == len(lines) - 1
-    write_bytes(folder.path("config.toml"), "".join(kept).encode())
-    assert folder.is_of(same)
-    with pytest.raises(ConfigError, match="holds a run of another config"):
-        run(other)

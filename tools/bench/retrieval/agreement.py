@@ -12,7 +12,7 @@ import argparse
 import tempfile
 import time
 
-from trec_semid.core.config import load_saved
+from trec_semid.core.config import load_config
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.retrieval.agreement import beam_agreement
@@ -34,7 +34,7 @@ def main() -> None:
     asked = parser.parse_args()
     if min(asked.widths) < 10:
         parser.error("--widths: 10 at least, lists are of 10 items")
-    config = load_saved(RetrieveConfig, f"{asked.run}/config.toml")
+    config = load_config(RetrieveConfig, [f"{asked.run}/config.toml"])
     if config.scores_items or not config.predicts_codes:
         parser.error(f"{asked.run} does not predict codes alone (loss.item_weight = 0)")
     with process_group(patience_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:

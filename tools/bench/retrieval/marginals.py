@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from trec_semid.core.arrays import Array
-from trec_semid.core.config import load_saved
+from trec_semid.core.config import load_config
 from trec_semid.data.ragged import Ragged
 from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
 from trec_semid.runtime.ranks import process_group
@@ -75,7 +75,7 @@ def main() -> None:
         "codes", nargs="+", help="runs of `trec-semid tokenize`, or semantic_ids.parquet files"
     )
     asked = parser.parse_args()
-    config = load_saved(RetrieveConfig, f"{asked.run}/config.toml")
+    config = load_config(RetrieveConfig, [f"{asked.run}/config.toml"])
     with process_group(patience_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
         inputs = read_inputs(config)
         plans = RunFolder(scratch, "retrieve")

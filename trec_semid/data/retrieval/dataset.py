@@ -1,6 +1,6 @@
 """A dataset as sequences and items for retrieval."""
 
-from typing import Any, Literal, NoReturn, final
+from typing import Literal, NoReturn, final
 
 import numpy as np
 from pydantic import PositiveInt, field_validator
@@ -35,11 +35,6 @@ class ItemConfig(Config):
     """Modalities whose vectors are projected."""
     content_is_unit: bool = True
     """Divide these vectors by the root of their width; as they are, they learn many times as fast as IDs."""
-
-    @classmethod
-    def from_before(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        """Content was read as it is before there was `content_is_unit`."""
-        return {"content_is_unit": False, **saved} if saved.get("content") else saved
 
     @field_validator("fields", "content")
     @classmethod

@@ -7,7 +7,7 @@ from torch import nn
 from trec_semid.checkpoints.folder import latest_step
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.tensors import Trainable
-from trec_semid.core.config import load_saved
+from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.schema import Dataset
 from trec_semid.models.ensemble import EnsembleConfig
@@ -86,7 +86,7 @@ def place_finished(
 
 def _config_of(run: str, config: RetrieveConfig) -> RetrieveConfig:
     folder = RunFolder(run, "retrieve")
-    member = load_saved(RetrieveConfig, folder.path("config.toml"))
+    member = load_config(RetrieveConfig, [folder.path("config.toml")])
     if member.model.kind not in ("sasrec", "heterrec", "rpg"):
         raise ConfigError(f"model.runs: {run} is {member.model.kind}, which does not score the catalogue.")
     if Dataset(member.dataset).facts.checksum != Dataset(config.dataset).facts.checksum:
