@@ -11,8 +11,8 @@ from tests.ranks import run_ranks
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.evaluation.retrieval import RetrievalAccumulator, retrieval_metrics
 from trec_semid.evaluation.strata import ACTIVITY, POPULARITY, STRATA, Strata, strata_of_counts
-from trec_semid.evaluation.target_ranks import TargetRanks
-from trec_semid.metrics.target_ranks import UserItems, rank_targets
+from trec_semid.evaluation.target_positions import TargetPositions
+from trec_semid.metrics.target_positions import UserItems, locate_targets
 from trec_semid.runtime.ranks import process_group
 
 CUTOFFS = (5, 10, 50, 100)
@@ -25,7 +25,7 @@ def whole_batch(seed=0, most=5):
     random = np.random.default_rng(seed + 1)
     top = np.stack([random.permutation(NUM_ITEMS // 2)[:100] for _ in users])
     top[3, 40:] = -1
-    return users, lengths, targets.item_row, targets.rank, top
+    return users, lengths, targets.item_row, targets.position, top
 
 
 def part_of(batch, chosen):
@@ -165,10 +165,10 @@ def test_the_whole_way_from_scores_is_sorting_the_whole_list_of_every_user():
             torch.tensor(np.concatenate(masked)),
             torch.tensor([len(own) for own in masked]),
         )
-        found = rank_targets(
+        found = locate_targets(
             lambda chunk, users=users: torch.tensor(scores[users, chunk]), batch, NUM_ITEMS, chunk_items=70
         )
-        accumulator.update(users, lengths, targets[users], found.ranks, found.top_items)
+        accumulator.update(users, lengths, targets[users], found.positions, found.top_items)
     ranks, top = [], []
     for user in range(NUM_USERS):
         out = np.isin(np.arange(NUM_ITEMS), history[user]) & (np.arange(NUM_ITEMS) != targets[user])
@@ -188,14 +188,14 @@ def test_the_whole_way_from_scores_is_sorting_the_whole_list_of_every_user():
     ("changes", "error", "told"),
     [
         ({"lengths": [1]}, ShapeError, "lengths: wrong shape"),
-        ({"ranks": [1, 2]}, ShapeError, "ranks: wrong shape"),
+        ({"positions": [1, 2]}, ShapeError, "positions: wrong shape"),
         ({"target_rows": [1, 2]}, ShapeError, "target_rows: wrong shape"),
         (
             {"top_items": [[1], [2]]},
             ShapeError,
             r"top_items: wrong shape \(got \(2, 1\), expected \(2, 2\)\)",
         ),
-        ({"ranks": [1, 2, 0]}, DataError, r"row 3, field 'rank': no such rank \(got 0\)"),
+        ({"positions": [1, 2, 0]}, DataError, r"row 3, field 'rank': no such rank \(got 0\)"),
         ({"top_items": [[1, 4], [2, 3]]}, DataError, r"top_items': no such item \(got 4\)"),
         ({"target_rows": [1, 2, 7]}, DataError, r"item_row': no such row \(got 7\)"),
         ({"user_rows": [0, 5]}, DataError, r"user_row': no such row \(got 5\)"),
@@ -207,7 +207,7 @@ def test_updates_that_do_not_fit_are_refused(changes, error, told):
         "user_rows": [0, 1],
         "lengths": [1, 2],
         "target_rows": [1, 2, 3],
-        "ranks": [1, 2, 3],
+        "positions": [1, 2, 3],
         "top_items": [[1, 2], [2, 3]],
     }
     with pytest.raises(error, match=told):
@@ -217,4 +217,4 @@ def test_updates_that_do_not_fit_are_refused(changes, error, told):
 def test_targets_of_a_file_that_the_strata_do_not_know_are_refused():
     strata = Strata(np.zeros(4, np.int8), np.zeros(3, np.int8))
     with pytest.raises(DataError, match="no such row"):
-        retrieval_metrics(TargetRanks(*np.array([[0], [0], [9], [1]])), strata)
+        retrieval_metrics(TargetPositions(*np.array([[0], [0], [9], [1]])), strata)

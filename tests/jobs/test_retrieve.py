@@ -15,7 +15,7 @@ from trec_semid.core.errors import CheckpointError, ConfigError
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
-from trec_semid.evaluation.target_ranks import read_target_ranks
+from trec_semid.evaluation.target_positions import read_target_positions
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.retrieve import run
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
@@ -53,18 +53,18 @@ def finished(problem, tmp_path_factory):
 def test_metrics_equal_those_of_the_written_ranks(finished, problem):
     folder, metrics = finished
     for split in ("valid", "test"):
-        found = read_target_ranks(folder, split)
+        found = read_target_positions(folder, split)
         strata = training_strata(Dataset(problem["dataset"]))
         expected, counts = retrieval_metrics(found, strata, cutoffs=(5, 10))
         own = {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
         own = {name: value for name, value in own.items() if "coverage" not in name}
         assert own == pytest.approx({f"{split}/{name}": value for name, value in expected.items()})
         stored = json.loads(Path(folder, "metrics.json").read_text())["counts"]
-        assert stored[f"{split}/targets"] == counts["targets"] == len(found.rank) > 0
+        assert stored[f"{split}/targets"] == counts["targets"] == len(found.position) > 0
 
 
 def test_targets_are_the_liked_items_of_the_split_once_a_user(finished, problem):
-    found = read_target_ranks(finished[0], "test")
+    found = read_target_positions(finished[0], "test")
     events = Dataset(problem["dataset"]).events(split="test").to_pandas()
     liked = events[events.label > 0.5][["user_row", "item_row"]].drop_duplicates()
     pairs = set(zip(found.user_row.tolist(), found.item_row.tolist(), strict=True))
@@ -233,8 +233,8 @@ def test_popularity_lists_items_by_their_training_events(problem, tmp_path):
     order = np.lexsort((np.arange(40), -counts))
     place = np.empty(40, np.int64)
     place[order] = np.arange(1, 41)
-    found = read_target_ranks(config.run, "test")
-    assert found.rank.tolist() == place[found.item_row].tolist()
+    found = read_target_positions(config.run, "test")
+    assert found.position.tolist() == place[found.item_row].tolist()
 
 
 def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, tmp_path):

@@ -11,7 +11,7 @@ from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.ragged import Ragged
 from trec_semid.jobs.retrieve import run
-from trec_semid.metrics.target_ranks import UserItems
+from trec_semid.metrics.target_positions import UserItems
 from trec_semid.training.retrieval.search import EnsembleSearch
 
 USERS, ITEMS = 4, 30
@@ -64,7 +64,7 @@ def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties
     order = mean.argsort(1, descending=True)
     assert places.top_items.tolist() == order[:, :5].tolist()
     expected = [order[user].tolist().index(target) + 1 for user, target in enumerate(targets.tolist())]
-    assert places.ranks.tolist() == expected
+    assert places.positions.tolist() == expected
     assert search.places(nobody, np.arange(0), users, 5) is None
 
 

@@ -8,7 +8,7 @@ from tests.jobs.retrieving import STILL, retrieve_config
 from trec_semid.checkpoints.load import read_tensors
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.schema import Dataset
-from trec_semid.evaluation.target_ranks import read_target_ranks
+from trec_semid.evaluation.target_positions import read_target_positions
 from trec_semid.jobs.retrieve import run
 
 SASREC = {"kind": "sasrec", "transformer": STILL, "dropout": 0.0}
@@ -60,13 +60,13 @@ def test_users_without_a_history_get_the_most_popular_items(data, tmp_path):
     learned = retrieve_config(data, str(tmp_path / "learned"), loss=loss, train={"max_epochs": 1})
     for config in (popular, learned):
         run(config)
-    found, expected = (read_target_ranks(config.run, "valid") for config in (learned, popular))
+    found, expected = (read_target_positions(config.run, "valid") for config in (learned, popular))
     all_rows = RetrievalData(Dataset(data["dataset"]), learned.item, learned.sequences).sequences
     rows = all_rows.evaluation_rows("valid", 12)
     is_new = np.isin(found.user_row, rows.users[rows.histories.lengths == 0])
     assert is_new.sum() >= 2
-    assert found.rank[is_new].tolist() == expected.rank[is_new].tolist()
-    assert found.rank[~is_new].tolist() != expected.rank[~is_new].tolist()
+    assert found.position[is_new].tolist() == expected.position[is_new].tolist()
+    assert found.position[~is_new].tolist() != expected.position[~is_new].tolist()
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "heterrec"])
@@ -113,7 +113,7 @@ def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, 
     assert same == pytest.approx(found, abs=1e-6)
     assert found["test/recall@10/popularity_unseen"] > 0
     assert none["test/recall@10/popularity_unseen"] == 0
-    ranks = read_target_ranks(str(tmp_path / "1000.0"), "test")
+    ranks = read_target_positions(str(tmp_path / "1000.0"), "test")
     unseen = np.flatnonzero(
         RetrievalData(Dataset(data["dataset"]), config.item, config.sequences).item_counts == 0
     )

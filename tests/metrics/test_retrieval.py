@@ -14,9 +14,9 @@ USERS = st.lists(st.sets(st.integers(1, 30), max_size=6), min_size=1, max_size=8
 @settings(deadline=None)
 @given(USERS, st.integers(1, 12))
 def test_recall_and_ndcg_equal_walking_the_list_of_every_user(users, cutoff):
-    ranks = np.array([rank for targets in users for rank in sorted(targets)], np.int64)
+    positions = np.array([rank for targets in users for rank in sorted(targets)], np.int64)
     lengths = np.array([len(targets) for targets in users], np.int64)
-    found = per_user_retrieval(ranks, lengths, [cutoff])
+    found = per_user_retrieval(positions, lengths, [cutoff])
     for user, targets in enumerate(users):
         recall, ndcg = found[f"recall@{cutoff}"][user], found[f"ndcg@{cutoff}"][user]
         if not targets:

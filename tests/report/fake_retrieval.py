@@ -11,8 +11,8 @@ from trec_semid.data.schema import Dataset, Split
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
-from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, TargetRanks, read_target_ranks
-from trec_semid.metrics.target_ranks import UNLISTED
+from trec_semid.evaluation.target_positions import TARGET_SCHEMA, TargetPositions, read_target_positions
+from trec_semid.metrics.target_positions import UNLISTED
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.maps.record import write_record
@@ -89,29 +89,29 @@ def write_retrieve_run(
     rng = np.random.default_rng([seed, int(1000 * skill)])
     splits: tuple[Split, ...] = ("valid", "test")
     for split in splits:
-        write_ranks(folder, split, _draw_ranks(Dataset(dataset), split, skill, longest, rng))
+        write_positions(folder, split, _draw_positions(Dataset(dataset), split, skill, longest, rng))
     write_own_metrics(run, made)
     return folder
 
 
-def write_ranks(folder: str, split: Split, targets: TargetRanks) -> None:
-    """Write the ranks of a split's targets, as two ranks of a job do."""
+def write_positions(folder: str, split: Split, targets: TargetPositions) -> None:
+    """Write the positions of a split's targets, as two ranks of a job do."""
     for rank in range(2):
         with PredictionWriter(
-            folder, split, rank=rank, world_size=2, num_rows=len(targets.row), schema=TARGET_RANK_SCHEMA
+            folder, split, rank=rank, world_size=2, num_rows=len(targets.row), schema=TARGET_SCHEMA
         ) as writer:
-            writer.write(**{name: column[rank::2] for name, column in targets._asdict().items()})
+            writer.write(**{name: column[rank::2] for name, column in targets.columns().items()})
 
 
 def write_own_metrics(run: RunFolder, config: FakeRetrieveConfig) -> None:
-    """Write `metrics.json` from the ranks that lie in the folder."""
+    """Write `metrics.json` from the positions that lie in the folder."""
     dataset = Dataset(config.dataset)
     metrics: dict[str, float] = {}
     counts = {"parameters/dense": 100, "parameters/tables": 2000}
     splits: tuple[Split, ...] = ("valid", "test")
     for split in splits:
         found, sizes = retrieval_metrics(
-            read_target_ranks(run.uri, split), training_strata(dataset), cutoffs=config.evaluation.cutoffs
+            read_target_positions(run.uri, split), training_strata(dataset), cutoffs=config.evaluation.cutoffs
         )
         found |= {f"coverage@{cutoff}": COVERED for cutoff in config.evaluation.cutoffs}
         if config.evaluation.beam_width and split == "valid":
@@ -124,21 +124,21 @@ def write_own_metrics(run: RunFolder, config: FakeRetrieveConfig) -> None:
     )
 
 
-def _draw_ranks(
+def _draw_positions(
     dataset: Dataset, split: Split, skill: float, longest: int | None, rng: np.random.Generator
-) -> TargetRanks:
+) -> TargetPositions:
     events = dataset.events(["user_row", "item_row"], split).to_pandas().drop_duplicates()
     events = events.sort_values("user_row", kind="stable")
     users, items = events.user_row.to_numpy(), events.item_row.to_numpy()
-    ranks = np.zeros(len(users), np.int64)
+    positions = np.zeros(len(users), np.int64)
     likely = np.arange(1, dataset.facts.num_items + 1) ** -skill
     for user in np.unique(users):
         own = users == user
         chosen = rng.choice(len(likely), own.sum(), replace=False, p=likely / likely.sum())
-        ranks[own] = chosen + 1
+        positions[own] = chosen + 1
     if longest is not None:
-        ranks[ranks > longest] = UNLISTED
-    return TargetRanks(np.arange(len(users)), users, items, ranks)
+        positions[positions > longest] = UNLISTED
+    return TargetPositions(np.arange(len(users)), users, items, positions)
 
 
 def _write_log(folder: str, skill: float) -> None:

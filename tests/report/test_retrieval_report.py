@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from tests.datasets import write_small_dataset
-from tests.report.fake_retrieval import COVERED, write_ranks, write_retrieve_run
+from tests.report.fake_retrieval import COVERED, write_positions, write_retrieve_run
 from tests.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
 from trec_semid.data.schema import Dataset
-from trec_semid.evaluation.target_ranks import read_target_ranks
+from trec_semid.evaluation.target_positions import read_target_positions
 from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import Report, TargetCounts
@@ -278,8 +278,8 @@ def test_runs_on_another_dataset_are_refused(tmp_path: Path, dataset: str):
 
 def test_other_targets_are_refused_and_the_run_is_named(tmp_path: Path, dataset: str):
     runs = [write_retrieve_run(str(tmp_path / name), dataset, kind=name) for name in ("sasrec", "rpg")]
-    found = read_target_ranks(runs[1], "test")
-    write_ranks(runs[1], "test", found._replace(item_row=found.item_row[::-1].copy()))
+    found = read_target_positions(runs[1], "test")
+    write_positions(runs[1], "test", found._replace(item_row=found.item_row[::-1].copy()))
     with pytest.raises(DataError, match="not those of run 'sasrec'") as error:
         build_report(collect_runs(runs), num_replicates=100)
     assert error.value.field == "item_row"

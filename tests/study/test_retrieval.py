@@ -11,7 +11,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
-from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, read_target_ranks
+from trec_semid.evaluation.target_positions import TARGET_SCHEMA, read_target_positions
 from trec_semid.jobs.prepare import PrepareConfig
 from trec_semid.jobs.tokenize import TokenizeConfig
 from trec_semid.study.compare import compare
@@ -34,7 +34,7 @@ def write_run(folder: str, dataset: str, shift: int, *, num_users: int = 50) -> 
     ranks = np.maximum(rng.integers(1, 30, 50) + shift + rng.integers(0, 2, 50), 1)[:num_users]
     write_bytes(f"{folder}/config.toml", f'dataset = "{dataset}"\n'.encode())
     with PredictionWriter(
-        folder, "test", rank=0, world_size=1, num_rows=num_users, schema=TARGET_RANK_SCHEMA
+        folder, "test", rank=0, world_size=1, num_rows=num_users, schema=TARGET_SCHEMA
     ) as writer:
         users = np.arange(num_users)
         writer.write(row=users, user_row=users, item_row=users % 40, rank=ranks)
@@ -53,7 +53,7 @@ def runs(tmp_path_factory):
 def test_draws_have_the_values_of_the_runs_own_metrics(runs):
     dataset, (near, _) = runs
     found = draw_retrieved(near, METRICS, 20)
-    metrics, _ = retrieval_metrics(read_target_ranks(near, "test"), training_strata(Dataset(dataset)))
+    metrics, _ = retrieval_metrics(read_target_positions(near, "test"), training_strata(Dataset(dataset)))
     assert {name: drawn.value for name, drawn in found.items()} == pytest.approx(
         {f"test/{name}": metrics[name] for name in ("ndcg@10", "recall@5/popularity_tail")}
     )

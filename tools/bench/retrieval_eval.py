@@ -3,7 +3,7 @@
     .venv/bin/python tools/bench/retrieval_eval.py [--users N] [--items N] [--width N] [--batch N]
 
 Scores are dot products of user and item vectors; every user has one target and a history of 50 items,
-which are masked. Ours ranks the target among all items (`rank_targets`, lists of 100) and feeds the
+which are masked. Ours ranks the target among all items (`locate_targets`, lists of 100) and feeds the
 accumulator of the metrics. The peers get a sample of the users: one sorts whole lists with `numpy.argsort`,
 the other takes `torch.topk` of the scores of all items and counts what is above the target. Ranks on the
 sample are compared; they may differ where products of another shape are rounded differently.
@@ -36,7 +36,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from trec_semid.evaluation.retrieval import RetrievalAccumulator  # noqa: E402
-from trec_semid.metrics.target_ranks import KEPT_SCORES, UserItems, rank_targets  # noqa: E402
+from trec_semid.metrics.target_positions import KEPT_SCORES, UserItems, locate_targets  # noqa: E402
 
 HISTORY = 50
 T = TypeVar("T")
@@ -67,9 +67,9 @@ def ours(vectors: Vectors, batch: int) -> Tensor:
         ones = torch.ones(len(users), dtype=torch.int64)
         given = UserItems(vectors.targets[users], ones, vectors.histories[users].flatten(), ones * HISTORY)
         own = vectors.users[users]
-        found = rank_targets(lambda chunk, own=own: vectors.scores(own, chunk), given, len(vectors.items))
-        accumulator.update(users, ones, vectors.targets[users], found.ranks, found.top_items)
-        ranks.append(found.ranks)
+        found = locate_targets(lambda chunk, own=own: vectors.scores(own, chunk), given, len(vectors.items))
+        accumulator.update(users, ones, vectors.targets[users], found.positions, found.top_items)
+        ranks.append(found.positions)
     accumulator.result()
     return torch.cat(ranks)
 

@@ -1,6 +1,6 @@
 """Predictions of a split: `predictions/<split>-rank-<r>.parquet`, one file per rank.
 
-What follows are the columns of a ranking run; those of a retrieval run are in `target_ranks`.
+What follows are the columns of a ranking run; those of a retrieval run are in `target_positions`.
 
 row           int64, position within the split's events, each once over all ranks
 user_row      int64

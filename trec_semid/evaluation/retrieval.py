@@ -5,7 +5,7 @@ recall@N    mean over users of the share of their targets among the first N of t
 ndcg@N      mean over users of DCG@N / ideal DCG@N, gain 1 a target; see `metrics.retrieval.ndcg_at`
 coverage@N  share of the catalogue that is among the first N of anyone's list
 
-Lists are of the whole catalogue; `metrics.target_ranks` says how ties are ordered and what is masked. In
+Lists are of the whole catalogue; `metrics.target_positions` says how ties are ordered and what is masked. In
 `<metric>@N/<stratum>` only targets of the stratum count, and users without such a target are left out;
 `coverage@N/popularity_*` is the share of the stratum's items, in anyone's list. Cold items, those without
 a training event, are `popularity_unseen`. A stratum without users, or without items, is left out.
@@ -25,7 +25,7 @@ from trec_semid.core.arrays import Floats, Int32s, Ints
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import POPULARITY, STRATA, Strata
-from trec_semid.evaluation.target_ranks import RETRIEVAL_CUTOFFS, TargetRanks, targets_by_stratum
+from trec_semid.evaluation.target_positions import RETRIEVAL_CUTOFFS, TargetPositions, targets_by_stratum
 from trec_semid.runtime.ranks import gather_objects
 
 RETRIEVAL_COUNTS = ("users", "targets")
@@ -34,9 +34,9 @@ _UNSEEN = np.iinfo(np.int32).max
 
 
 def retrieval_metrics(
-    found: TargetRanks, strata: Strata | None = None, *, cutoffs: Sequence[int] = RETRIEVAL_CUTOFFS
+    found: TargetPositions, strata: Strata | None = None, *, cutoffs: Sequence[int] = RETRIEVAL_CUTOFFS
 ) -> Named:
-    """Return metrics, but for coverage, and counts of targets whose ranks are at hand.
+    """Return metrics, but for coverage, and counts of targets whose positions are at hand.
 
     Raises:
         DataError: a user or item that the strata do not know.
@@ -68,7 +68,7 @@ class RetrievalAccumulator:
         user_rows: ArrayLike,
         lengths: ArrayLike,
         target_rows: ArrayLike,
-        ranks: ArrayLike,
+        positions: ArrayLike,
         top_items: ArrayLike,
     ) -> None:
         """Take this rank's users, each once over all calls and ranks.
@@ -77,15 +77,15 @@ class RetrievalAccumulator:
             user_rows: (B,)
             lengths: (B,) targets of each user; a user without targets counts for coverage alone.
             target_rows: (T,) item rows.
-            ranks: (T,) from 1; `metrics.target_ranks`.
+            positions: (T,) from 1; `metrics.target_positions`.
             top_items: (B, M) item rows of each user's list, best first, M >= the largest cutoff; -1 where
                 the list is shorter.
 
         Raises:
             ShapeError: sizes that do not fit.
-            DataError: a user or item that the strata or the catalogue do not know, or a rank below 1.
+            DataError: a user or item that the strata or the catalogue do not know, or a position below 1.
         """
-        users, sizes, items, places = map(np.asarray, (user_rows, lengths, target_rows, ranks))
+        users, sizes, items, places = map(np.asarray, (user_rows, lengths, target_rows, positions))
         top = np.asarray(top_items)
         self._expect_sizes(users, sizes, items, places, top)
         if (places < 1).any():
@@ -93,7 +93,7 @@ class RetrievalAccumulator:
             remedy = "Give places in the list, the first of them 1"
             raise DataError("no such rank", row=row + 1, field="rank", value=int(places[row]), remedy=remedy)
         owner = np.repeat(np.arange(len(users)), sizes)
-        targets = TargetRanks(np.arange(len(items)), users[owner], items, places)
+        targets = TargetPositions(np.arange(len(items)), users[owner], items, places)
         self._sums.update(owner, len(users), targets)
         self._show(top[:, : max(self._cutoffs)])
 
@@ -132,7 +132,7 @@ class RetrievalAccumulator:
         wanted = {
             "lengths": (sizes.shape, users.shape),
             "target_rows": (items.shape, (int(sizes.sum()),)),
-            "ranks": (places.shape, items.shape),
+            "positions": (places.shape, items.shape),
             "top_items": (top.shape, (len(users), max(*top.shape[1:], *self._cutoffs))),
         }
         for name, (got, expected) in wanted.items():
@@ -151,14 +151,14 @@ class _Sums:
         self.totals = np.zeros((len(self._suffixes), 2 * len(self._names) + len(RETRIEVAL_COUNTS)), np.int64)
         """Of each suffix: high halves, low halves, counts."""
 
-    def update(self, owner: Ints, num_users: int, targets: TargetRanks) -> None:
+    def update(self, owner: Ints, num_users: int, targets: TargetPositions) -> None:
         """Add the targets of some users; see `targets_by_stratum`."""
         parts = targets_by_stratum(owner, num_users, targets, self._strata)
         for at, (_, part) in enumerate(parts):
             values = part.values(self._cutoffs)
             defined = part.lengths > 0
             table = np.stack([values[name][defined] for name in self._names])
-            counts = np.array([np.count_nonzero(defined), len(part.ranks)])
+            counts = np.array([np.count_nonzero(defined), len(part.positions)])
             self.totals[at] += np.concatenate((*_halves(table), counts))
 
     def named(self, totals: Ints) -> Named:

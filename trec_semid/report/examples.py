@@ -11,8 +11,8 @@ from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.histories import read_events
 from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
 from trec_semid.data.schema import Dataset
-from trec_semid.evaluation.target_ranks import TargetRanks
-from trec_semid.metrics.target_ranks import UNLISTED
+from trec_semid.evaluation.target_positions import TargetPositions
+from trec_semid.metrics.target_positions import UNLISTED
 from trec_semid.report.content import Example, ShownTarget
 
 NUM_RANDOM = 4
@@ -25,7 +25,7 @@ FOUND_WITHIN = 100
 
 
 def choose_examples(
-    ranks: Mapping[str, TargetRanks], dataset: Dataset, config: Mapping[str, Any], *, seed: int
+    ranks: Mapping[str, TargetPositions], dataset: Dataset, config: Mapping[str, Any], *, seed: int
 ) -> list[Example]:
     """Return users drawn at random, and those whose best target moved most; none where items have no title.
 
@@ -59,8 +59,8 @@ def choose_examples(
     return examples
 
 
-def _shown(ranks: Mapping[str, TargetRanks], target: int, titles: Sequence[str]) -> ShownTarget:
-    places = {arm: int(found.rank[target]) for arm, found in ranks.items()}
+def _shown(ranks: Mapping[str, TargetPositions], target: int, titles: Sequence[str]) -> ShownTarget:
+    places = {arm: int(found.position[target]) for arm, found in ranks.items()}
     item = int(next(iter(ranks.values())).item_row[target])
     return ShownTarget(
         title=titles[item],
@@ -83,7 +83,7 @@ def _titles(dataset: Dataset) -> list[str] | None:
     return [name or item_id for name, item_id in zip(names, dataset.item_ids, strict=True)]
 
 
-def _choose(ranks: Mapping[str, TargetRanks], users: Ints, seed: int) -> Iterator[tuple[int, str]]:
+def _choose(ranks: Mapping[str, TargetPositions], users: Ints, seed: int) -> Iterator[tuple[int, str]]:
     """Yield users and why each was chosen."""
     best = {arm: _best_rank(found, users) for arm, found in ranks.items()}
     found = np.flatnonzero(np.min(list(best.values()), axis=0) <= FOUND_WITHIN)
@@ -102,7 +102,7 @@ def _choose(ranks: Mapping[str, TargetRanks], users: Ints, seed: int) -> Iterato
                 yield int(users[row]), f"{arm} {verb} most against {baseline}"
 
 
-def _best_rank(found: TargetRanks, users: Ints) -> Ints:
+def _best_rank(found: TargetPositions, users: Ints) -> Ints:
     best = np.full(len(users), UNLISTED)
-    np.minimum.at(best, np.searchsorted(users, found.user_row), found.rank)
+    np.minimum.at(best, np.searchsorted(users, found.user_row), found.position)
     return best

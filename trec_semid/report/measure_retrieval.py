@@ -13,7 +13,11 @@ from trec_semid.core.paths import join
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import POPULARITY, Strata, training_strata
-from trec_semid.evaluation.target_ranks import TargetRanks, bootstrap_target_ranks, read_target_ranks
+from trec_semid.evaluation.target_positions import (
+    TargetPositions,
+    bootstrap_target_positions,
+    read_target_positions,
+)
 from trec_semid.report.arms import ArmRuns
 from trec_semid.report.collect import FinishedRun
 from trec_semid.report.content import Bootstrap, Reach
@@ -48,15 +52,15 @@ def measure_retrieval(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap)
     asked, strata = _ask(arms), training_strata(dataset)
     total = sum(len(arm.runs) for arm in arms)
     steps = iter(track(range(total), "measuring runs", total))
-    first: tuple[FinishedRun, TargetRanks] | None = None
+    first: tuple[FinishedRun, TargetPositions] | None = None
     measured: list[list[RunMeasures]] = []
     reach: list[Reach] = []
-    firsts: dict[str, TargetRanks] = {}
+    firsts: dict[str, TargetPositions] = {}
     for arm in arms:
         runs: list[RunMeasures] = []
-        tests: list[TargetRanks] = []
+        tests: list[TargetPositions] = []
         for run in arm.runs:
-            test, valid = read_target_ranks(run.uri, "test"), read_target_ranks(run.uri, "valid")
+            test, valid = read_target_positions(run.uri, "test"), read_target_positions(run.uri, "valid")
             first = first or (run, test)
             expect_same_rows(run, _rows(test), first[0], _rows(first[1]), SAME_TARGETS)
             expect_own_metrics(run, _own_metrics(run, test))
@@ -94,20 +98,25 @@ def _cutoffs(run: FinishedRun) -> list[int]:
     return sorted(run.config.get("evaluation", {}).get("cutoffs", ()))
 
 
-def _rows(test: TargetRanks) -> dict[str, Array]:
+def _rows(test: TargetPositions) -> dict[str, Array]:
     return {"user_row": test.user_row, "item_row": test.item_row}
 
 
-def _own_metrics(run: FinishedRun, test: TargetRanks) -> dict[str, float]:
+def _own_metrics(run: FinishedRun, test: TargetPositions) -> dict[str, float]:
     metrics, _ = retrieval_metrics(test, cutoffs=_cutoffs(run))
     return {f"test/{name}": value for name, value in metrics.items()}
 
 
 def _measure_run(
-    run: FinishedRun, test: TargetRanks, valid: TargetRanks, strata: Strata, how: Bootstrap, asked: Asked
+    run: FinishedRun,
+    test: TargetPositions,
+    valid: TargetPositions,
+    strata: Strata,
+    how: Bootstrap,
+    asked: Asked,
 ) -> RunMeasures:
     cutoffs = sorted({int(name.partition("@")[2]) for name in asked.metrics})
-    drawn = bootstrap_target_ranks(
+    drawn = bootstrap_target_positions(
         test, strata, cutoffs=cutoffs, num_replicates=how.replicates, seed=how.seed
     )
     on_valid, _ = retrieval_metrics(valid, cutoffs=cutoffs)
@@ -130,7 +139,7 @@ def _key(name: str) -> Key:
     return Key("catalogue", stratum or None, metric)
 
 
-def _reach(arm: ArmRuns, tests: Sequence[TargetRanks], num_items: int) -> Reach:
+def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Reach:
     """Return recall by length of the list, as far as the arm's lists go."""
     how = arm.runs[0].config.get("evaluation", {})
     longest = max(_cutoffs(arm.runs[0])) if how.get("beam_width") else num_items
@@ -156,13 +165,13 @@ def _beam_agreement(arm: ArmRuns) -> dict[int, float]:
     }
 
 
-def _recall_by_length(test: TargetRanks, lengths: Ints) -> Floats:
+def _recall_by_length(test: TargetPositions, lengths: Ints) -> Floats:
     """Return the mean over users of the share of their targets that a list of each length holds."""
     _, owner, of_user = np.unique(test.user_row, return_inverse=True, return_counts=True)
     weight = 1 / (of_user[owner] * len(of_user))
-    order = np.argsort(test.rank, kind="stable")
+    order = np.argsort(test.position, kind="stable")
     held = np.concatenate(([0.0], np.cumsum(weight[order])))
-    return held[np.searchsorted(test.rank[order], lengths, side="right")]
+    return held[np.searchsorted(test.position[order], lengths, side="right")]
 
 
 def _notes(arms: Sequence[ArmRuns]) -> list[str]:

@@ -8,7 +8,7 @@ from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.data.schema import Split, open_dataset
 from trec_semid.evaluation.predictions import predictions_uri
 from trec_semid.evaluation.strata import training_strata
-from trec_semid.evaluation.target_ranks import bootstrap_target_ranks, read_target_ranks
+from trec_semid.evaluation.target_positions import bootstrap_target_positions, read_target_positions
 from trec_semid.metrics.intervals import Replicates
 
 _KEY = re.compile(r"(?P<split>valid|test)/(?P<name>(?:recall|ndcg)@(?P<cutoff>\d+)(?:/(?P<stratum>\w+))?)")
@@ -36,8 +36,8 @@ def draw_retrieved(folder: str, metrics: Sequence[str], num_replicates: int) -> 
         if any(match["stratum"] for match in of_split):
             config = tomllib.loads(read_bytes(join(folder, "config.toml")).decode())
             strata = training_strata(open_dataset(str(config["dataset"])))
-        drawn = bootstrap_target_ranks(
-            read_target_ranks(folder, split),
+        drawn = bootstrap_target_positions(
+            read_target_positions(folder, split),
             strata,
             cutoffs=sorted({int(match["cutoff"]) for match in of_split}),
             num_replicates=num_replicates,

@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import load_config
 from trec_semid.data.ragged import Ragged
-from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets
+from trec_semid.metrics.target_positions import ListedTargets, UserItems, locate_targets
 from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
@@ -45,7 +45,7 @@ class MarginalSearch:
         """Make the vectors of all items."""
         self._inner.begin()
 
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Search`."""
         found = self._inner.scores(histories, chosen)
         if found is None:
@@ -62,7 +62,7 @@ class MarginalSearch:
         def score(items: slice) -> torch.Tensor:
             return total[:, items]
 
-        return rank_targets(
+        return locate_targets(
             score, users, self._inner.num_items, list_length=length, kept_scores=SCORES_AT_ONCE
         )
 

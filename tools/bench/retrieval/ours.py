@@ -14,7 +14,7 @@ from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.tuple_trie import TupleTrie
-from trec_semid.metrics.target_ranks import UserItems, rank_targets
+from trec_semid.metrics.target_positions import UserItems, locate_targets
 from trec_semid.models.beam import Beams, NextLogProbs, beam_search, parallel_heads
 from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
 from trec_semid.models.heterrec import HeterrecConfig
@@ -112,7 +112,7 @@ class Lists:
         scores = CatalogueScores(model, catalogue, model.states(tokens, batch.places))
         none = torch.zeros(len(batch.rows), dtype=torch.int64)
         nothing = UserItems(none[:0], none, none[:0], none)
-        return rank_targets(scores.of, nothing, self._num_items, list_length=self._length).top_items
+        return locate_targets(scores.of, nothing, self._num_items, list_length=self._length).top_items
 
     @torch.no_grad()
     def by_beam(self, batch: SequenceBatch) -> Beams:

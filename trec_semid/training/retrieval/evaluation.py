@@ -19,8 +19,8 @@ from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.retrieval import RetrievalAccumulator
 from trec_semid.evaluation.strata import Strata, strata_of_counts
-from trec_semid.evaluation.target_ranks import TARGET_RANK_SCHEMA, distinct_targets
-from trec_semid.metrics.target_ranks import TargetPlaces, UserItems
+from trec_semid.evaluation.target_positions import TARGET_SCHEMA, distinct_targets
+from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
@@ -33,7 +33,7 @@ class Lists(NamedTuple):
 
     rows: Array
     """(B,) positions among the users of the split."""
-    places: TargetPlaces
+    places: ListedTargets
     """Of their targets, user after user."""
 
 
@@ -113,7 +113,7 @@ class Evaluator:
                 rank=ranks.rank,
                 world_size=ranks.world_size,
                 num_rows=int(rows.targets.lengths.sum()),
-                schema=TARGET_RANK_SCHEMA,
+                schema=TARGET_SCHEMA,
             ) as writer,
             working(f"retrieve {split}", len(rows.users), shown=ranks.is_main) as work,
         ):
@@ -125,7 +125,7 @@ class Evaluator:
                     row=np.repeat(firsts[lists.rows], lengths) + within,
                     user_row=np.repeat(rows.users[lists.rows], lengths),
                     item_row=items,
-                    rank=lists.places.ranks.cpu().numpy(),
+                    rank=lists.places.positions.cpu().numpy(),
                 )
                 work.advance(len(lists.rows) * ranks.world_size)
         return accumulator.result()
@@ -133,5 +133,5 @@ class Evaluator:
 
 def _take(accumulator: RetrievalAccumulator, rows: EvaluationRows, lists: Lists) -> None:
     targets, lengths = rows.targets.take(lists.rows)
-    found, shown = lists.places.ranks.cpu().numpy(), lists.places.top_items.cpu().numpy()
+    found, shown = lists.places.positions.cpu().numpy(), lists.places.top_items.cpu().numpy()
     accumulator.update(rows.users[lists.rows], lengths, targets, found, shown)

@@ -14,7 +14,7 @@ from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.batches import SequenceBatch, history_batch
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.layers.tuple_trie import TupleTrie
-from trec_semid.metrics.target_ranks import TargetPlaces, UserItems, rank_targets, ranks_in_lists
+from trec_semid.metrics.target_positions import ListedTargets, UserItems, locate_targets, positions_in_lists
 from trec_semid.models.beam import NextLogProbs, decode_items, parallel_heads
 from trec_semid.models.catalogue_scores import CatalogueParts, CatalogueScores, build_catalogue
 from trec_semid.models.item_tokens import Tokens
@@ -39,7 +39,7 @@ class Search(Protocol):
         """Take the model as it is now; all ranks together."""
         ...
 
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """Return where targets stand, in lists of so many items; all ranks together, None without users.
 
         Args:
@@ -72,7 +72,7 @@ class ExactSearch:
         """Make the vectors of all items."""
         self._catalogue = build_catalogue(self._retriever, self._feed.chunk, self._data.num_items)
 
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Search`."""
         scores = self.scores(histories, chosen)
         return None if scores is None else _places(scores.of, users, self.num_items, length, self._penalties)
@@ -112,7 +112,7 @@ class EnsembleSearch:
         for member in self._members:
             member.begin()
 
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Search`."""
         found = [member.scores(histories, chosen) for member in self._members]
         scores = [each for each in found if each is not None]
@@ -157,7 +157,7 @@ class BeamSearch:
         sizes = [self._live.tables.num_rows - 1] * self._live.codes.shape[1]
         self._trie = TupleTrie.build(self._live.codes, sizes).to(self._ranks.device)
 
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Search`."""
         batch = _batch(histories, chosen, self._data, self._ranks)
         tokens = self._model.items(self._feed.listed(batch))
@@ -167,7 +167,7 @@ class BeamSearch:
         found = decode_items(
             self._trie, len(chosen), ask, width=self.width, num_items=length, exclude=_excluded(users)
         )
-        return TargetPlaces(ranks_in_lists(found.items, users.targets, users.num_targets), found.items)
+        return ListedTargets(positions_in_lists(found.items, users.targets, users.num_targets), found.items)
 
     def exact(self) -> "ExactSearch | BeamSearch | None":
         """Return the exact search that it stands for; None where nothing exact is affordable.
@@ -210,7 +210,7 @@ class PopularitySearch:
     def begin(self) -> None:
         """Nothing changes."""
 
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TargetPlaces | None:
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Search`."""
         if not len(chosen):
             return None
@@ -219,7 +219,7 @@ class PopularitySearch:
             """Return (B, n): counts, the same for everyone."""
             return self._counts[items].expand(len(chosen), -1).clone()
 
-        return rank_targets(score, users, len(self._counts), list_length=length)
+        return locate_targets(score, users, len(self._counts), list_length=length)
 
 
 def penalties_of(data: RetrievalData, unseen_penalty: float, ranks: Ranks) -> Tensor | None:
@@ -238,7 +238,7 @@ def _places(
     num_items: int,
     length: int,
     penalties: Tensor | None,
-) -> TargetPlaces:
+) -> ListedTargets:
     """Return where targets stand by scores, which are tensors of their own, less penalties (N,)."""
 
     def lowered(items: slice) -> Tensor:
@@ -246,7 +246,7 @@ def _places(
         found = scores(items)
         return found if penalties is None else found.sub_(penalties[items])
 
-    return rank_targets(lowered, users, num_items, list_length=length, kept_scores=SCORES_AT_ONCE)
+    return locate_targets(lowered, users, num_items, list_length=length, kept_scores=SCORES_AT_ONCE)
 
 
 def _batch(histories: Ragged, chosen: Array, data: RetrievalData, ranks: Ranks) -> SequenceBatch:

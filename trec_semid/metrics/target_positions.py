@@ -2,13 +2,13 @@
 
 The list of a user holds every item but the masked ones (those of the user's history), sorted by (score
 descending, item row ascending), so items that share all codes, and with them a score, have an order. A
-target is never masked, also where the history has it. The rank of a target is its place in that list:
+target is never masked, also where the history has it. The position of a target in that list:
 
-    rank = 1 + #{items of the list scored above it} + #{items of the list scored equally, row lower}
+    position = 1 + #{items of the list scored above it} + #{items of the list scored equally, row lower}
 
 Other targets of the user are items of the list like any other. With one target a user this is
-leave-one-out; with several no two have the same rank. An item scored -inf is in no list, so scores that a
-beam search leaves at -inf are misses: as a target its rank is UNLISTED. Scores are compared in float32.
+leave-one-out; with several no two have the same position. An item scored -inf is in no list, so scores that a
+beam search leaves at -inf are misses: as a target its position is UNLISTED. Scores are compared in float32.
 
 Memory: one chunk, its comparisons, and the scores that are kept; never users × catalogue.
 
@@ -30,7 +30,7 @@ ChunkScorer = Callable[[slice], Tensor]
 """Gives (B, n) scores of the items from `start` to `stop`, in a tensor of its own that is written into."""
 
 UNLISTED = 2**62
-"""Rank of a target that is not in the list: behind every cutoff."""
+"""Position of a target that is not in the list: behind every cutoff."""
 CHUNK_SCORES = 1 << 21
 """Scores of a chunk, unless its number of items is given: 8 MiB, so that work stays near the processor."""
 KEPT_SCORES = 1 << 26
@@ -52,10 +52,10 @@ class UserItems(NamedTuple):
     """(B,)"""
 
 
-class TargetPlaces(NamedTuple):
+class ListedTargets(NamedTuple):
     """Where the targets stand, and what the users are shown."""
 
-    ranks: Tensor
+    positions: Tensor
     """(T,) int64, from 1; UNLISTED where a target is scored -inf."""
     top_items: Tensor
     """(B, N) int64 item rows, best first; -1 where the list is shorter."""
@@ -81,7 +81,7 @@ class _Top(NamedTuple):
 
 
 @torch.no_grad()
-def rank_targets(
+def locate_targets(
     score: ChunkScorer,
     users: UserItems,
     num_items: int,
@@ -89,7 +89,7 @@ def rank_targets(
     list_length: int = 100,
     chunk_items: int | None = None,
     kept_scores: int = KEPT_SCORES,
-) -> TargetPlaces:
+) -> ListedTargets:
     """Rank the targets of a batch of users among the whole catalogue; see the head of this module.
 
     A target's own score must be known before items above it are counted, so every chunk is looked at
@@ -131,10 +131,10 @@ def rank_targets(
             scores = _masked_scores(score, chunk, masked, num_users)
         _expect_same(own, scores, targets, chunk)
         _count_ahead(ahead, own, scores, targets, chunk)
-    return TargetPlaces(torch.where(own == -torch.inf, UNLISTED, 1 + ahead), top.items)
+    return ListedTargets(torch.where(own == -torch.inf, UNLISTED, 1 + ahead), top.items)
 
 
-def ranks_in_lists(top_items: Tensor, targets: Tensor, num_targets: Tensor) -> Tensor:
+def positions_in_lists(top_items: Tensor, targets: Tensor, num_targets: Tensor) -> Tensor:
     """Return (T,) the place of each target in its user's list, from 1; UNLISTED where it is not there.
 
     For lists that are made without scores of the whole catalogue, as by a beam search; what may not be in

@@ -1,11 +1,11 @@
-"""Ranks of a split's targets: `predictions/<split>-rank-<r>.parquet` of a retrieval run, one file per rank.
+"""Where targets stand in their users' lists: `predictions/<split>-rank-<r>.parquet`, one file a rank.
 
 row       int64, position within the split's targets (user after user), each once over all ranks
 user_row  int64, ascending with `row`
 item_row  int64, the target
-rank      int64, its place in the user's list, from 1; see `metrics.target_ranks`
+rank      int64, its position in the user's list, from 1; see `metrics.target_positions`
 
-Written by `PredictionWriter(..., schema=TARGET_RANK_SCHEMA)`.
+Written by `PredictionWriter(..., schema=TARGET_SCHEMA)`.
 
 Legend: U users, T targets of all users.
 """
@@ -27,46 +27,50 @@ from trec_semid.metrics.intervals import Replicates
 from trec_semid.metrics.retrieval import per_user_retrieval
 from trec_semid.metrics.user_means import bootstrap_user_means
 
-TARGET_RANK_SCHEMA = pa.schema([(name, pa.int64()) for name in ("row", "user_row", "item_row", "rank")])
+TARGET_SCHEMA = pa.schema([(name, pa.int64()) for name in ("row", "user_row", "item_row", "rank")])
 RETRIEVAL_CUTOFFS = (5, 10, 50, 100)
 
 
-class TargetRanks(NamedTuple):
-    """All targets of a split, in order of `row`; fields as in the file."""
+class TargetPositions(NamedTuple):
+    """All targets of a split, in order of `row`; fields as in the file, where the last is called `rank`."""
 
     row: Ints
     user_row: Ints
     item_row: Ints
-    rank: Ints
+    position: Ints
+
+    def columns(self) -> dict[str, Ints]:
+        """Return (T,) columns under their names in the file, as `PredictionWriter.write` takes them."""
+        return dict(zip(TARGET_SCHEMA.names, self, strict=True))
 
 
 class TargetsOfUsers(NamedTuple):
     """Some of the targets, such as those of a stratum."""
 
-    ranks: Ints
-    """User after user."""
+    positions: Ints
+    """(T,) user after user."""
     lengths: Ints
     """(U,) how many of them each user has; 0 for a user who has none of them."""
 
     def values(self, cutoffs: Sequence[int]) -> dict[str, Floats]:
         """Return (U,) `recall@N` and `ndcg@N` for each cutoff, NaN for users without such targets."""
-        return per_user_retrieval(self.ranks, self.lengths, cutoffs)
+        return per_user_retrieval(self.positions, self.lengths, cutoffs)
 
 
-def read_target_ranks(run_uri: str, split: Split) -> TargetRanks:
-    """Read the ranks that all ranks of a retrieval run wrote, in order of `row`.
+def read_target_positions(run_uri: str, split: Split) -> TargetPositions:
+    """Read the positions that all ranks of a retrieval run wrote, in order of `row`.
 
     Raises:
-        DataError: as `read_columns`, or a rank below 1, or targets that do not come user after user.
+        DataError: as `read_columns`, or a position below 1, or targets that do not come user after user.
     """
-    found = TargetRanks(*read_columns(run_uri, split, TARGET_RANK_SCHEMA))
+    found = TargetPositions(*read_columns(run_uri, split, TARGET_SCHEMA))
     for field, wrong, problem in (
-        ("rank", found.rank < 1, "ranks start at 1"),
+        ("rank", found.position < 1, "ranks start at 1"),
         ("user_row", np.diff(found.user_row, prepend=0) < 0, "targets do not come user after user"),
     ):
         if wrong.any():
             row, file = int(np.argmax(wrong)), predictions_uri(run_uri, split, 0)
-            value, remedy = int(getattr(found, field)[row]), "Evaluate again"
+            value, remedy = int(found.columns()[field][row]), "Evaluate again"
             raise DataError(problem, file=file, row=row + 1, field=field, value=value, remedy=remedy)
     return found
 
@@ -82,13 +86,13 @@ def distinct_targets(rows: EvaluationRows) -> EvaluationRows:
 
 
 def targets_by_stratum(
-    owner: Ints, num_users: int, targets: TargetRanks, strata: Strata | None
+    owner: Ints, num_users: int, targets: TargetPositions, strata: Strata | None
 ) -> Iterator[tuple[str, TargetsOfUsers]]:
     """Yield all targets under "", then those of each stratum under "/<stratum>".
 
-    A stratum of popularity has the targets that are such items, one of activity those of such users. Ranks
-    stay what they are in the list of the whole catalogue; recall is the share of the stratum's targets
-    that are found, and NDCG's ideal list has them alone.
+    A stratum of popularity has the targets that are such items, one of activity those of such users.
+    Positions stay what they are in the list of the whole catalogue; recall is the share of the stratum's
+    targets in the list, and NDCG's ideal list has them alone.
 
     Args:
         owner: (T,) whose target it is, ascending from 0 to num_users - 1.
@@ -99,14 +103,14 @@ def targets_by_stratum(
     Raises:
         DataError: a user or item that the strata do not know.
     """
-    yield "", TargetsOfUsers(targets.rank, np.bincount(owner, minlength=num_users))
+    yield "", TargetsOfUsers(targets.position, np.bincount(owner, minlength=num_users))
     for name, mask in strata.masks(targets.user_row, targets.item_row) if strata else ():
         lengths = np.bincount(owner[mask], minlength=num_users)
-        yield f"/{name}", TargetsOfUsers(targets.rank[mask], lengths)
+        yield f"/{name}", TargetsOfUsers(targets.position[mask], lengths)
 
 
-def bootstrap_target_ranks(
-    found: TargetRanks,
+def bootstrap_target_positions(
+    found: TargetPositions,
     strata: Strata | None = None,
     *,
     cutoffs: Sequence[int] = RETRIEVAL_CUTOFFS,

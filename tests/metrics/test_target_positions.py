@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError, ShapeError
-from trec_semid.metrics.target_ranks import (
+from trec_semid.metrics.target_positions import (
     CHUNK_SCORES,
     UNLISTED,
     UserItems,
-    rank_targets,
-    ranks_in_lists,
+    locate_targets,
+    positions_in_lists,
 )
 
 
@@ -71,10 +71,10 @@ def batches(draw):
     st.sampled_from([0, 100, 1 << 26]),
     st.sampled_from([1, 3, 20, 250]),
 )
-def test_ranks_and_lists_are_those_of_the_sorted_list(batch, num_chunks, kept_scores, list_length):
+def test_positions_and_lists_are_those_of_the_sorted_list(batch, num_chunks, kept_scores, list_length):
     scores, targets, masked = batch
     chunk_items = num_chunks and -(-scores.shape[1] // num_chunks)
-    found = rank_targets(
+    found = locate_targets(
         scorer(scores),
         user_items(targets, masked),
         scores.shape[1],
@@ -91,7 +91,7 @@ def test_chunks_may_be_single_items(kept_scores):
     scores = random.integers(0, 6, (3, 40)).astype(np.float32)
     batch = scores, [[3, 39, 0], [20], []], [[3, 4], [], [7, 7]]
     users = user_items(*batch[1:])
-    found = rank_targets(scorer(scores), users, 40, list_length=20, chunk_items=1, kept_scores=kept_scores)
+    found = locate_targets(scorer(scores), users, 40, list_length=20, chunk_items=1, kept_scores=kept_scores)
     check(found, batch, 20)
 
 
@@ -103,7 +103,7 @@ def check(found, batch, list_length):
         for own, rows in zip(lists, targets, strict=True)
         for target in rows
     ]
-    assert found.ranks.tolist() == wanted
+    assert found.positions.tolist() == wanted
     for shown, own in zip(found.top_items.tolist(), lists, strict=True):
         assert shown == own[:list_length] + [-1] * (list_length - len(own[:list_length]))
 
@@ -115,41 +115,43 @@ def test_lists_of_a_larger_catalogue_are_those_of_the_sorted_list():
     masked = [random.choice(30_000, 200).tolist() for _ in range(5)]
     lists = listed(scores, targets, masked)
     for chunk_items in (7_000, None):
-        found = rank_targets(
+        found = locate_targets(
             scorer(scores), user_items(targets, masked), 30_000, chunk_items=chunk_items, kept_scores=50_000
         )
         assert found.top_items.tolist() == [own[:100] for own in lists]
         wanted = [own.index(t) + 1 for own, rows in zip(lists, targets, strict=True) for t in rows]
-        assert found.ranks.tolist() == wanted
+        assert found.positions.tolist() == wanted
 
 
 @settings(deadline=None)
 @given(batches())
-def test_ranks_in_given_lists_are_those_of_the_catalogue_as_far_as_the_lists_go(batch):
+def test_positions_in_given_lists_are_those_of_the_catalogue_as_far_as_the_lists_go(batch):
     scores, targets, masked = batch
     users = user_items(targets, masked)
-    found = rank_targets(scorer(scores), users, scores.shape[1], list_length=10)
-    in_lists = ranks_in_lists(found.top_items, users.targets, users.num_targets)
-    assert torch.equal(in_lists, torch.where(found.ranks <= 10, found.ranks, UNLISTED))
+    found = locate_targets(scorer(scores), users, scores.shape[1], list_length=10)
+    in_lists = positions_in_lists(found.top_items, users.targets, users.num_targets)
+    assert torch.equal(in_lists, torch.where(found.positions <= 10, found.positions, UNLISTED))
 
 
 def test_history_is_taken_out_but_never_a_target():
     scores = np.array([[5.0, 4.0, 3.0, 2.0]], np.float32)
-    found = rank_targets(scorer(scores), user_items([[2]], [[0, 2, 0]]), 4, list_length=3)
-    assert found.ranks.tolist() == [2]
+    found = locate_targets(scorer(scores), user_items([[2]], [[0, 2, 0]]), 4, list_length=3)
+    assert found.positions.tolist() == [2]
     assert found.top_items.tolist() == [[1, 2, 3]]
 
 
 def test_other_targets_of_a_user_are_items_of_the_list():
     scores = np.array([[5.0, 4.0, 3.0, 2.0]], np.float32)
-    assert rank_targets(scorer(scores), user_items([[3, 0, 1]]), 4).ranks.tolist() == [4, 1, 2]
+    assert locate_targets(scorer(scores), user_items([[3, 0, 1]]), 4).positions.tolist() == [4, 1, 2]
 
 
-def test_a_batch_without_users_or_targets_is_ranked():
-    found = rank_targets(scorer(np.zeros((0, 9), np.float32)), user_items([]), 9)
-    assert found.ranks.shape == (0,)
+def test_a_batch_without_users_or_targets_has_no_positions():
+    found = locate_targets(scorer(np.zeros((0, 9), np.float32)), user_items([]), 9)
+    assert found.positions.shape == (0,)
     assert found.top_items.shape == (0, 100)
-    assert rank_targets(scorer(np.zeros((2, 9), np.float32)), user_items([[], []]), 9).ranks.shape == (0,)
+    assert locate_targets(scorer(np.zeros((2, 9), np.float32)), user_items([[], []]), 9).positions.shape == (
+        0,
+    )
 
 
 def test_every_item_is_scored_once_where_scores_are_kept_and_never_more_than_twice():
@@ -159,10 +161,10 @@ def test_every_item_is_scored_once_where_scores_are_kept_and_never_more_than_twi
         asked.append(chunk.start)
         return torch.zeros(2, chunk.stop - chunk.start)
 
-    rank_targets(score, user_items([[1], [2]]), 100, chunk_items=10)
+    locate_targets(score, user_items([[1], [2]]), 100, chunk_items=10)
     assert asked == list(range(0, 100, 10))
     asked.clear()
-    rank_targets(score, user_items([[1], [2]]), 100, chunk_items=10, kept_scores=80)
+    locate_targets(score, user_items([[1], [2]]), 100, chunk_items=10, kept_scores=80)
     assert asked == [*range(0, 100, 10), *range(40, 100, 10)]
 
 
@@ -176,16 +178,16 @@ def test_chunks_stay_small_however_many_users_and_items():
     for num_users, num_items in ((1, 3_000_000), (500, 9_000)):
         widths.clear()
         targets = [[num_items - 1]] * num_users
-        found = rank_targets(score, user_items(targets), num_items, list_length=10)
+        found = locate_targets(score, user_items(targets), num_items, list_length=10)
         assert sum(widths) == num_items
         assert max(widths) * num_users <= CHUNK_SCORES
-        assert set(found.ranks.tolist()) == {num_items}
+        assert set(found.positions.tolist()) == {num_items}
         assert found.top_items[-1].tolist() == list(range(10))
 
 
 def test_half_precision_and_gradients_are_taken():
     scores = torch.randn(3, 50, requires_grad=True)
-    found = rank_targets(lambda chunk: (scores * 2)[:, chunk].bfloat16(), user_items([[1], [2], [3]]), 50)
+    found = locate_targets(lambda chunk: (scores * 2)[:, chunk].bfloat16(), user_items([[1], [2], [3]]), 50)
     rounded = (scores * 2).bfloat16().float().detach().numpy()
     assert found.top_items[:, :50].tolist() == listed(rounded, [[]] * 3, [[]] * 3)
 
@@ -194,13 +196,13 @@ def test_scores_that_are_no_numbers_are_refused():
     scores = np.zeros((3, 70), np.float32)
     scores[1, 69] = np.nan
     with pytest.raises(DataError, match=r"row 2, field 'score': score is NaN"):
-        rank_targets(scorer(scores), user_items([[1], [2], [3]]), 70)
+        locate_targets(scorer(scores), user_items([[1], [2], [3]]), 70)
 
 
 def test_a_scorer_that_changes_its_mind_is_refused():
     torch.manual_seed(0)
     with pytest.raises(DataError, match="two scores"):
-        rank_targets(
+        locate_targets(
             lambda chunk: torch.randn(1, chunk.stop - chunk.start), user_items([[1]]), 9, kept_scores=0
         )
 
@@ -217,10 +219,10 @@ def test_a_scorer_that_changes_its_mind_is_refused():
 )
 def test_batches_that_do_not_fit_are_refused(targets, masked, error, told):
     with pytest.raises(error, match=told):
-        rank_targets(scorer(np.zeros((1, 9), np.float32)), user_items(targets, masked), 9)
+        locate_targets(scorer(np.zeros((1, 9), np.float32)), user_items(targets, masked), 9)
 
 
 def test_lengths_must_add_up():
     users = user_items([[1], [2]])._replace(num_masked=torch.tensor([0, 3]))
     with pytest.raises(ShapeError, match="masked: 0 items, but lengths sum up to 3"):
-        rank_targets(scorer(np.zeros((2, 9), np.float32)), users, 9)
+        locate_targets(scorer(np.zeros((2, 9), np.float32)), users, 9)
