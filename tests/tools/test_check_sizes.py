@@ -91,3 +91,23 @@ def test_files_of_tests_have_a_limit_of_their_own_and_no_other_rule(tmp_path: Pa
     assert faults(tmp_path, "x = 1\n" * 401, "tests/test_a.py") == [
         "tests/test_a.py:1: 401 lines, at most 400. Split it at its second idea."
     ]
+
+
+def test_folder_of_too_many_modules_is_told_with_their_number(tmp_path: Path):
+    for number in range(15):
+        (tmp_path / f"a{number}.py").write_text('"""A."""\n')
+    (tmp_path / "__init__.py").write_text('"""A room."""\n')
+    assert check(tmp_path) == (0, "sizes: 16 files, 0 faults\n")
+    (tmp_path / "one_more.py").write_text('"""A."""\n')
+    code, said = check(tmp_path)
+    assert (code, said.splitlines()[0]) == (
+        1,
+        f"{tmp_path}: 16 Python files, at most 15. Cut it where there are two ideas.",
+    )
+
+
+def test_folders_of_tests_follow_the_code_and_have_no_limit(tmp_path: Path):
+    (tmp_path / "tests").mkdir()
+    for number in range(20):
+        (tmp_path / f"tests/test_{number}.py").write_text("x = 1\n")
+    assert check(tmp_path)[0] == 0

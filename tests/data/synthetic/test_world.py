@@ -20,7 +20,7 @@ from trec_semid.data.synthetic.truth import Ceilings, coin_bits, information, pa
 from trec_semid.data.synthetic.world import SyntheticConfig, World, mixing
 from trec_semid.metrics.auc import auc
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def config(folder: object = "unused", **changes: object) -> SyntheticConfig:

@@ -1,0 +1,157 @@
+"""Hold that every public function of arrays or tensors says their shapes; exit 1 when one does not.
+
+A function's annotations tell whether it takes or returns arrays. Its docstring must then hold a shape such as
+`(B, L)`, `(num_items, dim)`, `(N,)`, `()`, or `(...)` where any will do; for `forward` and `__init__` that
+of the class will do.
+Usage: python tools/check_shapes.py [FOLDER...]
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDERS = ("trec_semid",)
+ARRAYS = {
+    *("Tensor", "Array", "Ints", "Int32s", "AnyInts", "Floats", "Float32s", "Flags", "Bytes", "Hashes"),
+    *("ndarray", "NDArray"),
+}
+TO_DO: set[str] = {
+    "trec_semid/checkpoints/load.py",
+    "trec_semid/checkpoints/mapped.py",
+    "trec_semid/core/finite.py",
+    "trec_semid/core/hashing.py",
+    "trec_semid/core/shapes.py",
+    "trec_semid/data/encoders/cache.py",
+    "trec_semid/data/encoders/chunks.py",
+    "trec_semid/data/encoders/columns.py",
+    "trec_semid/data/encoders/narrow.py",
+    "trec_semid/data/encoders/store.py",
+    "trec_semid/data/events/duplicates.py",
+    "trec_semid/data/events/filters.py",
+    "trec_semid/data/events/labels.py",
+    "trec_semid/data/events/linking.py",
+    "trec_semid/data/events/ordering.py",
+    "trec_semid/data/events/splits.py",
+    "trec_semid/data/features.py",
+    "trec_semid/data/folder.py",
+    "trec_semid/data/item_rows.py",
+    "trec_semid/data/ragged.py",
+    "trec_semid/data/ranking/dataset.py",
+    "trec_semid/data/ranking/loader.py",
+    "trec_semid/data/raw/columns.py",
+    "trec_semid/data/raw/entities.py",
+    "trec_semid/data/raw/formats/rows.py",
+    "trec_semid/data/raw/ratings.py",
+    "trec_semid/data/retrieval/batches.py",
+    "trec_semid/data/retrieval/dataset.py",
+    "trec_semid/data/retrieval/loader.py",
+    "trec_semid/data/similar_ids.py",
+    "trec_semid/data/synthetic/world.py",
+    "trec_semid/evaluation/predictions.py",
+    "trec_semid/evaluation/strata.py",
+    "trec_semid/layers/experts.py",
+    "trec_semid/layers/quantize.py",
+    "trec_semid/layers/tuple_trie.py",
+    "trec_semid/metrics/binary.py",
+    "trec_semid/metrics/intervals.py",
+    "trec_semid/metrics/keys.py",
+    "trec_semid/metrics/retrieval.py",
+    "trec_semid/models/catalogue_scores.py",
+    "trec_semid/models/code_scores.py",
+    "trec_semid/models/item_tokens.py",
+    "trec_semid/models/item_transformer.py",
+    "trec_semid/models/retriever.py",
+    "trec_semid/report/measure.py",
+    "trec_semid/serving/ids.py",
+    "trec_semid/serving/tables.py",
+    "trec_semid/sharding/tables.py",
+    "trec_semid/tokenizers/codebook_fit.py",
+    "trec_semid/tokenizers/drift.py",
+    "trec_semid/tokenizers/inputs/alignment.py",
+    "trec_semid/tokenizers/inputs/contents.py",
+    "trec_semid/tokenizers/inputs/draw.py",
+    "trec_semid/tokenizers/inputs/fusion.py",
+    "trec_semid/tokenizers/inputs/shards.py",
+    "trec_semid/tokenizers/inputs/standardise.py",
+    "trec_semid/tokenizers/mmq.py",
+    "trec_semid/tokenizers/opq.py",
+    "trec_semid/tokenizers/quality.py",
+    "trec_semid/tokenizers/rq_kmeans.py",
+    "trec_semid/tokenizers/rq_vae.py",
+    "trec_semid/tokenizers/tokenizer.py",
+    "trec_semid/training/finetune/code_watch.py",
+    "trec_semid/training/finetune/finetuning.py",
+    "trec_semid/training/retrieval/item_feed.py",
+    "trec_semid/training/retrieval/search.py",
+    "trec_semid/training/steps.py",
+}
+"""Files whose functions do not all say shapes yet."""
+OF_THE_CLASS = {"forward", "__init__"}
+"""Methods whose shapes may stand in the docstring of their class."""
+SHAPE = re.compile(r"\(\)|\((?P<sizes>[^()\n]+(?:\([^()\n]*\)[^()\n]*)*)\)")
+SIZE = re.compile(r"\.\.\.|\*?(\d+|[A-Z]\w*|num_\w+|\w*(dim|size|rows|width)\w*|len\(\w+\))( ?[-+*/] ?\w+)*")
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def check_file(path: Path) -> Iterator[str]:
+    """Yield one `path:line: fault` for every function without a shape."""
+    for node in ast.parse(path.read_text(), str(path)).body:
+        if isinstance(node, Function) and not node.name.startswith("_"):
+            yield from (f"{path}:{fault}" for fault in check_function(node, ast.get_docstring(node)))
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from (f"{path}:{fault}" for fault in check_class(node))
+
+
+def check_class(node: ast.ClassDef) -> Iterator[str]:
+    """Yield `line: fault` for the public methods of a class."""
+    for method in node.body:
+        if not isinstance(method, Function):
+            continue
+        if method.name in OF_THE_CLASS:
+            both = f"{ast.get_docstring(node)}\n{ast.get_docstring(method)}"
+            yield from check_function(method, both, f"{node.name}.")
+        elif not method.name.startswith("_"):
+            yield from check_function(method, ast.get_docstring(method), f"{node.name}.")
+
+
+def check_function(node: Function, docstring: str | None, owner: str = "") -> Iterator[str]:
+    """Yield `line: fault` where a function's annotations name arrays and its docstring has no shape."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg]
+    annotations = [argument.annotation for argument in arguments if argument] + [node.returns]
+    named = [name for annotation in annotations if annotation for name in names_in(annotation)]
+    if ARRAYS.intersection(named) and not has_shape(docstring or ""):
+        yield f"{node.lineno}: '{owner}{node.name}' has arrays and no shape. Say (B, L) or what they are."
+
+
+def names_in(annotation: ast.expr) -> Iterator[str]:
+    """Yield the last part of every name in an annotation, quoted ones too."""
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"\w+", node.value)
+
+
+def has_shape(text: str) -> bool:
+    """Whether a text holds a shape: sizes in brackets, not a remark."""
+    for match in SHAPE.finditer(text):
+        sizes = match["sizes"]
+        if sizes is None or all(SIZE.fullmatch(size.strip()) for size in sizes.rstrip(", ").split(",")):
+            return True
+    return False
+
+
+def main(folders: list[str]) -> int:
+    """Check the files in these folders and return the exit code."""
+    files = [path for folder in folders or FOLDERS for path in sorted(Path(folder).rglob("*.py"))]
+    faults = [fault for path in files if str(path) not in TO_DO for fault in check_file(path)]
+    print("\n".join([*faults, f"shapes: {len(files)} files, {len(faults)} faults"]))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
