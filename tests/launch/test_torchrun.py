@@ -2,17 +2,18 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import start_command
 from tests.datasets import write_small_dataset
 from trec_semid.checkpoints.folder import latest_step
 from trec_semid.runtime.logs import read_events
@@ -38,21 +39,21 @@ class Launch:
     def __init__(self, folder: Path, faults: list[dict[str, Any]], *sets: str, restarts: int = 0) -> None:
         words = ["rank", str(folder.parent / "rank.toml"), f"--set=run={folder}"]
         words += [f"--set={each}" for each in sets]
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-        launcher += ["--max-restarts", str(restarts), "--master-port", free_port()]
+        options = ["--nproc-per-node", "2", "--max-restarts", str(restarts), "--master-port", free_port()]
         self.log = folder.parent / f"{folder.name}.log"
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [*launcher, "-m", "tests.launch.faulty", *words],
-                env={**os.environ, "FAULTS": json.dumps(faults), "PYTHONWARNINGS": "ignore"},
-                stdout=log,
-                stderr=log,
-            )
+        self.process = start_command(
+            "tests.launch.forking_torchrun",
+            *(*options, "-m", "tests.launch.faulty", *words),
+            environment={**os.environ, "FAULTS": json.dumps(faults)},
+            stdout=self.log,
+            stderr=self.log,
+        )
 
     def end(self) -> tuple[int, str]:
         """Wait; return torchrun's exit code and what all processes said."""
-        code = self.process.wait(timeout=200)
-        return code, self.log.read_text()
+        self.process.join(200)
+        assert self.process.exitcode is not None, "it does not end"
+        return self.process.exitcode, self.log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,11 @@ def expect_same_result(run: Path, place: Path) -> None:
 
 
 def free_port() -> str:
-    with socket.create_server(("localhost", 0)) as server:
-        return str(server.getsockname()[1])
+    """Return a port that the system gives to nobody who asks for any before the launcher takes it."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with suppress(OSError), socket.create_server(("localhost", port)):
+            return str(port)
+    raise AssertionError("no free port")
 
 
 def test_run_that_fails_is_stopped_and_is_killed_twice_comes_to_the_same_result(place: Path):
