@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from trec_semid.report.content import Codebooks
-from trec_semid.report.figures import Curve, draw_curves, draw_usage
+from trec_semid.report.drawing import Curve, draw_curves, draw_usage
 from trec_semid.report.tables import Block, Cell, Column, Table
 from trec_semid.report.words import NONE, count, figure, share
 

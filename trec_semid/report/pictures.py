@@ -14,17 +14,9 @@ from trec_semid.report.content import (
     RowCounts,
 )
 from trec_semid.report.definitions import metric
-from trec_semid.report.figures import Curve, Dot, Row, draw_curves, draw_dots
+from trec_semid.report.drawing import Curve, Dot, Row, draw_curves, draw_dots
 from trec_semid.report.parts import Legend
-from trec_semid.report.svg import colour, mark_path
 from trec_semid.report.words import count, figure, interval, signed, things
-
-
-def legend_mark(series: int) -> Markup:
-    """Return the small picture that stands for an arm in a legend."""
-    line = f'<line class="whisker {colour(series)}" x1="1" y1="7" x2="25" y2="7"/>'
-    mark = f'<path class="mark {colour(series)}" d="{mark_path(series, 13, 7, 4.2)}"/>'
-    return Markup(f'<svg viewBox="0 0 26 14" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704
 
 
 def arm_legend(report: Report, names: Collection[str] | None = None) -> Legend:
@@ -43,7 +35,7 @@ def difference_picture(report: Report) -> Markup | None:
     rows = [Row(each.arm, each.verdict, [_difference_dot(each, series[each.arm])]) for each in chosen]
     name = _main_title(report)
     title = f"{name} of each arm minus {name} of {report.baseline}, with 95 % intervals"
-    return draw_dots(rows, title, f"{name} minus that of {report.baseline}", line_at=0)
+    return draw_dots(rows, title, f"{name} minus that of the baseline", line_at=0)
 
 
 def metric_picture(report: Report, key: str) -> Markup | None:
@@ -76,7 +68,7 @@ def strata_difference_picture(report: Report, dimension: str, key: str) -> Marku
             rows.append(Row(stratum.title, _size(stratum.counts), dots))
     name = metric(key).title
     title = f"{name} of each arm minus {name} of {report.baseline} by {dimension}, with 95 % intervals"
-    return draw_dots(rows, title, f"{name} minus that of {report.baseline}", line_at=0) if rows else None
+    return draw_dots(rows, title, f"{name} minus that of the baseline", line_at=0) if rows else None
 
 
 def calibration_picture(report: Report) -> Markup:

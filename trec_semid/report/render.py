@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from trec_semid import __version__
 from trec_semid.report.content import Report
+from trec_semid.report.drawing import legend_mark
 from trec_semid.report.parts import Part
-from trec_semid.report.pictures import legend_mark
 from trec_semid.report.sections import all_sections, subtitle
 
 PACKAGE = "trec_semid.report"

@@ -42,6 +42,14 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def short_count(value: float) -> str:
+    """Return a large number in few letters, e.g. 12k or 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}".replace("-", MINUS)
+    return f"{value:.3g}".replace("-", MINUS)
+
+
 def share(part: float, whole: float) -> str:
     """Return a part as per cent."""
     return f"{100 * part / whole:.1f} %" if whole else NONE
