@@ -87,7 +87,25 @@ def test_links_that_lead_nowhere_are_found(tmp_path: Path):
     assert "gone.md" in said
 
 
-def test_documents_of_this_house_link_to_what_exists():
+@pytest.mark.parametrize(
+    ("named", "fault"),
+    [
+        ("`core/errors.py`, `errors.py`, `tests/tools/test_check_docs.py::FENCE`, `make_shop.py`", None),
+        ("`core/errors.py::ConfigError`, `training/steps.py`", None),
+        ("`core/mistakes.py`", "core/mistakes.py is no file"),
+        ("`ore/errors.py`", "ore/errors.py is no file"),
+        ("`core/errors.py::Mistake`", "core/errors.py defines no Mistake"),
+        ("`layers/mlp.py::Mlp.backwards`", "layers/mlp.py defines no Mlp.backwards"),
+        ("`layers/mlp.py::Mlp.forward`", None),
+    ],
+)
+def test_files_and_names_of_code_have_to_be_there(tmp_path: Path, named: str, fault: str | None):
+    text = f"<!-- file: make_shop.py -->\nFENCEpython\nx = 1\nFENCE\n{named}\n"
+    code, said = check("--links-only", document(tmp_path, text))
+    assert (code, fault is None or fault in said) == (0 if fault is None else 1, True), said
+
+
+def test_documents_of_this_house_link_to_and_name_what_exists():
     code, said = check("--links-only")
     assert code == 0, said
 

@@ -144,3 +144,21 @@ def test_the_report_of_the_ranking_study_wrote_these_numbers(table: str, report:
                 compared += 1
             assert same(row.metrics["valid/gauc"], online["gauc"][arm]["valid"], None), name
     assert compared == 10
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/methods.md"])
+def test_figures_in_sentences_are_figures_of_the_results(document: str):
+    sentences = re.sub(
+        r"<!-- table:.*?<!-- end of table -->|`[^`]*`", "", (ROOT / document).read_text(), flags=re.S
+    )
+    figures = {float(figure) for figure in re.findall(r"(?<![\d.])0?\.\d{4}\b", sentences)}
+    measured = {
+        round(number, 4)
+        for result in tables.read_results().values()
+        for row in result.rows.values()
+        for metric in row.metrics.values()
+        for number in metric.model_dump().values()
+        if number is not None
+    }
+    assert figures <= measured
+    assert figures or document != "README.md"
