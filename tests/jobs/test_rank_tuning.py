@@ -21,7 +21,7 @@ from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
-from trec_semid.training.loop import Training
+from trec_semid.training.loop import Loop
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
 MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=FIT)
@@ -156,15 +156,15 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     }
     whole = run(tuned(problem, f"{tmp_path}/whole", **changes))
     broken = tuned(problem, f"{tmp_path}/broken", **changes)
-    save = Training._save
+    save = Loop._save
 
-    def save_then_stop(self: Training, *, is_best: bool) -> None:
+    def save_then_stop(self: Loop, *, is_best: bool) -> None:
         save(self, is_best=is_best)
         if self.steps >= 12:
             raise InterruptedForTestError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Training, "_save", save_then_stop)
+        patched.setattr(Loop, "_save", save_then_stop)
         with pytest.raises(InterruptedForTestError):
             run(broken)
     assert run(broken).metrics == whole.metrics

@@ -1,5 +1,6 @@
 """`trec-semid retrieve`: train a retriever, select on validation, evaluate over the whole catalogue."""
 
+from contextlib import closing
 from functools import partial
 
 from torch import nn
@@ -15,15 +16,15 @@ from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.finetune.finetuning import Tuning, start_tuning
-from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned
-from trec_semid.training.loop import Training
+from trec_semid.training.content import place_content
+from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
+from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned, open_content
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.retrieval.agreement import NUM_USERS, NUM_USERS_OF_WIDE_BEAM, beam_agreement
 from trec_semid.training.retrieval.ensemble import build_ensemble, expect_members
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
-from trec_semid.training.retrieval.placed import place_retriever, retriever_of
+from trec_semid.training.retrieval.placed import PlacedRetriever, place_retriever, retriever_of
 from trec_semid.training.retrieval.search import BeamSearch, ExactSearch, PopularitySearch
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
 from trec_semid.training.run import (
@@ -34,8 +35,8 @@ from trec_semid.training.run import (
     train_and_write,
     training_ranks,
 )
-from trec_semid.training.start_weights import find_start_weights
 from trec_semid.training.steps import Arguments
+from trec_semid.training.task import Task
 
 __all__ = ["RetrieveConfig", "run"]
 
@@ -50,9 +51,7 @@ def run(config: RetrieveConfig) -> Trained:
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         if isinstance(config.model, EnsembleConfig):
             expect_members(config.model, config)
-        return run_once(
-            folder, config, config.train, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks)
-        )
+        return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
 
 
 def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> Named:
@@ -60,12 +59,10 @@ def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs,
         return Evaluator(PopularitySearch(inputs.data, ranks), None, inputs.data, config, ranks).write(folder)
     if isinstance(config.model, EnsembleConfig):
         return build_ensemble(config.model, config, inputs, folder, ranks).write(folder)
-    log = RunLog(config.run, ranks.rank, tensorboard=True)
-    try:
-        training, evaluator = _set_up(config, folder, inputs, ranks, log)
-        return train_and_write(training, folder, partial(_write, evaluator, folder))
-    finally:
-        log.close()
+    with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
+        task, evaluator = _set_up(config, folder, inputs, ranks, log)
+        write = partial(_write, evaluator, folder)
+        return train_and_write(task, write, config=config, inputs=inputs, folder=folder, ranks=ranks, log=log)
 
 
 def _write(evaluator: Evaluator, folder: RunFolder) -> Named:
@@ -78,52 +75,75 @@ def _write(evaluator: Evaluator, folder: RunFolder) -> Named:
 
 def _set_up(
     config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks, log: RunLog
-) -> tuple[Training, Evaluator]:
+) -> tuple[Task, Evaluator]:
     data = inputs.data
     loader = _loader(config, data, ranks)
     steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
     tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
     placed = place_retriever(config, inputs, tokenizer, folder, ranks)
     sharded, feed = placed.model, placed.feed
-    tuning = start_tuning(config.tuning, inputs.semantic_ids, ranks, log, config.seed, steps_per_epoch)
-    if tuning:
-        plan = tuning.attach(
-            sharded,
-            inputs.dataset,
-            config.sharding,
-            placed.plan,
-            batch_size=placed.items_at_once,
-            items_per_row=1.0,
-        )
-        tell_plan(folder, plan, ranks, "tokenizer_content_plan")
-    own_rates = {TOKENIZER: tuning.config.learning_rate} if tuning else {}
+    finetuning = _finetuning(
+        config, inputs, placed, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
+    )
     evaluator = _evaluator(sharded, feed, data, config, ranks)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
-    training = Training(
-        config.train,
-        config.checkpoints,
-        config.train.select_by,
-        tuple(dict.fromkeys(("recall@10", "ndcg@10", config.train.select_by))),
-        ranks,
-        log,
-        sharded,
-        build_updates(
+    frozen_codes = partial(snapshot, inputs.semantic_ids, config.semantic_ids)
+    task = Task(
+        model=sharded,
+        updates=build_updates(
             sharded,
             config.optimizers,
             total_steps=steps_per_epoch * config.train.max_epochs,
-            own_rates=own_rates,
+            own_rates={TOKENIZER: finetuning.config.learning_rate} if finetuning else {},
         ),
-        loader,
-        partial(_arguments, feed, tuning),
-        evaluator.metrics,
-        folder.path("checkpoints"),
-        tuning.files if tuning else partial(snapshot, inputs.semantic_ids, config.semantic_ids),
-        inputs.checksums,
-        tuning,
-        partial(find_start_weights, config, inputs),
-        config.resume_from,
+        batches=loader,
+        arguments=partial(_arguments, feed, finetuning),
+        evaluate=evaluator.metrics,
+        select_by=config.train.select_by,
+        shown=tuple(dict.fromkeys(("recall@10", "ndcg@10", config.train.select_by))),
+        inputs=inputs.checksums,
+        snapshot=finetuning.files if finetuning else frozen_codes,
+        finetuning=finetuning,
     )
-    return training, evaluator
+    return task, evaluator
+
+
+def _finetuning(
+    config: RetrieveConfig,
+    inputs: RetrieveInputs,
+    placed: PlacedRetriever,
+    *,
+    folder: RunFolder,
+    ranks: Ranks,
+    log: RunLog,
+    steps_per_epoch: int,
+) -> Finetuning | None:
+    """Place the content that the tokenizer reads; None where no tokenizer is in the loop."""
+    if config.tuning is None or inputs.semantic_ids is None:
+        return None
+    live = live_codes_of(placed.model)
+    assert live.tokenizer is not None, "built with one"
+    content = place_content(
+        open_content(inputs.dataset, live.tokenizer),
+        live.tokenizer.standardiser,
+        config.sharding,
+        ranks,
+        batch_size=placed.items_at_once,
+        items_per_row=1.0,
+        beside=placed.plan,
+    )
+    tell_plan(folder, content.plan, ranks, "tokenizer_content_plan")
+    start = inputs.semantic_ids
+    return Finetuning(
+        config.tuning,
+        live,
+        content,
+        start,
+        ranks,
+        log,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+    )
 
 
 def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> SequenceLoader:
@@ -167,7 +187,11 @@ def _log_start(
     )
 
 
-def _arguments(feed: ItemFeed, tuning: Tuning | None, batch: SequenceBatch, step: int) -> Arguments:
+def _arguments(feed: ItemFeed, finetuning: Finetuning | None, batch: SequenceBatch, step: int) -> Arguments:
     """Return what the model is called with: content of live items only where the tokenizer learns."""
-    live = LiveItems(tuning.contents, tuning.noise(step)) if tuning and tuning.moves(step) else None
+    live = (
+        LiveItems(finetuning.contents, finetuning.noise(step))
+        if finetuning and finetuning.moves(step)
+        else None
+    )
     return Arguments((feed.listed(batch, live), batch.places, batch.global_size), {})

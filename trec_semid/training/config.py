@@ -72,6 +72,7 @@ class TrainingRunConfig(DatasetConfig):
     resume_from: Annotated[PositiveInt | None, MayChange(reopens="other")] = None
     """A step of this run's own checkpoints to go on from; the newest one where not given. Steps after it are
     removed once a new one is complete."""
+    train: TrainConfig = TrainConfig()
     tuning: TuningConfig | None = None
     """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
 

@@ -1,15 +1,70 @@
 """Content of a dataset into sharded tables."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trec_semid.embeddings.content_tables import ContentTables, content_table
+from trec_semid.embeddings.content_tables import PREFIX, ContentTables, content_table
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.sharding.apply import shard_frozen
+from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.optimizer import SparseOptimizerConfig
+from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
 from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
+NOTHING_KEPT = SparseOptimizerConfig.model_validate({"kind": "sgd"})
+"""What content tables are planned for: nothing trains them, so they have no state beside them."""
 _ROWS_AT_ONCE = 65_536
+
+
+class PlacedContent(NamedTuple):
+    """Content of all items, standardised, on its ranks."""
+
+    catalogue: Catalogue
+    """Where it was read from."""
+    tables: nn.Module
+    """Sharded `ContentTables`, asked by item row; all ranks ask together."""
+    plan: TablePlan
+
+
+def place_content(
+    catalogue: Catalogue,
+    standardiser: Standardiser,
+    sharding: ShardingConfig,
+    ranks: Ranks,
+    *,
+    batch_size: int,
+    items_per_row: float,
+    beside: TablePlan,
+) -> PlacedContent:
+    """Lay content into frozen tables beside what is placed already.
+
+    Args:
+        catalogue: content of all items.
+        standardiser: fitted, on this rank's device.
+        sharding: rules; those of content tables count.
+        ranks: this process among its peers.
+        batch_size: rows of a rank's batch.
+        items_per_row: whose content is looked up, at most.
+        beside: plan of the other tables.
+    """
+    tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
+    plan = plan_on_ranks(
+        tables,
+        ranks,
+        sharding.part(PREFIX, is_inside=True),
+        batch_size=batch_size,
+        optimizer=NOTHING_KEPT,
+        mean_lengths=dict.fromkeys(catalogue.dims, items_per_row),
+        beside=beside,
+    )
+    sharded = shard_frozen(tables, plan, ranks)
+    fill_content(sharded, catalogue, standardiser)
+    return PlacedContent(catalogue, sharded, plan)
 
 
 @torch.no_grad()

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import NamedTuple, NoReturn
 
 import torch
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.checkpoints.folder import latest_step, step_folder
 from trec_semid.checkpoints.load import load_checkpoint
@@ -16,44 +16,21 @@ from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.runtime.logs import RunLog, Work, working
 from trec_semid.runtime.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.runtime.stopping import Stopped, deferring
-from trec_semid.training.config import CheckpointsConfig, TrainConfig
-from trec_semid.training.finetune.finetuning import Tuning
+from trec_semid.training.config import TrainingRunConfig
 from trec_semid.training.finite import expect_finite
-from trec_semid.training.optimizers import Updates
-from trec_semid.training.resume import best_fault, find_start, newest_loop
+from trec_semid.training.resume import best_fault, find_start
 from trec_semid.training.selection import Selection
 from trec_semid.training.start_weights import StartWeights
-from trec_semid.training.steps import Arguments, StepReport, train_steps
+from trec_semid.training.steps import StepReport, train_steps
+from trec_semid.training.task import Task
 
 _log = logging.getLogger(__name__)
 _NOTE_S = 10.0
 """Time between notes of how long the run has taken."""
 _SETTLE_S = 10.0
 """How long an error waits for the save in the background."""
-
-
-class Batches(Protocol):
-    """Training batches that know where they are."""
-
-    epoch: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches in an epoch."""
-        ...
-
-    def batches(self) -> Iterator[Any]:
-        """Yield what is left of this epoch."""
-        ...
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position of the next batch."""
-        ...
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        ...
 
 
 @dataclass
@@ -77,93 +54,107 @@ class Pace:
         return said
 
 
-@dataclass
-class Training:
-    """Everything that takes part in the loop, and how far it is."""
+class Finished(NamedTuple):
+    """Where training ended."""
 
-    config: TrainConfig
-    saving: CheckpointsConfig
-    select_by: str
-    """Metric of the validation split that decides which step is best."""
-    shown: tuple[str, ...]
-    """Metrics that the log and the console say."""
-    ranks: Ranks
-    log: RunLog
-    model: DistributedModelParallel
-    updates: Updates
-    loader: Batches
-    arguments: Callable[[Any, int], Arguments]
-    """Of the model, from a batch and the number of its step."""
-    evaluate: Callable[[], dict[str, float]]
-    """Returns metrics of the validation split over all ranks, without the split's name."""
-    checkpoints: str
-    """Folder of checkpoints."""
-    snapshot: Callable[[], dict[str, bytes]]
-    """Makes what every checkpoint carries beside tensors: the semantic IDs, and the tokenizer in the loop."""
-    inputs: dict[str, str]
-    """Checksums of what it is trained on."""
-    tuning: Tuning | None = None
-    """Where a tokenizer is in the loop."""
-    start_from: Callable[[], StartWeights | None] = lambda: None
-    """Finds another run's weights to start from; asked where there is no step of this run to go on from."""
-    resume_from: int | None = None
-    """Step of this run to go on from; the newest one where not given."""
-    note_time: Callable[[float], None] = lambda every_s: None
-    """Told at every checkpoint, and at lines of the log, at most every so many seconds."""
-    steps: int = 0
-    """Optimizer steps done."""
+    steps: int
+    """Optimizer steps done, those before a resume included."""
+    best_step: int
+    """Whose weights are in place."""
 
-    def __post_init__(self) -> None:
-        self.selection = Selection(self.select_by, self.config.patience)
+
+def train(
+    task: Task,
+    *,
+    config: TrainingRunConfig,
+    folder: RunFolder,
+    ranks: Ranks,
+    log: RunLog,
+    start_from: Callable[[], StartWeights | None] = lambda: None,
+) -> Finished:
+    """Train until the last epoch or until patience is at its end, and leave the best weights in place.
+
+    A run that has checkpoints goes on from the newest sound one; `refuse_other_inputs` comes first.
+
+    Args:
+        task: what is trained.
+        config: of the run: how long, when to save, and which step to go on from.
+        folder: of the run.
+        ranks: this process among its peers.
+        log: of this rank.
+        start_from: finds another run's weights to start from; asked where there is no checkpoint.
+
+    Raises:
+        CheckpointError: a checkpoint does not fit, or the best one so far is lost.
+        TrainingError: a loss or a weight is not finite, or the codes have collapsed.
+        Stopped: a signal has come; the step is saved.
+    """
+    loop = Loop(task, config, folder, ranks, log)
+    loop.resume(start_from)
+    loop.run()
+    return Finished(loop.steps, loop.selection.best_step)
+
+
+class Loop:
+    """How far training is, and what happens after a step: log, evaluation, selection, checkpoint."""
+
+    def __init__(
+        self, task: Task, config: TrainingRunConfig, folder: RunFolder, ranks: Ranks, log: RunLog
+    ) -> None:
+        self.task, self.config, self.folder, self.ranks, self.log = task, config, folder, ranks, log
+        self.checkpoints = folder.path("checkpoints")
+        self.selection = Selection(task.select_by, config.train.patience)
+        self.steps = 0  # optimizer steps done
+        self._steps_per_epoch = config.train.steps_of(task.batches.steps_per_epoch)
         self._writer = CheckpointWriter(
-            self.checkpoints, keep_last=self.saving.keep_last, in_background=self.saving.in_background
+            self.checkpoints,
+            keep_last=config.checkpoints.keep_last,
+            in_background=config.checkpoints.in_background,
         )
         self._last_evaluated = self._known_finite = 0
         self._went_back_to: int | None = None
         self._forgot_best = False
 
-    def resume(self) -> None:
+    def resume(self, start_from: Callable[[], StartWeights | None]) -> None:
         """Go on from the newest sound checkpoint, or begin; `refuse_other_inputs` comes first.
 
         Raises:
             CheckpointError: it does not fit, or the best one so far is lost.
         """
-        start = find_start(self.checkpoints, self.resume_from, self.saving, self.ranks, self.log)
+        resume_from, saving = self.config.resume_from, self.config.checkpoints
+        start = find_start(self.checkpoints, resume_from, saving, self.ranks, self.log)
         if start is None:
-            self._begin()
+            weights = start_from()
+            if weights is not None:
+                weights.load(self.task.model)
             return
         step, loop = start.step, start.loop
         load_checkpoint(self.checkpoints, self._trainable(), step=step, is_checked=True)
         self.steps = step
-        self.loader.load_state_dict(loop["loader"])
+        self.task.batches.load_state_dict(loop["loader"])
         self.selection.load_state_dict(loop["selection"])
         self._last_evaluated = loop["last_evaluated"]
         self._went_back_to = start.went_back_to
         if not start.has_best:
             self.selection.restart()
             self.selection.best_step, self._forgot_best = 0, True
-        if self.tuning:
-            self.tuning.load_state_dict(loop["tuning"])
+        if self.task.finetuning:
+            self.task.finetuning.load_state_dict(loop["tuning"])
         _log.info("going on from step %d", step)
-        self.log.event("resume", step=step, epoch=self.loader.epoch)
-
-    def _begin(self) -> None:
-        start = self.start_from()
-        if start is not None:
-            start.load(self.model)
+        self.log.event("resume", step=step, epoch=self.task.batches.epoch)
 
     def run(self) -> None:
         """Train until the last epoch or until patience is at its end, and leave the best weights in place."""
-        epochs, steps = self.config.max_epochs, self.config.steps_of(self.loader.steps_per_epoch)
+        epochs = self.config.train.max_epochs
         try:
             with (
                 deferring(),
-                working("training", epochs * steps, shown=self.ranks.is_main) as work,
+                working("training", epochs * self._steps_per_epoch, shown=self.ranks.is_main) as work,
             ):
                 work.advance(self.steps)
                 if self._owes_an_evaluation:
                     self._evaluate()
-                while self.loader.epoch < epochs and not self._is_over:
+                while self.task.batches.epoch < epochs and not self._is_over:
                     self._train_epoch(work)
                 self._writer.wait()
                 leave_if_asked()
@@ -175,26 +166,26 @@ class Training:
         self._take_best()
 
     def _train_epoch(self, work: Work) -> None:
-        train, pace = self.config, Pace()
+        train, pace = self.config.train, Pace()
         reports = train_steps(
-            self.model,
-            self.updates,
-            self.loader.batches(),
+            self.task.model,
+            self.task.updates,
+            self.task.batches.batches(),
             steps_done=self.steps,
             ranks=self.ranks,
-            arguments=self.arguments,
+            arguments=self.task.arguments,
             accumulate=train.accumulate,
             precision=getattr(torch, train.precision),
         )
         for report in reports:
             self.steps = report.step
             pace.add(report)
-            if self.tuning:
-                self.tuning.after_step(report)
+            if self.task.finetuning:
+                self.task.finetuning.after_step(report)
             work.advance()
             if report.step % train.log_every_steps == 0:
                 self.log.scalars(pace.scalars(), step=report.step)
-                self.note_time(_NOTE_S)
+                note_time(self.folder, self.ranks, every_s=_NOTE_S)
             if report.must_stop:
                 self._save_and_stop()
             if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
@@ -202,13 +193,13 @@ class Training:
                 pace.started = time.monotonic()
                 if self._is_over:
                     return
-            elif _is_due(report.step, self.saving.every_steps):
+            elif _is_due(report.step, self.config.checkpoints.every_steps):
                 self._save(is_best=False)
         self._end_epoch()
 
     def _end_epoch(self) -> None:
-        is_last = self.loader.epoch == self.config.max_epochs
-        if self._last_evaluated < self.steps and (is_last or not self.config.evaluate_every_steps):
+        is_last = self.task.batches.epoch == self.config.train.max_epochs
+        if self._last_evaluated < self.steps and (is_last or not self.config.train.evaluate_every_steps):
             self._evaluate()
 
     @property
@@ -219,41 +210,43 @@ class Training:
         """
         if self._forgot_best or self._last_evaluated == self.steps:
             return self._forgot_best
-        every = self.config.evaluate_every_steps
-        at_an_end = self.loader.epoch > 0 and self.loader.state_dict()["step"] == 0
-        is_last = self.loader.epoch == self.config.max_epochs
+        every = self.config.train.evaluate_every_steps
+        at_an_end = self.task.batches.epoch > 0 and self.task.batches.state_dict()["step"] == 0
+        is_last = self.task.batches.epoch == self.config.train.max_epochs
         return bool(every and self.steps % every == 0) or (at_an_end and (is_last or not every))
 
     @property
     def _is_over(self) -> bool:
         """Whether patience is at its end; it does not end before the tokenizer has begun to move."""
-        return self.selection.is_over and not (self.tuning and self.tuning.is_ahead(self.steps))
+        finetuning = self.task.finetuning
+        return self.selection.is_over and not (finetuning and finetuning.is_ahead(self.steps))
 
     def _evaluate(self) -> None:
         self._forgot_best = False
         self._expect_finite()
-        if self.tuning:
-            self.tuning.before_evaluation(self.steps, self._last_good())
+        if finetuning := self.task.finetuning:
+            finetuning.before_evaluation(self.steps, self._last_good())
             # A tuned run stands for tuned codes: its best step is one at which they had moved.
-            if self.tuning.moves(self.steps) and not self.tuning.moves(self.selection.best_step):
+            if finetuning.moves(self.steps) and not finetuning.moves(self.selection.best_step):
                 self.selection.restart()
         try:
-            metrics = self.evaluate()
+            metrics = self.task.evaluate()
         except Stopped:  # on all ranks at once
             self._save_and_stop()
-        if self.select_by not in metrics:
-            problem = f"the events of the valid split do not define {self.select_by}"
+        select_by = self.task.select_by
+        if select_by not in metrics:
+            problem = f"the events of the valid split do not define {select_by}"
             remedy = "Prepare the dataset with another [split]"
             raise DataError(problem, field="train.select_by", remedy=remedy)
         self._last_evaluated = self.steps
-        values = {f"valid/{name}": metrics[name] for name in self.shown if name in metrics}
-        epoch = self.steps / self.config.steps_of(self.loader.steps_per_epoch)
+        values = {f"valid/{name}": metrics[name] for name in self.task.shown if name in metrics}
+        epoch = self.steps / self._steps_per_epoch
         self.log.scalars({"epoch": round(epoch, 4), **values}, step=self.steps, event="evaluate")
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         _log.info("step %d, epoch %.2f: %s", self.steps, epoch, shown)
-        is_best = self.selection.is_better(self.steps, metrics[self.select_by])
+        is_best = self.selection.is_better(self.steps, metrics[select_by])
         if is_best:
-            self.log.event("best", step=self.steps, **{f"valid/{self.select_by}": metrics[self.select_by]})
+            self.log.event("best", step=self.steps, **{f"valid/{select_by}": metrics[select_by]})
         self._save(is_best=is_best)
 
     def _save_and_stop(self) -> NoReturn:
@@ -274,17 +267,17 @@ class Training:
     def _save(self, *, is_best: bool) -> None:
         self._expect_finite()
         loop = {
-            "loader": self.loader.state_dict(),
+            "loader": self.task.batches.state_dict(),
             "selection": self.selection.state_dict(),
             "last_evaluated": self._last_evaluated,
-            "inputs": self.inputs,
+            "inputs": self.task.inputs,
             "went_back_to": self._went_back_to,
-            "tuning": self.tuning.state_dict() if self.tuning else {},
+            "tuning": self.task.finetuning.state_dict() if self.task.finetuning else {},
         }
-        files = self.snapshot() if self.ranks.is_main else {}
+        files = self.task.snapshot() if self.ranks.is_main else {}
         self._writer.save(self.steps, self._trainable(), loop=loop, extra_files=files, is_best=is_best)
         self.log.event("checkpoint", step=self.steps)
-        self.note_time(0.0)
+        note_time(self.folder, self.ranks)
 
     def _expect_finite(self) -> None:
         if self._known_finite != self.steps:
@@ -292,10 +285,10 @@ class Training:
             self._known_finite = self.steps
 
     def _trainable(self) -> Trainable:
-        optimizers = {"fused": self.model.fused_optimizer, "dense": self.updates.dense}
-        if self.updates.replicated:
-            optimizers["replicated"] = self.updates.replicated
-        return Trainable(self.model, optimizers)
+        optimizers = {"fused": self.task.model.fused_optimizer, "dense": self.task.updates.dense}
+        if self.task.updates.replicated:
+            optimizers["replicated"] = self.task.updates.replicated
+        return Trainable(self.task.model, optimizers)
 
     def _last_good(self) -> str:
         best = self.selection.best_step
@@ -307,39 +300,15 @@ class Training:
             raise CheckpointError(f"the best step is lost: {fault} The same command again offers ways out.")
         if self.selection.best_step != self.steps:
             load_checkpoint(
-                self.checkpoints, Trainable(self.model), step=self.selection.best_step, is_checked=True
+                self.checkpoints, Trainable(self.task.model), step=self.selection.best_step, is_checked=True
             )
 
 
-def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) -> None:
-    """Refuse to go on from a checkpoint that was trained on other data or other codes than are there now.
-
-    Raises:
-        CheckpointError: on every rank, before anything of the run is written over.
-    """
-    fault = None
+def note_time(folder: RunFolder, ranks: Ranks, *, every_s: float = 0.0) -> None:
+    """Write how long the run has taken, at most every so many seconds."""
     if ranks.is_main:
-        try:
-            fault = _other_inputs(checkpoints, inputs)
-        except CheckpointError as error:
-            fault = str(error)  # the other ranks wait for an answer
-    fault = broadcast_object(fault)
-    if fault:
-        raise CheckpointError(fault)
-
-
-def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
-    newest = newest_loop(checkpoints)
-    if newest is None:
-        return None
-    step, before = newest[0], newest[1]["inputs"]
-    if before == inputs:
-        return None
-    what = "other semantic IDs" if before["dataset"] == inputs["dataset"] else "other data"
-    return (
-        f"{checkpoints}: step {step} was trained on {what} than the config names now. "
-        "Set another `run`, or remove that folder."
-    )
+        with suppress(OSError):  # a note that cannot be written stops nothing
+            folder.note_time(every_s=every_s)
 
 
 def _is_due(step: int, every: int | None) -> bool:

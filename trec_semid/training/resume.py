@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether the best one so far is still there."""
+"""Which checkpoint a run goes on from, on which inputs, and whether the best one so far is still there."""
 
 import logging
 from collections.abc import Callable
@@ -25,6 +25,37 @@ class Start(NamedTuple):
     """The step that `resume_from` has named on the way here."""
     has_best: bool
     """Whether the best step so far is there; if not, it is to be forgotten."""
+
+
+def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) -> None:
+    """Refuse to go on from a checkpoint that was trained on other data or other codes than are there now.
+
+    Raises:
+        CheckpointError: on every rank, before anything of the run is written over.
+    """
+    fault = None
+    if ranks.is_main:
+        try:
+            fault = _other_inputs(checkpoints, inputs)
+        except CheckpointError as error:
+            fault = str(error)  # the other ranks wait for an answer
+    fault = broadcast_object(fault)
+    if fault:
+        raise CheckpointError(fault)
+
+
+def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
+    newest = newest_loop(checkpoints)
+    if newest is None:
+        return None
+    step, before = newest[0], newest[1]["inputs"]
+    if before == inputs:
+        return None
+    what = "other semantic IDs" if before["dataset"] == inputs["dataset"] else "other data"
+    return (
+        f"{checkpoints}: step {step} was trained on {what} than the config names now. "
+        "Set another `run`, or remove that folder."
+    )
 
 
 def find_start(

@@ -3,7 +3,8 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from trec_semid.core.paths import exists, is_folder, join, list_folder, read_byt
 from trec_semid.core.seeds import seed_everything
 from trec_semid.evaluation.ranking import Named
 from trec_semid.models.live_codes import LiveCodes
-from trec_semid.runtime.logs import CONSOLE, say, set_up_console
+from trec_semid.runtime.logs import CONSOLE, RunLog, say, set_up_console
 from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import dense_parameters, shard_model
@@ -29,11 +30,12 @@ from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.known_rows import write_known_rows
-from trec_semid.training.loop import Training, refuse_other_inputs
-from trec_semid.training.resume import expect_start, newest_loop
+from trec_semid.training.loop import note_time, train
+from trec_semid.training.resume import expect_start, newest_loop, refuse_other_inputs
 from trec_semid.training.start_weights import StartInputs, find_start_weights
 from trec_semid.training.summary import summary
 from trec_semid.training.tables import initialise_tables
+from trec_semid.training.task import Task
 
 QUALITY = "quality.json"
 """How good a map is, and what training's errors were: `assign` compares new items with these."""
@@ -73,33 +75,31 @@ def training_ranks(train: TrainConfig) -> Iterator[Ranks]:
 def run_once(
     folder: RunFolder,
     config: TrainingRunConfig,
-    length: TrainConfig,
     inputs: TrainingInputs,
     ranks: Ranks,
-    train: Callable[[], Named],
+    compute: Callable[[], Named],
 ) -> Trained:
-    """Run `train`, or leave a finished run as it is, and return its metrics; these are written last.
+    """Compute, or leave a finished run as it is, and return its metrics; these are written last.
 
     A finished run goes on where more epochs, or an earlier step to resume from, are asked for.
 
     Args:
         folder: of the run.
         config: of the run.
-        length: its section on how long to train.
         inputs: what it is trained on.
         ranks: this process among its peers.
-        train: trains and evaluates, going on where an interrupted run stopped.
+        compute: trains and evaluates, going on where an interrupted run stopped.
 
     Raises:
         ConfigError: the folder holds a run of another config.
         CheckpointError: its checkpoints were trained on something else.
     """
-    done = _on_main(ranks, lambda: _why_done(folder, config, length, inputs.checksums))
+    done = _on_main(ranks, lambda: _why_done(folder, config, inputs.checksums))
     if done:
         _log.info("%s", done)
     else:
         _begin(folder, config, inputs, ranks)
-        metrics, counts = train()
+        metrics, counts = compute()
         if ranks.is_main:
             facts = inputs.dataset.facts
             of: dict[str, Any] = {
@@ -116,25 +116,37 @@ def run_once(
     return Trained(config.run, metrics)
 
 
-def train_and_write(training: Training, folder: RunFolder, write: Callable[[], Named]) -> Named:
+def train_and_write(
+    task: Task,
+    write: Callable[[], Named],
+    *,
+    config: TrainingRunConfig,
+    inputs: TrainingInputs,
+    folder: RunFolder,
+    ranks: Ranks,
+    log: RunLog,
+) -> Named:
     """Train to the end, write what the best weights and the tuned tokenizer give; return metrics and counts.
 
     Args:
-        training: built, not begun.
+        task: what is trained.
+        write: evaluates its model, whose weights are then the best ones, and returns metrics and counts.
+        config: of the run.
+        inputs: what it is trained on.
         folder: of the run.
-        write: evaluates the model, whose weights are then the best ones.
+        ranks: this process among its peers.
+        log: of this rank.
     """
     try:
-        training.note_time = lambda every_s: _note_time(folder, training.ranks, every_s)
-        training.resume()
-        training.run()
+        start_from = partial(find_start_weights, config, inputs)
+        finished = train(task, config=config, folder=folder, ranks=ranks, log=log, start_from=start_from)
         metrics, counts = write()
     finally:
-        _note_time(folder, training.ranks, 0.0)
-    if training.tuning:
-        metrics = metrics | training.tuning.write(folder)
-    training.log.event("finish", step=training.steps, best_step=training.selection.best_step)
-    return metrics, counts | _parameter_counts(training)
+        note_time(folder, ranks)
+    if task.finetuning:
+        metrics = metrics | task.finetuning.write(folder)
+    log.event("finish", step=finished.steps, best_step=finished.best_step)
+    return metrics, counts | _parameter_counts(task.model)
 
 
 @contextmanager
@@ -153,15 +165,7 @@ def _without_library_notices() -> Iterator[None]:
         tracing.setLevel(before)
 
 
-def _note_time(folder: RunFolder, ranks: Ranks, every_s: float) -> None:
-    if ranks.is_main:
-        with suppress(OSError):  # a note that cannot be written stops nothing
-            folder.note_time(every_s=every_s)
-
-
-def _why_done(
-    folder: RunFolder, config: TrainingRunConfig, length: TrainConfig, inputs: dict[str, str]
-) -> str | None:
+def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, str]) -> str | None:
     """Return why there is nothing to train; None where there is."""
     if folder.is_finished(config, inputs):
         return f"{config.run} is already done"
@@ -170,12 +174,12 @@ def _why_done(
     newest = newest_loop(folder.path("checkpoints"))
     if newest is None:
         raise CheckpointError(
-            f"{config.run}: the finished run cannot go on to {length.max_epochs} epochs, since its "
+            f"{config.run}: the finished run cannot go on to {config.train.max_epochs} epochs, since its "
             "checkpoints are gone. Set another `run`, or remove that folder to train from the start."
         )
     num_waited = int(newest[1]["selection"]["num_waited"])
-    if num_waited < length.patience:
-        is_at_its_end = int(newest[1]["loader"]["epoch"]) >= length.max_epochs
+    if num_waited < config.train.patience:
+        is_at_its_end = int(newest[1]["loader"]["epoch"]) >= config.train.max_epochs
         return f"{config.run} is already done" if is_at_its_end else None
     folder.restate(config, inputs)
     return (
@@ -286,8 +290,8 @@ def tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "pla
         CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _parameter_counts(training: Training) -> dict[str, int]:
+def _parameter_counts(model: nn.Module) -> dict[str, int]:
     """Return how many numbers a model learns, in tables and elsewhere."""
-    dense = sum(weight.numel() for weight in dense_parameters(training.model).values())
-    tables = sum(table.rows * table.dim for table in find_tables(training.model))
+    dense = sum(weight.numel() for weight in dense_parameters(model).values())
+    tables = sum(table.rows * table.dim for table in find_tables(model))
     return {"parameters/dense": dense, "parameters/tables": tables}

@@ -3,23 +3,16 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.seeds import derive_seed
 from trec_semid.data.ranking.loader import DistinctItems
-from trec_semid.data.schema import Dataset
-from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.live_codes import LiveCodes, TuningConfig
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks, lone_work
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.sharding.apply import shard_frozen
-from trec_semid.sharding.constraints import ShardingConfig
-from trec_semid.sharding.optimizer import SparseOptimizerConfig
-from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
 from trec_semid.tokenizers.inputs.contents import Standardised
@@ -27,13 +20,10 @@ from trec_semid.tokenizers.inputs.shards import sum_over_ranks
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
-from trec_semid.training.content import fill_content
+from trec_semid.training.content import PlacedContent
 from trec_semid.training.finetune.code_watch import CodeWatch
-from trec_semid.training.finetune.tokenizer import TOKENIZER, kind_of, open_content
+from trec_semid.training.finetune.tokenizer import TOKENIZER, kind_of
 from trec_semid.training.steps import StepReport
-
-NOTHING_KEPT = SparseOptimizerConfig.model_validate({"kind": "sgd"})
-"""What content tables are planned for: nothing trains them, so they have no state beside them."""
 
 
 def distinct_items(tuning: TuningConfig | None) -> DistinctItems | None:
@@ -49,12 +39,14 @@ def live_items(tuning: TuningConfig, longest: int) -> float:
     return 1.0 + (longest if recent == "all" else min(recent, longest))
 
 
-class Tuning:
+class Finetuning:
     """Feeds content to the model, keeps the map fresh, and stops a run whose codes collapse."""
 
     def __init__(
         self,
         config: TuningConfig,
+        live: LiveCodes,
+        content: PlacedContent,
         start: SemanticIds,
         ranks: Ranks,
         log: RunLog,
@@ -62,50 +54,27 @@ class Tuning:
         seed: int,
         steps_per_epoch: int,
     ) -> None:
-        self.config, self._seed, self._ranks, self._log = config, seed, ranks, log
+        """Take part in a run.
+
+        Args:
+            config: how the tokenizer learns.
+            live: the codes inside the placed model, as `live_codes_of` finds them.
+            content: that the tokenizer reads.
+            start: the item -> code map that the run begins with.
+            ranks: this process among its peers.
+            log: of this rank.
+            seed: of the run.
+            steps_per_epoch: in which warm-up and noise are counted.
+        """
+        self.config, self.catalogue = config, content.catalogue
+        self._live, self._content, self._start = live, content.tables, start
+        self._seed, self._ranks, self._log = seed, ranks, log
         self._steps_per_epoch = steps_per_epoch
         self._noise_of = (0, 0)
         self._first_step = round(config.warmup_epochs * steps_per_epoch)
-        self._start = start
-        self._watch = CodeWatch(self._start.codes, self._start.sizes, floor=self.config.entropy_floor)
+        self._watch = CodeWatch(start.codes, start.sizes, floor=config.entropy_floor)
         self._equal, self._seen = 0.0, 0
         self._map_step = self._first_step  # until then nothing moves, and the map is exact
-
-    def attach(
-        self,
-        model: DistributedModelParallel,
-        dataset: Dataset,
-        sharding: ShardingConfig,
-        plan: TablePlan,
-        *,
-        batch_size: int,
-        items_per_row: float,
-    ) -> TablePlan:
-        """Take the sharded model, and place the content beside its plan; returns where.
-
-        Args:
-            model: with `LiveCodes` in it.
-            dataset: with the content that the tokenizer reads.
-            sharding: rules; those of content tables count.
-            plan: of the model's tables.
-            batch_size: rows of a rank.
-            items_per_row: whose content is looked up, at most.
-        """
-        self._live = next(module for module in model.modules() if isinstance(module, LiveCodes))
-        self.catalogue = catalogue = open_content(dataset, self.tokenizer)
-        tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
-        placed = plan_on_ranks(
-            tables,
-            self._ranks,
-            sharding.part(PREFIX, is_inside=True),
-            batch_size=batch_size,
-            optimizer=NOTHING_KEPT,
-            mean_lengths=dict.fromkeys(catalogue.dims, items_per_row),
-            beside=plan,
-        )
-        self._content: nn.Module = shard_frozen(tables, placed, self._ranks)
-        fill_content(self._content, catalogue, self.tokenizer.standardiser)
-        return placed
 
     @property
     def tokenizer(self) -> LearnedTokenizer:
@@ -231,15 +200,6 @@ class Tuning:
         return GumbelNoise(scale, seed) if scale else None
 
 
-def start_tuning(
-    config: TuningConfig | None,
-    start: SemanticIds | None,
-    ranks: Ranks,
-    log: RunLog,
-    seed: int,
-    steps_per_epoch: int,
-) -> Tuning | None:
-    """Return the tokenizer's part; None where none is tuned."""
-    if config is None or start is None:
-        return None
-    return Tuning(config, start, ranks, log, seed=seed, steps_per_epoch=steps_per_epoch)
+def live_codes_of(model: nn.Module) -> LiveCodes:
+    """Return the codes inside a model, placed or not."""
+    return next(module for module in model.modules() if isinstance(module, LiveCodes))

@@ -42,7 +42,8 @@ class RankConfig(TrainingRunConfig):
     history: HistoryConfig = HistoryConfig.model_validate({})
     tables: TablesConfig = TablesConfig.model_validate({})
     model: RankerConfig = PpnetConfig.model_validate({})
-    train: RankTrainConfig = RankTrainConfig()
+    # Frozen, so a narrower type is sound.
+    train: RankTrainConfig = RankTrainConfig()  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @model_validator(mode="after")
     def _codes_where_needed(self) -> Self:

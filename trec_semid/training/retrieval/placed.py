@@ -6,18 +6,16 @@ import numpy as np
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.embeddings.content_tables import PREFIX
 from trec_semid.models.retriever import Retriever
 from trec_semid.models.tiger import Tiger
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.sharding.apply import shard_frozen
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.training.content import fill_content
-from trec_semid.training.finetune.finetuning import NOTHING_KEPT
+from trec_semid.training.content import place_content
 from trec_semid.training.retrieval.build import build_model, items_at_once, parts_of
 from trec_semid.training.retrieval.item_feed import ItemFeed, Lookup, look_up
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
@@ -95,17 +93,14 @@ def _content_lookup(
     )
     standardiser = Standardiser(catalogue.dims).to(ranks.device)
     standardiser.fit(catalogue, np.flatnonzero(inputs.data.item_counts))
-    tables = ContentTables(catalogue.dims, catalogue.num_items, device="meta")
-    placed = plan_on_ranks(
-        tables,
+    content = place_content(
+        catalogue,
+        standardiser,
+        config.sharding,
         ranks,
-        config.sharding.part(PREFIX, is_inside=True),
         batch_size=batch_size,
-        optimizer=NOTHING_KEPT,
-        mean_lengths=dict.fromkeys(catalogue.dims, 1.0),
+        items_per_row=1.0,
         beside=plan,
     )
-    tell_plan(folder, placed, ranks, "content_plan")
-    sharded: DistributedModelParallel = shard_frozen(tables, placed, ranks)
-    fill_content(sharded, catalogue, standardiser)
-    return look_up(sharded), placed
+    tell_plan(folder, content.plan, ranks, "content_plan")
+    return look_up(content.tables), content.plan

@@ -67,7 +67,8 @@ class RetrieveConfig(TrainingRunConfig):
     loss: LossConfig = LossConfig()
     sampled: SampledConfig | None = None
     """Where the loss over items is sampled; over all items where not given."""
-    train: RetrieveTrainConfig = RetrieveTrainConfig()
+    # Frozen, so a narrower type is sound.
+    train: RetrieveTrainConfig = RetrieveTrainConfig()  # pyright: ignore[reportIncompatibleVariableOverride]
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

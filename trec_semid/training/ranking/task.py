@@ -1,0 +1,168 @@
+"""A ranker as a task: model, batches and evaluation that its config asks for, placed on the ranks."""
+
+from functools import partial
+
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from trec_semid.data.batches import RankingBatch
+from trec_semid.data.ranking.loader import BatchMaker, TrainLoader
+from trec_semid.embeddings.content_tables import PREFIX
+from trec_semid.runtime.logs import RunLog
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.runs import RunFolder
+from trec_semid.sharding.plan import TablePlan, plan_on_ranks
+from trec_semid.training.content import place_content
+from trec_semid.training.finetune.finetuning import Finetuning, distinct_items, live_codes_of, live_items
+from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned, open_content
+from trec_semid.training.optimizers import build_updates
+from trec_semid.training.ranking.predict import evaluate
+from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_model, build_tuned_model
+from trec_semid.training.run import place_model, snapshot, tell_plan
+from trec_semid.training.steps import Arguments, plain_arguments
+from trec_semid.training.task import Task
+
+
+def ranking_task(
+    config: RankConfig, inputs: RankInputs, folder: RunFolder, ranks: Ranks, log: RunLog
+) -> Task:
+    """Build the model, place its tables and the content of its tokenizer, and open the batches.
+
+    Args:
+        config: of the run.
+        inputs: what it is trained on.
+        folder: of the run, where plans are written.
+        ranks: this process among its peers; all of them build it together.
+        log: of this rank.
+
+    Raises:
+        ConfigError: the tokenizer cannot learn in the loop.
+        PlanError: the tables do not fit.
+    """
+    items = distinct_items(config.tuning)
+    pinned = ranks.device.type == "cuda"
+    train = inputs.data.batch_maker("train", "frozen", distinct_items=items, pinned=pinned)
+    valid = inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned)
+    model, plan = _place(config, inputs, train.mean_lengths(), ranks)
+    tell_plan(folder, plan, ranks)
+    batches = TrainLoader(
+        train,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    steps_per_epoch = config.train.steps_of(batches.steps_per_epoch)
+    _log_start(log, config, inputs, steps_per_epoch, ranks)
+    finetuning = _finetuning(
+        config, inputs, model, plan, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
+    )
+    frozen_codes = partial(snapshot, inputs.semantic_ids, config.semantic_ids)
+    return Task(
+        model=model,
+        updates=build_updates(
+            model,
+            config.optimizers,
+            total_steps=steps_per_epoch * config.train.max_epochs,
+            own_rates={TOKENIZER: finetuning.config.learning_rate} if finetuning else {},
+        ),
+        batches=batches,
+        arguments=partial(_with_content, finetuning) if finetuning else plain_arguments,
+        evaluate=partial(_evaluate, model, valid, config.train.evaluation_batch_size, ranks),
+        select_by=config.train.select_by,
+        shown=("auc", "gauc", "log_loss"),
+        inputs=inputs.checksums,
+        snapshot=finetuning.files if finetuning else frozen_codes,
+        finetuning=finetuning,
+    )
+
+
+def _place(
+    config: RankConfig, inputs: RankInputs, mean_lengths: dict[str, float], ranks: Ranks
+) -> tuple[DistributedModelParallel, TablePlan]:
+    """Build the model, with the tokenizer in it where one learns, and place it."""
+    tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
+    if tokenizer:
+        model = build_tuned_model(config, inputs, tokenizer, world_size=ranks.world_size)
+    else:
+        model = build_model(config, inputs.data.features, world_size=ranks.world_size)
+    optimizer = config.optimizers.tables
+    plan = plan_on_ranks(
+        model,
+        ranks,
+        config.sharding.part(PREFIX, is_inside=False) if tokenizer else config.sharding,
+        batch_size=_rows_of_rank(config, ranks),
+        optimizer=optimizer,
+        mean_lengths=mean_lengths,
+    )
+    std, seed = config.tables.init_std, config.seed
+    return place_model(model, plan, ranks, optimizer, std=std, seed=seed), plan
+
+
+def _finetuning(
+    config: RankConfig,
+    inputs: RankInputs,
+    model: nn.Module,
+    plan: TablePlan,
+    *,
+    folder: RunFolder,
+    ranks: Ranks,
+    log: RunLog,
+    steps_per_epoch: int,
+) -> Finetuning | None:
+    """Place content beside the tables; None where no tokenizer is in the loop."""
+    if config.tuning is None or inputs.semantic_ids is None:
+        return None
+    live = live_codes_of(model)
+    assert live.tokenizer is not None, "built with one"
+    content = place_content(
+        open_content(inputs.dataset, live.tokenizer),
+        live.tokenizer.standardiser,
+        config.sharding,
+        ranks,
+        batch_size=_rows_of_rank(config, ranks),
+        items_per_row=live_items(config.tuning, config.history.max_len),
+        beside=plan,
+    )
+    tell_plan(folder, content.plan, ranks, "content_plan")
+    start = inputs.semantic_ids
+    return Finetuning(
+        config.tuning,
+        live,
+        content,
+        start,
+        ranks,
+        log,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _rows_of_rank(config: RankConfig, ranks: Ranks) -> int:
+    return -(-config.train.batch_size // ranks.world_size)
+
+
+def _log_start(
+    log: RunLog, config: RankConfig, inputs: RankInputs, steps_per_epoch: int, ranks: Ranks
+) -> None:
+    log.event(
+        "start",
+        dataset=inputs.dataset.facts.name,
+        representation=config.representation,
+        features=[feature.name for feature in inputs.data.features],
+        steps_per_epoch=steps_per_epoch,
+        world_size=ranks.world_size,
+    )
+
+
+def _with_content(finetuning: Finetuning, batch: RankingBatch, step: int) -> Arguments:
+    """Return what the model is called with: content only where the tokenizer learns."""
+    plain = plain_arguments(batch, step)
+    if not finetuning.moves(step) or batch.items is None:
+        return plain
+    contents = finetuning.contents(batch.items.rows)
+    return Arguments((*plain.positional, contents), {"noise": finetuning.noise(step)})
+
+
+def _evaluate(model: nn.Module, valid: BatchMaker, batch_size: int, ranks: Ranks) -> dict[str, float]:
+    return evaluate(model, valid, batch_size=batch_size, ranks=ranks)[0]
