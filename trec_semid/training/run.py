@@ -2,12 +2,13 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
+from rich.table import Table
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
@@ -16,6 +17,7 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
 from trec_semid.core.seeds import seed_everything
+from trec_semid.core.text_table import as_text
 from trec_semid.evaluation.ranking import Named
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.runtime.logs import CONSOLE, RunLog, say, set_up_console
@@ -33,7 +35,6 @@ from trec_semid.training.known_rows import write_known_rows
 from trec_semid.training.loop import note_time, train
 from trec_semid.training.resume import expect_start, newest_loop, refuse_other_inputs
 from trec_semid.training.start_weights import StartInputs, find_start_weights
-from trec_semid.training.summary import summary
 from trec_semid.training.tables import initialise_tables
 from trec_semid.training.task import Task
 
@@ -114,6 +115,22 @@ def run_once(
     if ranks.is_main:
         say(summary(config.run, metrics))
     return Trained(config.run, metrics)
+
+
+def summary(run: str, metrics: Mapping[str, float]) -> str:
+    """Return metrics of whole splits side by side, and where all of them are.
+
+    Args:
+        run: its folder.
+        metrics: by `split/metric`; those of strata, `split/metric/stratum`, are left to the file.
+    """
+    whole = {tuple(name.split("/")): value for name, value in metrics.items() if name.count("/") == 1}
+    splits, names = (list(dict.fromkeys(key[part] for key in whole)) for part in (0, 1))
+    table = Table("", *splits)
+    for name in names:
+        values = (whole.get((split, name)) for split in splits)
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
+    return f"{as_text(table)}\nall metrics: {join(run, 'metrics.json')}"
 
 
 def train_and_write(

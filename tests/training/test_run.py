@@ -1,4 +1,4 @@
-from trec_semid.training.summary import summary
+from trec_semid.training.run import summary
 
 
 def test_whole_splits_stand_side_by_side_and_strata_are_left_out():
