@@ -107,7 +107,8 @@ def write_own_metrics(run: RunFolder, config: FakeRetrieveConfig) -> None:
     """Write `metrics.json` from the positions that lie in the folder."""
     dataset = Dataset(config.dataset)
     metrics: dict[str, float] = {}
-    counts = {"parameters/dense": 100, "parameters/tables": 2000}
+    learns = config.model.kind not in ("popularity", "ensemble")
+    counts = {"parameters/dense": 100, "parameters/tables": 2000} if learns else {}
     splits: tuple[Split, ...] = ("valid", "test")
     for split in splits:
         found, sizes = retrieval_metrics(

@@ -1,14 +1,23 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.datasets import write_small_dataset
 from tests.report.conftest import Study
 from tests.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
-from trec_semid.report.arm_names import own_config, representation
-from trec_semid.report.arms import group_arms, list_rule
-from trec_semid.report.collect import FinishedRun, collect_runs
+from trec_semid.report.arms import ArmRuns, flatten, tell_apart
+from trec_semid.report.arms import group_arms as group_arms_of_kind
+from trec_semid.report.collect import Collection, FinishedRun, collect_runs
+from trec_semid.report.kinds import KINDS
+from trec_semid.report.retrieval import describe_retrievers, list_rule, retriever_config
+
+
+def group_arms(collection: Collection, baseline: str | None = None) -> list[ArmRuns]:
+    assert collection.job is not None
+    return group_arms_of_kind(collection, KINDS[collection.job].arms, baseline)
 
 
 @pytest.fixture
@@ -42,7 +51,7 @@ def test_arms_of_equal_name_are_told_apart_by_what_differs(tmp_path: Path, datas
         write_rank_run(str(tmp_path / "b"), dataset, learning_rate=0.1),
     ]
     names = [each.arm.name for each in group_arms(collect_runs(runs))]
-    assert names == ["item (train.learning_rate = 0.01)", "item (train.learning_rate = 0.1)"]
+    assert names == ["item (learning_rate = 0.01)", "item (learning_rate = 0.1)"]
 
 
 def test_arms_are_told_apart_by_their_tokenizers_configs(tmp_path: Path, dataset: str):
@@ -52,8 +61,8 @@ def test_arms_are_told_apart_by_their_tokenizers_configs(tmp_path: Path, dataset
         runs.append(write_rank_run(str(tmp_path / f"rank-{size}"), dataset, "both", semantic_ids=codes))
     names = [each.arm.name for each in group_arms(collect_runs(runs))]
     assert names == [
-        "both · mmq (tokenize.tokenizer.num_codes = 16)",
-        "both · mmq (tokenize.tokenizer.num_codes = 32)",
+        "both · mmq (num_codes = 16)",
+        "both · mmq (num_codes = 32)",
     ]
 
 
@@ -93,19 +102,75 @@ def test_without_an_item_arm_the_first_by_name_is_the_baseline(study: Study):
     assert arms[0].arm.name == "both · mmq"
 
 
+LEARNED = {"counts": {"parameters/dense": 1}}
+
+
+def retriever(learned: bool = True, **config: object) -> FinishedRun:
+    return FinishedRun("r", "retrieve", config, {}, LEARNED if learned else {}, "r")
+
+
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("run", "said"),
     [
-        ({"model": {"kind": "ensemble", "runs": ["a", "b"]}}, "2 runs"),
-        ({"model": {"kind": "ensemble", "runs": ["runs/a"]}}, "a"),
-        ({"model": {"kind": "ensemble", "runs": ["runs/hybrid/seed-12"]}}, "hybrid"),
-        ({"model": {"kind": "popularity"}}, ""),
-        ({"model": {"kind": "rpg"}, "item": {"id": False}, "semantic_ids": "codes"}, "codes"),
-        ({"item": {"fields": ["brand"], "content": ["text"]}}, "ID + brand + text"),
+        (retriever(learned=False, model={"kind": "ensemble", "runs": ["a", "b"]}), "2 runs"),
+        (retriever(learned=False, model={"kind": "ensemble", "runs": ["runs/a"]}), "a"),
+        (retriever(learned=False, model={"kind": "ensemble", "runs": ["runs/hybrid/seed-12"]}), "hybrid"),
+        (retriever(learned=False, model={"kind": "popularity"}, item={"id": True}), ""),
+        (retriever(model={"kind": "rpg"}, item={"id": False}, semantic_ids="codes"), "codes"),
+        (retriever(item={"fields": ["brand"], "content": ["text"]}), "ID + brand + text"),
     ],
 )
-def test_what_an_item_is_to_a_retriever(config: dict[str, object], said: str):
-    assert representation(FinishedRun("r", "retrieve", config, {}, {}, "r")) == said
+def test_what_an_item_is_to_a_retriever(run: FinishedRun, said: str):
+    (described,) = describe_retrievers([run], [None])
+    assert described.representation == said
+    assert described.has_seed is (said != "")
+
+
+def test_a_side_field_and_a_content_vector_of_one_name_are_told_apart_in_every_arm():
+    runs = [
+        retriever(item={"fields": ["class", "attributes"], "content": ["attributes"]}, semantic_ids="codes"),
+        retriever(item={"fields": ["class"]}),
+        retriever(item={"content": ["attributes"]}),
+    ]
+    described = describe_retrievers(runs, ["rq_kmeans", None, None])
+    assert [each.parts for each in described] == [
+        ["ID + class + attributes (field) + attributes (content) + rq_kmeans"],
+        ["ID + class"],
+        ["ID + attributes (content)"],
+    ]
+
+
+def test_names_are_made_of_the_fewest_keys_that_tell_arms_apart():
+    full = {"train": {"lr": 0.1, "size": 1}, "tables": {"lr": 0.1}}
+    configs = [
+        full,
+        {**full, "train": {"lr": 0.2, "size": 2}},
+        {**full, "tuning": {"estimator": "soft", "weight": 1}},
+        {**full, "tables": {"lr": 0.3}, "item": {"fields": [], "id": True}},
+    ]
+    assert tell_apart(["a"] * 4 + ["b"], [*map(flatten, configs), {}]) == [
+        "a (train.lr = 0.1, tables.lr = 0.1, without tuning)",
+        "a (train.lr = 0.2)",
+        "a (estimator = soft)",
+        "a (tables.lr = 0.3)",
+        "b",
+    ]
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "a #2", "a (k = 1)"]),
+            st.dictionaries(st.sampled_from(["k", "x.k", "x.y"]), st.sampled_from([1, "1", True, [], [1]])),
+        ),
+        max_size=8,
+    )
+)
+def test_no_two_arms_have_one_name(arms: list[tuple[str, dict[str, object]]]):
+    told = tell_apart([name for name, _ in arms], [config for _, config in arms])
+    assert len(set(told)) == len(arms)
+    assert all(after.startswith(before) for after, (before, _) in zip(told, arms, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +195,7 @@ def asked_again(seed: int, of: str, penalty: float) -> FinishedRun:
 
 
 def test_seeds_of_a_run_that_is_asked_again_are_one_arm():
-    config = own_config(asked_again(0, "hybrid", 1.0))
-    assert config == own_config(asked_again(1, "hybrid", 1.0))
-    assert config != own_config(asked_again(0, "narrow", 1.0))
-    assert config != own_config(asked_again(0, "hybrid", 2.0))
+    config = retriever_config(asked_again(0, "hybrid", 1.0))
+    assert config == retriever_config(asked_again(1, "hybrid", 1.0))
+    assert config != retriever_config(asked_again(0, "narrow", 1.0))
+    assert config != retriever_config(asked_again(0, "hybrid", 2.0))

@@ -10,6 +10,7 @@ from tests.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
 from trec_semid.report.arms import group_arms
 from trec_semid.report.collect import collect_runs, is_same_place, read_run
+from trec_semid.report.kinds import KINDS
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_tokenize_run_made_anew_in_place_is_not_taken_for_what_a_rank_run_read
     assert by_name["on-rq_kmeans"] is not None
     assert "on-mmq was trained with other semantic IDs than" in collection.notes[0]
     assert len(collection.notes) == 1
-    assert {arm.arm.name for arm in group_arms(collection)} == {
+    assert {arm.arm.name for arm in group_arms(collection, KINDS["rank"].arms)} == {
         "both · codes since replaced",
         "both · rq_kmeans",
     }

@@ -51,21 +51,38 @@ def test_the_answer_names_verdicts_in_plain_words_best_first(study: Study):
         _comparison("c", -0.01, "not distinguishable", "popularity_tail"),
     ]
     told = write_headline(_report(study, arms, comparisons))
+    base = study.report.scores[0].metrics["gauc"]["item"].value
     assert told == [
-        "In GAUC, d (+0.0300) and c (+0.0200) are better than item; b (−0.0300) is worse than item; "
-        "a (+0.0040) is not distinguishable from item.",
-        "The smallest difference that this data could have shown is 0.0125.",
-        "On the least popular 25 % of items, GAUC against item: c −0.0100 (not distinguishable).",
+        f"In GAUC, d (+0.0300) and c (+0.0200) are better than item ({base:.4f}); b (−0.0300) is worse than "
+        "item; a (+0.0040) is not distinguishable from item.",
         "Compared: item, a, b, c and d, 3 seeds each, on the test part of films with 9,999 rows of "
         "243 users; 144 of these users have both positive and negative rows, and only they count in GAUC.",
+        "The smallest difference that this data could have shown is 0.0125.",
+        "On the least popular 25 % of items, GAUC against item: c −0.0100 (not distinguishable).",
     ]
+
+
+def test_of_many_arms_the_best_are_named_and_the_others_counted(study: Study):
+    names = [f"arm {number}" for number in range(12)]
+    comparisons = [_comparison(name, 0.01 * number, "better") for number, name in enumerate(names)]
+    tail = [
+        each.model_copy(
+            update={"stratum": "popularity_tail", "verdict": "worse" if each.arm == "arm 4" else each.verdict}
+        )
+        for each in comparisons
+    ]
+    told = write_headline(_report(study, [_arm(name) for name in ("item", *names)], [*comparisons, *tail]))
+    assert "arm 11 (+0.1100), arm 10 (+0.1000), arm 9 (+0.0900) and 9 others are better than item" in told[0]
+    assert told[1].startswith("Compared: 13 arms, 3 seeds each, on the test part of films")
+    assert told[3].endswith("arm 9 +0.0900 (better) and 9 others.")
+    assert max(map(len, told)) < 260
 
 
 def test_a_difference_that_counts_alone_and_not_among_others_is_named(study: Study):
     arms = [_arm(name) for name in ("item", "a", "b")]
     lost = _comparison("a", 0.03, "not distinguishable").model_copy(update={"p": 0.03, "p_holm": 0.06})
     told = write_headline(_report(study, arms, [lost, _comparison("b", 0.04, "better")]))
-    assert told[1] == (
+    assert told[2] == (
         "The smallest difference that this data could have shown is 0.0125. Among 2 comparisons it could be "
         "chance all the same, as for a (p 0.060)."
     )

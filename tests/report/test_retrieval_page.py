@@ -14,8 +14,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import Report
-from trec_semid.report.markdown import plain, render_markdown
-from trec_semid.report.render import render_json, render_page
+from trec_semid.report.render import plain, render_json, render_markdown, render_page
 from trec_semid.report.words import interval
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.runs import RunFolder

@@ -247,7 +247,7 @@ def test_the_answer_gives_numbers_of_every_comparison(retrieval: Retrieval):
         spread = retrieval.report.scores[0].metrics["recall@10"][FIRST].sd
         assert f"± {spread:.4f}" in sentence
     frame = read_frame(retrieval.runs[FIRST][0])
-    assert f"{len(frame)} test items of {frame.user_row.nunique()} users" in told[-1]
+    assert f"{len(frame)} test items of {frame.user_row.nunique()} users" in told[1]
 
 
 def test_a_run_without_log_and_plan_has_no_training_to_show(retrieval: Retrieval):
@@ -316,8 +316,8 @@ def test_lists_with_and_without_history_are_compared_with_a_warning(tmp_path: Pa
     ]
     report = build_report(collect_runs(runs), num_replicates=100)
     assert [arm.name for arm in report.arms] == [
-        "sasrec · ID (evaluation.masks_history = True)",
-        "sasrec · ID (evaluation.masks_history = False)",
+        "sasrec · ID (masks_history = true)",
+        "sasrec · ID (masks_history = false)",
     ]
     assert any("hold items of the user's history" in note for note in report.notes)
 
@@ -338,7 +338,7 @@ def test_finished_runs_asked_again_are_one_arm_of_their_seeds(tmp_path: Path, da
     ]
     popular = write_retrieve_run(str(tmp_path / "popular"), dataset, "popularity")
     report = build_report(collect_runs([*members, *again, popular]), num_replicates=100)
-    names = [f"ensemble · hybrid (evaluation.unseen_penalty = {penalty})" for penalty in (0.5, 1.0)]
+    names = [f"ensemble · hybrid (unseen_penalty = {penalty})" for penalty in (0.5, 1.0)]
     assert {arm.name: len(arm.seeds) for arm in report.arms} == {
         "sasrec · ID": 3,
         names[0]: 3,

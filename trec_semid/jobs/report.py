@@ -10,8 +10,7 @@ from trec_semid.data.schema import VerifyConfig
 from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import Report
-from trec_semid.report.markdown import render_markdown
-from trec_semid.report.render import render_json, render_page
+from trec_semid.report.render import render_json, render_markdown, render_page
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
 

@@ -1,23 +1,46 @@
-"""Groups rank or retrieve runs into arms: one arm is one config, run with several seeds."""
+"""Groups recommenders' runs into arms, and names the arms: one arm is one config, run with several seeds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
-from trec_semid.report.arm_names import (
-    ITEM_IDS,
-    has_other_codes,
-    model_kind,
-    name_arms,
-    own_config,
-    representation,
-    tokenizer_kind,
-)
 from trec_semid.report.collect import Collection, FinishedRun, tokenizer_place
 from trec_semid.report.content import Arm
+
+PLACE_KEYS = ("seed", "run", "dataset", "semantic_ids", "label")
+"""Keys that may differ within an arm: the checksum stands for the dataset and the tokenizer's own
+config for its codes."""
+Flat = Mapping[str, object]
+"""A config by dotted keys."""
+
+
+class Description(NamedTuple):
+    """What an arm is, in the words of its kind of runs."""
+
+    parts: list[str]
+    """Of its name."""
+    representation: str
+    """What an item is to the model; empty where it asks nothing of items."""
+    model: str | None = None
+    lists: str | None = None
+    """How the catalogue was listed."""
+    has_seed: bool = True
+    """Whether another seed could give another result."""
+
+
+class Describing(NamedTuple):
+    """What a kind of runs says of its own arms."""
+
+    describe: Callable[[Sequence[FinishedRun], Sequence[str | None]], list[Description]]
+    """One run of every arm, and the kinds of the tokenizers that they read, to what the arms are."""
+    own_config: Callable[[FinishedRun], dict[str, Any]]
+    """What of a run's config makes its arm, `PLACE_KEYS` aside."""
+    usual_baseline: Callable[[Sequence["ArmRuns"]], "ArmRuns"]
+    """Which of the arms, in the order of their first runs, others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -26,63 +49,167 @@ class ArmRuns:
 
     arm: Arm
     runs: list[FinishedRun]
+    has_seed: bool = True
+    """Whether another seed could give another result."""
 
 
-def group_arms(collection: Collection, baseline: str | None = None) -> list[ArmRuns]:
+def group_arms(collection: Collection, kind: Describing, baseline: str | None = None) -> list[ArmRuns]:
     """Return the arms, baseline first and the others in the order of their names.
 
     Args:
         collection: the runs.
-        baseline: name of the arm that others are compared with; None = of rankers the first whose
-            representation is `item`, else the first by name; of retrievers that of the first run.
+        kind: what their kind says of its arms.
+        baseline: name of the arm that others are compared with; None = the kind's usual one.
 
     Raises:
         DataError: two runs are the same arm and seed, or no arm has the baseline's name.
     """
     groups: dict[str, list[FinishedRun]] = {}
     for run in collection.recommenders:
-        groups.setdefault(_arm_key(run, collection), []).append(run)
+        groups.setdefault(_arm_key(run, kind, collection), []).append(run)
     members = [sorted(runs, key=lambda run: run.seed) for runs in groups.values()]
     for runs in members:
         _check_seeds(runs)
-    names = name_arms(members, collection)
-    named = dict(sorted(zip(names, members, strict=True)))
-    if baseline is not None:
-        _check_baseline(baseline, named)
-    chosen = baseline or _usual_baseline(names, named)
-    order = sorted(named, key=lambda name: (name != chosen, name))
+    given = _name(members, kind, collection)
+    chosen = kind.usual_baseline(given).arm.name if baseline is None else baseline
+    _check_baseline(chosen, [each.arm.name for each in given])
+    order = sorted(given, key=lambda each: (each.arm.name != chosen, each.arm.name))
     return [
-        ArmRuns(_arm(name, series, named[name], collection, is_baseline=name == chosen), named[name])
-        for series, name in enumerate(order)
+        ArmRuns(
+            each.arm.model_copy(update={"series": series, "is_baseline": each.arm.name == chosen}),
+            each.runs,
+            each.has_seed,
+        )
+        for series, each in enumerate(order)
     ]
 
 
-def _arm(
-    name: str, series: int, runs: Sequence[FinishedRun], collection: Collection, *, is_baseline: bool
-) -> Arm:
-    made = collection.tokenizer_of(runs[0])
-    return Arm(
-        name=name,
-        representation=representation(runs[0]),
-        tokenizer=tokenizer_kind(made) if made else None,
-        model=model_kind(runs[0]),
-        lists=list_rule(runs[0]) if runs[0].job == "retrieve" else None,
-        series=series,
-        seeds=[run.seed for run in runs],
-        runs=[run.name for run in runs],
-        is_baseline=is_baseline,
-        parameters=_parameters(runs[0]),
-    )
+def tokenizer_kind(run: FinishedRun) -> str:
+    """Return the kind of tokenizer that a tokenize run fitted."""
+    section = run.config.get("tokenizer")
+    kind = section.get("kind") if isinstance(section, dict) else None
+    return str(kind or run.json("quality.json").get("tokenizer", "tokenizer"))
 
 
-def list_rule(run: FinishedRun) -> str:
-    """Return how a retriever listed the catalogue, in words."""
-    how = run.config.get("evaluation", {})
-    width = how.get("beam_width")
-    search = f"beam of {width} tuples" if width else "every item scored"
-    penalty = how.get("unseen_penalty", 0.0)
-    lowered = f", items without a training event {penalty:g} lower" if penalty else ""
-    return f"{search}{lowered}, history {'left out' if how.get('masks_history', True) else 'kept'}"
+def own_config(run: FinishedRun) -> dict[str, Any]:
+    """Return a run's config without the keys that may differ within an arm."""
+    return {key: value for key, value in run.config.items() if key not in PLACE_KEYS}
+
+
+def tell_apart(names: Sequence[str], configs: Sequence[Flat]) -> list[str]:
+    """Return names of which no two are equal.
+
+    A name that several arms share gets the fewest config keys in which its arm differs from each of the
+    others, as short as they can be without meaning another key, such as `item (learning_rate = 0.1)`; what an
+    arm lacks is named too, such as `both · mmq (without tuning)`. Arms that no key tells apart are numbered.
+
+    Args:
+        names: by arm.
+        configs: of the arms, by dotted keys.
+    """
+    told = list(names)
+    for arm, name in enumerate(names):
+        rivals = [other for other, its in enumerate(names) if its == name and other != arm]
+        keys = _separating_keys(configs[arm], [configs[rival] for rival in rivals])
+        if keys:
+            told[arm] = f"{name} ({', '.join(_setting(key, configs[arm], configs) for key in keys)})"
+    for arm, name in enumerate(told):
+        number = 1
+        while told.index(told[arm]) < arm:
+            number += 1
+            told[arm] = f"{name} #{number}"
+    return told
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return a config by dotted keys."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _name(
+    members: Sequence[Sequence[FinishedRun]], kind: Describing, collection: Collection
+) -> list[ArmRuns]:
+    """Return the arms in the order of their first runs, none of them the baseline yet."""
+    firsts = [runs[0] for runs in members]
+    fitted = [collection.tokenizer_of(run) for run in firsts]
+    tokenizers = [tokenizer_kind(run) if run else None for run in fitted]
+    described = kind.describe(firsts, tokenizers)
+    plain = [_plain_name(run, each.parts, collection) for run, each in zip(firsts, described, strict=True)]
+    configs = [
+        flatten(kind.own_config(run)) | (flatten(own_config(codes), "tokenize.") if codes else {})
+        for run, codes in zip(firsts, fitted, strict=True)
+    ]
+    arms: list[ArmRuns] = []
+    for index, name in enumerate(tell_apart(plain, configs)):
+        what, runs = described[index], members[index]
+        arm = Arm(
+            name=name,
+            representation=what.representation,
+            tokenizer=tokenizers[index],
+            model=what.model,
+            lists=what.lists,
+            series=index,
+            seeds=[run.seed for run in runs],
+            runs=[run.name for run in runs],
+            is_baseline=False,
+            parameters=_parameters(runs[0]),
+        )
+        arms.append(ArmRuns(arm, list(runs), what.has_seed))
+    return arms
+
+
+def _plain_name(run: FinishedRun, parts: Sequence[str], collection: Collection) -> str:
+    replaced = ["codes since replaced"] if run.uri in collection.on_other_codes else []
+    label = run.config.get("label")
+    return " · ".join([*parts, *replaced, *([str(label)] if label else [])])
+
+
+def _separating_keys(mine: Flat, rivals: Sequence[Flat]) -> list[str]:
+    """Return keys in one of which at least an arm differs from each rival: always the one that tells most."""
+    keys = list(dict.fromkeys([*mine, *(key for rival in rivals for key in rival)]))
+    chosen: list[str] = []
+    left = list(rivals)
+    while left:
+        apart = {key: [rival for rival in left if not _is_same(mine, rival, key)] for key in keys}
+        best = max(keys, key=lambda key: len(apart[key]), default=None)
+        if best is None or not apart[best]:
+            break
+        chosen.append(best)
+        left = [rival for rival in left if _is_same(mine, rival, best)]
+    return chosen
+
+
+def _is_same(mine: Flat, rival: Flat, key: str) -> bool:
+    return (key in mine) == (key in rival) and mine.get(key) == rival.get(key)
+
+
+def _setting(key: str, mine: Flat, configs: Sequence[Flat]) -> str:
+    if key in mine:
+        return f"{_short_key(key, configs)} = {_worded(mine[key])}"
+    parts = key.split(".")
+    sections = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    has = [section for section in sections if any(each.startswith(f"{section}.") for each in mine)]
+    lacking = next((section for section in sections if section not in has), None)
+    return f"without {lacking or _short_key(key, configs)}"
+
+
+def _short_key(key: str, configs: Sequence[Flat]) -> str:
+    """Return the shortest end of a dotted key that is the end of no other."""
+    others = {each for config in configs for each in config if each != key}
+    parts = key.split(".")
+    ends = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+    return next((end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others)), key)
+
+
+def _worded(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return " + ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _parameters(run: FinishedRun) -> dict[str, int]:
@@ -90,10 +217,11 @@ def _parameters(run: FinishedRun) -> dict[str, int]:
     return {key.partition("/")[2]: int(size) for key, size in counts.items() if key.startswith("parameters/")}
 
 
-def _arm_key(run: FinishedRun, collection: Collection) -> str:
-    made = collection.tokenizer_of(run)
-    codes = own_config(made) if made else tokenizer_place(run) if has_other_codes(run, collection) else None
-    return json.dumps([own_config(run), codes, run.config.get("label")], sort_keys=True, default=str)
+def _arm_key(run: FinishedRun, kind: Describing, collection: Collection) -> str:
+    fitted = collection.tokenizer_of(run)
+    is_on_others = run.uri in collection.on_other_codes
+    codes = own_config(fitted) if fitted else tokenizer_place(run) if is_on_others else None
+    return json.dumps([kind.own_config(run), codes, run.config.get("label")], sort_keys=True, default=str)
 
 
 def _check_seeds(runs: Sequence[FinishedRun]) -> None:
@@ -108,15 +236,7 @@ def _check_seeds(runs: Sequence[FinishedRun]) -> None:
             )
 
 
-def _check_baseline(baseline: str, named: Mapping[str, Sequence[FinishedRun]]) -> None:
-    if baseline not in named:
-        have = ", ".join(named) or "none"
+def _check_baseline(baseline: str, names: Sequence[str]) -> None:
+    if baseline not in names:
+        have = ", ".join(sorted(names)) or "none"
         raise DataError("no such arm for the baseline", value=baseline, remedy=f"The arms are: {have}")
-
-
-def _usual_baseline(given: Sequence[str], named: Mapping[str, Sequence[FinishedRun]]) -> str | None:
-    """Choose among names as they were given, and the same in order with their runs."""
-    if any(runs[0].job == "retrieve" for runs in named.values()):
-        return given[0]
-    of_items = [name for name, runs in named.items() if representation(runs[0]) == ITEM_IDS]
-    return next(iter([*of_items, *named]), None)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from trec_semid.evaluation.predictions import count_rows
-from trec_semid.report.arm_names import POPULARITY, model_kind, tokenizer_kind
-from trec_semid.report.arms import ArmRuns, group_arms
-from trec_semid.report.collect import Collection, FinishedRun, is_tuned
+from trec_semid.report.arms import ArmRuns, group_arms, tokenizer_kind
+from trec_semid.report.codebooks import collect_codebooks
+from trec_semid.report.collect import Collection, FinishedRun
 from trec_semid.report.compare import (
     compare_scores,
     compare_strata,
@@ -14,13 +14,12 @@ from trec_semid.report.compare import (
 )
 from trec_semid.report.content import (
     Bootstrap,
-    Codebooks,
     Learning,
     Plan,
     Report,
     RunFacts,
 )
-from trec_semid.report.headline import write_tokenizer_headline
+from trec_semid.report.headline import write_headline, write_tokenizer_headline
 from trec_semid.report.kinds import KINDS, Kind
 from trec_semid.report.measure import choose_replicates
 
@@ -44,15 +43,17 @@ def build_report(
     Args:
         collection: the runs.
         title: the report's title; None = made from the dataset's name.
-        baseline: name of the arm that others are compared with; None = the usual one (`group_arms`).
+        baseline: name of the arm that others are compared with; None = the usual one of their kind.
         num_replicates: draws of users behind every interval; large test parts get fewer, and a note.
         seed: of the draws.
 
     Raises:
         DataError: runs that cannot be compared or whose files do not fit each other.
     """
-    dataset, arms = collection.dataset.facts, group_arms(collection, baseline)
-    books = _codebooks(collection, arms)
+    dataset = collection.dataset.facts
+    kind = KINDS[collection.job] if collection.job else None
+    arms = group_arms(collection, kind.arms, baseline) if kind else []
+    books = collect_codebooks(collection, arms)
     report = Report(
         job=collection.job,
         title=title or f"Tokenizer report: {dataset.name}",
@@ -73,9 +74,7 @@ def build_report(
         runs=_runs(collection, arms),
         notes=collection.notes,
     )
-    if collection.job is None:
-        return report
-    return _with_results(report, KINDS[collection.job], arms, collection, title)
+    return _with_results(report, kind, arms, collection, title) if kind else report
 
 
 def _with_results(
@@ -102,7 +101,7 @@ def _with_results(
             "notes": notes,
         }
     )
-    return found.model_copy(update={"headline": kind.headline(found)})
+    return found.model_copy(update={"headline": write_headline(found)})
 
 
 def _affordable(arms: Sequence[ArmRuns], wanted: int) -> int:
@@ -122,12 +121,13 @@ def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
 
 
 def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:
-    few = [each.arm.name for each in arms if len(each.runs) < 3 and model_kind(each.runs[0]) != POPULARITY]
+    seeded = [each for each in arms if each.has_seed]
+    few = [each.arm.name for each in seeded if len(each.runs) < 3]
     if not few:
         return []
-    return [
-        f"Fewer than three seeds for {', '.join(few)}: how much another seed would change is not well known."
-    ]
+    every = f"{len(few)} of {len(arms)} arms" if len(few) < len(seeded) else "every arm that a seed changes"
+    who = ", ".join(few) if len(few) <= 3 else every
+    return [f"Fewer than three seeds for {who}: how much another seed would change is not well known."]
 
 
 def _learning(run: FinishedRun, arm: str) -> Learning:
@@ -152,37 +152,6 @@ def _thinned(points: Sequence[tuple[int, float]], best: int | None) -> list[tupl
     kept = range(0, len(points), stride)
     last = len(points) - 1
     return [point for index, point in enumerate(points) if index in kept or index == last or point[0] == best]
-
-
-def _codebooks(collection: Collection, arms: Sequence[ArmRuns]) -> list[Codebooks]:
-    readers: dict[str, list[str]] = {}
-    for arm in arms:
-        for run in arm.runs:
-            made = collection.tokenizer_of(run)
-            if made and arm.arm.name not in readers.setdefault(made.uri, []):
-                readers[made.uri].append(arm.arm.name)
-    tuned = [
-        Codebooks(
-            name=f"{run.json('quality.json')['tokenizer']}, tuned",
-            run=run.name,
-            seed=run.seed,
-            arms=[arm.arm.name],
-            quality=run.json("quality.json"),
-        )
-        for arm in arms
-        for run in arm.runs
-        if is_tuned(run)
-    ]
-    return tuned + [
-        Codebooks(
-            name=tokenizer_kind(run),
-            run=run.name,
-            seed=run.seed,
-            arms=readers.get(run.uri, []),
-            quality=run.json("quality.json"),
-        )
-        for run in sorted(collection.tokenizers, key=lambda run: (tokenizer_kind(run), run.seed))
-    ]
 
 
 def _plans(arms: Sequence[ArmRuns]) -> list[Plan]:

@@ -6,13 +6,71 @@ from typing import Any
 
 from markupsafe import Markup
 
+from trec_semid.report.arms import ArmRuns, tokenizer_kind
+from trec_semid.report.collect import Collection, is_tuned
 from trec_semid.report.content import Codebooks
 from trec_semid.report.drawing import Curve, draw_curves, draw_usage
-from trec_semid.report.tables import Block, Cell, Column, Table
+from trec_semid.report.parts import Block, Cell, Column, Heading, Legend, Part, Table, Words, figures
 from trec_semid.report.words import NONE, count, figure, share
 
 
-def quality_table(codebooks: Sequence[Codebooks]) -> Table:
+def collect_codebooks(collection: Collection, arms: Sequence[ArmRuns]) -> list[Codebooks]:
+    """Return what tokenizers did to the catalogue: first those that a recommender tuned."""
+    readers: dict[str, list[str]] = {}
+    for arm in arms:
+        for run in arm.runs:
+            made = collection.tokenizer_of(run)
+            if made and arm.arm.name not in readers.setdefault(made.uri, []):
+                readers[made.uri].append(arm.arm.name)
+    tuned = [
+        Codebooks(
+            name=f"{run.json('quality.json')['tokenizer']}, tuned",
+            run=run.name,
+            seed=run.seed,
+            arms=[arm.arm.name],
+            quality=run.json("quality.json"),
+        )
+        for arm in arms
+        for run in arm.runs
+        if is_tuned(run)
+    ]
+    return tuned + [
+        Codebooks(
+            name=tokenizer_kind(run),
+            run=run.name,
+            seed=run.seed,
+            arms=readers.get(run.uri, []),
+            quality=run.json("quality.json"),
+        )
+        for run in sorted(collection.tokenizers, key=lambda run: (tokenizer_kind(run), run.seed))
+    ]
+
+
+def codebook_parts(shown: Sequence[Codebooks]) -> list[Part]:
+    """Return the section on tokenizers: quality, use of codes, and whether near items share them."""
+    if not shown:
+        return []
+    parts: list[Part] = [_quality_table(shown)]
+    first_runs = _first_runs(shown)
+    for each in first_runs:
+        readers = f", read by {', '.join(each.arms)}" if each.arms else ""
+        said = (
+            "Items per code at each position, most used code first; the dashed line is an even share. "
+            f"Run {each.run}{readers}."
+        )
+        usage = [(picture, name, numbers) for name, numbers, picture in _usage_pictures(each)]
+        parts += [Heading(f"Tokenizer {each.name}"), Words(said, is_note=True)]
+        parts += [*figures(*usage, are_tiny=True), _position_table(each)]
+    agreement = _agreement_picture(first_runs)
+    if agreement is not None:
+        marks = [(series, each.name) for series, each in enumerate(first_runs, start=1)]
+        said = "Mean cosine of the content of item pairs (upright). A good tokenizer rises."
+        parts += [Heading("Do near items share codes?"), Legend("Tokenizers", marks)]
+        parts += figures((agreement, "Likeness of content by codes in common", said))
+    return parts
+
+
+def _quality_table(codebooks: Sequence[Codebooks]) -> Table:
     """Return one row per tokenize run."""
     columns = [
         Column("Tokenizer"),
@@ -62,7 +120,7 @@ def _share_or_none(value: float | None) -> str:
     return NONE if value is None else share(value, 1)
 
 
-def position_table(codebooks: Codebooks) -> Table:
+def _position_table(codebooks: Codebooks) -> Table:
     """Return one row per position of a tokenizer."""
     columns = [
         Column("Position"),
@@ -88,7 +146,7 @@ def position_table(codebooks: Codebooks) -> Table:
     return Table(f"Positions of {codebooks.name}, run {codebooks.run}.", columns, [Block("", rows)])
 
 
-def usage_pictures(codebooks: Codebooks) -> list[tuple[str, str, Markup]]:
+def _usage_pictures(codebooks: Codebooks) -> list[tuple[str, str, Markup]]:
     """Return (name, numbers, picture) of every position."""
     pictures: list[tuple[str, str, Markup]] = []
     for position in codebooks.quality["positions"]:
@@ -98,12 +156,12 @@ def usage_pictures(codebooks: Codebooks) -> list[tuple[str, str, Markup]]:
     return pictures
 
 
-def pictured(codebooks: Sequence[Codebooks]) -> list[Codebooks]:
+def _first_runs(codebooks: Sequence[Codebooks]) -> list[Codebooks]:
     """Return the first run of each tokenizer: more seeds of it would look alike and fill the page."""
     return list({each.name: each for each in reversed(codebooks)}.values())[::-1]
 
 
-def agreement_picture(codebooks: Sequence[Codebooks]) -> Markup | None:
+def _agreement_picture(codebooks: Sequence[Codebooks]) -> Markup | None:
     """Return content likeness of item pairs by how many codes they share; None where nobody measured it."""
     curves: list[Curve] = []
     for series, each in enumerate(codebooks):

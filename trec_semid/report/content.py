@@ -5,6 +5,7 @@ from typing import Any, Literal
 from trec_semid.core.config import Config
 from trec_semid.data.schema import DatasetFacts
 from trec_semid.metrics import verdicts
+from trec_semid.report.words import count, things
 
 Job = Literal["rank", "retrieve"]
 Protocol = Literal["online", "frozen", "catalogue"]
@@ -93,12 +94,82 @@ class RowCounts(Config):
     gauc_users: int
     """Users with rows of both labels: the ones GAUC speaks of."""
 
+    @property
+    def unit(self) -> str:
+        """What is scored."""
+        return "rows"
+
+    @property
+    def short(self) -> str:
+        """How many there are."""
+        return f"{count(self.rows)} rows"
+
+    @property
+    def told(self) -> str:
+        """All sizes, under a title."""
+        return (
+            f"{things(self.rows, 'row')}, {count(self.positives)} positive, {things(self.users, 'user')}, "
+            f"{count(self.gauc_users)} of them in GAUC"
+        )
+
+    @property
+    def sentence(self) -> str:
+        """All sizes, after 'with'."""
+        return (
+            f"{count(self.rows)} rows of {things(self.users, 'user')}; {count(self.gauc_users)} of these "
+            "users have both positive and negative rows, and only they count in GAUC"
+        )
+
+    @property
+    def fact(self) -> tuple[str, str]:
+        """All sizes, as (term, text)."""
+        text = (
+            f"{count(self.rows)} rows, {count(self.positives)} positive, {things(self.users, 'user')}, of "
+            f"whom {count(self.gauc_users)} have rows of both labels"
+        )
+        return "Scored test rows", text
+
+    @property
+    def counted(self) -> str:
+        """What a user must have to count, after 'users'."""
+        return "have rows of both labels"
+
 
 class TargetCounts(Config):
-    """Sizes behind the metrics of retrievers."""
+    """Sizes behind the metrics of retrievers, in the words of `RowCounts`."""
 
     targets: int
     users: int
+
+    @property
+    def unit(self) -> str:
+        """What is looked for."""
+        return "test items"
+
+    @property
+    def short(self) -> str:
+        """How many there are."""
+        return things(self.targets, "item")
+
+    @property
+    def told(self) -> str:
+        """All sizes, under a title."""
+        return self.sentence
+
+    @property
+    def sentence(self) -> str:
+        """All sizes, after 'with'."""
+        return f"{things(self.targets, 'test item')} of {things(self.users, 'user')}"
+
+    @property
+    def fact(self) -> tuple[str, str]:
+        """All sizes, as (term, text)."""
+        return "Test items", f"{count(self.targets)} of {things(self.users, 'user')}, each item once a user"
+
+    @property
+    def counted(self) -> str:
+        """What a user must have to count, after 'users'."""
+        return "have a test item"
 
 
 Counts = RowCounts | TargetCounts

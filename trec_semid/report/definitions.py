@@ -189,12 +189,12 @@ def words(report: Report) -> list[tuple[str, str]]:
     shown = [metric(family) for family in families]
     terms = [(each.title, f"{each.words} {each.hint[0].upper()}{each.hint[1:]}.") for each in shown]
     terms += [(PROTOCOL_TITLES[each.protocol], PROTOCOLS[each.protocol]) for each in report.scores]
-    if report.job is None:
+    if report.counts is None:
         return [*terms, *CODE_TERMS]
-    rows = "rows" if report.job == "rank" else "test items"
     drawn = (
         f"Users of the test part are drawn with replacement {report.bootstrap.replicates:,} times, each with "
-        f"all of their {rows}; every arm is measured on the same draws, its seeds averaged within a draw. "
+        f"all of their {report.counts.unit}; every arm is measured on the same draws, its seeds averaged "
+        "within a draw. "
         "Where an arm has several seeds, what another seed could have changed is added to every draw "
         "(Student's t with the standard deviation between seeds). The interval holds the middle 95 % of the "
         "draws. With one seed "

@@ -101,15 +101,15 @@ def draw_dots(rows: Sequence[Row], title: str, axis_title: str, *, line_at: floa
             LINE_HEIGHT * len(lines) + DOT_STEP * len(row.dots) + 13
             for row, lines in zip(rows, labels, strict=True)
         ]
-        figure, axes = _frame(sum(heights) + 52, left=MARGIN)
+        figure, axes = _frame(sum(heights) + 54, left=MARGIN)
         axes.set_ylim(sum(heights), 0)  # from the top, one unit of the picture each
         axes.yaxis.set_visible(False)
         axes.grid(axis="x")
-        axes.set_xlabel(axis_title)
+        axes.set_xlabel(axis_title, labelpad=6)
         ends = [end for row in rows for dot in row.dots for end in (dot.low, dot.high)]
         _set_scale(axes, "x", ends if line_at is None else [*ends, line_at])
         if line_at is not None:
-            axes.axvline(line_at, color=COLOURS["soft"], linewidth=1, dashes=(4, 3), clip_on=False)
+            axes.axvline(line_at, color=COLOURS["soft"], linewidth=1, dashes=(4, 3), clip_on=False, zorder=1)
         hovered = Hovered()
         top = 0.0
         for row, lines, height in zip(rows, labels, heights, strict=True):
@@ -144,7 +144,7 @@ def draw_curves(
     ys = [y for curve in curves for y in curve.ys]
     with _look():
         figure, axes = _frame(310 if diagonal else 250, left=52)
-        axes.set_xlabel(axis_title)
+        axes.set_xlabel(axis_title, labelpad=6)
         axes.grid(axis="both" if diagonal else "y")
         if diagonal:
             ends = _set_scale(axes, "x", [*xs, *ys], air=0.0)
@@ -261,7 +261,7 @@ def _frame(
     right: float = MARGIN,
     width: float = WIDTH,
     top: float = 8,
-    bottom: float = 44,
+    bottom: float = 46,
 ) -> tuple["Figure", "Axes"]:
     """Return a picture of a size and its frame, margins in units."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG

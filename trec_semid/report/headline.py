@@ -4,17 +4,13 @@ from collections.abc import Sequence
 
 from trec_semid.report.content import (
     NOT_DISTINGUISHABLE,
-    Arm,
     Codebooks,
     Comparison,
-    Counts,
     Report,
-    RowCounts,
     Verdict,
 )
 from trec_semid.report.definitions import MIN_USERS, STRATA, metric
 from trec_semid.report.words import (
-    count,
     figure,
     interval,
     listing,
@@ -26,19 +22,17 @@ from trec_semid.report.words import (
 VERDICTS: tuple[Verdict, ...] = ("better", "worse", NOT_DISTINGUISHABLE)
 
 
+MAX_NAMED = 3
+"""Arms that a sentence names; of more it tells the number, and tables and pictures have them all."""
+
+
 def write_headline(report: Report) -> list[str]:
-    """Return the answer first, then the tail of the catalogue, and what was compared on what.
+    """Return the answer first, then what was compared on what, how sure it is, and the tail of the catalogue.
 
     Args:
         report: all but its headline.
     """
-    return [*_answer(report), *_how_sure(report), *_tail(report), _compared(report)]
-
-
-def write_long_headline(report: Report) -> list[str]:
-    """Return the same with a sentence of numbers for every comparison, as retrievers have it."""
-    numbers = [_numbers(report, arm) for arm in report.arms[1:]] if _chosen(report, None) else []
-    return [*_answer(report), *numbers, *_tail(report), _compared(report)]
+    return [*_answer(report), _compared(report), *_how_sure(report), *_numbers(report), *_tail(report)]
 
 
 def write_tokenizer_headline(codebooks: Sequence[Codebooks], dataset: str) -> list[str]:
@@ -58,24 +52,35 @@ def _answer(report: Report) -> list[str]:
     chosen = _chosen(report, None)
     if not chosen:
         return [_no_answer(report)]
-    name, baseline = _name(report), chosen[0].baseline
+    baseline, base = chosen[0].baseline, chosen[0].baseline
+    if (value := report.scores[0].metrics[report.headline_metric or ""][baseline].value) is not None:
+        base = f"{baseline} ({figure(value)})"
     clauses: list[str] = []
     for verdict in VERDICTS:
         group = sorted(
             (each for each in chosen if each.verdict == verdict), key=lambda each: -each.difference
         )
         if group:
-            who = listing([f"{each.arm} ({signed(each.difference)})" for each in group])
+            who = _some([f"{each.arm} ({signed(each.difference)})" for each in group])
             link = "from" if verdict == NOT_DISTINGUISHABLE else "than"
-            clauses.append(f"{who} {'is' if len(group) == 1 else 'are'} {verdict} {link} {baseline}")
-    return [f"In {name}, {'; '.join(clauses)}."]
+            verb = "is" if len(group) == 1 else "are"
+            clauses.append(f"{who} {verb} {verdict} {link} {baseline if clauses else base}")
+    return [f"In {_name(report)}, {'; '.join(clauses)}."]
+
+
+def _some(told: Sequence[str]) -> str:
+    """Return what is told of the first arms, and of how many more the same is true."""
+    if len(told) <= MAX_NAMED + 1:
+        return listing(told)
+    return f"{', '.join(told[:MAX_NAMED])} and {len(told) - MAX_NAMED} others"
 
 
 def _no_answer(report: Report) -> str:
     if len(report.arms) == 1:
         return f"Only one arm, {report.arms[0].name}, is reported, so there is nothing to compare it with."
-    which = "have rows of both labels" if isinstance(report.counts, RowCounts) else "have a test item"
-    return f"Fewer than {MIN_USERS} test users {which}: too few to compare the arms in {_name(report)}."
+    assert report.counts is not None, "arms have test rows"
+    few = f"Fewer than {MIN_USERS} test users {report.counts.counted}"
+    return f"{few}: too few to compare the arms in {_name(report)}."
 
 
 def _how_sure(report: Report) -> list[str]:
@@ -88,7 +93,7 @@ def _how_sure(report: Report) -> list[str]:
     lost = [each for each in _chosen(report, None) if _is_lost_to_correction(each)]
     if not lost:
         return [told]
-    who = listing([f"{each.arm} (p {each.p_holm:.3f})" for each in lost])
+    who = _some([f"{each.arm} (p {each.p_holm:.3f})" for each in lost])
     among = f"Among {things(len(limits), 'comparison')} it could be chance all the same, as for {who}."
     return [f"{told} {among}"]
 
@@ -99,15 +104,21 @@ def _is_lost_to_correction(each: Comparison) -> bool:
     return is_sure and each.verdict == NOT_DISTINGUISHABLE
 
 
-def _numbers(report: Report, arm: Arm) -> str:
-    """Return an arm's difference from the baseline at the length of the list that the answer speaks of."""
+def _numbers(report: Report) -> list[str]:
+    """Return every arm's differences in all metrics that go with that of the answer; none of many arms."""
     _, _, cutoff = (report.headline_metric or "").partition("@")
-    told = [
-        _difference(report, each)
-        for each in report.comparisons
-        if each.arm == arm.name and each.metric.endswith(f"@{cutoff}") and each.stratum is None
-    ]
-    return f"{arm.name} against {report.baseline}: {'; '.join(told)}."
+    if not cutoff or len(report.arms) - 1 > MAX_NAMED:
+        return []
+    sentences: list[str] = []
+    for arm in report.arms[1:]:
+        told = [
+            _difference(report, each)
+            for each in report.comparisons
+            if each.arm == arm.name and each.metric.endswith(f"@{cutoff}") and each.stratum is None
+        ]
+        if told:
+            sentences.append(f"{arm.name} against {report.baseline}: {'; '.join(told)}.")
+    return sentences
 
 
 def _difference(report: Report, each: Comparison) -> str:
@@ -131,27 +142,22 @@ def _tail(report: Report) -> list[str]:
     chosen = _chosen(report, key)
     if not chosen:
         return []
-    told = [f"{each.arm} {signed(each.difference)} ({each.verdict})" for each in chosen]
+    # The verdicts that say most first: of many arms not all are named.
+    order = sorted(chosen, key=lambda each: (VERDICTS.index(each.verdict), -each.difference))
+    told = [f"{each.arm} {signed(each.difference)} ({each.verdict})" for each in order]
     title = STRATA[key][1].partition(":")[2].strip()
-    return [f"On the {title}, {_name(report)} against {chosen[0].baseline}: {listing(told)}."]
+    return [f"On the {title}, {_name(report)} against {chosen[0].baseline}: {_some(told)}."]
 
 
 def _compared(report: Report) -> str:
     arms = report.arms
     seeds = sorted({len(arm.seeds) for arm in arms})
     of_seeds = things(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-    on = f"on the test part of {report.dataset.name} with {_sizes(report.counts)}."
-    return f"Compared: {listing([arm.name for arm in arms])}, {of_seeds} each, {on}"
-
-
-def _sizes(counts: Counts | None) -> str:
-    if isinstance(counts, RowCounts):
-        return (
-            f"{count(counts.rows)} rows of {things(counts.users, 'user')}; {count(counts.gauc_users)} of "
-            f"these users have both positive and negative rows, and only they count in GAUC"
-        )
-    assert counts is not None, "arms have test rows"
-    return f"{things(counts.targets, 'test item')} of {things(counts.users, 'user')}"
+    names = [arm.name for arm in arms]
+    who = listing(names) if len(names) <= MAX_NAMED + 2 else f"{len(names)} arms"
+    assert report.counts is not None, "arms have test rows"
+    on = f"on the test part of {report.dataset.name} with {report.counts.sentence}."
+    return f"Compared: {who}, {of_seeds} each, {on}"
 
 
 def _name(report: Report) -> str:

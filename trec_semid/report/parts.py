@@ -1,11 +1,44 @@
 """What a report is made of on a page and in Markdown alike: sections, and the parts that stand in them."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from markupsafe import Markup
 
-from trec_semid.report.tables import Table
+T = TypeVar("T")
+
+
+class Cell(NamedTuple):
+    """One cell: a main text, smaller lines under it, and a CSS class."""
+
+    main: str
+    lines: tuple[str, ...] = ()
+    css: str = ""
+
+
+class Column(NamedTuple):
+    """A column's title, a hint under it, and whether it holds words instead of numbers."""
+
+    title: str
+    hint: str = ""
+    is_text: bool = False
+
+
+class Block(NamedTuple):
+    """Rows that belong together, under a title where it is not empty."""
+
+    title: str
+    rows: list[list[Cell]]
+    words: str = ""
+    """What stands under the title."""
+
+
+class Table(NamedTuple):
+    """A table with its caption."""
+
+    caption: str
+    columns: list[Column]
+    blocks: list[Block]
 
 
 class Lead(NamedTuple):
@@ -97,3 +130,11 @@ def figures(*given: tuple[Markup | None, str, str], are_tiny: bool = False) -> l
     """Return the pictures that there is something to draw for, (picture, title, words) each, as one part."""
     drawn = [Figure(picture, title, words) for picture, title, words in given if picture is not None]
     return [Figures(drawn, are_tiny)] if drawn else []
+
+
+def grouped(pairs: Iterable[tuple[str, T]]) -> list[tuple[str, list[T]]]:
+    """Return values by key, keys and values in the order in which they came."""
+    groups: dict[str, list[T]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return list(groups.items())

@@ -1,71 +1,28 @@
-"""Tables of the report: cells of text, shown by the page and by the Markdown alike."""
+"""Tables and pictures of what was measured, whatever the kind of runs: each picture has its table."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Collection, Sequence
 
-from trec_semid.report.content import (
-    NOT_DISTINGUISHABLE,
-    Arm,
-    Comparison,
-    Counts,
-    Estimate,
-    Protocol,
-    Report,
-    RowCounts,
-    Scores,
-)
+from markupsafe import Markup
+
+from trec_semid.report.content import NOT_DISTINGUISHABLE, Arm, Comparison, Estimate, Protocol, Report, Scores
 from trec_semid.report.definitions import PROTOCOL_TITLES, Metric, metric
-from trec_semid.report.words import (
-    NONE,
-    corrected_p_value,
-    count,
-    figure,
-    interval,
-    p_value,
-    signed,
-    things,
-)
+from trec_semid.report.drawing import Dot, Row, draw_dots
+from trec_semid.report.parts import Block, Cell, Column, Legend, Table, grouped
+from trec_semid.report.words import NONE, corrected_p_value, count, figure, interval, p_value, signed
 
-T = TypeVar("T")
+TEST_WORDS = (
+    "Each arm against the baseline on the same users: users are drawn again and again, and both arms are "
+    "measured on the same draw. Where the difference is smaller than the smallest detectable one, or its "
+    "corrected p is 0.05 or more, the verdict is 'not distinguishable': this data cannot tell such arms "
+    "apart, which does not say that they are equal. p values are two-sided; the corrected ones take into "
+    "account how many arms are compared in a metric (Holm)."
+)
 METRIC_CAPTION = (
     "Test part. First line: mean over seeds ± standard deviation; second: 95 % interval; third: the same "
     "metric on the validation part. Marked: better than every other arm by more than could be chance."
 )
 DIMENSIONS = {"popularity": "item popularity", "activity": "user activity"}
 VERDICT_CSS = {"better": "better", "worse": "worse", NOT_DISTINGUISHABLE: "same"}
-
-
-class Cell(NamedTuple):
-    """One cell: a main text, smaller lines under it, and a CSS class."""
-
-    main: str
-    lines: tuple[str, ...] = ()
-    css: str = ""
-
-
-class Column(NamedTuple):
-    """A column's title, a hint under it, and whether it holds words instead of numbers."""
-
-    title: str
-    hint: str = ""
-    is_text: bool = False
-
-
-class Block(NamedTuple):
-    """Rows that belong together, under a title where it is not empty."""
-
-    title: str
-    rows: list[list[Cell]]
-    words: str = ""
-    """What stands under the title."""
-
-
-class Table(NamedTuple):
-    """A table with its caption."""
-
-    caption: str
-    columns: list[Column]
-    blocks: list[Block]
 
 
 def arm_table(report: Report) -> Table:
@@ -191,19 +148,9 @@ def strata_table(report: Report, dimension: str) -> Table:
                 if key in compared:
                     row.append(_difference_cell(differences.get((stratum.key, arm.name, key))))
             rows.append(row)
-        blocks.append(Block(f"{stratum.title}: {told_sizes(stratum.counts)}", rows))
+        blocks.append(Block(f"{stratum.title}: {stratum.counts.told}", rows))
     under = PROTOCOL_TITLES[report.scores[0].protocol].lower()
     return Table(f"Test part by {DIMENSIONS[dimension]}, {under}.", columns, blocks)
-
-
-def told_sizes(counts: Counts) -> str:
-    """Return how large the test part or a slice is."""
-    if isinstance(counts, RowCounts):
-        return (
-            f"{things(counts.rows, 'row')}, {count(counts.positives)} positive, "
-            f"{things(counts.users, 'user')}, {count(counts.gauc_users)} of them in GAUC"
-        )
-    return f"{things(counts.targets, 'test item')} of {things(counts.users, 'user')}"
 
 
 def _difference_cell(each: Comparison | None) -> Cell:
@@ -213,30 +160,87 @@ def _difference_cell(each: Comparison | None) -> Cell:
     return Cell(signed(each.difference), lines, VERDICT_CSS[each.verdict])
 
 
-def calibration_table(report: Report) -> Table:
-    """Return predicted and observed share of positives by group of rows."""
-    columns = [Column("Group"), Column("Predicted"), Column("Observed"), Column("Rows")]
-    blocks = [
-        Block(
-            each.arm,
-            [
-                [
-                    Cell(str(index)),
-                    Cell(figure(part.predicted)),
-                    Cell(figure(part.observed)),
-                    Cell(count(part.rows)),
-                ]
-                for index, part in enumerate(each.calibration, start=1)
-            ],
-        )
-        for each in report.curves
-    ]
-    return Table("Rows in ten groups of equal size by predicted probability, seeds pooled.", columns, blocks)
+def arm_legend(report: Report, names: Collection[str] | None = None) -> Legend:
+    """Return which mark and colour stand for which arm, or for which of the named ones."""
+    shown = [arm for arm in report.arms if names is None or arm.name in names]
+    marks = [(arm.series, f"{arm.name} (baseline)" if arm.is_baseline else arm.name) for arm in shown]
+    return Legend("Arms", marks)
 
 
-def grouped(pairs: Iterable[tuple[str, T]]) -> list[tuple[str, list[T]]]:
-    """Return values by key, keys and values in the order in which they came."""
-    groups: dict[str, list[T]] = {}
-    for key, value in pairs:
-        groups.setdefault(key, []).append(value)
-    return list(groups.items())
+def difference_picture(report: Report) -> Markup | None:
+    """Return the arms' differences from the baseline in the headline metric; None without other arms."""
+    chosen = [each for each in _main_comparisons(report) if each.stratum is None]
+    if not chosen:
+        return None
+    series = {arm.name: arm.series for arm in report.arms}
+    rows = [Row(each.arm, each.verdict, [_difference_dot(each, series[each.arm])]) for each in chosen]
+    name = _main_title(report)
+    title = f"{name} of each arm minus {name} of {report.baseline}, with 95 % intervals"
+    return draw_dots(rows, title, f"{name} minus that of the baseline", line_at=0)
+
+
+def metric_picture(report: Report, key: str) -> Markup | None:
+    """Return every arm's value of a metric under the first protocol; None where it has no interval."""
+    values = report.scores[0].metrics[key]
+    rows = [Row(arm.name, "", dots) for arm in report.arms if (dots := _dots([arm], values))]
+    name = metric(key).title
+    return draw_dots(rows, f"{name} by arm with 95 % intervals", name) if rows else None
+
+
+def strata_picture(report: Report, dimension: str, key: str) -> Markup | None:
+    """Return a metric by slice and arm, without slices of too few users; None where no slice is left."""
+    rows: list[Row] = []
+    for stratum in report.strata:
+        dots = _dots(report.arms, stratum.metrics[key]) if stratum.dimension == dimension else []
+        if dots:
+            rows.append(Row(stratum.title, stratum.counts.short, dots))
+    name = metric(key).title
+    return draw_dots(rows, f"{name} by {dimension} and arm with 95 % intervals", name) if rows else None
+
+
+def strata_difference_picture(report: Report, dimension: str, key: str) -> Markup | None:
+    """Return the arms' differences from the baseline by slice; None where no slice has any."""
+    series = {arm.name: arm.series for arm in report.arms}
+    rows: list[Row] = []
+    for stratum in report.strata:
+        chosen = [each for each in report.comparisons if (each.stratum, each.metric) == (stratum.key, key)]
+        if chosen and stratum.dimension == dimension:
+            dots = [_difference_dot(each, series[each.arm]) for each in chosen]
+            rows.append(Row(stratum.title, stratum.counts.short, dots))
+    name = metric(key).title
+    title = f"{name} of each arm minus {name} of {report.baseline} by {dimension}, with 95 % intervals"
+    return draw_dots(rows, title, f"{name} minus that of the baseline", line_at=0) if rows else None
+
+
+def sliced_dimensions(report: Report) -> list[str]:
+    """Return the dimensions that have slices, in order."""
+    return list(dict.fromkeys(stratum.dimension for stratum in report.strata))
+
+
+def compared_metrics(report: Report) -> list[str]:
+    """Return the metrics that were compared with the baseline, in order."""
+    return list(dict.fromkeys(each.metric for each in report.comparisons))
+
+
+def _main_comparisons(report: Report) -> list[Comparison]:
+    main = report.headline_metric, report.scores[0].protocol
+    return [each for each in report.comparisons if (each.metric, each.protocol) == main]
+
+
+def _main_title(report: Report) -> str:
+    return metric(report.headline_metric or "").title
+
+
+def _difference_dot(each: Comparison, series: int) -> Dot:
+    told = f"{each.arm}: {signed(each.difference)} ({interval(each.low, each.high, with_sign=True)})"
+    return Dot(series, each.difference, each.low, each.high, told)
+
+
+def _dots(arms: Sequence[Arm], values: dict[str, Estimate]) -> list[Dot]:
+    dots: list[Dot] = []
+    for arm in arms:
+        each = values[arm.name]
+        if each.value is not None and each.low is not None and each.high is not None:
+            told = f"{arm.name}: {figure(each.value)} ({interval(each.low, each.high)})"
+            dots.append(Dot(arm.series, each.value, each.low, each.high, told))
+    return dots
