@@ -16,7 +16,7 @@ from trec_semid.data.raw.formats.streams import read_chunks
 from trec_semid.layers.tuple_trie import check_codes
 from trec_semid.metrics.binary import check_probabilities
 from trec_semid.metrics.keys import check_labels, check_scores, check_users
-from trec_semid.models.retrieved import expect_no_nan
+from trec_semid.search.retrieved import expect_no_nan
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 

@@ -1,20 +1,13 @@
 import shutil
 
-import numpy as np
 import pytest
-import torch
 
 from tests.datasets import describe_again
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_tuning import write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
-from trec_semid.data.ragged import Ragged
 from trec_semid.jobs.retrieve import run
-from trec_semid.metrics.target_positions import UserItems
-from trec_semid.training.retrieval.search import EnsembleSearch
-
-USERS, ITEMS = 4, 30
 
 
 @pytest.fixture(scope="module")
@@ -30,42 +23,6 @@ def ensemble_of(problem, folder, runs, **changes):
     return retrieve_config(
         {"dataset": problem["dataset"]}, str(folder), model={"kind": "ensemble", "runs": runs}, **changes
     )
-
-
-class Drawn:
-    """A member whose scores are drawn."""
-
-    users_at_once, num_items = 8, ITEMS
-
-    def __init__(self, seed: int) -> None:
-        self.table = torch.randn(USERS, ITEMS, generator=torch.Generator().manual_seed(seed))
-
-    def begin(self) -> None:
-        """Nothing changes."""
-
-    def scores(self, histories, chosen):
-        return self if len(chosen) else None
-
-    def of(self, items: slice) -> torch.Tensor:
-        return self.table[:, items].clone()
-
-
-@pytest.mark.parametrize("penalties", [None, 0.5 * (torch.arange(ITEMS) % 3 == 0)])
-def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties):
-    parts = [Drawn(0), Drawn(1), Drawn(2)]
-    search = EnsembleSearch(parts, penalties)
-    search.begin()
-    targets, none = torch.tensor([3, 29, 0, 7]), torch.zeros(USERS, dtype=torch.int64)
-    users = UserItems(targets, torch.ones_like(targets), targets[:0], none)
-    nobody = Ragged(np.zeros(USERS, np.int64), np.zeros(USERS, np.int64), np.zeros(0, np.int64))
-    places = search.places(nobody, np.arange(USERS), users, 5)
-    assert places is not None
-    mean = torch.stack([part.table for part in parts]).mean(0) - (0 if penalties is None else penalties)
-    order = mean.argsort(1, descending=True)
-    assert places.top_items.tolist() == order[:, :5].tolist()
-    expected = [order[user].tolist().index(target) + 1 for user, target in enumerate(targets.tolist())]
-    assert places.positions.tolist() == expected
-    assert search.places(nobody, np.arange(0), users, 5) is None
 
 
 def test_a_run_with_itself_is_the_run(members, tmp_path):

@@ -15,7 +15,7 @@ from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.models.in_the_loop import RankerInTheLoop, RankerInTheLoopWithLoss
 from trec_semid.models.live_codes import LiveCodes, TuningConfig
-from trec_semid.models.ppnet import Ppnet, PpnetConfig
+from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig
 from trec_semid.tokenizers.inputs.contents import Catalogue, Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig

@@ -21,13 +21,16 @@ from trec_semid.embeddings.collection import PooledTables, keyed_jagged
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.quantize import pick_codewords
-from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
-from trec_semid.models.heterrec import HeterrecConfig
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
 from trec_semid.models.live_codes import ChosenCodes, LiveCodes
-from trec_semid.models.retriever import LossConfig, Retriever, RetrieverWithLoss
-from trec_semid.models.table import build_sequence_model
+from trec_semid.models.methods import retriever_of
+from trec_semid.models.next_item import NextItemModel
+from trec_semid.models.retrieval_model import RetrieverWithLoss
+from trec_semid.models.retriever import Frame, LossConfig
+from trec_semid.models.retrievers.heterrec import HeterrecConfig
+from trec_semid.models.retrievers.rpg import RpgConfig
+from trec_semid.models.retrievers.sasrec import SasrecConfig
+from trec_semid.search.catalogue import CatalogueScores, build_catalogue
 from trec_semid.tokenizers.inputs.contents import Standardised
 
 NUM_ITEMS, DIM, SIZES, MAX_LEN = 9, 8, (3, 3), 6
@@ -49,7 +52,7 @@ def mean(vectors: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(vectors).sum(0) / len(vectors)
 
 
-def build(kind: str, **loss) -> Retriever:
+def build(kind: str, **loss) -> NextItemModel:
     torch.manual_seed(0)
     spec = TableSpec("t_item_id", NUM_ITEMS, ("item_id",))
     sparse = PooledTables([spec], TablesConfig(dim=DIM), ["item_id"])
@@ -57,8 +60,10 @@ def build(kind: str, **loss) -> Retriever:
     items = ItemTokens(
         sparse, {"text": 5}, LiveCodes(tables, codes()), DIM, content_std=0.02, content_is_unit=True
     )
-    model = build_sequence_model(MODELS[kind], num_tokens=items.num_tokens, max_len=MAX_LEN, dim=DIM)
-    return Retriever(items, model, LossConfig(**{"code_weight": 1.0, **loss}), has_codes=True)
+    frame = Frame(DIM, MAX_LEN, LossConfig(**{"code_weight": 1.0, **loss}), predicts_codes=True)
+    model = retriever_of(MODELS[kind]).build(items, frame)
+    assert isinstance(model, NextItemModel)
+    return model
 
 
 def content() -> Standardised:
@@ -89,7 +94,7 @@ def batch_of(*, lists_all: bool, num_targets: int = 1, sampled=None):
     return maker.make(rows, maker.num_places(rows), np.random.default_rng(0))
 
 
-def tokens_by_hand(model: Retriever) -> torch.Tensor:
+def tokens_by_hand(model: NextItemModel) -> torch.Tensor:
     """(N, F, D): ID, content, codes."""
     weights = dict(model.named_parameters())
     ids = weights["items.sparse.tables.embedding_bags.t_item_id.weight"]
@@ -237,7 +242,7 @@ def test_scores_of_the_catalogue_are_logits_and_log_probabilities(
     with torch.no_grad():
         catalogue = build_catalogue(model, lambda a, b: listed_of(torch.arange(a, b)), NUM_ITEMS)
         states = torch.randn(3, DIM, generator=torch.Generator().manual_seed(4))
-        scores = CatalogueScores(model, catalogue, states)
+        scores = CatalogueScores(catalogue, model.queries_of(states, catalogue.code_tables))
         found = torch.cat([scores.of(slice(0, 4)), scores.of(slice(4, 9))], dim=1)
         expected = torch.zeros(3, NUM_ITEMS)
         if item_weight:

@@ -54,8 +54,8 @@ from trec_semid.models.in_the_loop import (  # noqa: E402
     TuningConfig,
 )
 from trec_semid.models.live_codes import LiveCodes  # noqa: E402
-from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
+from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402

@@ -43,8 +43,8 @@ from trec_semid.data.ragged import Ragged  # noqa: E402
 from trec_semid.data.ranking.loader import BatchMaker, RankingRows  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
-from trec_semid.models.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
+from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.sharding.apply import shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402

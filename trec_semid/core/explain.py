@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from trec_semid.core.kinds import Kinds
 from trec_semid.core.toml_text import printable, shown
 
 Provenance = dict[tuple[str, ...], str]
@@ -40,7 +42,11 @@ def explain(
         problems = told.setdefault((f"{source}: " if source else "", key), [])
         problem = _problem(fault, kind, key)
         problems += [] if problem in problems else [problem]  # of the branches of a union
-    lines = [f"  {source}{key}: {', or '.join(problems)}" for (source, key), problems in told.items()]
+    lines = [
+        f"  {source}{key}: {fault}"
+        for (source, key), problems in told.items()
+        for fault in ", or ".join(problems).split("\n")  # a validator may find several faults
+    ]
     where = " + ".join(files) if files else "config"
     return f"{where}: {len(lines)} problem{'s' if len(lines) > 1 else ''}\n" + "\n".join(lines)
 
@@ -139,11 +145,17 @@ def _models_at(kind: type[BaseModel], location: Location) -> list[type[BaseModel
             names -= 1
             continue
         holders = [model for model in models if part in model.model_fields]
-        annotations = [model.model_fields[str(part)].annotation for model in holders]
-        names = max(map(_depth, annotations), default=0)
-        below = [model for annotation in annotations for model in models_in(annotation)]
+        fields = [model.model_fields[str(part)] for model in holders]
+        names = max((_depth(field.annotation) for field in fields), default=0)
+        below = [model for field in fields for model in _models_of(field)]
         models = below or [model for model in models if _has_tag(model, part)] or models
     return models
+
+
+def _models_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """Return the models that a field takes: those of its table where its `kind` names one."""
+    of_tables = [model for mark in field.metadata if isinstance(mark, Kinds) for model in mark.models]
+    return of_tables or models_in(field.annotation)
 
 
 def _depth(annotation: Any) -> int:

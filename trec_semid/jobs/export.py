@@ -21,7 +21,7 @@ from trec_semid.data.folder import writing
 from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.evaluation.predictions import read_predictions
-from trec_semid.models.table import build_dense_ranker
+from trec_semid.models.methods import build_dense_ranker
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder

@@ -14,7 +14,7 @@ from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.core.paths import find_files, join, write_bytes
 from trec_semid.core.toml_text import read_toml
 from trec_semid.data.schema import DESCRIPTION, open_dataset
-from trec_semid.models.table import RETRIEVER_KINDS
+from trec_semid.models.methods import RETRIEVER_KINDS
 from trec_semid.runtime.disk import wording_full_disk
 from trec_semid.runtime.logs import say, set_up_console, working
 from trec_semid.runtime.owners import check_file
@@ -88,7 +88,7 @@ def _is_of_retriever(values: dict[str, Any]) -> bool:
     model = values.get("model")
     kind = model.get("kind") if isinstance(model, dict) else None
     if kind is not None or not _ONLY_RETRIEVE.isdisjoint(values):
-        return kind in RETRIEVER_KINDS or kind is None
+        return kind in RETRIEVER_KINDS.names or kind is None
     return bool(values) and values.keys() <= RetrieveConfig.model_fields.keys()  # a ranker's has another
 
 

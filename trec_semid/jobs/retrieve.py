@@ -3,15 +3,10 @@
 from contextlib import closing
 from functools import partial
 
-from torch import nn
-
 from trec_semid.data.retrieval.batches import SequenceBatch
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.retrieval.loader import SequenceLoader
 from trec_semid.evaluation.ranking import Named
-from trec_semid.models.ensemble import EnsembleConfig
-from trec_semid.models.popularity import PopularityConfig
-from trec_semid.models.retriever import Retriever
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks
@@ -20,12 +15,11 @@ from trec_semid.training.content import place_content
 from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
 from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned, open_content
 from trec_semid.training.optimizers import build_updates
-from trec_semid.training.retrieval.agreement import NUM_USERS, NUM_USERS_OF_WIDE_BEAM, beam_agreement
-from trec_semid.training.retrieval.ensemble import build_ensemble, expect_members
 from trec_semid.training.retrieval.evaluation import Evaluator
+from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
-from trec_semid.training.retrieval.placed import PlacedRetriever, place_retriever, retriever_of
-from trec_semid.training.retrieval.search import BeamSearch, ExactSearch, PopularitySearch
+from trec_semid.training.retrieval.listing import lister_of
+from trec_semid.training.retrieval.placed import PlacedRetriever, place_retriever
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
 from trec_semid.training.run import (
     Trained,
@@ -49,28 +43,17 @@ def run(config: RetrieveConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
-        if isinstance(config.model, EnsembleConfig):
-            expect_members(config.model, config)
+        expect_members(config)
         return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
 
 
 def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> Named:
-    if isinstance(config.model, PopularityConfig):
-        return Evaluator(PopularitySearch(inputs.data, ranks), None, inputs.data, config, ranks).write(folder)
-    if isinstance(config.model, EnsembleConfig):
-        return build_ensemble(config.model, config, inputs, folder, ranks).write(folder)
+    if not config.learns:
+        return evaluator_without_model(config, inputs, folder, ranks).write(folder)
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task, evaluator = _set_up(config, folder, inputs, ranks, log)
-        write = partial(_write, evaluator, folder)
+        write = partial(evaluator.write, folder)
         return train_and_write(task, write, config=config, inputs=inputs, folder=folder, ranks=ranks, log=log)
-
-
-def _write(evaluator: Evaluator, folder: RunFolder) -> Named:
-    metrics, counts = evaluator.write(folder)
-    if isinstance(evaluator.search, BeamSearch) and (exact := evaluator.search.exact()):
-        looked_at = NUM_USERS if isinstance(exact, ExactSearch) else NUM_USERS_OF_WIDE_BEAM
-        metrics |= beam_agreement(evaluator, exact, looked_at)
-    return metrics, counts
 
 
 def _set_up(
@@ -85,7 +68,8 @@ def _set_up(
     finetuning = _finetuning(
         config, inputs, placed, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
     )
-    evaluator = _evaluator(sharded, feed, data, config, ranks)
+    lister = lister_of(placed.asked(config.retriever, data, ranks), config.evaluation)
+    evaluator = Evaluator(lister, sharded, data, config, ranks)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
     frozen_codes = partial(snapshot, inputs.semantic_ids, config.semantic_ids)
     task = Task(
@@ -161,17 +145,6 @@ def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> Sequen
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-
-
-def _evaluator(
-    model: nn.Module, feed: ItemFeed, data: RetrievalData, config: RetrieveConfig, ranks: Ranks
-) -> Evaluator:
-    retriever, width = retriever_of(model), config.evaluation.beam_width
-    if width:
-        return Evaluator(BeamSearch(retriever, feed, data, ranks, width), model, data, config, ranks)
-    assert isinstance(retriever, Retriever), "RetrieveConfig asks for a beam of TIGER"
-    search = ExactSearch(retriever, feed, data, ranks, config.evaluation.unseen_penalty)
-    return Evaluator(search, model, data, config, ranks)
 
 
 def _log_start(

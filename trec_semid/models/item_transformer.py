@@ -1,43 +1,28 @@
-"""SASRec and RPG: one vector an item, a causal transformer over items.
+"""One vector an item and a causal transformer over items: what SASRec and RPG read histories with.
 
 Legend: B rows, L longest history, F tokens of an item, D width.
 """
 
 import math
-from typing import Literal, final
+from typing import final
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trec_semid.core.config import Config
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.dropout import Dropout
 from trec_semid.models.item_tokens import Tokens
-from trec_semid.models.retriever import SequenceModel
+from trec_semid.models.next_item import SequenceModel
+from trec_semid.models.retriever import RetrieverConfig
 
 
-class ItemTransformerConfig(Config):
+class ItemTransformerConfig(RetrieverConfig):
     """Sizes of either."""
 
     transformer: TransformerConfig = TransformerConfig.model_validate({})
     dropout: float = Field(0.2, ge=0, lt=1)
     """Of what is read."""
-
-
-class SasrecConfig(ItemTransformerConfig):
-    """Kang and McAuley, "Self-Attentive Sequential Recommendation", 2018, with blocks that norm first."""
-
-    kind: Literal["sasrec"] = "sasrec"
-
-
-class RpgConfig(ItemTransformerConfig):
-    """RPG: Generating Long Semantic IDs in Parallel for Recommendation, KDD 2025.
-
-    With items of codes alone and `CodeHeads` it is the method of the paper, whose transformer is GPT-2's.
-    """
-
-    kind: Literal["rpg"] = "rpg"
 
 
 @final
@@ -49,9 +34,17 @@ class ItemTransformer(SequenceModel):
     vectors are shared by input and output. RPG takes their mean, and s = 1 as in GPT-2.
     """
 
-    def __init__(self, config: SasrecConfig | RpgConfig, *, max_len: int, dim: int) -> None:
+    def __init__(self, config: ItemTransformerConfig, *, takes_mean: bool, max_len: int, dim: int) -> None:
+        """Draw the weights.
+
+        Args:
+            config: sizes.
+            takes_mean: whether an item is the mean of its tokens, as in RPG, and not their scaled sum.
+            max_len: longest history.
+            dim: D.
+        """
         super().__init__()
-        self.takes_mean = isinstance(config, RpgConfig)
+        self.takes_mean = takes_mean
         self.scale = 1.0 if self.takes_mean else math.sqrt(dim)
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
@@ -60,8 +53,8 @@ class ItemTransformer(SequenceModel):
 
     def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """Return (n, 1, D): tokens in one, which is cheaper once an item than once a place that reads it."""
-        found = tokens.total.index_select(0, rows).unsqueeze(1)
-        return found / tokens.num_tokens if self.takes_mean else found
+        totals = tokens.total.index_select(0, rows).unsqueeze(1)
+        return totals / tokens.num_tokens if self.takes_mean else totals
 
     def forward(self, histories: Tensor) -> Tensor:
         """Return states (B, L, D)."""

@@ -1,18 +1,31 @@
 """What every ranker is: pooled tables, a dense part over them, and the loss outside the serving path."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from trec_semid.core.config import Config
 from trec_semid.embeddings.collection import PooledTables
 
 
+class RankerConfig(Config):
+    """What `[model]` says of a ranker. A kind's own class gives `kind` its name and adds sizes."""
+
+    kind: Any
+
+
 class DenseRanker(nn.Module, ABC):
-    """Maps the embedded features of B rows, (B, F * dim) in feature order, to logits (B,)."""
+    """Maps the embedded features of B rows, (B, F * dim) in feature order, to logits (B,).
+
+    It is all that a method of ranking is: tables, what an item is made of and the loss are every ranker's.
+    It is made of its config, F features in the order of the columns, and the columns of each; what a config
+    asks of features that there are not it refuses by `ConfigError`. Its state is what a checkpoint and the
+    dense program of a bundle hold.
+    """
 
     @abstractmethod
     def forward(self, embedded: Tensor) -> Tensor:

@@ -1,41 +1,29 @@
-"""A retriever: items as tokens, a sequence model over them, heads that score what comes next, and the loss.
+"""What a method of retrieval is: the questions that all else asks of it, whatever its kind.
 
-Legend: B rows, L longest history, U listed items, F tokens of an item, P places that predict, W targets a
-place, R positions, D width.
+A kind is one file in `models/retrievers` (its config and its `Retriever`) and one row in `models/methods.py`.
+Nothing outside `models` asks what kind it is.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple, final
+from abc import ABC
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
 
 from trec_semid.core.config import Config
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.dataset import Negatives
-from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
-from trec_semid.models.heads import CodeHeads
-from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
+from trec_semid.layers.attention import TransformerConfig
+from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.retrieval_model import RetrievalModel
+
+SearchKind = Literal["exact", "beam", "popularity"]
+"""How lists are made: every item is scored, a beam goes over codes, or all users get one list."""
 
 
-class SequenceModel(nn.Module, ABC):
-    """Reads histories."""
+class RetrieverConfig(Config):
+    """What `[model]` says of a retriever. A kind's own class gives `kind` its name and adds sizes."""
 
-    @abstractmethod
-    def forward(self, histories: Tensor) -> Tensor:
-        """Return states (B, L, D); those at or after a row's length mean nothing.
-
-        Args:
-            histories: (B, L, F, D) what it reads of the items, oldest first.
-        """
-
-    def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        """Return (n, F, D): what it reads of some listed items; here all their tokens."""
-        return tokens.at(rows)
+    kind: Any
 
 
 class LossConfig(Config):
@@ -59,160 +47,82 @@ class LossConfig(Config):
     spreads wide: at 1 it outweighs a sharp item score."""
 
 
-class RetrieverOutput(NamedTuple):
-    """What one rank says of its part of a batch."""
+class Needs(NamedTuple):
+    """What a method has to be given; what is not said here is the config's choice."""
 
-    loss: Tensor
-    """() this rank's part of the loss, times the number of ranks: its mean over ranks is the global mean."""
-    agreement: Tensor
-    """() share of the codes just chosen that are the map's; 1 where none are chosen."""
-
-
-class RetrievalModel(nn.Module, ABC):
-    """Items, and what predicts the next of them. Runs unsharded; sharding is applied from outside."""
-
-    items: ItemTokens
-    config: LossConfig
-
-    @abstractmethod
-    def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
-        """Return the losses of each place by name (`items`, `codes`), (P,) each, and the items' tokens."""
+    codes: Literal["optional", "predicted", "alone"] = "optional"
+    """`predicted`: a loss over codes; `alone`: items and losses are of codes and of nothing else."""
+    rows: Literal["dense", "last", "sliding"] | None = None
+    """Which `sequences.rows` alone make sense; None where all do."""
+    beam: bool = False
+    """Whether lists are made by a beam only, because not every item can be scored."""
 
 
-def read_by_length(
-    look_up: Callable[[Tensor], Tensor], places: Places, read: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Return (B, L', D): what is read of histories, each with those of about its length.
+class Frame(NamedTuple):
+    """What a run gives a method besides items."""
 
-    Items are looked up once for all: the gradient of a look-up is as large as the catalogue.
+    dim: int
+    """Width of an item's tokens."""
+    max_len: int
+    """Longest history."""
+    loss: LossConfig
+    predicts_codes: bool
+    """Whether there are codes, and a loss over them."""
 
-    Args:
-        look_up: gives what is read (n, F, D) of some listed items.
-        places: histories.
-        read: given tokens (b, l, F, D) and row numbers (b,), returns (b, l', D), longer for a longer l.
+
+KindT = TypeVar("KindT", bound=RetrieverConfig)
+
+
+class Retriever(ABC, Generic[KindT]):
+    """A method of retrieval, as the `[model]` of one run asks for it.
+
+    A method that learns implements `build`; its losses by name, with their weights, are the model's. One
+    that learns nothing says so and names what it lists by.
     """
-    stretches = list(places.by_length())
-    cells = torch.cat([places.inputs[rows, :longest].flatten() for rows, longest in stretches])
-    looked_up = look_up(cells).split([len(rows) * longest for rows, longest in stretches])
-    parts = [
-        read(part.unflatten(0, (len(rows), longest)), rows)
-        for part, (rows, longest) in zip(looked_up, stretches, strict=True)
-    ]
-    width = max(part.shape[1] for part in parts)
-    filled = [pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
-    return torch.cat(filled)[places.order.argsort()]
 
+    learns: ClassVar[bool] = True
+    """Whether there is a model to train, to plan tables for and to save."""
+    needs: ClassVar[Needs] = Needs()
+    scores_catalogue: ClassVar[bool] = True
+    """Whether its model can score every item, as an ensemble asks of its members."""
+    takes_penalties: ClassVar[bool] = True
+    """Whether taking something off the scores of items without a training event can change its lists."""
 
-@final
-class Retriever(RetrievalModel):
-    """Items, sequence model and heads together: every position of a history predicts at once."""
-
-    def __init__(
-        self, items: ItemTokens, sequences: SequenceModel, config: LossConfig, *, has_codes: bool
-    ) -> None:
-        super().__init__()
-        self.items, self.sequences, self.config = items, sequences, config
-        self.heads = (
-            CodeHeads(items.live.codes.shape[1], items.dim, config.code_temperature)
-            if has_codes and items.live is not None
-            else None
-        )
+    def __init__(self, config: KindT) -> None:
+        self.config = config
 
     @property
-    def scores_items(self) -> bool:
-        """Whether items are scored by their vectors."""
-        return self.config.item_weight > 0
+    def kind(self) -> str:
+        """What `model.kind` calls it."""
+        return str(self.config.kind)
 
-    def states(self, tokens: Tokens, places: Places) -> Tensor:
-        """Return (P, D) at the places that predict."""
-        look_up = partial(self.sequences.look_up, tokens)
-        states = read_by_length(look_up, places, lambda histories, _: self.sequences(histories))
-        return states.flatten(0, 1)[places.predicting]
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Folders of the finished runs that it is made of; none but of an ensemble."""
+        return ()
 
-    def item_vectors(self, tokens: Tokens) -> Tensor:
-        """Return (U, D): the sum of an item's tokens, which its score is made with."""
-        vectors = tokens.as_targets()
-        return normalize(vectors, dim=-1) if self.config.item_similarity_is_cosine else vectors
+    def faults(self, frame: Frame) -> list[str]:
+        """Return what of a run's config makes no sense for this method beyond its needs, with remedies.
 
-    def queries(self, states: Tensor) -> Tensor:
-        """Return (P, D): states as item vectors are multiplied with, scaled."""
-        unit = normalize(states, dim=-1) if self.config.item_similarity_is_cosine else states
-        return unit / self.config.item_temperature
+        Here: transformers whose heads do not divide the width of tokens. A method adds its own.
+        """
+        faults: list[str] = []
+        for name, part in self.config:
+            if isinstance(part, TransformerConfig):
+                try:
+                    part.expect_divides(frame.dim, f"model.{name}")
+                except ConfigError as error:
+                    faults.append(str(error))
+        return faults
 
-    def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
-        """Return the losses of each place (P,), a mean over its targets, and the items' tokens."""
-        tokens = self.items(listed)
-        states = self.states(tokens, places)
-        losses: dict[str, Tensor] = {}
-        if self.scores_items:
-            losses["items"] = _mean_of_targets(self._item_loss(tokens, states, places), places.targets)
-        if self.heads is not None and tokens.codes is not None and tokens.code_tables is not None:
-            # Which codes are right has no gradient: only their choice in the input has one.
-            wanted = tokens.codes[places.targets.clamp(min=0)]
-            wanted = wanted.masked_fill(places.targets.unsqueeze(2) < 0, -1)
-            loss = self.heads.loss(states, tokens.code_tables, wanted)
-            losses["codes"] = _mean_of_targets(loss, places.targets)
-        return losses, tokens
+    def build(self, items: ItemTokens, frame: Frame) -> RetrievalModel:
+        """Return the unsharded model over these items; its dense weights are drawn now."""
+        raise ConfigError(f"model.kind: '{self.kind}' has no model to build.")
 
-    def _item_loss(self, tokens: Tokens, states: Tensor, places: Places) -> Tensor:
-        vectors, queries = self.item_vectors(tokens), self.queries(states)
-        if len(places.sampled):
-            drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
-            return sampled_softmax_loss(queries, vectors, places.targets, drawn)
-        return full_softmax_loss(queries, vectors, places.targets)
+    def search(self, beam_width: int | None) -> SearchKind:
+        """Return how lists are made.
 
-
-@final
-class RetrieverWithLoss(nn.Module):
-    """Weighted losses, each a mean over the places of the global batch; anchors of a tokenizer besides.
-
-    loss_rank = world_size / global_size * sum over this rank's places: gradients averaged over ranks are
-    those of the mean over the global batch.
-    """
-
-    def __init__(
-        self,
-        retriever: RetrievalModel,
-        *,
-        world_size: int,
-        anchor_weights: dict[str, float] | None = None,
-    ) -> None:
-        super().__init__()
-        self.retriever, self.world_size = retriever, world_size
-        self.anchor_weights = anchor_weights or {}
-
-    def forward(self, listed: Listed, places: Places, global_size: int) -> RetrieverOutput:
-        """Return the loss of this rank's places."""
-        losses, tokens = self.retriever(listed, places)
-        config = self.retriever.config
-        weights = {"items": config.item_weight, "codes": config.code_weight}
-        share = self.world_size / max(global_size, 1)
-        total = sum((weights[name] * loss.sum() for name, loss in losses.items()), torch.zeros(()))
-        for name, errors in tokens.errors.items():
-            total = total + self.anchor_weights[name] * (errors * _shown(listed, places)).sum()
-        return RetrieverOutput(total * share, self._agreement(listed, tokens))
-
-    def _agreement(self, listed: Listed, tokens: Tokens) -> Tensor:
-        live, of_items = listed.live, self.retriever.items.live
-        if live is None or of_items is None or tokens.codes is None:
-            return torch.ones(())
-        rows, codes = listed.rows, tokens.codes
-        if live.places is not None:
-            rows, codes = rows[live.places], codes[live.places]
-        return (of_items.codes[rows] == codes).float().mean()
-
-
-def _shown(listed: Listed, places: Places) -> Tensor:
-    """Return (V,): how much each live item is a target, a place's targets sharing its 1.
-
-    Anchors weigh items by it, so that shares of ranks add up to the mean over the global batch's places.
-    """
-    exists = places.targets >= 0
-    shares = exists / exists.sum(1, keepdim=True).clamp(min=1)
-    shown = shares.new_zeros(len(listed.rows)).index_add(0, places.targets[exists], shares[exists])
-    return shown if listed.live is None or listed.live.places is None else shown[listed.live.places]
-
-
-def _mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:
-    """Return (P,): the mean over each place's targets."""
-    return losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)
+        Args:
+            beam_width: of `[evaluation]`; None where every item is to be scored.
+        """
+        return "beam" if beam_width else "exact"

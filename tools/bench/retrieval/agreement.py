@@ -15,9 +15,9 @@ import time
 from trec_semid.core.config import load_config
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.retrieval.agreement import beam_agreement
-from trec_semid.training.retrieval.ensemble import place_finished
-from trec_semid.training.retrieval.evaluation import Evaluator
+from trec_semid.training.retrieval.evaluation import Evaluator, beam_agreement
+from trec_semid.training.retrieval.finished import place_finished
+from trec_semid.training.retrieval.listing import BeamLister, ExactLister, Judge
 from trec_semid.training.retrieval.setup import EvaluationConfig, RetrieveConfig, read_inputs
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
@@ -44,7 +44,8 @@ def main() -> None:
 def tell(asked: argparse.Namespace, config: RetrieveConfig, plans: RunFolder, ranks: Ranks) -> None:
     """Place the run, then judge beams of every width."""
     inputs = read_inputs(config)
-    exact, model = place_finished(asked.run, config, inputs, plans, ranks)
+    finished, model = place_finished(asked.run, plans, ranks)
+    exact = ExactLister([finished])
     metrics = timed(Evaluator(exact, model, inputs.data, config, ranks))
     firsts = " | ".join(map(str, CUTOFFS))
     print(f"| of the exact first N = | {firsts} | validation R@10 / N@10 | seconds |")
@@ -52,11 +53,11 @@ def tell(asked: argparse.Namespace, config: RetrieveConfig, plans: RunFolder, ra
     print(row("every item", {}, metrics))
     for width in asked.widths:
         cutoffs = tuple(cutoff for cutoff in CUTOFFS if cutoff <= width)
-        beam = exact.beam(width)
+        beam = BeamLister(finished, width)
         evaluation = EvaluationConfig(cutoffs=cutoffs, masks_history=config.evaluation.masks_history)
         own = config.model_copy(update={"evaluation": evaluation})
         evaluator = Evaluator(beam, model, inputs.data, own, ranks)
-        shares = beam_agreement(evaluator, exact, asked.users)
+        shares = beam_agreement(evaluator, Judge(exact, asked.users))
         print(row(f"beam of {width}", shares, timed(evaluator)), flush=True)
 
 

@@ -30,8 +30,8 @@ from t5 import MISSING, T5, is_installed  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from trec_semid.data.retrieval.batches import SequenceBatch  # noqa: E402
-from trec_semid.models.beam import beam_search, decode_items  # noqa: E402
 from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
+from trec_semid.search.beam import beam_search, decode_items  # noqa: E402
 from trec_semid.training.retrieval.item_feed import ItemFeed  # noqa: E402
 
 

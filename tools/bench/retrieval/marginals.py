@@ -12,21 +12,23 @@ Memory: items x codes x positions numbers, and twice the scores of a batch of us
 
 import argparse
 import tempfile
-from typing import final
+from typing import Any, final
 
+import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from trec_semid.core.arrays import Array
 from trec_semid.core.config import load_config
 from trec_semid.data.ragged import Ragged
-from trec_semid.metrics.target_positions import ListedTargets, UserItems, locate_targets
+from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.catalogue import Catalogue, CatalogueScores
+from trec_semid.search.exact import rank_by, users_at_once
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
-from trec_semid.training.retrieval.ensemble import place_finished
 from trec_semid.training.retrieval.evaluation import Evaluator
-from trec_semid.training.retrieval.search import SCORES_AT_ONCE, ExactSearch
+from trec_semid.training.retrieval.finished import place_finished
+from trec_semid.training.retrieval.listing import AskedModel, ExactLister
 from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 
 
@@ -34,23 +36,26 @@ from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 class MarginalSearch:
     """Ranks by the product of the marginals of codes that a search's softmax over items implies."""
 
-    def __init__(self, inner: ExactSearch, codes: torch.Tensor) -> None:
-        self._inner, self._codes = inner, codes
+    def __init__(self, asked: AskedModel, codes: torch.Tensor) -> None:
+        self._asked, self._codes = asked, codes
         self._one_hot = [one_hot(each).float() for each in codes.unbind(1)]
-        self.users_at_once = inner.users_at_once
+        self.users_at_once = users_at_once(len(codes))
+        self._catalogue = Catalogue(len(codes), None, None, None)
         self.nats = torch.zeros(codes.shape[1], dtype=torch.float64)
         self.users = 0
 
     def begin(self) -> None:
         """Make the vectors of all items."""
-        self._inner.begin()
+        self._catalogue = self._asked.catalogue()
 
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
-        """See `Search`."""
-        found = self._inner.scores(histories, chosen)
-        if found is None:
+    def places(
+        self, histories: Ragged, chosen: np.ndarray[Any, Any], users: UserItems, length: int
+    ) -> ListedTargets | None:
+        """See `Lister`."""
+        queries = self._asked.queries(histories, chosen)
+        if not len(chosen):
             return None
-        shares = found.of(slice(0, self._inner.num_items)).softmax(1)
+        shares = CatalogueScores(self._catalogue, queries).of(slice(0, len(self._codes))).softmax(1)
         total = torch.zeros_like(shares)
         firsts = users.num_targets.cumsum(0) - users.num_targets
         for place, codes in enumerate(self._codes.unbind(1)):
@@ -62,9 +67,11 @@ class MarginalSearch:
         def score(items: slice) -> torch.Tensor:
             return total[:, items]
 
-        return locate_targets(
-            score, users, self._inner.num_items, list_length=length, kept_scores=SCORES_AT_ONCE
-        )
+        return rank_by(score, users, len(self._codes), length)
+
+    def exact(self) -> None:
+        """See `Lister`: nothing is guessed."""
+        return
 
 
 def main() -> None:
@@ -79,11 +86,11 @@ def main() -> None:
     with process_group(patience_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
         inputs = read_inputs(config)
         plans = RunFolder(scratch, "retrieve")
-        exact, model = place_finished(asked.run, config, inputs, plans, ranks)
-        _print("items", Evaluator(exact, model, inputs.data, config, ranks).metrics())
+        finished, model = place_finished(asked.run, plans, ranks)
+        _print("items", Evaluator(ExactLister([finished]), model, inputs.data, config, ranks).metrics())
         for name in asked.codes:
             codes = torch.tensor(SemanticIds.load(semantic_ids_file(name)).codes).long()
-            search = MarginalSearch(exact, codes)
+            search = MarginalSearch(finished, codes)
             metrics = Evaluator(search, model, inputs.data, config, ranks).metrics()
             _print(name, metrics)
             print("    nats of a target's code:", (search.nats / search.users).numpy().round(2))

@@ -15,16 +15,18 @@ from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_positions import UserItems, locate_targets
-from trec_semid.models.beam import Beams, NextLogProbs, beam_search, parallel_heads
-from trec_semid.models.catalogue_scores import CatalogueScores, build_catalogue
-from trec_semid.models.heterrec import HeterrecConfig
+from trec_semid.models.beams import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens
-from trec_semid.models.item_transformer import SasrecConfig
 from trec_semid.models.live_codes import LiveCodes
-from trec_semid.models.retriever import LossConfig, RetrievalModel, Retriever, RetrieverWithLoss
-from trec_semid.models.table import build_sequence_model
-from trec_semid.models.tiger import Tiger, TigerConfig
+from trec_semid.models.methods import retriever_of
+from trec_semid.models.retrieval_model import RetrievalModel, RetrieverWithLoss
+from trec_semid.models.retriever import Frame, LossConfig
+from trec_semid.models.retrievers.heterrec import HeterrecConfig
+from trec_semid.models.retrievers.sasrec import SasrecConfig
+from trec_semid.models.retrievers.tiger import TigerConfig
 from trec_semid.runtime.ranks import Ranks
+from trec_semid.search.beam import beam_search
+from trec_semid.search.catalogue import CatalogueScores, build_catalogue
 from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.constraints import ShardingConfig, TableRule
 from trec_semid.sharding.plan import plan_on_ranks
@@ -54,11 +56,9 @@ def build(kind: str, given: Given, *, device: str = "cpu") -> RetrievalModel:
         items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(given.codes)), options.dim, **content)
         config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0, code_weight=1.0)
     if kind == "tiger":
-        return Tiger(items, TigerConfig(encoder=half, decoder=half), loss, max_len=options.history)
-    sequences = build_sequence_model(
-        config, num_tokens=items.num_tokens, max_len=options.history, dim=options.dim
-    )
-    return Retriever(items, sequences, loss, has_codes=kind == "heterrec")
+        config = TigerConfig(encoder=half, decoder=half)
+    frame = Frame(options.dim, options.history, loss, predicts_codes=kind != "sasrec")
+    return retriever_of(config).build(items, frame)
 
 
 def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
@@ -109,7 +109,7 @@ class Lists:
         model = evaluating(self.model)
         catalogue = build_catalogue(model, self.feed.chunk, self._num_items)
         tokens = model.items(self.feed.listed(batch))
-        scores = CatalogueScores(model, catalogue, model.states(tokens, batch.places))
+        scores = CatalogueScores(catalogue, model.queries(tokens, batch.places))
         none = torch.zeros(len(batch.rows), dtype=torch.int64)
         nothing = UserItems(none[:0], none, none[:0], none)
         return locate_targets(scores.of, nothing, self._num_items, list_length=self._length).top_items
@@ -123,7 +123,4 @@ class Lists:
         """Return what a beam asks the model."""
         model = evaluating(self.model)
         tokens = model.items(self.feed.listed(batch))
-        if isinstance(model, Tiger):
-            return model.next_log_probs(tokens, batch.places)
-        states = model.states(tokens, batch.places)
-        return parallel_heads(model.heads.log_probs(states, tokens.code_tables).unbind(1))
+        return model.next_log_probs(tokens, batch.places)

@@ -16,9 +16,9 @@ from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.models.in_the_loop import CODE_ROLES, RankerInTheLoop, RankerInTheLoopWithLoss
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.loop_prefixes import LoopPrefixes
-from trec_semid.models.ppnet import PpnetConfig
+from trec_semid.models.methods import AnyRankerConfig, build_dense_ranker
 from trec_semid.models.ranker import Ranker, RankerWithLoss
-from trec_semid.models.table import RankerConfig, build_dense_ranker
+from trec_semid.models.rankers.ppnet import PpnetConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
@@ -41,7 +41,7 @@ class RankConfig(TrainingRunConfig):
     features: FeaturesConfig = FeaturesConfig()
     history: HistoryConfig = HistoryConfig.model_validate({})
     tables: TablesConfig = TablesConfig.model_validate({})
-    model: RankerConfig = PpnetConfig.model_validate({})
+    model: AnyRankerConfig = PpnetConfig.model_validate({})
     # Frozen, so a narrower type is sound.
     train: RankTrainConfig = RankTrainConfig()  # pyright: ignore[reportIncompatibleVariableOverride]
 

@@ -10,13 +10,9 @@ from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
-from trec_semid.models.ensemble import EnsembleConfig
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.live_codes import LiveCodes
-from trec_semid.models.popularity import PopularityConfig
-from trec_semid.models.retriever import Retriever, RetrieverWithLoss
-from trec_semid.models.table import build_sequence_model
-from trec_semid.models.tiger import Tiger, TigerConfig
+from trec_semid.models.retrieval_model import RetrieverWithLoss
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.training.ranking.setup import table_specs
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
@@ -81,25 +77,14 @@ def build_model(
         live = LiveCodes(tables, parts.codes, tokenizer, temperature)
     std, is_unit = config.tables.init_std, config.item.content_is_unit
     items = ItemTokens(sparse, parts.content, live, dim, content_std=std, content_is_unit=is_unit)
-    retriever = _build_retriever(config, items)
+    model = config.retriever.build(items, config.frame)
     anchors = None
     if config.tuning:
         anchors = {
             "reconstruction": config.tuning.reconstruction_weight,
             "auxiliary": config.tuning.auxiliary_weight,
         }
-    return RetrieverWithLoss(retriever, world_size=world_size, anchor_weights=anchors)
-
-
-def _build_retriever(config: RetrieveConfig, items: ItemTokens) -> Retriever | Tiger:
-    max_len = config.sequences.max_len
-    if isinstance(config.model, TigerConfig):
-        return Tiger(items, config.model, config.loss, max_len=max_len)
-    assert not isinstance(config.model, PopularityConfig | EnsembleConfig), "has no model"
-    sequences = build_sequence_model(
-        config.model, num_tokens=items.num_tokens, max_len=max_len, dim=items.dim
-    )
-    return Retriever(items, sequences, config.loss, has_codes=config.predicts_codes)
+    return RetrieverWithLoss(model, world_size=world_size, anchor_weights=anchors)
 
 
 def _small(codes: np.ndarray) -> np.ndarray:

@@ -4,14 +4,15 @@ Legend: B users of a batch.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trec_semid.core.arrays import Array
+from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.data.schema import Split
@@ -24,7 +25,9 @@ from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.retrieval.search import PopularitySearch, Search
+from trec_semid.search.retrieved import agreement
+from trec_semid.tokenizers.inputs.shards import sum_over_ranks
+from trec_semid.training.retrieval.listing import Judge, Lister, PopularityLister
 from trec_semid.training.retrieval.setup import RetrieveConfig
 
 
@@ -41,9 +44,9 @@ class Lists(NamedTuple):
 class Evaluator:
     """Lists the catalogue for every user of a split, on all ranks together."""
 
-    search: Search
+    lister: Lister
     model: nn.Module | None
-    """What the search asks, put into evaluation mode; None where it asks none."""
+    """What the lister asks, put into evaluation mode; None where it asks none."""
     data: RetrievalData
     config: RetrieveConfig
     ranks: Ranks
@@ -57,7 +60,10 @@ class Evaluator:
         return accumulator.result()[0]
 
     def write(self, folder: RunFolder) -> Named:
-        """Evaluate validation and test, write the ranks of all targets, and return metrics and counts."""
+        """Evaluate validation and test, write the ranks of all targets, and return metrics and counts.
+
+        Where lists are guessed by a beam, metrics say how much of the exact lists it finds.
+        """
         strata = strata_of_counts(self.data.item_counts, self.data.user_counts)
         metrics: dict[str, float] = {}
         counts: dict[str, int] = {}
@@ -68,7 +74,8 @@ class Evaluator:
             sizes["users_without_history"] = int((rows.histories.lengths == 0).sum())
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
-        return metrics, counts
+        judge = self.lister.exact()
+        return (metrics | beam_agreement(self, judge) if judge else metrics), counts
 
     def rows(self, split: Split) -> EvaluationRows:
         """Return the users of a split with what they did before, and each of their targets once."""
@@ -81,17 +88,17 @@ class Evaluator:
         A user without a history tells a model nothing and gets the most popular items.
         """
         world, length = self.ranks.world_size, max(self.config.evaluation.cutoffs)
-        popular = PopularitySearch(self.data, self.ranks)
+        popular = PopularityLister(self.data, self.ranks)
         if self.model is not None:
             self.model.eval()
-        self.search.begin()
-        size = world * min(-(-self.config.train.evaluation_batch_size // world), self.search.users_at_once)
+        self.lister.begin()
+        size = world * min(-(-self.config.train.evaluation_batch_size // world), self.lister.users_at_once)
         for start in range(0, len(rows.users), size):
             leave_if_asked()
             chosen = np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]
             is_known = rows.histories.lengths[chosen] > 0
-            for search, own in ((self.search, chosen[is_known]), (popular, chosen[~is_known])):
-                places = search.places(rows.histories, own, self._users(rows, own), length)
+            for lister, own in ((self.lister, chosen[is_known]), (popular, chosen[~is_known])):
+                places = lister.places(rows.histories, own, self._users(rows, own), length)
                 if places is not None:
                     yield Lists(own, places)
 
@@ -135,3 +142,41 @@ def _take(accumulator: RetrievalAccumulator, rows: EvaluationRows, lists: Lists)
     targets, lengths = rows.targets.take(lists.rows)
     found, shown = lists.places.positions.cpu().numpy(), lists.places.top_items.cpu().numpy()
     accumulator.update(rows.users[lists.rows], lengths, targets, found, shown)
+
+
+def beam_agreement(guessing: Evaluator, judge: Judge) -> dict[str, float]:
+    """Return, for each N, the share of the exact first N items that stand in the first N that are guessed.
+
+    A mean over users, over all ranks; all ranks call it. Users without a history are left out: no model is
+    asked for them.
+
+    Args:
+        guessing: whose lists are judged.
+        judge: lists every item with the same model, for the first so many users of the validation split.
+    """
+    rows = _first_users(guessing.rows("valid"), judge.num_users)
+    guessed, exact = _top_items(guessing, rows), _top_items(replace(guessing, lister=judge.lister), rows)
+    shares: dict[str, float] = {}
+    for cutoff in guessing.config.evaluation.cutoffs:
+        of_users = agreement(guessed[:, :cutoff], exact[:, :cutoff])
+        sums = torch.stack([of_users.sum(), of_users.new_tensor(len(of_users))]).double()
+        total, num_users = sum_over_ranks(sums.to(guessing.ranks.device)).tolist()
+        shares[f"valid/beam_agreement@{cutoff}"] = total / max(num_users, 1.0)
+    return shares
+
+
+def _first_users(rows: EvaluationRows, num_users: int) -> EvaluationRows:
+    users, *parts = rows
+    first = np.flatnonzero(rows.histories.lengths)[:num_users]
+    return EvaluationRows(
+        users[first], *(Ragged(part.starts[first], part.lengths[first], part.values) for part in parts)
+    )
+
+
+def _top_items(evaluator: Evaluator, rows: EvaluationRows) -> Tensor:
+    """Return (n, length) items of this rank's users, in the order of the rows."""
+    lists = list(evaluator.lists(rows))
+    if not lists:
+        return torch.zeros((0, max(evaluator.config.evaluation.cutoffs)), dtype=torch.int64)
+    order = np.argsort(np.concatenate([part.rows for part in lists]))
+    return torch.cat([part.places.top_items.cpu() for part in lists])[torch.from_numpy(order)]

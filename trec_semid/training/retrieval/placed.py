@@ -1,14 +1,14 @@
 """A retriever with its tables and content placed on the ranks, ready to be trained or asked."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.embeddings.content_tables import PREFIX
+from trec_semid.models.retrieval_model import retrieval_model_in
 from trec_semid.models.retriever import Retriever
-from trec_semid.models.tiger import Tiger
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
@@ -18,6 +18,7 @@ from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.training.content import place_content
 from trec_semid.training.retrieval.build import build_model, items_at_once, parts_of
 from trec_semid.training.retrieval.item_feed import ItemFeed, Lookup, look_up
+from trec_semid.training.retrieval.listing import AskedModel
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
 from trec_semid.training.run import place_model, tell_plan
 
@@ -32,6 +33,10 @@ class PlacedRetriever(NamedTuple):
     """What other tables are placed beside: of its content where it projects any, of its tables otherwise."""
     items_at_once: int
     """Items that a step lists, at most."""
+
+    def asked(self, method: Retriever[Any], data: RetrievalData, ranks: Ranks) -> AskedModel:
+        """Return what is asked for lists, of the method that built it and the data it was built for."""
+        return AskedModel(method, retrieval_model_in(self.model), self.feed, data, ranks)
 
 
 def place_retriever(
@@ -67,11 +72,6 @@ def place_retriever(
     contents, plan = _content_lookup(config, folder, inputs, plan, ranks, batch_size=listed)
     feed = ItemFeed(data.item_features, contents, ranks)
     return PlacedRetriever(sharded, feed, plan, listed)
-
-
-def retriever_of(model: nn.Module) -> Retriever | Tiger:
-    """Return what is asked for states and codes inside a placed model."""
-    return next(module for module in model.modules() if isinstance(module, Retriever | Tiger))
 
 
 def _content_lookup(

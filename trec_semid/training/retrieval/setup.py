@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -14,13 +14,9 @@ from trec_semid.data.retrieval.dataset import ItemConfig, RetrievalData, Sampled
 from trec_semid.data.retrieval.sequences import SequencesConfig
 from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.embeddings.tables import TablesConfig
-from trec_semid.layers.attention import TransformerConfig
-from trec_semid.models.ensemble import EnsembleConfig
-from trec_semid.models.item_transformer import RpgConfig, SasrecConfig
-from trec_semid.models.popularity import PopularityConfig
-from trec_semid.models.retriever import LossConfig
-from trec_semid.models.table import RetrieverConfig
-from trec_semid.models.tiger import TigerConfig
+from trec_semid.models.methods import AnyRetrieverConfig, retriever_of
+from trec_semid.models.retriever import Frame, LossConfig, Retriever
+from trec_semid.models.retrievers.sasrec import SasrecConfig
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
@@ -63,7 +59,7 @@ class RetrieveConfig(TrainingRunConfig):
     window: PositiveInt = 1
     """The next so many items are targets of a position, as far as its row goes."""
     tables: TablesConfig = TablesConfig.model_validate({"dim": 64, "init_std": 0.02})
-    model: RetrieverConfig = SasrecConfig.model_validate({})
+    model: AnyRetrieverConfig = SasrecConfig.model_validate({})
     loss: LossConfig = LossConfig()
     sampled: SampledConfig | None = None
     """Where the loss over items is sampled; over all items where not given."""
@@ -72,116 +68,152 @@ class RetrieveConfig(TrainingRunConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if not self.learns:
-            self._learns_nothing(self.model.kind)
-            return self
-        if not (self.semantic_ids or self.item.id or self.item.fields or self.item.content):
-            raise ValueError(
-                "items are made of nothing: give semantic_ids, or set item.id = true, or give item.fields "
-                "or item.content"
-            )
-        if self.tuning and not self.semantic_ids:
-            raise ValueError("tuning needs codes to tune: give semantic_ids")
-        if self.tuning and self.tuning.recent_items != "all":
-            raise ValueError(
-                "tuning.recent_items: a retriever chooses the codes of all named items afresh: set "
-                "tuning.recent_items = 'all'"
-            )
-        if isinstance(self.model, TigerConfig):
-            self._fits_tiger()
-        self._has_a_loss()
-        self._can_be_evaluated()
-        self._has_whole_heads()
+    def _makes_sense(self) -> Self:
+        faults = self._faults() if self.learns else self._of_no_effect()
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
-    def _has_whole_heads(self) -> None:
-        for name, part in self.model:
-            if isinstance(part, TransformerConfig):
-                try:
-                    part.expect_divides(self.tables.dim, f"model.{name}")
-                except ConfigError as error:
-                    raise ValueError(str(error)) from None
+    @property
+    def retriever(self) -> Retriever[Any]:
+        """The method that `[model]` asks for."""
+        return retriever_of(self.model)
 
-    def _learns_nothing(self, kind: str) -> None:
+    @property
+    def frame(self) -> Frame:
+        """What the method is given besides items."""
+        return Frame(self.tables.dim, self.sequences.max_len, self.loss, self.predicts_codes)
+
+    def _faults(self) -> list[str]:
+        """Return all that makes no sense together, each with what to do.
+
+        They are told as if the remedies of the others were taken already: doing all that is said is enough.
+        """
+        return [
+            *self._faults_of_items(),
+            *self._faults_of_losses(),
+            *self._faults_of_rows(),
+            *self._faults_of_lists(),
+            *self.retriever.faults(self.frame),
+        ]
+
+    def _of_no_effect(self) -> list[str]:
         given = [
             key
             for key in ("semantic_ids", "tuning", "sampled", "start_from", "resume_from")
             if getattr(self, key)
         ]
+        penalty_does_nothing = not self.retriever.takes_penalties and self.evaluation.unseen_penalty > 0
         effects = {
             "window": self.window > 1,
             "loss.negatives": self.loss.negatives != "all",
             "loss.code_weight": self.loss.code_weight > 0,
             "evaluation.beam_width": self.evaluation.beam_width is not None,
-            "evaluation.unseen_penalty": kind == "popularity" and self.evaluation.unseen_penalty > 0,
+            "evaluation.unseen_penalty": penalty_does_nothing,
         }
         given += [key for key, is_set in effects.items() if is_set]
-        if given:
-            raise ValueError(f"model.kind = '{kind}' learns nothing: leave out {', '.join(given)}")
+        told = f"model.kind = '{self.model.kind}' learns nothing: leave out {', '.join(given)}"
+        return [told] if given else []
 
-    def _has_a_loss(self) -> None:
-        if self.loss.item_weight == 0 and not self.predicts_codes:
-            raise ValueError(
+    def _faults_of_items(self) -> list[str]:
+        faults: list[str] = []
+        is_of_codes_alone = self.retriever.needs.codes == "alone"
+        other_parts = self.item.id or self.item.fields or self.item.content
+        if not (self.semantic_ids or other_parts or is_of_codes_alone):
+            faults.append(
+                "items are made of nothing: give semantic_ids, or set item.id = true, or give item.fields "
+                "or item.content"
+            )
+        if is_of_codes_alone and other_parts:
+            faults.append(
+                f"model.kind = '{self.model.kind}' reads codes alone: set item.id = false, item.fields = [], "
+                "item.content = []"
+            )
+        if self.tuning and not self.semantic_ids:
+            faults.append("tuning needs codes to tune: give semantic_ids")
+        if self.tuning and self.tuning.recent_items != "all":
+            faults.append(
+                "tuning.recent_items: a retriever chooses the codes of all named items afresh: set "
+                "tuning.recent_items = 'all'"
+            )
+        return faults
+
+    def _faults_of_losses(self) -> list[str]:
+        faults: list[str] = []
+        needs, kind = self.retriever.needs.codes, self.model.kind
+        if needs == "alone" and (self.scores_items or not self.predicts_codes):
+            faults.append(f"model.kind = '{kind}' says codes: {self._advice(alone=True)}")
+        elif not self.scores_items and not self.predicts_codes:
+            faults.append(
                 f"loss.item_weight = 0 leaves no loss where codes are not predicted: {self._advice()}"
             )
-        if isinstance(self.model, RpgConfig) and not self.predicts_codes:
-            raise ValueError(f"model.kind = 'rpg' predicts codes: {self._advice()}")
-        if self.loss.code_weight > 0 and not self.semantic_ids:
-            raise ValueError(
+        elif needs == "predicted" and not self.predicts_codes:
+            faults.append(f"model.kind = '{kind}' predicts codes: {self._advice()}")
+        elif self.loss.code_weight > 0 and not self.semantic_ids:
+            faults.append(
                 "loss.code_weight: there are no codes to predict: give semantic_ids, or set "
                 "loss.code_weight = 0"
             )
-        if self.loss.item_weight == 0 and (self.sampled or self.loss.negatives != "all"):
-            is_set = {"sampled": self.sampled is not None, "loss.negatives": self.loss.negatives != "all"}
-            named = ", ".join(key for key, value in is_set.items() if value)
-            raise ValueError(f"{named}: of the loss over items, which has no weight: leave out {named}")
-        if self.window > 1 and self.sequences.rows == "sliding":
-            others = "" if isinstance(self.model, TigerConfig) else ", or sequences.rows = 'dense' or 'last'"
-            raise ValueError(f"window: a sliding row has one target: set window = 1{others}")
+        of_items = {"sampled": self.sampled is not None, "loss.negatives": self.loss.negatives != "all"}
+        named = ", ".join(key for key, is_set in of_items.items() if is_set)
+        if named and self._has_no_item_loss:
+            faults.append(f"{named}: of the loss over items, which has no weight: leave out {named}")
+        return faults
 
-    def _can_be_evaluated(self) -> None:
+    @property
+    def _has_no_item_loss(self) -> bool:
+        """Whether there is none, or will be none once the other faults are mended."""
+        return not self.scores_items or self.retriever.needs.codes == "alone" or self._has_beam
+
+    @property
+    def _has_beam(self) -> bool:
+        return self.evaluation.beam_width is not None or self.retriever.needs.beam
+
+    def _faults_of_rows(self) -> list[str]:
+        faults: list[str] = []
+        rows = self.retriever.needs.rows
+        if rows and self.sequences.rows != rows:
+            says = "predicts one item a row" if rows == "sliding" else f"reads {rows} rows"
+            faults.append(f"model.kind = '{self.model.kind}' {says}: set sequences.rows = '{rows}'")
+        if self.window > 1 and (rows or self.sequences.rows) == "sliding":
+            others = "" if rows else ", or sequences.rows = 'dense' or 'last'"
+            faults.append(f"window: a sliding row has one target: set window = 1{others}")
+        return faults
+
+    def _faults_of_lists(self) -> list[str]:
+        faults: list[str] = []
         evaluation, selected = self.evaluation, int(self.train.select_by.rpartition("@")[2])
+        longest = max(*evaluation.cutoffs, selected)
         if selected not in evaluation.cutoffs:
-            raise ValueError(
+            faults.append(
                 f"evaluation.cutoffs: train.select_by = '{self.train.select_by}' needs {selected}: add it to "
                 "the lengths, or select by another"
             )
+        if not self._has_beam:
+            return faults
         if evaluation.beam_width is None:
-            return
+            faults.append(
+                f"model.kind = '{self.model.kind}' cannot score all items: set evaluation.beam_width = "
+                f"{longest} or more"
+            )
+        elif self.retriever.needs.codes != "alone" and (self.scores_items or not self.predicts_codes):
+            faults.append(f"evaluation.beam_width: a beam goes over codes: {self._advice(alone=True)}")
         if evaluation.unseen_penalty:
-            raise ValueError(
+            faults.append(
                 "evaluation.unseen_penalty: is taken off items' scores, and a beam has none: set "
                 "evaluation.unseen_penalty = 0"
             )
-        if not self.predicts_codes or self.loss.item_weight > 0:
-            raise ValueError(f"evaluation.beam_width: a beam goes over codes: {self._advice(alone=True)}")
-        if evaluation.beam_width < max(evaluation.cutoffs):
-            raise ValueError(
+        if evaluation.beam_width is not None and evaluation.beam_width < longest:
+            faults.append(
                 f"evaluation.beam_width: {evaluation.beam_width} tuples do not fill lists of "
-                f"{max(evaluation.cutoffs)}: set evaluation.beam_width = {max(evaluation.cutoffs)} or more, "
+                f"{longest}: set evaluation.beam_width = {longest} or more, "
                 "or shorten evaluation.cutoffs"
             )
-
-    def _fits_tiger(self) -> None:
-        if self.loss.item_weight > 0 or not self.predicts_codes:
-            raise ValueError(f"model.kind = 'tiger' says codes: {self._advice(alone=True)}")
-        if self.item.id or self.item.fields or self.item.content:
-            raise ValueError(
-                "model.kind = 'tiger' reads codes alone: set item.id = false, item.fields = [], "
-                "item.content = []"
-            )
-        if self.sequences.rows != "sliding":
-            raise ValueError("model.kind = 'tiger' predicts one item a row: set sequences.rows = 'sliding'")
-        if not self.evaluation.beam_width:
-            longest = max(self.evaluation.cutoffs)
-            raise ValueError(
-                f"model.kind = 'tiger' cannot score all items: set evaluation.beam_width = {longest} or more"
-            )
+        return faults
 
     def _advice(self, *, alone: bool = False) -> str:
         """Return what is left to do for codes to be predicted, or for nothing else to be."""
-        sets = ["loss.item_weight = 0"] if alone and self.loss.item_weight > 0 else []
+        sets = ["loss.item_weight = 0"] if alone and self.scores_items else []
         sets += ["loss.code_weight = 1"] if self.loss.code_weight == 0 else []
         told = [] if self.semantic_ids else ["give semantic_ids"]
         return ", ".join([*told, *([f"set {', '.join(sets)}"] if sets else [])])
@@ -189,7 +221,7 @@ class RetrieveConfig(TrainingRunConfig):
     @property
     def learns(self) -> bool:
         """Whether there is anything to train."""
-        return not isinstance(self.model, PopularityConfig | EnsembleConfig)
+        return self.retriever.learns
 
     @property
     def lists_all(self) -> bool:
@@ -240,7 +272,8 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     ids = None
     if config.semantic_ids:
         ids = read_semantic_ids(config.semantic_ids, dataset)
-    members = _checksum_of_runs(config.model.runs) if isinstance(config.model, EnsembleConfig) else None
+    runs = config.retriever.members
+    members = _checksum_of_runs(runs) if runs else None
     data = RetrievalData(dataset, config.item, config.sequences)
     if config.learns:
         expect_scorable(config, len(data.negatives(config.loss.negatives)))

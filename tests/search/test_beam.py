@@ -16,9 +16,10 @@ from tests.catalogues import (
 )
 from trec_semid.core.errors import ConfigError, DataError, ShapeError
 from trec_semid.layers.tuple_trie import TupleTrie
-from trec_semid.models import beam
-from trec_semid.models.beam import beam_search, decode_items, parallel_heads
-from trec_semid.models.retrieved import agreement, best_items
+from trec_semid.models.beams import parallel_heads
+from trec_semid.search import beam
+from trec_semid.search.beam import beam_search, decode_items
+from trec_semid.search.retrieved import agreement, best_items
 
 USERS = 3
 widths = st.one_of(st.just(1), st.integers(2, 6), st.just(1000))

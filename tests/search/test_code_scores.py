@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.catalogues import catalogues, draw_heads, side_by_side
 from trec_semid.core.errors import ShapeError
-from trec_semid.models.code_scores import CodeScores
+from trec_semid.search.code_scores import CodeScores
 
 USERS = 3
 

@@ -11,16 +11,15 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.shapes import expect_shape
 from trec_semid.data.features import Feature
 from trec_semid.layers.gates import GateUnit
 from trec_semid.layers.pooling import PickPieces, Piece
-from trec_semid.models.ranker import DenseRanker
+from trec_semid.models.ranker import DenseRanker, RankerConfig
 
 
-class PpnetConfig(Config):
+class PpnetConfig(RankerConfig):
     """Sizes and choices of PPNet."""
 
     kind: Literal["ppnet"] = "ppnet"

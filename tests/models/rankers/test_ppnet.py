@@ -4,7 +4,7 @@ import torch
 
 from trec_semid.core.errors import ConfigError, ShapeError
 from trec_semid.data.features import Feature
-from trec_semid.models.ppnet import Ppnet, PpnetConfig
+from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig
 
 DIM = 4
 FEATURES = (

@@ -10,11 +10,12 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.tuple_trie import TupleTrie
-from trec_semid.models.beam import Beams, decode_items
+from trec_semid.models.beams import Beams
 from trec_semid.models.item_tokens import ItemTokens, Listed
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retriever import LossConfig
-from trec_semid.models.tiger import Tiger, TigerConfig
+from trec_semid.models.retrievers.tiger import TigerConfig, TigerModel
+from trec_semid.search.beam import decode_items
 
 NUM_ITEMS, DIM, SIZES = 9, 8, (3, 3, 3)
 STILL = TransformerConfig(num_layers=2, num_heads=2, dropout=0.0, init_std=0.3)
@@ -26,14 +27,14 @@ def codes() -> np.ndarray:
     return np.random.default_rng(2).integers(0, 4, (NUM_ITEMS, 3)).astype(np.int16)
 
 
-def made() -> Tiger:
+def made() -> TigerModel:
     torch.manual_seed(0)
     tables = CodeTables([CodeTable(f"t_code_{r}", size + 1) for r, size in enumerate(SIZES)], DIM)
     items = ItemTokens(
         None, {}, LiveCodes(tables, torch.from_numpy(codes())), DIM, content_std=0.02, content_is_unit=True
     )
     config = TigerConfig(encoder=STILL, decoder=STILL)
-    return Tiger(items, config, LossConfig(item_weight=0.0, code_temperature=0.3), max_len=6).eval()
+    return TigerModel(items, config, LossConfig(item_weight=0.0, code_temperature=0.3), max_len=6).eval()
 
 
 def ragged(rows: list[list[int]]) -> Ragged:
@@ -104,7 +105,7 @@ def test_items_of_more_than_codes_are_refused():
         content_is_unit=True,
     )
     with pytest.raises(ConfigError, match=r"codes alone"):
-        Tiger(items, TigerConfig(), LossConfig(), max_len=3)
+        TigerModel(items, TigerConfig(), LossConfig(), max_len=3)
 
 
 def test_what_the_decoder_is_told_of_a_target_has_no_gradient_to_the_choice_of_its_codes():

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trec_semid.models.retrieved import agreement, best_items, is_excluded, top_places
+from trec_semid.search.retrieved import agreement, best_items, is_excluded, top_places
 
 INF = float("inf")
 scores = st.one_of(

@@ -4,15 +4,17 @@ Legend: B users, W beams of the step at hand, K_r codes of position r ('missing'
 knows it), C candidates of a user, S items to leave out.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor
 
 from trec_semid.core.errors import ShapeError
 from trec_semid.layers.tuple_trie import TupleTrie
-from trec_semid.models.retrieved import (
+from trec_semid.metrics.target_positions import ListedTargets, UserItems, positions_in_lists
+from trec_semid.models.beams import Beams, NextLogProbs
+from trec_semid.search.retrieved import (
     Retrieved,
     best_items,
     expect_no_nan,
@@ -24,36 +26,6 @@ from trec_semid.models.retrieved import (
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
 """Bound on what the candidates of the users handled together take; on a CPU they should stay in its cache."""
 _CANDIDATE_BYTES = 64
-
-
-class Beams(NamedTuple):
-    """The best prefixes of every user, best first; equal ones by lower prefix.
-
-    W is 1 before the first code and grows with what the trie offers, up to the asked width. A user with
-    fewer prefixes has beams of score -inf at the end, whose codes are valid but mean nothing.
-    """
-
-    codes: Tensor
-    """(B, W, r) int64: codes so far."""
-    parents: Tensor
-    """(B, W) int64: the beam of the step before that each one goes on from; reorder caches by it."""
-    scores: Tensor
-    """(B, W) float32: sum of log-probabilities so far."""
-    nodes: Tensor
-    """(B, W) int64: nodes of the trie."""
-
-
-NextLogProbs = Callable[[int, Beams], Tensor]
-"""What a model says of position r: (B, W, K_r) given (r, beams), or (B, 1, K_r) if it ignores the prefix."""
-
-
-def parallel_heads(log_probs: Sequence[Tensor]) -> NextLogProbs:
-    """Return the step function of a model that predicts every position at once.
-
-    Args:
-        log_probs: R of (B, K_r).
-    """
-    return lambda position, beams: log_probs[position].unsqueeze(1)
 
 
 @torch.no_grad()
@@ -145,6 +117,46 @@ def decode_items(
     return Retrieved(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+@final
+class BeamSearch:
+    """Lists the items of the tuples that a beam of `width` finds; items of a tuple stand by row.
+
+    Targets that the beam does not reach are in no list: with `width` >= the number of tuples it is exact.
+    """
+
+    def __init__(self, codes: Tensor, sizes: Sequence[int], width: int) -> None:
+        """Sort the tuples of a map.
+
+        Args:
+            codes: (N, R) of all items, on the device of the search.
+            sizes: R, codes that each position knows without 'missing'.
+            width: beams kept.
+        """
+        self._trie, self.width = TupleTrie.build(codes, sizes).to(codes.device), width
+
+    def places(
+        self, num_users: int, next_log_probs: NextLogProbs, users: UserItems, length: int
+    ) -> ListedTargets:
+        """Return where targets stand, and lists of so many items, of B users.
+
+        Args:
+            num_users: B.
+            next_log_probs: what the model says of them.
+            users: their targets, and items that are not listed.
+            length: of the lists.
+        """
+        retrieved = decode_items(
+            self._trie,
+            num_users,
+            next_log_probs,
+            width=self.width,
+            num_items=length,
+            exclude=_excluded(users),
+        )
+        positions = positions_in_lists(retrieved.items, users.targets, users.num_targets)
+        return ListedTargets(positions, retrieved.items)
+
+
 def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, emptied: Tensor | None) -> Beams:
     """Go on by a position; `emptied` (B, S) are its nodes that have no items left."""
     position = beams.codes.shape[2]
@@ -209,3 +221,20 @@ def _expect_log_probs(log_probs: Tensor, position: int, beams: Beams, trie: Tupl
             f"log-probabilities of position {position}: wrong shape (got {tuple(log_probs.shape)}, "
             f"expected ({num_users}, {num_beams} or 1, {least} to {most}))."
         )
+
+
+def _excluded(users: UserItems) -> Tensor | None:
+    """Return (B, S) masked items that are no targets of their user, filled up with -1; None without any."""
+    if not len(users.masked):
+        return None
+    num_users = len(users.num_masked)
+    owners = torch.repeat_interleave(torch.arange(num_users, device=users.masked.device), users.num_masked)
+    place = torch.arange(len(owners), device=owners.device)
+    place = place - torch.repeat_interleave(users.num_masked.cumsum(0) - users.num_masked, users.num_masked)
+    rows = torch.full((num_users, int(users.num_masked.max())), -1, device=owners.device)
+    rows[owners, place] = users.masked
+    targets = torch.repeat_interleave(torch.arange(num_users, device=owners.device), users.num_targets)
+    stride = 1 + torch.maximum(users.masked.max(), users.targets.max())
+    is_target = torch.isin(owners * stride + users.masked, targets * stride + users.targets)
+    rows[owners[is_target], place[is_target]] = -1
+    return rows

@@ -10,14 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trec_semid.core.config import Config
 from trec_semid.core.errors import ShapeError
 from trec_semid.layers.attention import Transformer, TransformerConfig, block_causal_mask
 from trec_semid.layers.dropout import Dropout
-from trec_semid.models.retriever import SequenceModel
+from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.next_item import NextItemModel, SequenceModel
+from trec_semid.models.retriever import Frame, Retriever, RetrieverConfig
 
 
-class HeterrecConfig(Config):
+class HeterrecConfig(RetrieverConfig):
     """HeterRec (Hierarchical Causal Transformer with Heterogeneous Information), SIGIR 2025."""
 
     kind: Literal["heterrec"] = "heterrec"
@@ -30,7 +31,7 @@ class HeterrecConfig(Config):
 
 
 @final
-class Heterrec(SequenceModel):
+class HeterrecSequences(SequenceModel):
     """x_tj = sqrt(D) token_j of t + type_j + pos_t, d = transformer(x) - x; transformer(sum_j x + mean_j d).
 
     Tokens look at all tokens of their own item and of those before; items at themselves and those before.
@@ -59,3 +60,15 @@ class Heterrec(SequenceModel):
         mask = block_causal_mask(num_items, per_item, histories.device)
         mixed = self.over_tokens(read.flatten(1, 2), mask).unflatten(1, (num_items, per_item))
         return self.over_items(read.sum(2) + (mixed - read).mean(2))
+
+
+@final
+class Heterrec(Retriever[HeterrecConfig]):
+    """HeterRec over items of at least one token."""
+
+    def build(self, items: ItemTokens, frame: Frame) -> NextItemModel:
+        """See `Retriever`."""
+        sequences = HeterrecSequences(
+            self.config, num_tokens=items.num_tokens, max_len=frame.max_len, dim=frame.dim
+        )
+        return NextItemModel(items, sequences, frame.loss, has_codes=frame.predicts_codes)

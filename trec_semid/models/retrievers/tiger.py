@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
-from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.batches import Places
 from trec_semid.layers.attention import Transformer, TransformerConfig
@@ -17,12 +16,13 @@ from trec_semid.layers.decoder import Cache, Decoder
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.layers.quantize import pick_codewords
-from trec_semid.models.beam import Beams, NextLogProbs
+from trec_semid.models.beams import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.retriever import LossConfig, RetrievalModel, read_by_length
+from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
+from trec_semid.models.retriever import Frame, LossConfig, Needs, Retriever, RetrieverConfig
 
 
-class TigerConfig(Config):
+class TigerConfig(RetrieverConfig):
     """Recommender Systems with Generative Retrieval (TIGER), 2023, with blocks that norm first."""
 
     kind: Literal["tiger"] = "tiger"
@@ -31,7 +31,7 @@ class TigerConfig(Config):
 
 
 @final
-class Tiger(RetrievalModel):
+class TigerModel(RetrievalModel):
     """p(c_1 .. c_R | history) = prod_r p(c_r | c_1 .. c_{r-1}, history), cosine over temperature.
 
     The encoder reads R codes of each item of the history, both ways; the decoder is given the codes before
@@ -46,7 +46,8 @@ class Tiger(RetrievalModel):
                 "model.kind = 'tiger' reads and says codes alone: give semantic_ids, set item.id = false, "
                 "item.fields = [], item.content = []."
             )
-        self.items, self.config, dim = items, loss, items.dim
+        self.items, dim = items, items.dim
+        self.loss_weights = {"codes": loss.code_weight}
         self.scale = 1.0 / loss.code_temperature
         num_positions = items.num_tokens
         self.places = nn.Parameter(torch.randn(max_len, 1, dim) * 0.02)
@@ -60,9 +61,9 @@ class Tiger(RetrievalModel):
         tokens = self.items(listed)
         assert tokens.codes is not None, "items are codes"
         assert tokens.code_tables is not None, "items are codes"
-        rows, wanted = places.predicting // places.inputs.shape[1], places.targets[:, 0]
+        rows, targets = places.predicting // places.inputs.shape[1], places.targets[:, 0]
         memory, present = self.read(tokens, places)
-        codes = tokens.codes[wanted]
+        codes = tokens.codes[targets]
         # Which codes are right has no gradient, and neither has what the decoder is told of them.
         said = torch.cat([self._start(len(rows)), pick_codewords(tokens.code_tables, codes)[:, :-1]], dim=1)
         states = self.decoder(said + self.starts, self.decoder.read(memory[rows], present[rows]))
@@ -72,6 +73,11 @@ class Tiger(RetrievalModel):
             for r in range(codes.shape[1])
         ]
         return {"codes": torch.stack(each).mean(0)}, tokens
+
+    @property
+    def predicts_codes(self) -> bool:
+        """Whether codes of the next item are predicted: nothing else is."""
+        return True
 
     def read(self, tokens: Tokens, places: Places) -> tuple[Tensor, Tensor]:
         """Return the memory (B, L * R, D) of histories, and which of it is there (B, L * R).
@@ -120,3 +126,15 @@ class Tiger(RetrievalModel):
 
     def _start(self, num_rows: int) -> Tensor:
         return self.starts.new_zeros(num_rows, 1, self.starts.shape[1])
+
+
+@final
+class Tiger(Retriever[TigerConfig]):
+    """Predicts codes one after another, so that no item has a score of its own: lists are a beam's."""
+
+    needs = Needs(codes="alone", rows="sliding", beam=True)
+    scores_catalogue = False
+
+    def build(self, items: ItemTokens, frame: Frame) -> TigerModel:
+        """See `Retriever`."""
+        return TigerModel(items, self.config, frame.loss, max_len=frame.max_len)

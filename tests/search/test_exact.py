@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from trec_semid.metrics.target_positions import UserItems
+from trec_semid.models.retrieval_model import Queries
+from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.exact import ExactSearch
+
+USERS, ITEMS, DIM = 4, 30, 5
+
+
+def drawn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("penalties", [None, 0.5 * (torch.arange(ITEMS) % 3 == 0)])
+@pytest.mark.parametrize("num_models", [1, 3])
+def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties, num_models):
+    vectors = [drawn(seed, ITEMS, DIM) for seed in range(num_models)]
+    states = [drawn(10 + seed, USERS, DIM) for seed in range(num_models)]
+    search = ExactSearch([Catalogue(ITEMS, each, None, None) for each in vectors], penalties)
+    targets, none = torch.tensor([3, 29, 0, 7]), torch.zeros(USERS, dtype=torch.int64)
+    users = UserItems(targets, torch.ones_like(targets), targets[:0], none)
+    places = search.places([Queries(each, None) for each in states], users, 5)
+    tables = [state @ vector.T for state, vector in zip(states, vectors, strict=True)]
+    mean = torch.stack(tables).mean(0) - (0 if penalties is None else penalties)
+    order = mean.argsort(1, descending=True)
+    assert places.top_items.tolist() == order[:, :5].tolist()
+    expected = [order[user].tolist().index(target) + 1 for user, target in enumerate(targets.tolist())]
+    assert places.positions.tolist() == expected

@@ -1,0 +1,138 @@
+"""Models whose every place of a history predicts the next items at once: SASRec, RPG and HeterRec.
+
+Legend: B rows, L longest history, U listed items, F tokens of an item, P places that predict, W targets a
+place, R positions, K codes, D width.
+"""
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from trec_semid.data.retrieval.batches import Places
+from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
+from trec_semid.models.beams import NextLogProbs, parallel_heads
+from trec_semid.models.heads import CodeHeads
+from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
+from trec_semid.models.retrieval_model import Queries, RetrievalModel, read_by_length
+from trec_semid.models.retriever import LossConfig
+
+
+class SequenceModel(nn.Module, ABC):
+    """Reads histories."""
+
+    @abstractmethod
+    def forward(self, histories: Tensor) -> Tensor:
+        """Return states (B, L, D); those at or after a row's length mean nothing.
+
+        Args:
+            histories: (B, L, F, D) what it reads of the items, oldest first.
+        """
+
+    def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """Return (n, F, D): what it reads of some listed items; here all their tokens."""
+        return tokens.at(rows)
+
+
+@final
+class NextItemModel(RetrievalModel):
+    """Items, sequence model and heads together: every position of a history predicts at once."""
+
+    def __init__(
+        self, items: ItemTokens, sequences: SequenceModel, config: LossConfig, *, has_codes: bool
+    ) -> None:
+        super().__init__()
+        self.items, self.sequences, self.config = items, sequences, config
+        self.loss_weights = {"items": config.item_weight, "codes": config.code_weight}
+        self.heads = (
+            CodeHeads(items.live.codes.shape[1], items.dim, config.code_temperature)
+            if has_codes and items.live is not None
+            else None
+        )
+
+    @property
+    def has_item_vectors(self) -> bool:
+        """Whether items are scored by vectors: where a loss over items has taught these."""
+        return self.config.item_weight > 0
+
+    @property
+    def predicts_codes(self) -> bool:
+        """Whether codes of the next item are predicted."""
+        return self.heads is not None
+
+    def states(self, tokens: Tokens, places: Places) -> Tensor:
+        """Return (P, D) at the places that predict."""
+        look_up = partial(self.sequences.look_up, tokens)
+        states = read_by_length(look_up, places, lambda histories, _: self.sequences(histories))
+        return states.flatten(0, 1)[places.predicting]
+
+    def item_vectors(self, tokens: Tokens) -> Tensor:
+        """Return (U, D): the sum of an item's tokens, which its score is made with."""
+        vectors = tokens.as_targets()
+        return normalize(vectors, dim=-1) if self.config.item_similarity_is_cosine else vectors
+
+    def query_vectors(self, states: Tensor) -> Tensor:
+        """Return (P, D): states (P, D) as item vectors are multiplied with, scaled."""
+        unit = normalize(states, dim=-1) if self.config.item_similarity_is_cosine else states
+        return unit / self.config.item_temperature
+
+    def queries(self, tokens: Tokens, places: Places) -> Queries:
+        """Return what all items are scored with, of the B users whose histories are given."""
+        return self.queries_of(self._states_of_users(tokens, places).float(), tokens.code_tables)
+
+    def queries_of(self, states: Tensor, code_tables: Tensor | None) -> Queries:
+        """Return score(u, i) = q_u . v_i + code_share * sum_r log p_r(c_r(i) | u) as queries.
+
+        Either term is left out where it is not learnt; codes alone count whole.
+
+        Args:
+            states: (B, D).
+            code_tables: (R, K + 1, D); None without codes.
+        """
+        share = self.config.code_share if self.has_item_vectors else 1.0
+        by_codes = None
+        if self.heads is not None and code_tables is not None and share > 0:
+            by_codes = share * self.heads.log_probs(states, code_tables)
+        return Queries(self.query_vectors(states) if self.has_item_vectors else None, by_codes)
+
+    def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
+        """Return what a beam search asks: all positions are predicted already, whatever the prefix."""
+        assert self.heads is not None, "a config with a beam and without codes is refused"
+        assert tokens.code_tables is not None, "heads have codes"
+        states = self._states_of_users(tokens, places)
+        return parallel_heads(self.heads.log_probs(states, tokens.code_tables).unbind(1))
+
+    def _states_of_users(self, tokens: Tokens, places: Places) -> Tensor:
+        """Return (B, D) at the end of each history; zeros of an empty one, where no place predicts."""
+        states = self.states(tokens, places)
+        has_history = (places.lengths > 0).nonzero().squeeze(1)
+        return states.new_zeros(len(places.lengths), states.shape[1]).index_copy(0, has_history, states)
+
+    def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
+        """Return the losses of each place (P,), a mean over its targets, and the items' tokens."""
+        tokens = self.items(listed)
+        states = self.states(tokens, places)
+        losses: dict[str, Tensor] = {}
+        if self.has_item_vectors:
+            losses["items"] = _mean_of_targets(self._item_loss(tokens, states, places), places.targets)
+        if self.heads is not None and tokens.codes is not None and tokens.code_tables is not None:
+            # Which codes are right has no gradient: only their choice in the input has one.
+            target_codes = tokens.codes[places.targets.clamp(min=0)]
+            target_codes = target_codes.masked_fill(places.targets.unsqueeze(2) < 0, -1)
+            loss = self.heads.loss(states, tokens.code_tables, target_codes)
+            losses["codes"] = _mean_of_targets(loss, places.targets)
+        return losses, tokens
+
+    def _item_loss(self, tokens: Tokens, states: Tensor, places: Places) -> Tensor:
+        vectors, queries = self.item_vectors(tokens), self.query_vectors(states)
+        if len(places.sampled):
+            drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
+            return sampled_softmax_loss(queries, vectors, places.targets, drawn)
+        return full_softmax_loss(queries, vectors, places.targets)
+
+
+def _mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:
+    """Return (P,): the mean over each place's targets."""
+    return losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)

@@ -1,0 +1,1 @@
+"""Methods of retrieval, one file each."""
