@@ -30,7 +30,9 @@ from trec_semid.models.retriever import Frame, LossConfig
 from trec_semid.models.retrievers.heterrec import HeterrecConfig
 from trec_semid.models.retrievers.rpg import RpgConfig
 from trec_semid.models.retrievers.sasrec import SasrecConfig
-from trec_semid.search.catalogue import CatalogueScores, build_catalogue
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.search.catalogue import build_catalogue
+from trec_semid.search.exact import CatalogueScores
 from trec_semid.tokenizers.inputs.contents import Standardised
 
 NUM_ITEMS, DIM, SIZES, MAX_LEN = 9, 8, (3, 3), 6
@@ -41,6 +43,7 @@ MODELS = {
     "rpg": RpgConfig(transformer=STILL, dropout=0.0),
     "heterrec": HeterrecConfig(tokens=STILL, items=STILL, dropout=0.0),
 }
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 ROWS = [[0, 1, 2, 3], [4, 5], [6, 7, 8, 1, 0], [2, 2, 3]]
 
 
@@ -240,7 +243,7 @@ def test_scores_of_the_catalogue_are_logits_and_log_probabilities(
     if not code_weight:
         model.heads = None
     with torch.no_grad():
-        catalogue = build_catalogue(model, lambda a, b: listed_of(torch.arange(a, b)), NUM_ITEMS)
+        catalogue = build_catalogue(model, lambda a, b: listed_of(torch.arange(a, b)), NUM_ITEMS, ALONE)
         states = torch.randn(3, DIM, generator=torch.Generator().manual_seed(4))
         scores = CatalogueScores(catalogue, model.queries_of(states, catalogue.code_tables))
         found = torch.cat([scores.of(slice(0, 4)), scores.of(slice(4, 9))], dim=1)

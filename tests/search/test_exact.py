@@ -18,7 +18,7 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties, num_models):
     vectors = [drawn(seed, ITEMS, DIM) for seed in range(num_models)]
     states = [drawn(10 + seed, USERS, DIM) for seed in range(num_models)]
-    search = ExactSearch([Catalogue(ITEMS, each, None, None) for each in vectors], penalties)
+    search = ExactSearch([Catalogue(ITEMS, 0, each, None, None) for each in vectors], penalties)
     targets, none = torch.tensor([3, 29, 0, 7]), torch.zeros(USERS, dtype=torch.int64)
     users = UserItems(targets, torch.ones_like(targets), targets[:0], none)
     places = search.places([Queries(each, None) for each in states], users, 5)

@@ -73,6 +73,23 @@ class _Pairs(NamedTuple):
         return here, self.users[here], self.items[here] - chunk.start
 
 
+class Stretch(NamedTuple):
+    """The items that this process scores of a catalogue that several hold together, each a stretch of rows.
+
+    All of them locate the same targets of the same users, and put together what each says of its own rows.
+    """
+
+    items: slice
+    """Rows of this process; none where there are fewer items than processes."""
+    highest: Callable[[Tensor], Tensor]
+    """(T,) to (T,): the highest of all processes' numbers, one by one."""
+    total: Callable[[Tensor], Tensor]
+    """(T,) to (T,): their sum."""
+    merge: Callable[[Tensor, Tensor], Tensor]
+    """Scores and items (B, N) of this stretch's best, to the items that are best over all stretches; of all
+    users, or of those that this process is to list."""
+
+
 class _Top(NamedTuple):
     """The best N items of each user so far, sorted; score -inf and item -1 where there are fewer."""
 
@@ -89,6 +106,7 @@ def locate_targets(
     list_length: int = 100,
     chunk_items: int | None = None,
     kept_scores: int = KEPT_SCORES,
+    stretch: Stretch | None = None,
 ) -> ListedTargets:
     """Rank the targets of a batch of users among the whole catalogue; see the head of this module.
 
@@ -103,6 +121,7 @@ def locate_targets(
         list_length: N.
         chunk_items: n; as many as make up CHUNK_SCORES where not given.
         kept_scores: how many scores to keep.
+        stretch: what this process scores where several do; everything where not given.
 
     Raises:
         ShapeError: lengths do not add up, or scores of another shape than (B, n).
@@ -111,19 +130,21 @@ def locate_targets(
     """
     targets, masked = _targets_and_masked(users, num_items)
     num_users = len(users.num_targets)
-    width = chunk_items or max(_BLOCK, CHUNK_SCORES // max(1, num_users) // _BLOCK * _BLOCK)
-    chunks = [slice(start, min(start + width, num_items)) for start in range(0, num_items, width)]
-    own = torch.empty(len(targets.items), device=targets.items.device)
+    chunks = _chunks(stretch.items if stretch else slice(0, num_items), num_users, chunk_items)
+    own = torch.full((len(targets.items),), -torch.inf, device=targets.items.device)
     nowhere = torch.full((num_users, list_length), -1, device=own.device)
     top = _Top(torch.full(nowhere.shape, -torch.inf, device=own.device), nowhere)
     kept: dict[int, Tensor] = {}
-    for chunk in chunks:
+    num_scores = 0
+    for number, chunk in enumerate(chunks):
         scores = _masked_scores(score, chunk, masked, num_users)
         here, row, column = targets.within(chunk)
         own[here] = scores[row, column]
-        top = _with_chunk(top, scores, chunk.start)
-        if num_users * chunk.stop <= kept_scores:
+        top = _with_chunk(top, scores, chunk.start, is_first=number == 0)
+        num_scores += scores.numel()
+        if num_scores <= kept_scores:
             kept[chunk.start] = scores
+    own = stretch.highest(own) if stretch else own
     ahead = torch.zeros_like(targets.items)
     for chunk in chunks:
         scores = kept.pop(chunk.start, None)
@@ -131,7 +152,15 @@ def locate_targets(
             scores = _masked_scores(score, chunk, masked, num_users)
         _expect_same(own, scores, targets, chunk)
         _count_ahead(ahead, own, scores, targets, chunk)
-    return ListedTargets(torch.where(own == -torch.inf, UNLISTED, 1 + ahead), top.items)
+    ahead = stretch.total(ahead) if stretch else ahead
+    top_items = stretch.merge(*top) if stretch else top.items
+    return ListedTargets(torch.where(own == -torch.inf, UNLISTED, 1 + ahead), top_items)
+
+
+def _chunks(items: slice, num_users: int, chunk_items: int | None) -> list[slice]:
+    width = chunk_items or max(_BLOCK, CHUNK_SCORES // max(1, num_users) // _BLOCK * _BLOCK)
+    starts = range(items.start, items.stop, width)
+    return [slice(start, min(start + width, items.stop)) for start in starts]
 
 
 def positions_in_lists(top_items: Tensor, targets: Tensor, num_targets: Tensor) -> Tensor:
@@ -159,7 +188,7 @@ def _masked_scores(score: ChunkScorer, chunk: slice, masked: _Pairs, num_users: 
     return scores
 
 
-def _with_chunk(top: _Top, scores: Tensor, start: int) -> _Top:
+def _with_chunk(top: _Top, scores: Tensor, start: int, *, is_first: bool) -> _Top:
     """Merge a chunk into the lists.
 
     Rows of a chunk come after all rows listed so far and candidates come in ascending order, so a stable
@@ -167,11 +196,11 @@ def _with_chunk(top: _Top, scores: Tensor, start: int) -> _Top:
     has no list to be held against, so its own blocks say what cannot enter.
     """
     num_users, length = top.scores.shape
-    blocks = _in_blocks(scores, _first_block(scores.shape[1], length) if start == 0 else _BLOCK)
+    blocks = _in_blocks(scores, _first_block(scores.shape[1], length) if is_first else _BLOCK)
     highest = blocks.amax(2)
     _expect_numbers(highest)
     floor = top.scores[:, -1]
-    if start == 0 and highest.shape[1] >= length:  # as many blocks as places reach this score
+    if is_first and highest.shape[1] >= length:  # as many blocks as places reach this score
         floor = _below(highest.topk(length).values[:, -1])
     user, block = (highest > floor[:, None]).nonzero(as_tuple=True)
     candidate, column = (blocks[user, block] > floor[user, None]).nonzero(as_tuple=True)

@@ -1,5 +1,7 @@
 """Exact search: every item of a catalogue is scored for every user, by one model or by several together.
 
+Where ranks hold a stretch of the catalogue each, all of them search together (`search.stretches`).
+
 Legend: B users, N items, n items of a stretch.
 """
 
@@ -8,9 +10,11 @@ from typing import final
 
 from torch import Tensor
 
-from trec_semid.metrics.target_positions import ChunkScorer, ListedTargets, UserItems, locate_targets
+from trec_semid.metrics.target_positions import ChunkScorer, ListedTargets, Stretch, UserItems, locate_targets
 from trec_semid.models.retrieval_model import Queries
-from trec_semid.search.catalogue import Catalogue, CatalogueScores
+from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.code_scores import CodeScores
+from trec_semid.search.stretches import bring_together
 
 SCORES_AT_ONCE = 1 << 26
 """Users of a batch times items: scores that are made once and kept between the two looks at them."""
@@ -37,18 +41,30 @@ class ExactSearch:
             penalties: (N,) taken off the scores; None where nothing is.
         """
         self._catalogues, self._penalties = tuple(catalogues), penalties
-        self.num_items = self._catalogues[0].num_items
+        self.num_items, self._rows = catalogues[0].num_items, catalogues[0].rows
+        self.is_shared = catalogues[0].is_shared
 
     def places(self, queries: Sequence[Queries], users: UserItems, length: int) -> ListedTargets:
-        """Return where targets stand, and lists of so many items, of B users.
+        """Return where targets stand, and lists of so many items, of this rank's b users.
 
         Args:
             queries: what each catalogue's model says of the users.
-            users: their targets, and items that are not listed.
+            users: their targets, and items that are not listed; none on a rank that helps others only.
             length: of the lists.
         """
-        scores = mean_scores(self._catalogues, queries, self._penalties)
-        return rank_by(scores, users, self.num_items, length)
+        if not self.is_shared:
+            return rank_by(self._scores(queries), users, self.num_items, length)
+        together = bring_together(queries, users)
+        if not sum(together.num_users):
+            nobody = users.targets.new_zeros((0, length))
+            return ListedTargets(users.targets, nobody)
+        stretch = together.stretch(self._rows)
+        scores = self._scores(together.queries)
+        found = rank_by(scores, together.users, self.num_items, length, stretch)
+        return ListedTargets(found.positions[together.own_targets()], found.top_items)
+
+    def _scores(self, queries: Sequence[Queries]) -> ChunkScorer:
+        return mean_scores(self._catalogues, queries, self._penalties)
 
 
 def mean_scores(
@@ -68,7 +84,9 @@ def mean_scores(
     return score
 
 
-def rank_by(score: ChunkScorer, users: UserItems, num_items: int, length: int) -> ListedTargets:
+def rank_by(
+    score: ChunkScorer, users: UserItems, num_items: int, length: int, stretch: Stretch | None = None
+) -> ListedTargets:
     """Return where targets stand by scores, and lists of so many items.
 
     Args:
@@ -76,5 +94,32 @@ def rank_by(score: ChunkScorer, users: UserItems, num_items: int, length: int) -
         users: the batch of B.
         num_items: N.
         length: of the lists.
+        stretch: of the items that are scored here; all where not given.
     """
-    return locate_targets(score, users, num_items, list_length=length, kept_scores=SCORES_AT_ONCE)
+    return locate_targets(
+        score, users, num_items, list_length=length, kept_scores=SCORES_AT_ONCE, stretch=stretch
+    )
+
+
+@final
+class CatalogueScores:
+    """Scores of one batch of users for any stretch of a catalogue: q_u . v_i + sum_r l_r(c_r(i) | u).
+
+    Memory: R K B numbers, and a stretch's scores.
+    """
+
+    def __init__(self, catalogue: Catalogue, queries: Queries) -> None:
+        self._first, self._vectors, self._queries = catalogue.first_row, catalogue.vectors, queries.vectors
+        self._by_codes: CodeScores | None = None
+        if queries.code_log_probs is not None and catalogue.codes is not None:
+            self._by_codes = CodeScores(queries.code_log_probs, catalogue.codes)
+
+    def of(self, items: slice) -> Tensor:
+        """Return (B, n) float32 scores of consecutive item rows, in a tensor of its own."""
+        here = slice(items.start - self._first, items.stop - self._first)
+        by_codes = self._by_codes.of(here) if self._by_codes else None
+        if self._vectors is None or self._queries is None:
+            assert by_codes is not None, "items are scored by one of the two at least"
+            return by_codes.contiguous()
+        scores = (self._queries @ self._vectors[here].T).float()
+        return scores if by_codes is None else scores.add_(by_codes)

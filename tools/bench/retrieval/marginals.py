@@ -23,8 +23,8 @@ from trec_semid.data.ragged import Ragged
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.search.catalogue import Catalogue, CatalogueScores
-from trec_semid.search.exact import rank_by, users_at_once
+from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.exact import CatalogueScores, rank_by, users_at_once
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.finished import place_finished
@@ -40,7 +40,7 @@ class MarginalSearch:
         self._asked, self._codes = asked, codes
         self._one_hot = [one_hot(each).float() for each in codes.unbind(1)]
         self.users_at_once = users_at_once(len(codes))
-        self._catalogue = Catalogue(len(codes), None, None, None)
+        self._catalogue = Catalogue(len(codes), 0, None, None, None)
         self.nats = torch.zeros(codes.shape[1], dtype=torch.float64)
         self.users = 0
 

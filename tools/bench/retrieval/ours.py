@@ -26,7 +26,8 @@ from trec_semid.models.retrievers.sasrec import SasrecConfig
 from trec_semid.models.retrievers.tiger import TigerConfig
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.beam import beam_search
-from trec_semid.search.catalogue import CatalogueScores, build_catalogue
+from trec_semid.search.catalogue import build_catalogue
+from trec_semid.search.exact import CatalogueScores
 from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.constraints import ShardingConfig, TableRule
 from trec_semid.sharding.plan import plan_on_ranks
@@ -107,7 +108,8 @@ class Lists:
     def by_scores(self, batch: SequenceBatch) -> Tensor:
         """Return (B, length) items by scores of the whole catalogue."""
         model = evaluating(self.model)
-        catalogue = build_catalogue(model, self.feed.chunk, self._num_items)
+        alone = Ranks(0, 1, 0, torch.device("cpu"))
+        catalogue = build_catalogue(model, self.feed.chunk, self._num_items, alone)
         tokens = model.items(self.feed.listed(batch))
         scores = CatalogueScores(catalogue, model.queries(tokens, batch.places))
         none = torch.zeros(len(batch.rows), dtype=torch.int64)

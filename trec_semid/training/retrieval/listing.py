@@ -92,8 +92,8 @@ class AskedModel:
         return self.model.queries(*self.read(histories, chosen))
 
     def catalogue(self) -> Catalogue:
-        """Return what items are scored by now; all ranks together."""
-        return build_catalogue(self.model, self.feed.chunk, self.data.num_items)
+        """Return what items are scored by now, on several ranks a stretch on each; all ranks together."""
+        return build_catalogue(self.model, self.feed.chunk, self.data.num_items, self.ranks)
 
 
 def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
@@ -126,7 +126,11 @@ class ExactLister:
         """See `Lister`."""
         queries = [member.queries(histories, chosen) for member in self.members]
         assert self._search is not None, "begun"
-        return self._search.places(queries, users, length) if len(chosen) else None
+        if not self._search.is_shared and not len(chosen):
+            return None
+        # Without users of its own a rank still searches its stretch for those of others.
+        places = self._search.places(queries, users, length)
+        return places if len(chosen) else None
 
     def exact(self) -> None:
         """See `Lister`: it is."""

@@ -7,6 +7,7 @@ import torch
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.data.features import describe_item
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables
+from trec_semid.search.catalogue import stretch_of
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import GIB, ClusterConfig
 from trec_semid.training.content import NOTHING_KEPT
@@ -57,18 +58,19 @@ def plan_retriever(
             beside=list(plans.values())[-1],
         )
     if config.loss.item_weight:
-        _expect_listable(dataset.facts.num_items * config.tables.dim * 4, list(plans.values())[-1], cluster)
+        stretch = stretch_of(0, cluster.world_size, dataset.facts.num_items)
+        _expect_listable(stretch.stop * config.tables.dim * 4, list(plans.values())[-1], cluster)
     return plans
 
 
 def _expect_listable(held: int, last: TablePlan, cluster: ClusterConfig) -> None:
-    """Refuse item vectors [bytes] that a rank could not hold, whole, beside its tables; lists need it so."""
+    """Refuse a stretch of item vectors [bytes] that a rank could not hold beside its tables, for lists."""
     is_gpu = cluster.device == "cuda"
     planned = max(load.hbm_bytes if is_gpu else load.ddr_bytes for load in last.rank_loads())
     free = (last.cluster.hbm_bytes if is_gpu else last.cluster.ddr_bytes) - planned
     if held > free:
         raise PlanError(
-            f"lists are made with the vectors of all items, {held / GIB:.2f} GiB whole on every rank, and "
+            f"lists are made with item vectors, a stretch of {held / GIB:.2f} GiB on every rank, and "
             f"tables leave {free / GIB:.2f} GiB on the fullest of '{cluster.name}'. Lower tables.dim, take "
             "devices with more memory, or predict codes (loss.item_weight = 0)."
         )
