@@ -1,19 +1,68 @@
-"""Turns pydantic's validation errors into `file: key: problem; did you mean` lines."""
+"""Sections whose class their `kind` names, and pydantic's errors as `file: key: problem; did you mean`."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Union, final, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
-from trec_semid.core.kinds import Kinds
 from trec_semid.core.toml_text import printable, shown
 
 Provenance = dict[tuple[str, ...], str]
 """Which file or override a key came from."""
 Location = tuple[int | str, ...]
 _TABLE_EXPECTED = frozenset({"model_type", "model_attributes_type", "dict_type", "mapping_type"})
+
+
+@final
+class Kinds:
+    """Says in a field's annotation which classes a section may have: `Annotated[Base, Kinds(table)]`.
+
+    The table is asked when a config is read, so that a row added to it later counts as any other.
+    """
+
+    def __init__(self, table: Mapping[type[BaseModel], Any], default: type[BaseModel] | None = None) -> None:
+        """Name the table.
+
+        Args:
+            table: config class, with a `kind`, to whatever the class stands for.
+            default: class of a section that gives no `kind`; none where it has to be given.
+        """
+        self._table, self._default = table, default
+
+    @property
+    def models(self) -> tuple[type[BaseModel], ...]:
+        """The classes, in the order of the table."""
+        return tuple(self._table)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `kind` calls them."""
+        return tuple(str(model.model_fields["kind"].default) for model in self._table)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of a union of the table's classes; a table that has grown is asked again."""
+        at_first = self.models
+        schema = handler.generate_schema(_union(at_first))
+
+        def validated(value: Any, union: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            """Return the section; pydantic adds where it stands to the faults that are raised in here."""
+            if self._default is not None and isinstance(value, dict) and "kind" not in value:
+                return self._default.model_validate(value)
+            return union(value) if self.models == at_first else _adapter(self.models).validate_python(value)
+
+        written = core_schema.plain_serializer_function_ser_schema(lambda section: section)
+        return core_schema.no_info_wrap_validator_function(validated, schema, serialization=written)
+
+
+def _union(models: tuple[type[BaseModel], ...]) -> Any:
+    return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007
+
+
+def _adapter(models: tuple[type[BaseModel], ...]) -> TypeAdapter[Any]:
+    return TypeAdapter(_union(models))
 
 
 def explain(

@@ -54,7 +54,7 @@ class Tokens(NamedTuple):
 
     @staticmethod
     def of(parts: Sequence[Tensor], codes: ChosenCodes | None) -> "Tokens":
-        """Return these tokens with their sum."""
+        """Return these tokens with their sum (U, D)."""
         if codes is None:
             return Tokens(tuple(parts), None, None, None, {}, _sum_of(parts))
         total = (
@@ -70,7 +70,7 @@ class Tokens(NamedTuple):
         return sum(part.shape[1] for part in self.parts) + (0 if self.codes is None else self.codes.shape[1])
 
     def at(self, rows: Tensor) -> Tensor:
-        """Return (n, F, D), tokens of some listed items: ID and fields, then content, then codes."""
+        """Return (num_rows, F, D), tokens of some listed items: ID and fields, then content, then codes."""
         parts = [part.index_select(0, rows) for part in self.parts]
         if self.chosen is not None:
             parts.append(self.chosen.index_select(0, rows))

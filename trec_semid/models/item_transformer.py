@@ -52,7 +52,7 @@ class ItemTransformer(SequenceModel):
         self.transformer = Transformer(dim, config.transformer)
 
     def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        """Return (n, 1, D): tokens in one, which is cheaper once an item than once a place that reads it."""
+        """Return (num_rows, 1, D): tokens in one, cheaper once an item than once a place that reads it."""
         totals = tokens.total.index_select(0, rows).unsqueeze(1)
         return totals / tokens.num_tokens if self.takes_mean else totals
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from trec_semid.core.kinds import Kinds
+from trec_semid.core.explain import Kinds
 from trec_semid.data.features import Feature
 from trec_semid.models.ranker import DenseRanker, RankerConfig
 from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig

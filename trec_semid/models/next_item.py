@@ -32,7 +32,7 @@ class SequenceModel(nn.Module, ABC):
         """
 
     def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        """Return (n, F, D): what it reads of some listed items; here all their tokens."""
+        """Return (num_rows, F, D): what it reads of some listed items; here all their tokens."""
         return tokens.at(rows)
 
 

@@ -92,7 +92,7 @@ class RetrieverOutput(NamedTuple):
 def read_by_length(
     look_up: Callable[[Tensor], Tensor], places: Places, read: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Return (B, L', D): what is read of histories, each with those of about its length.
+    """Return (B, L, D) or longer: what is read of histories, each with those of about its length.
 
     Items are looked up once for all: the gradient of a look-up is as large as the catalogue.
 

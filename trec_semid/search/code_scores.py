@@ -43,6 +43,6 @@ class CodeScores:
         self._firsts = positions * log_probs.shape[2]
 
     def of(self, items: slice) -> Tensor:
-        """Return (B, n) float32 of consecutive items, not contiguous: users of an item are neighbours."""
+        """Return (B, num_items) float32, consecutive items, not contiguous: users of one are neighbours."""
         rows = self._codes[items].to(torch.int32) + self._firsts
         return embedding_bag(rows, self._table, mode="sum").T

@@ -115,7 +115,7 @@ class CatalogueScores:
             self._by_codes = CodeScores(queries.code_log_probs, catalogue.codes)
 
     def of(self, items: slice) -> Tensor:
-        """Return (B, n) float32 scores of consecutive item rows, in a tensor of its own."""
+        """Return (B, num_items) float32 scores of consecutive item rows, in a tensor of its own."""
         here = slice(items.start - self._first, items.stop - self._first)
         by_codes = self._by_codes.of(here) if self._by_codes else None
         if self._vectors is None or self._queries is None:

@@ -111,7 +111,7 @@ def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
 
 @final
 class ExactLister:
-    """Scores every item, by one model or by the mean of several; all of one score without a history."""
+    """Scores every item, by one model or the mean of several, less penalties (N,) of items."""
 
     def __init__(self, members: Sequence[AskedModel], penalties: Tensor | None = None) -> None:
         self.members, self._penalties = tuple(members), penalties
@@ -123,7 +123,7 @@ class ExactLister:
         self._search = ExactSearch([member.catalogue() for member in self.members], self._penalties)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
-        """See `Lister`."""
+        """See `Lister`; the chosen are (B,) rows."""
         queries = [member.queries(histories, chosen) for member in self.members]
         assert self._search is not None, "begun"
         if not self._search.is_shared and not len(chosen):
@@ -153,7 +153,7 @@ class BeamLister:
         self._search = BeamSearch(self._live.codes, sizes, self._width)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
-        """See `Lister`."""
+        """See `Lister`; the chosen are (B,) rows."""
         tokens, places = self._asked.read(histories, chosen)
         if not len(chosen) or self._search is None:
             return None
@@ -184,7 +184,7 @@ class PopularityLister:
         """Nothing changes."""
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
-        """See `Lister`."""
+        """See `Lister`; the chosen are (B,) rows."""
         return self._search.places(users, length) if len(chosen) else None
 
     def exact(self) -> None:
