@@ -4,17 +4,19 @@ Use them where the process is what is tested (exit codes, signals, what it leave
 6 s of a processor until it has imported torch and torchrec. Where that itself is tested, start one.
 """
 
-import multiprocessing
 import os
+import random
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from tests.ranks import PRELOADED
+from tests.ranks import fork_server
 
 
 def start_command(
@@ -30,10 +32,8 @@ def start_command(
     Output is appended to files. `exitcode` of what is returned is, after `join`, that of the command; minus
     the number of the signal that ended it.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED])
     asked = (program, words, str(stdout), str(stderr), dict(environment), folder or os.getcwd())
-    process = context.Process(target=_be_command, args=asked)
+    process = fork_server().Process(target=_be_command, args=asked)
     process.start()
     return process
 
@@ -73,3 +73,11 @@ def become(program: str, words: tuple[str, ...]) -> None:
         runpy.run_path(program, run_name="__main__")
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+def free_port() -> str:
+    """Return a port that the system gives to nobody who asks for any before the launcher takes it."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with suppress(OSError), socket.create_server(("localhost", port)):
+            return str(port)
+    raise AssertionError("no free port")

@@ -1,18 +1,26 @@
 """Runs a function on several gloo ranks, the way torchrun does, and returns what each rank returned."""
 
-import multiprocessing
 import os
 import tempfile
 import uuid
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 T = TypeVar("T")
 
-PRELOADED = "tests.preloaded"
-"""The module that one server process imports, once for all launches of a pytest process."""
+
+def fork_server() -> ForkServerContext:
+    """Return what starts processes as forks of a server that has imported torch, torchrec and every verb.
+
+    A new interpreter costs 6 s of a processor until it has; the server does it once for a pytest process.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+    return context
 
 
 def run_ranks(fn: Callable[..., T], world_size: int, *args: Any) -> list[T]:
@@ -21,11 +29,8 @@ def run_ranks(fn: Callable[..., T], world_size: int, *args: Any) -> list[T]:
     Each process sees the variables of torchrun, so `runtime.ranks.process_group()` works in it. `fn`, its
     arguments and its result must pickle: a module-level function, tensors copied off shared memory by
     `.numpy()`. An exception on a rank is raised here with that rank's traceback.
-
-    The processes are forked from a server that has imported torch and torchrec and done nothing else: to
-    import them costs 6 s of a processor in every new interpreter, more than most of what ranks do here.
     """
-    multiprocessing.set_forkserver_preload([PRELOADED])
+    fork_server()
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "PYTHONWARNINGS")}
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory(prefix="ranks-") as scratch:

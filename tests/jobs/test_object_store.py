@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.commands import start_command
 from tests.jobs.test_whole_way import do, write_configs, write_raw
 from trec_semid.checkpoints.folder import complete_steps
 from trec_semid.core.errors import DataError, LockError
@@ -178,19 +177,20 @@ def _whole_way(root: str, tmp_path: Path, *, kills: bool) -> None:
 def _kill_after_a_checkpoint(files: list[str], values: dict[str, Any]) -> None:
     """Run `rank` in a process of its own and kill it once it has saved."""
     words = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "trec_semid.cli.main", "rank", *files, *words]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    nowhere = Path(os.devnull)
+    process = start_command("trec_semid.cli.main", "rank", *files, *words, stdout=nowhere, stderr=nowhere)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         if complete_steps(join(values["run"], "checkpoints")):
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGSTOP)  # alive, and so the folder is its own
-    assert process.poll() is None, "it was over before it could be killed"
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)  # alive, and so the folder is its own
+    assert process.is_alive(), "it was over before it could be killed"
     with pytest.raises(LockError, match=f"process {process.pid} on"):
         do("rank", files, **values)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert exists(lock_uri(values["run"]))
 
 

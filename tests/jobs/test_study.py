@@ -3,9 +3,8 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -14,13 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+from tests.commands import start_command
 from tests.jobs.study_jobs import find
+from tests.ranks import fork_server
 from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, SemidError
 from trec_semid.jobs.study import StudyConfig, run
 from trec_semid.study.grid import as_sets, plan_runs
 from trec_semid.study.schedule import Schedule, what_to_keep
 from trec_semid.study.workers import Look, Outcome
+
+
+@pytest.fixture(autouse=True)
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers import nothing; those of `finished`, which all tests of a module share, are as ever."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork_server())
+
 
 GRID = """
 out = "{out}"
@@ -58,7 +66,7 @@ def written(folder: Path) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("study")
-    return folder, run(study(folder), find)
+    return folder, run(study(folder, sets=("threads=3",)), find)
 
 
 def test_every_step_runs_once_for_every_seed(finished: tuple[Path, dict]):
@@ -87,7 +95,7 @@ def test_workers_stay_alive_over_many_runs(finished: tuple[Path, dict]):
 def test_console_output_of_a_run_goes_to_its_log_programs_too(finished: tuple[Path, dict]):
     folder, _ = finished
     text = (folder / "out/logs/item-seed-1.log").read_text()
-    assert "threads 1" in text
+    assert "threads 3" in text
     assert "said by a program" in text
 
 
@@ -99,7 +107,7 @@ def test_report_reads_every_finished_run(finished: tuple[Path, dict]):
 def test_second_study_keeps_everything(finished: tuple[Path, dict]):
     folder, result = finished
     before = written(folder / "out")
-    again = run(study(folder), find)
+    again = run(study(folder, sets=("threads=3",)), find)
     assert written(folder / "out") == before
     assert all(row["was_kept"] for row in again["runs"])
     assert again["table"] == result["table"]
@@ -202,20 +210,12 @@ def test_folder_that_no_job_of_ours_made_is_never_removed(tmp_path: Path):
     assert (precious / "thesis.txt").read_text() == "mine"
 
 
-def start_study(tmp_path: Path, text: str) -> tuple[subprocess.Popen[bytes], int]:
+def start_study(tmp_path: Path, text: str) -> tuple[ForkServerProcess, int]:
     """Start a study in a process of its own; return it and the worker's process id once that is at work."""
     file = tmp_path / "study.toml"
     file.write_text(text.format(out=tmp_path / "out"))
-    program = "; ".join(
-        [
-            "import sys",
-            "from tests.jobs.study_jobs import find",
-            "from trec_semid.core.config import Config, load_config",
-            "from trec_semid.jobs.study import StudyConfig, run",
-            "run(load_config(StudyConfig, [sys.argv[1]]), find)",
-        ]
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, str(file)], cwd=Path(__file__).parents[2])
+    said = tmp_path / "said"
+    process = start_command("tests.jobs.forking_study", str(file), stdout=said, stderr=said)
     log = tmp_path / "out/logs/both-seed-0.log"
     deadline = time.monotonic() + 150
     while not (log.exists() and "pid" in log.read_text()) and time.monotonic() < deadline:
@@ -228,8 +228,9 @@ SLEEPY = GRID.replace("gain = 0.6", "gain = 0.6, sleep_s = 30.0").replace("[0, 1
 
 def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path):
     process, worker = start_study(tmp_path, SLEEPY)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
     result = run(study(tmp_path, SLEEPY.replace("30.0", "0.0")), find)
@@ -239,7 +240,7 @@ def test_interrupted_study_stops_its_workers_and_goes_on_later(tmp_path: Path):
 def test_workers_whose_study_is_killed_are_gone_within_seconds(tmp_path: Path):
     process, worker = start_study(tmp_path, SLEEPY)
     process.kill()
-    process.wait()
+    process.join()
     deadline = time.monotonic() + 10
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from tests.commands import run_command
 from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError
@@ -211,9 +210,7 @@ def test_job_under_torchrun_makes_the_codes_of_one_process(finished, dataset, tm
     write_bytes(str(tmp_path / "c.toml"), dump_toml(finished).encode())
     words = ["--standalone", "--nproc-per-node", "2", "-m", "trec_semid.cli.main", "tokenize"]
     words += [str(tmp_path / "c.toml"), "--set", f"run={tmp_path / 'two'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True, check=False
-    )
+    done = run_command("tests.forking_torchrun", *words)
     assert done.returncode == 0, done.stderr
     one, two = (
         SemanticIds.load(f"{place}/semantic_ids.parquet") for place in (finished.run, tmp_path / "two")

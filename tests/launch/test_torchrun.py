@@ -2,18 +2,15 @@
 
 import json
 import os
-import random
 import re
 import signal
-import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.commands import start_command
+from tests.commands import free_port, start_command
 from tests.datasets import write_small_dataset
 from trec_semid.checkpoints.folder import latest_step
 from trec_semid.runtime.logs import read_events
@@ -42,7 +39,7 @@ class Launch:
         options = ["--nproc-per-node", "2", "--max-restarts", str(restarts), "--master-port", free_port()]
         self.log = folder.parent / f"{folder.name}.log"
         self.process = start_command(
-            "tests.launch.forking_torchrun",
+            "tests.forking_torchrun",
             *(*options, "-m", "tests.launch.faulty", *words),
             environment={**os.environ, "FAULTS": json.dumps(faults)},
             stdout=self.log,
@@ -73,14 +70,6 @@ def expect_same_result(run: Path, place: Path) -> None:
     for rank in (0, 1):
         name = f"predictions/test-rank-{rank}.parquet"
         assert (run / name).read_bytes() == (place / "well" / name).read_bytes()
-
-
-def free_port() -> str:
-    """Return a port that the system gives to nobody who asks for any before the launcher takes it."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with suppress(OSError), socket.create_server(("localhost", port)):
-            return str(port)
-    raise AssertionError("no free port")
 
 
 def test_run_that_fails_is_stopped_and_is_killed_twice_comes_to_the_same_result(place: Path):

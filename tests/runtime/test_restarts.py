@@ -1,30 +1,25 @@
 """Restarts by torchrun: ranks must meet again though the launcher's store still has all keys from before."""
 
 import os
-import socket
-import subprocess
-import sys
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
+from tests.commands import free_port, start_command
+
 SHARING = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
-def launch(folder: Path, kills: int, *options: str, shares: bool) -> subprocess.Popen[str]:
+def launch(folder: Path, kills: int, *options: str, shares: bool) -> ForkServerProcess:
     program = [str(Path(__file__).with_name("restarted.py")), str(folder), str(kills)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), SHARING: "01"[not shares]}
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "3", *options, *program],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
+    return start_command(
+        "tests.forking_torchrun",
+        *("--max-restarts", "3", *options, *program),
+        environment={**os.environ, SHARING: "01"[not shares]},
+        stdout=folder / "said",
+        stderr=folder / "said",
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.mark.ranks
@@ -33,7 +28,7 @@ def free_port() -> int:
 @pytest.mark.parametrize("kind", ["static", "standalone", "two launchers"])
 def test_ranks_that_are_started_anew_twice_meet_again(tmp_path: Path, kind: str, shares: bool):
     options = {
-        "static": ["--nproc-per-node", "2", "--master-port", str(free_port())],
+        "static": ["--nproc-per-node", "2", "--master-port", free_port()],
         "standalone": ["--nproc-per-node", "2", "--standalone"],
         "two launchers": [
             "--nnodes",
@@ -51,8 +46,8 @@ def test_ranks_that_are_started_anew_twice_meet_again(tmp_path: Path, kind: str,
         launch(tmp_path, 2, *options, shares=shares) for _ in range(2 if kind == "two launchers" else 1)
     ]
     for each in launches:
-        _, said = each.communicate(timeout=120)
-        assert each.returncode == 0, said
+        each.join(120)
+        assert each.exitcode == 0, (tmp_path / "said").read_text()
     assert len(list(tmp_path.glob("killed-*"))) == 2
     assert {path.name: path.read_text() for path in tmp_path.glob("total-*")} == {
         f"total-{rank}-{turn}": "3.0" for rank in (0, 1) for turn in (0, 1)

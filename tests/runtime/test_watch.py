@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import run_command
 from trec_semid.runtime.watch import Sign, late_rank
 
 Ends = dict[str, dict[str, tuple[int | str, str]]]
@@ -16,9 +15,7 @@ IN_COLLECTIVE, AT_WORK = ", others in_a_collective", ", others at_work"
 
 @pytest.fixture(scope="module")
 def ends() -> Ends:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.fault_ranks"], capture_output=True, text=True, check=False
-    )
+    done = run_command("tests.runtime.fault_ranks")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

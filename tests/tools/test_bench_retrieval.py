@@ -2,12 +2,11 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_tuning import write_problem
 from trec_semid.jobs.retrieve import run
@@ -25,8 +24,7 @@ def told(tool: str, *words: str) -> str:
 
 
 def said(tool: str, *words: str) -> str:
-    command = [sys.executable, str(FOLDER / tool), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_command(str(FOLDER / tool), *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -21,8 +21,10 @@ class ForkedRank:
     """What torchrun's agent needs of a `subprocess.Popen`."""
 
     def __init__(self, args: tuple[str, ...], env: dict[str, str], **_: Any) -> None:
-        at = args.index("-m") + 1  # python -u -m MODULE WORDS...
-        self._process = FORK.Process(target=_be_rank, args=(args[at], args[at + 1 :], env))
+        program, *words = args[args.index("-u") + 1 :]  # python -u -m MODULE WORDS..., or of a script
+        if program == "-m":
+            program, *words = words
+        self._process = FORK.Process(target=_be_rank, args=(program, tuple(words), env))
         self._process.start()
         self.pid = self._process.pid
 
@@ -38,7 +40,7 @@ class ForkedRank:
         return self._process.exitcode
 
 
-def _be_rank(module: str, words: tuple[str, ...], env: dict[str, str]) -> None:
+def _be_rank(program: str, words: tuple[str, ...], env: dict[str, str]) -> None:
     os.setsid()
     for number in (
         signal.SIGTERM,
@@ -50,7 +52,7 @@ def _be_rank(module: str, words: tuple[str, ...], env: dict[str, str]) -> None:
     os.closerange(3, 4096)  # the agent's sockets: others notice when it is gone
     os.environ.clear()
     os.environ.update(env)
-    become(module, words)
+    become(program, words)
 
 
 if __name__ == "__main__":
