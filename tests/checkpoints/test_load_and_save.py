@@ -1,5 +1,4 @@
 import errno
-import multiprocessing
 import os
 import signal
 import uuid
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.checkpoints.training import assert_same, save_checkpoint, small
+from tests.ranks import fork_server
 from trec_semid.checkpoints import save as save_module
 from trec_semid.checkpoints.folder import (
     best_step,
@@ -183,7 +183,7 @@ def save_and_die(folder: str) -> None:
 
 
 def test_a_process_killed_while_saving_leaves_the_step_before(folder: str):
-    process = multiprocessing.get_context("spawn").Process(target=save_and_die, args=(folder,))
+    process = fork_server().Process(target=save_and_die, args=(folder,))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.commands import run_command
 from trec_semid import __version__
 from trec_semid.cli import main as cli
 from trec_semid.core.config import Config
@@ -15,11 +16,12 @@ from trec_semid.core.errors import ConfigError, DataError, TrainingError
 from trec_semid.jobs import verbs
 from trec_semid.jobs.verbs import JOBS, Job, job_named
 
+COMMAND = "trec_semid.cli.main"
 VERBS = ["doctor", "prepare", "tokenize", "assign", "rank", "report", "plan", "study", "config"]
 
 
 def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trec_semid.cli.main", *words]
+    command = [sys.executable, "-m", COMMAND, *words]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
@@ -154,7 +156,7 @@ def test_plan_takes_a_pattern_that_the_shell_expanded(
 
 def test_bad_config_is_exit_code_2_without_a_traceback(tmp_path: Path):
     (tmp_path / "a.toml").write_text("ot = 'x'")
-    done = call("study", str(tmp_path / "a.toml"))
+    done = run_command(COMMAND, "study", str(tmp_path / "a.toml"))
     assert done.returncode == 2
     assert "error: " in done.stderr
     assert "did you mean 'out'?" in done.stderr
@@ -246,18 +248,18 @@ def test_torchrun_learns_what_happened(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_config_shows_what_a_file_resolves_to(tmp_path: Path):
     (tmp_path / "a.toml").write_text("out = 'x'\n[[step]]\nverb = 'report'")
-    done = call("config", "study", str(tmp_path / "a.toml"), "--set", "workers=3")
+    done = run_command(COMMAND, "config", "study", str(tmp_path / "a.toml"), "--set", "workers=3")
     shown = tomllib.loads(done.stdout)
     assert (shown["out"], shown["workers"], shown["seeds"]) == ("x", 3, [0])
 
 
 def test_config_shows_the_schema_of_a_verb():
-    done = call("config", "study", "--schema")
+    done = run_command(COMMAND, "config", "study", "--schema")
     assert "description" in json.loads(done.stdout)["properties"]["workers"]
 
 
 def test_config_of_no_verb_is_refused_with_a_guess():
-    done = call("config", "stduy")
+    done = run_command(COMMAND, "config", "stduy")
     assert done.returncode == 2
     assert "did you mean 'study'?" in done.stderr
 
