@@ -33,7 +33,7 @@ from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
 from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.training.content import fill_content
-from trec_semid.training.steps import mean_over_ranks
+from trec_semid.training.finite import means_over_ranks
 from trec_semid.training.tables import initialise_tables
 
 STD, SEED, RATE, STEPS = 0.3, 5, 0.2, 3
@@ -140,7 +140,7 @@ def train_sharded(ranks: Ranks, placed: str) -> dict[str, Any]:
         dense.step()
         if replicas:
             replicas.step()
-        losses.append(mean_over_ranks(output.loss.detach()))
+        losses.append(means_over_ranks(output.loss.detach().reshape(1))[0])
     weights = sharded.state_dict()
     facts = {
         "losses": losses,

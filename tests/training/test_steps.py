@@ -13,6 +13,7 @@ from trec_semid.runtime.ranks import process_group
 from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
+from trec_semid.training.finite import StepLosses
 from trec_semid.training.optimizers import DenseOptimizerConfig, OptimizersConfig, build_updates, rate_factor
 from trec_semid.training.ranking.setup import build_model, read_inputs, table_specs
 from trec_semid.training.steps import train_steps
@@ -96,7 +97,7 @@ def by_the_loop(setting, batches=None, *, tables=None, accumulate=1, precision=t
 def test_the_sharded_loop_equals_the_training_written_out_in_plain_torch(setting, clip_norm):
     losses, tables = by_hand(setting, clip_norm)
     reports, weights = by_the_loop(setting, clip_norm=clip_norm)
-    assert [report.loss for report in reports] == pytest.approx(losses, rel=1e-5)
+    assert [report.loss.item() for report in reports] == pytest.approx(losses, rel=1e-5)
     assert [report.step for report in reports] == [4, 5, 6, 7, 8, 9]
     for name, table in tables.items():
         found = weights[f"ranker.sparse.tables.embedding_bags.{name}.weight"]
@@ -116,7 +117,8 @@ def test_batches_of_a_step_add_up_to_one_of_their_rows(setting):
     ]
     whole, weights = by_the_loop(setting, tables=adam)
     split, found = by_the_loop(setting, parts, tables=adam, accumulate=2)
-    assert [report.loss for report in split] == pytest.approx([report.loss for report in whole], rel=1e-5)
+    losses = [[one.loss.item() for one in reports] for reports in (split, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert [(report.step, report.num_rows) for report in split] == [
         (report.step, report.num_rows) for report in whole
     ]
@@ -127,17 +129,24 @@ def test_batches_of_a_step_add_up_to_one_of_their_rows(setting):
 def test_lower_precision_trains_alike_and_leaves_weights_in_float32(setting):
     whole, _ = by_the_loop(setting)
     lower, weights = by_the_loop(setting, precision=torch.bfloat16)
-    losses = np.array([[one.loss for one in reports] for reports in (whole, lower)])
+    losses = np.array([[one.loss.item() for one in reports] for reports in (whole, lower)])
     assert (losses[0] != losses[1]).any()
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert all(weight.dtype == torch.float32 for weight in weights.values() if weight.is_floating_point())
 
 
-def test_a_loss_that_is_not_finite_is_refused_before_any_weight_changes(setting):
+def test_a_loss_that_is_not_finite_is_named_by_its_step_when_losses_are_read(setting):
     _, _, batches = setting
-    broken = batches[0]._replace(labels=batches[0].labels.clone().fill_(math.nan))
-    with pytest.raises(TrainingError, match="step 4: the loss is nan"):
-        by_the_loop(setting, [broken])
+    broken = batches[1]._replace(labels=batches[1].labels.clone().fill_(math.nan))
+    reports, _ = by_the_loop(setting, [batches[0], broken, batches[2]])
+    losses = StepLosses()
+    losses.add(reports[0])
+    assert losses.read() == [(reports[0].loss.item(), 250)]
+    assert losses.read() == []
+    for report in reports[1:]:
+        losses.add(report)
+    with pytest.raises(TrainingError, match="step 5: the loss is nan"):
+        losses.read()
 
 
 def test_warm_up_grows_in_equal_steps_and_cosine_falls_to_zero():

@@ -29,6 +29,10 @@ class Jagged(NamedTuple):
             self.lengths.to(device, non_blocking=non_blocking),
         )
 
+    def pinned(self) -> "Jagged":
+        """Copy into page-locked memory."""
+        return Jagged(self.keys, self.values.pin_memory(), self.lengths.pin_memory())
+
 
 class RankingBatch(NamedTuple):
     """One rank's rows of one global batch."""
@@ -58,11 +62,8 @@ class RankingBatch(NamedTuple):
 
     def pinned(self) -> "RankingBatch":
         """Copy into page-locked memory, from which a GPU copies without blocking."""
-        features = Jagged(
-            self.features.keys, self.features.values.pin_memory(), self.features.lengths.pin_memory()
-        )
         return RankingBatch(
-            features,
+            self.features.pinned(),
             self.labels.pin_memory(),
             self.weights.pin_memory(),
             self.rows.pin_memory(),

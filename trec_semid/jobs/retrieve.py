@@ -137,6 +137,8 @@ def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> Sequen
         listed=data.negatives(negatives) if config.lists_all else None,
         sampled=config.sampled,
         negatives=negatives,
+        finds_named=config.tuning is not None,
+        pinned=ranks.device.type == "cuda",
     )
     return SequenceLoader(
         maker,

@@ -159,5 +159,7 @@ def _shown(listed: Listed, places: Places) -> Tensor:
     """
     exists = places.targets >= 0
     shares = exists / exists.sum(1, keepdim=True).clamp(min=1)
-    shown = shares.new_zeros(len(listed.rows)).index_add(0, places.targets[exists], shares[exists])
+    # Those that are not there add 0 to the first item: to pick the others would wait for the device.
+    at = places.targets.clamp(min=0).flatten()
+    shown = shares.new_zeros(len(listed.rows)).index_add(0, at, shares.flatten())
     return shown if listed.live is None or listed.live.places is None else shown[listed.live.places]

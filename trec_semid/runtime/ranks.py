@@ -233,6 +233,28 @@ def signal_on_any_rank() -> int:
     return int(asked.item())
 
 
+class SharedSignal:
+    """Tells all ranks at the same step that a signal has come to one of them, and waits for nobody.
+
+    The exchange goes on beside the step, over hosts alone, and is looked at a step later: by then it is over.
+    """
+
+    def __init__(self) -> None:
+        self._asked, self._work = torch.zeros(1, dtype=torch.int64), None
+
+    def is_asked(self) -> bool:
+        """Return whether a signal had come to any rank by the call before; all ranks ask in every step."""
+        mine = stopping.signal_asked()
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return mine > 0
+        if self._work is not None:
+            self._work.wait()
+        was_asked = self._asked.numpy()[0] > 0  # a plain read: the tensor lies on the host
+        self._asked = torch.tensor([mine])
+        self._work = dist.all_reduce(self._asked, op=dist.ReduceOp.MAX, async_op=True)
+        return bool(was_asked)
+
+
 def leave_if_asked() -> None:
     """Raise `Stopped` on all ranks together where stopping is deferred and a signal has asked one of them.
 

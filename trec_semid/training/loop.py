@@ -15,15 +15,15 @@ from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.runtime.logs import RunLog, Work, working
-from trec_semid.runtime.ranks import Ranks, broadcast_object, leave_if_asked, signal_on_any_rank
+from trec_semid.runtime.ranks import Ranks, SharedSignal, broadcast_object, leave_if_asked, signal_on_any_rank
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.runtime.stopping import Stopped, deferring
 from trec_semid.training.config import TrainingRunConfig
-from trec_semid.training.finite import expect_finite
+from trec_semid.training.finite import StepLosses, expect_finite
 from trec_semid.training.resume import best_fault, find_start
 from trec_semid.training.selection import Selection
 from trec_semid.training.start_weights import StartWeights
-from trec_semid.training.steps import StepReport, train_steps
+from trec_semid.training.steps import train_steps
 from trec_semid.training.task import Task
 
 _log = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ class Pace:
     num_rows: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def add(self, report: StepReport) -> None:
-        """Take a step."""
-        self.loss_sum += report.loss * report.num_rows
-        self.num_rows += report.num_rows
+    def add(self, loss: float, num_rows: int) -> None:
+        """Take a step: the mean over its rows, and how many."""
+        self.loss_sum += loss * num_rows
+        self.num_rows += num_rows
 
     def scalars(self) -> dict[str, float]:
         """Return what the log says, and begin anew."""
@@ -111,6 +111,7 @@ class Loop:
             keep_last=config.checkpoints.keep_last,
             in_background=config.checkpoints.in_background,
         )
+        self._pace, self._losses, self._signal = Pace(), StepLosses(), SharedSignal()
         self._last_evaluated = self._known_finite = 0
         self._went_back_to: int | None = None
         self._forgot_best = False
@@ -166,7 +167,7 @@ class Loop:
         self._take_best()
 
     def _train_epoch(self, work: Work) -> None:
-        train, pace = self.config.train, Pace()
+        train, self._pace = self.config.train, Pace()
         reports = train_steps(
             self.task.model,
             self.task.updates,
@@ -179,18 +180,19 @@ class Loop:
         )
         for report in reports:
             self.steps = report.step
-            pace.add(report)
+            self._losses.add(report)
             if self.task.finetuning:
                 self.task.finetuning.after_step(report)
             work.advance()
             if report.step % train.log_every_steps == 0:
-                self.log.scalars(pace.scalars(), step=report.step)
+                self._read_losses()
+                self.log.scalars(self._pace.scalars(), step=report.step)
                 note_time(self.folder, self.ranks, every_s=_NOTE_S)
-            if report.must_stop:
+            if self._signal.is_asked():
                 self._save_and_stop()
             if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
                 self._evaluate()
-                pace.started = time.monotonic()
+                self._pace.started = time.monotonic()
                 if self._is_over:
                     return
             elif _is_due(report.step, self.config.checkpoints.every_steps):
@@ -198,6 +200,7 @@ class Loop:
         self._end_epoch()
 
     def _end_epoch(self) -> None:
+        self._read_losses()
         is_last = self.task.batches.epoch == self.config.train.max_epochs
         if self._last_evaluated < self.steps and (is_last or not self.config.train.evaluate_every_steps):
             self._evaluate()
@@ -279,7 +282,14 @@ class Loop:
         self.log.event("checkpoint", step=self.steps)
         note_time(self.folder, self.ranks)
 
+    def _read_losses(self) -> None:
+        """Take the losses of the steps since the last look; stops the run where one was not finite."""
+        for loss, num_rows in self._losses.read():
+            self._pace.add(loss, num_rows)
+
     def _expect_finite(self) -> None:
+        """Stop before a step is evaluated or saved that went wrong; its loss is named before any weight."""
+        self._read_losses()
         if self._known_finite != self.steps:
             expect_finite(self._trainable(), self.steps, self._last_good())
             self._known_finite = self.steps

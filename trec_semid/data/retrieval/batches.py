@@ -45,6 +45,12 @@ class Places(NamedTuple):
         }
         return Places(**moved, stretches=self.stretches)
 
+    def pinned(self) -> "Places":
+        """Copy into page-locked memory."""
+        parts = self._asdict()
+        pinned = {name: parts[name].pin_memory() for name in parts if name != "stretches"}
+        return Places(**pinned, stretches=self.stretches)
+
     def by_length(self) -> Iterator[tuple[Tensor, int]]:
         """Yield row numbers, and the longest of these rows, stretch by stretch."""
         sizes, longest = zip(*self.stretches, strict=True)
@@ -63,6 +69,10 @@ class SequenceBatch(NamedTuple):
     """(B,) int64: positions among the rows of the split."""
     global_size: int
     """Places that predict, over all ranks; the loss is the mean over these."""
+    named: Tensor | None = None
+    """(V,) int64: positions among the listed items that histories and targets name, ascending; what fills up
+    counts. For a tokenizer in the loop, and found on the host, which would have to wait for a device to find
+    them. None where all listed items are named, or no tokenizer asks."""
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "SequenceBatch":
         """Copy to a device."""
@@ -72,6 +82,18 @@ class SequenceBatch(NamedTuple):
             self.places.to(device, non_blocking=non_blocking),
             self.rows.to(device, non_blocking=non_blocking),
             self.global_size,
+            None if self.named is None else self.named.to(device, non_blocking=non_blocking),
+        )
+
+    def pinned(self) -> "SequenceBatch":
+        """Copy into page-locked memory, from which a GPU copies without blocking; what is there stays."""
+        return SequenceBatch(
+            self.items.pin_memory(),
+            self.features and self.features.pinned(),
+            self.places.pinned(),
+            self.rows.pin_memory(),
+            self.global_size,
+            None if self.named is None else self.named.pin_memory(),
         )
 
 
@@ -159,6 +181,8 @@ class SequenceMaker:
         *,
         listed: Array | None = None,
         sampled: SampledItems | None = None,
+        finds_named: bool = False,
+        pinned: bool = False,
     ) -> None:
         """Describe the batches.
 
@@ -169,9 +193,14 @@ class SequenceMaker:
             listed: item rows that every batch lists, ascending, those of `windows` among them; a batch lists
                 those it names where not given.
             sampled: drawn items to list besides; none where not given.
+            finds_named: whether batches say which of the listed items histories and targets name.
+            pinned: whether batches lie in page-locked memory.
         """
         self.windows, self._features, self._config = windows, item_features, config
         self._listed, self._sampled = listed, sampled
+        self._finds_named, self._pinned = finds_named and (listed is not None or sampled is not None), pinned
+        if listed is not None:  # once for all batches, which then share it
+            self._listed_rows = torch.from_numpy(listed).pin_memory() if pinned else torch.from_numpy(listed)
         self._place = None if listed is None else _places_of(listed)
 
     def num_places(self, rows: Array) -> int:
@@ -207,8 +236,15 @@ class SequenceMaker:
             *_stretches(read),
         )
         features = self._features.of(items) if self._listed is None else None
-        numbers = torch.from_numpy(rows.copy())
-        return SequenceBatch(torch.from_numpy(items), features, places, numbers, global_size)
+        batch = SequenceBatch(
+            torch.from_numpy(items) if self._listed is None else self._listed_rows,
+            features,
+            places,
+            torch.from_numpy(rows.copy()),
+            global_size,
+            torch.from_numpy(_named(inputs, targets)) if self._finds_named else None,
+        )
+        return batch.pinned() if self._pinned else batch
 
     def _list(self, named: Array) -> tuple[Array, Array]:
         """Return the listed item rows and where each named one stands among them."""
@@ -226,6 +262,11 @@ class SequenceMaker:
         exists = ahead < lengths[row][:, None]
         at = np.where(exists, starts[row][:, None] + ahead, 0)
         return np.flatnonzero(is_read), np.where(exists, named[at] if len(named) else 0, -1)
+
+
+def _named(inputs: Array, targets: Array) -> Array:
+    """Return (V,): the distinct positions in (B, L) inputs and (P, W) targets; -1 of a target counts as 0."""
+    return np.unique(np.concatenate([inputs.ravel(), np.maximum(targets, 0).ravel()]))
 
 
 def _places_of(listed: Array) -> Array:

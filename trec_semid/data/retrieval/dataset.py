@@ -98,7 +98,14 @@ class RetrievalData:
         )
 
     def maker(
-        self, *, num_targets: int, listed: Array | None, sampled: SampledConfig | None, negatives: Negatives
+        self,
+        *,
+        num_targets: int,
+        listed: Array | None,
+        sampled: SampledConfig | None,
+        negatives: Negatives,
+        finds_named: bool = False,
+        pinned: bool = False,
     ) -> SequenceMaker:
         """Return what makes training batches.
 
@@ -107,6 +114,8 @@ class RetrievalData:
             listed: item rows that every batch lists; those it names where not given.
             sampled: how items are drawn to stand for all others; none where not given.
             negatives: of which items these are drawn.
+            finds_named: whether batches say which listed items they name, for a tokenizer in the loop.
+            pinned: whether batches lie in page-locked memory, from which a GPU copies without blocking.
         """
         drawn: SampledItems | None = None
         if sampled:
@@ -119,4 +128,6 @@ class RetrievalData:
             Window(num_targets, self._config.rows == "sliding"),
             listed=listed,
             sampled=drawn,
+            finds_named=finds_named,
+            pinned=pinned,
         )

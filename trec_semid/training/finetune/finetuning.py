@@ -73,7 +73,9 @@ class Finetuning:
         self._noise_of = (0, 0)
         self._first_step = round(config.warmup_epochs * steps_per_epoch)
         self._watch = CodeWatch(start.codes, start.sizes, floor=config.entropy_floor)
-        self._equal, self._seen = 0.0, 0
+        # Over the steps since the last look at the codes: sum of their agreement, and their number.
+        self._equal: Tensor | float = 0.0
+        self._seen = 0
         self._map_step = self._first_step  # until then nothing moves, and the map is exact
 
     @property
@@ -92,7 +94,7 @@ class Finetuning:
 
     def state_dict(self) -> dict[str, float]:
         """Return what the next look at the codes says of the steps before it."""
-        return {"map_step": self._map_step, "equal": self._equal, "seen": self._seen}
+        return {"map_step": self._map_step, "equal": float(self._equal), "seen": self._seen}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from a checkpoint, whose map the model holds already."""
@@ -108,7 +110,7 @@ class Finetuning:
         """Count agreement of the codes just chosen with the map, and refresh the map where due."""
         if not self.moves(report.step):
             return
-        self._equal += float(report.output.agreement)
+        self._equal = self._equal + report.output.agreement.double()  # stays on the device until it is asked
         self._seen += 1
         due = self.config.refresh_steps
         if due and report.step % due == 0:
@@ -148,7 +150,7 @@ class Finetuning:
 
     def _agreement(self) -> float:
         """Return the mean over steps and ranks of the share of chosen codes that are the map's."""
-        sums = torch.tensor([self._equal, float(self._seen)], dtype=torch.float64)
+        sums = torch.tensor([float(self._equal), float(self._seen)], dtype=torch.float64)
         equal, seen = sum_over_ranks(sums.to(self._live.codes.device)).tolist()
         return equal / max(seen, 1.0)
 

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from trec_semid.data.batches import Jagged
-from trec_semid.data.retrieval.batches import ItemFeatures, Places, SequenceBatch
+from trec_semid.data.retrieval.batches import ItemFeatures, SequenceBatch
 from trec_semid.embeddings.collection import keyed_jagged
 from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.item_tokens import Listed
@@ -69,22 +69,15 @@ class ItemFeed:
         return Listed(rows, bags, self._contents(rows) if self._contents else None)
 
     def _live(self, batch: SequenceBatch, rows: Tensor, live: LiveItems) -> LiveContents:
-        lists_others = batch.features is None or len(batch.places.sampled) > 0
-        named = named_places(batch.places) if lists_others else None
-        chosen = rows if named is None else rows[named]
-        return LiveContents(live.contents(chosen), named, len(chosen), live.noise)
-
-
-def named_places(places: Places) -> Tensor:
-    """Return the distinct listed items that histories and targets name, in order; what fills up counts."""
-    return torch.cat([places.inputs.flatten(), places.targets.flatten().clamp(min=0)]).unique()
+        chosen = rows if batch.named is None else rows[batch.named]
+        return LiveContents(live.contents(chosen), batch.named, len(chosen), live.noise)
 
 
 def longest_of_ranks(length: int, ranks: Ranks) -> int:
     """Return the largest of all ranks' lengths; all ranks call it."""
     if ranks.world_size == 1:
         return length
-    longest = torch.tensor(length, device=ranks.device)
+    longest = torch.tensor(length)  # between hosts: on a device it would wait for all that was asked before
     dist.all_reduce(longest, dist.ReduceOp.MAX)
     return int(longest)
 
