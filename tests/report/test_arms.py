@@ -140,6 +140,17 @@ def test_a_side_field_and_a_content_vector_of_one_name_are_told_apart_in_every_a
     ]
 
 
+def test_what_all_arms_begin_with_is_left_out_of_names_where_it_is_long():
+    items = [["text"], ["text", "image"]]
+    runs = [retriever(item={"fields": ["brand"], "content": content}, semantic_ids="c") for content in items]
+    popular = retriever(learned=False, model={"kind": "popularity"})
+    described = describe_retrievers([*runs, popular], ["mmq", "opq", None])
+    assert [each.parts for each in described] == [["… + mmq"], ["… + image + opq"], ["popularity"]]
+    assert described[0].representation == "ID + brand + text + codes"
+    (alone,) = describe_retrievers(runs[:1], ["mmq"])
+    assert alone.parts == ["ID + brand + text + mmq"]
+
+
 def test_names_are_made_of_the_fewest_keys_that_tell_arms_apart():
     full = {"train": {"lr": 0.1, "size": 1}, "tables": {"lr": 0.1}}
     configs = [

@@ -57,7 +57,8 @@ def test_the_answer_names_verdicts_in_plain_words_best_first(study: Study):
         "item; a (+0.0040) is not distinguishable from item.",
         "Compared: item, a, b, c and d, 3 seeds each, on the test part of films with 9,999 rows of "
         "243 users; 144 of these users have both positive and negative rows, and only they count in GAUC.",
-        "The smallest difference that this data could have shown is 0.0125.",
+        "Better and worse are said of differences beyond chance alone; the smallest that this data could "
+        "have shown is 0.0125.",
         "On the least popular 25 % of items, GAUC against item: c −0.0100 (not distinguishable).",
     ]
 
@@ -83,9 +84,26 @@ def test_a_difference_that_counts_alone_and_not_among_others_is_named(study: Stu
     lost = _comparison("a", 0.03, "not distinguishable").model_copy(update={"p": 0.03, "p_holm": 0.06})
     told = write_headline(_report(study, arms, [lost, _comparison("b", 0.04, "better")]))
     assert told[2] == (
-        "The smallest difference that this data could have shown is 0.0125. Among 2 comparisons it could be "
+        "Better and worse are said of differences beyond chance alone; the smallest that this data could "
+        "have shown is 0.0125. Among 2 comparisons it could be "
         "chance all the same, as for a (p 0.060)."
     )
+
+
+def test_a_baseline_of_a_long_name_is_named_once(study: Study):
+    long = "sasrec · ID + attributes (field) + text"
+    comparisons = [_comparison("b", 0.1, "better"), _comparison("a", -0.1, "worse")]
+    report = _report(
+        study,
+        [_arm(name) for name in (long, "a", "b")],
+        [each.model_copy(update={"baseline": long}) for each in comparisons],
+    )
+    (scores, *more) = report.scores
+    gauc = {**scores.metrics["gauc"], long: scores.metrics["gauc"]["item"]}
+    scores = scores.model_copy(update={"metrics": {**scores.metrics, "gauc": gauc}})
+    told = write_headline(report.model_copy(update={"scores": [scores, *more]}))[0]
+    assert told.count(long) == 1
+    assert told.endswith("a (−0.1000) is worse than the baseline.")
 
 
 def test_arms_that_could_not_be_compared_are_said_to_be_so(study: Study):

@@ -22,6 +22,8 @@ from trec_semid.report.words import (
 VERDICTS: tuple[Verdict, ...] = ("better", "worse", NOT_DISTINGUISHABLE)
 
 
+MAX_REPEATED = 24
+"""Letters of a name that is said again in full."""
 MAX_NAMED = 3
 """Arms that a sentence names; of more it tells the number, and tables and pictures have them all."""
 
@@ -64,8 +66,13 @@ def _answer(report: Report) -> list[str]:
             who = _some([f"{each.arm} ({signed(each.difference)})" for each in group])
             link = "from" if verdict == NOT_DISTINGUISHABLE else "than"
             verb = "is" if len(group) == 1 else "are"
-            clauses.append(f"{who} {verb} {verdict} {link} {baseline if clauses else base}")
+            clauses.append(f"{who} {verb} {verdict} {link} {_again(baseline) if clauses else base}")
     return [f"In {_name(report)}, {'; '.join(clauses)}."]
+
+
+def _again(baseline: str) -> str:
+    """Return how a baseline is called that was named before."""
+    return baseline if len(baseline) <= MAX_REPEATED else "the baseline"
 
 
 def _some(told: Sequence[str]) -> str:
@@ -89,7 +96,10 @@ def _how_sure(report: Report) -> list[str]:
         return []
     least, most = figure(min(limits)), figure(max(limits))
     limit = least if least == most else f"{least} to {most}, depending on the arm"
-    told = f"The smallest difference that this data could have shown is {limit}."
+    told = (
+        "Better and worse are said of differences beyond chance alone; the smallest that this data could "
+        f"have shown is {limit}."
+    )
     lost = [each for each in _chosen(report, None) if _is_lost_to_correction(each)]
     if not lost:
         return [told]
@@ -146,7 +156,7 @@ def _tail(report: Report) -> list[str]:
     order = sorted(chosen, key=lambda each: (VERDICTS.index(each.verdict), -each.difference))
     told = [f"{each.arm} {signed(each.difference)} ({each.verdict})" for each in order]
     title = STRATA[key][1].partition(":")[2].strip()
-    return [f"On the {title}, {_name(report)} against {chosen[0].baseline}: {_some(told)}."]
+    return [f"On the {title}, {_name(report)} against {_again(chosen[0].baseline)}: {_some(told)}."]
 
 
 def _compared(report: Report) -> str:

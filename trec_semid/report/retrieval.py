@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,6 +28,8 @@ BEAM_CAPTION = (
     "Beam search against exact scores: share of the first N items by exact scores that are among the beam's "
     "first N, for the first users of the validation part."
 )
+MIN_SHARED = 3
+"""Tokens that all arms must begin with for their names to leave them out."""
 _SEED = re.compile(r"seed-\d+")
 EXAMPLE_WORDS = (
     "Some users: what came before, oldest first, and the place of what came next in the list of each arm. "
@@ -39,7 +42,8 @@ def describe_retrievers(runs: Sequence[FinishedRun], tokenizers: Sequence[str | 
     """Return what each arm is, such as `sasrec · ID + text + mmq`: the model, and what an item is to it.
 
     A word that is a side field of one arm and a content vector of one, the same or another, is told apart
-    in all of them.
+    in all of them. What all arms begin with is left out of the names where it is long, such as in
+    `sasrec · … + mmq`; the representation has it.
 
     Args:
         runs: one run of every arm.
@@ -48,30 +52,50 @@ def describe_retrievers(runs: Sequence[FinishedRun], tokenizers: Sequence[str | 
     items = [run.config.get("item", {}) for run in runs]
     fields = {name for item in items for name in item.get("fields", [])}
     contents = {name for item in items for name in item.get("content", [])}
+    tokens = [_item_tokens(run, fields & contents) for run in runs]
+    shared = _shared_beginning([own for run, own in zip(runs, tokens, strict=True) if _asks_of_items(run)])
     return [
-        _describe(run, tokenizer, fields & contents) for run, tokenizer in zip(runs, tokenizers, strict=True)
+        _describe(run, tokenizer, own, shared)
+        for run, tokenizer, own in zip(runs, tokenizers, tokens, strict=True)
     ]
 
 
-def _describe(run: FinishedRun, tokenizer: str | None, ambiguous: set[str]) -> Description:
+def _shared_beginning(tokens: Sequence[Sequence[str]]) -> int:
+    """Return how many tokens the names leave out: those that all of several arms begin with, if many."""
+    if len(tokens) < 2:
+        return 0
+    same = takewhile(lambda each: len(set(each)) == 1, zip(*tokens, strict=False))
+    num_shared = sum(1 for _ in same)
+    return num_shared if num_shared >= MIN_SHARED else 0
+
+
+def _asks_of_items(run: FinishedRun) -> bool:
+    """Tell whether a run has items of its own: neither made of other runs nor without anything to learn."""
+    return not _rows_of_members(run) and _learns(run)
+
+
+def _learns(run: FinishedRun) -> bool:
+    return any(name.startswith("parameters/") for name in run.result.get("counts", {}))
+
+
+def _describe(run: FinishedRun, tokenizer: str | None, tokens: Sequence[str], num_shared: int) -> Description:
     model, members = str(run.config.get("model", {}).get("kind", "")), _rows_of_members(run)
-    learns = any(name.startswith("parameters/") for name in run.result.get("counts", {}))
     if members:
         representation = members[0] if len(members) == 1 else f"{len(members)} runs"
         named = representation
-    elif not learns:  # it asks nothing of items, and every seed of it is the same
+    elif not _learns(run):  # it asks nothing of items, and every seed of it is the same
         representation = named = ""
     else:
-        tokens = _item_tokens(run, ambiguous)
         reads_codes = bool(run.config.get("semantic_ids"))
+        short = ["…", *tokens[num_shared:]] if num_shared else tokens
         representation = " + ".join([*tokens, "codes"] if reads_codes else tokens)
-        named = " + ".join([*tokens, tokenizer or "codes"] if reads_codes else tokens)
+        named = " + ".join([*short, tokenizer or "codes"] if reads_codes else short)
     return Description(
         parts=[part for part in (model, named) if part],
         representation=representation,
         model=model,
         lists=list_rule(run),
-        has_seed=learns or bool(members),
+        has_seed=_learns(run) or bool(members),
     )
 
 
