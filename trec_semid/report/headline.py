@@ -115,9 +115,12 @@ def _is_lost_to_correction(each: Comparison) -> bool:
 
 
 def _numbers(report: Report) -> list[str]:
-    """Return every arm's differences in all metrics that go with that of the answer; none of many arms."""
+    """Return an only arm's differences in all metrics that go with that of the answer.
+
+    Of several arms they would be a wall of numbers before the pictures; the table of differences has them.
+    """
     _, _, cutoff = (report.headline_metric or "").partition("@")
-    if not cutoff or len(report.arms) - 1 > MAX_NAMED:
+    if not cutoff or len(report.arms) != 2:
         return []
     sentences: list[str] = []
     for arm in report.arms[1:]:
