@@ -117,7 +117,7 @@ def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, 
     unseen = np.flatnonzero(
         RetrievalData(Dataset(data["dataset"]), config.item, config.sequences).item_counts == 0
     )
-    assert ranks.rank[np.isin(ranks.item_row, unseen)].min() > 40 - len(unseen)
+    assert ranks.position[np.isin(ranks.item_row, unseen)].min() > 40 - len(unseen)
     known = [f"test/recall@10/popularity_{name}" for name in ("head", "middle", "tail")]
     assert all(none[name] >= found[name] for name in known)
     assert any(none[name] > found[name] for name in known)

@@ -1,6 +1,7 @@
 """What the retrieve job refuses before anything runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets import describe_again, write_small_dataset
-from tests.jobs.retrieving import retrieve_config
+from tests.jobs.retrieving import STILL, retrieve_config
+from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.features import describe_item
 from trec_semid.data.schema import Dataset, FieldFacts
 from trec_semid.jobs.retrieve import run
 from trec_semid.training.retrieval import setup as retrieve_setup
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 POPULAR = {"model": {"kind": "popularity"}}
 TOGETHER = {"model": {"kind": "ensemble", "runs": ["a", "b"]}}
@@ -124,3 +127,71 @@ def test_as_many_items_as_the_loss_is_over_may_not_be_too_many(data, tmp_path, m
     monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 37)
     with pytest.raises(ConfigError, match="38 items are too many"):
         retrieve_setup.read_inputs(seen)
+
+
+TIGER_NEEDS = {
+    "item.id": False,
+    "item.fields": [],
+    "item.content": [],
+    "semantic_ids": "codes",
+    "loss.item_weight": 0,
+    "loss.code_weight": 1,
+    "sequences.rows": "sliding",
+    "evaluation.beam_width": 10,
+}
+ODD = {
+    "sampled": {"num_sampled": 5},
+    "window": 2,
+    "evaluation.unseen_penalty": 1.0,
+}
+UNDONE = {"sampled": None, "window": 1, "evaluation.unseen_penalty": 0.0, "tables.dim": 12}
+
+
+def with_keys(values: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
+    for key, value in keys.items():
+        *sections, last = key.split(".")
+        table = values
+        for section in sections:
+            table = table[section]
+        table[last] = value
+    return values
+
+
+@pytest.mark.parametrize("odd", [{}, ODD])
+def test_all_that_tiger_misses_is_told_at_once_and_doing_it_is_enough(odd):
+    values = with_keys(retrieve_config({"dataset": "d"}, "r").model_dump(), odd)
+    part = {**STILL, "num_heads": 3} if odd else STILL
+    values["model"] = {"kind": "tiger", "encoder": part, "decoder": part}
+    with pytest.raises(ValueError, match="says codes") as refused:
+        RetrieveConfig.model_validate(values)
+    told = str(refused.value)
+    remedies = [
+        "give semantic_ids, set loss.item_weight = 0, loss.code_weight = 1",
+        "set item.id = false, item.fields = [], item.content = []",
+        "set sequences.rows = 'sliding'",
+        "set evaluation.beam_width = 10 or more",
+    ]
+    if odd:
+        remedies += [
+            "leave out sampled",
+            "set window = 1",
+            "set evaluation.unseen_penalty = 0",
+            "model.encoder.num_heads: 3 heads do not divide width 8",
+            "model.decoder.num_heads: 3 heads do not divide width 8",
+        ]
+    assert [remedy for remedy in remedies if remedy not in told] == []
+    done = with_keys(values, {**TIGER_NEEDS, **(UNDONE if odd else {})})
+    assert RetrieveConfig.model_validate(done).learns
+    for key in TIGER_NEEDS.keys() - {"item.id", "item.fields", "item.content", "evaluation.beam_width"}:
+        assert key.rpartition(".")[2] in told
+
+
+def test_each_fault_of_a_file_has_a_line_of_its_own(tmp_path):
+    file = tmp_path / "tiger.toml"
+    file.write_text('dataset = "d"\nrun = "r"\n[model]\nkind = "tiger"\n')
+    with pytest.raises(ConfigError) as refused:
+        load_config(RetrieveConfig, [str(file)])
+    first, *lines = str(refused.value).splitlines()
+    assert first.endswith(f"{len(lines)} problems")
+    assert len(lines) == 4
+    assert all(line.startswith("  (whole config): model.kind = 'tiger' ") for line in lines)
