@@ -9,54 +9,22 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from tests.commands import start_command
 from tests.jobs.study_jobs import find
+from tests.jobs.studying import GRID, study
 from tests.ranks import fork_server
-from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, SemidError
-from trec_semid.jobs.study import StudyConfig, run
-from trec_semid.study.grid import as_sets, plan_runs
-from trec_semid.study.schedule import Schedule, what_to_keep
-from trec_semid.study.workers import Look, Outcome
+from trec_semid.jobs.study import run
+from trec_semid.study.schedule import Schedule
+from trec_semid.study.workers import Outcome
 
 
 @pytest.fixture(autouse=True)
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers import nothing; those of `finished`, which all tests of a module share, are as ever."""
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork_server())
-
-
-GRID = """
-out = "{out}"
-seeds = [0, 1, 2]
-workers = 2
-metrics = ["test/auc"]
-[[step]]
-verb = "prepare"
-name = "data"
-[[step]]
-verb = "rank"
-name = "item"
-seeds = true
-set = {{ reads = "{{data}}", gain = 0.5 }}
-[[step]]
-verb = "rank"
-name = "both"
-seeds = true
-set = {{ reads = "{{data}}", gain = 0.6 }}
-[[step]]
-verb = "report"
-"""
-
-
-def study(tmp_path: Path, text: str = GRID, sets: tuple[str, ...] = ()) -> StudyConfig:
-    file = tmp_path / "study.toml"
-    file.write_text(text.format(out=tmp_path / "out"))
-    return load_config(StudyConfig, [str(file)], sets)
 
 
 def written(folder: Path) -> dict[str, float]:
@@ -269,67 +237,6 @@ def test_study_file_with_a_fault_is_refused(tmp_path: Path, change: tuple[str, s
     with pytest.raises(ConfigError) as caught:
         study(tmp_path, GRID.replace(*change))
     assert words in str(caught.value)
-
-
-def test_seeded_step_reads_the_same_seed_of_an_earlier_one():
-    steps = [
-        {"verb": "tokenize", "name": "mmq", "seeds": True},
-        {
-            "verb": "rank",
-            "seeds": True,
-            "set": {"codes": {"file": "{mmq}/semantic_ids.parquet"}, "tag": "s{seed}"},
-        },
-    ]
-    planned = plan_runs(StudyConfig.model_validate({"out": "o", "seeds": [4, 7], "step": steps}))
-    assert [one.label for one in planned] == ["mmq-seed-4", "mmq-seed-7", "rank-seed-4", "rank-seed-7"]
-    last = planned[-1]
-    assert last.needs == ("mmq-seed-7",)
-    assert last.sets == (
-        "run=o/rank/seed-7", "seed=7", "codes.file=o/mmq/seed-7/semantic_ids.parquet", "tag=s7",
-    )  # fmt: skip
-
-
-words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
-
-
-class Anything(Config):
-    a: str
-    b: dict[str, list[int] | bool | float | str]
-
-
-@given(words, words, st.floats(allow_nan=False, allow_infinity=False), st.booleans())
-def test_values_of_a_step_arrive_as_they_are(a: str, text: str, number: float, truth: bool):
-    values = {"a": a, "b": {"text": text, "number": number, "truth": truth, "list": [1, 2]}}
-    assert load_config(Anything, [], list(as_sets(values))).model_dump() == values
-
-
-def test_text_is_written_without_quotes_unless_toml_would_read_it():
-    assert list(as_sets({"a": {"b": "runs/x"}, "c": "12", "d": [1]})) == ["a.b=runs/x", 'c="12"', "d=[1]"]
-
-
-def outcomes_of(schedule: Schedule, fails: set[str] = frozenset()) -> list[str]:
-    order = []
-    while (one := schedule.next_run()) is not None:
-        order.append(one.label)
-        schedule.end(Outcome(one.label, "broke" if one.label in fails else None, 1.0))
-    return order
-
-
-def test_schedule_runs_everything_after_what_it_needs(tmp_path: Path):
-    planned = plan_runs(study(tmp_path))
-    order = outcomes_of(Schedule(planned, []))
-    assert order == [one.label for one in planned]
-    schedule = Schedule(planned, [])
-    assert schedule.next_run().label == "data"
-    assert schedule.next_run() is None  # all others wait for it
-
-
-def test_stale_results_spread_to_all_that_was_made_from_them(tmp_path: Path):
-    planned = plan_runs(study(tmp_path))
-    states = {one.label: "finished" for one in planned} | {"item-seed-1": "other", "both-seed-0": "begun"}
-    kept, stale = what_to_keep(planned, [Look(one.label, None, states[one.label]) for one in planned])
-    assert {one.label for one in stale} == {"item-seed-1", "report"}
-    assert kept == {one.label for one in planned} - {"item-seed-1", "both-seed-0", "report"}
 
 
 def test_steps_are_compared_with_the_baseline_over_seeds(tmp_path: Path):
