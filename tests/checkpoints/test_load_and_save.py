@@ -11,12 +11,14 @@ from torch import nn
 
 from tests.checkpoints.training import assert_same, save_checkpoint, small
 from tests.ranks import fork_server
+from trec_semid.checkpoints import folder as checkpoint_folder
 from trec_semid.checkpoints import save as save_module
 from trec_semid.checkpoints.folder import (
     best_step,
     complete_steps,
     latest_step,
     read_file,
+    read_files,
     step_fault,
     sweep_steps,
 )
@@ -24,7 +26,7 @@ from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.paths import find_files, join, write_bytes
+from trec_semid.core.paths import exists, find_files, join, list_folder, write_bytes
 from trec_semid.runtime.ranks import process_group
 
 
@@ -86,6 +88,23 @@ def test_extra_files_are_saved_with_the_step_and_checked(folder: str):
         read_file(folder, 1, "semantic_ids.parquet")
     with pytest.raises(CheckpointError, match=r"no such file\. It has: loop\.json, semantic_ids\.parquet"):
         read_file(folder, 1, "plan.json")
+
+
+def test_all_small_files_of_a_step_are_read_with_one_look_for_its_folder(folder: str, monkeypatch):
+    files = {f"tokenizer/{number}": b"%d" % number for number in range(5)}
+    for step in (1, 2, 3):
+        save_checkpoint(folder, step, small(), loop={}, extra_files=files)
+    listings: list[str] = []
+    asked: list[str] = []
+    monkeypatch.setattr(checkpoint_folder, "list_folder", lambda at: listings.append(at) or list_folder(at))
+    monkeypatch.setattr(checkpoint_folder, "exists", lambda at: asked.append(at) or exists(at))
+    read = read_files(folder, 2)
+    assert {name: content for name, content in read.items() if name != "loop.json"} == files
+    assert listings == [folder]
+    assert sorted(name.rpartition("step-2/")[2] for name in asked) == ["checkpoint.json", "loop.json", *files]
+    Path(folder, "step-2", "tokenizer", "3").write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="tokenizer/3: not the file that was saved"):
+        read_files(folder, 2)
 
 
 def test_the_last_steps_and_the_best_are_kept(folder: str):

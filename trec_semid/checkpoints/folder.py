@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ class Begun(NamedTuple):
 
 def step_folder(folder: str, step: int) -> str:
     """Return the folder of a complete step, or the one that its first save would have."""
-    complete = [attempt for attempt in _complete_attempts(folder) if attempt.step == step]
+    complete = _complete_attempts(folder, step)
     return join(folder, (complete[-1] if complete else Attempt(step, 0)).name)
 
 
@@ -113,7 +113,11 @@ def read_facts(folder: str, step: int) -> CheckpointFacts:
     Raises:
         CheckpointError: the step is not there, not complete, or its marker is damaged.
     """
-    path = join(step_folder(folder, step), MARKER)
+    return _read_facts_at(step_folder(folder, step), folder, step)
+
+
+def _read_facts_at(at: str, folder: str, step: int) -> CheckpointFacts:
+    path = join(at, MARKER)
     try:
         values = read_signed(read_bytes(path))
         if values.get("schema_version") != _VERSION:
@@ -138,15 +142,26 @@ def read_file(folder: str, step: int, name: str) -> bytes:
     Raises:
         CheckpointError: the step or the file is not there, or the file was changed since.
     """
-    facts = read_facts(folder, step)
-    path = join(step_folder(folder, step), name)
-    if name not in facts.files:
-        have = ", ".join(extra_files(folder, step))
-        raise CheckpointError(f"{path}: the checkpoint has no such file. It has: {have}.")
-    content = read_bytes(path) if exists(path) else b""
-    if _fingerprint_of(content) != facts.files[name]:
-        raise CheckpointError(f"{path}: not the file that was saved (its checksum differs). {_REMEDY}.")
-    return content
+    return read_files(folder, step, [name])[name]
+
+
+def read_files(folder: str, step: int, names: Sequence[str] | None = None) -> dict[str, bytes]:
+    """Read files of a complete step beside its tensors, all where none are named, each as `read_file` does.
+
+    Looks once for the step's folder, which takes a listing and a question for every step there is.
+    """
+    at = step_folder(folder, step)
+    facts = _read_facts_at(at, folder, step)
+    have = [name for name in facts.files if not name.startswith(f"{TENSORS}/")]
+    contents: dict[str, bytes] = {}
+    for name in have if names is None else names:
+        path = join(at, name)
+        if name not in facts.files:
+            raise CheckpointError(f"{path}: the checkpoint has no such file. It has: {', '.join(have)}.")
+        contents[name] = read_bytes(path) if exists(path) else b""
+        if _fingerprint_of(contents[name]) != facts.files[name]:
+            raise CheckpointError(f"{path}: not the file that was saved (its checksum differs). {_REMEDY}.")
+    return contents
 
 
 def step_fault(folder: str, step: int) -> str | None:
@@ -173,7 +188,7 @@ def _facts_or_fault(folder: str, step: int) -> CheckpointFacts | str:
 
 def begin_step(folder: str, step: int, loop: Mapping[str, Any], extra: Mapping[str, bytes]) -> Begun:
     """Clear a folder for a step beside the complete one, if there is one, and write the small files."""
-    complete = [attempt.number for attempt in _complete_attempts(folder) if attempt.step == step]
+    complete = [attempt.number for attempt in _complete_attempts(folder, step)]
     at = join(folder, Attempt(step, max(complete, default=-1) + 1).name)
     remove(at)  # never complete: left by a process that was killed
     files = {LOOP: (json.dumps(loop, allow_nan=False) + "\n").encode(), **extra}
@@ -243,5 +258,7 @@ def _all_attempts(folder: str) -> list[Attempt]:
     return sorted(Attempt(int(match[1]), int(match[2] or 0)) for match in matches if match)
 
 
-def _complete_attempts(folder: str) -> list[Attempt]:
-    return [one for one in _all_attempts(folder) if exists(join(folder, one.name, MARKER))]
+def _complete_attempts(folder: str, step: int | None = None) -> list[Attempt]:
+    """Return the complete folders of a step, or of every step."""
+    asked = [one for one in _all_attempts(folder) if step is None or one.step == step]
+    return [one for one in asked if exists(join(folder, one.name, MARKER))]

@@ -12,7 +12,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from trec_semid.checkpoints.folder import best_step, extra_files, read_file
+from trec_semid.checkpoints.folder import best_step, read_files
 from trec_semid.checkpoints.load import read_tensors
 from trec_semid.core.config import Place, load_config
 from trec_semid.core.errors import CheckpointError, DataError
@@ -113,7 +113,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     step = best_step(checkpoints)
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
-    kept = {name: read_file(checkpoints, step, name) for name in extra_files(checkpoints, step)}
+    kept = read_files(checkpoints, step)
     facts, dataset = made.read_json("metrics.json"), open_dataset(ranked.dataset, config.verify)
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
