@@ -13,22 +13,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from rich.table import Table
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
+from trec_semid.core.text_table import as_text
 from trec_semid.data.folder import writing
+from trec_semid.data.new_items import Existing, check_ids, read_existing, read_parquet, read_vectors
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.formats.chunks import Chunk
 from trec_semid.data.raw.formats.parts import find_parts
 from trec_semid.data.raw.inputs import describe_inputs
-from trec_semid.jobs.assign_input import Existing, check_ids, read_contents, read_existing, read_parquet
-from trec_semid.jobs.assign_summary import summary
 from trec_semid.runtime.logs import say, set_up_console, working
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.drift import DriftMeter
+from trec_semid.tokenizers.inputs.contents import Contents
 from trec_semid.tokenizers.maps.origin import Named
 from trec_semid.tokenizers.maps.record import TOKENIZER, write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, expect_finished
@@ -78,15 +80,15 @@ def run(config: AssignConfig) -> Assigned:
 
 def _run(config: AssignConfig) -> Assigned:
     parts = find_parts(config.items)
-    made = RunFolder(expect_finished(config.tokenizer), "tokenize")
-    of = verify_codes(_expect_folder(made))
-    quality, inputs = _quality(made), _fingerprints([config.items, made.path(FILE)])
+    source = RunFolder(expect_finished(config.tokenizer), "tokenize")
+    of = verify_codes(_expect_folder(source))
+    quality, inputs = _quality(source), _fingerprints([config.items, source.path(FILE)])
     if _is_finished(config, inputs):
         _log.info("%s is already done", config.out)
         return Assigned(config.out, RunFolder(config.out, "assign").read_json(_DRIFT))
-    tokenizer = load_tokenizer(made.path("tokenizer"))
+    tokenizer = load_tokenizer(source.path("tokenizer"))
     columns = _columns(config, tokenizer)
-    existing = read_existing(made.path(FILE), tokenizer.codebook_sizes)
+    existing = read_existing(source.path(FILE), tokenizer.codebook_sizes)
     num_items = check_ids(parts, config.item_id, existing)
     with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
         chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
@@ -102,12 +104,12 @@ def _run(config: AssignConfig) -> Assigned:
     return Assigned(config.out, drift)
 
 
-def _expect_folder(made: RunFolder) -> str:
+def _expect_folder(source: RunFolder) -> str:
     """Return the run's folder, where it has a tokenizer."""
-    if not exists(made.path(FILE)) or not exists(made.path(TOKENIZER)):
+    if not exists(source.path(FILE)) or not exists(source.path(TOKENIZER)):
         remedy = "Name the run folder of trec-semid tokenize or of a tuned ranker, or a bundle that has one"
-        raise DataError("no tokenizer here: no such file", file=made.path(TOKENIZER), remedy=remedy)
-    return made.uri
+        raise DataError("no tokenizer here: no such file", file=source.path(TOKENIZER), remedy=remedy)
+    return source.uri
 
 
 def _fingerprints(inputs: list[str]) -> list[dict[str, Any]]:
@@ -115,12 +117,12 @@ def _fingerprints(inputs: list[str]) -> list[dict[str, Any]]:
     return [{**each, "modified": None} for each in describe_inputs(inputs)]
 
 
-def _quality(made: RunFolder) -> dict[str, Any]:
-    quality = made.read_json("quality.json")
+def _quality(source: RunFolder) -> dict[str, Any]:
+    quality = source.read_json("quality.json")
     if "training_errors" not in quality:
         raise DataError(
             "does not say how training's errors are distributed",
-            file=made.path("quality.json"),
+            file=source.path("quality.json"),
             field="training_errors",
             remedy="It is of an older version: tokenize again",
         )
@@ -163,7 +165,7 @@ def _map_writer(uri: str, tokenizer: Tokenizer) -> Iterator[pq.ParquetWriter]:
 def _assign(
     chunk: Chunk, id_column: str, columns: Mapping[str, str], tokenizer: Tokenizer, meter: DriftMeter
 ) -> pa.Table:
-    contents = read_contents(chunk, columns, tokenizer.dims)
+    contents = _contents(chunk, columns, tokenizer)
     chosen = tokenizer.encode(contents)
     rebuilt = tokenizer.reconstruct(contents, chosen)
     errors = tokenizer.standardiser.errors(tokenizer.standardiser(contents), rebuilt, contents.present)
@@ -174,6 +176,13 @@ def _assign(
     ids = as_ids(chunk.table.column(id_column), Where(chunk.origins, id_column))
     sizes = ",".join(map(str, tokenizer.codebook_sizes))
     return pa.table({"item_id": ids, "codes": lists}, metadata={"codebook_sizes": sizes})
+
+
+def _contents(chunk: Chunk, columns: Mapping[str, str], tokenizer: Tokenizer) -> Contents:
+    """Return the vectors of a batch, modalities in the tokenizer's order."""
+    read = [read_vectors(chunk, columns[name], dim) for name, dim in tokenizer.dims.items()]
+    vectors = tuple(torch.from_numpy(values) for values, _ in read)
+    return Contents(vectors, torch.from_numpy(np.stack([present for _, present in read], axis=1)))
 
 
 def _describe(
@@ -206,3 +215,44 @@ def _finish(config: AssignConfig, staging: str, of: Named, drift: dict[str, Any]
         **known,
         counts={"new/items": drift["items"], "existing/items": drift["existing_items"]},
     )
+
+
+def summary(drift: dict[str, Any]) -> str:
+    """Return `drift.json` in short: new items beside what the tokenizer was fitted on."""
+    collisions = drift["collisions"]
+    lines = [
+        f"{drift['tokenizer']}: {drift['items']:,} new items, {drift['existing_items']:,} existing ones",
+        _errors(drift),
+        _positions(drift),
+        f"same tuple as an existing item: {collisions['with_existing_share']:.1%}; as another new one: "
+        f"{collisions['among_new_share']:.1%} (largest group {collisions['largest_new_group']:,})",
+    ]
+    return "\n".join(lines)
+
+
+def _errors(drift: dict[str, Any]) -> str:
+    table = Table("content", "items", "missing", "before", "error", "training", "outside", "shift", "chance")
+    table.caption = "outside: beyond training's 99 % quantile; shift, chance: divergence [bits]"
+    named = {"all of it": drift["errors"]["every_modality"], **drift["errors"]["modalities"]}
+    for name, errors in named.items():
+        missing = drift["missing"].get(name)
+        shares = [f"{missing[key]:.1%}" for key in ("new_share", "existing_share")] if missing else ["", ""]
+        if not errors:
+            table.add_row(name, "0", *shares)
+            continue
+        numbers = [f"{errors[key]:.4f}" for key in ("mean", "training_mean")]
+        numbers += [f"{errors['outside_share']:.1%}", *_bits(errors)]
+        table.add_row(name, f"{errors['items']:,}", *shares, *numbers)
+    return as_text(table)
+
+
+def _positions(drift: dict[str, Any]) -> str:
+    table = Table("position", "shift", "chance", "on unused codes", caption="use of codes, new against old")
+    for use in drift["positions"]:
+        table.add_row(use["name"], *_bits(use), f"{use['new_items_on_unused_codes']:,}")
+    return as_text(table)
+
+
+def _bits(compared: Mapping[str, float]) -> list[str]:
+    """Return how far new items are from training's, and how far as many of training's would be by chance."""
+    return [f"{compared[key]:.3f}" for key in ("divergence_bits", "divergence_by_chance_bits")]

@@ -1,27 +1,27 @@
-"""New items as they come: a stream of Parquet rows, ids and vectors checked value by value.
+"""New items as they come, beside those that have semantic IDs: ids and vectors, checked value by value.
 
-Legend: B rows of a batch, M modalities.
+Nothing is read whole: rows come in batches, and of an item that is known already only hashes stay.
+
+Legend: B rows of a batch, N items with semantic IDs, D width of a modality.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from trec_semid.core.arrays import Array
+from trec_semid.core.arrays import Array, Flags, Float32s
 from trec_semid.core.errors import DataError
-from trec_semid.core.hashing import tuple_keys
+from trec_semid.core.hashing import Hashes, tuple_keys
 from trec_semid.core.paths import arrow_filesystem
 from trec_semid.data.encoders.narrow import narrow
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.formats.chunks import Chunk, check_columns
 from trec_semid.data.raw.formats.files import reading
 from trec_semid.data.raw.formats.parts import Part, to_read, with_partitions
-from trec_semid.tokenizers.inputs.contents import Contents
 
 _ID_ROWS = 1 << 16
 
@@ -30,10 +30,10 @@ class Existing(NamedTuple):
     """Items that have semantic IDs already."""
 
     file: str
-    ids: Array
-    """(N,) uint64 hashes of their ids."""
-    keys: Array
-    """(N,) uint64 of their tuples."""
+    ids: Hashes
+    """(N,) hashes of their ids."""
+    keys: Hashes
+    """(N,) of their tuples, as `core.hashing.tuple_keys`."""
 
 
 def read_parquet(parts: Sequence[Part], columns: Sequence[str], batch_rows: int) -> Iterator[Chunk]:
@@ -63,11 +63,15 @@ def read_parquet(parts: Sequence[Part], columns: Sequence[str], batch_rows: int)
 def read_existing(file: str, sizes: Sequence[int]) -> Existing:
     """Read a map as hashes: 16 bytes an item.
 
+    Args:
+        file: Parquet with `item_id` and `codes`, which states its codebook sizes.
+        sizes: R codebook sizes of the tokenizer.
+
     Raises:
         DataError: no such file, or a map of other codebooks than the tokenizer's.
     """
-    ids: list[Array] = [np.zeros(0, np.uint64)]
-    keys: list[Array] = [np.zeros(0, np.uint64)]
+    ids: list[Hashes] = [np.zeros(0, np.uint64)]
+    keys: list[Hashes] = [np.zeros(0, np.uint64)]
     for chunk in read_parquet([Part(file, "")], ["item_id", "codes"], _ID_ROWS):
         stated = (chunk.table.schema.metadata or {}).get(b"codebook_sizes", b"").decode()
         codes: Any = chunk.table.column("codes").combine_chunks()
@@ -105,7 +109,7 @@ def check_ids(parts: Sequence[Part], column: str, existing: Existing) -> int:
     return len(new)
 
 
-def _refuse_repeated(parts: Sequence[Part], column: str, existing: Existing, repeated: Array) -> None:
+def _refuse_repeated(parts: Sequence[Part], column: str, existing: Existing, repeated: Hashes) -> None:
     """Look again at the few ids whose hashes met, as two different ones may have met by chance."""
     seen: dict[str, tuple[str, int]] = {}
     for places, name in (([Part(existing.file, "")], "item_id"), (parts, column)):
@@ -128,25 +132,21 @@ def _refuse_repeated(parts: Sequence[Part], column: str, existing: Existing, rep
                 seen[item] = (chunk.file, row)
 
 
-def read_contents(chunk: Chunk, columns: Mapping[str, str], dims: Mapping[str, int]) -> Contents:
-    """Return the vectors of a batch; null means that an item does not have the modality.
+def read_vectors(chunk: Chunk, name: str, dim: int) -> tuple[Float32s, Flags]:
+    """Return a modality's vectors of a batch; null means that an item does not have the modality.
 
     Args:
-        chunk: rows.
-        columns: modality to column.
-        dims: modality to width, in the tokenizer's order.
+        chunk: B rows.
+        name: of the column.
+        dim: D, which the tokenizer reads.
+
+    Returns:
+        (B, D), zeros where an item has none; and (B,) whether it has one.
 
     Raises:
         DataError: not a column of vectors, another width, a value that is null, NaN or infinite, or a
             vector of zeros.
     """
-    read = [_vectors(chunk, columns[name], dim) for name, dim in dims.items()]
-    vectors = tuple(torch.from_numpy(values) for values, _ in read)
-    return Contents(vectors, torch.from_numpy(np.stack([present for _, present in read], axis=1)))
-
-
-def _vectors(chunk: Chunk, name: str, dim: int) -> tuple[Array, Array]:
-    """Return (B, dim) float32, zeros where missing, and (B,) which are there."""
     column: Any = chunk.table.column(name).combine_chunks()
     vectors = np.zeros((chunk.table.num_rows, dim), np.float32)
     if pa.types.is_null(column.type):
@@ -203,5 +203,5 @@ def _ids(parts: Sequence[Part], column: str) -> Iterator[tuple[Chunk, pa.Array]]
         yield chunk, as_ids(chunk.table.column(column), Where(chunk.origins, column))
 
 
-def _hashes(ids: pa.Array) -> Array:
+def _hashes(ids: pa.Array) -> Hashes:
     return pl.Series(pl.from_arrow(ids)).hash(seed=0).to_numpy()
