@@ -3,7 +3,8 @@
 Files have at most 400 lines, those of tests no other rule but that; functions have at
 most 60 lines and 8 parameters (unless the file tells ruff why not); modules have docstrings, public classes
 and functions too, those of tools aside; no module is a drawer of odds and ends. Folders have at most 15
-Python files, `__init__.py` and tests aside.
+Python files, `__init__.py` and tests aside. A folder with a table of verbs (`verbs.py`) holds a file for each
+of them and nothing else.
 Usage: python tools/check_sizes.py [FOLDER...]
 """
 
@@ -23,6 +24,7 @@ LARGER_FOLDERS = {
 }
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
+VERBS, VERB_TABLES = "verbs.py", ("JOBS", "WITHOUT_CONFIG")
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -56,6 +58,25 @@ def check_folders(files: list[Path]) -> Iterator[str]:
             yield f"{folder}: {count} Python files, at most {limit}. Cut it where there are two ideas."
 
 
+def check_verbs(files: list[Path]) -> Iterator[str]:
+    """Yield one `path: fault` for every file beside a table of verbs that is no verb's, and the other way."""
+    for table in (path for path in files if path.name == VERBS):
+        modules = {path.stem for path in files if path.parent == table.parent} - {"__init__", table.stem}
+        verbs = set(verbs_of(ast.parse(table.read_text())))
+        for name in sorted(modules - verbs):
+            yield f"{table.parent}/{name}.py: no verb of {table}. Move it to the room that it belongs to."
+        for name in sorted(verbs - modules):
+            yield f"{table}: '{name}' has no file beside it."
+
+
+def verbs_of(tree: ast.Module) -> Iterator[str]:
+    """Yield the verbs that a table names: the keys of a dict, the elements of a tuple."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in VERB_TABLES:
+            names = node.value.keys if isinstance(node.value, ast.Dict) else getattr(node.value, "elts", [])
+            yield from (name.value for name in names if isinstance(name, ast.Constant))
+
+
 def check_scope(scope: ast.AST, *, public: bool) -> Iterator[str]:
     """Yield `line: fault` for the functions and classes inside a module, class or function."""
     for node in ast.iter_child_nodes(scope):
@@ -85,7 +106,8 @@ def check_function(node: Function) -> Iterator[str]:
 def main(folders: list[str]) -> int:
     """Check every Python file below the folders."""
     files = sorted(file for folder in folders or FOLDERS for file in Path(folder).rglob("*.py"))
-    faults = [fault for file in files for fault in check_file(file)] + list(check_folders(files))
+    faults = [fault for file in files for fault in check_file(file)]
+    faults += [*check_folders(files), *check_verbs(files)]
     for fault in faults:
         print(fault)
     print(f"sizes: {len(files)} files, {len(faults)} faults")

@@ -111,3 +111,15 @@ def test_folders_of_tests_follow_the_code_and_have_no_limit(tmp_path: Path):
     for number in range(20):
         (tmp_path / f"tests/test_{number}.py").write_text("x = 1\n")
     assert check(tmp_path)[0] == 0
+
+
+def test_a_folder_with_a_table_of_verbs_holds_a_file_for_each_and_nothing_else(tmp_path: Path):
+    table = HEAD + 'JOBS = {"run": "RunConfig", "walk": "WalkConfig"}\nWITHOUT_CONFIG = ("look",)\n'
+    for name in ("__init__", "run", "walk", "look"):
+        (tmp_path / f"{name}.py").write_text(HEAD)
+    assert faults(tmp_path, table, "verbs.py") == []
+    (tmp_path / "walk.py").rename(tmp_path / "walk_steps.py")
+    assert faults(tmp_path, table, "verbs.py") == [
+        f"walk_steps.py: no verb of {tmp_path}/verbs.py. Move it to the room that it belongs to.",
+        "verbs.py: 'walk' has no file beside it.",
+    ]

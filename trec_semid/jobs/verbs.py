@@ -20,6 +20,8 @@ JOBS = {
     "study": "StudyConfig",  # a grid of the others
 }
 """Verb -> name of its config class; both it and `run` live in `trec_semid/jobs/<verb>.py`."""
+WITHOUT_CONFIG = ("doctor",)
+"""Verbs that read no config file; each has its `run` there too."""
 
 
 class Job(NamedTuple):
