@@ -62,7 +62,7 @@ def test_large_tables_are_planned_for_512_devices():
 
 
 def test_content_for_a_tuned_tokenizer_is_planned_into_the_memory_that_is_left(tmp_path: Path):
-    sets = ["tuning.recent_items=8", "sizes.content.text=256", "sizes.content.vision=250"]
+    sets = ["finetune.recent_items=8", "sizes.content.text=256", "sizes.content.vision=250"]
     cluster, config = "configs/cluster/h100_1x8.toml", [INDUSTRIAL]
     tables, content = run(
         load_config(PlanConfig, config, [f"cluster={cluster}", f"out={tmp_path}/plan.json", *sets])

@@ -42,7 +42,7 @@ def problem(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"tuning": TUNING}, {"loss": {"negatives": "seen"}}], ids=["all", "tuned", "seen"]
+    "changes", [{}, {"finetune": TUNING}, {"loss": {"negatives": "seen"}}], ids=["all", "tuned", "seen"]
 )
 def test_what_is_planned_is_what_a_run_places(problem, tmp_path, changes):
     config = retrieve_config(problem, str(tmp_path / "run"), **changes)
@@ -50,7 +50,11 @@ def test_what_is_planned_is_what_a_run_places(problem, tmp_path, changes):
     file = tmp_path / "retrieve.toml"
     file.write_text(dump_toml(config))
     planned = plan((str(file),), tmp_path, [])
-    written = ["plan.json", "content_plan.json", *(["tokenizer_content_plan.json"] if config.tuning else [])]
+    written = [
+        "plan.json",
+        "content_plan.json",
+        *(["tokenizer_content_plan.json"] if config.finetune else []),
+    ]
     assert len(planned) == len(written)
     for one, name in zip(planned, written, strict=True):
         placed = TablePlan.from_json((tmp_path / "run" / name).read_text())

@@ -10,11 +10,13 @@ from tests.datasets import write_small_dataset
 from tests.jobs.ranking import losses_of, rank_config
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import TENSORS, best_step, complete_steps, step_folder
+from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError, TrainingError
-from trec_semid.core.paths import exists, read_bytes
+from trec_semid.core.paths import exists, read_bytes, write_bytes
 from trec_semid.jobs import report, tokenize
 from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.runtime.logs import read_events
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer
@@ -43,7 +45,7 @@ def write_problem(folder: str) -> dict[str, Any]:
 
 
 def tuned(problem: dict[str, Any], run_folder: str, **changes: Any) -> RankConfig:
-    return rank_config(problem, run_folder, **{"tuning": TUNING, **changes})
+    return rank_config(problem, run_folder, **{"finetune": TUNING, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_a_frozen_tokenizer_in_the_same_harness_trains_like_the_plain_ranker(
     problem: dict[str, Any], tmp_path: Any, features: dict[str, Any]
 ):
     frozen = tuned(
-        problem, f"{tmp_path}/frozen", tuning={"estimator": "frozen", "recent_items": 3}, features=features
+        problem, f"{tmp_path}/frozen", finetune={"estimator": "frozen", "recent_items": 3}, features=features
     )
     plain = rank_config(problem, f"{tmp_path}/plain", features=features)
     metrics = run(frozen).metrics
@@ -124,7 +126,7 @@ def test_checkpoints_hold_map_and_tokenizer_that_belong_together(finished: RankC
 def test_the_report_shows_what_became_of_the_codes(
     finished: RankConfig, problem: dict[str, Any], tmp_path: Any
 ):
-    frozen = tuned(problem, f"{tmp_path}/frozen", tuning={"estimator": "frozen"})
+    frozen = tuned(problem, f"{tmp_path}/frozen", finetune={"estimator": "frozen"})
     run(frozen)
     report.run(report.ReportConfig(runs=[finished.run, frozen.run], out=f"{tmp_path}/report"))
     content = json.loads(read_bytes(f"{tmp_path}/report/report.json"))
@@ -151,7 +153,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     problem: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, estimator: str
 ):
     changes = {
-        "tuning": {**TUNING, "estimator": estimator, "refresh_steps": 3, "recent_items": 2},
+        "finetune": {**TUNING, "estimator": estimator, "refresh_steps": 3, "recent_items": 2},
         "checkpoints": {"every_steps": 4},
     }
     whole = run(tuned(problem, f"{tmp_path}/whole", **changes))
@@ -183,7 +185,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
 
 def test_noise_makes_codes_disagree_with_the_map_until_it_has_faded(problem: dict[str, Any], tmp_path: Any):
     noise = {"estimator": "gumbel", "noise_start": 5.0, "noise_decay_epochs": 1, "learning_rate": 1e-6}
-    config = tuned(problem, f"{tmp_path}/noisy", tuning={**TUNING, **noise})
+    config = tuned(problem, f"{tmp_path}/noisy", finetune={**TUNING, **noise})
     run(config)
     first, last = (look["codes/agreement"] for look in looks_of(config))
     assert first < 0.8
@@ -192,7 +194,7 @@ def test_noise_makes_codes_disagree_with_the_map_until_it_has_faded(problem: dic
 
 def test_a_collapse_stops_the_run_and_names_the_last_good_checkpoint(problem: dict[str, Any], tmp_path: Any):
     wild = {"learning_rate": 3.0, "reconstruction_weight": 0.0, "auxiliary_weight": 0.0, "entropy_floor": 0.9}
-    config = tuned(problem, f"{tmp_path}/wild", tuning={**TUNING, **wild})
+    config = tuned(problem, f"{tmp_path}/wild", finetune={**TUNING, **wild})
     with pytest.raises(TrainingError, match=r"have collapsed: .*last good checkpoint is .*step-\d+") as error:
         run(config)
     named = str(error.value).split("checkpoint is ")[1].split(". Start")[0]
@@ -204,7 +206,7 @@ def test_a_collapse_stops_the_run_and_names_the_last_good_checkpoint(problem: di
 def test_rq_vae_is_tuned_as_well(problem: dict[str, Any], tmp_path: Any, modalities: str):
     folder = problem["semantic_ids"].rpartition("/")[0]
     problem = {**problem, "semantic_ids": f"{folder}/rq_vae_{modalities}"}
-    still = tuned(problem, f"{tmp_path}/still", tuning={**TUNING, "learning_rate": 1e-9})
+    still = tuned(problem, f"{tmp_path}/still", finetune={**TUNING, "learning_rate": 1e-9})
     run(still)
     # A tokenizer that hardly moves chooses in training what its map says: both pick codes alike.
     assert all(look["codes/agreement"] > 0.99 for look in looks_of(still))
@@ -241,7 +243,7 @@ def test_the_best_step_is_one_at_which_the_tokenizer_had_moved(problem: dict[str
         problem,
         f"{tmp_path}/ruined",
         train=train,
-        tuning={"learning_rate": 0.3, "warmup_epochs": 3, "entropy_floor": 0.0},
+        finetune={"learning_rate": 0.3, "warmup_epochs": 3, "entropy_floor": 0.0},
     )
     run(ruined)
     events = read_events(f"{ruined.run}/log.jsonl")
@@ -252,7 +254,7 @@ def test_the_best_step_is_one_at_which_the_tokenizer_had_moved(problem: dict[str
 
 def test_a_warmup_that_leaves_nothing_to_tune_is_refused(problem: dict[str, Any], tmp_path: Any):
     with pytest.raises(ValueError, match=r"leaves no epoch of train.max_epochs \(3\)"):
-        tuned(problem, str(tmp_path), tuning={"warmup_epochs": 3})
+        tuned(problem, str(tmp_path), finetune={"warmup_epochs": 3})
 
 
 def test_noise_on_residual_levels_is_refused(problem: dict[str, Any], tmp_path: Any):
@@ -260,14 +262,14 @@ def test_noise_on_residual_levels_is_refused(problem: dict[str, Any], tmp_path: 
     config = tuned(
         {**problem, "semantic_ids": f"{folder}/rq_vae_aligned"},
         f"{tmp_path}/run",
-        tuning={"estimator": "gumbel"},
+        finetune={"estimator": "gumbel"},
     )
     with pytest.raises(ConfigError, match=r"noise on the codes of residual levels"):
         run(config)
 
 
 def test_item_ids_alone_have_nothing_to_tune(problem: dict[str, Any]):
-    with pytest.raises(ValueError, match="tuning needs codes to tune"):
+    with pytest.raises(ValueError, match="finetune needs codes to tune"):
         tuned(problem, "nowhere", representation="item")
 
 
@@ -297,7 +299,7 @@ def test_a_run_starts_from_the_weights_tokenizer_and_map_of_a_checkpoint(finishe
         "start_from": f"{finished.run}/checkpoints/step-{step}",
         "optimizers": {"dense": still, "tables": {**finished.optimizers.tables.model_dump(), **still}},
         "train": {**finished.train.model_dump(), "max_epochs": 1},
-        "tuning": {**TUNING, "estimator": "frozen", "warmup_epochs": 0},
+        "finetune": {**TUNING, "estimator": "frozen", "warmup_epochs": 0},
     }
     again = run(RankConfig.model_validate(values)).metrics
     metrics = json.loads(Path(finished.run, "metrics.json").read_text())["metrics"]
@@ -324,3 +326,23 @@ def test_codes_of_a_tokenize_run_that_did_not_finish_are_refused(problem: dict[s
     Path(f"{tmp_path}/half/metrics.json").unlink()
     with pytest.raises(DataError, match="not a finished run"):
         run(tuned({**problem, "semantic_ids": f"{tmp_path}/half"}, f"{tmp_path}/run"))
+
+
+def test_a_run_begun_with_the_section_tuning_is_of_the_config_with_finetune(finished: RankConfig):
+    written = f"{finished.run}/config.toml"
+    new = read_bytes(written)
+    assert b"[finetune]" in new
+    before = RunFolder(finished.run, "rank").read_json("run.json")
+    try:
+        write_bytes(written, new.replace(b"[finetune]", b"[tuning]"))
+        RunFolder(finished.run, "rank").write_json("run.json", {**before, "config_checksum": "of then"})
+        assert load_config(RankConfig, [written]) == finished
+        assert RunFolder(finished.run, "rank").is_finished(finished)
+    finally:
+        write_bytes(written, new)
+        RunFolder(finished.run, "rank").write_json("run.json", before)
+
+
+def test_the_section_is_given_under_one_of_its_names(problem: dict[str, Any], tmp_path: Any):
+    with pytest.raises(ValueError, match="tuning and finetune are one section by two names"):
+        tuned(problem, str(tmp_path), tuning=TUNING)

@@ -136,7 +136,7 @@ settings = st.fixed_dictionaries(
         "item.fields": st.sampled_from(["[]", "['genres']"]),
         "evaluation.beam_width": st.sampled_from(["8", "200"]),
         "evaluation.unseen_penalty": st.sampled_from(["0", "1"]),
-        "tuning.recent_items": st.sampled_from(["'all'", "8"]),
+        "finetune.recent_items": st.sampled_from(["'all'", "8"]),
     },
 )
 

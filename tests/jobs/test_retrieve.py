@@ -104,8 +104,8 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
         {"loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
         {"loss": {"code_weight": 0.0}, "model": HETERREC},
         {"loss": {"code_weight": 0.0, "item_similarity_is_cosine": True, "negatives": "seen"}, "window": 3},
-        {"tuning": TUNED, "window": 2},
-        {"tuning": TUNED, "loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
+        {"finetune": TUNED, "window": 2},
+        {"finetune": TUNED, "loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
     ],
     ids=[
         *("all items", "named items", "codes alone", "codes read", "three steps, seen items"),
@@ -171,7 +171,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monke
 )
 def test_a_frozen_tokenizer_in_the_loop_changes_nothing(problem, tmp_path, changes):
     plain = retrieve_config(problem, str(tmp_path / "plain"), model=HETERREC, **changes)
-    in_the_loop = {"tuning": {"estimator": "frozen", "warmup_epochs": 0}}
+    in_the_loop = {"finetune": {"estimator": "frozen", "warmup_epochs": 0}}
     frozen = retrieve_config(problem, str(tmp_path / "frozen"), model=HETERREC, **changes, **in_the_loop)
     found, expected = run(frozen).metrics, run(plain).metrics
     assert expected == pytest.approx({key: found[key] for key in expected}, abs=1e-5)
@@ -188,7 +188,7 @@ def test_a_tuned_tokenizer_moves_codes_and_is_kept_with_its_map(
         str(tmp_path / "tuned"),
         model=HETERREC,
         loss={"item_weight": item_weight, "code_weight": code_weight},
-        tuning={"estimator": estimator, "warmup_epochs": 1, "learning_rate": 0.02, "entropy_floor": 0.0},
+        finetune={"estimator": estimator, "warmup_epochs": 1, "learning_rate": 0.02, "entropy_floor": 0.0},
     )
     metrics = run(config).metrics
     before = SemanticIds.load(f"{problem['semantic_ids']}/semantic_ids.parquet").codes
@@ -332,7 +332,7 @@ WIDE = {"beam_width": 40}
         ({"loss": {"item_weight": 0.0}, "sampled": {}}, "has no weight"),
         ({"loss": {"item_weight": 0.0, "negatives": "seen"}}, "has no weight"),
         ({"window": 2, "sequences": {"rows": "sliding"}}, "a sliding row has one target"),
-        ({"tuning": {"recent_items": 3}}, "tuning.recent_items"),
+        ({"finetune": {"recent_items": 3}}, "finetune.recent_items"),
         (
             {"model": {"kind": "rpg"}, "loss": {"code_weight": 0.0}},
             "'rpg' predicts codes.*loss.code_weight = 1",

@@ -14,14 +14,14 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.models.in_the_loop import RankerInTheLoop, RankerInTheLoopWithLoss
-from trec_semid.models.live_codes import LiveCodes, TuningConfig
+from trec_semid.models.live_codes import FinetuneConfig, LiveCodes
 from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig
 from trec_semid.tokenizers.inputs.contents import Catalogue, Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 
 NUM_ITEMS, NUM_USERS, DIM, CODES, TEMPERATURE = 40, 9, 8, 7, 0.2
-TUNING = TuningConfig(reconstruction_weight=0.5, auxiliary_weight=0.25)
+TUNING = FinetuneConfig(reconstruction_weight=0.5, auxiliary_weight=0.25)
 
 
 def catalogue() -> Catalogue:

@@ -142,7 +142,7 @@ def test_a_question_to_the_device_is_seen(ask: Any):
 def test_a_ranker(
     problem: dict[str, Any], tmp_path: Any, steps: list[Watched], tuning: dict[str, Any] | None
 ):
-    rank.run(tuned(problem, str(tmp_path / "run"), tuning=tuning, train={"max_epochs": 1}))
+    rank.run(tuned(problem, str(tmp_path / "run"), finetune=tuning, train={"max_epochs": 1}))
     expect_no_waits(steps)
 
 
@@ -152,8 +152,8 @@ def test_a_ranker(
         {},
         {"sampled": {"num_sampled": 30}, "loss": {"code_weight": 0.0}},
         {**CODES_ALONE, "model": {"kind": "rpg", "transformer": retrieving.STILL}},
-        {"tuning": LIVE, "window": 2},
-        {"tuning": LIVE, **CODES_ALONE},
+        {"finetune": LIVE, "window": 2},
+        {"finetune": LIVE, **CODES_ALONE},
     ],
     ids=["all items", "drawn items", "codes alone", "live codes, all items", "live codes, named items"],
 )

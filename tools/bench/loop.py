@@ -49,9 +49,9 @@ from trec_semid.embeddings.content_tables import ContentTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
 from trec_semid.models.in_the_loop import (  # noqa: E402
     CODE_ROLES,
+    FinetuneConfig,
     RankerInTheLoop,
     RankerInTheLoopWithLoss,
-    TuningConfig,
 )
 from trec_semid.models.live_codes import LiveCodes  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
@@ -152,7 +152,7 @@ def loop_step(
     )
     dense = Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim)
     ranker = RankerInTheLoop(sparse, live, dense, features)
-    model = RankerInTheLoopWithLoss(ranker, TuningConfig(), world_size=1)
+    model = RankerInTheLoopWithLoss(ranker, FinetuneConfig(), world_size=1)
     plan = plan_on_ranks(model, ranks, RULES, batch_size=OPTIONS.batch, optimizer=optimizers.tables)
     sharded = shard_model(model, plan, ranks, optimizers.tables, skips_parameters=True)
     initialise_tables(sharded, std=tables.init_std, seed=0)

@@ -62,7 +62,7 @@ def _set_up(
     data = inputs.data
     loader = _loader(config, data, ranks)
     steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
-    tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
+    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
     placed = place_retriever(config, inputs, tokenizer, folder, ranks)
     sharded, feed = placed.model, placed.feed
     finetuning = _finetuning(
@@ -103,7 +103,7 @@ def _finetuning(
     steps_per_epoch: int,
 ) -> Finetuning | None:
     """Place the content that the tokenizer reads; None where no tokenizer is in the loop."""
-    if config.tuning is None or inputs.semantic_ids is None:
+    if config.finetune is None or inputs.semantic_ids is None:
         return None
     live = live_codes_of(placed.model)
     assert live.tokenizer is not None, "built with one"
@@ -119,7 +119,7 @@ def _finetuning(
     tell_plan(folder, content.plan, ranks, "tokenizer_content_plan")
     start = inputs.semantic_ids
     return Finetuning(
-        config.tuning,
+        config.finetune,
         live,
         content,
         start,
@@ -137,7 +137,7 @@ def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> Sequen
         listed=data.negatives(negatives) if config.lists_all else None,
         sampled=config.sampled,
         negatives=negatives,
-        finds_named=config.tuning is not None,
+        finds_named=config.finetune is not None,
         pinned=ranks.device.type == "cuda",
     )
     return SequenceLoader(

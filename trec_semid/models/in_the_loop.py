@@ -15,7 +15,7 @@ from trec_semid.data.features import Feature
 from trec_semid.data.item_rows import ItemRows
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.layers.soft_index import GumbelNoise
-from trec_semid.models.live_codes import LiveCodes, LiveContents, TuningConfig
+from trec_semid.models.live_codes import FinetuneConfig, LiveCodes, LiveContents
 from trec_semid.models.loop_prefixes import LoopPrefixes
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.inputs.contents import Standardised
@@ -140,7 +140,7 @@ class RankerInTheLoopWithLoss(nn.Module):
     is shown, and shares of ranks add up to the global batch.
     """
 
-    def __init__(self, ranker: RankerInTheLoop, config: TuningConfig, *, world_size: int) -> None:
+    def __init__(self, ranker: RankerInTheLoop, config: FinetuneConfig, *, world_size: int) -> None:
         super().__init__()
         self.ranker, self.world_size = ranker, world_size
         self.anchor_weights = {

@@ -18,7 +18,7 @@ from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer, Views
 
 
-class TuningConfig(Config):
+class FinetuneConfig(Config):
     """Fine-tuning of the tokenizer by the model's loss."""
 
     estimator: Literal["straight_through", "gumbel", "frozen"] = "straight_through"

@@ -166,8 +166,9 @@ def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> b
 
 def is_tuned(run: FinishedRun) -> bool:
     """Tell whether a recommender tuned its tokenizer, and so holds a map and a quality file of its own."""
-    tuning = run.config.get("tuning") or {"estimator": "frozen"}
-    return tuning.get("estimator") != "frozen" and exists(join(run.uri, "quality.json"))
+    named = (run.config.get(section) for section in ("finetune", "tuning"))  # the latter in older runs
+    finetune = next((one for one in named if one), {"estimator": "frozen"})
+    return finetune.get("estimator") != "frozen" and exists(join(run.uri, "quality.json"))
 
 
 def read_run(uri: str) -> FinishedRun:

@@ -1,13 +1,13 @@
 """Configs of what every verb that trains a model does."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.identity import MayChange, SamePlace
 from trec_semid.data.schema import DatasetConfig
-from trec_semid.models.live_codes import TuningConfig
+from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
 
@@ -73,8 +73,18 @@ class TrainingRunConfig(DatasetConfig):
     """A step of this run's own checkpoints to go on from; the newest one where not given. Steps after it are
     removed once a new one is complete."""
     train: TrainConfig = TrainConfig()
-    tuning: TuningConfig | None = None
+    finetune: FinetuneConfig | None = None
     """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuning_is_finetune(cls, values: Any) -> Any:
+        """Take the section under the name that it had: a run begun with `[tuning]` goes on."""
+        if not isinstance(values, dict) or "tuning" not in values:
+            return values
+        if "finetune" in values:
+            raise ValueError("tuning and finetune are one section by two names: give finetune alone")
+        return {"finetune" if key == "tuning" else key: value for key, value in values.items()}
 
     @field_validator("semantic_ids", mode="before")
     @classmethod

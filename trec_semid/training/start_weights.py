@@ -109,7 +109,7 @@ def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartW
         return None  # the other run may be gone by now
     folder, step = parse_step_folder(config.start_from)
     before = read_loop(folder, step)["inputs"]
-    if inputs.semantic_ids and config.tuning is None:
+    if inputs.semantic_ids and config.finetune is None:
         _refuse_other_codes(config.start_from, inputs.semantic_ids)
     if before.get("dataset") == inputs.dataset.facts.checksum:
         return StartWeights(folder, step, {}, None)

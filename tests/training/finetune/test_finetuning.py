@@ -64,7 +64,7 @@ def prepared(folder: Path, seed: int, *, strength: float) -> Path:
 
 def trained(folder: Path, semantic_ids: Path, seed: int, tuning: dict[str, str]) -> Arm:
     sets = [f"dataset={folder}/data", f"semantic_ids={semantic_ids}", f"run={folder}/{tuning['estimator']}"]
-    sets += [f"seed={seed}", *(f"tuning.{key}={value}" for key, value in tuning.items())]
+    sets += [f"seed={seed}", *(f"finetune.{key}={value}" for key, value in tuning.items())]
     config = load_config(rank.RankConfig, [str(CONFIGS / "ranker.toml")], sets)
     metrics = rank.run(config).metrics
     checkpoints = f"{config.run}/checkpoints"

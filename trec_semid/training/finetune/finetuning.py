@@ -9,7 +9,7 @@ from trec_semid.core.errors import TrainingError
 from trec_semid.core.seeds import derive_seed
 from trec_semid.data.ranking.loader import DistinctItems
 from trec_semid.layers.soft_index import GumbelNoise
-from trec_semid.models.live_codes import LiveCodes, TuningConfig
+from trec_semid.models.live_codes import FinetuneConfig, LiveCodes
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks, lone_work
 from trec_semid.runtime.runs import RunFolder
@@ -26,16 +26,16 @@ from trec_semid.training.finetune.tokenizer import TOKENIZER, kind_of
 from trec_semid.training.steps import StepReport
 
 
-def distinct_items(tuning: TuningConfig | None) -> DistinctItems | None:
+def distinct_items(finetune: FinetuneConfig | None) -> DistinctItems | None:
     """Return what batches must bring."""
-    if tuning is None:
+    if finetune is None:
         return None
-    return DistinctItems(None if tuning.recent_items == "all" else tuning.recent_items)
+    return DistinctItems(None if finetune.recent_items == "all" else finetune.recent_items)
 
 
-def live_items(tuning: TuningConfig, longest: int) -> float:
+def live_items(finetune: FinetuneConfig, longest: int) -> float:
     """Return how many items of a row have their codes chosen afresh, at most; histories have `longest`."""
-    recent = tuning.recent_items
+    recent = finetune.recent_items
     return 1.0 + (longest if recent == "all" else min(recent, longest))
 
 
@@ -44,7 +44,7 @@ class Finetuning:
 
     def __init__(
         self,
-        config: TuningConfig,
+        config: FinetuneConfig,
         live: LiveCodes,
         content: PlacedContent,
         start: SemanticIds,
@@ -138,15 +138,15 @@ class Finetuning:
         if collapse:
             raise TrainingError(
                 f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
-                f"{last_good}. Start another run from it (start_from), with a lower tuning.learning_rate, a "
-                f"higher tuning.temperature, or heavier anchors{self._other_estimator}."
+                f"{last_good}. Start another run from it (start_from), with a lower finetune.learning_rate, "
+                f"a higher finetune.temperature, or heavier anchors{self._other_estimator}."
             )
 
     @property
     def _other_estimator(self) -> str:
         """Advice that `load_learned` takes: noise is for codes of one level."""
         is_refused = self.config.estimator == "gumbel" or len(self.tokenizer.stages) > 1
-        return "" if is_refused else ", or with tuning.estimator = 'gumbel'"
+        return "" if is_refused else ", or with finetune.estimator = 'gumbel'"
 
     def _agreement(self) -> float:
         """Return the mean over steps and ranks of the share of chosen codes that are the map's."""

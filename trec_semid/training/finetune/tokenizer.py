@@ -3,7 +3,7 @@
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import exists, join
 from trec_semid.data.schema import Dataset
-from trec_semid.models.live_codes import TuningConfig
+from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
@@ -16,12 +16,12 @@ TOKENIZER = "tokenizer"
 
 
 def load_learned(
-    tuning: TuningConfig | None, place: str | None, ids: SemanticIds | None
+    finetune: FinetuneConfig | None, place: str | None, ids: SemanticIds | None
 ) -> LearnedTokenizer | None:
     """Read the tokenizer that learns with a model; None where none does.
 
     Args:
-        tuning: of the run.
+        finetune: of the run.
         place: its `semantic_ids`, the run folder of `trec-semid tokenize`.
         ids: the map that lies there.
 
@@ -29,18 +29,18 @@ def load_learned(
         ConfigError: it is not a run folder, its codebooks do not learn by gradient, or it would not give
             the map.
     """
-    if tuning is None or place is None or ids is None:
+    if finetune is None or place is None or ids is None:
         return None
     tokenizer = _read(place)
     if ids.sizes != tokenizer.codebook_sizes:
         raise ConfigError(
-            f"tuning: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
+            f"finetune: semantic IDs have {ids.sizes} codes, their tokenizer {tokenizer.codebook_sizes}. "
             "Tokenize again, with collisions = 'keep': an extra code is not the tokenizer's to learn."
         )
-    if tuning.estimator == "gumbel" and len(tokenizer.stages) > 1:
+    if finetune.estimator == "gumbel" and len(tokenizer.stages) > 1:
         raise ConfigError(
-            "tuning: noise on the codes of residual levels would leave later levels with residuals of other "
-            "codes. Use estimator = 'straight_through', or an mmq tokenizer."
+            "finetune: noise on the codes of residual levels would leave later levels with residuals of "
+            "other codes. Use estimator = 'straight_through', or an mmq tokenizer."
         )
     return tokenizer
 
@@ -48,14 +48,15 @@ def load_learned(
 def _read(semantic_ids: str) -> LearnedTokenizer:
     if semantic_ids.endswith(".parquet"):
         raise ConfigError(
-            f"tuning: semantic_ids names a file ({semantic_ids}), which has no tokenizer to tune. "
+            f"finetune: semantic_ids names a file ({semantic_ids}), which has no tokenizer to tune. "
             "Name the run folder of trec-semid tokenize."
         )
     tokenizer = load_tokenizer(join(semantic_ids, TOKENIZER))
     kind = kind_of(tokenizer)
     if not isinstance(tokenizer, LearnedTokenizer):
         raise ConfigError(
-            f"tuning: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave tuning out."
+            f"finetune: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave finetune "
+            "out."
         )
     _expect_own_codes(semantic_ids)
     return tokenizer
@@ -69,7 +70,7 @@ def _expect_own_codes(place: str) -> None:
     resolution = quality.get("collisions", {}).get("resolution")
     if resolution not in (None, "keep"):
         raise ConfigError(
-            f"tuning: collisions of {place} were resolved by '{resolution}', which a tokenizer that moves "
+            f"finetune: collisions of {place} were resolved by '{resolution}', which a tokenizer that moves "
             "undoes. Tokenize with collisions = 'keep'."
         )
 
@@ -88,11 +89,11 @@ def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> Catalogue:
     have = dataset.facts.modalities
     absent = [name for name in tokenizer.dims if name not in have]
     if absent:
-        raise ConfigError(f"tuning: the tokenizer reads '{absent[0]}', which {dataset.uri} does not have.")
+        raise ConfigError(f"finetune: the tokenizer reads '{absent[0]}', which {dataset.uri} does not have.")
     catalogue = Catalogue(
         {name: dataset.content(name) for name in tokenizer.dims},
         {name: dataset.content_mask(name) for name in tokenizer.dims},
     )
     if catalogue.dims != tokenizer.dims:
-        raise ConfigError(f"tuning: tokenizer of widths {tokenizer.dims}, content of {catalogue.dims}.")
+        raise ConfigError(f"finetune: tokenizer of widths {tokenizer.dims}, content of {catalogue.dims}.")
     return catalogue

@@ -22,22 +22,22 @@ def plan_ranker(config: RankConfig, sizes: SizesConfig, cluster: ClusterConfig) 
     plan = plan_tables(
         build_model(config, features, world_size=cluster.world_size),
         cluster,
-        config.sharding.part(PREFIX, is_inside=False) if config.tuning else config.sharding,
+        config.sharding.part(PREFIX, is_inside=False) if config.finetune else config.sharding,
         batch_size=batch_size,
         optimizer=config.optimizers.tables,
         mean_lengths=_mean_lengths(config, sizes, features),
     )
-    if not config.tuning:
+    if not config.finetune:
         return {"": plan}
     dataset = sizes.dataset(config.dataset)
-    widths = sizes.widths(dataset, "tuning")
+    widths = sizes.widths(dataset, "finetune")
     content = plan_tables(
         ContentTables(widths, dataset.facts.num_items, device="meta"),
         cluster,
         config.sharding.part(PREFIX, is_inside=True),
         batch_size=batch_size,
         optimizer=NOTHING_KEPT,
-        mean_lengths=dict.fromkeys(widths, live_items(config.tuning, config.history.max_len)),
+        mean_lengths=dict.fromkeys(widths, live_items(config.finetune, config.history.max_len)),
         beside=plan,
     )
     return {"": plan, "content": content}

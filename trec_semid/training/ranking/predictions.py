@@ -52,7 +52,7 @@ def _score(
 ) -> tuple[Named, Named]:
     batch_size = config.train.evaluation_batch_size
     protocols: tuple[Protocol, ...] = ("online", "frozen")
-    items = distinct_items(config.tuning)
+    items = distinct_items(config.finetune)
     makers = [inputs.data.batch_maker(split, protocol, distinct_items=items) for protocol in protocols]
     online, frozen = (predict(model, maker, batch_size=batch_size, ranks=ranks) for maker in makers)
     rows = makers[0].rows

@@ -49,17 +49,17 @@ class RankConfig(TrainingRunConfig):
     def _codes_where_needed(self) -> Self:
         if self.representation != "item" and not self.semantic_ids:
             raise ValueError(f"representation '{self.representation}' needs semantic_ids")
-        if self.tuning and self.representation == "item":
-            raise ValueError("tuning needs codes to tune: set representation to 'semantic' or 'both'")
+        if self.finetune and self.representation == "item":
+            raise ValueError("finetune needs codes to tune: set representation to 'semantic' or 'both'")
         if self.representation == "item" and self.semantic_ids:
             raise ValueError(
                 f"representation 'item' reads no semantic_ids (got '{self.semantic_ids}'): set it to "
                 "'semantic' or 'both', or take them back with semantic_ids = ''"
             )
-        if self.tuning and self.tuning.warmup_epochs >= self.train.max_epochs:
+        if self.finetune and self.finetune.warmup_epochs >= self.train.max_epochs:
             raise ValueError(
-                f"tuning.warmup_epochs ({self.tuning.warmup_epochs:g}) leaves no epoch of train.max_epochs "
-                f"({self.train.max_epochs}) in which the tokenizer moves"
+                f"finetune.warmup_epochs ({self.finetune.warmup_epochs:g}) leaves no epoch of "
+                f"train.max_epochs ({self.train.max_epochs}) in which the tokenizer moves"
             )
         return self
 
@@ -99,7 +99,7 @@ def build_tuned_model(
     config: RankConfig, inputs: RankInputs, tokenizer: LearnedTokenizer, *, world_size: int
 ) -> RankerInTheLoopWithLoss:
     """Return the unsharded model with a tokenizer in the loop, otherwise as `build_model`."""
-    assert config.tuning, "asked for by the config"
+    assert config.finetune, "asked for by the config"
     assert inputs.semantic_ids, "checked by RankConfig"
     ids, features, prefixes = inputs.semantic_ids, inputs.data.features, config.features.prefixes
     seed_everything(config.seed, "dense weights")
@@ -112,10 +112,10 @@ def build_tuned_model(
     dense = build_dense_ranker(config.model, features, config.tables.dim)
     fits = max(ids.sizes) < torch.iinfo(torch.int16).max
     codes = torch.from_numpy(ids.codes).to(torch.int16 if fits else torch.int32)
-    live = LiveCodes(tables, codes, tokenizer, config.tuning.temperature)
+    live = LiveCodes(tables, codes, tokenizer, config.finetune.temperature)
     in_loop = LoopPrefixes(prefixes, ids.sizes, features) if prefixes else None
     ranker = RankerInTheLoop(sparse, live, dense, features, in_loop)
-    return RankerInTheLoopWithLoss(ranker, config.tuning, world_size=world_size)
+    return RankerInTheLoopWithLoss(ranker, config.finetune, world_size=world_size)
 
 
 def build_model(config: RankConfig, features: tuple[Feature, ...], *, world_size: int) -> RankerWithLoss:

@@ -39,7 +39,7 @@ def ranking_task(
         ConfigError: the tokenizer cannot learn in the loop.
         PlanError: the tables do not fit.
     """
-    items = distinct_items(config.tuning)
+    items = distinct_items(config.finetune)
     pinned = ranks.device.type == "cuda"
     train = inputs.data.batch_maker("train", "frozen", distinct_items=items, pinned=pinned)
     valid = inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned)
@@ -81,7 +81,7 @@ def _place(
     config: RankConfig, inputs: RankInputs, mean_lengths: dict[str, float], ranks: Ranks
 ) -> tuple[DistributedModelParallel, TablePlan]:
     """Build the model, with the tokenizer in it where one learns, and place it."""
-    tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
+    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
     if tokenizer:
         model = build_tuned_model(config, inputs, tokenizer, world_size=ranks.world_size)
     else:
@@ -111,7 +111,7 @@ def _finetuning(
     steps_per_epoch: int,
 ) -> Finetuning | None:
     """Place content beside the tables; None where no tokenizer is in the loop."""
-    if config.tuning is None or inputs.semantic_ids is None:
+    if config.finetune is None or inputs.semantic_ids is None:
         return None
     live = live_codes_of(model)
     assert live.tokenizer is not None, "built with one"
@@ -121,13 +121,13 @@ def _finetuning(
         config.sharding,
         ranks,
         batch_size=_rows_of_rank(config, ranks),
-        items_per_row=live_items(config.tuning, config.history.max_len),
+        items_per_row=live_items(config.finetune, config.history.max_len),
         beside=plan,
     )
     tell_plan(folder, content.plan, ranks, "content_plan")
     start = inputs.semantic_ids
     return Finetuning(
-        config.tuning,
+        config.finetune,
         live,
         content,
         start,

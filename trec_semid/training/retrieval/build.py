@@ -73,16 +73,16 @@ def build_model(
         tables = CodeTables(
             [CodeTable(f"t_code_{r}", rows) for r in range(len(parts.codebook_sizes))], dim, device="meta"
         )
-        temperature = config.tuning.temperature if config.tuning else None
+        temperature = config.finetune.temperature if config.finetune else None
         live = LiveCodes(tables, parts.codes, tokenizer, temperature)
     std, is_unit = config.tables.init_std, config.item.content_is_unit
     items = ItemTokens(sparse, parts.content, live, dim, content_std=std, content_is_unit=is_unit)
     model = config.retriever.build(items, config.frame)
     anchors = None
-    if config.tuning:
+    if config.finetune:
         anchors = {
-            "reconstruction": config.tuning.reconstruction_weight,
-            "auxiliary": config.tuning.auxiliary_weight,
+            "reconstruction": config.finetune.reconstruction_weight,
+            "auxiliary": config.finetune.auxiliary_weight,
         }
     return RetrieverWithLoss(model, world_size=world_size, anchor_weights=anchors)
 

@@ -142,7 +142,7 @@ def place_finished(run: str, plans: RunFolder, ranks: Ranks, *, step: int | None
     """
     config = load_config(RetrieveConfig, [RunFolder(run, "retrieve").path("config.toml")])
     inputs = read_inputs(config)
-    tokenizer = load_learned(config.tuning, config.semantic_ids, inputs.semantic_ids)
+    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
     placed = place_retriever(config, inputs, tokenizer, plans, ranks)
     _load_step(run, placed.model, inputs.checksums, step)
     return Finished(placed.asked(config.retriever, inputs.data, ranks), placed.model)

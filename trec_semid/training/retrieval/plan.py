@@ -44,8 +44,8 @@ def plan_retriever(
         mean_lengths=sizes.mean_lengths,
     )
     wanted: dict[str, Mapping[str, int]] = {"content": parts.content} if parts.content else {}
-    if config.tuning:
-        wanted["tokenizer-content"] = sizes.widths(dataset, "tuning")
+    if config.finetune:
+        wanted["tokenizer-content"] = sizes.widths(dataset, "finetune")
     plans = {"": tables}
     for name, widths in wanted.items():
         plans[name] = plan_tables(

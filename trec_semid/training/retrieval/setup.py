@@ -100,7 +100,7 @@ class RetrieveConfig(TrainingRunConfig):
     def _of_no_effect(self) -> list[str]:
         given = [
             key
-            for key in ("semantic_ids", "tuning", "sampled", "start_from", "resume_from")
+            for key in ("semantic_ids", "finetune", "sampled", "start_from", "resume_from")
             if getattr(self, key)
         ]
         penalty_does_nothing = not self.retriever.takes_penalties and self.evaluation.unseen_penalty > 0
@@ -129,12 +129,12 @@ class RetrieveConfig(TrainingRunConfig):
                 f"model.kind = '{self.model.kind}' reads codes alone: set item.id = false, item.fields = [], "
                 "item.content = []"
             )
-        if self.tuning and not self.semantic_ids:
-            faults.append("tuning needs codes to tune: give semantic_ids")
-        if self.tuning and self.tuning.recent_items != "all":
+        if self.finetune and not self.semantic_ids:
+            faults.append("finetune needs codes to tune: give semantic_ids")
+        if self.finetune and self.finetune.recent_items != "all":
             faults.append(
-                "tuning.recent_items: a retriever chooses the codes of all named items afresh: set "
-                "tuning.recent_items = 'all'"
+                "finetune.recent_items: a retriever chooses the codes of all named items afresh: set "
+                "finetune.recent_items = 'all'"
             )
         return faults
 
