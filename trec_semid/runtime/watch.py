@@ -273,7 +273,8 @@ def late_rank(signs: dict[int, Sign], patience_s: float) -> Fault | None:
     others = [rank for rank in signs if signs[rank].waited_s < patience_s / 2]
     rank = others[0] if others else min(waiting)
     longest = max(waiting.values(), key=lambda sign: sign.waited_s)
-    how = f"does not come to where {len(waiting)} ranks have waited for it for {longest.waited_s:.0f} s"
+    who = "1 rank has" if len(waiting) == 1 else f"{len(waiting)} ranks have"
+    how = f"does not come to where {who} waited for it for {longest.waited_s:.0f} s"
     where = f"{signs[rank].process}, at {signs[rank].where}; they are at {longest.where}"
     return Fault(rank, f"{how} ({where})", 1)
 

@@ -60,7 +60,7 @@ def means_over_ranks(values: Tensor) -> list[float]:
     return [total / dist.get_world_size() for total in totals.tolist()]
 
 
-def expect_finite(trainable: Trainable, step: int, last_good: str) -> None:
+def expect_finite(trainable: Trainable, step: int, last_good: str | None) -> None:
     """Check weights and optimizer states after a step; all ranks ask together.
 
     A loss is that of the weights before its update: only a look at the weights finds an update that went
@@ -69,16 +69,17 @@ def expect_finite(trainable: Trainable, step: int, last_good: str) -> None:
     Args:
         trainable: model and optimizers.
         step: the last one done.
-        last_good: the checkpoint to name.
+        last_good: the checkpoint to name; None before the first.
 
     Raises:
         TrainingError: some weight or state is NaN or infinite, on whichever rank.
     """
     names = [name for name in gather_objects(first_that_is_not_finite(trainable)) if name]
     if names:
+        told = f"The last good checkpoint is {last_good}." if last_good else "There is no checkpoint yet."
         raise TrainingError(
             f"step {step}: {names[0]} is not finite after the update. Lower the learning rates or set "
-            f"optimizers.dense.clip_norm. The last good checkpoint is {last_good}."
+            f"optimizers.dense.clip_norm. {told}"
         )
 
 

@@ -300,9 +300,9 @@ class Loop:
             optimizers["replicated"] = self.task.updates.replicated
         return Trainable(self.task.model, optimizers)
 
-    def _last_good(self) -> str:
+    def _last_good(self) -> str | None:
         best = self.selection.best_step
-        return step_folder(self.checkpoints, best) if best else "none: it was the first evaluation"
+        return step_folder(self.checkpoints, best) if best else None
 
     def _take_best(self) -> None:
         fault = best_fault(self.checkpoints, self.steps, self.selection.best_step)

@@ -116,7 +116,7 @@ class Finetuning:
         if due and report.step % due == 0:
             self._refresh(report.step, with_errors=False)
 
-    def before_evaluation(self, step: int, last_good: str) -> None:
+    def before_evaluation(self, step: int, last_good: str | None) -> None:
         """Refresh the map, log how the codes are, and stop on a collapse.
 
         Raises:
@@ -136,10 +136,13 @@ class Finetuning:
         self._log.scalars(said, step=step, event="codes")
         collapse = self._watch.collapse(health)
         if collapse:
+            told = "It was the first evaluation. Start another run"
+            if last_good:
+                told = f"The last good checkpoint is {last_good}. Start another run from it (start_from)"
             raise TrainingError(
-                f"step {step}: the semantic IDs have collapsed: {collapse}. The last good checkpoint is "
-                f"{last_good}. Start another run from it (start_from), with a lower finetune.learning_rate, "
-                f"a higher finetune.temperature, or heavier anchors{self._other_estimator}."
+                f"step {step}: the semantic IDs have collapsed: {collapse}. {told}, with a lower "
+                "finetune.learning_rate, a higher finetune.temperature, or heavier "
+                f"anchors{self._other_estimator}."
             )
 
     @property
