@@ -147,6 +147,18 @@ def test_rows_that_nobody_can_tell_apart_are_refused_before_anything_is_written(
     assert run(same).metrics
 
 
+def test_a_damaged_checkpoint_is_refused_before_anything_is_written(world: Path, tmp_path: Path):
+    shutil.copytree(world / "ranker", tmp_path / "old")
+    place = start_of(tmp_path / "old")
+    file = next(Path(place).glob("tensors/*.distcp"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    config = rank_config(places_of(world, "data"), str(tmp_path / "new"), start_from=place)
+    with pytest.raises(CheckpointError, match=rf"start_from: .*{file.name}: damaged"):
+        rank.run(config)
+    assert not (tmp_path / "new/config.toml").exists()
+
+
 def test_other_codes_of_the_same_items_are_refused_also_in_another_order(world: Path, tmp_path: Path):
     ids = SemanticIds.load(str(world / "codes.parquet"))
     codes = ids.codes.copy()

@@ -213,7 +213,9 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
     if broadcast_object(ranks.is_main and exists(folder.path("metrics.json"))):
         expect_start(folder.path("checkpoints"), config.resume_from, config.checkpoints)
     if not broadcast_object(ranks.is_main and complete_steps(folder.path("checkpoints"))):
-        find_start_weights(config, inputs)  # refuses before anything is written
+        start = find_start_weights(config, inputs)  # refuses before anything is written
+        if start:
+            start.expect_sound()
     if ranks.is_main:
         sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))

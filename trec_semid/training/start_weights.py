@@ -12,6 +12,7 @@ from trec_semid.checkpoints.folder import (
     latest_step,
     parse_step_folder,
     read_file,
+    step_fault,
     step_folder,
 )
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
@@ -71,6 +72,16 @@ class StartWeights(NamedTuple):
     """Of item rows, for the item -> code map of the model."""
     told: tuple[str, ...] = ()
     """What is said once the weights are loaded: how many rows are taken over, of what."""
+
+    def expect_sound(self) -> None:
+        """Read every file of the checkpoint; all ranks make the same call.
+
+        Raises:
+            CheckpointError: one is missing or is not the one that was saved.
+        """
+        fault = step_fault(self.folder, self.step)
+        if fault:
+            raise CheckpointError(f"start_from: {fault}")
 
     def load(self, model: nn.Module) -> None:
         """Load the weights; optimizers begin anew. All ranks make the same call.
