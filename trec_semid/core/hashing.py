@@ -12,7 +12,7 @@ same bits.
 
 What is written with these (rows of prefix tables, in trained models) depends on every bit: never change them.
 
-Legend: n numbers or tuples, R positions of a tuple.
+Legend: N numbers or tuples, R positions of a tuple.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _BLOCK_ROWS = 1 << 14
 
 
 def splitmix64(values: Hashes) -> Hashes:
-    """Return the hash of each number; (n,) or any other shape, uint64."""
+    """Return the hash of each number: (...) uint64 to (...) uint64."""
     mixed = values + np.uint64(_ADDED)
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(_FIRST_FACTOR)
@@ -40,7 +40,7 @@ def splitmix64(values: Hashes) -> Hashes:
 
 
 def splitmix64_tensor(values: Tensor) -> Tensor:
-    """Return the hash of each number; any shape, int64 that holds the bits of unsigned numbers.
+    """Return the hash of each number: (...) int64 that holds the bits of unsigned numbers to the same.
 
     Sums and products of int64 wrap as unsigned ones do; shifts drop the sign (`_shifted`).
     """
@@ -51,7 +51,7 @@ def splitmix64_tensor(values: Tensor) -> Tensor:
 
 
 def unsigned_remainder(values: Tensor, divisor: int) -> Tensor:
-    """Return u % divisor, int64, where int64 `values` of any shape hold the bits of unsigned u.
+    """Return (...) u % divisor where (...) int64 `values` hold the bits of unsigned u.
 
     u = 2 (u >> 1) + (u & 1), and the shifted number fits into int64.
     """
@@ -59,7 +59,7 @@ def unsigned_remainder(values: Tensor, divisor: int) -> Tensor:
 
 
 def hash_columns(columns: Sequence[NDArray[Any]]) -> Hashes:
-    """Return (n,) one hash a row of (n,) integer columns: rows that are alike share it.
+    """Return (N,) one hash a row of (N,) integer columns: rows that are alike share it.
 
     Two other rows share one by chance, with probability 2^-64.
     """
@@ -79,11 +79,11 @@ def tuple_keys(codes: NDArray[Any], sizes: Sequence[int]) -> Hashes:
     exact; else it is a hash, where one in 2^64 pairs of different tuples is taken for equal.
 
     Args:
-        codes: (n, R) or (..., R) integers from 0 to sizes[r], which is the 'missing' code.
+        codes: (N, R) or (..., R) integers from 0 to sizes[r], which is the 'missing' code.
         sizes: R codebook sizes.
 
     Returns:
-        (n,) or (...) uint64.
+        (N,) or (...) uint64.
     """
     is_exact = _num_tuples(sizes) < 2**63
     keys = np.zeros(codes.shape[:-1], np.uint64)
@@ -94,12 +94,12 @@ def tuple_keys(codes: NDArray[Any], sizes: Sequence[int]) -> Hashes:
 
 
 def exact_tuple_keys(codes: NDArray[Any], sizes: Sequence[int]) -> NDArray[np.int64]:
-    """Return (n,) a key of each tuple that is equal where tuples are and nowhere else, within this call.
+    """Return (N,) a key of each tuple that is equal where tuples are and nowhere else, within this call.
 
     Where numbers would pass 2^63 those so far are replaced by their place among the different ones.
 
     Args:
-        codes: (n, R) integers from 0 to sizes[r].
+        codes: (N, R) integers from 0 to sizes[r].
         sizes: R codebook sizes.
     """
     keys, bound = np.zeros(len(codes), np.int64), 1

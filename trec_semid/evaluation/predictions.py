@@ -144,7 +144,7 @@ def count_rows(run_uri: str, split: Split) -> int:
 
 
 def read_columns(run_uri: str, split: Split, schema: pa.Schema) -> list[Array]:
-    """Read the columns of a schema, of which `row` is one, that all ranks of a run wrote, in order of `row`.
+    """Read (N,) columns of a schema, of which `row` is one, that all ranks of a run wrote, in order of it.
 
     Raises:
         DataError: a rank's file is absent, unreadable or without a column, or a row of the split is there

@@ -34,10 +34,10 @@ def rank_metrics(
     """Return metrics and counts of rows that are in memory, overall and per stratum.
 
     Args:
-        scores: (n,) probabilities.
-        labels: (n,) 0 or 1.
-        user_rows: (n,) whose row it is.
-        item_rows: (n,) which item; needed with `strata`.
+        scores: (N,) probabilities.
+        labels: (N,) 0 or 1.
+        user_rows: (N,) whose row it is.
+        item_rows: (N,) which item; needed with `strata`.
         strata: where given, every metric also per stratum, as `<metric>/<stratum>`.
 
     Raises:
@@ -122,7 +122,7 @@ class _Part:
         self._gauc = GaucAccumulator(max_rows=max_rows)
 
     def update(self, score: Float32s, label: Float32s, user: Ints) -> None:
-        """Take (n,) probabilities, labels and user rows of the stratum, of this rank."""
+        """Take (N,) probabilities, labels and user rows of the stratum, of this rank."""
         self._binary.update(score, label)
         self._auc.update(score, label)
         self._gauc.update(score, label, user)

@@ -34,7 +34,7 @@ _UNSEEN = np.iinfo(np.int32).max
 
 
 def retrieval_metrics(
-    found: TargetPositions, strata: Strata | None = None, *, cutoffs: Sequence[int] = RETRIEVAL_CUTOFFS
+    targets: TargetPositions, strata: Strata | None = None, *, cutoffs: Sequence[int] = RETRIEVAL_CUTOFFS
 ) -> Named:
     """Return metrics, but for coverage, and counts of targets whose positions are at hand.
 
@@ -42,8 +42,8 @@ def retrieval_metrics(
         DataError: a user or item that the strata do not know.
     """
     sums = _Sums(strata, cutoffs)
-    users, owner = np.unique(found.user_row, return_inverse=True)
-    sums.update(owner, len(users), found)
+    users, owner = np.unique(targets.user_row, return_inverse=True)
+    sums.update(owner, len(users), targets)
     return sums.named(sums.totals)
 
 
@@ -129,13 +129,13 @@ class RetrievalAccumulator:
 
     def _expect_sizes(self, users: Ints, sizes: Ints, *rest: Ints) -> None:
         items, places, top = rest
-        wanted = {
+        shapes = {
             "lengths": (sizes.shape, users.shape),
             "target_rows": (items.shape, (int(sizes.sum()),)),
             "positions": (places.shape, items.shape),
             "top_items": (top.shape, (len(users), max(*top.shape[1:], *self._cutoffs))),
         }
-        for name, (got, expected) in wanted.items():
+        for name, (got, expected) in shapes.items():
             if got != expected:
                 raise ShapeError(f"{name}: wrong shape (got {got}, expected {expected}).")
 

@@ -34,7 +34,7 @@ class Strata(NamedTuple):
     """(num_users,) index into ACTIVITY."""
 
     def masks(self, user_rows: Ints, item_rows: Ints) -> Iterator[tuple[str, Flags]]:
-        """Yield the name of each stratum and (n,) which rows belong to it.
+        """Yield the name of each stratum and (N,) which rows belong to it.
 
         Raises:
             DataError: a user or item row that the dataset does not have.

@@ -27,8 +27,8 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     Source: Hanley and McNeil, "The meaning and use of the area under a ROC curve", 1982.
 
     Args:
-        scores: (n,) any monotone scale, compared in its own precision.
-        labels: (n,) 0 or 1.
+        scores: (N,) any monotone scale, compared in its own precision.
+        labels: (N,) 0 or 1.
 
     Returns:
         A number in [0, 1].
@@ -57,9 +57,9 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike, *, num_points: int = 256) ->
     _expect_both_classes(truth)
     order = np.argsort(-checked)
     ends = np.append(np.flatnonzero(np.diff(checked[order])), len(order) - 1)  # last row of each tie
-    kept = np.unique(np.linspace(0, len(ends) - 1, num_points).round().astype(np.int64))
-    true = np.cumsum(truth[order])[ends[kept]]
-    false = ends[kept] + 1 - true
+    corners = np.unique(np.linspace(0, len(ends) - 1, num_points).round().astype(np.int64))
+    true = np.cumsum(truth[order])[ends[corners]]
+    false = ends[corners] + 1 - true
     shares = (np.concatenate(([0.0], hits / hits[-1])) for hits in (false, true))
     return RocCurve(*shares)
 
@@ -75,7 +75,7 @@ class AucAccumulator:
         self._rows = SortedRuns(max_rows)
 
     def update(self, scores: ArrayLike, labels: ArrayLike) -> None:
-        """Take (n,) float32 scores and (n,) labels of this rank.
+        """Take (N,) float32 scores and (N,) labels of this rank.
 
         Raises:
             ShapeError: the lengths differ.
@@ -86,8 +86,8 @@ class AucAccumulator:
 
     def result(self) -> float:
         """Return the AUC over all ranks, the same on each; NaN while a class is absent. All ranks call it."""
-        found = [float(value) for counts in count_pairs_over_ranks(self._rows) for value in counts.auc]
-        everywhere = [value for values in gather_objects(found) for value in values]
+        areas = [float(value) for counts in count_pairs_over_ranks(self._rows) for value in counts.auc]
+        everywhere = [value for values in gather_objects(areas) for value in values]
         return everywhere[0] if everywhere else float("nan")
 
 

@@ -63,8 +63,8 @@ def log_loss(scores: ArrayLike, labels: ArrayLike) -> float:
     LL = -(1/n) Σ y ln p + (1 - y) ln(1 - p), p moved into [2^-23, 1 - 2^-23].
 
     Args:
-        scores: (n,) probabilities of label 1.
-        labels: (n,) 0 or 1.
+        scores: (N,) probabilities of label 1.
+        labels: (N,) 0 or 1.
 
     Raises:
         ShapeError: the lengths differ.
@@ -135,7 +135,7 @@ def reliability(scores: ArrayLike, labels: ArrayLike, *, num_bins: int = 20) -> 
 
 
 def check_probabilities(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Flags]:
-    """Return (n,) scores and labels, checked.
+    """Return (N,) scores and labels, checked.
 
     Raises:
         ShapeError: the lengths differ.
@@ -152,7 +152,7 @@ def check_probabilities(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Fl
 
 
 def row_losses(scores: Array, labels: Flags) -> Floats:
-    """Return (n,) negative log likelihoods of checked rows [nats]."""
+    """Return (N,) negative log likelihoods of checked rows [nats]."""
     given = np.clip(scores.astype(np.float64), CLIP, 1 - CLIP)
     return -np.log(np.where(labels, given, 1 - given))
 
@@ -168,7 +168,7 @@ class BinaryAccumulator:
         self._sums = ProbabilitySums(0, 0, 0.0, 0.0)
 
     def update(self, scores: ArrayLike, labels: ArrayLike) -> None:
-        """Take (n,) probabilities and (n,) labels of this rank.
+        """Take (N,) probabilities and (N,) labels of this rank.
 
         Raises:
             ShapeError: the lengths differ.

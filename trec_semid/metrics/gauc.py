@@ -51,9 +51,9 @@ def per_user_auc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> PerU
     """Return the AUC of each user, ties one half, exactly.
 
     Args:
-        scores: (n,) any monotone scale, compared in its own precision.
-        labels: (n,) 0 or 1.
-        users: (n,) whose row it is: integers, fastest when dense from 0; need not be sorted.
+        scores: (N,) any monotone scale, compared in its own precision.
+        labels: (N,) 0 or 1.
+        users: (N,) whose row it is: integers, fastest when dense from 0; need not be sorted.
 
     Raises:
         ShapeError: the lengths differ.
@@ -77,9 +77,9 @@ def gauc(scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> GroupAuc:
     2017, with impressions as weights.
 
     Args:
-        scores: (n,) any monotone scale, compared in its own precision.
-        labels: (n,) 0 or 1.
-        users: (n,) whose row it is; need not be sorted.
+        scores: (N,) any monotone scale, compared in its own precision.
+        labels: (N,) 0 or 1.
+        users: (N,) whose row it is; need not be sorted.
 
     Raises:
         ShapeError: the lengths differ.
@@ -108,7 +108,7 @@ class GaucAccumulator:
         self._rows = SortedRuns(max_rows)
 
     def update(self, scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> None:
-        """Take (n,) float32 scores, (n,) labels and (n,) user rows below 2^31 of this rank.
+        """Take (N,) float32 scores, (N,) labels and (N,) user rows below 2^31 of this rank.
 
         Raises:
             ShapeError: the lengths differ.

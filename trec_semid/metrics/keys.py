@@ -6,7 +6,7 @@
 
 Sorted this way the rows of a user lie together, by score, and within a tie negatives come before
 positives: what AUC needs is then a matter of positions. numpy sorts 64-bit integers with SIMD.
-Legend: n rows.
+Legend: N rows, U users.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ _CHUNK_ROWS = 1 << 16
 
 
 def check_scores(scores: ArrayLike) -> Array:
-    """Return scores as a (n,) float32 or float64 array.
+    """Return scores as a (N,) float32 or float64 array.
 
     Raises:
         ShapeError: not one-dimensional.
@@ -37,7 +37,7 @@ def check_scores(scores: ArrayLike) -> Array:
     """
     array = np.asarray(scores)
     if array.ndim != 1:
-        raise ShapeError(f"scores: wrong shape (got {array.shape}, expected (n,)).")
+        raise ShapeError(f"scores: wrong shape (got {array.shape}, expected (N,)).")
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
     if np.isnan(array).any():
@@ -48,7 +48,7 @@ def check_scores(scores: ArrayLike) -> Array:
 
 
 def check_float32(scores: ArrayLike) -> Float32s:
-    """Return scores as a (n,) float32 array; accumulators compare these across updates and ranks.
+    """Return scores as a (N,) float32 array; accumulators compare these across updates and ranks.
 
     Raises:
         ShapeError: not one-dimensional.
@@ -105,7 +105,7 @@ def check_users(users: ArrayLike, num_rows: int) -> Ints:
 
 
 def dense_users(users: ArrayLike, num_rows: int) -> tuple[Array, Array | None]:
-    """Return users as integers below 2^31, and the users those stand for where they had to be renumbered.
+    """Return (N,) users below 2^31, and (U,) the users those stand for where they had to be renumbered.
 
     Raises:
         ShapeError: another number of users than rows.
@@ -118,7 +118,7 @@ def dense_users(users: ArrayLike, num_rows: int) -> tuple[Array, Array | None]:
 
 
 def pack(scores: Array, labels: Flags, users: Array | None = None) -> Keys:
-    """Pack checked rows into (n,) keys, in the order given; without users all belong to user 0.
+    """Pack checked rows into (N,) keys, in the order given; without users all belong to user 0.
 
     float32 scores are compared as they are (-0.0 equals 0.0). Other scores are replaced by their
     rank among the distinct scores of this call, which keeps order and ties exactly, so keys of two

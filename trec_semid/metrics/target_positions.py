@@ -134,7 +134,7 @@ def locate_targets(
     own = torch.full((len(targets.items),), -torch.inf, device=targets.items.device)
     nowhere = torch.full((num_users, list_length), -1, device=own.device)
     top = _Top(torch.full(nowhere.shape, -torch.inf, device=own.device), nowhere)
-    kept: dict[int, Tensor] = {}
+    stored: dict[int, Tensor] = {}
     num_scores = 0
     for number, chunk in enumerate(chunks):
         scores = _masked_scores(score, chunk, masked, num_users)
@@ -143,11 +143,11 @@ def locate_targets(
         top = _with_chunk(top, scores, chunk.start, is_first=number == 0)
         num_scores += scores.numel()
         if num_scores <= kept_scores:
-            kept[chunk.start] = scores
+            stored[chunk.start] = scores
     own = stretch.highest(own) if stretch else own
     ahead = torch.zeros_like(targets.items)
     for chunk in chunks:
-        scores = kept.pop(chunk.start, None)
+        scores = stored.pop(chunk.start, None)
         if scores is None:
             scores = _masked_scores(score, chunk, masked, num_users)
         _expect_same(own, scores, targets, chunk)

@@ -59,9 +59,9 @@ def expand(step: StepConfig) -> list[StepConfig]:
     empty = [axis for axis, values in step.grid.items() if not values]
     if empty:
         raise ValueError(f"step '{step.label}': grid.{empty[0]} has no values")
-    kept = [axis for axis in step.grid if axis in ("out", "seed")]
-    if kept:
-        raise ValueError(f"step '{step.label}': '{kept[0]}' is kept for the study; call the axis otherwise")
+    taken = [axis for axis in step.grid if axis in ("out", "seed")]
+    if taken:
+        raise ValueError(f"step '{step.label}': '{taken[0]}' is kept for the study; call the axis otherwise")
     unnamed = [axis for axis in step.grid if axis not in names_in(step.name)]
     if unnamed:
         raise ValueError(
