@@ -13,11 +13,11 @@ from tests.ranks import run_ranks
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import find_files, join, read_bytes, write_bytes
 from trec_semid.data.schema import Dataset, open_dataset
+from trec_semid.evaluation import resampling
 from trec_semid.jobs import plan, tokenize
 from trec_semid.runtime import fingerprints
 from trec_semid.runtime.fingerprints import STAMP, read_signed, signed_json
 from trec_semid.runtime.ranks import barrier, process_group
-from trec_semid.study import predictions as study_predictions
 from trec_semid.study.grid import StudyConfig, plan_runs
 from trec_semid.training.ranking.setup import RankConfig, read_inputs
 from trec_semid.training.retrieval import setup as retrieve_setup
@@ -124,7 +124,7 @@ VERBS = {
             }
         )
     ),
-    "study": lambda data, run: study_predictions.training_strata(study_predictions.open_dataset(data)),
+    "study": lambda data, run: resampling.training_strata(resampling.open_dataset(data)),
 }
 
 

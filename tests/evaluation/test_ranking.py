@@ -13,7 +13,7 @@ from trec_semid.evaluation.ranking import (
     split_metrics,
 )
 from trec_semid.evaluation.strata import STRATA, strata_of_counts
-from trec_semid.metrics.intervals import USER_METRICS
+from trec_semid.metrics.bootstrap import USER_METRICS
 
 
 @pytest.fixture

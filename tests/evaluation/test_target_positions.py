@@ -12,7 +12,7 @@ from trec_semid.evaluation.target_positions import (
     distinct_targets,
     read_target_positions,
 )
-from trec_semid.metrics.intervals import draw_users
+from trec_semid.metrics.bootstrap import draw_users
 
 
 def test_what_all_ranks_wrote_is_read_in_order_of_row(tmp_path):

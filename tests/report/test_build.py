@@ -13,13 +13,13 @@ import pytest
 
 from tests.datasets import write_small_dataset
 from tests.report.conftest import Study
-from tests.report.fake_runs import write_rank_run, write_tokenize_run
+from tests.report.fake_runs import write_rank_run, write_study, write_tokenize_run
 from trec_semid.core.errors import DataError
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
+from trec_semid.evaluation.resampling import MIN_DRAWS, choose_draws
 from trec_semid.report.build import MAX_POINTS, build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import NOT_DISTINGUISHABLE, Report, RowCounts
-from trec_semid.report.measure import MIN_REPLICATES, choose_replicates
 from trec_semid.runtime.logs import RunLog
 
 
@@ -96,8 +96,9 @@ def test_differences_are_those_of_the_arms_means_and_verdicts_follow_the_smalles
             assert each.verdict == ("better" if rises == (each.metric != "log_loss") else "worse")
 
 
-def test_an_arm_is_marked_best_only_if_it_beats_every_other(study: Study):
-    values = study.report.scores[0].metrics["auc"]
+def test_an_arm_is_marked_best_only_if_it_beats_every_other(tmp_path: Path):
+    runs = write_study(str(tmp_path), num_users=120, seeds=(0, 1, 2))  # two seeds tell hardly anything apart
+    values = build_report(collect_runs(runs), num_replicates=100).scores[0].metrics["auc"]
     assert [name for name, each in values.items() if each.is_best] == ["both · mmq"]
 
 
@@ -250,10 +251,10 @@ def test_absent_predictions_of_one_rank_are_refused(tmp_path: Path):
 
 
 def test_draws_are_fewer_when_the_test_part_is_large():
-    assert choose_replicates(1000, 10_000, 15) == 1000
-    assert choose_replicates(1000, 200_000, 15) == 333
-    assert choose_replicates(1000, 50_000_000, 15) == MIN_REPLICATES
-    assert choose_replicates(150, 50_000_000, 15) == 150
+    assert choose_draws(1000, 10_000, 15) == 1000
+    assert choose_draws(1000, 200_000, 15) == 333
+    assert choose_draws(1000, 50_000_000, 15) == MIN_DRAWS
+    assert choose_draws(150, 50_000_000, 15) == 150
 
 
 def test_codebooks_of_a_second_seed_are_in_the_content(tmp_path: Path):

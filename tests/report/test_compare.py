@@ -8,10 +8,10 @@ import pytest
 from tests.datasets import write_small_dataset
 from tests.report.conftest import Study
 from tests.report.fake_runs import write_rank_run
+from trec_semid.evaluation.resampling import choose_draws
 from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import NOT_DISTINGUISHABLE, Comparison, Report
-from trec_semid.report.measure import choose_replicates
 
 
 def textbook_holm(p_values: list[float]) -> list[float]:
@@ -92,5 +92,5 @@ def test_words_marks_and_tables_follow_the_corrected_verdict(crowd: Report):
 def test_there_are_draws_enough_to_tell_one_of_many_arms_apart(crowd: Report):
     assert crowd.bootstrap.replicates == 360  # 9 comparisons: 9 · 2 / 361 is below 0.05
     assert any("So many arms are compared" in note for note in crowd.notes)
-    assert choose_replicates(1000, 50_000_000, 15, 14) == 560
-    assert choose_replicates(1000, 10_000, 15, 14) == 1000
+    assert choose_draws(1000, 50_000_000, 15, 14) == 560
+    assert choose_draws(1000, 10_000, 15, 14) == 1000

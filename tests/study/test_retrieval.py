@@ -9,6 +9,7 @@ from trec_semid.core.config import Config, load_config
 from trec_semid.core.paths import write_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import PredictionWriter
+from trec_semid.evaluation.resampling import Draws, RunReader
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_positions import TARGET_SCHEMA, read_target_positions
@@ -16,7 +17,6 @@ from trec_semid.jobs.prepare import PrepareConfig
 from trec_semid.jobs.tokenize import TokenizeConfig
 from trec_semid.study.compare import compare
 from trec_semid.study.grid import StudyConfig, plan_runs
-from trec_semid.study.retrieval import draw_retrieved
 from trec_semid.training.retrieval.setup import RetrieveConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def runs(tmp_path_factory):
 
 def test_draws_have_the_values_of_the_runs_own_metrics(runs):
     dataset, (near, _) = runs
-    found = draw_retrieved(near, METRICS, 20)
+    found = RunReader().draw_retriever(near, METRICS, {"valid": Draws(20), "test": Draws(20)})
     metrics, _ = retrieval_metrics(read_target_positions(near, "test"), training_strata(Dataset(dataset)))
     assert {name: drawn.value for name, drawn in found.items()} == pytest.approx(
         {f"test/{name}": metrics[name] for name in ("ndcg@10", "recall@5/popularity_tail")}

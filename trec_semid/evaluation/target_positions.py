@@ -23,9 +23,8 @@ from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.data.schema import Split
 from trec_semid.evaluation.predictions import predictions_uri, read_columns
 from trec_semid.evaluation.strata import Strata
-from trec_semid.metrics.intervals import Replicates
+from trec_semid.metrics.bootstrap import Replicates, bootstrap_user_means
 from trec_semid.metrics.retrieval import per_user_retrieval
-from trec_semid.metrics.user_means import bootstrap_user_means
 
 TARGET_SCHEMA = pa.schema([(name, pa.int64()) for name in ("row", "user_row", "item_row", "rank")])
 RETRIEVAL_CUTOFFS = (5, 10, 50, 100)
@@ -63,16 +62,16 @@ def read_target_positions(run_uri: str, split: Split) -> TargetPositions:
     Raises:
         DataError: as `read_columns`, or a position below 1, or targets that do not come user after user.
     """
-    found = TargetPositions(*read_columns(run_uri, split, TARGET_SCHEMA))
+    targets = TargetPositions(*read_columns(run_uri, split, TARGET_SCHEMA))
     for field, wrong, problem in (
-        ("rank", found.position < 1, "ranks start at 1"),
-        ("user_row", np.diff(found.user_row, prepend=0) < 0, "targets do not come user after user"),
+        ("rank", targets.position < 1, "ranks start at 1"),
+        ("user_row", np.diff(targets.user_row, prepend=0) < 0, "targets do not come user after user"),
     ):
         if wrong.any():
             row, file = int(np.argmax(wrong)), predictions_uri(run_uri, split, 0)
-            value, remedy = int(found.columns()[field][row]), "Evaluate again"
+            value, remedy = int(targets.columns()[field][row]), "Evaluate again"
             raise DataError(problem, file=file, row=row + 1, field=field, value=value, remedy=remedy)
-    return found
+    return targets
 
 
 def distinct_targets(rows: EvaluationRows) -> EvaluationRows:
@@ -80,9 +79,9 @@ def distinct_targets(rows: EvaluationRows) -> EvaluationRows:
     items, lengths = rows.targets.take(np.arange(len(rows.users)))
     owner = np.repeat(np.arange(len(lengths)), lengths)
     _, first = np.unique(np.stack((owner, items)), axis=1, return_index=True)
-    kept = np.sort(first)
-    counts = np.bincount(owner[kept], minlength=len(lengths))
-    return rows._replace(targets=Ragged(np.cumsum(counts) - counts, counts, items[kept]))
+    first_rows = np.sort(first)
+    counts = np.bincount(owner[first_rows], minlength=len(lengths))
+    return rows._replace(targets=Ragged(np.cumsum(counts) - counts, counts, items[first_rows]))
 
 
 def targets_by_stratum(
@@ -110,7 +109,7 @@ def targets_by_stratum(
 
 
 def bootstrap_target_positions(
-    found: TargetPositions,
+    targets: TargetPositions,
     strata: Strata | None = None,
     *,
     cutoffs: Sequence[int] = RETRIEVAL_CUTOFFS,
@@ -119,21 +118,21 @@ def bootstrap_target_positions(
 ) -> dict[str, Replicates]:
     """Return `recall@N[/<stratum>]` and `ndcg@N[/<stratum>]` with their values under draws of users.
 
-    Runs over the same users and targets have the same draws, so `intervals.interval`,
-    `intervals.difference` and `paired.paired_difference` apply. A stratum without users is left out.
+    Runs over the same users and targets have the same draws, so that `metrics.intervals` can pair them. A
+    stratum without users is left out.
 
     Args:
-        found: of one run.
+        targets: of one run.
         strata: where given, every metric also per stratum.
         cutoffs: each N.
         num_replicates: draws.
         seed: of the draws; equal for runs that are to be compared.
     """
-    users, owner = np.unique(found.user_row, return_inverse=True)
+    users, owner = np.unique(targets.user_row, return_inverse=True)
     values = {
         name + suffix: column
-        for suffix, part in targets_by_stratum(owner, len(users), found, strata)
+        for suffix, part in targets_by_stratum(owner, len(users), targets, strata)
         for name, column in part.values(cutoffs).items()
     }
-    rows = found.user_row, found.item_row
+    rows = targets.user_row, targets.item_row
     return bootstrap_user_means(values, *rows, num_replicates=num_replicates, seed=seed)

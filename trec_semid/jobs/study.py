@@ -6,37 +6,30 @@ its config changed or when something it reads is made anew. A failed run costs o
 
 import json
 import logging
-import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import wait
 from typing import Any
 
-from trec_semid.core.errors import ConfigError, SemidError
-from trec_semid.core.paths import exists, join, make_folder, read_bytes, remove, write_files
+from trec_semid.core.errors import SemidError
+from trec_semid.core.paths import exists, join, make_folder, read_bytes, write_files
 from trec_semid.core.versions import code_commit, package_versions
 from trec_semid.jobs.verbs import job_named
 from trec_semid.runtime.logs import say, set_up_console
-from trec_semid.runtime.own_folder import locked_folder, own_folder
+from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.owners import refuse_private
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.runtime.stopping import Stopped, heeding_signals
+from trec_semid.runtime.stopping import Stopped
 from trec_semid.study.compare import compare, with_tokenizers
 from trec_semid.study.grid import PlannedRun, StudyConfig, plan_runs
-from trec_semid.study.page import render_study
-from trec_semid.study.predictions import pool_runs
-from trec_semid.study.progress import StudyProgress
-from trec_semid.study.schedule import Schedule, what_to_keep
-from trec_semid.study.table import as_markdown, lay_out, tabulate
-from trec_semid.study.workers import FindJob, Look, Outcome, Worker, log_of
+from trec_semid.study.pools import pool_runs
+from trec_semid.study.running import look_at_all, remove_stale, run_all, started_workers
+from trec_semid.study.schedule import Schedule
+from trec_semid.study.table import as_markdown, lay_out, render_study, tabulate
+from trec_semid.study.workers import FindJob, Outcome
 
 __all__ = ["StudyConfig", "run"]
 log = logging.getLogger(__name__)
-_STOP_S = 20.0
-"""How long workers have to save and clean up; the study itself has to end some seconds later."""
 
 
 def run(config: StudyConfig, find_job: FindJob = job_named) -> dict[str, Any]:
@@ -65,100 +58,22 @@ def _run(config: StudyConfig, find_job: FindJob) -> dict[str, Any]:
     make_folder(join(config.out, "logs"))
     # Says whose the folder is, long before there is a table.
     RunFolder(config.out, "study").write_json("run.json", {"job": "study", "command": shlex.join(sys.argv)})
-    with _workers(config, find_job, len(planned)) as workers:
-        kept = _clear(planned, _look(planned, workers))
-        schedule = Schedule(planned, kept)
-        waiting = [one for one in planned if one.label not in kept]
+    with started_workers(config, find_job, len(planned)) as workers:
+        finished = remove_stale(planned, look_at_all(planned, workers))
+        schedule = Schedule(planned, finished)
+        waiting = [one for one in planned if one.label not in finished]
         try:
-            _run_all(config.out, schedule, waiting, workers)
+            run_all(config.out, schedule, waiting, workers)
         except (KeyboardInterrupt, Stopped):
             for worker in workers:
                 worker.ask_to_stop()
-            ended = [one for one in planned if one.label in kept or one.label in schedule.outcomes]
+            ended = [one for one in planned if one.label in finished or one.label in schedule.outcomes]
             _write_results(config, ended, schedule.outcomes, time.monotonic() - started)
             log.warning("interrupted: the table has %d of %d runs", len(ended), len(planned))
             raise
     result = _write_results(config, planned, schedule.outcomes, time.monotonic() - started)
     _tell(config, planned, schedule.outcomes, result)
     return result
-
-
-@contextmanager
-def _workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> Iterator[list[Worker]]:
-    workers: list[Worker] = []
-    # Workers inherit these: torch reads the first when it is imported, rich the second, for the logs.
-    environment = {"OMP_NUM_THREADS": str(config.threads), "COLUMNS": "120"}
-    with heeding_signals(), _environment(environment):
-        try:
-            workers += [Worker(find_job, number) for number in range(min(config.workers, num_runs))]
-            yield workers
-        finally:
-            for worker in workers:
-                worker.ask_to_stop()
-            until = time.monotonic() + _STOP_S
-            for worker in workers:
-                worker.stop(until - time.monotonic())
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ |= values
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
-
-
-def _look(planned: list[PlannedRun], workers: list[Worker]) -> list[Look]:
-    """Validate every config; each worker does, and so has imported what it needs when work begins."""
-    for worker in workers:
-        worker.look(planned)
-    answers: list[list[Look]] = [worker.take() for worker in workers]
-    looks = answers[0]
-    pairs = zip(planned, looks, strict=True)
-    faults = list(dict.fromkeys(f"step '{one.step}': {look.fault}" for one, look in pairs if look.fault))
-    if faults:
-        raise ConfigError(f"nothing ran, {len(faults)} configs have faults:\n" + "\n".join(faults))
-    return looks
-
-
-def _clear(planned: list[PlannedRun], looks: list[Look]) -> set[str]:
-    """Remove stale folders and return the labels of the runs that are kept.
-
-    All are removed before anything is made anew, so that a study that is killed leaves no result
-    beside data it was not made from.
-    """
-    kept, stale = what_to_keep(planned, looks)
-    for one in stale:
-        if exists(join(one.folder, "run.json")):  # only what a job of ours wrote
-            log.info("%s: removed, its config or what it reads has changed", one.label)
-            with locked_folder(one.folder, "study"):
-                remove(one.folder)
-    log.info("%d runs, %d of them finished already", len(planned), len(kept))
-    return kept
-
-
-def _run_all(out: str, schedule: Schedule, waiting: list[PlannedRun], workers: list[Worker]) -> None:
-    with StudyProgress(waiting, len(workers)) as progress:
-        while schedule.num_waiting or any(worker.order for worker in workers):
-            for worker in workers:
-                following = None if worker.order else schedule.next_run()
-                if following:
-                    worker.run(following, log_of(out, following))
-                    progress.begin(following)
-            busy = [worker for worker in workers if worker.order]
-            ready = wait(
-                [thing for worker in busy for thing in worker.waits_on()], timeout=1.0 if busy else 0
-            )
-            for worker in busy:
-                if any(thing in ready for thing in worker.waits_on()):
-                    schedule.end(worker.take())
-            for label in [label for label in schedule.outcomes if label in progress]:
-                progress.end(schedule.outcomes[label], join(out, "logs", f"{label}.log"))
-            progress.tick()
 
 
 def _write_results(

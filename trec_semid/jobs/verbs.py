@@ -1,8 +1,9 @@
 """The jobs a config file can run: one row a verb, imported only when asked for (torch takes seconds)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -24,7 +25,8 @@ WITHOUT_CONFIG = ("doctor",)
 """Verbs that read no config file; each has its `run` there too."""
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """What a verb needs and does."""
 
     config: type[Config]

@@ -60,7 +60,7 @@ def fewest_draws(num_comparisons: int) -> int:
     return math.ceil(2 * num_comparisons / LEVEL)
 
 
-def _direction(found: Difference, p_holm: float) -> Direction:
-    if not found.is_distinguishable or not p_holm < LEVEL:
+def _direction(difference: Difference, p_holm: float) -> Direction:
+    if not difference.is_distinguishable or not p_holm < LEVEL:
         return NOT_DISTINGUISHABLE
-    return "higher" if found.value > 0 else "lower"
+    return "higher" if difference.value > 0 else "lower"

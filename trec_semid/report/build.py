@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 from trec_semid.evaluation.predictions import count_rows
+from trec_semid.evaluation.resampling import choose_draws
 from trec_semid.report.arms import ArmRuns, group_arms, tokenizer_kind
 from trec_semid.report.codebooks import collect_codebooks
 from trec_semid.report.collect import Collection, FinishedRun
 from trec_semid.report.compare import (
+    compare_arms,
     compare_scores,
     compare_strata,
-    compare_with_baseline,
+    list_comparisons,
     read_counts,
 )
 from trec_semid.report.content import (
@@ -21,7 +23,6 @@ from trec_semid.report.content import (
 )
 from trec_semid.report.headline import write_headline, write_tokenizer_headline
 from trec_semid.report.kinds import KINDS, Kind
-from trec_semid.report.measure import choose_replicates
 
 LOG = "log.jsonl"
 SCALARS = ("train/loss", "valid/", "codes/")
@@ -84,7 +85,7 @@ def _with_results(
     wanted = report.bootstrap
     how = wanted.model_copy(update={"replicates": _affordable(arms, wanted.replicates)})
     measured = kind.measure(arms, collection.dataset, how)
-    comparisons = compare_with_baseline(arms, measured)
+    compared = compare_arms(arms, measured)
     notes = [*report.notes, *measured.notes, *_draw_notes(how, wanted.replicates), *_seed_notes(arms)]
     found = report.model_copy(
         update={
@@ -92,9 +93,9 @@ def _with_results(
             "counts": read_counts(measured.arms[0][0].counts),
             "headline_metric": measured.asked.headline,
             "bootstrap": how,
-            "scores": compare_scores(arms, measured, comparisons),
-            "comparisons": comparisons,
-            "strata": compare_strata(arms, measured, comparisons),
+            "scores": compare_scores(arms, measured, compared),
+            "comparisons": list_comparisons(arms, measured, compared),
+            "strata": compare_strata(arms, measured, compared),
             "curves": measured.curves,
             "reach": measured.reach,
             "examples": measured.examples,
@@ -107,7 +108,7 @@ def _with_results(
 def _affordable(arms: Sequence[ArmRuns], wanted: int) -> int:
     num_rows = count_rows(arms[0].runs[0].uri, "test")
     num_runs, num_compared = sum(len(arm.runs) for arm in arms), len(arms) - 1
-    return choose_replicates(wanted, num_rows, num_runs, num_compared)
+    return choose_draws(wanted, num_rows, num_runs, num_compared)
 
 
 def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:

@@ -1,11 +1,15 @@
-"""Sets the arms side by side: estimates over seeds, paired differences, slices."""
+"""Sets the arms side by side: estimates over seeds, differences from the baseline, slices."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from trec_semid.metrics import verdicts
-from trec_semid.metrics.intervals import Difference, Replicates, difference, interval
+from trec_semid.evaluation import comparison
+from trec_semid.evaluation.comparison import MIN_USERS
+from trec_semid.metrics.bootstrap import Replicates
+from trec_semid.metrics.intervals import interval
+from trec_semid.metrics.verdicts import Direction
 from trec_semid.report.arms import ArmRuns
 from trec_semid.report.content import (
     NOT_DISTINGUISHABLE,
@@ -18,58 +22,74 @@ from trec_semid.report.content import (
     TargetCounts,
     Verdict,
 )
-from trec_semid.report.definitions import MIN_USERS, STRATA, limits, metric
+from trec_semid.report.definitions import STRATA, limits, metric
 from trec_semid.report.measure import Key, Measured, RunMeasures
 
-Pair = tuple[Key, str]
-"""A number, and the arm that it is of."""
 NOTHING = Estimate(value=None, sd=None, low=None, high=None, by_seed=[])
 
 
-def compare_with_baseline(arms: Sequence[ArmRuns], measured: Measured) -> list[Comparison]:
-    """Return the paired difference of every other arm from the first, which is the baseline.
+class Compared(NamedTuple):
+    """The arms before the engine of comparison, and what it says of them."""
 
-    Verdicts are corrected for all comparisons of a metric that are shown together: those on the whole test
-    part, and those in the slices of one dimension.
-    """
+    results: Mapping[str, comparison.ArmResults]
+    with_baseline: Mapping[str, Mapping[str, comparison.Comparison]]
+    """Arm to name of a number (`Key.name`) to its difference from the baseline, which is the first arm."""
+
+
+def compare_arms(arms: Sequence[ArmRuns], measured: Measured) -> Compared:
+    """Compare every other arm with the first, which is the baseline, in all numbers that are shown so."""
+    results, names = arm_results(arms, measured), [key.name for key in _compared_keys(measured)]
+    return Compared(results, comparison.compare_with_baseline(results, arms[0].arm.name, names))
+
+
+def list_comparisons(arms: Sequence[ArmRuns], measured: Measured, compared: Compared) -> list[Comparison]:
+    """Return the comparisons with the baseline, number by number."""
+    return [
+        _comparison(key, arm.arm.name, arms[0].arm.name, of_arm[key.name])
+        for key in _compared_keys(measured)
+        for arm in arms[1:]
+        if key.name in (of_arm := compared.with_baseline.get(arm.arm.name, {}))
+    ]
+
+
+def _compared_keys(measured: Measured) -> list[Key]:
     asked = measured.asked
     keys = [Key(protocol, None, name) for protocol in asked.protocols for name in asked.compared]
-    keys += [
+    return keys + [
         Key(asked.protocols[0], stratum, name)
         for stratum in STRATA
         for name in asked.sliced
         if name in asked.compared
     ]
-    found: dict[Pair, Difference] = {}
-    for key in keys:
-        base = _replicates(measured.arms[0], key)
-        if not base or not _has_enough_users(measured.arms[0], key):
-            continue
-        for arm, runs in zip(arms[1:], measured.arms[1:], strict=True):
-            found[key, arm.arm.name] = difference(_replicates(runs, key), base)
-    told, baseline = _judge_shown(found), arms[0].arm.name
-    return [_comparison(pair, baseline, each, told[pair]) for pair, each in found.items()]
 
 
-def compare_scores(
-    arms: Sequence[ArmRuns], measured: Measured, comparisons: Sequence[Comparison]
-) -> list[Scores]:
+def arm_results(arms: Sequence[ArmRuns], measured: Measured) -> dict[str, comparison.ArmResults]:
+    """Return what the engine of comparison asks of every arm."""
+    return {
+        arm.arm.name: comparison.ArmResults(
+            {run.seed: measures.draws for run, measures in zip(arm.runs, runs, strict=True)}
+        )
+        for arm, runs in zip(arms, measured.arms, strict=True)
+    }
+
+
+def compare_scores(arms: Sequence[ArmRuns], measured: Measured, compared: Compared) -> list[Scores]:
     """Return every metric of every arm, protocol by protocol.
 
     Args:
         arms: the arms.
         measured: their numbers.
-        comparisons: with the baseline; no arm is marked as best against their verdicts.
+        compared: with the baseline; no arm is marked as best against these verdicts.
     """
     keys = [
         Key(protocol, None, name) for protocol in measured.asked.protocols for name in measured.asked.metrics
     ]
-    best = _best_arms(arms, measured, keys, comparisons)
+    best = _best_arms(compared, keys)
     return [
         Scores(
             protocol=protocol,
             metrics={
-                key.metric: _estimates(arms, measured, key, best.get(key))
+                key.metric: _estimates(arms, measured, key, best.get(key.name))
                 for key in keys
                 if key.protocol == protocol
             },
@@ -78,9 +98,7 @@ def compare_scores(
     ]
 
 
-def compare_strata(
-    arms: Sequence[ArmRuns], measured: Measured, comparisons: Sequence[Comparison]
-) -> list[Stratum]:
+def compare_strata(arms: Sequence[ArmRuns], measured: Measured, compared: Compared) -> list[Stratum]:
     """Return the sliced metrics of every arm in every slice that is not empty; see `compare_scores`."""
     asked, counts = measured.asked, measured.arms[0][0].counts
     keys = [
@@ -89,7 +107,7 @@ def compare_strata(
         for name in asked.sliced
         if counts[f"{asked.per_slice}/{stratum}"] and (metric(name).is_by_user or dimension == "popularity")
     ]
-    best = _best_arms(arms, measured, keys, comparisons)
+    best = _best_arms(compared, keys)
     return [
         Stratum(
             dimension=dimension,
@@ -97,7 +115,7 @@ def compare_strata(
             title=title,
             counts=read_counts(counts, f"/{stratum}"),
             metrics={
-                key.metric: _estimates(arms, measured, key, best.get(key))
+                key.metric: _estimates(arms, measured, key, best.get(key.name))
                 for key in keys
                 if key.stratum == stratum
             },
@@ -113,37 +131,24 @@ def read_counts(counts: Mapping[str, int], suffix: str = "") -> Counts:
     return kind(**{name: counts[f"{name}{suffix}"] for name in kind.model_fields})
 
 
-def _judge_shown(found: Mapping[Pair, Difference]) -> dict[Pair, verdicts.Verdict]:
-    """Return the verdict on every difference, corrected for those that are shown with it."""
-    families: dict[tuple[str, str, str | None], dict[Pair, Difference]] = {}
-    for (key, arm), each in found.items():
-        dimension = STRATA[key.stratum][0] if key.stratum else None
-        families.setdefault((key.protocol, key.metric, dimension), {})[key, arm] = each
-    judged: dict[Pair, verdicts.Verdict] = {}
-    for family in families.values():
-        judged |= verdicts.judge(family)
-    return judged
-
-
-def _comparison(pair: Pair, baseline: str, found: Difference, told: verdicts.Verdict) -> Comparison:
-    key, arm = pair
+def _comparison(key: Key, arm: str, baseline: str, each: comparison.Comparison) -> Comparison:
     return Comparison(
         arm=arm,
         baseline=baseline,
         protocol=key.protocol,
         stratum=key.stratum,
         metric=key.metric,
-        difference=found.value,
-        low=found.low,
-        high=found.high,
-        p=found.p_value,
-        p_holm=told.p_holm,
-        smallest_detectable=found.smallest_detectable,
-        verdict=_worded(told.direction, higher_is_better=metric(key.metric).better == "high"),
+        difference=each.difference,
+        low=each.low,
+        high=each.high,
+        p=each.p,
+        p_holm=each.p_holm,
+        smallest_detectable=each.smallest_detectable,
+        verdict=_worded(each.verdict, higher_is_better=metric(key.metric).better == "high"),
     )
 
 
-def _worded(direction: verdicts.Direction, *, higher_is_better: bool) -> Verdict:
+def _worded(direction: Direction, *, higher_is_better: bool) -> Verdict:
     if direction == NOT_DISTINGUISHABLE:
         return NOT_DISTINGUISHABLE
     return "better" if (direction == "higher") == higher_is_better else "worse"
@@ -151,27 +156,21 @@ def _worded(direction: verdicts.Direction, *, higher_is_better: bool) -> Verdict
 
 def _replicates(runs: Sequence[RunMeasures], key: Key) -> list[Replicates]:
     """Return a number's draws by seed; empty where it is not defined, which the rows alone decide."""
-    return [run.test[key] for run in runs if key in run.test]
-
-
-def _has_enough_users(runs: Sequence[RunMeasures], key: Key) -> bool:
-    kind = "gauc_users" if key.metric.startswith("gauc") else "users"
-    name = f"{kind}/{key.stratum}" if key.stratum else kind
-    return runs[0].counts[name] >= MIN_USERS
+    return [run.draws[key.name] for run in runs if key.name in run.draws]
 
 
 def _estimates(
     arms: Sequence[ArmRuns], measured: Measured, key: Key, best: str | None
 ) -> dict[str, Estimate]:
     draws = [_replicates(runs, key) for runs in measured.arms]
-    is_enough = _has_enough_users(measured.arms[0], key)
     estimates: dict[str, Estimate] = {}
     for index, (arm, runs) in enumerate(zip(arms, measured.arms, strict=True)):
         values = [each.value for each in draws[index]] or _undrawn(runs, key)
-        ends = _ends(draws[index], key.metric) if is_enough and draws[index] else None
+        is_enough = bool(draws[index]) and draws[index][0].num_users >= MIN_USERS
+        ends = _ends(draws[index], key.metric) if is_enough else None
         valid = [run.valid[key] for run in runs if key in run.valid]
-        found = _estimate(values, ends, valid) if values else NOTHING
-        estimates[arm.arm.name] = found.model_copy(update={"is_best": arm.arm.name == best})
+        estimate = _estimate(values, ends, valid) if values else NOTHING
+        estimates[arm.arm.name] = estimate.model_copy(update={"is_best": arm.arm.name == best})
     return estimates
 
 
@@ -180,9 +179,9 @@ def _undrawn(runs: Sequence[RunMeasures], key: Key) -> list[float]:
 
 
 def _ends(seeds: Sequence[Replicates], name: str) -> tuple[float, float]:
-    found, (least, most) = interval(seeds), limits(name)
+    drawn, (least, most) = interval(seeds), limits(name)
     # What seeds add to a draw is symmetric and may lie beyond what the metric can be.
-    return max(found.low, least), min(found.high, most)
+    return max(drawn.low, least), min(drawn.high, most)
 
 
 def _estimate(values: Sequence[float], ends: tuple[float, float] | None, valid: Sequence[float]) -> Estimate:
@@ -196,53 +195,8 @@ def _estimate(values: Sequence[float], ends: tuple[float, float] | None, valid: 
     )
 
 
-def _best_arms(
-    arms: Sequence[ArmRuns], measured: Measured, keys: Sequence[Key], comparisons: Sequence[Comparison]
-) -> dict[Key, str]:
-    """Return the arm that is distinguishably better than every other, of the numbers that have one.
-
-    Its comparisons are corrected for those that are shown together, and none of them may contradict the
-    verdicts on the comparisons with the baseline.
-    """
-    names = [arm.arm.name for arm in arms]
-    found: dict[Pair, Difference] = {}
-    candidates: dict[Key, str] = {}
-    for key in keys:
-        draws = [_replicates(runs, key) for runs in measured.arms]
-        if len(draws) < 2 or not all(draws) or not _has_enough_users(measured.arms[0], key):
-            continue
-        costs = [[_cost(each, key.metric) for each in seeds] for seeds in draws]
-        best = int(np.argmin([np.mean([each.value for each in seeds]) for seeds in costs]))
-        candidates[key] = names[best]
-        found |= {
-            (key, names[other]): difference(costs[best], costs[other])
-            for other in range(len(names))
-            if other != best
-        }
-    beaten = {pair for pair, verdict in _judge_shown(found).items() if verdict.direction == "lower"}
-    told: dict[Key, dict[str, Verdict]] = {}
-    for each in comparisons:
-        told.setdefault(Key(each.protocol, each.stratum, each.metric), {})[each.arm] = each.verdict
-    return {
-        key: best
-        for key, best in candidates.items()
-        if all((key, other) in beaten for other in names if other != best)
-        and _is_confirmed(best, names[0], told.get(key, {}))
-    }
-
-
-def _is_confirmed(best: str, baseline: str, told: Mapping[str, Verdict]) -> bool:
-    """Tell whether the verdicts by arm, none where there were no comparisons, let an arm be the best."""
-    if not told:
-        return True
-    return all(each == "worse" for each in told.values()) if best == baseline else told[best] == "better"
-
-
-def _cost(each: Replicates, name: str) -> Replicates:
-    """Return a metric as a cost: smaller is better, and calibration is its distance from 1."""
-    better = metric(name).better
-    if better == "low":
-        return each
-    if better == "high":
-        return each._replace(value=-each.value, draws=-each.draws)
-    return each._replace(value=abs(each.value - 1), draws=np.abs(each.draws - 1))
+def _best_arms(compared: Compared, keys: Sequence[Key]) -> dict[str, str]:
+    """Return the arm that is distinguishably better than every other, of the numbers that have one."""
+    goals: dict[str, comparison.Goal] = {key.name: metric(key.metric).better for key in keys}
+    baseline = next(iter(compared.results))
+    return comparison.best_arms(compared.results, baseline, goals, compared.with_baseline)

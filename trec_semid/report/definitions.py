@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from trec_semid.evaluation.comparison import MIN_USERS
 from trec_semid.report.content import Better, Dimension, Protocol, Report
 
 
@@ -91,8 +92,6 @@ RETRIEVAL_METRICS = (
     ),
 )
 """Families; a metric of one is `<family>@<length of the list>`."""
-MIN_USERS = 10
-"""Users that must stand behind a number for it to have an interval and a verdict."""
 PROTOCOLS: dict[Protocol, str] = {
     "online": "A row's history holds every event strictly before it, earlier validation and test events "
     "included, as in a running service.",
@@ -197,7 +196,8 @@ def words(report: Report) -> list[tuple[str, str]]:
         "within a draw. "
         "Where an arm has several seeds, what another seed could have changed is added to every draw "
         "(Student's t with the standard deviation between seeds). The interval holds the middle 95 % of the "
-        "draws. With one seed "
+        "draws. A difference is taken seed by seed where both arms have two or more seeds in common. "
+        "With one seed "
         f"it speaks of other users alone. Below {MIN_USERS} users none is given."
     )
     codes = CODE_TERMS if report.codebooks else ()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from trec_semid.evaluation.comparison import MIN_USERS
 from trec_semid.report.content import (
     NOT_DISTINGUISHABLE,
     Codebooks,
@@ -9,7 +10,7 @@ from trec_semid.report.content import (
     Report,
     Verdict,
 )
-from trec_semid.report.definitions import MIN_USERS, STRATA, metric
+from trec_semid.report.definitions import STRATA, metric
 from trec_semid.report.words import (
     figure,
     interval,

@@ -8,14 +8,10 @@ import numpy as np
 from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
-from trec_semid.metrics.intervals import Replicates
-from trec_semid.metrics.verdicts import fewest_draws
+from trec_semid.metrics.bootstrap import Replicates
 from trec_semid.report.collect import FinishedRun
 from trec_semid.report.content import Curves, Example, Protocol, Reach
 
-MIN_REPLICATES = 200
-MAX_ROW_DRAWS = 1_000_000_000
-"""Rows × runs × replicates that a report may cost: about two minutes on one core."""
 TOLERANCE = 1e-5
 """How far a metric of `metrics.json` may lie from the one taken from the predictions."""
 
@@ -26,6 +22,12 @@ class Key(NamedTuple):
     protocol: Protocol
     stratum: str | None
     metric: str
+
+    @property
+    def name(self) -> str:
+        """What `metrics.json` calls the number, of the test part."""
+        part = "test-frozen" if self.protocol == "frozen" else "test"
+        return f"{part}/{self.metric}" + (f"/{self.stratum}" if self.stratum else "")
 
 
 class Asked(NamedTuple):
@@ -48,8 +50,8 @@ class Asked(NamedTuple):
 class RunMeasures(NamedTuple):
     """What one run's predictions say."""
 
-    test: dict[Key, Replicates]
-    """Undefined metrics, and slices of fewer than two users, are absent."""
+    draws: dict[str, Replicates]
+    """Of the test part by `Key.name`; undefined metrics, and slices of fewer than two users, are absent."""
     valid: dict[Key, float]
     counts: dict[str, int]
     """Of the test part, as in `metrics.json` without the part's name."""
@@ -67,16 +69,6 @@ class Measured(NamedTuple):
     reach: list[Reach] = []
     examples: list[Example] = []
     notes: list[str] = []
-
-
-def choose_replicates(wanted: int, num_rows: int, num_runs: int, num_compared: int = 1) -> int:
-    """Return how many draws of users to make.
-
-    Those that the config asks for, or fewer where the test part is large; but as many as it takes for
-    one of `num_compared` arms to be told apart from the baseline.
-    """
-    affordable = MAX_ROW_DRAWS // max(num_rows * num_runs, 1)
-    return max(min(wanted, max(MIN_REPLICATES, affordable)), fewest_draws(num_compared))
 
 
 def expect_same_rows(
@@ -108,18 +100,18 @@ def expect_same_rows(
             )
 
 
-def expect_own_metrics(run: FinishedRun, found: Mapping[str, float]) -> None:
+def expect_own_metrics(run: FinishedRun, own_metrics: Mapping[str, float]) -> None:
     """Refuse a run whose metrics were not taken from the predictions that lie beside them.
 
     Args:
         run: the run.
-        found: metrics taken from its predictions, under the names of `metrics.json`.
+        own_metrics: metrics taken from its predictions, under the names of `metrics.json`.
 
     Raises:
         DataError: a metric is another.
     """
     stated = run.result["metrics"]
-    for key, value in found.items():
+    for key, value in own_metrics.items():
         if key in stated and abs(stated[key] - value) > TOLERANCE * max(1.0, abs(value)):
             raise DataError(
                 f"the run's predictions give {value:.6f}: metrics and predictions are not of one run",

@@ -1,7 +1,6 @@
 """Measures every rank run on its own predictions: metrics, their draws under resampled users, curves."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -9,10 +8,10 @@ from trec_semid.core.arrays import Array, Float32s
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import Predictions, read_predictions
 from trec_semid.evaluation.ranking import RANK_METRICS, rank_metrics, split_metrics
-from trec_semid.evaluation.strata import Strata, training_strata
+from trec_semid.evaluation.resampling import Draws, draw_ranker, ranker_metrics
+from trec_semid.evaluation.strata import STRATA, Strata, training_strata
 from trec_semid.metrics.auc import roc_curve
 from trec_semid.metrics.binary import reliability
-from trec_semid.metrics.intervals import Replicates, bootstrap
 from trec_semid.report.arms import ArmRuns
 from trec_semid.report.collect import FinishedRun
 from trec_semid.report.content import Bin, Bootstrap, Curves, Protocol
@@ -75,24 +74,14 @@ def _rows(test: Predictions) -> dict[str, Array]:
 
 
 def _measure_run(test: Predictions, valid: Predictions, strata: Strata, how: Bootstrap) -> RunMeasures:
-    replicates: dict[Key, Replicates] = {}
-    for protocol, stratum, mask, names in _slices(test, strata):
-        score = test.score if protocol == "online" else test.score_frozen
-        found = bootstrap(
-            score[mask],
-            test.label[mask],
-            test.user_row[mask],
-            metrics=names,
-            num_replicates=how.replicates,
-            seed=how.seed,
-        )
-        replicates |= {Key(protocol, stratum, name): value for name, value in found.items()}
+    metrics = ranker_metrics(key.name for key in _test_keys())
+    draws = draw_ranker([test], metrics, [strata], Draws(how.replicates, how.seed))
     _, counts = rank_metrics(test.score, test.label, test.user_row, test.item_row, strata)
     on_valid: dict[Key, float] = {}
     for protocol, scores in _by_protocol(valid):
         metrics, _ = rank_metrics(scores, valid.label, valid.user_row)
         on_valid |= {Key(protocol, None, name): value for name, value in metrics.items()}
-    return RunMeasures(replicates, on_valid, counts)
+    return RunMeasures(draws, on_valid, counts)
 
 
 def _by_protocol(predictions: Predictions) -> Iterator[tuple[Protocol, Float32s]]:
@@ -100,12 +89,10 @@ def _by_protocol(predictions: Predictions) -> Iterator[tuple[Protocol, Float32s]
     yield "frozen", predictions.score_frozen
 
 
-def _slices(test: Predictions, strata: Strata) -> Iterator[tuple[Protocol, str | None, Any, Sequence[str]]]:
-    everything = slice(None)
-    yield "online", None, everything, RANKING.metrics
-    yield "frozen", None, everything, RANKING.metrics
-    for name, mask in strata.masks(test.user_row, test.item_row):
-        yield "online", name, mask, RANKING.sliced
+def _test_keys() -> list[Key]:
+    """Return every number of the test part: both protocols, and the slices of the first."""
+    whole = [Key(protocol, None, name) for protocol in RANKING.protocols for name in RANKING.metrics]
+    return whole + [Key("online", stratum, name) for stratum in STRATA for name in RANKING.sliced]
 
 
 def _curves(arm: str, tests: Sequence[Predictions]) -> Curves:

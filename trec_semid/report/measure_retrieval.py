@@ -127,7 +127,7 @@ def _measure_run(
         f"coverage@{cutoff}{part}" for cutoff in cutoffs for part in ("", *map("/{}".format, POPULARITY))
     ]
     return RunMeasures(
-        {_key(name): value for name, value in drawn.items()},
+        {f"test/{name}": value for name, value in drawn.items()},
         {_key(name): value for name, value in on_valid.items()},
         counts,
         {_key(name): stated[f"test/{name}"] for name in covered if f"test/{name}" in stated},
@@ -157,10 +157,10 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Re
 def _beam_agreement(arm: ArmRuns) -> dict[int, float]:
     """Return the means over seeds, at the lengths that every run states."""
     stated = [run.result["metrics"] for run in arm.runs]
-    found = {cutoff: f"{BEAM_AGREEMENT}@{cutoff}" for cutoff in _cutoffs(arm.runs[0])}
+    names = {cutoff: f"{BEAM_AGREEMENT}@{cutoff}" for cutoff in _cutoffs(arm.runs[0])}
     return {
         cutoff: sum(metrics[name] for metrics in stated) / len(stated)
-        for cutoff, name in found.items()
+        for cutoff, name in names.items()
         if all(name in metrics for metrics in stated)
     }
 

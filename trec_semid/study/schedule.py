@@ -10,10 +10,10 @@ from trec_semid.study.workers import Look, Outcome
 class Schedule:
     """The planned runs in order, those that are kept, and how the others ended."""
 
-    def __init__(self, planned: list[PlannedRun], kept: Iterable[str]) -> None:
+    def __init__(self, planned: list[PlannedRun], finished: Iterable[str]) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        """How every run that is over ended; kept ones are not in it."""
-        self._good = set(kept)
+        """How every run that is over ended; finished ones are not in it."""
+        self._good = set(finished)
         self._folders = {run.label: run.folder for run in planned}
         self._waiting = [run for run in planned if run.label not in self._good]
 
@@ -58,12 +58,12 @@ def what_to_keep(planned: list[PlannedRun], looks: list[Look]) -> tuple[set[str]
     was made from is not kept. A begun run whose needs all stand is neither: its job goes on from its own
     checkpoint.
     """
-    kept: set[str] = set()
+    finished: set[str] = set()
     stale: list[PlannedRun] = []
     for run, look in zip(planned, looks, strict=True):
-        stands = all(need in kept for need in run.needs)
+        stands = all(need in finished for need in run.needs)
         if stands and look.state == "finished":
-            kept.add(run.label)
+            finished.add(run.label)
         elif look.state == "other" or (not stands and look.state in ("finished", "begun")):
             stale.append(run)
-    return kept, stale
+    return finished, stale

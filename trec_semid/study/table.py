@@ -1,11 +1,13 @@
-"""The table of a study: mean and spread over seeds of chosen metrics, for every step that has them."""
+"""The table of a study: mean and spread over seeds of chosen metrics, as Markdown and as one HTML page."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from trec_semid.evaluation.comparison import Comparison
 from trec_semid.metrics.verdicts import NOT_DISTINGUISHABLE
-from trec_semid.study.compare import Compared
 
 
 class Spread(NamedTuple):
@@ -25,7 +27,7 @@ def tabulate(runs: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str
 
     Args:
         runs: `step` and `metrics` of every finished run, in the order of the table's rows.
-        metrics: wanted columns; a step without any of them has no row.
+        metrics: columns; a step without any of them has no row.
     """
     table: dict[str, dict[str, Spread]] = {}
     for step in dict.fromkeys(run["step"] for run in runs):
@@ -69,13 +71,13 @@ def lay_out(
     runs: Sequence[dict[str, Any]],
     metrics: Sequence[str],
     baseline: str | None,
-    compared: Mapping[str, Mapping[str, Compared]],
+    compared: Mapping[str, Mapping[str, Comparison]],
 ) -> Table:
-    """Make the table of all steps that have a wanted metric, or a failed run.
+    """Make the table of all steps that have one of the metrics, or a failed run.
 
     Args:
         runs: `step`, `label`, `metrics` and `error` of every run, in the order of the table's rows.
-        metrics: wanted columns; one that no run has is left out.
+        metrics: columns; one that no run has is left out.
         baseline: the step that others are compared with.
         compared: step to metric to comparison.
     """
@@ -110,23 +112,41 @@ def as_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
+def render_study(table: Table, *, title: str, result: dict[str, Any]) -> str:
+    """Return the page; on narrow screens every row becomes a card. Text from data is escaped.
+
+    Args:
+        table: what to show.
+        title: the study's name.
+        result: `study.json`, of which command, commit and duration are told.
+    """
+    environment = Environment(
+        loader=PackageLoader("trec_semid.study"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("study.html.j2").render(table=table, title=title, result=result)
+
+
 def _seeds(step: str, runs: Sequence[dict[str, Any]]) -> str:
     own = [run["error"] is None for run in runs if run["step"] == step]
     return str(len(own)) if all(own) else f"{sum(own)} of {len(own)}"
 
 
-def _cell(found: Spread | None, test: Compared | None) -> list[str]:
-    if found is None:
+def _cell(spread: Spread | None, test: Comparison | None) -> list[str]:
+    if spread is None:
         return []
     if test is None:
-        return [str(found)]
+        return [str(spread)]
     if test.verdict == NOT_DISTINGUISHABLE:
         sure = f"detectable {test.smallest_detectable:.4f}, p {test.p_holm:.2g}"
-        return [str(found), f"{NOT_DISTINGUISHABLE} ({test.difference:+.4f}, {sure})"]
-    return [str(found), f"{test.verdict} by {abs(test.difference):.4f} (p {test.p_holm:.2g})"]
+        return [str(spread), f"{NOT_DISTINGUISHABLE} ({test.difference:+.4f}, {sure})"]
+    return [str(spread), f"{test.verdict} by {abs(test.difference):.4f} (p {test.p_holm:.2g})"]
 
 
-def _notes(baseline: str | None, compared: Mapping[str, Mapping[str, Compared]]) -> list[str]:
+def _notes(baseline: str | None, compared: Mapping[str, Mapping[str, Comparison]]) -> list[str]:
     tests = [test for row in compared.values() for test in row.values()]
     if not tests:
         return []
@@ -134,9 +154,9 @@ def _notes(baseline: str | None, compared: Mapping[str, Mapping[str, Compared]])
     over = ", or over ".join(pairings)
     return [
         f"Mean ± standard deviation over seeds. Compared with {baseline}, paired over {over}; p is "
-        "Holm-adjusted for the rows of a column. Not distinguishable: that p is 0.05 or more, the 95 % "
-        "interval holds zero, or the difference is below what a study of this size finds with 80 % power "
-        "(detectable)."
+        "Holm-adjusted for all rows of a column, and for all columns of one metric's slices together. Not "
+        "distinguishable: that p is 0.05 or more, the 95 % interval holds zero, or the difference is below "
+        "what a study of this size finds with 80 % power (detectable)."
     ]
 
 

@@ -12,18 +12,38 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, filesystem, is_local, join, make_folder, read_bytes, write_bytes
-from trec_semid.jobs.verbs import Job
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.runtime.stopping import heed_parent, heeding_signals
 from trec_semid.study.grid import PlannedRun
 from trec_semid.tokenizers.maps.semantic_ids import FILE, holds_same_codes, semantic_ids_file
 
+
+class Job(Protocol):
+    """What a study must know of a verb; the jobs' own table has one for each."""
+
+    @property
+    def config(self) -> type[Config]:
+        """The verb's config class."""
+        ...
+
+    @property
+    def run(self) -> Callable[[Any], Any]:
+        """Do what a config asks for."""
+        ...
+
+    @property
+    def finished(self) -> Callable[[Any], object] | None:
+        """Say truly of a config that its result is there already; None where only the run folder tells."""
+        ...
+
+
 FindJob = Callable[[str], Job]
+"""Gives a verb's job; picklable, since workers call it."""
 State = Literal["finished", "begun", "other", "absent"]
 """What a run's folder holds: this very run, a part of it, another run, or none of a study's jobs."""
 
@@ -216,7 +236,7 @@ def _mark_report(run: RunFolder, config: Config) -> None:
 def _output_to(uri: str) -> Iterator[None]:
     """Send what this process prints, from C++ too, to a file; a remote one is written at the end."""
     make_folder(uri.rpartition("/")[0])
-    kept = [os.dup(number) for number in (1, 2)]
+    originals = [os.dup(number) for number in (1, 2)]
     with open(filesystem(uri)[1], "wb") if is_local(uri) else tempfile.TemporaryFile() as target:
         try:
             for number in (1, 2):
@@ -225,7 +245,7 @@ def _output_to(uri: str) -> Iterator[None]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for number, old in zip((1, 2), kept, strict=True):
+            for number, old in zip((1, 2), originals, strict=True):
                 os.dup2(old, number)
                 os.close(old)
             if not is_local(uri):

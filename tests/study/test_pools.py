@@ -11,7 +11,7 @@ from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.study.compare import compare
 from trec_semid.study.grid import StudyConfig
-from trec_semid.study.predictions import pool_runs
+from trec_semid.study.pools import pool_runs
 
 METRICS = [
     "test/auc",
