@@ -17,6 +17,7 @@ from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import models_in
 from trec_semid.jobs.verbs import JOBS, job_named
+from trec_semid.models.methods import RANKERS, RETRIEVERS
 from trec_semid.sharding.topology import ClusterConfig
 from trec_semid.training.retrieval.setup import RetrieveConfig
 
@@ -63,8 +64,10 @@ def keys_of(model: type[BaseModel], at: tuple[str, ...] = (), seen: tuple = ()) 
 def keys() -> dict[str, list[FieldInfo]]:
     """Every key of every verb's config, with whatever part of its path a message may leave out before it."""
     found: dict[str, list[FieldInfo]] = {}
-    for model in [*(job_named(verb).config for verb in JOBS), ClusterConfig]:
-        for path, field in keys_of(model):
+    tops = [*(job_named(verb).config for verb in JOBS), ClusterConfig]
+    methods = [*RETRIEVERS, *RANKERS]  # the annotation of `model` names what they have in common alone
+    for model, at in [*((each, ()) for each in tops), *((each, ("model",)) for each in methods)]:
+        for path, field in keys_of(model, at):
             for start in range(len(path)):
                 found.setdefault(".".join(path[start:]), []).append(field)
     return found
