@@ -82,7 +82,7 @@ def test_histories_are_what_happened_strictly_before_in_any_unit(tmp_path_factor
     found = index_histories(events, HistoryConfig(max_len=max_len))["online"].before(
         events.users, events.when, max_len
     )
-    names = dataset.item_ids
+    names = dataset.item_ids.to_pylist()
     for at, row in enumerate(order):
         before = [items[other] for other in order if users[other] == users[row] and exact[other] < exact[row]]
         start, length = found.starts[at], found.lengths[at]

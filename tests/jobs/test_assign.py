@@ -74,7 +74,7 @@ def test_known_content_under_new_ids_gets_the_codes_it_has(world: Path, tmp_path
     known = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))
     given = SemanticIds.load(str(tmp_path / "out/semantic_ids.parquet"))
     np.testing.assert_array_equal(given.codes, known.codes)
-    assert given.item_ids == [f"new-{number}" for number in range(200)]
+    assert given.item_ids.to_pylist() == [f"new-{number}" for number in range(200)]
     assert given.sizes == known.sizes
     assert drift["collisions"]["with_existing_share"] == 1
     assert drift["items"] == drift["existing_items"] == 200
@@ -188,7 +188,7 @@ def test_bad_value_is_named_by_row_and_field_and_nothing_is_written(world: Path,
 
 
 def test_existing_item_is_refused_and_told_from_a_new_one(world: Path, tmp_path: Path):
-    known = SemanticIds.load(str(world / "codes/semantic_ids.parquet")).item_ids[7]
+    known = SemanticIds.load(str(world / "codes/semantic_ids.parquet")).item_ids[7].as_py()
     columns = items_of(world)
     bad(known, columns)
     write(tmp_path / "new.parquet", columns)
@@ -366,7 +366,7 @@ def test_subfolders_are_read_and_their_partitions_checked(world: Path, tmp_path:
     (tmp_path / "new/a.parquet").unlink()
     run(config(world, tmp_path / "new", tmp_path / "out"))
     given = SemanticIds.load(str(tmp_path / "out/semantic_ids.parquet"))
-    assert given.item_ids == [f"new-{number}" for number in range(50, 150)]
+    assert given.item_ids.to_pylist() == [f"new-{number}" for number in range(50, 150)]
     write(tmp_path / "new/day=2/deep/c.parquet", {key: values[:1] for key, values in columns.items()})
     assert len(run(config(world, tmp_path / "new", tmp_path / "out")).drift["inputs"]) == 4
     table = pq.read_table(tmp_path / "new/day=1/a.parquet").append_column("day", pa.array(["1"] * 49 + ["2"]))

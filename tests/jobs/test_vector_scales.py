@@ -80,7 +80,9 @@ def assigned(run: Path, vectors: np.ndarray, folder: Path) -> np.ndarray:
 
 
 def codes_by_item(ids: SemanticIds) -> dict[str, tuple[int, ...]]:
-    return {item: tuple(codes) for item, codes in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
+    return {
+        item: tuple(codes) for item, codes in zip(ids.item_ids.to_pylist(), ids.codes.tolist(), strict=True)
+    }
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from tests.jobs.ranking import rank_config
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import DataError, SemidError
+from trec_semid.core.ids import id_array
 from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign, plan, rank, retrieve, tokenize
@@ -39,7 +40,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def codes_by_item(ids: SemanticIds) -> dict[str, tuple[int, ...]]:
-    return {item: tuple(codes) for item, codes in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
+    return {
+        item: tuple(codes) for item, codes in zip(ids.item_ids.to_pylist(), ids.codes.tolist(), strict=True)
+    }
 
 
 @pytest.mark.parametrize("change", ["order", "nothing"])
@@ -106,7 +109,10 @@ def test_items_that_the_dataset_does_not_have_are_refused_where_codes_say_whose_
     dataset = Dataset(str(world / "data"))
     ids = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))
     more = SemanticIds(
-        [*ids.item_ids, "more"], np.concatenate([ids.codes, ids.codes[:1]]), ids.sizes, ids.origin
+        id_array([*ids.item_ids.to_pylist(), "more"]),
+        np.concatenate([ids.codes, ids.codes[:1]]),
+        ids.sizes,
+        ids.origin,
     )
     more.save(str(tmp_path / "more.parquet"))
     with pytest.raises(DataError, match="1 items are not in the dataset, the first 'more'"):
@@ -120,7 +126,9 @@ def test_codes_that_do_not_say_whose_they_are_are_matched_by_id_with_a_message(
     ids = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))
     file = str(tmp_path / "published.parquet")
     SemanticIds(
-        [*ids.item_ids[::-1], "more"], np.concatenate([ids.codes[::-1], ids.codes[:1]]), ids.sizes
+        id_array([*ids.item_ids[::-1].to_pylist(), "more"]),
+        np.concatenate([ids.codes[::-1], ids.codes[:1]]),
+        ids.sizes,
     ).save(file)
     with caplog.at_level(logging.INFO):
         matched = read_semantic_ids(file, dataset)

@@ -94,9 +94,8 @@ def test_the_same_holds_for_tables_that_are_cut_over_two_ranks(world: Path, tmp_
 def test_new_items_begin_as_a_fresh_table_would_and_the_others_keep_their_rows(world: Path, tmp_path: Path):
     dataset = Dataset(rearranged(str(world / "data"), world / "grown", seed=1, num_new=5))
     old = SemanticIds.load(str(world / "codes.parquet"))
-    codes = np.stack(
-        [old.codes[old.item_ids.index(item)] if item in old.item_ids else [1, 1] for item in dataset.item_ids]
-    )
+    known, items = old.item_ids.to_pylist(), dataset.item_ids.to_pylist()
+    codes = np.stack([old.codes[known.index(item)] if item in known else [1, 1] for item in items])
     SemanticIds(dataset.item_ids, codes.astype(np.int32), old.sizes).save(str(tmp_path / "codes.parquet"))
     places = {"dataset": str(world / "grown"), "semantic_ids": str(tmp_path / "codes.parquet")}
     start = start_of(world / "ranker")
@@ -108,8 +107,8 @@ def test_new_items_begin_as_a_fresh_table_would_and_the_others_keep_their_rows(w
         atol=2e-6,
     )
     (now, before) = (table_of(run, "t_item_id") for run in (config.run, str(world / "ranker")))
-    ids = Dataset(str(world / "data")).item_ids
-    for row, item in enumerate(dataset.item_ids):
+    ids = Dataset(str(world / "data")).item_ids.to_pylist()
+    for row, item in enumerate(items):
         if item.startswith("new-"):
             fresh = initial_rows("t_item_id", 8, row, 1, std=config.tables.init_std, seed=3)[0].numpy()
             np.testing.assert_allclose(now[row], fresh, atol=1e-7)

@@ -29,6 +29,7 @@ from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import DataError
 from trec_semid.core.identity import MayChange
+from trec_semid.core.ids import id_array
 from trec_semid.core.paths import arrow_filesystem, is_local, join, local_copy, read_bytes
 from trec_semid.data.raw.times import TimeUnit
 from trec_semid.runtime.fingerprints import Fingerprint, Verify, check_files, read_signed, verify
@@ -240,9 +241,9 @@ class Dataset:
         return self._array(modality, f"content/{modality}.mask.npy")
 
     @cached_property
-    def item_ids(self) -> list[str]:
-        """Item ids in row order."""
-        return self.items(["item_id"])["item_id"].to_pylist()
+    def item_ids(self) -> pa.Array:
+        """(num_items,) ids in row order."""
+        return id_array(self.items(["item_id"])["item_id"])
 
     def _table(self, name: str, columns: list[str] | None, num_rows: int) -> pa.Table:
         uri = join(self.uri, name)

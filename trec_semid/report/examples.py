@@ -80,7 +80,7 @@ def _titles(dataset: Dataset) -> list[str] | None:
     if not texts:
         return None
     names = items["title" if "title" in texts else texts[0]].to_pylist()
-    return [name or item_id for name, item_id in zip(names, dataset.item_ids, strict=True)]
+    return [name or item_id for name, item_id in zip(names, dataset.item_ids.to_pylist(), strict=True)]
 
 
 def _choose(ranks: Mapping[str, TargetPositions], users: Ints, seed: int) -> Iterator[tuple[int, str]]:

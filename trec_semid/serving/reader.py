@@ -6,6 +6,7 @@ Legend: B rows, F features, D table width.
 import io
 from typing import final
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ class Bundle:
         ]
         return torch.sigmoid(self._dense(torch.cat(pooled, dim=1)))
 
-    def semantic_ids(self, item_ids: list[str]) -> SemanticIds | None:
+    def semantic_ids(self, item_ids: pa.Array) -> SemanticIds | None:
         """Return the map in the order of these items; None where the model reads no codes.
 
         Raises:

@@ -6,7 +6,6 @@ A run that starts from these weights on another dataset takes rows over by what 
 from collections.abc import Iterable
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
+from trec_semid.core.ids import id_array, rows_of
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder, read_bytes, remove, write_bytes
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import Dataset
@@ -102,8 +102,7 @@ def map_rows(run: str, known: KnownRows, dataset: Dataset, kinds: Iterable[str])
 
 
 def _map(before: Any, now: Any, *, is_field: bool) -> RowMap:
-    places = {value: row for row, value in enumerate(before.to_pylist())}
-    old = np.fromiter((places.get(value, -1) for value in now.to_pylist()), np.int64, len(now))
+    old = rows_of(id_array(now), id_array(before))
     if is_field and len(old):
         old[0] = 0  # missing or unknown, whatever it is called
     return RowMap(old, len(before))

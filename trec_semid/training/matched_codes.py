@@ -2,7 +2,10 @@
 
 import logging
 
+import numpy as np
+
 from trec_semid.core.errors import DataError
+from trec_semid.core.ids import rows_of
 from trec_semid.core.paths import exists, join, parent_of
 from trec_semid.data.schema import Dataset
 from trec_semid.serving.manifest import MANIFEST, verify_bundle
@@ -82,18 +85,21 @@ def read_semantic_ids(place: str, dataset: Dataset) -> SemanticIds:
                 told = f"their content '{fault}' is another under the same item ids"
                 raise _other(told, ids.origin, of, dataset, file)
         _log.info("semantic IDs of %s have the items and the content of %s", _named(ids.origin), of)
-    if ids.item_ids != dataset.item_ids:
+    if not ids.item_ids.equals(dataset.item_ids):
         _log.info("semantic IDs of %s are put into the order of %s", _named(ids.origin), of)
     return ids.in_order(dataset.item_ids, file)
 
 
 def _expect_same_items(ids: SemanticIds, origin: Origin, of: Named, dataset: Dataset, file: str) -> None:
-    has, needs = set(ids.item_ids), set(dataset.item_ids)
-    absent = [item for item in dataset.item_ids if item not in has]
-    more = [item for item in ids.item_ids if item not in needs]
-    for items, told in ((absent, "items have no semantic ID"), (more, "items are not in the dataset")):
-        if items:
-            raise _other(f"{len(items):,} {told}, the first '{items[0]}'", origin, of, dataset, file)
+    has, needs = ids.item_ids, dataset.item_ids
+    for items, others, told in (
+        (needs, has, "items have no semantic ID"),
+        (has, needs, "items are not in the dataset"),
+    ):
+        absent = np.flatnonzero(rows_of(items, others) < 0)
+        if len(absent):
+            first = items[int(absent[0])].as_py()
+            raise _other(f"{len(absent):,} {told}, the first '{first}'", origin, of, dataset, file)
 
 
 def _other_content(origin: Origin, dataset: Dataset) -> str | None:

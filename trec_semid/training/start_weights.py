@@ -1,7 +1,6 @@
 """`start_from`: the weights of another run, their rows matched by what they stand for."""
 
 import logging
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError
+from trec_semid.core.ids import rows_of
 from trec_semid.core.paths import join, parent_of
 from trec_semid.data.features import Feature
 from trec_semid.data.schema import Dataset
@@ -150,15 +150,10 @@ def _refuse_other_codes(checkpoint: str, ids: SemanticIds) -> None:
     read_file(folder, step, FILE)  # its checksum first
     place = join(step_folder(folder, step), FILE)
     before = SemanticIds.load(place)
-    rows = {item: row for row, item in enumerate(before.item_ids)}
-    both = [(rows[item], row) for row, item in enumerate(ids.item_ids) if item in rows]
-    old, new = (np.asarray(places, np.int64) for places in _columns(both))
-    if before.sizes != ids.sizes or not np.array_equal(before.codes[old], ids.codes[new]):
+    old = rows_of(ids.item_ids, before.item_ids)
+    both = old >= 0
+    if before.sizes != ids.sizes or not np.array_equal(before.codes[old[both]], ids.codes[both]):
         raise CheckpointError(
             f"start_from: {checkpoint} was trained on another map than semantic_ids names. "
             f"Set semantic_ids = '{place}'."
         )
-
-
-def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    return [first for first, _ in pairs], [second for _, second in pairs]

@@ -218,7 +218,7 @@ def test_ordinary_prepare_reads_it_and_the_truth_joins_on_order(tmp_path: Path):
     events = dataset.events(["user_row", "item_row", "label", "order"])
     raw, truth = table(tmp_path / "raw", "interactions"), table(tmp_path / "raw", "truth/events")
     order = events["order"].to_numpy()
-    items = np.array(dataset.item_ids).astype(int)
+    items = np.array(dataset.item_ids.to_pylist()).astype(int)
     np.testing.assert_array_equal(items[events["item_row"].to_numpy()], raw["item_id"][order])
     np.testing.assert_array_equal(events["label"].to_numpy(), raw["label"][order])
     assert auc(truth["probability"][order], events["label"].to_numpy()) > 0.8

@@ -33,7 +33,7 @@ def write(folder, codes, *, sizes=None, kind=None, items=None):
 )
 def test_any_list_of_whole_numbers_is_read(tmp_path, kind):
     ids, codes, sizes, *_ = read_codes(write(tmp_path, [[0, 7], [3, 1]], kind=kind))
-    assert ids == ["i0", "i1"]
+    assert ids.to_pylist() == ["i0", "i1"]
     assert (codes.tolist(), codes.dtype, sizes) == ([[0, 7], [3, 1]], np.int32, (4, 8))
     assert read_codes(write(tmp_path, [[0, 7], [3, 1]], kind=kind, sizes="4, 9")).sizes == (4, 9)
 

@@ -4,9 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from trec_semid.core.errors import DataError
+from trec_semid.core.ids import id_array
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, holds_same_codes
 
-IDS = SemanticIds(["a", "b", "c"], np.array([[0, 4], [2, 5], [3, 1]], np.int32), (4, 5))
+IDS = SemanticIds(id_array(["a", "b", "c"]), np.array([[0, 4], [2, 5], [3, 1]], np.int32), (4, 5))
 
 
 @pytest.mark.parametrize("place", ["folder", "memory"])
@@ -30,8 +31,8 @@ def test_file_has_the_columns_other_programs_read(tmp_path):
 def test_map_is_put_into_the_order_asked_for(tmp_path):
     uri = str(tmp_path / "ids.parquet")
     IDS.save(uri)
-    loaded = SemanticIds.load(uri, ["c", "a"])
-    assert loaded.item_ids == ["c", "a"]
+    loaded = SemanticIds.load(uri, id_array(["c", "a"]))
+    assert loaded.item_ids.to_pylist() == ["c", "a"]
     assert loaded.codes.tolist() == [[3, 1], [0, 4]]
 
 
@@ -39,7 +40,7 @@ def test_item_without_a_semantic_id_is_named(tmp_path):
     uri = str(tmp_path / "ids.parquet")
     IDS.save(uri)
     with pytest.raises(DataError, match=r"item has no semantic ID \(got 'd'\)"):
-        SemanticIds.load(uri, ["a", "d"])
+        SemanticIds.load(uri, id_array(["a", "d"]))
 
 
 def test_missing_file_is_refused_with_a_remedy(tmp_path):
@@ -76,12 +77,12 @@ def test_file_that_is_not_parquet_is_refused(tmp_path):
 
 
 def test_checksum_tells_maps_apart_by_order_size_and_code():
-    same = SemanticIds(list(IDS.item_ids), IDS.codes.astype(np.int32), (4, 5))
+    same = SemanticIds(id_array(IDS.item_ids.to_pylist()), IDS.codes.astype(np.int32), (4, 5))
     others = [
-        SemanticIds(["a", "c", "b"], IDS.codes, (4, 5)),
+        SemanticIds(id_array(["a", "c", "b"]), IDS.codes, (4, 5)),
         SemanticIds(IDS.item_ids, IDS.codes, (4, 6)),
         SemanticIds(IDS.item_ids, IDS.codes[::-1], (4, 5)),
-        SemanticIds(["a", "b"], IDS.codes[:2], (4, 5)),
+        SemanticIds(id_array(["a", "b"]), IDS.codes[:2], (4, 5)),
     ]
     assert same.checksum() == IDS.checksum()
     assert len({IDS.checksum(), *(other.checksum() for other in others)}) == 5
@@ -90,12 +91,12 @@ def test_checksum_tells_maps_apart_by_order_size_and_code():
 def test_a_copy_is_the_same_in_another_order_but_not_with_other_codes(tmp_path):
     copy, original = str(tmp_path / "copy.parquet"), str(tmp_path / "original.parquet")
     IDS.save(copy)
-    SemanticIds(["c", "a", "b", "d"], IDS.codes[[2, 0, 1, 0]], (4, 5)).save(original)
+    SemanticIds(id_array(["c", "a", "b", "d"]), IDS.codes[[2, 0, 1, 0]], (4, 5)).save(original)
     assert holds_same_codes(copy, original, None)
     assert holds_same_codes(copy, original, IDS.checksum())
-    SemanticIds(["c", "a", "b"], IDS.codes[[2, 1, 0]], (4, 5)).save(original)
+    SemanticIds(id_array(["c", "a", "b"]), IDS.codes[[2, 1, 0]], (4, 5)).save(original)
     assert not holds_same_codes(copy, original, IDS.checksum())
-    SemanticIds(["a", "b"], IDS.codes[:2], (4, 5)).save(original)
+    SemanticIds(id_array(["a", "b"]), IDS.codes[:2], (4, 5)).save(original)
     assert not holds_same_codes(copy, original, IDS.checksum())
 
 

@@ -73,7 +73,7 @@ def trained(folder: Path, semantic_ids: Path, seed: int, tuning: dict[str, str])
     )
     start = SemanticIds.load(f"{semantic_ids}/semantic_ids.parquet")
     truth = pq.read_table(folder / "raw/truth/items.parquet")["redundant"].to_numpy()
-    factor = np.stack(truth)[np.asarray(last.item_ids).astype(int), 0]
+    factor = np.stack(truth)[np.asarray(last.item_ids.to_pylist()).astype(int), 0]
     positions = [information(last.codes[:, r], factor) for r in range(last.codes.shape[1])]
     of_tuples = information(last.codes, factor) - by_chance(last.codes, factor)
     churn = float((last.codes != start.codes).any(1).mean())

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from trec_semid.core.arrays import Array, Int32s
 from trec_semid.core.errors import DataError
+from trec_semid.core.ids import id_array, is_repeated
 from trec_semid.core.paths import arrow_filesystem
 
 SIZES_KEY = b"codebook_sizes"
@@ -27,7 +28,8 @@ _MAX_SIZE = int(np.iinfo(np.int32).max)
 class ItemCodes(NamedTuple):
     """What a file says."""
 
-    item_ids: list[str]
+    item_ids: pa.Array
+    """(N,) text."""
     codes: Int32s
     """(N, R) int32."""
     sizes: tuple[int, ...]
@@ -96,7 +98,7 @@ def _read(uri: str) -> pa.Table:
     return table
 
 
-def _item_ids(column: pa.ChunkedArray, uri: str) -> list[str]:
+def _item_ids(column: pa.ChunkedArray, uri: str) -> pa.Array:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not is_text:
@@ -104,18 +106,14 @@ def _item_ids(column: pa.ChunkedArray, uri: str) -> list[str]:
         raise DataError("wrong type", file=uri, field="item_id", value=str(column.type), remedy=remedy)
     _refuse_nulls(column, uri, "item_id", "Give every row its item")
     try:
-        ids: list[str] = column.to_pylist()
-    except UnicodeDecodeError as error:
+        ids = id_array(column)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"damaged: an id is not text: {error}", file=uri, field="item_id") from None
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        for row, item in enumerate(ids, start=1):
-            if item in seen:
-                remedy = "Keep one row of each item"
-                raise DataError(
-                    "duplicate item", file=uri, row=row, field="item_id", value=item, remedy=remedy
-                )
-            seen.add(item)
+    repeated = is_repeated(ids)
+    if repeated.any():
+        row = int(np.argmax(repeated))
+        item, remedy = ids[row].as_py(), "Keep one row of each item"
+        raise DataError("duplicate item", file=uri, row=row + 1, field="item_id", value=item, remedy=remedy)
     return ids
 
 

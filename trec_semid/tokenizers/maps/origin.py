@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
+from trec_semid.core.ids import in_id_order
 from trec_semid.tokenizers.inputs.contents import Catalogue
 
 _CHUNK_ROWS = 8192
@@ -35,24 +36,29 @@ class Named(NamedTuple):
         return f"'{self.name}' (checksum {self.checksum[:12]})"
 
 
-def origin_of(dataset: Named, item_ids: Sequence[str], catalogue: Catalogue) -> Origin:
-    """Describe what a tokenizer read."""
+def origin_of(dataset: Named, item_ids: pa.Array, catalogue: Catalogue) -> Origin:
+    """Describe what a tokenizer read, of (N,) ids."""
     content = {name: content_checksum(name, item_ids, catalogue) for name in catalogue.dims}
     return Origin(dataset=dataset.name, dataset_checksum=dataset.checksum, content=content)
 
 
-def content_checksum(modality: str, item_ids: Sequence[str], catalogue: Catalogue) -> str:
+def content_checksum(modality: str, item_ids: pa.Array, catalogue: Catalogue) -> str:
     """Return a sha256 over items in the order of their ids, each with its vector, or without one.
 
     Vectors count as float32 numbers, so the same ones stored as float16 are the same content.
+
+    Args:
+        modality: of the catalogue.
+        item_ids: (N,) of the catalogue's rows.
+        catalogue: vectors (N, dim) of every modality.
     """
-    order = np.asarray(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
+    order = in_id_order(item_ids)
     vectors: Array = catalogue.vectors[modality]
     digest = hashlib.sha256(json.dumps([len(item_ids), vectors.shape[1]]).encode())
     for start in range(0, len(order), _CHUNK_ROWS):
         rows = order[start : start + _CHUNK_ROWS]
         present = np.asarray(catalogue.present[modality][rows], bool)
-        digest.update(json.dumps([item_ids[row] for row in rows.tolist()]).encode())
+        digest.update(json.dumps(item_ids.take(pa.array(rows)).to_pylist()).encode())
         digest.update(present.tobytes())
         digest.update(np.ascontiguousarray(vectors[rows][present], "<f4").tobytes())
     return digest.hexdigest()

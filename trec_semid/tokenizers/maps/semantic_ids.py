@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from trec_semid.core.arrays import Int32s
 from trec_semid.core.errors import DataError
+from trec_semid.core.ids import ids_as_json, rows_of
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder
 from trec_semid.tokenizers.maps.code_files import ORIGIN_KEY, SEAL_KEY, SIZES_KEY, read_codes
 from trec_semid.tokenizers.maps.origin import Origin
@@ -27,7 +28,8 @@ class SemanticIds:
     this position reads is missing for the item. Tables over position r therefore have sizes[r] + 1 rows.
     """
 
-    item_ids: list[str]
+    item_ids: pa.Array
+    """(N,) text, as `core.ids.id_array` has it: a list would hold a Python object for each item."""
     codes: Int32s
     """(N, R) int32."""
     sizes: tuple[int, ...]
@@ -42,7 +44,9 @@ class SemanticIds:
 
     def checksum(self) -> str:
         """Return a sha256 over items, codebook sizes and codes: equal exactly when two maps are, in order."""
-        digest = hashlib.sha256(json.dumps([self.item_ids, list(self.sizes)]).encode())
+        digest = hashlib.sha256()
+        for piece in (b"[", *ids_as_json(self.item_ids), b", ", json.dumps(self.sizes).encode(), b"]"):
+            digest.update(piece)
         digest.update(np.ascontiguousarray(self.codes, "<i4").tobytes())
         return digest.hexdigest()
 
@@ -68,7 +72,7 @@ class SemanticIds:
         offsets = pa.array(np.arange(len(self.codes) + 1, dtype=np.int32) * self.num_positions)
         table = pa.table(
             {
-                "item_id": pa.array(self.item_ids, pa.string()),
+                "item_id": self.item_ids.cast(pa.string()),
                 "codes": pa.ListArray.from_arrays(offsets, flat),
             }
         )
@@ -78,7 +82,7 @@ class SemanticIds:
         return table.replace_schema_metadata(metadata)
 
     @staticmethod
-    def load(uri: str, item_ids: list[str] | None = None) -> "SemanticIds":
+    def load(uri: str, item_ids: pa.Array | None = None) -> "SemanticIds":
         """Read a map, and put it into the order of `item_ids` where given.
 
         Raises:
@@ -92,25 +96,22 @@ class SemanticIds:
             raise DataError("damaged: its content is not what was written", file=uri, remedy=remedy)
         return whole if item_ids is None else whole.in_order(item_ids, uri)
 
-    def in_order(self, item_ids: list[str], uri: str) -> "SemanticIds":
+    def in_order(self, item_ids: pa.Array, uri: str) -> "SemanticIds":
         """Return the codes of these items, in their order.
 
         Args:
-            item_ids: some or all of the map's items.
+            item_ids: (M,) some or all of the map's items.
             uri: where the map was read, for errors.
 
         Raises:
             DataError: one of them has no semantic ID.
         """
-        positions = {item: row for row, item in enumerate(self.item_ids)}
-        missing = next((item for item in item_ids if item not in positions), None)
-        if missing is not None:
+        rows = rows_of(item_ids, self.item_ids)
+        if (rows < 0).any():
+            absent = item_ids[int(np.argmax(rows < 0))].as_py()
             remedy = "Tokenize the dataset that this job reads"
-            raise DataError(
-                "item has no semantic ID", file=uri, field="item_id", value=missing, remedy=remedy
-            )
-        order = np.fromiter((positions[item] for item in item_ids), np.int64, len(item_ids))
-        return SemanticIds(list(item_ids), self.codes[order], self.sizes, self.origin)
+            raise DataError("item has no semantic ID", file=uri, field="item_id", value=absent, remedy=remedy)
+        return SemanticIds(item_ids, self.codes[rows], self.sizes, self.origin)
 
 
 def read_origin(metadata: Mapping[bytes, bytes], uri: str) -> Origin | None:
@@ -164,8 +165,8 @@ def holds_same_codes(copy: str, original: str, began: str | None) -> bool:
     Raises:
         DataError: one of the two files is missing or damaged.
     """
-    kept = SemanticIds.load(copy)
+    own = SemanticIds.load(copy)
     now = SemanticIds.load(original)
-    if set(kept.item_ids) - set(now.item_ids):
+    if (rows_of(own.item_ids, now.item_ids) < 0).any():
         return False
-    return SemanticIds.load(original, kept.item_ids).checksum() == (began or kept.checksum())
+    return now.in_order(own.item_ids, original).checksum() == (began or own.checksum())
