@@ -18,57 +18,11 @@ ARRAYS = {
     *("ndarray", "NDArray"),
 }
 TO_DO: set[str] = {
-    "trec_semid/checkpoints/load.py",
-    "trec_semid/checkpoints/mapped.py",
-    "trec_semid/core/finite.py",
-    "trec_semid/core/shapes.py",
-    "trec_semid/data/encoders/cache.py",
-    "trec_semid/data/encoders/chunks.py",
-    "trec_semid/data/encoders/columns.py",
-    "trec_semid/data/encoders/narrow.py",
-    "trec_semid/data/encoders/store.py",
-    "trec_semid/data/events/duplicates.py",
-    "trec_semid/data/events/filters.py",
-    "trec_semid/data/events/labels.py",
-    "trec_semid/data/events/linking.py",
-    "trec_semid/data/events/ordering.py",
-    "trec_semid/data/events/splits.py",
-    "trec_semid/data/features.py",
-    "trec_semid/data/folder.py",
-    "trec_semid/data/item_rows.py",
-    "trec_semid/data/ragged.py",
-    "trec_semid/data/ranking/dataset.py",
-    "trec_semid/data/ranking/loader.py",
-    "trec_semid/data/raw/columns.py",
-    "trec_semid/data/raw/entities.py",
-    "trec_semid/data/raw/formats/rows.py",
-    "trec_semid/data/raw/ratings.py",
-    "trec_semid/data/retrieval/batches.py",
-    "trec_semid/data/retrieval/dataset.py",
-    "trec_semid/data/retrieval/loader.py",
-    "trec_semid/data/similar_ids.py",
-    "trec_semid/data/synthetic/world.py",
-    "trec_semid/layers/experts.py",
-    "trec_semid/layers/quantize.py",
-    "trec_semid/layers/tuple_trie.py",
+    "trec_semid/evaluation/predictions.py",
+    "trec_semid/metrics/keys.py",
+    "trec_semid/metrics/retrieval.py",
+    "trec_semid/models/item_tokens.py",
     "trec_semid/report/measure.py",
-    "trec_semid/serving/ids.py",
-    "trec_semid/serving/tables.py",
-    "trec_semid/sharding/tables.py",
-    "trec_semid/tokenizers/codebook_fit.py",
-    "trec_semid/tokenizers/drift.py",
-    "trec_semid/tokenizers/inputs/alignment.py",
-    "trec_semid/tokenizers/inputs/contents.py",
-    "trec_semid/tokenizers/inputs/draw.py",
-    "trec_semid/tokenizers/inputs/fusion.py",
-    "trec_semid/tokenizers/inputs/shards.py",
-    "trec_semid/tokenizers/inputs/standardise.py",
-    "trec_semid/tokenizers/mmq.py",
-    "trec_semid/tokenizers/opq.py",
-    "trec_semid/tokenizers/quality.py",
-    "trec_semid/tokenizers/rq_kmeans.py",
-    "trec_semid/tokenizers/rq_vae.py",
-    "trec_semid/tokenizers/tokenizer.py",
     "trec_semid/training/finetune/code_watch.py",
     "trec_semid/training/finetune/finetuning.py",
     "trec_semid/training/retrieval/item_feed.py",
@@ -78,7 +32,11 @@ TO_DO: set[str] = {
 OF_THE_CLASS = {"forward", "__init__"}
 """Methods whose shapes may stand in the docstring of their class."""
 SHAPE = re.compile(r"\(\)|\((?P<sizes>[^()\n]+(?:\([^()\n]*\)[^()\n]*)*)\)")
-SIZE = re.compile(r"\.\.\.|\*?(\d+|[A-Z]\w*|num_\w+|\w*(dim|size|rows|width)\w*|len\(\w+\))( ?[-+*/] ?\w+)*")
+SIZE = re.compile(
+    r"\.\.\.|\*?(\d+|[A-Z]\w*|num_\w+|\w*(dim|size|rows|width|lengths)\w*|len\(\w+\)|[a-z])( ?[-+*/] ?\w+)*"
+    r"|\w+ [-+*/] \w+|sum of \w+"
+)
+ANY_SHAPE = re.compile(r"\bany (other )?shape\b")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -125,11 +83,14 @@ def names_in(annotation: ast.expr) -> Iterator[str]:
 
 def has_shape(text: str) -> bool:
     """Whether a text holds a shape: sizes in brackets, not a remark."""
-    for match in SHAPE.finditer(text):
-        sizes = match["sizes"]
-        if sizes is None or all(SIZE.fullmatch(size.strip()) for size in sizes.rstrip(", ").split(",")):
-            return True
-    return False
+    shapes = (match["sizes"] for match in SHAPE.finditer(text))
+    return bool(ANY_SHAPE.search(text)) or any(sizes is None or is_shape(sizes) for sizes in shapes)
+
+
+def is_shape(sizes: str) -> bool:
+    """Whether what stands between brackets is sizes; one small letter alone, as in (a) and (b), is none."""
+    named = [size.strip() for size in sizes.rstrip(", ").split(",")]
+    return all(SIZE.fullmatch(size) for size in named) and not re.fullmatch(r"[a-z]", sizes)
 
 
 def main(folders: list[str]) -> int:

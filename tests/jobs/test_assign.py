@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.datasets import write_small_dataset
 from trec_semid.core.errors import ConfigError, DataError, SemidError
+from trec_semid.core.ids import id_array
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign as job
 from trec_semid.jobs import tokenize
@@ -315,7 +316,7 @@ def wide_codes(folder: Path, width: int) -> None:
     encoded = encode_catalogue(tokenizer, catalogue)
     tokenizer.save(str(folder / "tokenizer"))
     ids = [f"old-{number}" for number in range(50)]
-    SemanticIds(ids, encoded.codes, (4, 4)).save(str(folder / "semantic_ids.parquet"))
+    SemanticIds(id_array(ids), encoded.codes, (4, 4)).save(str(folder / "semantic_ids.parquet"))
     resolved = resolve_collisions("keep", tokenizer, catalogue, encoded)
     quality = describe_quality(tokenizer, "rq_kmeans", catalogue, resolved, np.arange(50), seed=0)
     (folder / "quality.json").write_text(json.dumps(quality))

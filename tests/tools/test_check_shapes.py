@@ -81,3 +81,14 @@ def test_the_package_passes():
     command = [sys.executable, "tools/check_shapes.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "docstring", ["Return (n,) rows.", "Take values of any shape.", "Take (stop - start, dim)."]
+)
+def test_lengths_of_small_letters_differences_and_any_shape_are_shapes(tmp_path: Path, docstring: str):
+    assert faults(tmp_path, function(docstring)) == []
+
+
+def test_letters_that_number_a_list_are_no_shape(tmp_path: Path):
+    assert len(faults(tmp_path, function("Do (a) this and (b) that."))) == 1

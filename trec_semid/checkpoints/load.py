@@ -100,7 +100,9 @@ def load_checkpoint(
 
 
 def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
-    """Read whole tensors of a complete step, without a model, a process group, or torchrec's types.
+    """Read the whole tensors of a complete step, without a model, a process group, or torchrec's types.
+
+    They have any shape.
 
     Args:
         folder: of checkpoints.

@@ -40,7 +40,7 @@ def expect_mappable(name: str, saved: tuple[int, ...], now: tuple[int, ...], row
 
 @torch.no_grad()
 def take_rows(weight: Any, saved: Tensor, rows: RowMap) -> None:
-    """Copy rows of a whole saved tensor into the parts of a table that lie on this rank; others stay."""
+    """Copy rows of a whole saved tensor (rows, D) into the parts of a table on this rank; others stay."""
     for first_row, first_column, part in table_shards(weight):
         old = torch.from_numpy(rows.old_rows[first_row : first_row + part.shape[0]])
         is_taken = old >= 0

@@ -9,8 +9,8 @@ from torch import Tensor
 def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str:
     """Return the name of the first tensor with NaN or an infinite number in it; '' if there is none.
 
-    Reads every number once, without a copy of the tensor, and waits for the device once. Tensors of whole
-    numbers, and empty ones, pass.
+    Tensors may have any shape. Reads every number once, without a copy of the tensor, and waits for the
+    device once. Tensors of whole numbers, and empty ones, pass.
     """
     looked_at = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and tensor.numel()]
     if not looked_at:

@@ -9,7 +9,7 @@ def expect_shape(x: Tensor, shape: str, name: str, **sizes: int) -> None:
     """Check a tensor's shape against names, e.g. `expect_shape(scores, "B K", "scores", K=100)`.
 
     Args:
-        x: the tensor.
+        x: the tensor, of any shape.
         shape: one name per dimension, separated by spaces; equal names must have equal sizes,
             a number must be met exactly.
         name: how the error calls the tensor.

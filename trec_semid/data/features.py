@@ -141,7 +141,7 @@ def read_sources(
 
 
 def check_ids(feature: Feature, ids: Array, file: str) -> None:
-    """Check that ids lie in their table: past this point a wrong id is read as another row or crashes.
+    """Check that (n,) ids lie in their table: past this point a wrong id is read as another row or crashes.
 
     Raises:
         DataError: naming the first row with an id below 0 or at least `feature.num_rows`.

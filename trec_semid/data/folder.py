@@ -62,7 +62,7 @@ def write_table(folder: str, name: str, table: pa.Table) -> None:
 def write_entities(
     folder: str, entity: str, ids: pa.Array, readable: Mapping[str, pa.Array], fields: Mapping[str, SideField]
 ) -> None:
-    """Write items.parquet or users.parquet, and the vocabulary of every side field."""
+    """Write items.parquet or users.parquet, of (n,) columns, and the vocabulary of every side field."""
     columns: dict[str, Any] = {f"{entity}_id": ids, "row": pa.array(np.arange(len(ids)))}
     columns |= readable
     for name, field in fields.items():

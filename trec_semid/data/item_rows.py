@@ -55,7 +55,7 @@ def find_item_rows(
 
     Args:
         targets: (b,) item rows.
-        history: item rows of the histories, row after row, oldest first.
+        history: (sum of lengths,) item rows of the histories, row after row, oldest first.
         lengths: (b,) entries of each row's history.
         num_recent: most recent entries of a row that count as recent; None for all.
         num_padding: padding rows to add, without history.

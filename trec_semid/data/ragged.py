@@ -18,13 +18,18 @@ class Ragged(NamedTuple):
     values: Array
 
     def take(self, rows: Array) -> tuple[Array, Array]:
-        """Return the values of the given rows, one row after the other, and their lengths."""
+        """Return the values of (n,) rows, one row after the other, and their lengths (n,)."""
         lengths = self.lengths[rows]
         return self.values.take(positions(self.starts[rows], lengths)), lengths
 
 
 def positions(starts: Array, lengths: Array) -> Array:
-    """Return starts[0], starts[0] + 1, ... (lengths[0] of them), then those of row 1, and so on."""
+    """Return starts[0], starts[0] + 1, ... (lengths[0] of them), then those of row 1, and so on.
+
+    Args:
+        starts: (n,) first position of each row.
+        lengths: (n,) how many positions each row has.
+    """
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)

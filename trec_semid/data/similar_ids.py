@@ -17,7 +17,7 @@ def find_similar_ids(*columns: pa.Array) -> SimilarIds | None:
     """Return how many of the ids differ from another one in writing only, and some; None where none does.
 
     Args:
-        columns: ids as text; one may occur in several.
+        columns: (n,) ids as text; one may occur in several.
     """
     ids = pl.concat([pl.Series(values=pl.from_arrow(column)).cast(pl.String) for column in columns]).unique()
     unusual = ids.filter(ids.str.contains(_UNUSUAL))

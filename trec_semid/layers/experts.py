@@ -42,7 +42,7 @@ class Experts(nn.Module):
         return torch.baddbmm(self.last_bias.unsqueeze(1), last, self.last_weight).transpose(0, 1)
 
     def overlap(self) -> Tensor:
-        """Return how alike the experts' (first) matrices are, see `weight_overlap`."""
+        """Return () how alike the experts' (first) matrices are, see `weight_overlap`."""
         return weight_overlap(self.weight)
 
 

@@ -25,7 +25,7 @@ class Quantized(NamedTuple):
 
 
 def best_codes(scores: Tensor) -> Tensor:
-    """Return argmax over the last dimension, without a gradient; the lowest index wins a tie."""
+    """Return (...) of (..., K) scores: argmax without a gradient; the lowest index wins a tie."""
     if scores.device.type == "cpu":  # numpy's is vectorised: 7 to 10 times faster here
         return torch.from_numpy(scores.detach().numpy().argmax(-1))
     return scores.argmax(-1)

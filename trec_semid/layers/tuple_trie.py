@@ -124,11 +124,11 @@ class TupleTrie:
         )
 
     def count_children(self, level: int, parents: Tensor) -> Tensor:
-        """Return int64 like `parents`: how many children each has at `level`.
+        """Return (n,) int64: how many children each has at `level`.
 
         Args:
             level: 0..R-1, or R for the items of a leaf.
-            parents: nodes of level - 1; 0 is the root at level 0.
+            parents: (n,) nodes of level - 1; 0 is the root at level 0.
         """
         offsets = self.offsets[level]
         return (offsets[parents + 1] - offsets[parents]).long()

@@ -67,13 +67,13 @@ def expect_whole_numbers(numbers: object, what: str, bundle: str) -> None:
 
 
 def first_outside(ids: Tensor, num_rows: int) -> int | None:
-    """Return where the first id outside 0..num_rows-1 is; None where there is none."""
+    """Return where the first of (n,) ids outside 0..num_rows-1 is; None where there is none."""
     wrong = (ids < 0) | (ids >= num_rows)
     return int(wrong.nonzero()[0]) if bool(wrong.any()) else None
 
 
 def check_rows(ids: Tensor, table: str, num_rows: int, bundle: str) -> None:
-    """Check ids of one table.
+    """Check (n,) ids of one table.
 
     Raises:
         DataError: they are no whole numbers, or one is outside the table.

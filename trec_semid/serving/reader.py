@@ -55,7 +55,7 @@ class Bundle:
         return torch.sigmoid(self._dense(torch.cat(pooled, dim=1)))
 
     def semantic_ids(self, item_ids: pa.Array) -> SemanticIds | None:
-        """Return the map in the order of these items; None where the model reads no codes.
+        """Return the map in the order of (n,) items; None where the model reads no codes.
 
         Raises:
             DataError: an item has no codes.

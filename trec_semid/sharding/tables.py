@@ -153,7 +153,7 @@ def offered_types(pooling: Pooling, device: str) -> list[str]:
 
 
 def table_shards(weight: Any) -> list[tuple[int, int, Tensor]]:
-    """Return the parts of a state-dict value that lie on this rank as (first row, first column, part)."""
+    """Return the parts (rows, D) of a state-dict value on this rank, each with its first row and column."""
     if not isinstance(weight, ShardedTensor):
         return [(0, 0, weight)]
     return [

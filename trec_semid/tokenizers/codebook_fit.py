@@ -68,7 +68,7 @@ class CodebookFitConfig(Config):
 def fit_codebooks(
     model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, *, seed: int, config: CodebookFitConfig
 ) -> Iterator[FitReport]:
-    """Train and yield the means of every epoch.
+    """Train on the content of items `rows` (n,), and yield the means of every epoch.
 
     Raises:
         TrainingError: a loss, or a weight after an epoch's last step, that is not finite.
@@ -152,7 +152,7 @@ def start_codebooks(
     Args:
         model: warmed up.
         catalogue: of the items.
-        rows: items to learn from; what is clustered is a sample of them.
+        rows: (n,) items to learn from; what is clustered is a sample of them.
         seed: of the sample and the first centroids.
         num_items: size of the sample; so many for each code where that is more.
 
@@ -192,7 +192,16 @@ def revive_codes(
     usage: Tensor,
     seed: int,
 ) -> int:
-    """Move codes that nothing chose onto latents of random items; return how many (equal on all ranks)."""
+    """Move codes that nothing chose onto latents of random items; return how many (equal on all ranks).
+
+    Args:
+        model: its codebooks change.
+        optimizer: forgets what it gathered for these codes, which was of another place.
+        catalogue: of the items.
+        rows: (n,) items to draw from.
+        usage: (R, K) how many items chose each code.
+        seed: of the draw.
+    """
     dead = usage == 0
     if not dead.any():
         return 0

@@ -66,7 +66,7 @@ def _bin(values: Array, edges: Array) -> Array:
 
 
 def divergence(first: Array, second: Array) -> float:
-    """Return the Jensen-Shannon divergence of two histograms [bits]; 0 where one is empty."""
+    """Return the Jensen-Shannon divergence of two histograms (K,) [bits]; 0 where one is empty."""
     if not first.sum() or not second.sum():
         return 0.0
     p, q = first / first.sum(), second / second.sum()
@@ -77,7 +77,7 @@ def divergence(first: Array, second: Array) -> float:
 
 
 def divergence_by_chance(counts: Array, num_items: int, *purpose: str) -> float:
-    """Return what 95 % of draws of `num_items` from these counts stay below in `divergence` from them."""
+    """Return what 95 % of draws of `num_items` from counts (K,) stay below in `divergence` from them."""
     if not counts.sum() or not num_items:
         return 0.0
     generator = numpy_generator(0, "divergence by chance", *purpose)
@@ -124,7 +124,7 @@ class DriftMeter:
         """Return what `drift.json` says.
 
         Args:
-            existing_keys: `tuple_keys` of the items that have semantic IDs already.
+            existing_keys: (n,) `tuple_keys` of the items that have semantic IDs already.
         """
         every, each = self._errors[0], self._errors[1:]
         return {

@@ -103,7 +103,7 @@ class Mmq(LearnedTokenizer):
         return (self.mmq_config.codebook_size,) * self.codebooks.shape[0]
 
     def temperatures(self, temperature: float | None = None) -> Tensor:
-        """Return those of the soft index; positions measured by the cosine all have one."""
+        """Return those of the soft index (R,); positions measured by the cosine all have one."""
         return (temperature or self.mmq_config.temperature) * self.length.square().squeeze(1)
 
     @property
@@ -114,14 +114,14 @@ class Mmq(LearnedTokenizer):
         return (*shared, *specific)
 
     def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
-        """Standardise, warm up without quantisation, start codebooks from clusters, train."""
+        """Standardise, warm up without quantisation, start codebooks from clusters, train; of (n,) items."""
         for name in self.dims:
             require_items(int(catalogue.present[name][rows].sum()), self.mmq_config.codebook_size, field=name)
         self.standardiser.fit(catalogue, rows)
         yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.mmq_config.fit)
 
     def take_spread(self, variance: Tensor) -> None:
-        """Measure distances in roots of the variance; angles have no unit."""
+        """Measure distances in roots of the variance (R,); angles have no unit."""
         if self.similarity == "euclidean":
             self.length.copy_(variance.sqrt().unsqueeze(1))
 
@@ -134,7 +134,7 @@ class Mmq(LearnedTokenizer):
 
     @torch.no_grad()
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
-        """Return x_hat (B, sum of widths)."""
+        """Return x_hat (B, D)."""
         codewords = pick_codewords(self.codebooks, codes.clamp(max=self.mmq_config.codebook_size - 1))
         fused = torch.einsum(
             "br,brd->bd", self._gates(self.standardiser(contents), contents.present), codewords
@@ -157,13 +157,13 @@ class Mmq(LearnedTokenizer):
         return torch.cat([shared, present.repeat_interleave(self.mmq_config.num_specific, dim=1)], dim=1)
 
     def view_standardised(self, x: Tensor, modalities: Tensor) -> Views:
-        """Run experts and gates (eq 2, 3, 5, 6)."""
+        """Run experts and gates of (B, D) content (eq 2, 3, 5, 6)."""
         parts = [expert(part) for expert, part in zip(self.specific, self._split(x), strict=True)]
         latents = torch.cat([self.shared(x), *parts], dim=1)
         return Views(x, latents, self.at_positions(modalities), self._gates(x, modalities), modalities)
 
     def errors(self, views: Views, vectors: Tensor) -> dict[str, Tensor]:
-        """Return the errors of eq 9 (`reconstruction`) and eq 10 (`auxiliary`) of each item."""
+        """Return the errors (B,) of eq 9 (`reconstruction`) and eq 10 (`auxiliary`) of each item."""
         fused = torch.einsum("br,brd->bd", views.gates, vectors)
         rebuilt = {"reconstruction": self.decoder(fused), "auxiliary": self._auxiliary(vectors)}
         return {

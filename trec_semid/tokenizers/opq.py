@@ -73,7 +73,7 @@ class Opq(Tokenizer):
 
     @torch.no_grad()
     def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
-        """Fit channel by channel on rank 0, which hands rotations and codebooks to the others."""
+        """Fit (n,) items channel by channel on rank 0, which hands rotations and codebooks to the others."""
         num_turns, num_channels = self.opq_config.turns, len(self.fusion.channels)
         self.standardiser.fit(catalogue, rows)
         self.fusion.fit(self.standardiser, catalogue, rows, seed, self.opq_config.codebook_size)

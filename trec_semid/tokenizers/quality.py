@@ -30,7 +30,7 @@ def describe_quality(
         catalogue: all items.
         resolved: their codes and errors, and what was done about collisions. An extra code counts in the
             numbers about whole tuples, and is no position of the tokenizer.
-        fitted: rows the tokenizer was fitted on.
+        fitted: (n,) rows the tokenizer was fitted on.
         seed: draws the items that are compared with each other.
     """
     encoded, collisions = resolved.encoded, resolved.after

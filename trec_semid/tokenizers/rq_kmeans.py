@@ -67,7 +67,7 @@ class RqKmeans(Tokenizer):
 
     @torch.no_grad()
     def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
-        """Cluster level by level on rank 0, which hands the centroids to the others."""
+        """Cluster (n,) items level by level on rank 0, which hands the centroids to the others."""
         config = self.rq_config
         self.standardiser.fit(catalogue, rows)
         self.fusion.fit(self.standardiser, catalogue, rows, seed, config.codebook_size)

@@ -76,7 +76,7 @@ class RqVae(LearnedTokenizer):
         return self.fusion.position_names("level")
 
     def temperatures(self, temperature: float | None = None) -> Tensor:
-        """Return those of the soft index over squared distances."""
+        """Return those of the soft index over squared distances (R,)."""
         return (temperature or self.rq_config.temperature) * self.spread
 
     @property
@@ -89,13 +89,13 @@ class RqVae(LearnedTokenizer):
         )
 
     def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
-        """Standardise, align, warm up without quantisation, start codebooks from clusters, train."""
+        """Standardise, align, warm up unquantised, start codebooks from clusters, train; of (n,) items."""
         self.standardiser.fit(catalogue, rows)
         self.fusion.fit(self.standardiser, catalogue, rows, seed, self.rq_config.codebook_size)
         yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.rq_config.fit)
 
     def take_spread(self, variance: Tensor) -> None:
-        """Keep how far each channel's z lies from its mean, so that weights and temperature have no unit."""
+        """Keep how far each channel's z lies from its mean, of (R,): weights and temperature have no unit."""
         for channel in self.fusion.channels:
             self.spread[channel.positions] = variance[channel.positions.start]
 

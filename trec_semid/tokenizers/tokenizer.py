@@ -60,7 +60,7 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
-        """Learn from the content of these items, yielding after every round.
+        """Learn from the content of items `rows` (n,), yielding after every round.
 
         Called on every rank with the same arguments; all ranks end with the same weights.
         """

@@ -44,7 +44,7 @@ class Items(NamedTuple):
             yield start, min(start + size, len(self.source_rows))
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> pa.Array:
-        """Return part of a column.
+        """Return (stop - start,) values of a column.
 
         Raises:
             DataError: the table has no such column.
@@ -80,7 +80,7 @@ class Items(NamedTuple):
 
 
 def spread(vectors: Array | None, present: Array) -> Iterator[Chunk]:
-    """Yield a chunk of all items from the vectors of those that have content."""
+    """Yield a chunk of all N items from vectors (n, D) of those that `present` (N,) says have content."""
     if vectors is None:
         yield Chunk(np.zeros((len(present), 0), np.float32), present)
         return

@@ -69,7 +69,7 @@ def read_values(
 
 
 def read_texts(items: Items, name: str, start: int, stop: int, *, joined_by: str) -> pa.Array:
-    """Return one large string per item, null where there is nothing; several values are joined."""
+    """Return (n,) large strings, null where an item has nothing; several values are joined."""
     parents, values = read_values(items, name, start, stop)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(parents, minlength=stop - start))])
     lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)

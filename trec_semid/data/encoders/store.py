@@ -186,7 +186,7 @@ def _kept(vectors: Array) -> Dtype:
 
 
 def npy_header(rows: int, vectors: Array) -> bytes:
-    """Return the head of an `.npy` file of so many rows like these."""
+    """Return the head of an `.npy` file of so many rows like these, (n, D)."""
     content = io.BytesIO()
     shape = (rows, vectors.shape[1])
     about = {"descr": vectors.dtype.str, "fortran_order": False, "shape": shape}

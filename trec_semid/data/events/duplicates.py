@@ -13,7 +13,7 @@ DuplicatePolicy = Literal["keep", "drop", "refuse"]
 
 
 def find_duplicates(events: RawEvents) -> Flags:
-    """Return which events repeat an earlier row: same user, item, time, behaviour and rating.
+    """Return (n,) which events repeat an earlier row: same user, item, time, behaviour and rating.
 
     Where there are no times, the position stands for them. Hashes find the few rows to compare.
 
@@ -38,6 +38,11 @@ def find_duplicates(events: RawEvents) -> Flags:
 
 def check_duplicates(policy: DuplicatePolicy, repeats: Flags, events: RawEvents) -> None:
     """Check that no event repeats another, where that is asked for.
+
+    Args:
+        policy: what is asked for.
+        repeats: (n,) of `find_duplicates`.
+        events: n of them.
 
     Raises:
         DataError: names the first repeated row and the one that it repeats.

@@ -65,7 +65,7 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
 
     Args:
         source: raw data.
-        labels: label of every raw event.
+        labels: (n,) label of every raw event.
         config: the filter.
         keep_where: item column; only items where it is true stay.
 

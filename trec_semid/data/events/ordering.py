@@ -13,7 +13,7 @@ TieRule = Literal["shuffled", "published"]
 def sort_events(
     times: Ints | None, positions: Ints | None, num_events: int, ties: TieRule, seed: int
 ) -> Ints:
-    """Return the event indices in the one order that everything downstream uses.
+    """Return (n,) event indices in the one order that everything downstream uses.
 
     Events are sorted by time, or by position in the user's sequence where there are no times. Equal keys
     are shuffled with the seed, so that nothing in the order of a file (logs are often written rating by
@@ -39,7 +39,7 @@ def sort_events(
 
 
 def stable_argsort(keys: Array) -> Ints:
-    """Return `np.argsort(keys, kind="stable")` of integers, several times faster.
+    """Return (n,) `np.argsort(keys, kind="stable")` of integers, several times faster.
 
     Key and index are packed into one integer, which makes all keys different, so that the fast unstable
     sort will do; where they do not fit into 63 bits, numpy's stable sort is used.
@@ -63,7 +63,7 @@ def count_ties(users: Array, times: Ints, by_user: Ints) -> int:
     Args:
         users: (n,) user of every event, in order.
         times: (n,) its time, not decreasing.
-        by_user: stable argsort of `users`.
+        by_user: (n,) stable argsort of `users`.
     """
     users, times = users[by_user], times[by_user]
     equal = (users[1:] == users[:-1]) & (times[1:] == times[:-1])

@@ -117,14 +117,14 @@ def split_events(
     by_user: Ints,
     file: str | None = None,
 ) -> Parts:
-    """Return the part of every event.
+    """Return (n,) the part of every event.
 
     Args:
         config: the rule.
         users: (n,) user rows of events in order.
         items: (n,) their item rows.
         times: (n,) not decreasing; None where unknown.
-        by_user: stable argsort of `users`.
+        by_user: (n,) stable argsort of `users`.
         file: where the events come from, for errors.
 
     Raises:

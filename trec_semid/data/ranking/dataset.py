@@ -89,7 +89,10 @@ class RankingData:
         )
 
     def train_counts(self) -> tuple[Array, Array]:
-        """Return the number of training events of each user and of each item, sampled negatives left out."""
+        """Return how many training events each user (num_users,) and each item (num_items,) has.
+
+        Sampled negatives are left out: popularity and activity are of what was observed.
+        """
         is_train = (self.events.splits == 0) & ~self.events.is_negative
         users, items = self.events.users[is_train], self.events.items[is_train]
         return np.bincount(users, minlength=self._num_users), np.bincount(items, minlength=self._num_items)

@@ -58,7 +58,7 @@ class BatchMaker:
         self._keys = tuple(feature.name for feature in self._features)
 
     def make(self, chosen: Array, global_size: int, num_padding: int = 0) -> RankingBatch:
-        """Return the batch of the given row numbers, in their order, and padding rows after them."""
+        """Return the batch of (b,) row numbers, in their order, and padding rows after them."""
         parts = self._parts(chosen)
         padding = np.zeros(num_padding, np.int32)
         lengths = [piece for _, lengths in parts for piece in (lengths, padding)]
@@ -77,7 +77,7 @@ class BatchMaker:
         return batch.pinned() if self._pinned else batch
 
     def make_part(self, rows: Array, rank: int, world_size: int) -> RankingBatch:
-        """Return a rank's part of the global batch of the given rows, padded to the longest part."""
+        """Return a rank's part of the global batch of (B,) rows, padded to the longest part."""
         part = part_of(rows, rank, world_size)
         return self.make(part, len(rows), -(-len(rows) // world_size) - len(part))
 
@@ -191,7 +191,7 @@ def evaluation_batches(
 
 
 def part_of(rows: Array, rank: int, world_size: int) -> Array:
-    """Return a rank's contiguous part; sizes differ by one at most, earlier ranks hold the longer ones."""
+    """Return a rank's contiguous part of (B,) rows; sizes differ by one at most, earlier ranks have more."""
     size, longer = divmod(len(rows), world_size)
     start = rank * size + min(rank, longer)
     return rows[start : start + size + (rank < longer)]

@@ -59,7 +59,7 @@ def as_text(column: pa.ChunkedArray, where: Where) -> pl.Series:
 
 
 def as_ids(column: pa.ChunkedArray, where: Where) -> pa.Array:
-    """Return ids as text.
+    """Return (n,) ids as text.
 
     Raises:
         DataError: the column is neither text nor integers, or an id is missing.
@@ -71,7 +71,7 @@ def as_ids(column: pa.ChunkedArray, where: Where) -> pa.Array:
 
 
 def as_numbers(column: pa.ChunkedArray, where: Where, *, nan_is_missing: bool = False) -> Floats:
-    """Return numbers as float64, NaN where the value is missing (null or empty text).
+    """Return (n,) numbers as float64, NaN where the value is missing (null or empty text).
 
     Raises:
         DataError: a value is no number, infinite, or NaN while that does not mean 'missing'.
@@ -86,7 +86,7 @@ def as_numbers(column: pa.ChunkedArray, where: Where, *, nan_is_missing: bool = 
 
 
 def as_integers(column: pa.ChunkedArray, where: Where) -> Ints:
-    """Return whole numbers, none missing.
+    """Return (n,) whole numbers, none missing.
 
     Raises:
         DataError: a value is missing or not whole.
@@ -98,7 +98,7 @@ def as_integers(column: pa.ChunkedArray, where: Where) -> Ints:
 
 
 def as_flags(column: pa.ChunkedArray, where: Where) -> Flags:
-    """Return true or false; missing is false.
+    """Return (n,) true or false; missing is false.
 
     Raises:
         DataError: a value is neither.

@@ -115,12 +115,12 @@ def _check_unique(entities: Entities, id_column: str) -> None:
 
 
 def named_entities(ids: pa.Array, entity: Entity) -> Entities:
-    """Return entities known by their ids alone, as they occur in the interactions."""
+    """Return entities known by their (n,) ids alone, as they occur in the interactions."""
     return Entities(entity, ids, pa.table({}), [])
 
 
 def with_unknown(entities: Entities, ids: pa.Array) -> Entities:
-    """Return the entities with those of `ids` appended that are not among them; all else of these is null."""
+    """Return the entities with those of (n,) `ids` appended that are not among them; all else is null."""
     known = pc.is_in(ids, entities.ids)  # pyright: ignore[reportAttributeAccessIssue]
     new = ids.filter(pc.invert(known))  # pyright: ignore[reportAttributeAccessIssue]
     schema = entities.table.schema

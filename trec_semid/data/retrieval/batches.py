@@ -52,7 +52,7 @@ class Places(NamedTuple):
         return Places(**pinned, stretches=self.stretches)
 
     def by_length(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield row numbers, and the longest of these rows, stretch by stretch."""
+        """Yield row numbers (b,), and the longest of these rows, stretch by stretch."""
         sizes, longest = zip(*self.stretches, strict=True)
         yield from zip(self.order.split(sizes), longest, strict=True)
 
@@ -106,7 +106,7 @@ class ItemFeatures:
         self._keys = tuple(feature.name for feature in features)
 
     def of(self, rows: Array) -> Jagged:
-        """Return the features of the given item rows, in their order."""
+        """Return the features of (n,) item rows, in their order."""
         parts = [self._part(feature, rows) for feature in self.features]
         values = [ids for ids, _ in parts] or [np.zeros(0, np.int64)]
         lengths = [lengths for _, lengths in parts] or [np.zeros(0, np.int64)]
@@ -139,7 +139,7 @@ class SampledItems(NamedTuple):
         return np.minimum(drawn, len(self.cumulated) - 1)
 
     def log_q(self, rows: Array) -> Array:
-        """Return log of the expected number of draws of each item row."""
+        """Return log of the expected number of draws of each of (n,) item rows."""
         share = self.cumulated[rows] - np.where(rows > 0, self.cumulated[rows - 1], 0.0)
         return np.log(np.maximum(share, 1e-30) * self.num_sampled).astype(np.float32)
 
@@ -190,8 +190,8 @@ class SequenceMaker:
             windows: items of each row, oldest first, at least two.
             item_features: makes ids of the listed items.
             config: which positions predict what.
-            listed: item rows that every batch lists, ascending, those of `windows` among them; a batch lists
-                those it names where not given.
+            listed: (n,) item rows that every batch lists, ascending, those of `windows` among them; a batch
+                lists those it names where not given.
             sampled: drawn items to list besides; none where not given.
             finds_named: whether batches say which of the listed items histories and targets name.
             pinned: whether batches lie in page-locked memory.
@@ -204,7 +204,7 @@ class SequenceMaker:
         self._place = None if listed is None else _places_of(listed)
 
     def num_places(self, rows: Array) -> int:
-        """Return how many positions of the given rows predict."""
+        """Return how many positions of (b,) rows predict."""
         return len(rows) if self._config.is_last_only else int((self.windows.lengths[rows] - 1).sum())
 
     def make(self, rows: Array, global_size: int, generator: np.random.Generator) -> SequenceBatch:

@@ -72,7 +72,7 @@ class RetrievalData:
         self.user_counts = np.bincount(events.users[trains & ~events.is_negative], minlength=self.num_users)
 
     def negatives(self, which: Negatives) -> Array:
-        """Return the item rows that a loss takes for wrong answers, ascending."""
+        """Return (n,) the item rows that a loss takes for wrong answers, ascending."""
         return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
 
     def expect_learnable(self) -> None:
@@ -111,7 +111,7 @@ class RetrievalData:
 
         Args:
             num_targets: the next so many items are targets of a position.
-            listed: item rows that every batch lists; those it names where not given.
+            listed: (n,) item rows that every batch lists; those it names where not given.
             sampled: how items are drawn to stand for all others; none where not given.
             negatives: of which items these are drawn.
             finds_named: whether batches say which listed items they name, for a tokenizer in the loop.

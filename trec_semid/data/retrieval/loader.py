@@ -48,7 +48,7 @@ class SequenceLoader:
         self.epoch, self.step = self.epoch + 1, 0
 
     def rows_of_batches(self, epoch: int) -> list[Array]:
-        """Return the row numbers of each global batch of an epoch."""
+        """Return the row numbers (B,) of each global batch of an epoch."""
         order = numpy_generator(self._seed, "epoch", epoch).permutation(len(self._maker.windows.lengths))
         return [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
 

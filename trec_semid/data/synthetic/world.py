@@ -121,7 +121,7 @@ class Factors(NamedTuple):
 
     @property
     def synergy(self) -> Array:
-        """Parity of the halves, p · q."""
+        """Parity of the halves, p · q: (n,)."""
         return self.text_half * self.vision_half
 
 

@@ -86,7 +86,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def fit(self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints, seed: int) -> None:
-        """Learn the space on rank 0, which hands it to the others.
+        """Learn the space from items `rows` (n,) on rank 0, which hands it to the others.
 
         Raises:
             DataError: no two items have two modalities in common.

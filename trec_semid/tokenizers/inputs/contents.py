@@ -99,11 +99,11 @@ class Catalogue:
         return vectors, present
 
     def rows_with_content(self) -> Ints:
-        """Return the rows of items that have at least one modality."""
+        """Return (n,) the rows of items that have at least one modality."""
         return np.flatnonzero(np.any([self.present[name] for name in self.vectors], axis=0))
 
     def chunks(self, rows: Ints, chunk_rows: int) -> Iterator[tuple[Ints, Contents]]:
-        """Yield the items in chunks of at most `chunk_rows`, with their rows."""
+        """Yield items `rows` (n,) in chunks of at most `chunk_rows`, with their rows."""
         for start in range(0, len(rows), chunk_rows):
             part = rows[start : start + chunk_rows]
             yield part, self.batch(part)

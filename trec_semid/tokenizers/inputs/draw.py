@@ -41,7 +41,7 @@ def draw_inputs(
 def draw_for_positions(
     tokenizer: LearnedTokenizer, catalogue: Catalogue, rows: Ints, drawn: Ints, *, least: int, seed: int
 ) -> list[Ints]:
-    """Return the sample that each of the R positions is to be measured on.
+    """Return the sample (n,) that each of the R positions is to be measured on.
 
     That is `drawn`, unless it holds few items with what the position reads: then as many other items, all
     with it, so that a modality that few items have is measured on these few. Equal on all ranks.
@@ -49,8 +49,8 @@ def draw_for_positions(
     Args:
         tokenizer: says which modalities a position reads.
         catalogue: says which items have them.
-        rows: all items that may be drawn.
-        drawn: a sample of them, whatever they have.
+        rows: (N,) all items that may be drawn.
+        drawn: (n,) a sample of them, whatever they have.
         least: items with what a position reads that make `drawn` do; all there are, where these are fewer.
         seed: of another draw.
     """

@@ -81,7 +81,7 @@ class Fusion(nn.Module):
     def fit(
         self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints, seed: int, codebook_size: int
     ) -> None:
-        """Learn the aligned space where there is one, once every channel is seen to have enough items.
+        """Learn the aligned space where there is one, once every channel has enough of the (n,) items.
 
         Raises:
             DataError: fewer items than codes, naming the modality.
@@ -92,7 +92,7 @@ class Fusion(nn.Module):
             self.alignment.fit(standardiser, catalogue, rows, seed)
 
     def rows_of(self, channel: Channel, catalogue: Catalogue, rows: Ints) -> Ints:
-        """Return those rows whose items have what the channel reads."""
+        """Return those of (n,) rows whose items have what the channel reads."""
         return rows if channel.name is None else rows[np.asarray(catalogue.present[channel.name][rows])]
 
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, ...]:

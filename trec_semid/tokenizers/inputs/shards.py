@@ -23,12 +23,12 @@ def my_rank() -> int:
 
 
 def my_share(rows: Array) -> Array:
-    """Return every world_size-th row, starting at this rank; the shares of all ranks make up the rows."""
+    """Return every world_size-th of (n,) rows, starting at this rank; all ranks' shares make up the rows."""
     return rows[my_rank() :: world_size()]
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the sum of every rank's tensor, on every rank."""
+    """Return the sum of every rank's tensor, of any shape, on every rank."""
     if world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)
@@ -36,7 +36,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def largest_over_ranks(values: Tensor) -> Tensor:
-    """Return the largest of every rank's numbers, place by place, on every rank."""
+    """Return the largest of every rank's numbers, place by place and of any shape, on every rank."""
     if world_size() > 1:
         values = values.clone()
         dist.all_reduce(values, dist.ReduceOp.MAX)
@@ -56,7 +56,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def copy_from(rank: int, values: Tensor) -> Tensor:
-    """Return one rank's tensor on every rank."""
+    """Return one rank's tensor, of any shape, on every rank."""
     if world_size() > 1:
         values = values.clone(memory_format=torch.contiguous_format)
         dist.broadcast(values, src=rank)

@@ -95,7 +95,7 @@ class Standardiser(nn.Module):
 
     @torch.no_grad()
     def fit(self, catalogue: Catalogue, rows: Ints) -> None:
-        """Measure mean and standard deviation over these items; every rank reads its share.
+        """Measure mean and standard deviation over (n,) items; every rank reads its share.
 
         Raises:
             DataError: on every rank: content that cannot be used, see `Catalogue.batch`, or a modality whose

@@ -83,7 +83,7 @@ class SemanticIds:
 
     @staticmethod
     def load(uri: str, item_ids: pa.Array | None = None) -> "SemanticIds":
-        """Read a map, and put it into the order of `item_ids` where given.
+        """Read a map, and put it into the order of (M,) `item_ids` where given.
 
         Raises:
             DataError: as `read_codes`, not what was written, or an item of `item_ids` without a semantic ID.

@@ -56,7 +56,7 @@ def count_byte(data: bytes, byte: int, end: int | None = None) -> int:
 
 
 def find_byte(data: bytes, byte: int) -> Ints:
-    """Return the offsets at which a byte stands."""
+    """Return (n,) the offsets at which a byte stands."""
     array = np.frombuffer(data, np.uint8)
     starts = range(0, len(array), _SLICE)
     found = [np.flatnonzero(array[start : start + _SLICE] == byte) + start for start in starts]
@@ -64,7 +64,7 @@ def find_byte(data: bytes, byte: int) -> Ints:
 
 
 def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Ints:
-    """Return where rows end: the offset of every line feed outside quotes.
+    """Return (n,) where rows end: the offset of every line feed outside quotes.
 
     Args:
         data: UTF-8.
