@@ -243,11 +243,11 @@ def _check_lengths(config: PrefixConfig | None, code_sizes: Sequence[int]) -> No
 def _side_features(
     entity: Literal["user", "item"],
     fields: Mapping[str, FieldFacts],
-    wanted: Sequence[str] | None,
+    asked_fields: Sequence[str] | None,
     *,
     key: str | None = None,
 ) -> list[Feature]:
-    names = list(fields) if wanted is None else list(wanted)
+    names = list(fields) if asked_fields is None else list(asked_fields)
     for name in names:
         if name not in fields:
             close = difflib.get_close_matches(name, list(fields), n=1)

@@ -50,7 +50,7 @@ def prefix_ids(codes: Tensor, sizes: Sequence[int], config: PrefixConfig) -> Ten
         sizes: K of each position.
         config: which prefixes.
     """
-    found: list[Tensor] = []
+    ids_by_order: list[Tensor] = []
     for length in config.lengths:
         rows = prefix_rows(sizes, length, config.num_rows)
         key = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
@@ -58,5 +58,5 @@ def prefix_ids(codes: Tensor, sizes: Sequence[int], config: PrefixConfig) -> Ten
         for position in range(length):
             digit = codes[:, position].long()
             key = (splitmix64_tensor(key) ^ digit) if is_hashed else key * (sizes[position] + 1) + digit
-        found.append(unsigned_remainder(splitmix64_tensor(key), rows) if is_hashed else key)
-    return torch.stack(found, dim=1)
+        ids_by_order.append(unsigned_remainder(splitmix64_tensor(key), rows) if is_hashed else key)
+    return torch.stack(ids_by_order, dim=1)

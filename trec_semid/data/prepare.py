@@ -140,8 +140,8 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
     check_owner(config.out, "prepare", [*config.inputs(), *config.picture_folders()])
     source, links, timeline = _read(config)
     with writing(config.out), staged_folder(config.out, DESCRIPTION) as folder:
-        item_fields = _write_kept(folder, links.items, config.items)
-        user_fields = _write_kept(folder, links.users, config.users)
+        item_fields = _write_linked(folder, links.items, config.items)
+        user_fields = _write_linked(folder, links.users, config.users)
         modalities = _write_content(folder, links.items, config)
         write_events(folder, timeline)
         write_bytes(join(folder, CONFIG), dump_toml(config).encode())
@@ -212,11 +212,11 @@ def _clock(config: PrepareConfig, source: Source, timeline: Timeline) -> dict[st
 
 def _similar_ids(source: Source) -> dict[Literal["items", "users"], SimilarIds]:
     raw = source.events
-    found: dict[Literal["items", "users"], SimilarIds | None] = {
+    similar_by_entity: dict[Literal["items", "users"], SimilarIds | None] = {
         "items": find_similar_ids(raw.item_ids, *([source.items.ids] if source.items else [])),
         "users": find_similar_ids(raw.user_ids, *([source.users.ids] if source.users else [])),
     }
-    return {name: similar for name, similar in found.items() if similar}
+    return {name: similar for name, similar in similar_by_entity.items() if similar}
 
 
 def _origin(config: PrepareConfig) -> dict[str, Any]:
@@ -224,37 +224,37 @@ def _origin(config: PrepareConfig) -> dict[str, Any]:
     return {"kind": config.source.kind, "files": read}
 
 
-def _write_kept(folder: str, kept: Kept, config: EntityConfig) -> dict[str, SideField]:
-    fields = {name: build_field(field, kept.entities, kept.rows) for name, field in config.fields.items()}
-    readable = {name: _readable(kept, column) for name, column in config.readable.items()}
-    write_entities(folder, kept.entities.entity, kept.ids, readable, fields)
+def _write_linked(folder: str, linked: Kept, config: EntityConfig) -> dict[str, SideField]:
+    fields = {name: build_field(field, linked.entities, linked.rows) for name, field in config.fields.items()}
+    readable = {name: _readable(linked, column) for name, column in config.readable.items()}
+    write_entities(folder, linked.entities.entity, linked.ids, readable, fields)
     return fields
 
 
-def _readable(kept: Kept, name: str) -> pa.ChunkedArray:
-    column, where = kept.entities.column(name)
+def _readable(linked: Kept, name: str) -> pa.ChunkedArray:
+    column, where = linked.entities.column(name)
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if pa.types.is_nested(kind.value_type if is_list else kind):  # JSON lines hold none either
         where.refuse_type(column.type, "text, numbers, times, or lists of these")
-    return _taken(kept, name)
+    return _taken(linked, name)
 
 
-def _taken(kept: Kept, column: str) -> pa.ChunkedArray:
-    return kept.entities.column(column)[0].take(pa.array(kept.rows))
+def _taken(linked: Kept, column: str) -> pa.ChunkedArray:
+    return linked.entities.column(column)[0].take(pa.array(linked.rows))
 
 
-def _write_content(folder: str, kept: Kept, config: PrepareConfig) -> dict[str, ModalityFacts]:
+def _write_content(folder: str, linked: Kept, config: PrepareConfig) -> dict[str, ModalityFacts]:
     names = list(dict.fromkeys(name for content in config.content.values() for name in content.columns))
-    columns = {name: _taken(kept, name) for name in names if name != "item_id"}
-    table = pa.table({"item_id": kept.ids, **columns})
+    columns = {name: _taken(linked, name) for name in names if name != "item_id"}
+    table = pa.table({"item_id": linked.ids, **columns})
     return write_contents(
         config.content,
         table,
-        kept.rows.astype(np.int64),
+        linked.rows.astype(np.int64),
         folder,
         config.cache,
-        num_source_rows=len(kept.entities.ids),
-        items_file=kept.entities.origins[0][1] if kept.entities.origins else None,
-        locate=kept.entities.locate if kept.entities.origins else None,
+        num_source_rows=len(linked.entities.ids),
+        items_file=linked.entities.origins[0][1] if linked.entities.origins else None,
+        locate=linked.entities.locate if linked.entities.origins else None,
     )

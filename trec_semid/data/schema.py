@@ -212,9 +212,9 @@ class Dataset:
 
         Memory: 8 bytes a row for each int64 column asked for; ask for what is needed.
         """
-        wanted = None if split is None else pads.field("split") == split
+        row_filter = None if split is None else pads.field("split") == split
         with _reading(join(self.uri, "events")):
-            table = self.event_files().to_table(columns=columns, filter=wanted).combine_chunks()
+            table = self.event_files().to_table(columns=columns, filter=row_filter).combine_chunks()
         self._check_events(table.num_rows, split)
         return table
 

@@ -47,8 +47,8 @@ class ContentTables(nn.Module):
         U may differ between ranks.
         """
         lengths = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
-        found: list[Any] = [self.tables[name](keyed_jagged([name], rows, lengths)) for name in self.dims]
-        waited = [some.wait() if isinstance(some, LazyAwaitable) else some for some in found]
+        lookups: list[Any] = [self.tables[name](keyed_jagged([name], rows, lengths)) for name in self.dims]
+        waited = [some.wait() if isinstance(some, LazyAwaitable) else some for some in lookups]
         halves = [
             some[name].values()[:, :dim] for some, (name, dim) in zip(waited, self.dims.items(), strict=True)
         ]

@@ -81,12 +81,12 @@ class Decoder(nn.Module):
             cache: of the tokens before, beams in the order of x; None before the first.
         """
         token = x.unsqueeze(2)
-        kept: list[tuple[Tensor, Tensor]] = []
+        keys_and_values: list[tuple[Tensor, Tensor]] = []
         for layer, block in enumerate(self.blocks):
             before = None if cache is None else (cache.keys[layer], cache.values[layer])
             token, own = block(token, memory, layer, before)
-            kept.append(own)
-        keys, values = zip(*kept, strict=True)
+            keys_and_values.append(own)
+        keys, values = zip(*keys_and_values, strict=True)
         return self.norm(token).squeeze(2), Cache(tuple(keys), tuple(values))
 
 
@@ -136,10 +136,10 @@ class _DecoderBlock(nn.Module):
     def _look(self, x: Tensor, memory: Memory, layer: int) -> Tensor:
         # Beams and tokens alike are queries to the one memory of their sequence.
         queries = self.ask(x).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        found = scaled_dot_product_attention(
+        attended = scaled_dot_product_attention(
             queries, memory.keys[layer], memory.values[layer], attn_mask=memory.mask, dropout_p=self._drops
         )
-        return self.answer(found.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3])
+        return self.answer(attended.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3])
 
     @property
     def _drops(self) -> float:

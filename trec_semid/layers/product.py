@@ -68,8 +68,8 @@ def fit_product(
             )
             for r in range(num_subspaces)
         ]
-        codebooks = [found.centroids for found in clusters]
-        rebuilt = np.concatenate([found.centroids[found.codes] for found in clusters], axis=1)
+        codebooks = [cluster.centroids for cluster in clusters]
+        rebuilt = np.concatenate([cluster.centroids[cluster.codes] for cluster in clusters], axis=1)
         residual = float(np.square(rotated - rebuilt).sum(1, dtype=np.float64).mean())
         yield Product(principal @ rotation[: len(variances)], np.stack(codebooks), residual)
         left, _, right = np.linalg.svd(inner.T @ rebuilt)

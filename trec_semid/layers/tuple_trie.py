@@ -198,7 +198,7 @@ def check_codes(codes: AnyInts, num_codes: Sequence[int]) -> None:
         raise DataError("no items to decode to", field="codes", value=codes.shape, remedy=remedy)
     limits = np.asarray(num_codes)
     if (codes.min(0) < 0).any() or (codes.max(0) >= limits).any():
-        row, position = (int(found[0]) for found in np.nonzero((codes < 0) | (codes >= limits)))
+        row, position = (int(first_fault[0]) for first_fault in np.nonzero((codes < 0) | (codes >= limits)))
         remedy = f"Position {position} knows codes 0..{limits[position] - 1}: use the tokenizer of this map"
         value = int(codes[row, position])
         raise DataError("code outside its codebook", row=row + 1, field="codes", value=value, remedy=remedy)

@@ -64,8 +64,8 @@ class ShardingConfig(Config):
 
     def part(self, prefix: str, *, is_inside: bool) -> "ShardingConfig":
         """Return the rules whose name or pattern starts with a prefix, or those whose does not."""
-        kept = {name: rule for name, rule in self.tables.items() if name.startswith(prefix) == is_inside}
-        return ShardingConfig(tables=kept)
+        rules = {name: rule for name, rule in self.tables.items() if name.startswith(prefix) == is_inside}
+        return ShardingConfig(tables=rules)
 
 
 def build_constraints(

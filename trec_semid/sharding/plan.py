@@ -102,10 +102,10 @@ def plan_tables(
         cluster = cluster.less(max(load.hbm_bytes for load in loads), max(load.ddr_bytes for load in loads))
     with _optimizer_known(model, optimizer):
         try:
-            found = search(model, cluster, sharding, Workload(batch_size, optimizer, mean_lengths or {}))
+            result = search(model, cluster, sharding, Workload(batch_size, optimizer, mean_lengths or {}))
         except PlannerError as error:
             raise PlanError(_does_not_fit(error, model, cluster)) from error
-    return TablePlan(cluster, batch_size, found.tables, found.sharding_plan)
+    return TablePlan(cluster, batch_size, result.tables, result.sharding_plan)
 
 
 def plan_on_ranks(

@@ -97,20 +97,20 @@ def _search_once(
     batch_size: int,
 ) -> Found:
     topology = build_topology(cluster)
-    kept = _KeepBestPlan()
+    chosen_plan = _KeepBestPlan()
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
         enumerator=_SortedEnumerator(topology, batch_size, constraints),
         storage_reservation=FixedPercentageStorageReservation(0.0),  # ClusterConfig took it off already
         proposer=_proposers(cluster.world_size),
-        stats=kept,
+        stats=chosen_plan,
         constraints=constraints,
         debug=False,
     )
     with without_library_warnings():
         plan = planner.plan(model, table_sharders())
-    placed = {option.name: option for option in kept.options}
+    placed = {option.name: option for option in chosen_plan.options}
     return Found(plan, tuple(_placed(placed[table.name], table) for table in tables))
 
 

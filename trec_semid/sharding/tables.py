@@ -64,8 +64,8 @@ def collections(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def table_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weight of every table of an unsharded model, by table name."""
-    found = dict(model.named_parameters())
-    return {table.name: found[table.key] for table in find_tables(model)}
+    parameters = dict(model.named_parameters())
+    return {table.name: parameters[table.key] for table in find_tables(model)}
 
 
 def _tables_of(path: str, module: nn.Module) -> list[Table]:

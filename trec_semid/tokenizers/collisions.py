@@ -112,11 +112,11 @@ def _move(tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded, movers: 
             tuples = _nearest_tuples(tokenizer, contents, torch.from_numpy(codes[rows]), tries).cpu()
             keys = tuple_keys(tuples.numpy(), sizes)
             choice = _choose_free(keys, ~(_contains(taken, keys) | _contains(given, keys)))
-            found = choice >= 0
-            codes[rows[found]] = tuples.numpy()[found, choice[found]]
+            has_free = choice >= 0
+            codes[rows[has_free]] = tuples.numpy()[has_free, choice[has_free]]
             errors[rows] = _errors(tokenizer, contents, codes[rows])
-            given = np.sort(np.append(given, keys[found, choice[found]]))
-            stuck.append(rows[~found])
+            given = np.sort(np.append(given, keys[has_free, choice[has_free]]))
+            stuck.append(rows[~has_free])
         movers = np.concatenate(stuck)
     return Encoded(codes, errors)
 
@@ -137,9 +137,9 @@ def _nearest_tuples(tokenizer: Tokenizer, contents: Contents, codes: Tensor, tri
         options = torch.cat([here, near.indices], dim=1)
         sums = (costs.unsqueeze(2) + cost.unsqueeze(1)).flatten(1)
         costs, best = sums.topk(min(tries + 1, sums.shape[1]), largest=False, sorted=True)
-        kept = tuples.gather(1, (best // cost.shape[1]).unsqueeze(2).expand(-1, -1, tuples.shape[2]))
-        kept[:, :, position] = options.gather(1, best % cost.shape[1])
-        tuples = kept
+        extended = tuples.gather(1, (best // cost.shape[1]).unsqueeze(2).expand(-1, -1, tuples.shape[2]))
+        extended[:, :, position] = options.gather(1, best % cost.shape[1])
+        tuples = extended
     # What cannot be had (infinite cost) is offered as the own tuple, which is never free.
     return torch.where(costs.isinf().unsqueeze(2), own.unsqueeze(1), tuples).int()
 

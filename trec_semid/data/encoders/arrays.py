@@ -127,10 +127,10 @@ def _open_array(file: str, path: str) -> Array:
 
 
 def _expect_rows(config: NpyConfig, array: Array, items: Items) -> None:
-    wanted = items.num_source_rows
+    expected_rows = items.num_source_rows
     least = int(items.source_rows.max(initial=-1)) + 1
-    if len(array) < least or (wanted is not None and len(array) != wanted):
-        told = f"{wanted:,} rows" if wanted is not None else f"at least {least:,} rows"
+    if len(array) < least or (expected_rows is not None and len(array) != expected_rows):
+        told = f"{expected_rows:,} rows" if expected_rows is not None else f"at least {least:,} rows"
         whose = items.file or "The items file"
         remedy = f"{whose} has {told}; row i of the array must be its row i"
         raise DataError("row counts disagree", file=config.file, value=len(array), remedy=remedy)

@@ -183,16 +183,16 @@ def _categories(config: AttributesConfig, items: Items, name: str) -> _Block:
     # Ordered by count, then name: not by who came first, so that other orders of items agree.
     by_name = np.asarray(pc.array_sort_indices(encoded.dictionary)).astype(np.int64)
     ranked = by_name[np.argsort(-counts[by_name], kind="stable")]
-    kept = ranked[: config.max_values]
-    kept = kept[counts[kept] >= config.min_count]
+    vocabulary_ids = ranked[: config.max_values]
+    vocabulary_ids = vocabulary_ids[counts[vocabulary_ids] >= config.min_count]
     new_ids = np.full(num_values, -1)
-    new_ids[kept] = np.arange(len(kept))
+    new_ids[vocabulary_ids] = np.arange(len(vocabulary_ids))
     known = new_ids[ids] >= 0
-    rows, ids, counts = rows[known], new_ids[ids[known]], counts[kept]
+    rows, ids, counts = rows[known], new_ids[ids[known]], counts[vocabulary_ids]
     weights = np.ones(len(ids))
     if config.weighting == "idf":
         weights = (np.log((1 + num_items) / (1 + counts)) + 1)[ids]
-    return _Block(rows, ids, weights / _norms(rows, weights, num_items)[rows], len(kept))
+    return _Block(rows, ids, weights / _norms(rows, weights, num_items)[rows], len(vocabulary_ids))
 
 
 def _numbers(items: Items, name: str) -> _Block:

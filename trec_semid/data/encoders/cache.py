@@ -74,9 +74,9 @@ class VectorCache:
         self._load = lru_cache(maxsize=16)(self._read_vectors)
         parts = [(name, self._read_keys(name)) for name in list_folder(uri) if name.endswith(".part")]
         self._names = [name for name, keys in parts if len(keys)]
-        found = [keys for _, keys in parts if len(keys)]
-        sizes = [len(keys) for keys in found]
-        keys = np.concatenate(found) if found else np.empty((0, 2), np.uint64)
+        stored_keys = [keys for _, keys in parts if len(keys)]
+        sizes = [len(keys) for keys in stored_keys]
+        keys = np.concatenate(stored_keys) if stored_keys else np.empty((0, 2), np.uint64)
         order = np.argsort(keys[:, 0], kind="stable")
         self._keys = keys[order]
         self._part = np.repeat(np.arange(len(sizes)), sizes)[order]

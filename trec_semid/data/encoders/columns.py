@@ -64,8 +64,8 @@ def read_values(
         pieces = pc.split_pattern(texts, separator)
         parents, texts = parents[np.asarray(pc.list_parent_indices(pieces))], pieces.flatten()
     texts = pc.utf8_trim_whitespace(texts)
-    kept = pc.fill_null(pc.not_equal(texts, ""), False)
-    return parents[np.asarray(kept)].astype(np.int64), texts.filter(kept)
+    is_filled = pc.fill_null(pc.not_equal(texts, ""), False)
+    return parents[np.asarray(is_filled)].astype(np.int64), texts.filter(is_filled)
 
 
 def read_texts(items: Items, name: str, start: int, stop: int, *, joined_by: str) -> pa.Array:

@@ -85,12 +85,12 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
     check_duplicates(config.duplicates, repeats, raw)
     _refuse_unknown(event_items, items, raw, raw.items, config.unknown_items)
     _refuse_unknown(event_users, users, raw, raw.users, config.unknown_users)
-    wanted = _wanted(items, keep_where)
+    is_allowed = _allowed(items, keep_where)
     reasons = {
         "duplicates": repeats & (config.duplicates == "drop"),
         "unknown_items": event_items < 0,
         "unknown_users": event_users < 0,
-        "keep_where": (event_items >= 0) & ~wanted[event_items],
+        "keep_where": (event_items >= 0) & ~is_allowed[event_items],
     }
     stays, events_dropped = _by_reason(reasons)
     events = Linked(
@@ -101,7 +101,7 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
         core = k_core(events.users, events.items, len(users.ids), len(items.ids), config, raw.file)
     events_dropped["too_few_events"] = int((~core.events).sum())
     events = _select(events, core.events)
-    items_kept, users_kept = core.items & wanted, core.users
+    items_kept, users_kept = core.items & is_allowed, core.users
     events = events._replace(users=_dense(users_kept)[events.users], items=_dense(items_kept)[events.items])
     unknown = {"items": int((known_items < 0).sum()), "users": int((known_users < 0).sum())}
     return Links(
@@ -113,7 +113,7 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
             items=len(items.ids) + unknown["items"],
             users=len(users.ids) + unknown["users"],
         ),
-        _dropped(events_dropped, unknown, wanted, core),
+        _dropped(events_dropped, unknown, is_allowed, core),
         int(repeats.sum()),
     )
 
@@ -129,12 +129,12 @@ def _by_reason(reasons: dict[str, Flags]) -> tuple[Flags, dict[str, int]]:
 
 
 def _dropped(
-    events: dict[str, int], unknown: dict[str, int], wanted: Flags, core: Core
+    events: dict[str, int], unknown: dict[str, int], is_allowed: Flags, core: Core
 ) -> dict[str, RowCounts]:
     items = {
         "unknown_items": unknown["items"],
-        "keep_where": int((~wanted).sum()),
-        "too_few_events": int((wanted & ~core.items).sum()),
+        "keep_where": int((~is_allowed).sum()),
+        "too_few_events": int((is_allowed & ~core.items).sum()),
     }
     users = {"unknown_users": unknown["users"], "too_few_events": int((~core.users).sum())}
     counts = {
@@ -146,8 +146,8 @@ def _dropped(
 
 def _match(ids: pa.Array, entities: Entities) -> Array:
     """Return the entity row of each id of the interactions, -1 where there is none."""
-    found = pc.index_in(ids, entities.ids)  # pyright: ignore[reportAttributeAccessIssue]
-    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    matched_rows = pc.index_in(ids, entities.ids)  # pyright: ignore[reportAttributeAccessIssue]
+    return matched_rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
 
 
 def _refuse_unknown(rows: Array, entities: Entities, raw: RawEvents, codes: Array, policy: str) -> None:
@@ -172,7 +172,7 @@ def entity_file(entities: Entities) -> str:
     return entities.origins[0][1] if entities.origins else f"list of {entities.entity}s"
 
 
-def _wanted(items: Entities, keep_where: str | None) -> Flags:
+def _allowed(items: Entities, keep_where: str | None) -> Flags:
     if keep_where is None:
         return np.ones(len(items.ids), bool)
     return as_flags(*items.column(keep_where))
@@ -185,10 +185,10 @@ def _select(events: Linked, stays: Flags) -> Linked:
     return Linked(events.users[stays], events.items[stays], *more)
 
 
-def _dense(kept: Flags) -> Array:
-    return (np.cumsum(kept) - 1).astype(np.int32)
+def _dense(remaining: Flags) -> Array:
+    return (np.cumsum(remaining) - 1).astype(np.int32)
 
 
-def _keep(entities: Entities, kept: Flags) -> Kept:
-    rows = np.flatnonzero(kept)
+def _keep(entities: Entities, remaining: Flags) -> Kept:
+    rows = np.flatnonzero(remaining)
     return Kept(entities.ids.take(pa.array(rows)), rows, entities)

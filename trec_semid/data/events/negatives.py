@@ -76,14 +76,14 @@ def add_negatives(
     return Sampled(source, new_items, is_negative)
 
 
-def draw_untouched(wanted: Array, users: Array, items: Array, weights: Array, seed: int) -> Array:
+def draw_untouched(users_to_draw: Array, users: Array, items: Array, weights: Array, seed: int) -> Array:
     """Draw one item for every wanted user from the items the user never touched.
 
     Draws with probability proportional to `weights` among the allowed items: by rejection, and for the few
     that rejection does not settle (users who touched nearly everything) from the exact list.
 
     Args:
-        wanted: (w,) user rows.
+        users_to_draw: (w,) user rows.
         users: (n,) users of all events.
         items: (n,) items of all events.
         weights: (num_items,) not negative.
@@ -96,26 +96,26 @@ def draw_untouched(wanted: Array, users: Array, items: Array, weights: Array, se
     num_items = len(weights)
     touched = np.unique(users.astype(np.int64) * num_items + items)
     cumulative = np.cumsum(weights, dtype=np.float64)
-    drawn = np.empty(len(wanted), items.dtype)
-    with working("negatives", len(wanted)) as work:
-        for start in range(0, len(wanted), _BLOCK):
-            block = wanted[start : start + _BLOCK]
+    drawn = np.empty(len(users_to_draw), items.dtype)
+    with working("negatives", len(users_to_draw)) as work:
+        for start in range(0, len(users_to_draw), _BLOCK):
+            block = users_to_draw[start : start + _BLOCK]
             drawn[start : start + _BLOCK] = _draw_block(block, touched, cumulative, rng)
             work.advance(len(block))
     return drawn
 
 
-def _draw_block(wanted: Array, touched: Ints, cumulative: Array, rng: np.random.Generator) -> Array:
-    drawn = np.empty(len(wanted), np.int64)
-    left = np.arange(len(wanted))
-    base = wanted.astype(np.int64) * len(cumulative)
+def _draw_block(users_to_draw: Array, touched: Ints, cumulative: Array, rng: np.random.Generator) -> Array:
+    drawn = np.empty(len(users_to_draw), np.int64)
+    left = np.arange(len(users_to_draw))
+    base = users_to_draw.astype(np.int64) * len(cumulative)
     for _ in range(_ROUNDS):
         drawn[left] = _draw(cumulative, len(left), rng)
         left = left[_contains(touched, base[left] + drawn[left])]
         if len(left) == 0:
             return drawn
-    for user in np.unique(wanted[left]):
-        mine = left[wanted[left] == user]
+    for user in np.unique(users_to_draw[left]):
+        mine = left[users_to_draw[left] == user]
         drawn[mine] = _draw_exactly(int(user), len(mine), touched, cumulative, rng)
     return drawn
 

@@ -75,23 +75,23 @@ def arrange(
     by_user = stable_argsort(users)
     tied = None if times is None else count_ties(users, times, by_user)
     parts = split_events(split, users, items, times, by_user, file)
-    kept = np.flatnonzero(parts != DROPPED)
-    index = index[kept]
-    behaviours = np.zeros(len(kept), np.int8)
+    remaining = np.flatnonzero(parts != DROPPED)
+    index = index[remaining]
+    behaviours = np.zeros(len(remaining), np.int8)
     if events.behaviours is not None:
         behaviours = events.behaviours[index].astype(np.int8)
     return Timeline(
-        users[kept],
-        items[kept],
+        users[remaining],
+        items[remaining],
         None if events.labels is None else events.labels[index],
-        None if times is None else times[kept],
-        np.arange(len(kept)),
-        parts[kept],
+        None if times is None else times[remaining],
+        np.arange(len(remaining)),
+        parts[remaining],
         behaviours,
         behaviour_names or [EVENT],
-        np.zeros(len(kept), bool),
+        np.zeros(len(remaining), bool),
         tied,
-        num_events - len(kept),
+        num_events - len(remaining),
     )
 
 

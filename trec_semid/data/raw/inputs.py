@@ -113,8 +113,8 @@ def _time_of(about: dict[str, Any]) -> str | None:
 
 def _pictures(folder: str) -> InputFile:
     fs, inner = filesystem(folder)
-    found: Any = fs.find(inner, detail=True)
-    about = {str(name).removeprefix(inner): each for name, each in found.items()}
+    entries: Any = fs.find(inner, detail=True)
+    about = {str(name).removeprefix(inner): each for name, each in entries.items()}
     lines = [f"{name}\0{each['size']}\0{_time_of(each)}\n" for name, each in sorted(about.items())]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     return InputFile(folder, folder, sum(int(each["size"]) for each in about.values()), None, digest)

@@ -92,19 +92,21 @@ def parse_times(text: pl.Series, pattern: str) -> ParsedTimes:
         pattern: one that `check_pattern` passes.
     """
     groups = text.str.extract_groups(_regex(pattern))
-    found = {name: groups.struct.field(name) for name in groups.struct.fields}
+    parts_of_time = {name: groups.struct.field(name) for name in groups.struct.fields}
     # A regex without groups that takes part gives nulls throughout: what does not match has no year.
-    year_name = "Y" if "Y" in found else "y"
-    fits = found[year_name].is_not_null().to_numpy()
-    years = _numbers(found, year_name, 1970)
+    year_name = "Y" if "Y" in parts_of_time else "y"
+    fits = parts_of_time[year_name].is_not_null().to_numpy()
+    years = _numbers(parts_of_time, year_name, 1970)
     if year_name == "y":
         years = np.where(years >= 69, 1900 + years, 2000 + years)
     fits = fits & (years >= 1)
-    days, is_day = _days(found, np.where(fits, years, 1970))
-    offsets_s, offsets_ns, is_offset = _offsets(found.get("z"), len(text))
+    days, is_day = _days(parts_of_time, np.where(fits, years, 1970))
+    offsets_s, offsets_ns, is_offset = _offsets(parts_of_time.get("z"), len(text))
     fits = fits & is_day & is_offset
-    clock = _hours(found) * 3600 + _numbers(found, "M", 0) * 60 + _numbers(found, "S", 0)
-    nanoseconds = _fraction(found.get("f"), len(text), _DIGITS) - offsets_ns
+    clock = (
+        _hours(parts_of_time) * 3600 + _numbers(parts_of_time, "M", 0) * 60 + _numbers(parts_of_time, "S", 0)
+    )
+    nanoseconds = _fraction(parts_of_time.get("f"), len(text), _DIGITS) - offsets_ns
     seconds = days * _DAY_S + clock - offsets_s + nanoseconds // 10**_DIGITS
     return ParsedTimes(np.where(fits, seconds, 0), np.where(fits, nanoseconds % 10**_DIGITS, 0), fits)
 
@@ -130,21 +132,21 @@ def _regex(pattern: str) -> str:
     return f"(?i)^(?:{''.join(pieces)})$"
 
 
-def _numbers(found: dict[str, pl.Series], name: str, default: int) -> Ints:
-    if name not in found:
+def _numbers(parts_of_time: dict[str, pl.Series], name: str, default: int) -> Ints:
+    if name not in parts_of_time:
         return np.int64(default)  # pyright: ignore[reportReturnType]
-    digits = found[name].str.strip_chars().cast(pl.Int64, strict=False)
+    digits = parts_of_time[name].str.strip_chars().cast(pl.Int64, strict=False)
     return digits.fill_null(default).to_numpy()
 
 
-def _days(found: dict[str, pl.Series], years: Ints) -> tuple[Ints, Flags]:
+def _days(parts_of_time: dict[str, pl.Series], years: Ints) -> tuple[Ints, Flags]:
     """Return days since 1970, and which there are: no 30th of February, no 366th day of 2023."""
-    if "j" in found:
+    if "j" in parts_of_time:
         first, past = _first_day((years - 1970) * 12), _first_day((years - 1969) * 12)
-        days = first + _numbers(found, "j", 1) - 1
+        days = first + _numbers(parts_of_time, "j", 1) - 1
         return days, days < past
-    months = (years - 1970) * 12 + _months(found) - 1
-    days = _first_day(months) + _numbers(found, "d", 1) - 1
+    months = (years - 1970) * 12 + _months(parts_of_time) - 1
+    days = _first_day(months) + _numbers(parts_of_time, "d", 1) - 1
     return days, days < _first_day(months + 1)
 
 
@@ -153,25 +155,25 @@ def _first_day(months: Ints) -> Ints:
     return months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
 
 
-def _months(found: dict[str, pl.Series]) -> Ints:
+def _months(parts_of_time: dict[str, pl.Series]) -> Ints:
     for name, words in (("B", _MONTHS), ("b", _SHORT_MONTHS)):
-        if name in found:
+        if name in parts_of_time:
             numbers = (
-                found[name]
+                parts_of_time[name]
                 .str.to_lowercase()
                 .replace_strict(list(words), list(range(1, 13)), default=1, return_dtype=pl.Int64)
             )
             return numbers.to_numpy()
-    return _numbers(found, "m", 1)
+    return _numbers(parts_of_time, "m", 1)
 
 
-def _hours(found: dict[str, pl.Series]) -> Ints:
-    if "I" not in found:
-        return _numbers(found, "H", 0)
-    hours = _numbers(found, "I", 0) % 12
-    if "p" not in found:
+def _hours(parts_of_time: dict[str, pl.Series]) -> Ints:
+    if "I" not in parts_of_time:
+        return _numbers(parts_of_time, "H", 0)
+    hours = _numbers(parts_of_time, "I", 0) % 12
+    if "p" not in parts_of_time:
         return hours
-    return hours + 12 * (found["p"].str.to_lowercase() == "pm").fill_null(value=False).to_numpy()
+    return hours + 12 * (parts_of_time["p"].str.to_lowercase() == "pm").fill_null(value=False).to_numpy()
 
 
 def _fraction(digits: pl.Series | None, size: int, width: int) -> Ints:

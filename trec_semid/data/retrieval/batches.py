@@ -217,8 +217,8 @@ class SequenceMaker:
         """
         values, lengths = self.windows.take(rows)
         drawn = self._sampled.draw(generator) if self._sampled else np.zeros(0, np.int64)
-        items, found = self._list(np.concatenate([values, drawn]))
-        named, sampled = found[: len(values)], found[len(values) :]
+        items, places_in_list = self._list(np.concatenate([values, drawn]))
+        named, sampled = places_in_list[: len(values)], places_in_list[len(values) :]
         read = lengths - 1
         width = max(int(read.max(initial=0)), 1)
         inputs = np.zeros((len(rows), width), np.int64)
@@ -250,8 +250,8 @@ class SequenceMaker:
         """Return the listed item rows and where each named one stands among them."""
         if self._listed is not None and self._place is not None:
             return self._listed, self._place[named]
-        items, found = np.unique(named, return_inverse=True)
-        return (items if len(items) else np.zeros(1, np.int64)), found.astype(np.int64)
+        items, places_in_list = np.unique(named, return_inverse=True)
+        return (items if len(items) else np.zeros(1, np.int64)), places_in_list.astype(np.int64)
 
     def _targets(self, named: Array, starts: Array, lengths: Array, is_read: Array) -> tuple[Array, Array]:
         """Return predicting (P,) and targets (P, W)."""
@@ -288,11 +288,11 @@ def history_batch(
         global_size: rows of the global batch.
     """
     values, lengths = histories.take(rows)
-    items, found = np.unique(values, return_inverse=True)
+    items, places_in_list = np.unique(values, return_inverse=True)
     items = items if len(items) else np.zeros(1, np.int64)
     width = max(int(lengths.max(initial=0)), 1)
     inputs = np.zeros((len(rows), width), np.int64)
-    inputs[np.arange(width) < lengths[:, None]] = found
+    inputs[np.arange(width) < lengths[:, None]] = places_in_list
     last = np.arange(len(rows)) * width + lengths - 1
     places = Places(
         torch.from_numpy(inputs),

@@ -80,8 +80,8 @@ def _read_entities(form: FileConfig, id_column: str, entity: Entity) -> Entities
 def _read(form: FileConfig, columns: Sequence[str] | None, work: str) -> Iterator[Chunk]:
     types = _typed_header(form)
     check_columns(form.path, list(types), columns)
-    wanted = [f"{name}:{types[name]}" for name in (columns or types)]
-    for chunk in read_chunks(form, wanted, work=work):
+    typed_columns = [f"{name}:{types[name]}" for name in (columns or types)]
+    for chunk in read_chunks(form, typed_columns, work=work):
         names = [name.rpartition(":")[0] for name in chunk.table.column_names]
         table = chunk.table.rename_columns(names)
         for name in names:

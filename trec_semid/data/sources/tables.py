@@ -57,5 +57,5 @@ def read_tables(config: TablesConfig, needs: Needs) -> Source:
 def _read_entities(config: EntityTable | None, columns: list[str], entity: Entity) -> Entities | None:
     if config is None:
         return None
-    wanted = [config.id, *columns]
-    return collect_entities(read_chunks(config, wanted, work=f"{entity}s"), config.id, entity)
+    needed_columns = [config.id, *columns]
+    return collect_entities(read_chunks(config, needed_columns, work=f"{entity}s"), config.id, entity)

@@ -119,11 +119,11 @@ def _write_entities(folder: str, world: World) -> None:
     ends = np.cumsum([counts.text, counts.vision, counts.redundant])
     parts = np.split(world.preferences, ends, axis=1)
     named = zip(("text", "vision", "redundant", "synergy"), parts, strict=True)
-    wanted = {name: _lists(values, pa.float32()) for name, values in named}
+    truth_columns = {name: _lists(values, pa.float32()) for name, values in named}
     write_table(folder, "items.parquet", pa.table({"item_id": item_ids}))
     write_table(folder, "users.parquet", pa.table({"user_id": user_ids}))
     write_table(folder, "truth/items.parquet", pa.table({"item_id": item_ids, **shown}))
-    write_table(folder, "truth/users.parquet", pa.table({"user_id": user_ids, **wanted}))
+    write_table(folder, "truth/users.parquet", pa.table({"user_id": user_ids, **truth_columns}))
 
 
 def _lists(values: Array, kind: pa.DataType) -> pa.Array:

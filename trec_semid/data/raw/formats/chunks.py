@@ -144,7 +144,7 @@ def _expect_packing(file: str) -> None:
             raise DataError(f"packed as {packing}", file=file, remedy=remedy)
 
 
-def check_columns(file: str, have: Sequence[str], wanted: Iterable[str] | None) -> None:
+def check_columns(file: str, have: Sequence[str], needed: Iterable[str] | None) -> None:
     """Check that a file has the columns the config maps, and each once.
 
     Raises:
@@ -153,7 +153,7 @@ def check_columns(file: str, have: Sequence[str], wanted: Iterable[str] | None) 
     if len(set(have)) < len(have):
         twice = next(name for name in have if list(have).count(name) > 1)
         raise DataError("two columns of one name", file=file, field=twice, remedy="Rename one of them")
-    for name in wanted or ():
+    for name in needed or ():
         if name not in have:
             remedy = f"Map one of: {', '.join(column[:_SHOWN] for column in list(have)[:30])}"
             raise DataError("no such column", file=file, field=name, remedy=remedy)

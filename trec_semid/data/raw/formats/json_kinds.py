@@ -145,11 +145,11 @@ def parse_line(line: bytes) -> JsonObject:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
-    made = JsonObject(pairs)
-    if len(made) < len(pairs):
+    json_object = JsonObject(pairs)
+    if len(json_object) < len(pairs):
         names = [name for name, _ in pairs]
-        made.twice = next(name for name in names if names.count(name) > 1)
-    return made
+        json_object.twice = next(name for name in names if names.count(name) > 1)
+    return json_object
 
 
 def _integer(text: str) -> int | float:

@@ -68,13 +68,13 @@ def read_json_lines(file: str, columns: list[str] | None, encoding: str = "utf-8
                 row += table.num_rows
 
 
-def json_keys(file: str, wanted: list[str] | None, encoding: str = "utf-8") -> list[str]:
+def json_keys(file: str, needed: list[str] | None, encoding: str = "utf-8") -> list[str]:
     """Return the keys of a file's objects, or of some of them where these have all that is wanted.
 
-    Returns `wanted` where there is no object: that is another error.
+    Returns `needed` where there is no object: that is another error.
     """
     keys: dict[str, None] = {}
-    missing = set(wanted or ())
+    missing = set(needed or ())
     num_lines = 0
     with open_text(file, encoding) as (text, _):
         for block in whole_lines(text, _HEAD_BYTES):
@@ -84,15 +84,15 @@ def json_keys(file: str, wanted: list[str] | None, encoding: str = "utf-8") -> l
                 # Most lines need no look: a key stands there as it is, or with escapes.
                 if (
                     num_lines <= _FEW_LINES
-                    or wanted is None
+                    or needed is None
                     or b"\\" in line
                     or any(m in line for m in marks)
                 ):
                     keys |= dict.fromkeys(_keys_of_line(line))
             missing -= keys.keys()
-            if wanted is not None and not missing:
+            if needed is not None and not missing:
                 return list(keys)
-    return list(keys) if keys or wanted is None else list(wanted)
+    return list(keys) if keys or needed is None else list(needed)
 
 
 def _keys_of_line(line: bytes) -> list[str]:

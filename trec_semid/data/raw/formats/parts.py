@@ -79,8 +79,9 @@ def _names_below(folder: str) -> list[str]:
     root = inner.rstrip("/") + "/"
     if is_local(folder):
         return sorted(name.removeprefix(root) for name in _walk(root, set()))
-    found = (str(name).removeprefix(root) for name in fs.find(inner))
-    return sorted(name for name in found if name and not name.endswith("/"))  # such keys stand for folders
+    names_below = (str(name).removeprefix(root) for name in fs.find(inner))
+    # Keys that end so stand for folders.
+    return sorted(name for name in names_below if name and not name.endswith("/"))
 
 
 def _walk(folder: str, above: set[str]) -> Iterator[str]:
@@ -134,15 +135,15 @@ def _expect_same_columns(parts: list[Part]) -> None:
             )
 
 
-def to_read(wanted: Sequence[str], have: Sequence[str], said: Mapping[str, str | None]) -> list[str]:
+def to_read(needed: Sequence[str], have: Sequence[str], said: Mapping[str, str | None]) -> list[str]:
     """Return the columns to read from a file, those of its partition folders too where it has them.
 
     Args:
-        wanted: columns that are asked for.
+        needed: columns that are asked for.
         have: columns of the file.
         said: what its partition folders say.
     """
-    names = [name for name in wanted if name in have or name not in said]
+    names = [name for name in needed if name in have or name not in said]
     names += [name for name in said if name in have and name not in names]
     return names or list(have[:1])  # one column at least: it tells how many rows there are
 

@@ -59,8 +59,8 @@ def find_byte(data: bytes, byte: int) -> Ints:
     """Return (n,) the offsets at which a byte stands."""
     array = np.frombuffer(data, np.uint8)
     starts = range(0, len(array), _SLICE)
-    found = [np.flatnonzero(array[start : start + _SLICE] == byte) + start for start in starts]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    offsets = [np.flatnonzero(array[start : start + _SLICE] == byte) + start for start in starts]
+    return np.concatenate(offsets) if offsets else np.zeros(0, np.int64)
 
 
 def row_ends(data: bytes, layout: Layout, inside: int = 0) -> Ints:

@@ -33,11 +33,11 @@ def read_chunks(
     """
     parts = find_parts(config.path)
     _expect_one_format(config, parts)
-    wanted = None if columns is None else list(dict.fromkeys(columns))
+    needed = None if columns is None else list(dict.fromkeys(columns))
     with working(f"{work} [bytes]", sum(size_of(part.file) for part in parts)) as bar:
         rows = 0
         for part in parts:
-            for chunk in _read_part(config, part, wanted, repeating):
+            for chunk in _read_part(config, part, needed, repeating):
                 rows += chunk.table.num_rows
                 yield chunk
                 bar.advance(chunk.stored_bytes)
@@ -54,19 +54,19 @@ def _expect_one_format(config: FileConfig, parts: list[Part]) -> None:
 
 
 def _read_part(
-    config: FileConfig, part: Part, wanted: list[str] | None, repeating: Sequence[str]
+    config: FileConfig, part: Part, needed: list[str] | None, repeating: Sequence[str]
 ) -> Iterator[Chunk]:
     said = part.partitions
     if not said:
-        yield from _read_file(config, part.file, wanted, repeating)
+        yield from _read_file(config, part.file, needed, repeating)
         return
     with reading(part.file):
         asked = (
-            None if wanted is None else to_read(wanted, _columns(config, part.file, [*wanted, *said]), said)
+            None if needed is None else to_read(needed, _columns(config, part.file, [*needed, *said]), said)
         )
         for chunk in _read_file(config, part.file, asked, repeating):
             whole = with_partitions(chunk, said)
-            yield whole if wanted is None else whole._replace(table=whole.table.select(wanted))
+            yield whole if needed is None else whole._replace(table=whole.table.select(needed))
 
 
 def _columns(config: FileConfig, file: str, candidates: list[str]) -> list[str]:
