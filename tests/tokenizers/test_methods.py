@@ -8,7 +8,14 @@ from tests.tokenizers.planted import DIMS
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import read_bytes, write_bytes
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.methods import TOKENIZERS, TokenizerConfig, build_tokenizer, load_tokenizer
+from trec_semid.tokenizers.methods import (
+    TOKENIZERS,
+    TokenizerConfig,
+    as_learned,
+    build_tokenizer,
+    learning_kinds,
+    load_tokenizer,
+)
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
@@ -71,3 +78,10 @@ def test_cut_off_files_are_refused(saved):
         write_bytes(path, read_bytes(path)[:50])
         with pytest.raises(DataError, match=problem):
             load_tokenizer(saved)
+
+
+def test_kinds_that_learn_are_those_whose_codebooks_are_parameters():
+    built = {config.kind: build_tokenizer(config, DIMS) for config in CONFIGS.values()}
+    with_parameters = {kind for kind, each in built.items() if "codebooks" in dict(each.named_parameters())}
+    assert set(learning_kinds()) == with_parameters == {"mmq", "rq_vae"}
+    assert {kind for kind, each in built.items() if as_learned(each) is each} == with_parameters

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes
+from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 from trec_semid.tokenizers.opq import Opq, OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
@@ -35,6 +36,17 @@ def build_tokenizer(config: Config, dims: Mapping[str, int]) -> Tokenizer:
         dims: modality to width, in the order contents will come in.
     """
     return TOKENIZERS[type(config)](config, dims)
+
+
+def learning_kinds() -> tuple[str, ...]:
+    """Return the kinds whose codebooks learn by gradient, which a recommender can fine-tune."""
+    learning = (config for config, method in TOKENIZERS.items() if issubclass(method, LearnedTokenizer))
+    return tuple(str(config.model_fields["kind"].default) for config in learning)
+
+
+def as_learned(tokenizer: Tokenizer) -> LearnedTokenizer | None:
+    """Return the tokenizer as one whose codebooks learn by gradient; None where they do not."""
+    return tokenizer if isinstance(tokenizer, LearnedTokenizer) else None
 
 
 def load_tokenizer(uri: str) -> Tokenizer:

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets import write_small_dataset
-from trec_semid.core.prefetch import prefetch
 from trec_semid.data.batches import RankingBatch
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.ranking.loader import TrainLoader, evaluation_batches, part_of
 from trec_semid.data.schema import Dataset
+from trec_semid.runtime.prefetch import prefetch
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from trec_semid.core.arrays import Array
-from trec_semid.core.prefetch import prefetch
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.batches import Jagged, RankingBatch
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.item_rows import ItemRows, find_item_rows
 from trec_semid.data.ragged import Ragged
+from trec_semid.runtime.prefetch import prefetch
 
 _OF_CODES = frozenset(("item_code", "history_code", "item_prefix", "history_prefix"))
 

@@ -6,9 +6,9 @@ from typing import final
 import numpy as np
 
 from trec_semid.core.arrays import Array
-from trec_semid.core.prefetch import prefetch
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.retrieval.batches import SequenceBatch, SequenceMaker
+from trec_semid.runtime.prefetch import prefetch
 
 
 @final

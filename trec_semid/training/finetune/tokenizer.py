@@ -8,7 +8,7 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
-from trec_semid.tokenizers.methods import load_tokenizer
+from trec_semid.tokenizers.methods import as_learned, learning_kinds, load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer"
@@ -52,14 +52,14 @@ def _read(semantic_ids: str) -> LearnedTokenizer:
             "Name the run folder of trec-semid tokenize."
         )
     tokenizer = load_tokenizer(join(semantic_ids, TOKENIZER))
-    kind = kind_of(tokenizer)
-    if not isinstance(tokenizer, LearnedTokenizer):
+    learned = as_learned(tokenizer)
+    if learned is None:
+        kind, others = kind_of(tokenizer), " or ".join(learning_kinds())
         raise ConfigError(
-            f"finetune: codebooks of '{kind}' do not learn by gradient. Use mmq or rq_vae, or leave finetune "
-            "out."
+            f"finetune: codebooks of '{kind}' do not learn by gradient. Use {others}, or leave finetune out."
         )
     _expect_own_codes(semantic_ids)
-    return tokenizer
+    return learned
 
 
 def _expect_own_codes(place: str) -> None:

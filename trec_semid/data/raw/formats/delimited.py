@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from trec_semid.core.errors import DataError
-from trec_semid.core.prefetch import prefetch
 from trec_semid.data.raw.formats.blocks import read_blocks
 from trec_semid.data.raw.formats.chunks import Chunk, FileConfig, check_columns
 from trec_semid.data.raw.formats.files import reading
@@ -32,6 +31,7 @@ from trec_semid.data.raw.formats.rows import (
     rows_of,
 )
 from trec_semid.data.raw.formats.utf8 import MalformedError, open_text
+from trec_semid.runtime.prefetch import prefetch
 
 _BLOCK_BYTES = 1 << 24
 _HEAD_BYTES = 1 << 16
