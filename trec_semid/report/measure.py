@@ -82,7 +82,7 @@ def expect_same_rows(
 
     Args:
         run: the run.
-        rows: columns of its predictions that have to be alike.
+        rows: columns (n,) of its predictions that have to be alike.
         first: the first run.
         first_rows: its columns.
         remedy: what to do about it.

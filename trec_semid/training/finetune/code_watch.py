@@ -42,7 +42,7 @@ class CodeHealth(NamedTuple):
 
 @final
 class CodeWatch:
-    """Compares the map with the one the run started from.
+    """Compares the map (N, R) with the one the run started from.
 
     A collapse is a mean entropy, or a share of used codes, below `floor` times that of the start: items
     that had different codes have come to share them.

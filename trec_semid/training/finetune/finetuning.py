@@ -103,7 +103,7 @@ class Finetuning:
         self._watch.last = self.map().codes
 
     def contents(self, rows: Tensor) -> Standardised:
-        """Return the content of item rows; all ranks ask together."""
+        """Return the content of (n,) item rows; all ranks ask together."""
         return Standardised(*self._content(rows))
 
     def after_step(self, report: StepReport) -> None:
