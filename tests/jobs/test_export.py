@@ -17,6 +17,7 @@ from tests.jobs.ranking import rank_config, write_problem
 from tests.jobs.test_rank_tuning import tuned
 from tests.jobs.test_rank_tuning import write_problem as write_tuned_problem
 from tests.ranks import run_ranks
+from trec_semid.checkpoints.manifest import read_manifest
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.data.batches import Jagged
 from trec_semid.data.schema import Dataset
@@ -24,7 +25,6 @@ from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs import assign, export, rank
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.serving.check import score_rows
-from trec_semid.serving.manifest import read_manifest
 from trec_semid.serving.reader import Bundle
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trec_semid.checkpoints.manifest import read_checked, read_manifest
 from trec_semid.core.paths import read_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.report.collect import collect_runs
-from trec_semid.serving.manifest import read_checked, read_manifest
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 
 OF_ONE_PROCESS = ("run.json", "processes.json", "config.toml", "study.html", "report.html", "report.md")

@@ -14,6 +14,16 @@ from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step, read_files
 from trec_semid.checkpoints.load import read_tensors
+from trec_semid.checkpoints.manifest import (
+    MANIFEST,
+    FeatureFacts,
+    FileFacts,
+    Manifest,
+    MapFacts,
+    TableType,
+    file_facts,
+    write_manifest,
+)
 from trec_semid.core.config import Place, load_config
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
@@ -25,16 +35,6 @@ from trec_semid.models.methods import build_dense_ranker
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.serving.manifest import (
-    MANIFEST,
-    FeatureFacts,
-    FileFacts,
-    Manifest,
-    MapFacts,
-    TableType,
-    file_facts,
-    write_manifest,
-)
 from trec_semid.serving.tables import write_table
 from trec_semid.tokenizers.maps.record import verify_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trec_semid.checkpoints.manifest import FeatureFacts
 from trec_semid.core.errors import DataError
 from trec_semid.data.batches import Jagged
-from trec_semid.serving.manifest import FeatureFacts
 
 _INDICES = (torch.int32, torch.int64)
 """Others torch does not look rows up by, or takes for a mask, as uint8."""

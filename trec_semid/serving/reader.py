@@ -10,10 +10,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from trec_semid.checkpoints.manifest import Manifest, read_checked, verify_bundle
 from trec_semid.core.paths import join
 from trec_semid.data.batches import Jagged
 from trec_semid.serving.ids import check_features
-from trec_semid.serving.manifest import Manifest, read_checked, verify_bundle
 from trec_semid.serving.tables import BundleTable
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 

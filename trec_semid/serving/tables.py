@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from trec_semid.checkpoints.manifest import ShardFacts, TableFacts, TableType, file_facts, read_checked
 from trec_semid.core.paths import join, write_bytes
 from trec_semid.serving.ids import check_rows
-from trec_semid.serving.manifest import ShardFacts, TableFacts, TableType, file_facts, read_checked
 
 
 def write_table(bundle: str, name: str, weight: Tensor, dtype: TableType, *, shard_rows: int) -> TableFacts:

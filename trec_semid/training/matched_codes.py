@@ -4,11 +4,11 @@ import logging
 
 import numpy as np
 
+from trec_semid.checkpoints.manifest import MANIFEST, verify_bundle
 from trec_semid.core.errors import DataError
 from trec_semid.core.ids import rows_of
 from trec_semid.core.paths import exists, join, parent_of
 from trec_semid.data.schema import Dataset
-from trec_semid.serving.manifest import MANIFEST, verify_bundle
 from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.shards import my_rank, refusing_together
 from trec_semid.tokenizers.maps.origin import Named, Origin, content_checksum

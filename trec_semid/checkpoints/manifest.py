@@ -1,4 +1,4 @@
-"""`manifest.json`: what a bundle holds, with a checksum of every file."""
+"""`manifest.json` of a bundle: what it holds, with a checksum of every file."""
 
 import hashlib
 import json
