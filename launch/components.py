@@ -175,6 +175,12 @@ def retrieve(*args: str) -> specs.AppDef:
     ...
 
 
+@_with_flags_of(_on_ranks)
+def evaluate(*args: str) -> specs.AppDef:
+    """Ask finished rankers or retrievers again, under other settings of evaluation."""
+    ...
+
+
 @_with_flags_of(_in_one_process)
 def export(*args: str) -> specs.AppDef:
     """Write the best checkpoint of a rank run as a bundle for serving, checked first."""

@@ -17,7 +17,7 @@ from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import Feature
 from trec_semid.data.retrieval.batches import Places
-from trec_semid.jobs import plan, rank, report, retrieve
+from trec_semid.jobs import evaluate, plan, rank, report, retrieve
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.methods import RANKERS, RETRIEVERS
@@ -120,9 +120,8 @@ def test_a_new_retriever_is_trained_evaluated_asked_again_planned_and_reported(d
     losses = losses_of(config.run)
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     assert 0 < metrics["test/recall@10"] <= 1
-    again = {"kind": "ensemble", "runs": [config.run]}
-    asked = retrieve.run(retrieve_config(data, str(tmp_path / "again"), model=again)).metrics
-    assert asked == pytest.approx(metrics, abs=1e-6)
+    again = {"run": str(tmp_path / "again"), "runs": [config.run]}
+    assert evaluate.run(evaluate.EvaluateConfig.model_validate(again)).metrics == metrics
     assert planned(config, tmp_path) == {"t_item_id", "t_item_genres"}
     popular = retrieve_config(data, str(tmp_path / "popular"), model={"kind": "popularity"})
     retrieve.run(popular)

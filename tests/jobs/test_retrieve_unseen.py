@@ -9,6 +9,7 @@ from trec_semid.checkpoints.load import read_tensors
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.target_positions import read_target_positions
+from trec_semid.jobs import evaluate
 from trec_semid.jobs.retrieve import run
 
 SASREC = {"kind": "sasrec", "transformer": STILL, "dropout": 0.0}
@@ -96,20 +97,14 @@ def seen_only(data, tmp_path_factory):
     return config, run(config).metrics
 
 
-def asked_again(data, folder, config, penalty):
-    return retrieve_config(
-        data,
-        str(folder),
-        model={"kind": "ensemble", "runs": [config.run]},
-        evaluation={"masks_history": False, "unseen_penalty": penalty},
-    )
+def asked_again(folder, config, penalty):
+    values = {"run": str(folder), "runs": [config.run], "retrieval": {"unseen_penalty": penalty}}
+    return evaluate.run(evaluate.EvaluateConfig.model_validate(values)).metrics
 
 
 def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, tmp_path, seen_only):
     config, found = seen_only
-    same, none = (
-        run(asked_again(data, tmp_path / str(penalty), config, penalty)).metrics for penalty in (0.0, 1e3)
-    )
+    same, none = (asked_again(tmp_path / str(penalty), config, penalty) for penalty in (0.0, 1e3))
     assert same == pytest.approx(found, abs=1e-6)
     assert found["test/recall@10/popularity_unseen"] > 0
     assert none["test/recall@10/popularity_unseen"] == 0
@@ -132,7 +127,7 @@ def test_asked_again_a_run_has_the_penalty_of_the_asking(data, tmp_path, seen_on
         }
     )
     assert run(lowered).metrics["test/recall@10/popularity_unseen"] == 0
-    again = run(asked_again(data, tmp_path / "again", lowered, 0.0)).metrics
+    again = asked_again(tmp_path / "again", lowered, 0.0)
     assert again == pytest.approx(found, abs=1e-6)
 
 
@@ -145,5 +140,5 @@ def test_a_run_with_a_penalty_is_the_run_without_asked_again_with_it(data, tmp_p
         evaluation={"masks_history": False, "unseen_penalty": 0.05},
         train={"max_epochs": 1},
     )
-    again = asked_again(data, tmp_path / "again", config, 0.05)
-    assert run(lowered).metrics == pytest.approx(run(again).metrics, abs=1e-6)
+    again = asked_again(tmp_path / "again", config, 0.05)
+    assert run(lowered).metrics == pytest.approx(again, abs=1e-6)

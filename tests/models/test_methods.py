@@ -15,7 +15,7 @@ def test_a_config_builds_its_ranker():
 
 
 def test_a_config_names_its_retriever():
-    runs = {"ensemble": {"runs": ["a"]}}
+    runs = {"ensemble": {"runs": ["a", "b"]}}
     for config, method in RETRIEVERS.items():
         kind = config.model_fields["kind"].default
         asked = config.model_validate(runs.get(kind, {}))

@@ -56,6 +56,7 @@ def teach(
       trec-semid tokenize configs/quickstart/mmq.toml       dataset -> semantic IDs
       trec-semid rank     configs/quickstart/rank.toml      dataset, semantic IDs -> ranker
       trec-semid retrieve configs/quickstart/retrieve.toml  dataset, semantic IDs -> retriever
+      trec-semid evaluate configs/evaluate.toml             finished runs -> metrics under other settings
       trec-semid report   runs/quickstart/*/seed-*          finished runs -> one page
       trec-semid assign   configs/assign.toml               new items -> semantic IDs, drift
     or all of it, over seeds and in parallel:
@@ -160,6 +161,21 @@ def retrieve(files: Files, sets: Sets = None) -> None:
     Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main retrieve configs/quickstart/retrieve.toml
     """
     _run("retrieve", files, sets)
+
+
+@app.command()
+def evaluate(files: Files, sets: Sets = None) -> None:
+    """Ask finished runs again, under other settings of evaluation, without training.
+
+    Rankers or retrievers; their best weights or those of a step; several as one ensemble.
+
+    \b
+    Reads:    finished run folders of rank or retrieve, and what they were trained on.
+    Writes:   a folder of its own: metrics.json, predictions, evaluated.json, plan; reports read it as a run.
+    Example:  trec-semid evaluate configs/evaluate.toml --set 'runs=["runs/x"]' --set retrieval.cutoffs=[20]
+    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main evaluate configs/evaluate.toml
+    """
+    _run("evaluate", files, sets)
 
 
 @app.command()

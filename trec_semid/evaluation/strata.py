@@ -1,13 +1,15 @@
 """Parts of the evaluation rows: by how often training saw the item, and how active the user was in it."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
+from pydantic import Field
 
 from trec_semid.core.arrays import Array, Flags, Ints
+from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.schema import Dataset
 
@@ -59,12 +61,22 @@ def training_strata(dataset: Dataset) -> Strata:
     return strata_of_counts(item_events, user_events)
 
 
-def strata_of_counts(item_events: Array, user_events: Array) -> Strata:
+class StrataConfig(Config):
+    """How wide the strata are; by default quarters of items and thirds of users."""
+
+    item_parts: Annotated[int, Field(ge=2)] = 4
+    """Items seen in training are cut into so many equal parts: the first is the tail, the last the head."""
+    user_parts: Annotated[int, Field(ge=2)] = 3
+    """Users likewise: the first part is of low activity, the last of high."""
+
+
+def strata_of_counts(item_events: Array, user_events: Array, cuts: StrataConfig | None = None) -> Strata:
     """Cut strata from (num_items,) and (num_users,) numbers of training events."""
+    cuts = cuts or StrataConfig()
     head, middle, tail, unseen = range(4)
-    items = _cut(item_events, 4, (tail, middle, head, unseen))
+    items = _cut(item_events, cuts.item_parts, (tail, middle, head, unseen))
     low, middle, high, unseen = range(4)
-    return Strata(items, _cut(user_events, 3, (low, middle, high, unseen)))
+    return Strata(items, _cut(user_events, cuts.user_parts, (low, middle, high, unseen)))
 
 
 def _cut(events: Array, parts: int, names: tuple[int, int, int, int]) -> NDArray[np.int8]:

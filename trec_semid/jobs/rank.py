@@ -8,7 +8,9 @@ from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.ranking.predictions import write_predictions
+from trec_semid.training.finetune.finetuning import distinct_items
+from trec_semid.training.ranking.finished import scoring_of
+from trec_semid.training.ranking.predictions import Scorer, write_predictions
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, read_inputs
 from trec_semid.training.ranking.task import ranking_task
 from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks
@@ -30,5 +32,6 @@ def run(config: RankConfig) -> Trained:
 def _rank(config: RankConfig, inputs: RankInputs, folder: RunFolder, ranks: Ranks) -> Named:
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task = ranking_task(config, inputs, folder, ranks, log)
-        write = partial(write_predictions, task.model, config, inputs, folder, ranks)
+        scorer = Scorer(task.model, inputs.data, distinct_items(config.finetune))
+        write = partial(write_predictions, [scorer], scoring_of(config, inputs), folder, ranks)
         return train_and_write(task, write, config=config, inputs=inputs, folder=folder, ranks=ranks, log=log)

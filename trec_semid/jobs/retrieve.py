@@ -16,7 +16,7 @@ from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
 from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned, open_content
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.retrieval.evaluation import Evaluator
-from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members
+from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members, members_of
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
 from trec_semid.training.retrieval.listing import lister_of
 from trec_semid.training.retrieval.placed import PlacedRetriever, place_retriever
@@ -43,7 +43,7 @@ def run(config: RetrieveConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
-        expect_members(config)
+        expect_members(members_of(config), config)
         return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
 
 

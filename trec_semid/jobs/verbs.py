@@ -15,6 +15,7 @@ JOBS = {
     "assign": "AssignConfig",  # new items, frozen tokenizer -> their semantic IDs, and how they drift
     "rank": "RankConfig",  # dataset, semantic IDs -> ranker and its predictions
     "retrieve": "RetrieveConfig",  # dataset, semantic IDs -> retriever and where it ranks what came next
+    "evaluate": "EvaluateConfig",  # finished runs, other settings -> their metrics and predictions
     "export": "ExportConfig",  # finished rank run -> checked bundle for serving
     "report": "ReportConfig",  # finished runs -> one page
     "plan": "PlanConfig",  # model config -> where its tables go on a cluster

@@ -19,8 +19,10 @@ FILES_OF_JOB = {
     "rank": ("log.jsonl", "plan.txt", "predictions"),
     "retrieve": ("predictions",),
     "tokenize": ("quality.json", FILE),
+    "evaluate": ("predictions",),
 }
 """What a finished run of each job holds besides its metrics; a retriever that learns nothing has no log."""
+_RESULT_KEYS = ("dataset_checksum", "seed", "commit", "versions", "wall_s", "metrics")
 
 
 @dataclass(frozen=True)
@@ -186,19 +188,39 @@ def read_run(uri: str) -> FinishedRun:
             raise DataError(f"not a run folder: it has no {name}", file=uri, remedy=remedy)
     made = _read_json(join(uri, "run.json"), "job", "command", "config_checksum")
     job = str(made["job"])
+    if job == "evaluate":
+        return _read_evaluation(uri, made)
     if job not in FILES_OF_JOB:
         remedy = "Only runs of the jobs rank, retrieve and tokenize can be reported"
         raise DataError(
             "another job's run", file=join(uri, "run.json"), field="job", value=job, remedy=remedy
         )
     _expect_files(uri, job, str(made["command"]))
-    keys = ("dataset_checksum", "seed", "commit", "versions", "wall_s", "metrics")
-    result = _read_json(join(uri, "metrics.json"), *keys)
+    result = _read_json(join(uri, "metrics.json"), *_RESULT_KEYS)
     try:
         config = tomllib.loads(read_bytes(join(uri, "config.toml")).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not TOML: {error}", file=join(uri, "config.toml")) from None
     return FinishedRun(uri, job, config, made, result, uri.rstrip("/").rpartition("/")[2])
+
+
+def _read_evaluation(uri: str, made: dict[str, Any]) -> FinishedRun:
+    """Read what `evaluate` wrote: a run of the kind that it asked, with the config that this amounts to."""
+    place = join(uri, "evaluated.json")
+    asked = _read_json(place, "job", "config", "splits")
+    _expect_files(uri, "evaluate", str(made["command"]))
+    whole = {"splits": ["test", "valid"], "protocols": ["frozen", "online"]}
+    here = {"splits": asked["splits"], "protocols": asked["config"].get("evaluation", {}).get("protocols")}
+    for key, values in here.items():
+        if values is not None and sorted(values) != whole[key]:
+            remedy = f"Evaluate with {' and '.join(whole[key])}"
+            raise DataError(
+                f"a report is of both {key}", file=place, field=key, value=", ".join(values), remedy=remedy
+            )
+    result = _read_json(join(uri, "metrics.json"), *_RESULT_KEYS)
+    return FinishedRun(
+        uri, str(asked["job"]), asked["config"], made, result, uri.rstrip("/").rpartition("/")[2]
+    )
 
 
 def _expect_files(uri: str, job: str, command: str) -> None:

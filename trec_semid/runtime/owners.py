@@ -24,7 +24,7 @@ from trec_semid.core.paths import (
 )
 from trec_semid.runtime.leftovers import is_unfinished
 
-Verb = Literal["prepare", "tokenize", "assign", "rank", "retrieve", "export", "report", "study"]
+Verb = Literal["prepare", "tokenize", "assign", "rank", "retrieve", "evaluate", "export", "report", "study"]
 """Verbs that write a folder; a folder is of the kind of its verb."""
 _RUN = "run.json"
 _MARKS: dict[str, Verb] = {
@@ -40,6 +40,7 @@ _WHAT: dict[Verb, str] = {
     "assign": "an assign run",
     "rank": "a rank run",
     "retrieve": "a retrieve run",
+    "evaluate": "an evaluation",
     "export": "a bundle",
     "report": "a report",
     "study": "a study",
@@ -53,8 +54,8 @@ _REPLACED: dict[Verb, re.Pattern[str]] = {
 }
 """Verbs that replace a whole folder, and what one of theirs has in it: anything else would be lost."""
 _OWN_FILES = re.compile(
-    r"config\.toml|(run|processes|metrics|quality|codes|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer"
-    r"|predictions|checkpoints|rows"
+    r"config\.toml|(run|processes|metrics|quality|codes|evaluated|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer"
+    r"|predictions|checkpoints|rows|members"
 )
 """What other verbs write into a folder that may hold other things beside."""
 _INSIDES = ("checkpoints", "predictions", "rows", "tokenizer")

@@ -14,7 +14,14 @@ from trec_semid.core.paths import join
 from trec_semid.data.schema import VerifyConfig
 
 Value = str | int | float | bool
-FOLDER_KEY = {"prepare": "out", "tokenize": "run", "rank": "run", "retrieve": "run", "report": "out"}
+FOLDER_KEY = {
+    "prepare": "out",
+    "tokenize": "run",
+    "rank": "run",
+    "retrieve": "run",
+    "evaluate": "run",
+    "report": "out",
+}
 """Verb -> key of its config that says where it writes; the study fills it in."""
 _PLACE = re.compile(r"(?<!\$)\{([^{}]*)\}")  # ${NAME} is an environment variable
 
@@ -22,7 +29,7 @@ _PLACE = re.compile(r"(?<!\$)\{([^{}]*)\}")  # ${NAME} is an environment variabl
 class StepConfig(Config):
     """One verb with its config files, run once or once a seed."""
 
-    verb: Literal["prepare", "tokenize", "rank", "retrieve", "report"]
+    verb: Literal["prepare", "tokenize", "rank", "retrieve", "evaluate", "report"]
     name: str = Field("", pattern=r"^[A-Za-z0-9_.{}-]*$")
     """What the table and the run folders call it; the verb where nothing is said."""
     grid: dict[str, list[Value] | dict[str, dict[str, Any]]] = {}
@@ -35,7 +42,7 @@ class StepConfig(Config):
     """What differs from the files. `{out}`, `{seed}` and `{<name of an earlier step>}`, which stands
     for that step's folder, are filled in; naming a step also means waiting for it."""
     seeds: bool = False
-    """Whether it runs once for every seed of the study, with its `seed` set."""
+    """Whether it runs once for every seed of the study, with its `seed` set; of `evaluate` the runs have it."""
     after: list[str] = []
     """Earlier steps to wait for besides those that `set` names."""
     pool: str = Field("", pattern=r"^[A-Za-z0-9_.{}-]*$")
@@ -222,14 +229,14 @@ def _plan_run(
     # A step with seeds reads the same seed's run of an earlier step with seeds.
     known |= {run.step: run.folder for run in planned if run.seed in (None, seed)}
     values: dict[str, Any] = {FOLDER_KEY[step.verb]: join(config.out, *parts)}
-    values |= {} if seed is None else {"seed": seed}
+    values |= {} if seed is None or step.verb == "evaluate" else {"seed": seed}
     if config.verify != "once" and step.verb != "prepare":
         values["verify"] = config.verify
     values |= _filled(step.set, known)
     named = names_in(step.set) | set(step.after)
     needs = [run.label for run in planned if run.step in named and (run.seed in (None, seed) or seed is None)]
     if step.verb == "report":
-        shown = [run for run in planned if run.verb in ("tokenize", "rank", "retrieve")]
+        shown = [run for run in planned if run.verb in ("tokenize", "rank", "retrieve", "evaluate")]
         values.setdefault("runs", [run.folder for run in shown])
         needs = [run.label for run in shown]
     folder = str(values[FOLDER_KEY[step.verb]])

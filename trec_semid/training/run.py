@@ -18,6 +18,7 @@ from trec_semid.core.errors import CheckpointError, ConfigError, DataError, Semi
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
 from trec_semid.core.seeds import seed_everything
 from trec_semid.core.text_table import as_text
+from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.runtime.logs import CONSOLE, RunLog, say, set_up_console
@@ -95,26 +96,43 @@ def run_once(
         ConfigError: the folder holds a run of another config.
         CheckpointError: its checkpoints were trained on something else.
     """
-    done = _on_main(ranks, lambda: _why_done(folder, config, inputs.checksums))
+    done = on_main(ranks, lambda: _why_done(folder, config, inputs.checksums))
     if done:
         _log.info("%s", done)
     else:
         _begin(folder, config, inputs, ranks)
-        metrics, counts = compute()
-        if ranks.is_main:
-            facts = inputs.dataset.facts
-            of: dict[str, Any] = {
-                "dataset": facts.name,
-                "dataset_checksum": facts.checksum,
-                "seed": config.seed,
-            }
-            write_record(folder.uri, **of)
-            folder.write_metrics(metrics, **of, counts=counts)
-        barrier()
+        write_results(folder, inputs.dataset, config.seed, ranks, compute())
+    return tell_results(folder, ranks)
+
+
+def write_results(folder: RunFolder, dataset: Dataset, seed: int, ranks: Ranks, results: Named) -> None:
+    """Write the record of codes and, last of all, the metrics, which make the run a finished one.
+
+    Args:
+        folder: of the run.
+        dataset: that it read.
+        seed: of the run.
+        ranks: all of them wait until the files are there.
+        results: metrics and counts.
+    """
+    if ranks.is_main:
+        metrics, counts = results
+        of: dict[str, Any] = {
+            "dataset": dataset.facts.name,
+            "dataset_checksum": dataset.facts.checksum,
+            "seed": seed,
+        }
+        write_record(folder.uri, **of)
+        folder.write_metrics(metrics, **of, counts=counts)
+    barrier()
+
+
+def tell_results(folder: RunFolder, ranks: Ranks) -> Trained:
+    """Print the metrics of a finished run, and return them."""
     metrics = folder.read_json("metrics.json")["metrics"]
     if ranks.is_main:
-        say(summary(config.run, metrics))
-    return Trained(config.run, metrics)
+        say(summary(folder.uri, metrics))
+    return Trained(folder.uri, metrics)
 
 
 def summary(run: str, metrics: Mapping[str, float]) -> str:
@@ -163,7 +181,7 @@ def train_and_write(
     if task.finetuning:
         metrics = metrics | task.finetuning.write(folder)
     log.event("finish", step=finished.steps, best_step=finished.best_step)
-    return metrics, counts | _parameter_counts(task.model)
+    return metrics, counts | parameter_counts(task.model)
 
 
 @contextmanager
@@ -208,7 +226,7 @@ def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, st
 
 def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs, ranks: Ranks) -> None:
     """Refuse a folder of another config or of other inputs; else write the run's first files."""
-    _on_main(ranks, lambda: _refuse_other_run(folder, config))
+    on_main(ranks, lambda: refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     if broadcast_object(ranks.is_main and exists(folder.path("metrics.json"))):
         expect_start(folder.path("checkpoints"), config.resume_from, config.checkpoints)
@@ -226,7 +244,7 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
     barrier()
 
 
-def _refuse_other_run(folder: RunFolder, config: Config) -> None:
+def refuse_other_run(folder: RunFolder, config: Config) -> None:
     """Keep what another config trained: its checkpoints are not ours to go on from or to overwrite."""
     if not exists(folder.path("run.json")):
         return
@@ -239,7 +257,7 @@ def _refuse_other_run(folder: RunFolder, config: Config) -> None:
         raise ConfigError(f"{folder.uri}: {fault}. Set another `run`, or remove that folder.")
 
 
-def _on_main(ranks: Ranks, work: Callable[[], T]) -> T:
+def on_main(ranks: Ranks, work: Callable[[], T]) -> T:
     """Do something on rank 0 and return its result, or raise its refusal, on every rank."""
     outcome: Any = None
     if ranks.is_main:
@@ -309,7 +327,7 @@ def tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "pla
         CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _parameter_counts(model: nn.Module) -> dict[str, int]:
+def parameter_counts(model: nn.Module) -> dict[str, int]:
     """Return how many numbers a model learns, in tables and elsewhere."""
     dense = sum(weight.numel() for weight in dense_parameters(model).values())
     tables = sum(table.rows * table.dim for table in find_tables(model))

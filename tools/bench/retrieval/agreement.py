@@ -15,8 +15,9 @@ import time
 from trec_semid.core.config import load_config
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.training.finished import FinishedRun
 from trec_semid.training.retrieval.evaluation import Evaluator, beam_agreement
-from trec_semid.training.retrieval.finished import place_finished
+from trec_semid.training.retrieval.finished import Member, place_finished
 from trec_semid.training.retrieval.listing import BeamLister, ExactLister, Judge
 from trec_semid.training.retrieval.setup import EvaluationConfig, RetrieveConfig, read_inputs
 
@@ -44,7 +45,7 @@ def main() -> None:
 def tell(asked: argparse.Namespace, config: RetrieveConfig, plans: RunFolder, ranks: Ranks) -> None:
     """Place the run, then judge beams of every width."""
     inputs = read_inputs(config)
-    finished, model = place_finished(asked.run, plans, ranks)
+    finished, model = place_finished(Member(FinishedRun(asked.run), config), plans, ranks)
     exact = ExactLister([finished])
     metrics = timed(Evaluator(exact, model, inputs.data, config, ranks))
     firsts = " | ".join(map(str, CUTOFFS))

@@ -26,8 +26,9 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import CatalogueScores, rank_by, users_at_once
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
+from trec_semid.training.finished import FinishedRun
 from trec_semid.training.retrieval.evaluation import Evaluator
-from trec_semid.training.retrieval.finished import place_finished
+from trec_semid.training.retrieval.finished import Member, place_finished
 from trec_semid.training.retrieval.listing import AskedModel, ExactLister
 from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 
@@ -86,7 +87,7 @@ def main() -> None:
     with process_group(patience_s=60) as ranks, tempfile.TemporaryDirectory() as scratch:
         inputs = read_inputs(config)
         plans = RunFolder(scratch, "retrieve")
-        finished, model = place_finished(asked.run, plans, ranks)
+        finished, model = place_finished(Member(FinishedRun(asked.run), config), plans, ranks)
         _print("items", Evaluator(ExactLister([finished]), model, inputs.data, config, ranks).metrics())
         for name in asked.codes:
             codes = torch.tensor(SemanticIds.load(semantic_ids_file(name)).codes).long()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, final
 
-from pydantic import Field
+from pydantic import field_validator
 
 from trec_semid.core.config import Place
 from trec_semid.core.identity import SamePlace
@@ -17,9 +17,17 @@ class EnsembleConfig(RetrieverConfig):
     """
 
     kind: Literal["ensemble"] = "ensemble"
-    runs: Annotated[list[Place], SamePlace()] = Field(min_length=1)
-    """Folders of finished runs of `trec-semid retrieve` on the same dataset, with any items and models that
-    score the whole catalogue; a single one is asked again. `[evaluation]` is the ensemble's, not theirs."""
+    runs: Annotated[list[Place], SamePlace()]
+    """Folders of two or more finished runs of `trec-semid retrieve` on the same dataset, with any items and
+    models that score the whole catalogue. `[evaluation]` is the ensemble's, not theirs."""
+
+    @field_validator("runs")
+    @classmethod
+    def _are_several(cls, runs: list[str]) -> list[str]:
+        if len(runs) < 2:
+            remedy = "name two or more, or ask one finished run again with `trec-semid evaluate`"
+            raise ValueError(f"an ensemble is of several runs: {remedy}")
+        return runs
 
 
 @final

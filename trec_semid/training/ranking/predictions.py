@@ -1,80 +1,116 @@
-"""Scores of validation and test rows by the best weights: predictions on disk, and metrics of them."""
+"""Scores of evaluation rows by finished rankers: predictions on disk, and metrics of them."""
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
 from torch import nn
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.histories import Protocol
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.loader import DistinctItems
 from trec_semid.data.schema import Split
-from trec_semid.evaluation.predictions import PredictionWriter
+from trec_semid.evaluation.predictions import PREDICTION_SCHEMA, PredictionWriter
 from trec_semid.evaluation.ranking import Named, RankAccumulator
-from trec_semid.evaluation.strata import Strata, strata_of_counts
+from trec_semid.evaluation.strata import Strata
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.finetune.finetuning import distinct_items
-from trec_semid.training.ranking.predict import predict
-from trec_semid.training.ranking.setup import RankConfig, RankInputs
+from trec_semid.training.ranking.predict import Scored, predict
+
+_COLUMNS: dict[Protocol, str] = {"online": "score", "frozen": "score_frozen"}
+_SUFFIXES: dict[Protocol, str] = {"online": "", "frozen": "-frozen"}
+"""Of the split's name in keys of metrics."""
 
 
-def write_predictions(
-    model: nn.Module, config: RankConfig, inputs: RankInputs, folder: RunFolder, ranks: Ranks
-) -> Named:
-    """Score valid and test under both protocols; return metrics over all ranks.
+class Scorer(NamedTuple):
+    """A placed ranker, and the data as it reads them."""
+
+    model: nn.Module
+    """A `RankerWithLoss` with the weights that count."""
+    data: RankingData
+    items: DistinctItems | None
+    """What its batches bring beside features."""
+
+
+class Scoring(NamedTuple):
+    """What is scored, and how."""
+
+    batch_size: int
+    """Rows of a global batch."""
+    strata: Strata
+    splits: tuple[Split, ...] = ("valid", "test")
+    protocols: tuple[Protocol, ...] = ("online", "frozen")
+    """What rows' histories hold: all events before, or training events only."""
+
+
+def write_predictions(scorers: Sequence[Scorer], scoring: Scoring, folder: RunFolder, ranks: Ranks) -> Named:
+    """Score splits and write the scores; return metrics over all ranks.
+
+    score(row) = mean over scorers of the probability that each gives.
 
     Args:
-        model: a placed `RankerWithLoss` with the best weights.
-        config: of the run.
-        inputs: what it was trained on.
+        scorers: one ranker, or several that score together, of the same dataset.
+        scoring: what is scored.
         folder: where predictions are written.
         ranks: this process among its peers; all of them score together.
     """
-    users, items = inputs.data.train_counts()
-    strata = strata_of_counts(items, users)
     metrics: dict[str, float] = {}
     counts: dict[str, int] = {}
-    splits: tuple[Split, ...] = ("valid", "test")
-    for split in splits:
-        online, frozen = _score(model, config, inputs, folder, ranks, split=split, strata=strata)
-        metrics |= {f"{split}/{name}": value for name, value in online[0].items()}
-        metrics |= {f"{split}-frozen/{name}": value for name, value in frozen[0].items()}
-        counts |= {f"{split}/{name}": value for name, value in online[1].items()}
+    for split in scoring.splits:
+        results = _write_split(scorers, scoring, folder, ranks, split)
+        for protocol, (values, _) in zip(scoring.protocols, results, strict=True):
+            metrics |= {f"{split}{_SUFFIXES[protocol]}/{name}": value for name, value in values.items()}
+        counts |= {f"{split}/{name}": value for name, value in results[0][1].items()}
     return metrics, counts
 
 
-def _score(
-    model: nn.Module,
-    config: RankConfig,
-    inputs: RankInputs,
-    folder: RunFolder,
-    ranks: Ranks,
-    *,
-    split: Split,
-    strata: Strata,
-) -> tuple[Named, Named]:
-    batch_size = config.train.evaluation_batch_size
-    protocols: tuple[Protocol, ...] = ("online", "frozen")
-    items = distinct_items(config.finetune)
-    makers = [inputs.data.batch_maker(split, protocol, distinct_items=items) for protocol in protocols]
-    online, frozen = (predict(model, maker, batch_size=batch_size, ranks=ranks) for maker in makers)
-    rows = makers[0].rows
-    accumulators = RankAccumulator(strata), RankAccumulator(strata)
+def _write_split(
+    scorers: Sequence[Scorer], scoring: Scoring, folder: RunFolder, ranks: Ranks, split: Split
+) -> list[Named]:
+    """Return metrics and counts of a split by each protocol."""
+    rows = scorers[0].data.batch_maker(split, scoring.protocols[0]).rows
+    left_out = {column for protocol, column in _COLUMNS.items() if protocol not in scoring.protocols}
+    accumulators = [RankAccumulator(scoring.strata) for _ in scoring.protocols]
     with (
         PredictionWriter(
-            folder.uri, split, rank=ranks.rank, world_size=ranks.world_size, num_rows=len(rows.labels)
+            folder.uri,
+            split,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            num_rows=len(rows.labels),
+            schema=pa.schema([field for field in PREDICTION_SCHEMA if field.name not in left_out]),
         ) as writer,
         working(f"score {split}", len(rows.labels), shown=ranks.is_main) as work,
     ):
-        for with_all, with_train in zip(online, frozen, strict=True):
-            chosen = with_all.rows
+        by_protocol = [_scores(scorers, scoring, ranks, split, protocol) for protocol in scoring.protocols]
+        for scored in zip(*by_protocol, strict=True):
+            chosen = scored[0].rows
             work.advance(len(chosen) * ranks.world_size)
             label, user, item = rows.labels[chosen], rows.users[chosen], rows.items[chosen]
-            writer.write(
-                row=chosen,
-                user_row=user,
-                item_row=item,
-                label=label,
-                score=with_all.scores,
-                score_frozen=with_train.scores,
-            )
-            for accumulator, scores in zip(accumulators, (with_all.scores, with_train.scores), strict=True):
-                accumulator.update(scores, label, user, item)
-    return accumulators[0].result(), accumulators[1].result()
+            columns: dict[str, Array] = {}
+            for protocol, accumulator, each in zip(scoring.protocols, accumulators, scored, strict=True):
+                columns[_COLUMNS[protocol]] = each.scores
+                accumulator.update(each.scores, label, user, item)
+            writer.write(row=chosen, user_row=user, item_row=item, label=label, **columns)
+    return [accumulator.result() for accumulator in accumulators]
+
+
+def _scores(
+    scorers: Sequence[Scorer], scoring: Scoring, ranks: Ranks, split: Split, protocol: Protocol
+) -> Iterator[Scored]:
+    """Yield the mean of all scorers' probabilities; every scorer sees the rows in the same batches."""
+    each = [
+        predict(
+            scorer.model,
+            scorer.data.batch_maker(split, protocol, distinct_items=scorer.items),
+            batch_size=scoring.batch_size,
+            ranks=ranks,
+        )
+        for scorer in scorers
+    ]
+    for parts in zip(*each, strict=True):
+        scores = parts[0].scores if len(parts) == 1 else np.mean([part.scores for part in parts], axis=0)
+        yield Scored(parts[0].rows, scores)

@@ -43,7 +43,7 @@ def ranking_task(
     pinned = ranks.device.type == "cuda"
     train = inputs.data.batch_maker("train", "frozen", distinct_items=items, pinned=pinned)
     valid = inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned)
-    model, plan = _place(config, inputs, train.mean_lengths(), ranks)
+    model, plan = place_ranker(config, inputs, train.mean_lengths(), ranks)
     tell_plan(folder, plan, ranks)
     batches = TrainLoader(
         train,
@@ -77,10 +77,17 @@ def ranking_task(
     )
 
 
-def _place(
+def place_ranker(
     config: RankConfig, inputs: RankInputs, mean_lengths: dict[str, float], ranks: Ranks
 ) -> tuple[DistributedModelParallel, TablePlan]:
-    """Build the model, with the tokenizer in it where one learns, and place it."""
+    """Build the model, with the tokenizer in it where one learns, and place it; its weights are drawn.
+
+    Args:
+        config: of the run.
+        inputs: what it is trained on.
+        mean_lengths: of each feature's bags.
+        ranks: all of them place it together.
+    """
     tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
     if tokenizer:
         model = build_tuned_model(config, inputs, tokenizer, world_size=ranks.world_size)

@@ -19,7 +19,7 @@ from trec_semid.data.schema import Split
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.retrieval import RetrievalAccumulator
-from trec_semid.evaluation.strata import Strata, strata_of_counts
+from trec_semid.evaluation.strata import Strata, StrataConfig, strata_of_counts
 from trec_semid.evaluation.target_positions import TARGET_SCHEMA, distinct_targets
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.logs import working
@@ -59,18 +59,28 @@ class Evaluator:
             _take(accumulator, rows, lists)
         return accumulator.result()[0]
 
-    def write(self, folder: RunFolder) -> Named:
-        """Evaluate validation and test, write the ranks of all targets, and return metrics and counts.
+    def write(
+        self,
+        folder: RunFolder,
+        *,
+        splits: tuple[Split, ...] = ("valid", "test"),
+        strata: StrataConfig | None = None,
+    ) -> Named:
+        """Evaluate splits, write the positions of all targets, and return metrics and counts.
 
         Where lists are guessed by a beam, metrics say how much of the exact lists it finds.
+
+        Args:
+            folder: where positions are written.
+            splits: whose users are asked for.
+            strata: how targets are told apart; quarters of items and thirds of users where not given.
         """
-        strata = strata_of_counts(self.data.item_counts, self.data.user_counts)
+        parts = strata_of_counts(self.data.item_counts, self.data.user_counts, strata)
         metrics: dict[str, float] = {}
         counts: dict[str, int] = {}
-        splits: tuple[Split, ...] = ("valid", "test")
         for split in splits:
             rows = self.rows(split)
-            values, sizes = self._write_split(folder, split, rows, strata)
+            values, sizes = self._write_split(folder, split, rows, parts)
             sizes["users_without_history"] = int((rows.histories.lengths == 0).sum())
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}

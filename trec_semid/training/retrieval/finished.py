@@ -1,20 +1,22 @@
-"""Finished runs, placed again: one as it is or at another step, or several that score together."""
+"""Finished retrievers, placed again: one as it is or at another step, or several that score together."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
 
-from pydantic import ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 from torch import nn
 
 from trec_semid.checkpoints.folder import latest_step
-from trec_semid.checkpoints.load import load_checkpoint, read_loop
-from trec_semid.checkpoints.tensors import Trainable
-from trec_semid.core.config import load_config
+from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import explain
-from trec_semid.data.schema import Dataset
-from trec_semid.runtime.ranks import Ranks, broadcast_object
+from trec_semid.data.schema import Dataset, Split
+from trec_semid.evaluation.ranking import Named
+from trec_semid.evaluation.strata import StrataConfig
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.tokenizer import load_learned
+from trec_semid.training.finished import FinishedRun, load_weights
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.listing import (
     AskedModel,
@@ -24,15 +26,21 @@ from trec_semid.training.retrieval.listing import (
     penalties_of,
 )
 from trec_semid.training.retrieval.placed import place_retriever
-from trec_semid.training.retrieval.setup import (
-    EvaluationConfig,
-    RetrieveConfig,
-    RetrieveInputs,
-    read_inputs,
-)
+from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.training.run import parameter_counts
 
 
-class Finished(NamedTuple):
+class RetrievalSettings(Config):
+    """What counts as retrieved; keys that are not given are the first run's own."""
+
+    cutoffs: tuple[PositiveInt, ...] | None = None
+    masks_history: bool | None = None
+    unseen_penalty: NonNegativeFloat | None = None
+    beam_width: NonNegativeInt | None = None
+    """Of a beam over codes; 0 scores every item, whatever the run did."""
+
+
+class PlacedRun(NamedTuple):
     """A finished run with its weights in place."""
 
     asked: AskedModel
@@ -40,39 +48,93 @@ class Finished(NamedTuple):
     """On its ranks, as it was trained."""
 
 
-def evaluator_of_run(
-    run: str, evaluation: EvaluationConfig, plans: RunFolder, ranks: Ranks, *, step: int | None = None
-) -> Evaluator:
-    """Place a finished run with other settings of evaluation than its own, and return its evaluator.
+class Member(NamedTuple):
+    """A finished run that scores together with others."""
 
-    Args:
-        run: its folder; of any kind, also one that learns nothing.
-        evaluation: what counts as retrieved now.
-        plans: where plans of its tables are written.
-        ranks: all of them place it together.
-        step: checkpoint to evaluate; its best one where not given.
-
-    Raises:
-        ConfigError: the run does not go with these settings, is of other data or codes than are there now,
-            or has no checkpoint left.
-        CheckpointError: the checkpoint is gone or damaged.
-    """
-    own = load_config(RetrieveConfig, [RunFolder(run, "retrieve").path("config.toml")])
-    config = _evaluated_by(evaluation, own, run)
-    inputs = read_inputs(config)
-    if not config.learns:
-        return evaluator_without_model(config, inputs, plans, ranks)
-    asked, model = place_finished(run, plans, ranks, step=step)
-    return Evaluator(lister_of(asked, evaluation), model, inputs.data, config, ranks)
+    run: FinishedRun
+    config: RetrieveConfig
 
 
-def _evaluated_by(evaluation: EvaluationConfig, own: RetrieveConfig, run: str) -> RetrieveConfig:
-    """Return a run's config with other settings of evaluation, which its method may refuse."""
-    values = {**own.model_dump(), "evaluation": evaluation.model_dump()}
-    try:
-        return RetrieveConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error.errors(), RetrieveConfig, {}, [run], values)) from None
+@final
+class FinishedRetrievers:
+    """Finished retrieve runs of one dataset: one, or several as an ensemble."""
+
+    def __init__(self, runs: Sequence[FinishedRun], settings: RetrievalSettings, **changes: Any) -> None:
+        """Read configs and inputs of the runs.
+
+        Args:
+            runs: that score together, or one.
+            settings: of evaluation.
+            changes: keys of their configs that say where things lie now, such as `dataset`.
+
+        Raises:
+            ConfigError: settings that a run's method cannot be asked by, or runs that cannot score together.
+            DataError: what they read is gone or damaged.
+        """
+        self.runs = runs
+        self._members = [Member(run, _config_of(run, changes)) for run in runs]
+        first = self._members[0].config
+        own = first.evaluation.model_dump() | settings.model_dump(exclude_none=True)
+        own["beam_width"] = own["beam_width"] or None
+        shared = {"evaluation": own}
+        if len(runs) > 1:
+            shared |= {"model": {"kind": "ensemble", "runs": [_name(run) for run in runs]}}
+            kept = first.model_dump(include={"dataset", "run", "seed", "verify", "sequences"})
+            trained = {"train": first.train.model_dump(include={"select_by", "evaluation_batch_size"})}
+            self.config = _validated({**kept, **trained, **shared}, runs[0].uri)
+            expect_members(self._members, self.config)
+        else:
+            self.config = _validated({**first.model_dump(), **shared}, runs[0].uri)
+            _expect_checkpoint(runs[0], first)
+        self._inputs = read_inputs(first if len(runs) > 1 else self.config)
+
+    @property
+    def dataset(self) -> Dataset:
+        """That all of them read."""
+        return self._inputs.dataset
+
+    def asked_config(self) -> dict[str, Any]:
+        """Return what the runs' config amounts to with the settings of now."""
+        return self.config.model_dump(mode="json", exclude_none=True)
+
+    def write(
+        self,
+        folder: RunFolder,
+        ranks: Ranks,
+        *,
+        splits: tuple[Split, ...],
+        strata: StrataConfig,
+        batch_size: int | None,
+    ) -> Named:
+        """Place the models, list the catalogue for users of splits, and write where targets stand.
+
+        Args:
+            folder: where plans and predictions are written.
+            ranks: all of them list together.
+            splits: whose users are asked for.
+            strata: how targets are told apart.
+            batch_size: users of a global batch; the first run's where not given.
+
+        Raises:
+            ConfigError: a run was trained on other data or codes than are there now.
+            CheckpointError: a checkpoint is gone or damaged.
+        """
+        config = self.config
+        if batch_size:
+            train = config.train.model_copy(update={"evaluation_batch_size": batch_size})
+            config = config.model_copy(update={"train": train})
+        if len(self.runs) > 1:
+            evaluator = ensemble_evaluator(self._members, config, self._inputs, folder, ranks)
+        elif not config.learns:
+            evaluator = evaluator_without_model(config, self._inputs, folder, ranks)
+        else:
+            asked, model = place_finished(self._members[0], folder, ranks)
+            lister = lister_of(asked, config.evaluation)
+            evaluator = Evaluator(lister, model, self._inputs.data, config, ranks)
+        metrics, counts = evaluator.write(folder, splits=splits, strata=strata)
+        if config.learns and evaluator.model is not None:
+            counts = counts | parameter_counts(evaluator.model)
+        return metrics, counts
 
 
 def evaluator_without_model(
@@ -90,75 +152,111 @@ def evaluator_without_model(
         ConfigError: see `place_finished`.
         CheckpointError: see there.
     """
-    runs = config.retriever.members
-    if not runs:
-        return Evaluator(PopularityLister(inputs.data, ranks), None, inputs.data, config, ranks)
-    expect_members(config)
-    members = [
-        place_finished(run, RunFolder(plans.path("members", str(number)), "retrieve"), ranks)
-        for number, run in enumerate(runs)
+    members = members_of(config)
+    if members:
+        return ensemble_evaluator(members, config, inputs, plans, ranks)
+    return Evaluator(PopularityLister(inputs.data, ranks), None, inputs.data, config, ranks)
+
+
+def ensemble_evaluator(
+    members: Sequence[Member], config: RetrieveConfig, inputs: RetrieveInputs, plans: RunFolder, ranks: Ranks
+) -> Evaluator:
+    """Return what lists by the mean of the members' scores.
+
+    Args:
+        members: each with its best weights, or those of its step.
+        config: whose `evaluation` counts.
+        inputs: whose users are asked for.
+        plans: where plans of members are written, as `members/<n>`.
+        ranks: all of them call it together.
+    """
+    placed = [
+        place_finished(member, RunFolder(plans.path("members", str(number)), "retrieve"), ranks)
+        for number, member in enumerate(members)
     ]
     penalties = penalties_of(inputs.data, config.evaluation.unseen_penalty, ranks)
-    lister = ExactLister([member.asked for member in members], penalties)
-    return Evaluator(lister, nn.ModuleList(member.model for member in members), inputs.data, config, ranks)
+    lister = ExactLister([member.asked for member in placed], penalties)
+    return Evaluator(lister, nn.ModuleList(member.model for member in placed), inputs.data, config, ranks)
 
 
-def expect_members(config: RetrieveConfig) -> None:
-    """Check the finished runs of an ensemble, if it is one, before anything is written.
+def members_of(config: RetrieveConfig) -> list[Member]:
+    """Return the finished runs of an ensemble with their configs; none of another method."""
+    runs = [FinishedRun(run) for run in config.retriever.members]
+    return [Member(run, _config_of(run, {})) for run in runs]
+
+
+def expect_members(members: Sequence[Member], config: RetrieveConfig) -> None:
+    """Check the finished runs of an ensemble before anything is written.
+
+    Args:
+        members: its runs.
+        config: of the ensemble.
 
     Raises:
         ConfigError: a run does not score the catalogue, reads other data or other histories than the
             ensemble, or has no checkpoint left.
     """
-    for run in config.retriever.members:
-        member = load_config(RetrieveConfig, [RunFolder(run, "retrieve").path("config.toml")])
+    for run, member in members:
         if not member.retriever.scores_catalogue:
             raise ConfigError(
-                f"model.runs: {run} is {member.model.kind}, which does not score the catalogue."
+                f"model.runs: {run.uri} is {member.model.kind}, which does not score the catalogue."
             )
         if Dataset(member.dataset).facts.checksum != Dataset(config.dataset).facts.checksum:
-            raise ConfigError(f"model.runs: {run} reads other data than {config.dataset}.")
+            raise ConfigError(f"model.runs: {run.uri} reads other data than {config.dataset}.")
         ours, theirs = config.sequences, member.sequences
         if (theirs.max_len, theirs.events) != (ours.max_len, ours.events):
             raise ConfigError(
-                f"model.runs: {run} reads other histories. Set sequences.max_len = {theirs.max_len} and "
+                f"model.runs: {run.uri} reads other histories. Set sequences.max_len = {theirs.max_len} and "
                 f"sequences.events = '{theirs.events}'."
             )
-        _newest_step(run)
+        _expect_checkpoint(run, member)
 
 
-def place_finished(run: str, plans: RunFolder, ranks: Ranks, *, step: int | None = None) -> Finished:
-    """Return a finished run that has learnt something, with the weights of a step.
+def place_finished(member: Member, plans: RunFolder, ranks: Ranks) -> PlacedRun:
+    """Return a finished run that has learnt something, with the weights that count.
 
     Args:
-        run: its folder.
+        member: the run, and its config.
         plans: where plans are written.
         ranks: all of them place it together.
-        step: of its checkpoints; the best one where not given.
 
     Raises:
         ConfigError: the run was trained on other data or codes than are there now, or has no checkpoint left.
         CheckpointError: its checkpoint is gone or damaged.
     """
-    config = load_config(RetrieveConfig, [RunFolder(run, "retrieve").path("config.toml")])
+    run, config = member
     inputs = read_inputs(config)
     tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
     placed = place_retriever(config, inputs, tokenizer, plans, ranks)
-    _load_step(run, placed.model, inputs.checksums, step)
-    return Finished(placed.asked(config.retriever, inputs.data, ranks), placed.model)
+    load_weights(run, placed.model, inputs.checksums)
+    return PlacedRun(placed.asked(config.retriever, inputs.data, ranks), placed.model)
 
 
-def _load_step(run: str, model: nn.Module, inputs: dict[str, str], step: int | None) -> None:
-    checkpoints = RunFolder(run, "retrieve").path("checkpoints")
-    newest = broadcast_object(_newest_step(run))
-    loop = read_loop(checkpoints, newest)
-    if loop["inputs"] != inputs:
-        raise ConfigError(f"run {run} was trained on other data or codes than are there now.")
-    load_checkpoint(checkpoints, Trainable(model), step=step or loop["selection"]["best_step"])
+def _config_of(run: FinishedRun, changes: dict[str, Any]) -> RetrieveConfig:
+    config = load_config(RetrieveConfig, [run.path("config.toml")])
+    return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 
-def _newest_step(run: str) -> int:
-    newest = latest_step(RunFolder(run, "retrieve").path("checkpoints"))
-    if newest is None:
-        raise ConfigError(f"run {run} has no checkpoint left.")
-    return newest
+def _validated(values: dict[str, Any], run: str) -> RetrieveConfig:
+    """Return a config with other settings of evaluation, which its method may refuse."""
+    evaluation = values["evaluation"]
+    # Training selected by a metric whose length has to be among its own; nothing is selected now.
+    selected = int(values["train"]["select_by"].rpartition("@")[2])
+    with_selected = {**evaluation, "cutoffs": (*evaluation["cutoffs"], selected)}
+    try:
+        config = RetrieveConfig.model_validate({**values, "evaluation": with_selected})
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors(), RetrieveConfig, {}, [run], values)) from None
+    asked = config.evaluation.model_copy(update={"cutoffs": tuple(evaluation["cutoffs"])})
+    return config.model_copy(update={"evaluation": asked})
+
+
+def _expect_checkpoint(run: FinishedRun, config: RetrieveConfig) -> None:
+    if not config.learns and run.step is not None:
+        raise ConfigError(f"runs: {run.uri} is {config.model.kind}, which has no steps. Name the run.")
+    if config.learns and latest_step(run.checkpoints) is None:
+        raise ConfigError(f"runs: {run.uri} has no checkpoint left.")
+
+
+def _name(run: FinishedRun) -> str:
+    return run.uri if run.step is None else f"{run.checkpoints}/step-{run.step}"

@@ -1,0 +1,76 @@
+"""Finished runs as people name them: `runs/x` with its best weights, or `runs/x/checkpoints/step-12`."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from trec_semid.checkpoints.folder import complete_steps, latest_step, parse_step_folder
+from trec_semid.checkpoints.load import load_checkpoint, read_loop
+from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.paths import exists, join, parent_of
+from trec_semid.runtime.ranks import broadcast_object
+from trec_semid.runtime.runs import RunFolder
+
+
+class FinishedRun(NamedTuple):
+    """A finished run, or one step of it."""
+
+    uri: str
+    """Its folder."""
+    step: int | None = None
+    """Whose weights count; the best step where not given."""
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of its checkpoints."""
+        return join(self.uri, "checkpoints")
+
+    def path(self, name: str) -> str:
+        """Return a path inside its folder."""
+        return join(self.uri, name)
+
+
+def parse_run(place: str) -> FinishedRun:
+    """Return which run, and which step of it, a path names.
+
+    Raises:
+        ConfigError: it is no finished run, or the run has no such step.
+    """
+    checkpoints, _, step = place.rstrip("/").rpartition("/")
+    is_step = checkpoints.rpartition("/")[2] == "checkpoints" and step.startswith("step-")
+    run = FinishedRun(place.rstrip("/"))
+    if is_step:
+        run = FinishedRun(parent_of(checkpoints), parse_step_folder(place)[1])
+    if not exists(run.path("metrics.json")) or not exists(run.path("run.json")):
+        raise ConfigError(f"{place} is not a finished run. Run it to its end, or name its folder.")
+    if run.step is not None and run.step not in (steps := complete_steps(run.checkpoints)):
+        have = ", ".join(map(str, steps)) or "none"
+        raise ConfigError(f"{place}: the run has no complete step {run.step}. It has: {have}.")
+    return run
+
+
+def job_of(run: FinishedRun) -> str:
+    """Return the verb that made a run."""
+    return str(RunFolder(run.uri, "").read_json("run.json").get("job"))
+
+
+def load_weights(run: FinishedRun, model: nn.Module, inputs: dict[str, str]) -> None:
+    """Load the weights of the run's step into a placed model; all ranks call it together.
+
+    Args:
+        run: whose they are.
+        model: built by the run's config.
+        inputs: checksums of what is there now; the run has to be trained on the same.
+
+    Raises:
+        ConfigError: the run was trained on other data or codes, or has no checkpoint left.
+        CheckpointError: the checkpoint is gone or damaged.
+    """
+    newest = broadcast_object(latest_step(run.checkpoints))
+    if newest is None:
+        raise ConfigError(f"{run.uri} has no checkpoint left.")
+    loop = read_loop(run.checkpoints, newest)
+    if loop["inputs"] != inputs:
+        raise ConfigError(f"{run.uri} was trained on other data or codes than are there now.")
+    load_checkpoint(run.checkpoints, Trainable(model), step=run.step or loop["selection"]["best_step"])
