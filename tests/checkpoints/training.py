@@ -14,10 +14,10 @@ from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.sharding.apply import dense_parameters, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
-from trec_semid.training.tables import initialise_tables
 
 OPTIMIZER = SparseOptimizerConfig(learning_rate=0.1)
 

@@ -28,13 +28,13 @@ from trec_semid.models.ranker import Ranker
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.sharding.apply import dense_parameters, replicated_table_optimizer, shard_frozen, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
 from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.training.content import fill_content
 from trec_semid.training.finite import means_over_ranks
-from trec_semid.training.tables import initialise_tables
 
 STD, SEED, RATE, STEPS = 0.3, 5, 0.2, 3
 ADAGRAD = SparseOptimizerConfig(kind="row_wise_adagrad", learning_rate=0.1)

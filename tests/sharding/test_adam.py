@@ -13,10 +13,10 @@ from trec_semid.embeddings.tables import TablesConfig, TableSpec, initial_rows
 from trec_semid.runtime.ranks import process_group
 from trec_semid.sharding.apply import replicated_table_optimizer, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.sharding.tables import find_tables
-from trec_semid.training.tables import initialise_tables
 
 pytestmark = pytest.mark.ranks
 ROWS, DIM, STEPS = 30, 4, 5

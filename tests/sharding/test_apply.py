@@ -27,11 +27,11 @@ from trec_semid.sharding.apply import (
     shard_model,
 )
 from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks, plan_tables
 from trec_semid.sharding.tables import find_tables, table_shards
 from trec_semid.sharding.topology import ClusterConfig
-from trec_semid.training.tables import initialise_tables
 
 STD, SEED = 0.3, 5
 

@@ -11,13 +11,13 @@ from trec_semid.data.ranking.loader import TrainLoader
 from trec_semid.embeddings.tables import initial_rows
 from trec_semid.runtime.ranks import process_group
 from trec_semid.sharding.apply import shard_model
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.finite import StepLosses
 from trec_semid.training.optimizers import DenseOptimizerConfig, OptimizersConfig, build_updates, rate_factor
 from trec_semid.training.ranking.setup import build_model, read_inputs, table_specs
 from trec_semid.training.steps import train_steps
-from trec_semid.training.tables import initialise_tables
 
 STEPS = 6
 

@@ -59,6 +59,7 @@ from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
+from trec_semid.sharding.initialise import initialise_tables  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
 from trec_semid.tokenizers.inputs.contents import Catalogue, Standardised  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
@@ -66,7 +67,6 @@ from trec_semid.training.content import fill_content  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import Arguments, plain_arguments, train_steps  # noqa: E402
-from trec_semid.training.tables import initialise_tables  # noqa: E402
 
 POSITIONS = 6
 RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})

@@ -48,11 +48,11 @@ from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig  # noqa: E402
 from trec_semid.runtime.ranks import Ranks, process_group  # noqa: E402
 from trec_semid.sharding.apply import shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
+from trec_semid.sharding.initialise import initialise_tables  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_dense_optimizer, build_updates  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import train_steps  # noqa: E402
-from trec_semid.training.tables import initialise_tables  # noqa: E402
 
 CODEBOOK = 1024
 Step = Callable[[RankingBatch], float]

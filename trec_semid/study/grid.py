@@ -42,7 +42,7 @@ class StepConfig(Config):
     """What differs from the files. `{out}`, `{seed}` and `{<name of an earlier step>}`, which stands
     for that step's folder, are filled in; naming a step also means waiting for it."""
     seeds: bool = False
-    """Whether it runs once for every seed of the study, with its `seed` set; of `evaluate` the runs have it."""
+    """Whether it runs once for each seed of the study, with its `seed` set (`evaluate`: of its runs)."""
     after: list[str] = []
     """Earlier steps to wait for besides those that `set` names."""
     pool: str = Field("", pattern=r"^[A-Za-z0-9_.{}-]*$")

@@ -25,6 +25,7 @@ from trec_semid.runtime.logs import CONSOLE, RunLog, say, set_up_console
 from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import dense_parameters, shard_model
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables
@@ -36,7 +37,6 @@ from trec_semid.training.known_rows import write_known_rows
 from trec_semid.training.loop import note_time, train
 from trec_semid.training.resume import expect_start, newest_loop, refuse_other_inputs
 from trec_semid.training.start_weights import StartInputs, find_start_weights
-from trec_semid.training.tables import initialise_tables
 from trec_semid.training.task import Task
 
 QUALITY = "quality.json"

@@ -6,9 +6,9 @@ from sklearn.metrics import roc_auc_score
 from tests.jobs.ranking import rank_config, write_problem
 from trec_semid.embeddings.collection import keyed_jagged
 from trec_semid.runtime.ranks import process_group
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.training.ranking.predict import evaluate, predict
 from trec_semid.training.ranking.setup import build_model, read_inputs
-from trec_semid.training.tables import initialise_tables
 
 
 @pytest.fixture

@@ -30,11 +30,11 @@ from trec_semid.search.catalogue import build_catalogue
 from trec_semid.search.exact import CatalogueScores
 from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.constraints import ShardingConfig, TableRule
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.optimizers import OptimizersConfig, build_updates
 from trec_semid.training.retrieval.item_feed import ItemFeed
 from trec_semid.training.steps import Arguments, train_steps
-from trec_semid.training.tables import initialise_tables
 
 RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
 

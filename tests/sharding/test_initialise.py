@@ -2,7 +2,7 @@ import torch
 
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import BLOCK_ROWS, TablesConfig, TableSpec, initial_rows
-from trec_semid.training.tables import initialise_tables
+from trec_semid.sharding.initialise import initialise_tables
 
 
 def test_an_unsharded_table_gets_the_rows_that_seed_and_name_give():
