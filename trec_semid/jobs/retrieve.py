@@ -3,34 +3,15 @@
 from contextlib import closing
 from functools import partial
 
-from trec_semid.data.retrieval.batches import SequenceBatch
-from trec_semid.data.retrieval.dataset import RetrievalData
-from trec_semid.data.retrieval.loader import SequenceLoader
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.content import place_content
-from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
-from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned, open_content
-from trec_semid.training.optimizers import build_updates
-from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members, members_of
-from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
-from trec_semid.training.retrieval.listing import lister_of
-from trec_semid.training.retrieval.placed import PlacedRetriever, place_retriever
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
-from trec_semid.training.run import (
-    Trained,
-    run_once,
-    snapshot,
-    tell_plan,
-    train_and_write,
-    training_ranks,
-)
-from trec_semid.training.steps import Arguments
-from trec_semid.training.task import Task
+from trec_semid.training.retrieval.task import retrieval_task
+from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks
 
 __all__ = ["RetrieveConfig", "run"]
 
@@ -44,129 +25,13 @@ def run(config: RetrieveConfig) -> Trained:
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         expect_members(members_of(config), config)
-        return run_once(folder, config, inputs, ranks, partial(_retrieve, config, folder, inputs, ranks))
+        return run_once(folder, config, inputs, ranks, partial(_retrieve, config, inputs, folder, ranks))
 
 
-def _retrieve(config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks) -> Named:
+def _retrieve(config: RetrieveConfig, inputs: RetrieveInputs, folder: RunFolder, ranks: Ranks) -> Named:
     if not config.learns:
         return evaluator_without_model(config, inputs, folder, ranks).write(folder)
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
-        task, evaluator = _set_up(config, folder, inputs, ranks, log)
+        task, evaluator = retrieval_task(config, inputs, folder, ranks, log)
         write = partial(evaluator.write, folder)
         return train_and_write(task, write, config=config, inputs=inputs, folder=folder, ranks=ranks, log=log)
-
-
-def _set_up(
-    config: RetrieveConfig, folder: RunFolder, inputs: RetrieveInputs, ranks: Ranks, log: RunLog
-) -> tuple[Task, Evaluator]:
-    data = inputs.data
-    loader = _loader(config, data, ranks)
-    steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
-    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
-    placed = place_retriever(config, inputs, tokenizer, folder, ranks)
-    sharded, feed = placed.model, placed.feed
-    finetuning = _finetuning(
-        config, inputs, placed, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
-    )
-    lister = lister_of(placed.asked(config.retriever, data, ranks), config.evaluation)
-    evaluator = Evaluator(lister, sharded, data, config, ranks)
-    _log_start(log, config, inputs, steps_per_epoch, ranks)
-    frozen_codes = partial(snapshot, inputs.semantic_ids, config.semantic_ids)
-    task = Task(
-        model=sharded,
-        updates=build_updates(
-            sharded,
-            config.optimizers,
-            total_steps=steps_per_epoch * config.train.max_epochs,
-            own_rates={TOKENIZER: finetuning.config.learning_rate} if finetuning else {},
-        ),
-        batches=loader,
-        arguments=partial(_arguments, feed, finetuning),
-        evaluate=evaluator.metrics,
-        select_by=config.train.select_by,
-        shown=tuple(dict.fromkeys(("recall@10", "ndcg@10", config.train.select_by))),
-        inputs=inputs.checksums,
-        snapshot=finetuning.files if finetuning else frozen_codes,
-        finetuning=finetuning,
-    )
-    return task, evaluator
-
-
-def _finetuning(
-    config: RetrieveConfig,
-    inputs: RetrieveInputs,
-    placed: PlacedRetriever,
-    *,
-    folder: RunFolder,
-    ranks: Ranks,
-    log: RunLog,
-    steps_per_epoch: int,
-) -> Finetuning | None:
-    """Place the content that the tokenizer reads; None where no tokenizer is in the loop."""
-    if config.finetune is None or inputs.semantic_ids is None:
-        return None
-    live = live_codes_of(placed.model)
-    assert live.tokenizer is not None, "built with one"
-    content = place_content(
-        open_content(inputs.dataset, live.tokenizer),
-        live.tokenizer.standardiser,
-        config.sharding,
-        ranks,
-        batch_size=placed.items_at_once,
-        items_per_row=1.0,
-        beside=placed.plan,
-    )
-    tell_plan(folder, content.plan, ranks, "tokenizer_content_plan")
-    start = inputs.semantic_ids
-    return Finetuning(
-        config.finetune,
-        live,
-        content,
-        start,
-        ranks,
-        log,
-        seed=config.seed,
-        steps_per_epoch=steps_per_epoch,
-    )
-
-
-def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> SequenceLoader:
-    negatives = config.loss.negatives
-    maker = data.maker(
-        num_targets=config.window,
-        listed=data.negatives(negatives) if config.lists_all else None,
-        sampled=config.sampled,
-        negatives=negatives,
-        finds_named=config.finetune is not None,
-        pinned=ranks.device.type == "cuda",
-    )
-    return SequenceLoader(
-        maker,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-
-
-def _log_start(
-    log: RunLog, config: RetrieveConfig, inputs: RetrieveInputs, steps_per_epoch: int, ranks: Ranks
-) -> None:
-    log.event(
-        "start",
-        dataset=inputs.dataset.facts.name,
-        model=config.model.kind,
-        features=[feature.name for feature in inputs.data.features],
-        steps_per_epoch=steps_per_epoch,
-        world_size=ranks.world_size,
-    )
-
-
-def _arguments(feed: ItemFeed, finetuning: Finetuning | None, batch: SequenceBatch, step: int) -> Arguments:
-    """Return what the model is called with: content of live items only where the tokenizer learns."""
-    live = (
-        LiveItems(finetuning.contents, finetuning.noise(step))
-        if finetuning and finetuning.moves(step)
-        else None
-    )
-    return Arguments((feed.listed(batch, live), batch.places, batch.global_size), {})
