@@ -73,6 +73,24 @@ def test_arms_carry_the_metrics_of_the_codes_they_read(runs: list[dict]):
     assert "all/entropy" not in widened["item-seed-1"]
 
 
+def test_an_evaluation_has_the_metrics_of_the_codes_of_the_run_it_asked():
+    codes, tuned = {"all/entropy": 1.5, "all/churn": 0.0}, {"all/churn": 0.25, "test/auc": 0.7}
+    runs = [
+        {"step": step, "label": step, "seed": None, "verb": verb, "metrics": metrics}
+        for step, verb, metrics in (
+            ("codes", "tokenize", codes),
+            ("arm", "rank", tuned),
+            ("other", "rank", {}),
+            ("again", "evaluate", {"test/auc": 0.8}),
+            ("both", "evaluate", {"test/auc": 0.9}),
+        )
+    ]
+    needs = {("arm", None): ["codes"], ("again", None): ["arm"], ("both", None): ["arm", "other"]}
+    widened = {run["label"]: run["metrics"] for run in with_tokenizers(runs, needs)}
+    assert widened["again"] == {"all/entropy": 1.5, "all/churn": 0.25, "test/auc": 0.8}
+    assert widened["both"] == {"test/auc": 0.9}
+
+
 def test_runs_whose_predictions_are_gone_are_compared_over_seeds(runs: list[dict], tmp_path: Path):
     moved = [{**run, "folders": [str(tmp_path / "gone")]} if run["step"] == "both" else run for run in runs]
     test = compare(moved, ["test/gauc"], "item", 200)["both"]["test/gauc"]

@@ -9,17 +9,17 @@ Legend: N rows, B draws of users.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from trec_semid.core.arrays import Array
-from trec_semid.core.paths import exists, join, read_bytes
+from trec_semid.core.paths import exists
 from trec_semid.data.schema import Split, open_dataset
+from trec_semid.evaluation.evaluated import dataset_of, strata_config_of
 from trec_semid.evaluation.predictions import Predictions, predictions_uri, read_predictions
-from trec_semid.evaluation.strata import Strata, training_strata
+from trec_semid.evaluation.strata import Strata, StrataConfig, training_strata
 from trec_semid.evaluation.target_positions import bootstrap_target_positions, read_target_positions
 from trec_semid.metrics.bootstrap import USER_METRICS, Replicates, bootstrap
 from trec_semid.metrics.verdicts import fewest_draws
@@ -118,10 +118,10 @@ def _select(
 
 
 class RunReader:
-    """Draws metrics of run folders; strata of a dataset are counted once."""
+    """Draws metrics of run folders; strata of a dataset are counted once for each way to cut them."""
 
     def __init__(self) -> None:
-        self._strata: dict[str, Strata] = {}
+        self._strata: dict[tuple[str, StrataConfig], Strata] = {}
 
     def draw_rankers(
         self, folders: Sequence[str], metrics: Sequence[RankerMetric], draws: Mapping[Split, Draws]
@@ -129,7 +129,7 @@ class RunReader:
         """Return metrics of a ranker by name, or of the folds of one, with their values under draws of users.
 
         Args:
-            folders: finished runs of `rank`.
+            folders: finished runs of `rank`, or evaluations of such.
             metrics: what to take.
             draws: how users are drawn, of each split that a metric is of.
 
@@ -153,7 +153,7 @@ class RunReader:
         A split without a file of positions has none.
 
         Args:
-            folder: finished run of `retrieve`.
+            folder: finished run of `retrieve`, or an evaluation of such.
             names: such as `test/ndcg@10/popularity_tail`.
             draws: how users are drawn, of each split.
 
@@ -180,20 +180,15 @@ class RunReader:
         return replicates
 
     def _strata_of(self, folder: str) -> Strata:
-        dataset = dataset_of(folder)
-        if dataset not in self._strata:
-            self._strata[dataset] = training_strata(open_dataset(dataset))
-        return self._strata[dataset]
+        dataset, cuts = dataset_of(folder), strata_config_of(folder)
+        if (dataset, cuts) not in self._strata:
+            self._strata[dataset, cuts] = training_strata(open_dataset(dataset), cuts)
+        return self._strata[dataset, cuts]
 
 
 def has_predictions(folder: str, split: Split) -> bool:
     """Return whether a run wrote predictions of a split."""
     return exists(predictions_uri(folder, split, 0))
-
-
-def dataset_of(folder: str) -> str:
-    """Return the dataset that a finished run read, as its config names it."""
-    return str(tomllib.loads(read_bytes(join(folder, "config.toml")).decode())["dataset"])
 
 
 def _split(name: str) -> Split:

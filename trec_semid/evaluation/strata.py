@@ -50,7 +50,7 @@ class Strata(NamedTuple):
                 yield name, member == index
 
 
-def training_strata(dataset: Dataset) -> Strata:
+def training_strata(dataset: Dataset, cuts: "StrataConfig | None" = None) -> Strata:
     """Count the training events of each item and user, batch by batch, and cut the strata."""
     facts = dataset.facts
     item_events, user_events = np.zeros(facts.num_items, np.int64), np.zeros(facts.num_users, np.int64)
@@ -58,7 +58,7 @@ def training_strata(dataset: Dataset) -> Strata:
     for batch in dataset.event_files().to_batches(columns=["item_row", "user_row"], filter=in_training):
         item_events += _count(batch["item_row"].to_numpy(), facts.num_items, "item_row")
         user_events += _count(batch["user_row"].to_numpy(), facts.num_users, "user_row")
-    return strata_of_counts(item_events, user_events)
+    return strata_of_counts(item_events, user_events, cuts)
 
 
 class StrataConfig(Config):

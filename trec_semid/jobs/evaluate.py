@@ -12,6 +12,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange, SamePlace
 from trec_semid.core.paths import read_bytes
 from trec_semid.data.schema import Dataset, Split, VerifyConfig
+from trec_semid.evaluation.evaluated import EVALUATED
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import StrataConfig
 from trec_semid.runtime.logs import say
@@ -30,9 +31,6 @@ from trec_semid.training.run import (
     training_ranks,
     write_results,
 )
-
-ASKED = "evaluated.json"
-"""Says which runs and steps were asked, and what their config amounts to with the settings of now."""
 
 
 class EvaluateConfig(VerifyConfig):
@@ -112,7 +110,7 @@ def run(config: EvaluateConfig) -> Trained:
         on_main(ranks, partial(refuse_other_run, folder, config))
         if ranks.is_main:
             folder.start(config, inputs)
-            folder.write_json(ASKED, _facts(asked, config.splits))
+            folder.write_json(EVALUATED, _facts(asked, config.splits))
         barrier()
         results = asked.write(
             folder, ranks, splits=config.splits, strata=config.strata, batch_size=config.batch_size

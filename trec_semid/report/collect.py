@@ -9,6 +9,7 @@ from typing import Any
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, filesystem, is_folder, join, read_bytes
 from trec_semid.data.schema import Dataset, open_dataset
+from trec_semid.evaluation.evaluated import EVALUATED
 from trec_semid.report.content import Job, RunFacts
 from trec_semid.runtime.fingerprints import Verify
 from trec_semid.runtime.logs import read_events
@@ -206,7 +207,7 @@ def read_run(uri: str) -> FinishedRun:
 
 def _read_evaluation(uri: str, made: dict[str, Any]) -> FinishedRun:
     """Read what `evaluate` wrote: a run of the kind that it asked, with the config that this amounts to."""
-    place = join(uri, "evaluated.json")
+    place = join(uri, EVALUATED)
     asked = _read_json(place, "job", "config", "splits")
     _expect_files(uri, "evaluate", str(made["command"]))
     whole = {"splits": ["test", "valid"], "protocols": ["frozen", "online"]}

@@ -11,7 +11,8 @@ from typing import Any
 
 from trec_semid.core.errors import DataError, SemidError
 from trec_semid.data.schema import open_dataset
-from trec_semid.evaluation.resampling import Draws, RankerMetric, RunReader, dataset_of, ranker_metrics
+from trec_semid.evaluation.evaluated import dataset_of
+from trec_semid.evaluation.resampling import Draws, RankerMetric, RunReader, ranker_metrics
 
 
 def pool_runs(
