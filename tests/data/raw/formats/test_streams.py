@@ -215,6 +215,14 @@ def refusal(path, columns):
     return path.name
 
 
+@pytest.mark.parametrize("content", ["null", "null\n", "\n null\n{}", '{"a": 1}\nnull', '{"a": 1}\n\tnull\n'])
+@pytest.mark.parametrize("columns", [None, ["a"]])
+def test_a_line_that_is_null_is_refused(tmp_path, content, columns):
+    (tmp_path / "t.jsonl").write_text(content)
+    with pytest.raises(DataError, match=r"t\.jsonl"):
+        read(tmp_path / "t.jsonl", columns)
+
+
 BYTES = st.one_of(
     st.binary(max_size=200),
     st.text(alphabet='a,b"\n\r\t1 {}[]:\\', max_size=100).map(str.encode),

@@ -4,6 +4,7 @@
 # (pyarrow makes its compute functions when it is imported)
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,7 @@ _BLOCK_BYTES = 1 << 24
 _HEAD_BYTES = 1 << 20
 _FEW_LINES = 1000
 _MARK = "\ufeff".encode()
+_NULL_FIRST, _NULL_LINE = re.compile(rb"[ \t\r\n]*null"), re.compile(rb"\n[ \t\r]*null")
 _LONGEST_WHOLE = 2.0**53
 """Below it every whole number is a float."""
 
@@ -136,9 +138,12 @@ class _Reader:
                 continue
 
     def _suits_arrow(self, block: bytes) -> bool:
-        # Arrow takes NUL characters and byte order marks inside a file, and miscounts lists of nulls.
+        # Arrow takes NUL characters and byte order marks inside a file, and miscounts lists of nulls. A line
+        # that is null and no object kills the process where it is the first, and is a row where it is not.
         marked = not block.isascii() and (block.startswith(_MARK) or b"\n" + _MARK in block)
-        return b"\0" not in block and not marked and Kind("null", is_list=True) not in self._kinds.values()
+        has_null_line = bool(_NULL_FIRST.match(block) or _NULL_LINE.search(block))
+        counts_well = Kind("null", is_list=True) not in self._kinds.values()
+        return b"\0" not in block and not marked and not has_null_line and counts_well
 
     def _by_arrow(self, block: bytes) -> pa.Table | None:
         schema = pa.schema([(name, kind.arrow) for name, kind in self._kinds.items()])
