@@ -9,7 +9,7 @@ import pytest
 
 from tests.jobs.ranking import rank_config
 from tests.jobs.retrieving import retrieve_config
-from tests.jobs.test_rank_tuning import tuned, write_problem
+from tests.jobs.test_rank_finetune import tuned, write_problem
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import complete_steps
 from trec_semid.core.errors import ConfigError, DataError

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.jobs.ranking import rank_config, write_problem
-from tests.jobs.test_rank_tuning import tuned
-from tests.jobs.test_rank_tuning import write_problem as write_tuned_problem
+from tests.jobs.test_rank_finetune import tuned
+from tests.jobs.test_rank_finetune import write_problem as write_tuned_problem
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.manifest import read_manifest
 from trec_semid.core.errors import CheckpointError, DataError

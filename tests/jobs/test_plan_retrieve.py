@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.retrieving import retrieve_config
-from tests.jobs.test_rank_tuning import write_problem
+from tests.jobs.test_rank_finetune import write_problem
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError, DataError, PlanError
 from trec_semid.jobs import retrieve

@@ -9,7 +9,7 @@ import pytest
 from tests.datasets import write_small_dataset
 from tests.jobs.ranking import losses_of
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
-from tests.jobs.test_rank_tuning import MMQ, write_problem
+from tests.jobs.test_rank_finetune import MMQ, write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import CheckpointError, ConfigError
 from trec_semid.data.schema import Dataset

@@ -4,7 +4,7 @@ import pytest
 
 from tests.datasets import describe_again
 from tests.jobs.retrieving import retrieve_config
-from tests.jobs.test_rank_tuning import write_problem
+from tests.jobs.test_rank_finetune import write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.jobs.retrieve import run

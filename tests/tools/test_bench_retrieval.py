@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import run_command
 from tests.jobs.retrieving import retrieve_config
-from tests.jobs.test_rank_tuning import write_problem
+from tests.jobs.test_rank_finetune import write_problem
 from trec_semid.jobs.retrieve import run
 
 FOLDER = Path(__file__).resolve().parents[2] / "tools/bench/retrieval"

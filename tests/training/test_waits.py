@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.jobs import retrieving
-from tests.jobs.test_rank_tuning import tuned, write_problem
+from tests.jobs.test_rank_finetune import tuned, write_problem
 from trec_semid.jobs import rank, retrieve
 from trec_semid.training import loop
 from trec_semid.training.finetune.finetuning import Finetuning

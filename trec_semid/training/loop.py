@@ -19,6 +19,7 @@ from trec_semid.runtime.ranks import Ranks, SharedSignal, broadcast_object, leav
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.runtime.stopping import Stopped, deferring
 from trec_semid.training.config import TrainingRunConfig
+from trec_semid.training.finetune.finetuning import Finetuning
 from trec_semid.training.finite import StepLosses, expect_finite
 from trec_semid.training.resume import best_fault, find_start
 from trec_semid.training.selection import Selection
@@ -183,6 +184,7 @@ class Loop:
             self._losses.add(report)
             if self.task.finetuning:
                 self.task.finetuning.after_step(report)
+                self._refresh_map(self.task.finetuning)
             work.advance()
             if report.step % train.log_every_steps == 0:
                 self._read_losses()
@@ -198,6 +200,14 @@ class Loop:
             elif _is_due(report.step, self.config.checkpoints.every_steps):
                 self._save(is_best=False)
         self._end_epoch()
+
+    def _refresh_map(self, finetuning: Finetuning) -> None:
+        """Refresh the item -> code map between evaluations, where that is due."""
+        if finetuning.is_refresh_due(self.steps):
+            # A loss that is not finite has reached the weights by now, though the log reads it later: items
+            # would be given the codes of a broken tokenizer.
+            self._expect_finite()
+            finetuning.refresh(self.steps)
 
     def _end_epoch(self) -> None:
         self._read_losses()
@@ -288,7 +298,10 @@ class Loop:
             self._pace.add(loss, num_rows)
 
     def _expect_finite(self) -> None:
-        """Stop before a step is evaluated or saved that went wrong; its loss is named before any weight."""
+        """Stop before a step that went wrong is evaluated, saved or made a map of.
+
+        Its loss is named before any weight.
+        """
         self._read_losses()
         if self._known_finite != self.steps:
             expect_finite(self._trainable(), self.steps, self._last_good())

@@ -107,14 +107,19 @@ class Finetuning:
         return Standardised(*self._content(rows))
 
     def after_step(self, report: StepReport) -> None:
-        """Count agreement of the codes just chosen with the map, and refresh the map where due."""
-        if not self.moves(report.step):
-            return
-        self._equal = self._equal + report.output.agreement.double()  # stays on the device until it is asked
-        self._seen += 1
-        due = self.config.refresh_steps
-        if due and report.step % due == 0:
-            self._refresh(report.step, with_errors=False)
+        """Count agreement of the codes just chosen with the map; nothing here waits for the device."""
+        if self.moves(report.step):
+            self._equal = self._equal + report.output.agreement.double()  # read when the codes are looked at
+            self._seen += 1
+
+    def is_refresh_due(self, step: int) -> bool:
+        """Tell whether the map is refreshed after this step, whatever is evaluated."""
+        every = self.config.refresh_steps
+        return bool(every) and self.moves(step) and step % every == 0
+
+    def refresh(self, step: int) -> None:
+        """Give all items the codes of the tokenizer as it is after this step, whose weights are finite."""
+        self._refresh(step, with_errors=False)
 
     def before_evaluation(self, step: int, last_good: str | None) -> None:
         """Refresh the map, log how the codes are, and stop on a collapse.

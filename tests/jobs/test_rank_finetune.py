@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from tests.datasets import write_small_dataset
 from tests.jobs.ranking import losses_of, rank_config
@@ -23,6 +25,8 @@ from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
+from trec_semid.training import loop as training_loop
+from trec_semid.training.finetune.finetuning import live_codes_of
 from trec_semid.training.loop import Loop
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
@@ -250,6 +254,45 @@ def test_the_best_step_is_one_at_which_the_tokenizer_had_moved(problem: dict[str
     steps_per_epoch = next(event["steps_per_epoch"] for event in events if event["event"] == "start")
     assert [event for event in events if event["event"] == "finish"][-1]["best_step"] > 3 * steps_per_epoch
     assert run(ruined).metrics["all/churn"] > 0
+
+
+@pytest.mark.parametrize(("at", "said"), [(4, "step 5: the loss is nan"), (6, "step 6: .* is not finite")])
+def test_no_map_is_made_of_a_tokenizer_whose_weights_are_no_numbers(
+    problem: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, at: int, said: str
+):
+    plain, maps = training_loop.train_steps, {}
+    models: list[nn.Module] = []
+
+    def poisoned(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        models.append(model)
+        live = live_codes_of(model)
+        for done in plain(model, *args, **kwargs):
+            maps[done.step] = live.codes.numpy().copy()  # as the step read it
+            if done.step == at:
+                assert live.tokenizer is not None
+                with torch.no_grad():
+                    next(live.tokenizer.parameters()).fill_(float("nan"))
+            yield done
+
+    monkeypatch.setattr(training_loop, "train_steps", poisoned)
+    config = tuned(
+        problem,
+        f"{tmp_path}/run",
+        train={"log_every_steps": 1000},
+        finetune={"learning_rate": 0.05, "warmup_epochs": 0, "entropy_floor": 0.0, "refresh_steps": 3},
+        checkpoints={"every_steps": 3},
+    )
+    with pytest.raises(TrainingError, match=said):
+        run(config)
+    assert max(maps) == 6
+    assert not np.array_equal(maps[4], maps[3])  # the refresh after step 3, of sound weights
+    assert np.array_equal(live_codes_of(models[0]).codes.numpy(), maps[4])
+    start = codes_of(f"{problem['semantic_ids']}/{FILE}")
+    assert np.array_equal(codes_of(f"{config.run}/{FILE}"), start)
+    checkpoints = f"{config.run}/checkpoints"
+    assert complete_steps(checkpoints) == [3]
+    assert np.array_equal(codes_of(f"{step_folder(checkpoints, 3)}/{FILE}"), maps[4])
+    assert not exists(f"{config.run}/metrics.json")
 
 
 def test_a_warmup_that_leaves_nothing_to_tune_is_refused(problem: dict[str, Any], tmp_path: Any):
