@@ -13,6 +13,7 @@ from tests.jobs.other_datasets import changed, rearranged
 from tests.jobs.ranking import rank_config, write_problem
 from tests.jobs.retrieving import retrieve_config
 from tests.ranks import run_ranks
+from trec_semid.checkpoints import folder as checkpoint_folder
 from trec_semid.checkpoints.folder import best_step
 from trec_semid.checkpoints.load import read_tensors
 from trec_semid.core.errors import CheckpointError, DataError
@@ -156,6 +157,37 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_written(world: Path,
     with pytest.raises(CheckpointError, match=rf"start_from: .*{file.name}: damaged"):
         rank.run(config)
     assert not (tmp_path / "new/config.toml").exists()
+
+
+@pytest.mark.parametrize("dataset", ["data", "other"])
+@pytest.mark.parametrize("verb", ["ranker", "retriever"])
+def test_weights_of_another_width_are_refused_before_anything_is_written(
+    world: Path, tmp_path: Path, verb: str, dataset: str
+):
+    make = {"ranker": rank_config, "retriever": retrieve_config}[verb]
+    run = {"ranker": rank.run, "retriever": retrieve.run}[verb]
+    start = start_of(world / verb)
+    config = make(places_of(world, dataset), str(tmp_path / "new"), start_from=start, tables={"dim": 24})
+    with pytest.raises(CheckpointError, match=r"24\)"):  # the shape that the model has
+        run(config)
+    assert not [*(tmp_path / "new").glob("*")]
+
+
+@pytest.mark.parametrize("dataset", ["data", "other"])
+def test_the_files_of_a_start_are_read_for_their_checksums_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str
+):
+    verified: list[str] = []
+    plain = checkpoint_folder.verify
+
+    def noting(place: str, *args: Any, **kwargs: Any) -> None:
+        verified.append(place)
+        plain(place, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint_folder, "verify", noting)
+    start = start_of(world / "ranker")
+    rank.run(rank_config(places_of(world, dataset), str(tmp_path / "new"), start_from=start, **STILL))
+    assert verified.count(start) == 1
 
 
 def test_other_codes_of_the_same_items_are_refused_also_in_another_order(world: Path, tmp_path: Path):

@@ -83,11 +83,8 @@ def load_checkpoint(
     saved = _saved_shapes(at)
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
+    _expect_fit(at, saved, trainable, tensors, mapped or {})
     apart = {name: tensors.pop(name) for name in mapped or {}}
-    relevant = {name: shape for name, shape in _relevant(saved, trainable).items() if name not in apart}
-    _check_fit(at, tensors, relevant, trainable.model)
-    for name, rows in (mapped or {}).items():
-        expect_mappable(name, saved.get(name, ()), shape_of(apart[name]), rows)
     _read(tensors, at, is_alone=not dist.is_initialized())
     take_over(trainable, tensors | apart)
     for name, rows in (mapped or {}).items():
@@ -97,6 +94,18 @@ def load_checkpoint(
     for module in _particular(trainable.model):
         module.expect_loaded()
     return Loaded(step, _resume_loop(folder, step, trainable))
+
+
+def expect_fit(folder: str, trainable: Trainable, *, step: int, mapped: Mapping[str, RowMap]) -> None:
+    """Refuse a complete step that a model could not be loaded from, by the shapes alone.
+
+    All ranks make the same call. The model may be unsharded, and on `meta`: no number is read.
+
+    Raises:
+        CheckpointError: model and checkpoint differ, as `load_checkpoint` would say it.
+    """
+    at = join(step_folder(folder, step), TENSORS)
+    _expect_fit(at, _saved_shapes(at), trainable, named_tensors(trainable), mapped)
 
 
 def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
@@ -179,7 +188,21 @@ def _particular(model: nn.Module) -> Iterator[Particular]:
             yield module
 
 
-def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
+def _expect_fit(
+    at: str,
+    saved: Mapping[str, tuple[int, ...]],
+    trainable: Trainable,
+    tensors: Tensors,
+    mapped: Mapping[str, RowMap],
+) -> None:
+    """Compare shapes by name; those of mapped tensors may have other rows."""
+    relevant = {name: shape for name, shape in _relevant(saved, trainable).items() if name not in mapped}
+    _check_fit(at, {name: one for name, one in tensors.items() if name not in mapped}, relevant)
+    for name, rows in mapped.items():
+        expect_mappable(name, saved.get(name, ()), shape_of(tensors[name]), rows)
+
+
+def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]]) -> None:
     # A rank lists the optimizer state of its own shards only, so the model is what all ranks list together.
     mine = {name: shape_of(tensor) for name, tensor in tensors.items()}
     shapes = {name: shape for one in gather_objects(mine) for name, shape in one.items()}

@@ -11,9 +11,10 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.finetuning import distinct_items
 from trec_semid.training.ranking.finished import scoring_of
 from trec_semid.training.ranking.predictions import Scorer, write_predictions
-from trec_semid.training.ranking.setup import RankConfig, RankInputs, read_inputs
+from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker, read_inputs
 from trec_semid.training.ranking.task import ranking_task
 from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks
+from trec_semid.training.start_weights import StartWeights
 
 __all__ = ["RankConfig", "run"]
 
@@ -26,12 +27,16 @@ def run(config: RankConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
-        return run_once(folder, config, inputs, ranks, partial(_rank, config, inputs, folder, ranks))
+        compute = partial(_rank, config, inputs, folder, ranks)
+        build = partial(build_ranker, config, inputs, world_size=ranks.world_size)
+        return run_once(folder, config, inputs, ranks, compute, build=build)
 
 
-def _rank(config: RankConfig, inputs: RankInputs, folder: RunFolder, ranks: Ranks) -> Named:
+def _rank(
+    config: RankConfig, inputs: RankInputs, folder: RunFolder, ranks: Ranks, start: StartWeights | None
+) -> Named:
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task = ranking_task(config, inputs, folder, ranks, log)
         scorer = Scorer(task.model, inputs.data, distinct_items(config.finetune))
         write = partial(write_predictions, [scorer], scoring_of(config, inputs), folder, ranks)
-        return train_and_write(task, write, config=config, inputs=inputs, folder=folder, ranks=ranks, log=log)
+        return train_and_write(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)

@@ -8,10 +8,12 @@ from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.training.retrieval.build import build_retriever
 from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members, members_of
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
 from trec_semid.training.retrieval.task import retrieval_task
 from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks
+from trec_semid.training.start_weights import StartWeights
 
 __all__ = ["RetrieveConfig", "run"]
 
@@ -25,13 +27,21 @@ def run(config: RetrieveConfig) -> Trained:
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         expect_members(members_of(config), config)
-        return run_once(folder, config, inputs, ranks, partial(_retrieve, config, inputs, folder, ranks))
+        compute = partial(_retrieve, config, inputs, folder, ranks)
+        build = partial(build_retriever, config, inputs, world_size=ranks.world_size)
+        return run_once(folder, config, inputs, ranks, compute, build=build)
 
 
-def _retrieve(config: RetrieveConfig, inputs: RetrieveInputs, folder: RunFolder, ranks: Ranks) -> Named:
+def _retrieve(
+    config: RetrieveConfig,
+    inputs: RetrieveInputs,
+    folder: RunFolder,
+    ranks: Ranks,
+    start: StartWeights | None,
+) -> Named:
     if not config.learns:
         return evaluator_without_model(config, inputs, folder, ranks).write(folder)
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task, evaluator = retrieval_task(config, inputs, folder, ranks, log)
         write = partial(evaluator.write, folder)
-        return train_and_write(task, write, config=config, inputs=inputs, folder=folder, ranks=ranks, log=log)
+        return train_and_write(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
@@ -71,7 +70,7 @@ def train(
     folder: RunFolder,
     ranks: Ranks,
     log: RunLog,
-    start_from: Callable[[], StartWeights | None] = lambda: None,
+    start: StartWeights | None = None,
 ) -> Finished:
     """Train until the last epoch or until patience is at its end, and leave the best weights in place.
 
@@ -83,7 +82,7 @@ def train(
         folder: of the run.
         ranks: this process among its peers.
         log: of this rank.
-        start_from: finds another run's weights to start from; asked where there is no checkpoint.
+        start: another run's weights, which a run without a checkpoint starts from.
 
     Raises:
         CheckpointError: a checkpoint does not fit, or the best one so far is lost.
@@ -91,7 +90,7 @@ def train(
         Stopped: a signal has come; the step is saved.
     """
     loop = Loop(task, config, folder, ranks, log)
-    loop.resume(start_from)
+    loop.resume(start)
     loop.run()
     return Finished(loop.steps, loop.selection.best_step)
 
@@ -117,8 +116,10 @@ class Loop:
         self._went_back_to: int | None = None
         self._forgot_best = False
 
-    def resume(self, start_from: Callable[[], StartWeights | None]) -> None:
-        """Go on from the newest sound checkpoint, or begin; `refuse_other_inputs` comes first.
+    def resume(self, weights: StartWeights | None) -> None:
+        """Go on from the newest sound checkpoint, or begin, with weights of another run where there are some.
+
+        `refuse_other_inputs` comes first.
 
         Raises:
             CheckpointError: it does not fit, or the best one so far is lost.
@@ -126,8 +127,7 @@ class Loop:
         resume_from, saving = self.config.resume_from, self.config.checkpoints
         start = find_start(self.checkpoints, resume_from, saving, self.ranks, self.log)
         if start is None:
-            weights = start_from()
-            if weights is not None:
+            if weights:
                 weights.load(self.task.model)
             return
         step, loop = start.step, start.loop

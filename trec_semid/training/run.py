@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -12,7 +11,7 @@ from rich.table import Table
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from trec_semid.checkpoints.folder import complete_steps, sweep_steps
+from trec_semid.checkpoints.folder import sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
@@ -36,7 +35,7 @@ from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.known_rows import write_known_rows
 from trec_semid.training.loop import note_time, train
 from trec_semid.training.resume import expect_start, newest_loop, refuse_other_inputs
-from trec_semid.training.start_weights import StartInputs, find_start_weights
+from trec_semid.training.start_weights import StartInputs, StartWeights, find_start_weights
 from trec_semid.training.task import Task
 
 QUALITY = "quality.json"
@@ -79,7 +78,9 @@ def run_once(
     config: TrainingRunConfig,
     inputs: TrainingInputs,
     ranks: Ranks,
-    compute: Callable[[], Named],
+    compute: Callable[[StartWeights | None], Named],
+    *,
+    build: Callable[[], nn.Module],
 ) -> Trained:
     """Compute, or leave a finished run as it is, and return its metrics; these are written last.
 
@@ -90,18 +91,20 @@ def run_once(
         config: of the run.
         inputs: what it is trained on.
         ranks: this process among its peers.
-        compute: trains and evaluates, going on where an interrupted run stopped.
+        compute: trains and evaluates, going on where an interrupted run stopped; is told what weights to
+            start from where the config names some and the run has no checkpoint yet.
+        build: makes the unsharded model, tables without memory, that these weights must fit.
 
     Raises:
         ConfigError: the folder holds a run of another config.
-        CheckpointError: its checkpoints were trained on something else.
+        CheckpointError: its checkpoints were trained on something else, or `start_from` cannot be used.
     """
     done = on_main(ranks, lambda: _why_done(folder, config, inputs.checksums))
     if done:
         _log.info("%s", done)
     else:
-        _begin(folder, config, inputs, ranks)
-        write_results(folder, inputs.dataset, config.seed, ranks, compute())
+        start = _begin(folder, config, inputs, ranks, build)
+        write_results(folder, inputs.dataset, config.seed, ranks, compute(start))
     return tell_results(folder, ranks)
 
 
@@ -156,7 +159,7 @@ def train_and_write(
     write: Callable[[], Named],
     *,
     config: TrainingRunConfig,
-    inputs: TrainingInputs,
+    start: StartWeights | None,
     folder: RunFolder,
     ranks: Ranks,
     log: RunLog,
@@ -167,14 +170,13 @@ def train_and_write(
         task: what is trained.
         write: evaluates its model, whose weights are then the best ones, and returns metrics and counts.
         config: of the run.
-        inputs: what it is trained on.
+        start: another run's weights to start from.
         folder: of the run.
         ranks: this process among its peers.
         log: of this rank.
     """
     try:
-        start_from = partial(find_start_weights, config, inputs)
-        finished = train(task, config=config, folder=folder, ranks=ranks, log=log, start_from=start_from)
+        finished = train(task, config=config, folder=folder, ranks=ranks, log=log, start=start)
         metrics, counts = write()
     finally:
         note_time(folder, ranks)
@@ -224,16 +226,24 @@ def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, st
     )
 
 
-def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs, ranks: Ranks) -> None:
-    """Refuse a folder of another config or of other inputs; else write the run's first files."""
+def _begin(
+    folder: RunFolder,
+    config: TrainingRunConfig,
+    inputs: TrainingInputs,
+    ranks: Ranks,
+    build: Callable[[], nn.Module],
+) -> StartWeights | None:
+    """Refuse a folder of another config or of other inputs, or weights that cannot be started from.
+
+    Otherwise write the run's first files, and return these weights.
+    """
     on_main(ranks, lambda: refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
     if broadcast_object(ranks.is_main and exists(folder.path("metrics.json"))):
         expect_start(folder.path("checkpoints"), config.resume_from, config.checkpoints)
-    if not broadcast_object(ranks.is_main and complete_steps(folder.path("checkpoints"))):
-        start = find_start_weights(config, inputs)  # refuses before anything is written
-        if start:
-            start.expect_sound()
+    start = find_start_weights(config, inputs)
+    if start:
+        start.expect_usable(build)
     if ranks.is_main:
         sweep_steps(folder.path("checkpoints"))
         folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
@@ -242,6 +252,7 @@ def _begin(folder: RunFolder, config: TrainingRunConfig, inputs: TrainingInputs,
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(FILE))
     barrier()
+    return start
 
 
 def refuse_other_run(folder: RunFolder, config: Config) -> None:

@@ -1,6 +1,7 @@
 """`start_from`: the weights of another run, their rows matched by what they stand for."""
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from trec_semid.checkpoints.folder import (
     step_fault,
     step_folder,
 )
-from trec_semid.checkpoints.load import load_checkpoint, read_loop
+from trec_semid.checkpoints.load import expect_fit, load_checkpoint, read_loop
 from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError
@@ -73,22 +74,36 @@ class StartWeights(NamedTuple):
     told: tuple[str, ...] = ()
     """What is said once the weights are loaded: how many rows are taken over, of what."""
 
-    def expect_sound(self) -> None:
-        """Read every file of the checkpoint; all ranks make the same call.
+    def expect_usable(self, build: Callable[[], nn.Module]) -> None:
+        """Read every file of the checkpoint and compare shapes; all ranks make the same call.
+
+        Args:
+            build: makes the unsharded model, tables without memory; asked once the files are the saved ones.
 
         Raises:
-            CheckpointError: one is missing or is not the one that was saved.
+            CheckpointError: a file is missing or not the one that was saved, or the model has other shapes.
         """
         fault = step_fault(self.folder, self.step)
         if fault:
             raise CheckpointError(f"start_from: {fault}")
+        model = build()
+        expect_fit(self.folder, Trainable(model), step=self.step, mapped=self._mapped(model))
 
     def load(self, model: nn.Module) -> None:
-        """Load the weights; optimizers begin anew. All ranks make the same call.
+        """Load the weights, which `expect_usable` has checked; optimizers begin anew.
+
+        All ranks make the same call.
 
         Raises:
             CheckpointError: they do not fit the model.
         """
+        mapped = self._mapped(model)
+        load_checkpoint(self.folder, Trainable(model), step=self.step, is_checked=True, mapped=mapped)
+        for each in self.told:
+            _log.info("%s", each)
+
+    def _mapped(self, model: nn.Module) -> dict[str, RowMap]:
+        """Return how rows are matched, by the names that checkpoints give tensors."""
         mapped = {
             f"model/{one.key}": self.tables[one.name] for one in find_tables(model) if one.name in self.tables
         }
@@ -97,9 +112,7 @@ class StartWeights(NamedTuple):
             state = model.state_dict()
             names = [name for name in state if name.endswith(".codes") and state[name].data_ptr() in maps]
             mapped |= {f"model/{name}": self.items for name in names}
-        load_checkpoint(self.folder, Trainable(model), step=self.step, mapped=mapped)
-        for each in self.told:
-            _log.info("%s", each)
+        return mapped
 
 
 def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartWeights | None:

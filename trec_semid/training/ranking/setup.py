@@ -1,15 +1,17 @@
 """Config of `trec-semid rank`, the data it reads and the model it trains, before any sharding."""
 
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from pydantic import model_validator
 
+from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
-from trec_semid.data.histories import HistoryConfig
+from trec_semid.data.histories import Events, HistoryConfig
 from trec_semid.data.ranking.dataset import Codes, RankingData
-from trec_semid.data.schema import Dataset, open_dataset
+from trec_semid.data.schema import SPLITS, Dataset, open_dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
@@ -22,8 +24,10 @@ from trec_semid.models.rankers.ppnet import PpnetConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
+from trec_semid.training.finetune.tokenizer import load_learned
 from trec_semid.training.matched_codes import read_semantic_ids
-from trec_semid.training.ranking.selection import SelectBy, expect_selectable
+
+SelectBy = Literal["auc", "gauc", "log_loss"]
 
 
 class RankTrainConfig(TrainConfig):
@@ -95,7 +99,62 @@ def read_inputs(config: RankConfig) -> RankInputs:
     return RankInputs(dataset, data, semantic_ids)
 
 
-def build_tuned_model(
+def expect_selectable(select_by: SelectBy, events: Events, dataset: Dataset) -> None:
+    """Refuse validation events that do not define the metric, before anything is trained.
+
+    AUC needs events of both labels, GAUC a user who has both; log loss needs neither.
+
+    Args:
+        select_by: the metric.
+        events: all events; validation without events, or with unknown labels, is refused elsewhere.
+        dataset: that they are of.
+
+    Raises:
+        DataError: says which labels there are, and what to do.
+    """
+    is_valid = events.splits == SPLITS.index("valid")
+    users, labels = events.users[is_valid], events.labels[is_valid]
+    if select_by == "log_loss" or not len(labels) or np.isnan(labels).any():
+        return
+    has_both = labels.min() < labels.max()
+    if has_both and (select_by == "auc" or _share_a_user(users, labels)):
+        return
+    if has_both:
+        problem = "no user has events of both labels in the valid split, of which GAUC is made"
+        remedy = "Set train.select_by = 'auc' or train.select_by = 'log_loss'"
+    else:
+        label, name = int(labels[0]), select_by.upper()
+        problem = f"all {len(labels):,} events of the valid split have label {label}, and {name} needs both"
+        remedy = "Set train.select_by = 'log_loss'"
+    remedy += ", or prepare the dataset with another [split] or [label]"
+    # Negatives stand beside positives, and an item holdout takes none.
+    if labels.max() > 0 and not dataset.facts.split_rule.startswith("item holdout"):
+        remedy += ", or with [negatives] that negatives.splits puts into 'valid'"
+    raise DataError(problem, file=dataset.uri, field="train.select_by", value=str(select_by), remedy=remedy)
+
+
+def _share_a_user(users: np.ndarray, labels: np.ndarray) -> bool:
+    """Tell whether some user has events of both labels."""
+    return len(np.intersect1d(users[labels > 0.5], users[labels <= 0.5])) > 0
+
+
+def build_ranker(
+    config: RankConfig, inputs: RankInputs, *, world_size: int
+) -> RankerWithLoss | RankerInTheLoopWithLoss:
+    """Return the unsharded model of a run, with the tokenizer in it where one learns.
+
+    Dense weights are drawn from the seed; tables are without memory (on `meta`).
+
+    Raises:
+        ConfigError: the tokenizer cannot learn in the loop.
+    """
+    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
+    if tokenizer is None:
+        return build_model(config, inputs.data.features, world_size=world_size)
+    return build_model_in_the_loop(config, inputs, tokenizer, world_size=world_size)
+
+
+def build_model_in_the_loop(
     config: RankConfig, inputs: RankInputs, tokenizer: LearnedTokenizer, *, world_size: int
 ) -> RankerInTheLoopWithLoss:
     """Return the unsharded model with a tokenizer in the loop, otherwise as `build_model`."""

@@ -14,10 +14,10 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.training.content import place_content
 from trec_semid.training.finetune.finetuning import Finetuning, distinct_items, live_codes_of, live_items
-from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned, open_content
+from trec_semid.training.finetune.tokenizer import TOKENIZER, open_content
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.ranking.predict import evaluate
-from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_model, build_tuned_model
+from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker
 from trec_semid.training.run import place_model, snapshot, tell_plan
 from trec_semid.training.steps import Arguments, plain_arguments
 from trec_semid.training.task import Task
@@ -88,16 +88,12 @@ def place_ranker(
         mean_lengths: of each feature's bags.
         ranks: all of them place it together.
     """
-    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
-    if tokenizer:
-        model = build_tuned_model(config, inputs, tokenizer, world_size=ranks.world_size)
-    else:
-        model = build_model(config, inputs.data.features, world_size=ranks.world_size)
+    model = build_ranker(config, inputs, world_size=ranks.world_size)
     optimizer = config.optimizers.tables
     plan = plan_on_ranks(
         model,
         ranks,
-        config.sharding.part(PREFIX, is_inside=False) if tokenizer else config.sharding,
+        config.sharding.part(PREFIX, is_inside=False) if config.finetune else config.sharding,
         batch_size=_rows_of_rank(config, ranks),
         optimizer=optimizer,
         mean_lengths=mean_lengths,

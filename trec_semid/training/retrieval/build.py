@@ -14,6 +14,7 @@ from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retrieval_model import RetrieverWithLoss
 from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.training.finetune.tokenizer import load_learned
 from trec_semid.training.ranking.setup import table_specs
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
 
@@ -53,6 +54,16 @@ def items_at_once(config: RetrieveConfig, num_items: int, world_size: int) -> in
     rows_of_rank = -(-config.train.batch_size // world_size)
     drawn = config.sampled.num_sampled if config.sampled else 0
     return min(num_items, rows_of_rank * (config.sequences.max_len + 1) + drawn)
+
+
+def build_retriever(config: RetrieveConfig, inputs: RetrieveInputs, *, world_size: int) -> RetrieverWithLoss:
+    """Return the unsharded model of a run, with the tokenizer in it where one learns; else as `build_model`.
+
+    Raises:
+        ConfigError: the tokenizer cannot learn in the loop.
+    """
+    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
+    return build_model(config, parts_of(config, inputs), tokenizer, world_size=world_size)
 
 
 def build_model(

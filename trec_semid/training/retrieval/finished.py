@@ -15,7 +15,6 @@ from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import StrataConfig
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.finetune.tokenizer import load_learned
 from trec_semid.training.finished import FinishedRun, load_weights
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.listing import (
@@ -226,8 +225,7 @@ def place_finished(member: Member, plans: RunFolder, ranks: Ranks) -> PlacedRun:
     """
     run, config = member
     inputs = read_inputs(config)
-    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
-    placed = place_retriever(config, inputs, tokenizer, plans, ranks)
+    placed = place_retriever(config, inputs, plans, ranks)
     load_weights(run, placed.model, inputs.checksums)
     return PlacedRun(placed.asked(config.retriever, inputs.data, ranks), placed.model)
 

@@ -14,9 +14,8 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.inputs.contents import Catalogue
 from trec_semid.tokenizers.inputs.standardise import Standardiser
-from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.training.content import place_content
-from trec_semid.training.retrieval.build import build_model, items_at_once, parts_of
+from trec_semid.training.retrieval.build import build_retriever, items_at_once
 from trec_semid.training.retrieval.item_feed import ItemFeed, Lookup, look_up
 from trec_semid.training.retrieval.listing import AskedModel
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
@@ -42,7 +41,6 @@ class PlacedRetriever(NamedTuple):
 def place_retriever(
     config: RetrieveConfig,
     inputs: RetrieveInputs,
-    tokenizer: LearnedTokenizer | None,
     folder: RunFolder,
     ranks: Ranks,
 ) -> PlacedRetriever:
@@ -51,13 +49,12 @@ def place_retriever(
     Args:
         config: of the model.
         inputs: what it is trained on.
-        tokenizer: that learns with it; None where none does.
         folder: where plans are written.
         ranks: this process among its peers.
     """
     data = inputs.data
     listed = items_at_once(config, len(data.negatives(config.loss.negatives)), ranks.world_size)
-    model = build_model(config, parts_of(config, inputs), tokenizer, world_size=ranks.world_size)
+    model = build_retriever(config, inputs, world_size=ranks.world_size)
     plan = plan_on_ranks(
         model,
         ranks,

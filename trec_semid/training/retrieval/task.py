@@ -10,7 +10,7 @@ from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.content import place_content
 from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
-from trec_semid.training.finetune.tokenizer import TOKENIZER, load_learned, open_content
+from trec_semid.training.finetune.tokenizer import TOKENIZER, open_content
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
@@ -41,8 +41,7 @@ def retrieval_task(
     data = inputs.data
     loader = _loader(config, data, ranks)
     steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
-    tokenizer = load_learned(config.finetune, config.semantic_ids, inputs.semantic_ids)
-    placed = place_retriever(config, inputs, tokenizer, folder, ranks)
+    placed = place_retriever(config, inputs, folder, ranks)
     sharded, feed = placed.model, placed.feed
     finetuning = _finetuning(
         config, inputs, placed, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
