@@ -17,7 +17,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.jobs.prepare import run as prepare
 from trec_semid.jobs.rank import RankConfig
 from trec_semid.jobs.rank import run as rank
-from trec_semid.training.ranking.selection import SelectBy, expect_selectable
+from trec_semid.training.ranking.setup import SelectBy, expect_selectable
 
 PREPARE = """
 name = "loved"
