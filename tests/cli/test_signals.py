@@ -20,7 +20,7 @@ from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 
 STEP = "trec_semid.training.steps:update"
 BATCH_OF_EVALUATION = "trec_semid.training.ranking.predict:plain_arguments"
-TEST_ROWS = "trec_semid.training.ranking.predictions:predict"
+TEST_ROWS = "trec_semid.training.ranking.predict:_scores"
 PREPARE = """
 name = "tiny"
 out = "{out}"

@@ -33,8 +33,8 @@ from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
 from trec_semid.tokenizers.inputs.contents import Standardised
-from trec_semid.training.content import fill_content
 from trec_semid.training.finite import means_over_ranks
+from trec_semid.training.placement import fill_content
 
 STD, SEED, RATE, STEPS = 0.3, 5, 0.2, 3
 ADAGRAD = SparseOptimizerConfig(kind="row_wise_adagrad", learning_rate=0.1)

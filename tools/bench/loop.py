@@ -63,8 +63,8 @@ from trec_semid.sharding.initialise import initialise_tables  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
 from trec_semid.tokenizers.inputs.contents import Catalogue, Standardised  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
-from trec_semid.training.content import fill_content  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
+from trec_semid.training.placement import fill_content  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import Arguments, plain_arguments, train_steps  # noqa: E402
 

@@ -10,7 +10,7 @@ from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.finetuning import distinct_items
 from trec_semid.training.ranking.finished import scoring_of
-from trec_semid.training.ranking.predictions import Scorer, write_predictions
+from trec_semid.training.ranking.predict import Scorer, write_predictions
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker, read_inputs
 from trec_semid.training.ranking.task import ranking_task
 from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks

@@ -1,15 +1,22 @@
-"""Content of a dataset into sharded tables."""
+"""What a run lays on its ranks, as planned and told: the tables of its model, and content beside them."""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from trec_semid.core.paths import write_bytes
+from trec_semid.core.seeds import seed_everything
 from trec_semid.embeddings.content_tables import PREFIX, ContentTables, content_table
+from trec_semid.models.live_codes import LiveCodes
+from trec_semid.runtime.logs import CONSOLE
 from trec_semid.runtime.ranks import Ranks
-from trec_semid.sharding.apply import shard_frozen
+from trec_semid.runtime.runs import RunFolder
+from trec_semid.sharding.apply import shard_frozen, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
+from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
@@ -29,6 +36,35 @@ class PlacedContent(NamedTuple):
     tables: nn.Module
     """Sharded `ContentTables`, asked by item row; all ranks ask together."""
     plan: TablePlan
+
+
+def place_model(
+    model: nn.Module,
+    plan: TablePlan,
+    ranks: Ranks,
+    optimizer: SparseOptimizerConfig,
+    *,
+    std: float,
+    seed: int,
+) -> DistributedModelParallel:
+    """Shard a model as planned and draw its tables; checkpoints keep the random generators from here on.
+
+    Args:
+        model: unsharded.
+        plan: of its tables.
+        ranks: this process among its peers.
+        optimizer: of the tables.
+        std: of their first rows.
+        seed: of the run.
+    """
+    has_tokenizer = any(
+        isinstance(part, LiveCodes) and part.tokenizer is not None for part in model.modules()
+    )
+    # Warm-up leaves a tokenizer without gradients.
+    sharded = shard_model(model, plan, ranks, optimizer, skips_parameters=has_tokenizer)
+    seed_everything(seed, "dropout", ranks.rank)
+    initialise_tables(sharded, std=std, seed=seed)
+    return sharded
 
 
 def place_content(
@@ -96,3 +132,12 @@ def _standardised(catalogue: Catalogue, standardiser: Standardiser, name: str, r
     device = standardiser.mean.device
     vectors, present = catalogue.modality(name, np.arange(rows.start, rows.stop))
     return standardiser.modality(name, vectors.to(device), present.to(device)).half()
+
+
+def tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "plan") -> None:
+    """Write a plan into the run, and print it."""
+    if ranks.is_main:
+        text = plan.as_text()
+        write_bytes(folder.path(f"{name}.json"), plan.to_json().encode())
+        write_bytes(folder.path(f"{name}.txt"), text.encode())
+        CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)

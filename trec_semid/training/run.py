@@ -9,24 +9,18 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from rich.table import Table
 from torch import nn
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.checkpoints.folder import sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
-from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
-from trec_semid.core.seeds import seed_everything
+from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes
 from trec_semid.core.text_table import as_text
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
-from trec_semid.models.live_codes import LiveCodes
-from trec_semid.runtime.logs import CONSOLE, RunLog, say, set_up_console
+from trec_semid.runtime.logs import RunLog, say, set_up_console
 from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.sharding.apply import dense_parameters, shard_model
-from trec_semid.sharding.initialise import initialise_tables
-from trec_semid.sharding.optimizer import SparseOptimizerConfig
-from trec_semid.sharding.plan import TablePlan
+from trec_semid.sharding.apply import dense_parameters
 from trec_semid.sharding.tables import find_tables
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
@@ -282,35 +276,6 @@ def on_main(ranks: Ranks, work: Callable[[], T]) -> T:
     return outcome
 
 
-def place_model(
-    model: nn.Module,
-    plan: TablePlan,
-    ranks: Ranks,
-    optimizer: SparseOptimizerConfig,
-    *,
-    std: float,
-    seed: int,
-) -> DistributedModelParallel:
-    """Shard a model as planned and draw its tables; checkpoints keep the random generators from here on.
-
-    Args:
-        model: unsharded.
-        plan: of its tables.
-        ranks: this process among its peers.
-        optimizer: of the tables.
-        std: of their first rows.
-        seed: of the run.
-    """
-    has_tokenizer = any(
-        isinstance(part, LiveCodes) and part.tokenizer is not None for part in model.modules()
-    )
-    # Warm-up leaves a tokenizer without gradients.
-    sharded = shard_model(model, plan, ranks, optimizer, skips_parameters=has_tokenizer)
-    seed_everything(seed, "dropout", ranks.rank)
-    initialise_tables(sharded, std=std, seed=seed)
-    return sharded
-
-
 def snapshot(semantic_ids: SemanticIds | None, place: str | None) -> dict[str, bytes]:
     """Return what a checkpoint carries beside tensors: the map and, where it has one, its tokenizer.
 
@@ -327,15 +292,6 @@ def snapshot(semantic_ids: SemanticIds | None, place: str | None) -> dict[str, b
         names += [QUALITY] if exists(join(place, QUALITY)) else []
         files |= {name: read_bytes(join(place, name)) for name in names}
     return files
-
-
-def tell_plan(folder: RunFolder, plan: TablePlan, ranks: Ranks, name: str = "plan") -> None:
-    """Write a plan into the run, and print it."""
-    if ranks.is_main:
-        text = plan.as_text()
-        write_bytes(folder.path(f"{name}.json"), plan.to_json().encode())
-        write_bytes(folder.path(f"{name}.txt"), text.encode())
-        CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

@@ -15,10 +15,11 @@ from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.finetuning import distinct_items
 from trec_semid.training.finished import FinishedRun, load_weights
-from trec_semid.training.ranking.predictions import Scorer, Scoring, write_predictions
+from trec_semid.training.placement import tell_plan
+from trec_semid.training.ranking.predict import Scorer, Scoring, write_predictions
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, read_inputs
 from trec_semid.training.ranking.task import place_ranker
-from trec_semid.training.run import parameter_counts, tell_plan
+from trec_semid.training.run import parameter_counts
 
 
 class RankingSettings(Config):

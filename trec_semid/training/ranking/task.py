@@ -12,13 +12,13 @@ from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
-from trec_semid.training.content import place_content
 from trec_semid.training.finetune.finetuning import Finetuning, distinct_items, live_codes_of, live_items
 from trec_semid.training.finetune.tokenizer import TOKENIZER, open_content
 from trec_semid.training.optimizers import build_updates
+from trec_semid.training.placement import place_content, place_model, tell_plan
 from trec_semid.training.ranking.predict import evaluate
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker
-from trec_semid.training.run import place_model, snapshot, tell_plan
+from trec_semid.training.run import snapshot
 from trec_semid.training.steps import Arguments, plain_arguments
 from trec_semid.training.task import Task
 

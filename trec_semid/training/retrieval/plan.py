@@ -10,7 +10,7 @@ from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.search.catalogue import stretch_of
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import GIB, ClusterConfig
-from trec_semid.training.content import NOTHING_KEPT
+from trec_semid.training.placement import NOTHING_KEPT
 from trec_semid.training.plan_sizes import SizesConfig
 from trec_semid.training.retrieval.build import RetrieverParts, build_model, items_at_once
 from trec_semid.training.retrieval.setup import RetrieveConfig, expect_scorable

@@ -8,16 +8,16 @@ from trec_semid.data.retrieval.loader import SequenceLoader
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.content import place_content
 from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
 from trec_semid.training.finetune.tokenizer import TOKENIZER, open_content
 from trec_semid.training.optimizers import build_updates
+from trec_semid.training.placement import place_content, tell_plan
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
 from trec_semid.training.retrieval.listing import lister_of
 from trec_semid.training.retrieval.placed import PlacedRetriever, place_retriever
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
-from trec_semid.training.run import snapshot, tell_plan
+from trec_semid.training.run import snapshot
 from trec_semid.training.steps import Arguments
 from trec_semid.training.task import Task
 
