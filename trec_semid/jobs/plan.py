@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trec_semid.core.config import Config, Place, load_config
 from trec_semid.core.errors import ConfigError, PlanError
-from trec_semid.core.paths import find_files, join, write_bytes
+from trec_semid.core.paths import find_files, join, parent_of, write_files
 from trec_semid.core.toml_text import read_toml
 from trec_semid.data.schema import DESCRIPTION, open_dataset
 from trec_semid.models.methods import RETRIEVER_KINDS
@@ -103,6 +103,10 @@ def _describes_cluster(file: str) -> bool:
 def run(config: PlanConfig) -> list[Planned]:
     """Plan for every cluster, print the placement and what each rank holds, and save the plans.
 
+    No lock is taken: a folder of plans is shared by many configs, which may be planned at the same time.
+    Plans of one cluster take their places together, each whole; of two commands that write the same ones, the
+    later one's stand.
+
     Raises:
         ConfigError: no such cluster file or feature, or a sharding rule that fits no table.
         DataError: the dataset or the semantic IDs are needed and not there.
@@ -130,7 +134,7 @@ def _run(config: PlanConfig) -> list[Planned]:
             except PlanError as error:
                 refusals.append(str(error))
             else:
-                planned += [_save(plan, _beside(place, name)) for name, plan in plans.items()]
+                planned += _save({_beside(place, name): plan for name, plan in plans.items()})
             work.advance()
     if refusals:
         raise PlanError("\n".join(refusals))
@@ -159,10 +163,13 @@ def _beside(place: str, name: str) -> str:
     return f"{place.removesuffix('.json')}-{name}.json" if name else place
 
 
-def _save(plan: TablePlan, place: str) -> Planned:
-    write_bytes(place, plan.to_json().encode())
-    say(f"{plan.as_text()}\nPlan saved: {place}")
-    return Planned(plan, place)
+def _save(plans: dict[str, TablePlan]) -> list[Planned]:
+    """Write the plans of a cluster, by their places in one folder, and print them."""
+    files = {place.rsplit("/", 1)[-1]: plan.to_json().encode() for place, plan in plans.items()}
+    write_files(parent_of(next(iter(plans))), files)
+    for place, plan in plans.items():
+        say(f"{plan.as_text()}\nPlan saved: {place}")
+    return [Planned(plan, place) for place, plan in plans.items()]
 
 
 def _plans(config: PlanConfig, cluster: ClusterConfig) -> dict[str, TablePlan]:
