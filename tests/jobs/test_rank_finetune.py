@@ -207,7 +207,7 @@ def test_a_collapse_stops_the_run_and_names_the_last_good_checkpoint(problem: di
 
 
 @pytest.mark.parametrize("modalities", ["aligned", "separated"])
-def test_rq_vae_is_tuned_as_well(problem: dict[str, Any], tmp_path: Any, modalities: str):
+def test_rq_vae_is_finetuned_as_well(problem: dict[str, Any], tmp_path: Any, modalities: str):
     folder = problem["semantic_ids"].rpartition("/")[0]
     problem = {**problem, "semantic_ids": f"{folder}/rq_vae_{modalities}"}
     still = tuned(problem, f"{tmp_path}/still", finetune={**TUNING, "learning_rate": 1e-9})

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from trec_semid.report.arms import ArmRuns, tokenizer_kind
-from trec_semid.report.collect import Collection, is_tuned
+from trec_semid.report.collect import Collection, is_finetuned
 from trec_semid.report.content import Codebooks
 from trec_semid.report.drawing import Curve, draw_curves, draw_usage
 from trec_semid.report.parts import Block, Cell, Column, Heading, Legend, Part, Table, Words, figures
@@ -32,7 +32,7 @@ def collect_codebooks(collection: Collection, arms: Sequence[ArmRuns]) -> list[C
         )
         for arm in arms
         for run in arm.runs
-        if is_tuned(run)
+        if is_finetuned(run)
     ]
     return tuned + [
         Codebooks(

@@ -167,7 +167,7 @@ def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> b
     return any(not holds_same_codes(copy, join(each.uri, FILE), began) for each in made)
 
 
-def is_tuned(run: FinishedRun) -> bool:
+def is_finetuned(run: FinishedRun) -> bool:
     """Tell whether a recommender tuned its tokenizer, and so holds a map and a quality file of its own."""
     named = (run.config.get(section) for section in ("finetune", "tuning"))  # the latter in older runs
     finetune = next((one for one in named if one), {"estimator": "frozen"})
