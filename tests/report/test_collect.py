@@ -9,8 +9,8 @@ from tests.datasets import write_small_dataset
 from tests.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
 from trec_semid.report.arms import group_arms
+from trec_semid.report.build import KINDS
 from trec_semid.report.collect import collect_runs, is_same_place, read_run
-from trec_semid.report.kinds import KINDS
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from PIL import ImageFont
 
-from trec_semid.report.drawing import (
+from trec_semid.report.page.drawing import (
     MAX_LINES,
     WIDTH,
     Curve,
@@ -28,7 +28,7 @@ from trec_semid.report.drawing import (
     text_width,
     wrap_label,
 )
-from trec_semid.report.inline_svg import COLOURS
+from trec_semid.report.page.inline_svg import COLOURS
 
 FONT = ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 120)
 VERDICT = "not distinguishable"
@@ -225,7 +225,7 @@ def test_matplotlib_is_loaded_for_a_picture_alone_and_pyplot_never():
     code = (
         "import sys, trec_semid.cli.main, trec_semid.jobs.report\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "from trec_semid.report.drawing import draw_usage\n"
+        "from trec_semid.report.page.drawing import draw_usage\n"
         "draw_usage([1], 't')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "print('done')"

@@ -1,6 +1,6 @@
 from tests.report.conftest import Study
 from trec_semid.data.schema import RowCounts, SimilarIds
-from trec_semid.report.parts import Facts, Table
+from trec_semid.report.page.parts import Facts, Table
 from trec_semid.report.sections import data_parts
 
 

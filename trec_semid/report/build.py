@@ -1,34 +1,60 @@
-"""Builds the report's content from collected runs."""
+"""Builds the report's content from collected runs, of each kind in its own way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import count_rows
 from trec_semid.evaluation.resampling import choose_draws
-from trec_semid.report.arms import ArmRuns, group_arms, tokenizer_kind
+from trec_semid.report.arms import ArmRuns, Describing, group_arms, own_config, tokenizer_kind
 from trec_semid.report.codebooks import collect_codebooks
 from trec_semid.report.collect import Collection, FinishedRun
 from trec_semid.report.compare import (
+    Measured,
     compare_arms,
     compare_scores,
     compare_strata,
     list_comparisons,
     read_counts,
 )
-from trec_semid.report.content import (
-    Bootstrap,
-    Learning,
-    Plan,
-    Report,
-    RunFacts,
-)
+from trec_semid.report.content import Bootstrap, Job, Learning, Plan, Report, RunFacts
 from trec_semid.report.headline import write_headline, write_tokenizer_headline
-from trec_semid.report.kinds import KINDS, Kind
+from trec_semid.report.page.parts import Section
+from trec_semid.report.ranking import describe_rankers, measure_ranking, ranking_sections, usual_ranker
+from trec_semid.report.retrieval import measure_retrieval, retrieval_sections
+from trec_semid.report.retrieval_arms import describe_retrievers, first_retriever, retriever_config
 
 LOG = "log.jsonl"
 SCALARS = ("train/loss", "valid/", "codes/")
 """What is shown of a log: scalars whose names begin so."""
 MAX_POINTS = 200
 """Longer logs are thinned to about this many points."""
+
+
+class Kind(NamedTuple):
+    """A kind of runs."""
+
+    title: str
+    """What a report on them is called."""
+    arms: Describing
+    measure: Callable[[Sequence[ArmRuns], Dataset, Bootstrap], Measured]
+    sections: Callable[[Report], list[Section]]
+
+
+KINDS: dict[Job, Kind] = {
+    "rank": Kind(
+        "Ranking report",
+        Describing(describe_rankers, own_config, usual_ranker),
+        measure_ranking,
+        ranking_sections,
+    ),
+    "retrieve": Kind(
+        "Retrieval report",
+        Describing(describe_retrievers, retriever_config, first_retriever),
+        measure_retrieval,
+        retrieval_sections,
+    ),
+}
 
 
 def build_report(
@@ -82,15 +108,15 @@ def _with_results(
     report: Report, kind: Kind, arms: Sequence[ArmRuns], collection: Collection, title: str | None
 ) -> Report:
     """Measure and compare the arms, and word the answer."""
-    wanted = report.bootstrap
-    how = wanted.model_copy(update={"replicates": _affordable(arms, wanted.replicates)})
+    num_asked = report.bootstrap.replicates
+    how = report.bootstrap.model_copy(update={"replicates": _affordable(arms, num_asked)})
     measured = kind.measure(arms, collection.dataset, how)
     compared = compare_arms(arms, measured)
-    notes = [*report.notes, *measured.notes, *_draw_notes(how, wanted.replicates), *_seed_notes(arms)]
-    found = report.model_copy(
+    notes = [*report.notes, *measured.notes, *_draw_notes(how, num_asked), *_seed_notes(arms)]
+    measured_report = report.model_copy(
         update={
             "title": title or f"{kind.title}: {report.dataset.name}",
-            "counts": read_counts(measured.arms[0][0].counts),
+            "counts": read_counts(measured.asked, measured.arms[0][0].counts),
             "headline_metric": measured.asked.headline,
             "bootstrap": how,
             "scores": compare_scores(arms, measured, compared),
@@ -102,23 +128,23 @@ def _with_results(
             "notes": notes,
         }
     )
-    return found.model_copy(update={"headline": write_headline(found)})
+    return measured_report.model_copy(update={"headline": write_headline(measured_report)})
 
 
-def _affordable(arms: Sequence[ArmRuns], wanted: int) -> int:
+def _affordable(arms: Sequence[ArmRuns], num_asked: int) -> int:
     num_rows = count_rows(arms[0].runs[0].uri, "test")
     num_runs, num_compared = sum(len(arm.runs) for arm in arms), len(arms) - 1
-    return choose_draws(wanted, num_rows, num_runs, num_compared)
+    return choose_draws(num_asked, num_rows, num_runs, num_compared)
 
 
-def _draw_notes(how: Bootstrap, wanted: int) -> list[str]:
-    if how.replicates == wanted:
+def _draw_notes(how: Bootstrap, num_asked: int) -> list[str]:
+    if how.replicates == num_asked:
         return []
-    if how.replicates > wanted:
+    if how.replicates > num_asked:
         why = "So many arms are compared that fewer could tell none apart"
     else:
         why = "The test part is large"
-    return [f"{why}: {how.replicates:,} draws of users instead of {wanted:,}."]
+    return [f"{why}: {how.replicates:,} draws of users instead of {num_asked:,}."]
 
 
 def _seed_notes(arms: Sequence[ArmRuns]) -> list[str]:
@@ -150,9 +176,11 @@ def _learning(run: FinishedRun, arm: str) -> Learning:
 
 def _thinned(points: Sequence[tuple[int, float]], best: int | None) -> list[tuple[int, float]]:
     stride = -(-len(points) // MAX_POINTS)
-    kept = range(0, len(points), stride)
+    shown = range(0, len(points), stride)
     last = len(points) - 1
-    return [point for index, point in enumerate(points) if index in kept or index == last or point[0] == best]
+    return [
+        point for index, point in enumerate(points) if index in shown or index == last or point[0] == best
+    ]
 
 
 def _plans(arms: Sequence[ArmRuns]) -> list[Plan]:

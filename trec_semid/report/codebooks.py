@@ -9,8 +9,8 @@ from markupsafe import Markup
 from trec_semid.report.arms import ArmRuns, tokenizer_kind
 from trec_semid.report.collect import Collection, is_finetuned
 from trec_semid.report.content import Codebooks
-from trec_semid.report.drawing import Curve, draw_curves, draw_usage
-from trec_semid.report.parts import Block, Cell, Column, Heading, Legend, Part, Table, Words, figures
+from trec_semid.report.page.drawing import Curve, draw_curves, draw_usage
+from trec_semid.report.page.parts import Block, Cell, Column, Heading, Legend, Part, Table, Words, figures
 from trec_semid.report.words import NONE, count, figure, share
 
 

@@ -173,8 +173,8 @@ CODE_TERMS = (
 def metric(key: str) -> Metric:
     """Return the metric with a key, such as `gauc` or `recall@10`."""
     family, _, cutoff = key.partition("@")
-    found = next(each for each in (*RANKING_METRICS, *RETRIEVAL_METRICS) if each.key == family)
-    return found._replace(key=key, title=found.title.replace("@N", f"@{cutoff}")) if cutoff else found
+    known = next(each for each in (*RANKING_METRICS, *RETRIEVAL_METRICS) if each.key == family)
+    return known._replace(key=key, title=known.title.replace("@N", f"@{cutoff}")) if cutoff else known
 
 
 def limits(key: str) -> tuple[float, float]:

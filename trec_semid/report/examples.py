@@ -13,15 +13,24 @@ from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.target_positions import TargetPositions
 from trec_semid.metrics.target_positions import UNLISTED
-from trec_semid.report.content import Example, ShownTarget
+from trec_semid.report.content import Example, Report, ShownTarget
+from trec_semid.report.page.parts import Block, Cell, Column, Part, Table, Words
+from trec_semid.report.words import NONE, count, shortened, things
 
 NUM_RANDOM = 4
 MAX_COMPARED = 3
 """Arms beside the baseline for which the largest gain and loss are shown."""
 MAX_HISTORY = 4
 MAX_TARGETS = 3
-FOUND_WITHIN = 100
+LISTED_WITHIN = 100
 """Users are drawn among those for whom an arm has a target this far up."""
+
+
+EXAMPLE_WORDS = (
+    "Some users: what came before, oldest first, and the place of what came next in the list of each arm. "
+    f"Users drawn at random are of those for whom some arm has it among its first {LISTED_WITHIN}; users of "
+    "the largest gains and losses are extremes. They show what lists are made from, and prove nothing."
+)
 
 
 def choose_examples(
@@ -60,7 +69,7 @@ def choose_examples(
 
 
 def _shown(ranks: Mapping[str, TargetPositions], target: int, titles: Sequence[str]) -> ShownTarget:
-    places = {arm: int(found.position[target]) for arm, found in ranks.items()}
+    places = {arm: int(targets.position[target]) for arm, targets in ranks.items()}
     item = int(next(iter(ranks.values())).item_row[target])
     return ShownTarget(
         title=titles[item],
@@ -85,9 +94,9 @@ def _titles(dataset: Dataset) -> list[str] | None:
 
 def _choose(ranks: Mapping[str, TargetPositions], users: Ints, seed: int) -> Iterator[tuple[int, str]]:
     """Yield users and why each was chosen."""
-    best = {arm: _best_rank(found, users) for arm, found in ranks.items()}
-    found = np.flatnonzero(np.min(list(best.values()), axis=0) <= FOUND_WITHIN)
-    drawn = np.sort(numpy_generator(seed, "example users").permutation(found)[:NUM_RANDOM])
+    best = {arm: _best_rank(targets, users) for arm, targets in ranks.items()}
+    listed = np.flatnonzero(np.min(list(best.values()), axis=0) <= LISTED_WITHIN)
+    drawn = np.sort(numpy_generator(seed, "example users").permutation(listed)[:NUM_RANDOM])
     taken = {int(row) for row in drawn}
     for row in drawn:
         yield int(users[row]), "Drawn at random"
@@ -102,7 +111,36 @@ def _choose(ranks: Mapping[str, TargetPositions], users: Ints, seed: int) -> Ite
                 yield int(users[row]), f"{arm} {verb} most against {baseline}"
 
 
-def _best_rank(found: TargetPositions, users: Ints) -> Ints:
+def _best_rank(targets: TargetPositions, users: Ints) -> Ints:
     best = np.full(len(users), UNLISTED)
-    np.minimum.at(best, np.searchsorted(users, found.user_row), found.position)
+    np.minimum.at(best, np.searchsorted(users, targets.user_row), targets.position)
     return best
+
+
+def example_parts(report: Report) -> list[Part]:
+    """Return what is shown of these users; nothing where there are none."""
+    return [Words(EXAMPLE_WORDS), _example_table(report)] if report.examples else []
+
+
+def _example_table(report: Report) -> Table:
+    """Return a block per user: how chosen, what came before, and the place of what came next by arm."""
+    columns = [Column("What came next"), *(Column(arm.name, "place") for arm in report.arms)]
+    blocks = [Block(each.why, _target_rows(each, report), _before(each)) for each in report.examples]
+    return Table("Places in the lists of each arm's first seed; 1 is the first.", columns, blocks)
+
+
+def _before(each: Example) -> str:
+    earlier = [things(each.num_earlier, "earlier item")] if each.num_earlier > 0 else []
+    return " → ".join([*earlier, *map(shortened, each.history)]) or "nothing before"
+
+
+def _target_rows(each: Example, report: Report) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
+    for target in each.targets:
+        places = [target.ranks[arm.name] for arm in report.arms]
+        cells = [Cell("not listed" if place is None else count(place)) for place in places]
+        rows.append([Cell(shortened(target.title)), *cells])
+    if each.num_further:
+        further = f"and {things(each.num_further, 'further item')}"
+        rows.append([Cell(further), *(Cell(NONE) for _ in report.arms)])
+    return rows

@@ -146,9 +146,9 @@ def _difference(report: Report, each: Comparison) -> str:
 
 def _level(report: Report, key: str, arm: str) -> str:
     """Return a metric of an arm with its spread between seeds, where there are several."""
-    found = report.scores[0].metrics[key][arm]
-    spread = "" if found.sd is None else f" ± {figure(found.sd)}"
-    return f"{figure(found.value)}{spread}"
+    estimate = report.scores[0].metrics[key][arm]
+    spread = "" if estimate.sd is None else f" ± {figure(estimate.sd)}"
+    return f"{figure(estimate.value)}{spread}"
 
 
 def _tail(report: Report) -> list[str]:

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from trec_semid import __version__
 from trec_semid.report.content import Report
-from trec_semid.report.drawing import legend_mark
-from trec_semid.report.parts import (
+from trec_semid.report.page.drawing import legend_mark
+from trec_semid.report.page.parts import (
     Bullets,
     Cell,
     Facts,

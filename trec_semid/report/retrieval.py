@@ -1,23 +1,57 @@
-"""What a report on retrievers has of its own: its arms, metrics by length of list, example users."""
+"""A report on retrievers: what is measured on positions of targets, and their own arms, tables and pictures.
 
-import re
+Coverage cannot be taken from the positions of targets: it is as the run stated it, without draws.
+"""
+
 from collections.abc import Sequence
-from itertools import takewhile
-from pathlib import PurePosixPath
-from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
-from trec_semid.report import results
-from trec_semid.report.arms import ArmRuns, Description, own_config
+from trec_semid.core.arrays import Array, Floats, Ints
+from trec_semid.core.errors import DataError
+from trec_semid.core.paths import join
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.retrieval import retrieval_metrics
+from trec_semid.evaluation.strata import POPULARITY, Strata, training_strata
+from trec_semid.evaluation.target_positions import (
+    TargetPositions,
+    bootstrap_target_positions,
+    read_target_positions,
+)
+from trec_semid.report.arms import ArmRuns
 from trec_semid.report.collect import FinishedRun
-from trec_semid.report.content import Example, Report
+from trec_semid.report.compare import Asked, Key, Measured, RunMeasures, expect_own_metrics, expect_same_rows
+from trec_semid.report.content import Bootstrap, Reach, Report, TargetCounts
 from trec_semid.report.definitions import PROTOCOLS, RETRIEVAL_METRICS, metric
-from trec_semid.report.drawing import Curve, draw_curves
-from trec_semid.report.examples import FOUND_WITHIN
-from trec_semid.report.parts import Block, Cell, Column, Folded, Heading, Part, Section, Table, Words, figures
-from trec_semid.report.results import METRIC_CAPTION, TEST_WORDS, arm_legend, estimate_cell
-from trec_semid.report.words import NONE, count, figure, shortened, things
+from trec_semid.report.examples import choose_examples, example_parts
+from trec_semid.report.page import results
+from trec_semid.report.page.drawing import Curve, draw_curves
+from trec_semid.report.page.parts import (
+    Block,
+    Cell,
+    Column,
+    Folded,
+    Heading,
+    Part,
+    Section,
+    Table,
+    Words,
+    figures,
+)
+from trec_semid.report.page.results import METRIC_CAPTION, TEST_WORDS, arm_legend, estimate_cell
+from trec_semid.report.words import figure
+from trec_semid.runtime.logs import track
+
+USUAL_CUTOFF = 10
+"""The answer speaks of it where every run was evaluated there."""
+LONGEST_LIST = 1000
+"""How far recall by length of the list is shown."""
+NUM_LENGTHS = 60
+BEAM_AGREEMENT = "valid/beam_agreement"
+"""What the job calls it."""
+SAME_TARGETS = "Run both again on the same dataset, with the same sequences.events"
+
 
 SLICE_WORDS = (
     "Test items by how often they occur in training, and users by how many training events they have. In a "
@@ -28,112 +62,151 @@ BEAM_CAPTION = (
     "Beam search against exact scores: share of the first N items by exact scores that are among the beam's "
     "first N, for the first users of the validation part."
 )
-MIN_SHARED = 3
-"""Tokens that all arms must begin with for their names to leave them out."""
-_SEED = re.compile(r"seed-\d+")
-EXAMPLE_WORDS = (
-    "Some users: what came before, oldest first, and the place of what came next in the list of each arm. "
-    f"Users drawn at random are of those for whom some arm has it among its first {FOUND_WITHIN}; users of "
-    "the largest gains and losses are extremes. They show what lists are made from, and prove nothing."
-)
 
 
-def describe_retrievers(runs: Sequence[FinishedRun], tokenizers: Sequence[str | None]) -> list[Description]:
-    """Return what each arm is, such as `sasrec · ID + text + mmq`: the model, and what an item is to it.
+def measure_retrieval(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap) -> Measured:
+    """Measure every run of every arm.
 
-    A word that is a side field of one arm and a content vector of one, the same or another, is told apart
-    in all of them. What all arms begin with is left out of the names where it is long, such as in
-    `sasrec · … + mmq`; the representation has it.
-
-    Args:
-        runs: one run of every arm.
-        tokenizers: kinds of the tokenizers that they read.
+    Raises:
+        DataError: ranks are absent or damaged, are of other targets than those of the first run, disagree
+            with the run's `metrics.json`, or no list length was evaluated by all runs.
     """
-    items = [run.config.get("item", {}) for run in runs]
-    fields = {name for item in items for name in item.get("fields", [])}
-    contents = {name for item in items for name in item.get("content", [])}
-    tokens = [_item_tokens(run, fields & contents) for run in runs]
-    shared = _shared_beginning([own for run, own in zip(runs, tokens, strict=True) if _asks_of_items(run)])
-    return [
-        _describe(run, tokenizer, own, shared)
-        for run, tokenizer, own in zip(runs, tokenizers, tokens, strict=True)
+    asked, strata = _ask(arms), training_strata(dataset)
+    total = sum(len(arm.runs) for arm in arms)
+    steps = iter(track(range(total), "measuring runs", total))
+    first: tuple[FinishedRun, TargetPositions] | None = None
+    measured: list[list[RunMeasures]] = []
+    reach: list[Reach] = []
+    firsts: dict[str, TargetPositions] = {}
+    for arm in arms:
+        runs: list[RunMeasures] = []
+        tests: list[TargetPositions] = []
+        for run in arm.runs:
+            test, valid = read_target_positions(run.uri, "test"), read_target_positions(run.uri, "valid")
+            first = first or (run, test)
+            expect_same_rows(run, _rows(test), first[0], _rows(first[1]), SAME_TARGETS)
+            expect_own_metrics(run, _own_metrics(run, test))
+            runs.append(_measure_run(run, test, valid, strata, how, asked))
+            tests.append(test)
+            next(steps)
+        measured.append(runs)
+        reach.append(_reach(arm, tests, dataset.facts.num_items))
+        firsts[arm.arm.name] = tests[0]
+    examples = choose_examples(firsts, dataset, arms[0].runs[0].config, seed=how.seed)
+    return Measured(asked, measured, reach=reach, examples=examples, notes=_notes(arms))
+
+
+def _ask(arms: Sequence[ArmRuns]) -> Asked:
+    """Ask for the list lengths at which every run was evaluated."""
+    runs = [run for arm in arms for run in arm.runs]
+    common = sorted(set.intersection(*(set(_cutoffs(run)) for run in runs)))
+    if not common:
+        raise DataError(
+            f"no list length at which all runs were evaluated: run '{runs[0].name}' has {_cutoffs(runs[0])}",
+            file=join(runs[-1].uri, "config.toml"),
+            field="evaluation.cutoffs",
+            value=_cutoffs(runs[-1]),
+            remedy="Report them apart, or evaluate them at the same lengths",
+        )
+    main = USUAL_CUTOFF if USUAL_CUTOFF in common else common[0]
+    others = [cutoff for cutoff in common if cutoff != main]
+    drawn = [f"{name}@{cutoff}" for cutoff in [main, *others] for name in ("ndcg", "recall")]
+    families = [f"{name}@{cutoff}" for name in ("recall", "ndcg", "coverage") for cutoff in common]
+    sliced = (f"ndcg@{main}", f"recall@{main}", f"coverage@{main}")
+    return Asked(("catalogue",), families, drawn, sliced, f"ndcg@{main}", "targets", TargetCounts)
+
+
+def _cutoffs(run: FinishedRun) -> list[int]:
+    return sorted(run.config.get("evaluation", {}).get("cutoffs", ()))
+
+
+def _rows(test: TargetPositions) -> dict[str, Array]:
+    return {"user_row": test.user_row, "item_row": test.item_row}
+
+
+def _own_metrics(run: FinishedRun, test: TargetPositions) -> dict[str, float]:
+    metrics, _ = retrieval_metrics(test, cutoffs=_cutoffs(run))
+    return {f"test/{name}": value for name, value in metrics.items()}
+
+
+def _measure_run(
+    run: FinishedRun,
+    test: TargetPositions,
+    valid: TargetPositions,
+    strata: Strata,
+    how: Bootstrap,
+    asked: Asked,
+) -> RunMeasures:
+    cutoffs = sorted({int(name.partition("@")[2]) for name in asked.metrics})
+    drawn = bootstrap_target_positions(
+        test, strata, cutoffs=cutoffs, num_replicates=how.replicates, seed=how.seed
+    )
+    on_valid, _ = retrieval_metrics(valid, cutoffs=cutoffs)
+    _, counts = retrieval_metrics(test, strata, cutoffs=cutoffs)
+    stated = run.result["metrics"]
+    on_valid |= {name: stated[f"valid/{name}"] for name in asked.metrics if f"valid/{name}" in stated}
+    covered = [
+        f"coverage@{cutoff}{part}" for cutoff in cutoffs for part in ("", *map("/{}".format, POPULARITY))
     ]
-
-
-def _shared_beginning(tokens: Sequence[Sequence[str]]) -> int:
-    """Return how many tokens the names leave out: those that all of several arms begin with, if many."""
-    if len(tokens) < 2:
-        return 0
-    same = takewhile(lambda each: len(set(each)) == 1, zip(*tokens, strict=False))
-    num_shared = sum(1 for _ in same)
-    return num_shared if num_shared >= MIN_SHARED else 0
-
-
-def _asks_of_items(run: FinishedRun) -> bool:
-    """Tell whether a run has items of its own: neither made of other runs nor without anything to learn."""
-    return not _rows_of_members(run) and _learns(run)
-
-
-def _learns(run: FinishedRun) -> bool:
-    return any(name.startswith("parameters/") for name in run.result.get("counts", {}))
-
-
-def _describe(run: FinishedRun, tokenizer: str | None, tokens: Sequence[str], num_shared: int) -> Description:
-    model, members = str(run.config.get("model", {}).get("kind", "")), _rows_of_members(run)
-    if members:
-        representation = members[0] if len(members) == 1 else f"{len(members)} runs"
-        named = representation
-    elif not _learns(run):  # it asks nothing of items, and every seed of it is the same
-        representation = named = ""
-    else:
-        reads_codes = bool(run.config.get("semantic_ids"))
-        short = ["…", *tokens[num_shared:]] if num_shared else tokens
-        representation = " + ".join([*tokens, "codes"] if reads_codes else tokens)
-        named = " + ".join([*short, tokenizer or "codes"] if reads_codes else short)
-    return Description(
-        parts=[part for part in (model, named) if part],
-        representation=representation,
-        model=model,
-        lists=list_rule(run),
-        has_seed=_learns(run) or bool(members),
+    return RunMeasures(
+        {f"test/{name}": value for name, value in drawn.items()},
+        {_key(name): value for name, value in on_valid.items()},
+        counts,
+        {_key(name): stated[f"test/{name}"] for name in covered if f"test/{name}" in stated},
     )
 
 
-def _item_tokens(run: FinishedRun, ambiguous: set[str]) -> list[str]:
-    item = run.config.get("item", {})
-    fields = [f"{name} (field)" if name in ambiguous else name for name in item.get("fields", [])]
-    content = [f"{name} (content)" if name in ambiguous else name for name in item.get("content", [])]
-    return [*(["ID"] if item.get("id", True) else []), *fields, *content]
+def _key(name: str) -> Key:
+    metric, _, stratum = name.partition("/")
+    return Key("catalogue", stratum or None, metric)
 
 
-def retriever_config(run: FinishedRun) -> dict[str, Any]:
-    """Return what of a run's config makes its arm.
-
-    Runs that an ensemble is made of are named by their rows: seeds of it may be of other seeds of them.
-    """
-    own, members = own_config(run), _rows_of_members(run)
-    return {**own, "model": {**own["model"], "runs": members}} if members else own
-
-
-def _rows_of_members(run: FinishedRun) -> list[str]:
-    """Return the last part of each run's folder, or the one before it where that is a study's `seed-<n>`."""
-    folders = [PurePosixPath(folder) for folder in run.config.get("model", {}).get("runs", [])]
-    return [folder.parent.name if _SEED.fullmatch(folder.name) else folder.name for folder in folders]
-
-
-def first_retriever(arms: Sequence[ArmRuns]) -> ArmRuns:
-    """Return the arm of the run that was given first."""
-    return arms[0]
+def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Reach:
+    """Return recall by length of the list, as far as the arm's lists go."""
+    how = arm.runs[0].config.get("evaluation", {})
+    longest = max(_cutoffs(arm.runs[0])) if how.get("beam_width") else num_items
+    spaced = np.geomspace(1, min(longest, LONGEST_LIST), NUM_LENGTHS).round().astype(np.int64)
+    lengths = np.union1d(spaced, [cutoff for cutoff in _cutoffs(arm.runs[0]) if cutoff <= spaced[-1]])
+    recall = np.mean([_recall_by_length(test, lengths) for test in tests], axis=0)
+    return Reach(
+        arm=arm.arm.name,
+        lengths=[int(length) for length in lengths],
+        recall=[round(float(value), 6) for value in recall],
+        beam_agreement=_beam_agreement(arm),
+    )
 
 
-def list_rule(run: FinishedRun) -> str:
-    """Return how a retriever listed the catalogue, in words."""
-    how = run.config.get("evaluation", {})
-    width = how.get("beam_width")
-    search = f"beam of {width} tuples" if width else "every item scored"
-    penalty = how.get("unseen_penalty", 0.0)
-    lowered = f", items without a training event {penalty:g} lower" if penalty else ""
-    return f"{search}{lowered}, history {'left out' if how.get('masks_history', True) else 'kept'}"
+def _beam_agreement(arm: ArmRuns) -> dict[int, float]:
+    """Return the means over seeds, at the lengths that every run states."""
+    stated = [run.result["metrics"] for run in arm.runs]
+    names = {cutoff: f"{BEAM_AGREEMENT}@{cutoff}" for cutoff in _cutoffs(arm.runs[0])}
+    return {
+        cutoff: sum(metrics[name] for metrics in stated) / len(stated)
+        for cutoff, name in names.items()
+        if all(name in metrics for metrics in stated)
+    }
+
+
+def _recall_by_length(test: TargetPositions, lengths: Ints) -> Floats:
+    """Return the mean over users of the share of their targets that a list of each length holds."""
+    _, owner, of_user = np.unique(test.user_row, return_inverse=True, return_counts=True)
+    weight = 1 / (of_user[owner] * len(of_user))
+    order = np.argsort(test.position, kind="stable")
+    held = np.concatenate(([0.0], np.cumsum(weight[order])))
+    return held[np.searchsorted(test.position[order], lengths, side="right")]
+
+
+def _notes(arms: Sequence[ArmRuns]) -> list[str]:
+    masks = {
+        arm.arm.name: arm.runs[0].config.get("evaluation", {}).get("masks_history", True) for arm in arms
+    }
+    if len(set(masks.values())) < 2:
+        return []
+    keeping = ", ".join(name for name, is_masked in masks.items() if not is_masked)
+    return [
+        f"The lists of {keeping} hold items of the user's history, those of the other arms do not: "
+        "they are not lists of the same items, and differences tell of that too."
+    ]
 
 
 def retrieval_sections(report: Report) -> list[Section]:
@@ -142,7 +215,7 @@ def retrieval_sections(report: Report) -> list[Section]:
         Section("metrics", "Metrics", _metrics(report)),
         Section("differences", "Differences", _differences(report)),
         Section("slices", "By popularity and activity", _slices(report)),
-        Section("examples", "Examples", _examples(report)),
+        Section("examples", "Examples", example_parts(report)),
     ]
 
 
@@ -194,10 +267,6 @@ def _slices(report: Report) -> list[Part]:
     return parts
 
 
-def _examples(report: Report) -> list[Part]:
-    return [Words(EXAMPLE_WORDS), _example_table(report)] if report.examples else []
-
-
 def _main_metrics(report: Report) -> list[str]:
     """Return the metrics at the length of which the answer speaks, its own first."""
     _, _, cutoff = (report.headline_metric or "").partition("@")
@@ -240,30 +309,6 @@ def _beam_table(report: Report) -> Table | None:
     ]
     columns = [Column("Arm"), *(Column(f"N = {cutoff}") for cutoff in cutoffs)]
     return Table(BEAM_CAPTION, columns, [Block("", rows)])
-
-
-def _example_table(report: Report) -> Table:
-    """Return a block per user: how chosen, what came before, and the place of what came next by arm."""
-    columns = [Column("What came next"), *(Column(arm.name, "place") for arm in report.arms)]
-    blocks = [Block(each.why, _target_rows(each, report), _before(each)) for each in report.examples]
-    return Table("Places in the lists of each arm's first seed; 1 is the first.", columns, blocks)
-
-
-def _before(each: Example) -> str:
-    earlier = [things(each.num_earlier, "earlier item")] if each.num_earlier > 0 else []
-    return " → ".join([*earlier, *map(shortened, each.history)]) or "nothing before"
-
-
-def _target_rows(each: Example, report: Report) -> list[list[Cell]]:
-    rows: list[list[Cell]] = []
-    for target in each.targets:
-        places = [target.ranks[arm.name] for arm in report.arms]
-        cells = [Cell("not listed" if place is None else count(place)) for place in places]
-        rows.append([Cell(shortened(target.title)), *cells])
-    if each.num_further:
-        further = f"and {things(each.num_further, 'further item')}"
-        rows.append([Cell(further), *(Cell(NONE) for _ in report.arms)])
-    return rows
 
 
 def _reach_picture(report: Report) -> Markup:

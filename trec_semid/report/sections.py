@@ -3,13 +3,13 @@
 from markupsafe import Markup
 
 from trec_semid.data.schema import DatasetFacts
-from trec_semid.report import results
+from trec_semid.report.build import KINDS
 from trec_semid.report.codebooks import codebook_parts
 from trec_semid.report.content import CHURN_OF_POSITION, Report
 from trec_semid.report.definitions import metric, words
-from trec_semid.report.drawing import Curve, draw_curves
-from trec_semid.report.kinds import KINDS
-from trec_semid.report.parts import (
+from trec_semid.report.page import results
+from trec_semid.report.page.drawing import Curve, draw_curves
+from trec_semid.report.page.parts import (
     Block,
     Bullets,
     Cell,
@@ -27,7 +27,7 @@ from trec_semid.report.parts import (
     figures,
     grouped,
 )
-from trec_semid.report.results import arm_legend
+from trec_semid.report.page.results import arm_legend
 from trec_semid.report.words import NONE, count, duration, figure, listing, share, things
 
 VALID = "valid/"
@@ -47,7 +47,7 @@ LATER_CODE_SCALARS = (
 def all_sections(report: Report) -> list[Section]:
     """Return the sections this report has something to say in, in order."""
     own = KINDS[report.job].sections(report) if report.job else []
-    found = [
+    sections = [
         Section("answer", "The answer", _answer(report)),
         Section("data", "Data", data_parts(report)),
         *own,
@@ -57,7 +57,7 @@ def all_sections(report: Report) -> list[Section]:
         Section("made", "How it was made", _made(report)),
         Section("words", "What the words mean", [Terms(words(report))]),
     ]
-    return [section for section in found if section.parts]
+    return [section for section in sections if section.parts]
 
 
 def subtitle(report: Report) -> str:

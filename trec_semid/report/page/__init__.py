@@ -1,0 +1,1 @@
+"""What stands on a report's page: its parts, tables and pictures."""
