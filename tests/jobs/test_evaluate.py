@@ -1,12 +1,16 @@
 """Finished runs asked again: what they said when they ended is the oracle."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from tests.datasets import write_small_dataset
 from tests.jobs.ranking import rank_config
 from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_finetune import tuned, write_problem
@@ -162,6 +166,9 @@ def test_a_second_call_leaves_it_as_it_is(world: Any, tmp_path: Path, capsys: An
         (["beam"], {"retrieval": {"beam_width": 0}}, "cannot score all items"),
         (["popular"], {"retrieval": {"unseen_penalty": 1.0}}, "leave out evaluation.unseen_penalty"),
         (["a", "popular"], {}, "does not score the catalogue"),
+        (["a", "a/"], {}, "a is named twice"),
+        (["a"], {"retrieval": {"cutoffs": ()}}, "at least 1 item"),
+        (["popular"], {"semantic_ids": "nowhere"}, "the runs read none"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_written(
@@ -169,9 +176,60 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(
 ):
     _, runs = world
     folder = str(Path(runs["a"]).parent)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises((ConfigError, ValidationError), match=told):
         run(asked(tmp_path / "r", [f"{folder}/{name}" for name in names], **values))
     assert not (tmp_path / "r").exists()
+
+
+def test_ensembles_are_asked_where_their_data_lies_now(world: Any, tmp_path: Path):
+    problem, runs = world
+    config = retrieve_config(
+        {"dataset": problem["dataset"]},
+        str(tmp_path / "e"),
+        model={"kind": "ensemble", "runs": [runs["a"], runs["b"]]},
+    )
+    said = retrieve.run(config).metrics
+    moved = {"dataset": str(tmp_path / "moved"), "semantic_ids": str(tmp_path / "codes")}
+    for name, place in moved.items():
+        os.rename(problem[name], place)
+    try:
+        assert run(asked(tmp_path / "r", [config.run], **moved)).metrics == said
+        assert run(asked(tmp_path / "pair", [runs["a"], runs["b"]], **moved)).metrics == said
+    finally:
+        for name, place in moved.items():
+            os.rename(place, problem[name])
+
+
+@pytest.mark.parametrize("name", ["popular", "a", "ranker"])
+def test_other_data_are_refused_before_anything_is_written(world: Any, tmp_path: Path, name: str):
+    _, runs = world
+    other = write_small_dataset(str(tmp_path / "other"), seed=1)
+    with pytest.raises(ConfigError, match="other data"):
+        run(asked(tmp_path / "r", [runs[name]], dataset=other))
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_ensemble_of_runs_that_were_trained_anew_is_refused(world: Any, tmp_path: Path):
+    problem, runs = world
+    for name in ("a", "b"):
+        shutil.copytree(runs[name], tmp_path / name)
+    pair = [str(tmp_path / "a"), str(tmp_path / "b")]
+    bare = {"dataset": problem["dataset"]}
+    config = retrieve_config(bare, str(tmp_path / "e"), model={"kind": "ensemble", "runs": pair})
+    retrieve.run(config)
+    shutil.copy(tmp_path / "b" / "metrics.json", tmp_path / "a" / "metrics.json")
+    with pytest.raises(ConfigError, match="trained anew since then"):
+        run(asked(tmp_path / "r", [config.run]))
+
+
+def test_members_of_an_ensemble_are_named_with_their_steps(world: Any, tmp_path: Path):
+    _, runs = world
+    steps = [
+        f"{runs['other']}/checkpoints/step-{step}" for step in complete_steps(f"{runs['other']}/checkpoints")
+    ]
+    run(asked(tmp_path / "r", [runs["ranker"], steps[0]], splits=["valid"]))
+    facts = json.loads((tmp_path / "r" / "evaluated.json").read_text())
+    assert facts["config"]["ensemble"] == [runs["ranker"], steps[0]]
 
 
 def test_the_run_itself_is_not_written_into(world: Any):

@@ -122,6 +122,8 @@ def run(config: EvaluateConfig) -> Trained:
 def _read(config: EvaluateConfig) -> _Asked:
     """Return the runs with their configs and data; refuse settings of the other kind."""
     runs = [parse_run(place) for place in config.runs]
+    if twice := [run.name for number, run in enumerate(runs) if run in runs[:number]]:
+        raise ConfigError(f"runs: {twice[0]} is named twice, and would count twice. Name it once.")
     jobs = {run.uri: job_of(run) for run in runs}
     first = jobs[runs[0].uri]
     for uri, job in jobs.items():

@@ -26,7 +26,7 @@ def run(config: RetrieveConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
-        expect_members(members_of(config), config)
+        expect_members(members_of(config, {}), config)
         compute = partial(_retrieve, config, inputs, folder, ranks)
         build = partial(build_retriever, config, inputs, world_size=ranks.world_size)
         return run_once(folder, config, inputs, ranks, compute, build=build)

@@ -1,16 +1,21 @@
 """Finished runs as people name them: `runs/x` with its best weights, or `runs/x/checkpoints/step-12`."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from trec_semid.checkpoints.folder import complete_steps, latest_step, parse_step_folder
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import exists, join, parent_of
 from trec_semid.runtime.ranks import broadcast_object
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.training.config import TrainingRunConfig
+
+RunConfigT = TypeVar("RunConfigT", bound=TrainingRunConfig)
 
 
 class FinishedRun(NamedTuple):
@@ -26,6 +31,11 @@ class FinishedRun(NamedTuple):
         """Folder of its checkpoints."""
         return join(self.uri, "checkpoints")
 
+    @property
+    def name(self) -> str:
+        """How a person names it: its folder, or that of its step."""
+        return self.uri if self.step is None else join(self.checkpoints, f"step-{self.step}")
+
     def path(self, name: str) -> str:
         """Return a path inside its folder."""
         return join(self.uri, name)
@@ -38,7 +48,7 @@ def parse_run(place: str) -> FinishedRun:
         ConfigError: it is no finished run, or the run has no such step.
     """
     checkpoints, _, step = place.rstrip("/").rpartition("/")
-    is_step = checkpoints.rpartition("/")[2] == "checkpoints" and step.startswith("step-")
+    is_step = checkpoints.rpartition("/")[2] == "checkpoints" and step.removeprefix("step-").isdecimal()
     run = FinishedRun(place.rstrip("/"))
     if is_step:
         run = FinishedRun(parent_of(checkpoints), parse_step_folder(place)[1])
@@ -53,6 +63,59 @@ def parse_run(place: str) -> FinishedRun:
 def job_of(run: FinishedRun) -> str:
     """Return the verb that made a run."""
     return str(RunFolder(run.uri, "").read_json("run.json").get("job"))
+
+
+def expect_codes_are_read(configs: Iterable[TrainingRunConfig], semantic_ids: str | None) -> None:
+    """Refuse a place of semantic IDs that no run reads.
+
+    Raises:
+        ConfigError: none of them does.
+    """
+    if semantic_ids and not any(config.semantic_ids for config in configs):
+        raise ConfigError("semantic_ids: the runs read none: leave semantic_ids out.")
+
+
+def config_of(kind: type[RunConfigT], run: FinishedRun, changes: Mapping[str, Any]) -> RunConfigT:
+    """Return a run's config with where things lie now; codes are of those runs alone that read some.
+
+    Args:
+        kind: of its job.
+        run: whose it is.
+        changes: keys and values; None where nothing has changed.
+    """
+    config = load_config(kind, [run.path("config.toml")])
+    update = {key: value for key, value in changes.items() if value is not None}
+    if not config.semantic_ids:
+        update.pop("semantic_ids", None)
+    return config.model_copy(update=update)
+
+
+def expect_same_inputs(run: FinishedRun, inputs: Mapping[str, str]) -> None:
+    """Check that a run was trained on what is there now, before anything is written.
+
+    Args:
+        run: finished.
+        inputs: checksums of what is there now, by name.
+
+    Raises:
+        ConfigError: its data, codes or members are others.
+    """
+    recorded = RunFolder(run.uri, "").read_json("run.json").get("inputs", inputs)
+    others = {name for name in {**recorded, **inputs} if recorded.get(name) != inputs.get(name)}
+    if others == {"members"}:
+        raise ConfigError(f"{run.uri} is of runs that were trained anew since then. Make this ensemble anew.")
+    if others:
+        raise ConfigError(f"{run.uri} was trained on other data or codes than are there now.")
+
+
+def expect_checkpoint(run: FinishedRun) -> None:
+    """Check that a run that has learnt something still has weights.
+
+    Raises:
+        ConfigError: none are left.
+    """
+    if latest_step(run.checkpoints) is None:
+        raise ConfigError(f"runs: {run.uri} has no checkpoint left.")
 
 
 def load_weights(run: FinishedRun, model: nn.Module, inputs: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, final
 
 from pydantic import Field, PositiveInt
 
-from trec_semid.core.config import Config, load_config
+from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.histories import Protocol
 from trec_semid.data.schema import Dataset, Split
@@ -14,7 +14,14 @@ from trec_semid.evaluation.strata import StrataConfig, strata_of_counts
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.finetuning import distinct_items
-from trec_semid.training.finished import FinishedRun, load_weights
+from trec_semid.training.finished import (
+    FinishedRun,
+    config_of,
+    expect_checkpoint,
+    expect_codes_are_read,
+    expect_same_inputs,
+    load_weights,
+)
 from trec_semid.training.placement import tell_plan
 from trec_semid.training.ranking.predict import Scorer, Scoring, write_predictions
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, read_inputs
@@ -42,15 +49,19 @@ class FinishedRankers:
             changes: keys of their configs that say where things lie now, such as `dataset`.
 
         Raises:
-            ConfigError: the runs read different datasets.
+            ConfigError: the runs read different datasets, or other data or codes than they were trained on,
+                or one has no checkpoint left.
             DataError: what they read is gone or damaged.
         """
         self.runs, self.settings = runs, settings
-        self._configs = [_config_of(run, changes) for run in runs]
+        self._configs = [config_of(RankConfig, run, changes) for run in runs]
+        expect_codes_are_read(self._configs, changes.get("semantic_ids"))
         self._inputs = [read_inputs(config) for config in self._configs]
         for run, inputs in zip(runs, self._inputs, strict=True):
             if inputs.dataset.facts.checksum != self.dataset.facts.checksum:
                 raise ConfigError(f"runs: {run.uri} reads other data than {runs[0].uri}.")
+            expect_same_inputs(run, inputs.checksums)
+            expect_checkpoint(run)
 
     @property
     def config(self) -> RankConfig:
@@ -66,7 +77,7 @@ class FinishedRankers:
         """Return the first run's config, and who scores with it: what a report names the arm by."""
         config = self.config.model_dump(mode="json", exclude_none=True)
         protocols = {"evaluation": self.settings.model_dump(mode="json")}
-        members = {"ensemble": [run.uri for run in self.runs]} if len(self.runs) > 1 else {}
+        members = {"ensemble": [run.name for run in self.runs]} if len(self.runs) > 1 else {}
         return {**config, **protocols, **members}
 
     def write(
@@ -118,8 +129,3 @@ def scoring_of(config: RankConfig, inputs: RankInputs, strata: StrataConfig | No
     """Return how a run scores validation and test when it ends: under both protocols."""
     users, items = inputs.data.train_counts()
     return Scoring(config.train.evaluation_batch_size, strata_of_counts(items, users, strata))
-
-
-def _config_of(run: FinishedRun, changes: dict[str, Any]) -> RankConfig:
-    config = load_config(RankConfig, [run.path("config.toml")])
-    return config.model_copy(update={key: value for key, value in changes.items() if value is not None})

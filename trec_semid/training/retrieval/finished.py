@@ -1,13 +1,12 @@
 """Finished retrievers, placed again: one as it is or at another step, or several that score together."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, final
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 from torch import nn
 
-from trec_semid.checkpoints.folder import latest_step
-from trec_semid.core.config import Config, load_config
+from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import explain
 from trec_semid.data.schema import Dataset, Split
@@ -15,7 +14,16 @@ from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import StrataConfig
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.finished import FinishedRun, load_weights
+from trec_semid.training.finished import (
+    FinishedRun,
+    config_of,
+    expect_checkpoint,
+    expect_codes_are_read,
+    expect_same_inputs,
+    load_weights,
+    parse_run,
+)
+from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.listing import (
     AskedModel,
@@ -32,7 +40,7 @@ from trec_semid.training.run import parameter_counts
 class RetrievalSettings(Config):
     """What counts as retrieved; keys that are not given are the first run's own."""
 
-    cutoffs: tuple[PositiveInt, ...] | None = None
+    cutoffs: Annotated[tuple[PositiveInt, ...] | None, Field(min_length=1)] = None
     masks_history: bool | None = None
     unseen_penalty: NonNegativeFloat | None = None
     beam_width: NonNegativeInt | None = None
@@ -71,21 +79,26 @@ class FinishedRetrievers:
             DataError: what they read is gone or damaged.
         """
         self.runs = runs
-        self._members = [Member(run, _config_of(run, changes)) for run in runs]
-        first = self._members[0].config
+        named = [Member(run, config_of(RetrieveConfig, run, changes)) for run in runs]
+        first = named[0].config
         own = first.evaluation.model_dump() | settings.model_dump(exclude_none=True)
         own["beam_width"] = own["beam_width"] or None
         shared = {"evaluation": own}
         if len(runs) > 1:
-            shared |= {"model": {"kind": "ensemble", "runs": [_name(run) for run in runs]}}
+            shared |= {"model": {"kind": "ensemble", "runs": [run.name for run in runs]}}
             kept = first.model_dump(include={"dataset", "run", "seed", "verify", "sequences"})
             trained = {"train": first.train.model_dump(include={"select_by", "evaluation_batch_size"})}
             self.config = _validated({**kept, **trained, **shared}, runs[0].uri)
-            expect_members(self._members, self.config)
         else:
             self.config = _validated({**first.model_dump(), **shared}, runs[0].uri)
-            _expect_checkpoint(runs[0], first)
+            _expect_weights(runs[0], first)
+        # The runs of an ensemble that has been asked before are read where the data lies now, too.
+        self._members = named if len(runs) > 1 else members_of(first, changes) or named
+        expect_codes_are_read([member.config for member in self._members], changes.get("semantic_ids"))
+        if self.config.retriever.members:
+            expect_members(self._members, self.config)
         self._inputs = read_inputs(first if len(runs) > 1 else self.config)
+        expect_same_inputs(runs[0], self._inputs.checksums)
 
     @property
     def dataset(self) -> Dataset:
@@ -122,7 +135,7 @@ class FinishedRetrievers:
         if batch_size:
             train = config.train.model_copy(update={"evaluation_batch_size": batch_size})
             config = config.model_copy(update={"train": train})
-        if len(self.runs) > 1:
+        if config.retriever.members:
             evaluator = ensemble_evaluator(self._members, config, self._inputs, folder, ranks)
         elif not config.learns:
             evaluator = evaluator_without_model(config, self._inputs, folder, ranks)
@@ -151,7 +164,7 @@ def evaluator_without_model(
         ConfigError: see `place_finished`.
         CheckpointError: see there.
     """
-    members = members_of(config)
+    members = members_of(config, {})
     if members:
         return ensemble_evaluator(members, config, inputs, plans, ranks)
     return Evaluator(PopularityLister(inputs.data, ranks), None, inputs.data, config, ranks)
@@ -178,10 +191,18 @@ def ensemble_evaluator(
     return Evaluator(lister, nn.ModuleList(member.model for member in placed), inputs.data, config, ranks)
 
 
-def members_of(config: RetrieveConfig) -> list[Member]:
-    """Return the finished runs of an ensemble with their configs; none of another method."""
-    runs = [FinishedRun(run) for run in config.retriever.members]
-    return [Member(run, _config_of(run, {})) for run in runs]
+def members_of(config: RetrieveConfig, changes: Mapping[str, Any]) -> list[Member]:
+    """Return the finished runs of an ensemble with their configs; none of another method.
+
+    Args:
+        config: of the ensemble.
+        changes: keys of the runs' configs that say where things lie now.
+
+    Raises:
+        ConfigError: a run is not finished.
+    """
+    runs = [parse_run(run) for run in config.retriever.members]
+    return [Member(run, config_of(RetrieveConfig, run, changes)) for run in runs]
 
 
 def expect_members(members: Sequence[Member], config: RetrieveConfig) -> None:
@@ -200,7 +221,8 @@ def expect_members(members: Sequence[Member], config: RetrieveConfig) -> None:
             raise ConfigError(
                 f"model.runs: {run.uri} is {member.model.kind}, which does not score the catalogue."
             )
-        if Dataset(member.dataset).facts.checksum != Dataset(config.dataset).facts.checksum:
+        dataset = Dataset(member.dataset)
+        if dataset.facts.checksum != Dataset(config.dataset).facts.checksum:
             raise ConfigError(f"model.runs: {run.uri} reads other data than {config.dataset}.")
         ours, theirs = config.sequences, member.sequences
         if (theirs.max_len, theirs.events) != (ours.max_len, ours.events):
@@ -208,7 +230,10 @@ def expect_members(members: Sequence[Member], config: RetrieveConfig) -> None:
                 f"model.runs: {run.uri} reads other histories. Set sequences.max_len = {theirs.max_len} and "
                 f"sequences.events = '{theirs.events}'."
             )
-        _expect_checkpoint(run, member)
+        _expect_weights(run, member)
+        ids = read_semantic_ids(member.semantic_ids, dataset) if member.semantic_ids else None
+        codes = {"semantic_ids": ids.checksum()} if ids else {}
+        expect_same_inputs(run, {"dataset": dataset.facts.checksum, **codes})
 
 
 def place_finished(member: Member, plans: RunFolder, ranks: Ranks) -> PlacedRun:
@@ -230,11 +255,6 @@ def place_finished(member: Member, plans: RunFolder, ranks: Ranks) -> PlacedRun:
     return PlacedRun(placed.asked(config.retriever, inputs.data, ranks), placed.model)
 
 
-def _config_of(run: FinishedRun, changes: dict[str, Any]) -> RetrieveConfig:
-    config = load_config(RetrieveConfig, [run.path("config.toml")])
-    return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
-
-
 def _validated(values: dict[str, Any], run: str) -> RetrieveConfig:
     """Return a config with other settings of evaluation, which its method may refuse."""
     evaluation = values["evaluation"]
@@ -249,12 +269,8 @@ def _validated(values: dict[str, Any], run: str) -> RetrieveConfig:
     return config.model_copy(update={"evaluation": asked})
 
 
-def _expect_checkpoint(run: FinishedRun, config: RetrieveConfig) -> None:
+def _expect_weights(run: FinishedRun, config: RetrieveConfig) -> None:
     if not config.learns and run.step is not None:
         raise ConfigError(f"runs: {run.uri} is {config.model.kind}, which has no steps. Name the run.")
-    if config.learns and latest_step(run.checkpoints) is None:
-        raise ConfigError(f"runs: {run.uri} has no checkpoint left.")
-
-
-def _name(run: FinishedRun) -> str:
-    return run.uri if run.step is None else f"{run.checkpoints}/step-{run.step}"
+    if config.learns:
+        expect_checkpoint(run)
