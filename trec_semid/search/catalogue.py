@@ -69,7 +69,7 @@ def build_catalogue(
 ) -> Catalogue:
     """Return this rank's stretch of the catalogue as the model has it now; all ranks build it together.
 
-    No rank ever holds the vectors of more than its stretch.
+    No rank ever holds the vectors of more than its stretch, and of one chunk while these are made.
 
     Args:
         model: in evaluation mode.
@@ -78,19 +78,23 @@ def build_catalogue(
         ranks: this process among its peers.
     """
     rows = stretch_of(ranks.rank, ranks.world_size, num_items)
-    parts: list[Tensor] = []
+    vectors: Tensor | None = None
     # Sharded tables want as many items of each rank at each look-up, so the last stretches, which are
     # shorter, begin with rows that belong to the one before.
     num_rows = -(-num_items // ranks.world_size)
     start = min(rows.start, num_items - num_rows)
     for first in range(start, start + num_rows, _CHUNK_ROWS) if model.has_item_vectors else ():
         tokens = model.items(listed(first, min(first + _CHUNK_ROWS, start + num_rows)))
-        parts.append(model.item_vectors(tokens)[max(rows.start - first, 0) :])
+        own = model.item_vectors(tokens)[max(rows.start - first, 0) :]
+        if vectors is None:  # filled in place: chunks that are joined at the end take the memory twice
+            vectors = own.new_empty((rows.stop - rows.start, own.shape[1]))
+        at = max(first - rows.start, 0)
+        vectors[at : at + len(own)] = own
     live = model.items.live if model.predicts_codes else None
     return Catalogue(
         num_items,
         rows.start,
-        torch.cat(parts) if parts else None,
+        vectors,
         live.codes[rows] if live else None,
         live.tables() if live else None,
         is_shared=ranks.world_size > 1,
@@ -137,19 +141,22 @@ def load_catalogue(folder: str, rows: slice | None = None) -> Catalogue:
         raise DataError(
             f"no rows {rows.start} to {rows.stop - 1}", file=folder, remedy=f"There are 0 to {num_items - 1}"
         )
-    parts: dict[str, list[Tensor]] = {}
+    read: dict[str, Tensor] = {}
     for file in described["rows"]:
         first, last = int(file["first_row"]), int(file["first_row"]) + int(file["num_rows"])
         if first < max(rows.stop, rows.start + 1) and last > rows.start:
             own = slice(max(rows.start - first, 0), max(rows.stop - first, 0))
             for name, values in _read(folder, file).items():
-                parts.setdefault(name, []).append(values[own].clone())
+                if name not in read:
+                    read[name] = values.new_empty((rows.stop - rows.start, *values.shape[1:]))
+                at = max(first - rows.start, 0)
+                read[name][at : at + len(values[own])] = values[own]
     tables = described["code_tables"]
     return Catalogue(
         num_items,
         rows.start,
-        torch.cat(parts["vectors"]) if "vectors" in parts else None,
-        torch.cat(parts["codes"]) if "codes" in parts else None,
+        read.get("vectors"),
+        read.get("codes"),
         _read(folder, tables)["code_tables"] if tables else None,
     )
 
