@@ -144,6 +144,14 @@ def test_a_report_sets_it_beside_the_run(world: Any, tmp_path: Path):
     assert any("masks_history" in name for name in names), names
 
 
+def test_a_ranker_asked_as_it_was_is_the_same_arm(world: Any, tmp_path: Path):
+    _, runs = world
+    again = run(asked(tmp_path / "again", [runs["ranker"]]))
+    assert again.metrics["test/auc"] == results_of(runs["ranker"])["test/auc"]
+    with pytest.raises(DataError, match="the same config and seed"):
+        report.run(report.ReportConfig(runs=[runs["ranker"], str(tmp_path / "again")]))
+
+
 def test_a_second_call_leaves_it_as_it_is(world: Any, tmp_path: Path, capsys: Any):
     _, runs = world
     config = asked(tmp_path / "r", [runs["popular"]])
@@ -204,7 +212,7 @@ def test_ensembles_are_asked_where_their_data_lies_now(world: Any, tmp_path: Pat
 def test_other_data_are_refused_before_anything_is_written(world: Any, tmp_path: Path, name: str):
     _, runs = world
     other = write_small_dataset(str(tmp_path / "other"), seed=1)
-    with pytest.raises(ConfigError, match="other data"):
+    with pytest.raises((ConfigError, DataError), match=r"other data|semantic IDs of dataset 'small'"):
         run(asked(tmp_path / "r", [runs[name]], dataset=other))
     assert not (tmp_path / "r").exists()
 

@@ -76,7 +76,9 @@ class FinishedRankers:
     def asked_config(self) -> dict[str, Any]:
         """Return the first run's config, and who scores with it: what a report names the arm by."""
         config = self.config.model_dump(mode="json", exclude_none=True)
-        protocols = {"evaluation": self.settings.model_dump(mode="json")}
+        # Asked as its run was, a ranker is the same arm as its run.
+        asked = self.settings.model_dump(mode="json", exclude_defaults=True)
+        protocols = {"evaluation": asked} if asked else {}
         members = {"ensemble": [run.name for run in self.runs]} if len(self.runs) > 1 else {}
         return {**config, **protocols, **members}
 
