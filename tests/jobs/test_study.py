@@ -230,7 +230,10 @@ def test_no_worker_outlives_a_study(finished: tuple[Path, dict]):
         (('name = "both"', 'name = "item"'), "are called 'item'"),
         (('name = "data"', 'name = "data"\nafter = ["item"]'), "after 'item' is no earlier step"),
         (('verb = "report"', 'verb = "rank"\nset = {{ reads = "{{item}}" }}'), "one folder a seed"),
-        (('verb = "report"', 'verb = "reprt"'), "'prepare', 'tokenize', 'rank', 'retrieve' or 'report'"),
+        (
+            ('verb = "report"', 'verb = "reprt"'),
+            "'prepare', 'tokenize', 'rank', 'retrieve', 'evaluate' or 'report'",
+        ),
     ],
 )
 def test_study_file_with_a_fault_is_refused(tmp_path: Path, change: tuple[str, str], words: str):
