@@ -19,9 +19,9 @@ def collect_codebooks(collection: Collection, arms: Sequence[ArmRuns]) -> list[C
     readers: dict[str, list[str]] = {}
     for arm in arms:
         for run in arm.runs:
-            made = collection.tokenizer_of(run)
-            if made and arm.arm.name not in readers.setdefault(made.uri, []):
-                readers[made.uri].append(arm.arm.name)
+            tokenizer = collection.tokenizer_of(run)
+            if tokenizer and arm.arm.name not in readers.setdefault(tokenizer.uri, []):
+                readers[tokenizer.uri].append(arm.arm.name)
     tuned = [
         Codebooks(
             name=f"{run.json('quality.json')['tokenizer']}, tuned",

@@ -34,7 +34,7 @@ class FinishedRun:
     job: str
     config: dict[str, Any]
     """`config.toml`."""
-    made: dict[str, Any]
+    start: dict[str, Any]
     """`run.json`: command, commit, versions."""
     result: dict[str, Any]
     """`metrics.json`."""
@@ -74,11 +74,11 @@ class FinishedRun:
             job=self.job,
             arm=arm,
             seed=self.seed,
-            command=str(self.made["command"]),
+            command=str(self.start["command"]),
             commit=", ".join(self.result.get("commits", [self.result["commit"]])),
             versions=dict(self.result["versions"]),
             wall_s=float(self.result["wall_s"]),
-            config_checksum=str(self.made["config_checksum"]),
+            config_checksum=str(self.start["config_checksum"]),
             dataset_checksum=self.checksum,
         )
 
@@ -107,7 +107,7 @@ class Collection:
         place = tokenizer_place(run)
         if place is None or run.uri in self.on_other_codes:
             return None
-        return next((made for made in self.tokenizers if is_same_place(made.uri, place)), None)
+        return next((fit for fit in self.tokenizers if is_same_place(fit.uri, place)), None)
 
 
 def collect_runs(uris: Sequence[str], dataset: str | None = None, mode: Verify = "once") -> Collection:
@@ -162,9 +162,9 @@ def _reads_other_codes(run: FinishedRun, tokenizers: Sequence[FinishedRun]) -> b
     place, copy = tokenizer_place(run), join(run.uri, FILE)
     if place is None or not exists(copy):
         return False
-    made = [made for made in tokenizers if is_same_place(made.uri, place)]
-    began = run.made.get("inputs", {}).get("semantic_ids")
-    return any(not holds_same_codes(copy, join(each.uri, FILE), began) for each in made)
+    fits = [fit for fit in tokenizers if is_same_place(fit.uri, place)]
+    began = run.start.get("inputs", {}).get("semantic_ids")
+    return any(not holds_same_codes(copy, join(fit.uri, FILE), began) for fit in fits)
 
 
 def is_finetuned(run: FinishedRun) -> bool:
@@ -187,29 +187,29 @@ def read_run(uri: str) -> FinishedRun:
         if not exists(join(uri, name)):
             remedy = "A run folder is what `trec-semid rank`, `retrieve` and `tokenize` write"
             raise DataError(f"not a run folder: it has no {name}", file=uri, remedy=remedy)
-    made = _read_json(join(uri, "run.json"), "job", "command", "config_checksum")
-    job = str(made["job"])
+    start = _read_json(join(uri, "run.json"), "job", "command", "config_checksum")
+    job = str(start["job"])
     if job == "evaluate":
-        return _read_evaluation(uri, made)
+        return _read_evaluation(uri, start)
     if job not in FILES_OF_JOB:
         remedy = "Only runs of the jobs rank, retrieve and tokenize can be reported"
         raise DataError(
             "another job's run", file=join(uri, "run.json"), field="job", value=job, remedy=remedy
         )
-    _expect_files(uri, job, str(made["command"]))
+    _expect_files(uri, job, str(start["command"]))
     result = _read_json(join(uri, "metrics.json"), *_RESULT_KEYS)
     try:
         config = tomllib.loads(read_bytes(join(uri, "config.toml")).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not TOML: {error}", file=join(uri, "config.toml")) from None
-    return FinishedRun(uri, job, config, made, result, uri.rstrip("/").rpartition("/")[2])
+    return FinishedRun(uri, job, config, start, result, uri.rstrip("/").rpartition("/")[2])
 
 
-def _read_evaluation(uri: str, made: dict[str, Any]) -> FinishedRun:
+def _read_evaluation(uri: str, start: dict[str, Any]) -> FinishedRun:
     """Read what `evaluate` wrote: a run of the kind that it asked, with the config that this amounts to."""
     place = join(uri, EVALUATED)
     asked = _read_json(place, "job", "config", "splits")
-    _expect_files(uri, "evaluate", str(made["command"]))
+    _expect_files(uri, "evaluate", str(start["command"]))
     whole = {"splits": ["test", "valid"], "protocols": ["frozen", "online"]}
     here = {"splits": asked["splits"], "protocols": asked["config"].get("evaluation", {}).get("protocols")}
     for key, values in here.items():
@@ -220,7 +220,7 @@ def _read_evaluation(uri: str, made: dict[str, Any]) -> FinishedRun:
             )
     result = _read_json(join(uri, "metrics.json"), *_RESULT_KEYS)
     return FinishedRun(
-        uri, str(asked["job"]), asked["config"], made, result, uri.rstrip("/").rpartition("/")[2]
+        uri, str(asked["job"]), asked["config"], start, result, uri.rstrip("/").rpartition("/")[2]
     )
 
 

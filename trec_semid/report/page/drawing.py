@@ -226,6 +226,7 @@ def wrap_label(label: str, width: float) -> list[str]:
     return lines
 
 
+@lru_cache(maxsize=4096)  # the same names of arms stand in every picture, and are measured word by word
 def text_width(text: str, size: float = 12) -> float:
     """Return how wide a text is in matplotlib's own font [units]; letters it lacks count as squares.
 

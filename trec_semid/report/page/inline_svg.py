@@ -108,8 +108,8 @@ def _cleaned(element: ET.Element, shapes: dict[str | None, ET.Element], hovered:
 def _style(style: str, *, is_text: bool) -> str:
     """Return a style with the page's colours and, of texts, without the font: they take the page's."""
     rules = [rule.strip() for rule in style.split(";")]
-    kept = [rule for rule in rules if not (is_text and rule.startswith("font-family"))]
-    return _COLOUR.sub(lambda found: _VARIABLES.get(found[0], found[0]), "; ".join(kept))
+    shown = [rule for rule in rules if not (is_text and rule.startswith("font-family"))]
+    return _COLOUR.sub(lambda colour: _VARIABLES.get(colour[0], colour[0]), "; ".join(shown))
 
 
 def _rounded(number: re.Match[str]) -> str:
