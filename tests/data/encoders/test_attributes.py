@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from scipy.sparse import csr_array
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.encoders import attributes
-from trec_semid.data.encoders.attributes import AttributesConfig, attribute_chunks
+from trec_semid.data.encoders.attributes import AttributesConfig, attribute_chunks, leading_directions
 from trec_semid.data.encoders.chunks import Items
 
 
@@ -103,6 +104,22 @@ def test_the_projection_keeps_as_much_as_numpys_singular_vectors():
     expected = full @ right[:6].T
     np.testing.assert_allclose(np.abs(reduced), np.abs(expected), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(reduced, axis=0), singular[:6], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("num_items", "rank", "dim"), [(200, 12, 5), (200, 3, 6), (8, 8, 10), (9, 4, 9)])
+def test_directions_are_those_of_the_gram_matrix_also_of_low_rank_and_of_few_items(num_items, rank, dim):
+    rng = np.random.default_rng(num_items + rank)
+    rows = (rng.standard_normal((num_items, rank)) @ rng.standard_normal((rank, 12))).astype(np.float32)
+    found = leading_directions(csr_array(rows), dim).astype(np.float64)
+    assert found.shape == (12, dim)
+    np.testing.assert_allclose(found.T @ found, np.eye(dim), atol=1e-5)
+    exact = rows.astype(np.float64)
+    _, vectors = np.linalg.eigh(exact.T @ exact)
+    told = min(dim, rank, num_items)
+    for place in range(told):  # distinct singular values: the direction is one, its sign by convention
+        assert abs(found[:, place] @ vectors[:, -1 - place]) == pytest.approx(1, abs=1e-5)
+        assert found[np.abs(found[:, place]).argmax(), place] > 0
+    np.testing.assert_array_equal(found, leading_directions(csr_array(rows), dim))
 
 
 def test_a_random_projection_keeps_distances_roughly():

@@ -10,11 +10,13 @@ content is compared by direction, and one feature alone has no other than its si
 
 import logging
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow.compute as pc
 from pydantic import PositiveInt, model_validator
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import svds
 
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
@@ -82,28 +84,6 @@ class AttributesConfig(Config):
         return f"attributes {', '.join(self.columns)}{reduced}"
 
 
-class Sparse(NamedTuple):
-    """Feature rows of N items in compressed form: row i is `ids[offsets[i]:offsets[i+1]]`."""
-
-    offsets: Array
-    """(N + 1,) int64."""
-    ids: Array
-    """(nnz,) int64."""
-    weights: Array
-    """(nnz,) float32."""
-    num_features: int
-
-    def dense(self, rows: Array) -> Array:
-        """Return (len(rows), num_features) float32."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        at = np.repeat(np.arange(len(rows)), lengths)
-        within = np.arange(len(at)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        entries = np.repeat(self.offsets[rows], lengths) + within
-        full = np.zeros((len(rows), self.num_features), np.float32)
-        full[at, self.ids[entries]] = self.weights[entries]
-        return full
-
-
 class _Block(NamedTuple):
     """What one column adds: feature `ids` with `weights` for items `rows`."""
 
@@ -120,18 +100,18 @@ def attribute_chunks(config: AttributesConfig, items: Items) -> Iterator[Chunk]:
         DataError: a column of a wrong type, a number that is not finite, or a year that is none.
         ConfigError: `dim` is not less than the number of features.
     """
-    sparse = attribute_features(config, items)
-    present = np.diff(sparse.offsets) > 0
-    components = _components(config, sparse, present) if config.dim else None
+    features = attribute_features(config, items)
+    present = np.diff(features.indptr) > 0
+    components = _components(config, features, present) if config.dim else None
     for start, stop in items.spans(_CHUNK):
-        rows = sparse.dense(np.arange(start, stop))
+        rows = features[start:stop].toarray()
         vectors = rows if components is None else rows @ components
         # All of an item's numbers at their means: no direction, and so nothing to compare.
         yield Chunk(vectors, present[start:stop] & vectors.any(axis=1))
 
 
-def attribute_features(config: AttributesConfig, items: Items) -> Sparse:
-    """Return the feature rows; each column's part has length 1 (numbers: their standard scores).
+def attribute_features(config: AttributesConfig, items: Items) -> csr_array:
+    """Return (num_items, num_features) float32 rows; each column's part has length 1 (numbers: their scores).
 
     An item without any known value has an empty row.
     """
@@ -151,7 +131,8 @@ def attribute_features(config: AttributesConfig, items: Items) -> Sparse:
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=len(items.source_rows))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Sparse(offsets, ids[order], weights[order], int(firsts[-1]))
+    shape = len(items.source_rows), int(firsts[-1])
+    return csr_array((weights[order], ids[order], offsets), shape=shape)
 
 
 def _tell_lone_numbers(blocks: list[tuple[_Block, bool]], num_items: int) -> None:
@@ -236,33 +217,39 @@ def _norms(rows: Array, weights: Array, num_items: int) -> Array:
     return np.sqrt(np.bincount(rows, weights**2, minlength=num_items))
 
 
-def _components(config: AttributesConfig, sparse: Sparse, present: Array) -> Array:
+def _components(config: AttributesConfig, features: csr_array, present: Array) -> Array:
     """Return the (num_features, dim) projection."""
-    dim = config.dim or 0
-    if dim >= sparse.num_features:
+    dim, num_features = config.dim or 0, cast("tuple[int, int]", features.shape)[1]
+    if dim >= num_features:
         raise ConfigError(
             f'content of kind "attributes": dim = {dim}, but {", ".join(config.columns)} give '
-            f"{sparse.num_features} features. Leave dim out, or lower it or min_count."
+            f"{num_features} features. Leave dim out, or lower it or min_count."
         )
     if config.reduction == "random":
         from trec_semid.core.seeds import numpy_generator  # imports torch
 
-        signs = numpy_generator(0, "attributes", sparse.num_features, dim).choice(
-            np.array([-1.0, 1.0], np.float32), (sparse.num_features, dim)
+        signs = numpy_generator(0, "attributes", num_features, dim).choice(
+            np.array([-1.0, 1.0], np.float32), (num_features, dim)
         )
         return signs / np.float32(np.sqrt(dim))
-    return _singular_vectors(sparse, present, dim)
-
-
-def _singular_vectors(sparse: Sparse, present: Array, dim: int) -> Array:
-    """Return the leading right singular vectors of the feature rows, from their Gram matrix."""
     fitted = np.flatnonzero(present)[:: max(1, len(present) // _FIT_ROWS)]  # spread over the items
-    gram = np.zeros((sparse.num_features, sparse.num_features))
-    for start in range(0, len(fitted), _CHUNK):
-        rows = sparse.dense(fitted[start : start + _CHUNK])
-        gram += rows.T @ rows
-    _, vectors = np.linalg.eigh(gram)
-    leading = vectors[:, ::-1][:, :dim]
+    return leading_directions(features[fitted], dim)
+
+
+def leading_directions(rows: csr_array, dim: int) -> Array:
+    """Return (num_features, dim) float32 leading right singular vectors, of falling singular value.
+
+    Args:
+        rows: (n, num_features) feature rows.
+        dim: less than num_features.
+    """
+    exact, smaller = rows.astype(np.float64), min(cast("tuple[int, int]", rows.shape))
+    if dim < smaller:
+        start = np.random.default_rng(0).standard_normal(smaller)
+        _, values, vectors = cast("tuple[Array, Array, Array]", svds(exact, k=dim, v0=start))
+        leading = vectors[np.argsort(-values, kind="stable")].T
+    else:  # fewer rows than directions: svds finds fewer than there are rows
+        leading = np.linalg.svd(exact.toarray(), full_matrices=True)[2][:dim].T
     # The sign of a singular vector is free: make its largest entry positive.
     largest = np.abs(leading).argmax(axis=0)
     return (leading * np.sign(leading[largest, np.arange(dim)])).astype(np.float32)
