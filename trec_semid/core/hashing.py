@@ -16,11 +16,13 @@ Legend: N numbers or tuples, R positions of a tuple.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a second of start-up, which verbs that hash with numpy alone do not pay
 
 Hashes = NDArray[np.uint64]
 _ADDED, _FIRST_FACTOR, _SECOND_FACTOR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -39,7 +41,7 @@ def splitmix64(values: Hashes) -> Hashes:
     return mixed
 
 
-def splitmix64_tensor(values: Tensor) -> Tensor:
+def splitmix64_tensor(values: "Tensor") -> "Tensor":
     """Return the hash of each number: (...) int64 that holds the bits of unsigned numbers to the same.
 
     Sums and products of int64 wrap as unsigned ones do; shifts drop the sign (`_shifted`).
@@ -50,7 +52,7 @@ def splitmix64_tensor(values: Tensor) -> Tensor:
     return mixed ^ _shifted(mixed, 31)
 
 
-def unsigned_remainder(values: Tensor, divisor: int) -> Tensor:
+def unsigned_remainder(values: "Tensor", divisor: int) -> "Tensor":
     """Return (...) u % divisor where (...) int64 `values` hold the bits of unsigned u.
 
     u = 2 (u >> 1) + (u & 1), and the shifted number fits into int64.
@@ -120,5 +122,5 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _shifted(values: Tensor, by: int) -> Tensor:
+def _shifted(values: "Tensor", by: int) -> "Tensor":
     return (values >> by) & ((1 << (64 - by)) - 1)

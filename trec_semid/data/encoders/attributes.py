@@ -10,13 +10,11 @@ content is compared by direction, and one feature alone has no other than its si
 
 import logging
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow.compute as pc
 from pydantic import PositiveInt, model_validator
-from scipy.sparse import csr_array
-from scipy.sparse.linalg import svds
 
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
@@ -24,6 +22,9 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.data.encoders.chunks import Chunk, Items
 from trec_semid.data.encoders.columns import read_numbers, read_values, read_years
 from trec_semid.data.encoders.store import Dtype
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # half a second, which only those pay who have attributes
 
 _log = logging.getLogger(__name__)
 _CHUNK = 2048
@@ -110,7 +111,7 @@ def attribute_chunks(config: AttributesConfig, items: Items) -> Iterator[Chunk]:
         yield Chunk(vectors, present[start:stop] & vectors.any(axis=1))
 
 
-def attribute_features(config: AttributesConfig, items: Items) -> csr_array:
+def attribute_features(config: AttributesConfig, items: Items) -> "csr_array":
     """Return (num_items, num_features) float32 rows; each column's part has length 1 (numbers: their scores).
 
     An item without any known value has an empty row.
@@ -132,6 +133,8 @@ def attribute_features(config: AttributesConfig, items: Items) -> csr_array:
     counts = np.bincount(rows, minlength=len(items.source_rows))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     shape = len(items.source_rows), int(firsts[-1])
+    from scipy.sparse import csr_array
+
     return csr_array((weights[order], ids[order], offsets), shape=shape)
 
 
@@ -217,7 +220,7 @@ def _norms(rows: Array, weights: Array, num_items: int) -> Array:
     return np.sqrt(np.bincount(rows, weights**2, minlength=num_items))
 
 
-def _components(config: AttributesConfig, features: csr_array, present: Array) -> Array:
+def _components(config: AttributesConfig, features: "csr_array", present: Array) -> Array:
     """Return the (num_features, dim) projection."""
     dim, num_features = config.dim or 0, cast("tuple[int, int]", features.shape)[1]
     if dim >= num_features:
@@ -236,13 +239,15 @@ def _components(config: AttributesConfig, features: csr_array, present: Array) -
     return leading_directions(features[fitted], dim)
 
 
-def leading_directions(rows: csr_array, dim: int) -> Array:
+def leading_directions(rows: "csr_array", dim: int) -> Array:
     """Return (num_features, dim) float32 leading right singular vectors, of falling singular value.
 
     Args:
         rows: (n, num_features) feature rows.
         dim: less than num_features.
     """
+    from scipy.sparse.linalg import svds
+
     exact, smaller = rows.astype(np.float64), min(cast("tuple[int, int]", rows.shape))
     if dim < smaller:
         start = np.random.default_rng(0).standard_normal(smaller)
