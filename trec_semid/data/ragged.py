@@ -50,4 +50,5 @@ def ragged_from_arrow(column: pa.ChunkedArray) -> Ragged:
     lists: Any = array
     offsets = lists.offsets.to_numpy().astype(np.int64)
     lengths = np.asarray(lists.value_lengths().fill_null(0)).astype(np.int64)
+    # `values`, not `flatten()`: offsets of a slice count from the start of the whole array of values.
     return Ragged(offsets[:-1], lengths, lists.values.to_numpy(zero_copy_only=False))

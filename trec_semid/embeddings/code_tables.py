@@ -43,6 +43,7 @@ class CodeTables(nn.Module):
         self.num_rows = sizes.pop()
         self.rows = PooledTables(
             [TableSpec(table.name, table.num_rows, (f"all_{table.name}",)) for table in tables],
+            # Each bag holds one row, so its sum is the row itself.
             TablesConfig.model_validate({"dim": dim, "pooling": "sum"}),
             [f"all_{table.name}" for table in tables],
             device=device,

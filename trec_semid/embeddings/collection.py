@@ -43,7 +43,9 @@ class PooledTables(nn.Module):
         summed = KeyedTensor.regroup([pooled], [self.features])[0]
         if self.pooling == "sum":
             return summed
+        # Lengths stand in the order of the batch's keys, sums in that of self.features.
         order = [features.keys().index(name) for name in self.features]
+        # Where there are no ids the sum is zeros: divided by 1 it stays so.
         lengths = features.lengths().view(len(features.keys()), -1)[order].clamp(min=1)
         return (summed.unflatten(1, (len(order), -1)) / lengths.T.unsqueeze(2)).flatten(1)
 

@@ -47,8 +47,10 @@ class ContentTables(nn.Module):
         U may differ between ranks.
         """
         lengths = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
+        # All lookups start before the first is waited for, so that sharded ones need not queue.
         lookups: list[Any] = [self.tables[name](keyed_jagged([name], rows, lengths)) for name in self.dims]
         waited = [some.wait() if isinstance(some, LazyAwaitable) else some for some in lookups]
+        # Tables are as wide as the next multiple that kernels take; the columns beyond are cut off.
         halves = [
             some[name].values()[:, :dim] for some, (name, dim) in zip(waited, self.dims.items(), strict=True)
         ]

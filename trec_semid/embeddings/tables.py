@@ -43,6 +43,7 @@ def bag_configs(specs: Sequence[TableSpec], config: TablesConfig) -> list[Embedd
             num_embeddings=spec.num_rows,
             embedding_dim=config.dim,
             feature_names=list(spec.features),
+            # Means are made in `PooledTables`, which says why.
             pooling=PoolingType.SUM,
         )
         for spec in specs
@@ -57,6 +58,7 @@ def initial_rows(table: str, dim: int, first: int, num_rows: int, *, std: float,
     blocks: list[Tensor] = []
     for block in range(first // BLOCK_ROWS, -(-(first + num_rows) // BLOCK_ROWS)):
         generator = torch_generator(seed, "table", table, block)
+        # The whole block, even for a few of its rows: a row must not depend on where a shard begins.
         drawn = torch.randn(BLOCK_ROWS, dim, generator=generator) * std
         start = block * BLOCK_ROWS
         blocks.append(drawn[max(first - start, 0) : first + num_rows - start])

@@ -68,6 +68,7 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         """Return (B, T, D), every token from those up to itself."""
         for layer, block in enumerate(self.blocks):
+            # With teacher forcing a sequence is one beam of T tokens.
             x, _ = block(x.unsqueeze(1), memory, layer, None)
             x = x.squeeze(1)
         return self.norm(x)
@@ -128,6 +129,7 @@ class _DecoderBlock(nn.Module):
         query, key, value = parts.unbind(0)
         if before is not None:
             key, value = torch.cat([before[0], key], 3), torch.cat([before[1], value], 3)
+        # torch aligns its causal mask with the first key: a new token after a cache would see that one alone.
         mixed = scaled_dot_product_attention(
             query, key, value, is_causal=before is None and query.shape[3] > 1, dropout_p=self._drops
         )

@@ -32,8 +32,10 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         dropped = round(self.p * _LEVELS)
+        # A p that rounds to 0 or 1 cannot be said in 256ths; other devices draw numbers side by side anyway.
         if x.device.type != "cpu" or not 0 < dropped < _LEVELS:
             return dropout(x, self.p)
+        # The range is all of int64 (None is its end), so that each of a number's 8 bytes is uniform.
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * keep.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))

@@ -46,6 +46,7 @@ def full_softmax_loss(
         chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
     """
     queries, items = _lowered(queries * scale, items)
+    # torch cannot infer a -1 where there are no elements.
     wide = targets.view(len(queries), -1) if len(queries) else targets.view(0, 1)
     total, own = _Scores.apply(queries, items, wide, _NOTHING, chunk_bytes)
     return (total.unsqueeze(1) - own).masked_fill(wide < 0, 0.0).view(targets.shape)
@@ -130,6 +131,7 @@ class _Scores(torch.autograd.Function):
         total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
         for own, part in _tiles(len(queries), len(items), ctx.bound):
             scores = besides.scores(queries, items, own, part)
+            # Chunks are folded into a running log-normaliser, which does not overflow as sums of exp do.
             total[own] = torch.logaddexp(total[own], scores.logsumexp(1))
         ctx.save_for_backward(queries, items, targets, total)
         return total, torch.einsum("bd,bwd->bw", queries.float(), items[targets.clamp(min=0)].float())
@@ -146,13 +148,16 @@ class _Scores(torch.autograd.Function):
         level = total.masked_fill(total == -torch.inf, 0.0).unsqueeze(1)
         rows = targets.clamp(min=0)
         to_queries = torch.einsum("bw,bwd->bd", of_targets, items[rows].float())
+        # float32 under autocast, too: the parts of many tiles add up, and small ones would get lost.
         to_items = torch.zeros_like(items, dtype=torch.float32)
         for own, part in _tiles(len(queries), len(items), ctx.bound):
             scores = ctx.besides.scores(queries, items, own, part)
+            # exp(score - log-normaliser), the softmax, is the derivative of the log-normaliser by each score.
             shares = scores.sub_(level[own]).exp_().mul_(weights[own]).to(items.dtype)
             to_queries[own] += shares @ items[part]
             to_items[part] += shares.T @ queries[own]
         pulled = of_targets.unsqueeze(2) * queries.float().unsqueeze(1)
+        # Targets repeat within a batch: assigning by index would keep one gradient of each.
         to_items.index_add_(0, rows.flatten(), pulled.flatten(0, 1))
         return to_queries.to(queries.dtype), to_items.to(items.dtype), None, None, None
 
@@ -160,6 +165,7 @@ class _Scores(torch.autograd.Function):
 def _tiles(num_queries: int, num_items: int, bound: int) -> Iterator[tuple[slice, slice]]:
     """Yield stretches of queries with stretches of items, whose scores take no more than the bound."""
     height = max(1, min(_QUERIES_AT_ONCE, num_queries))
+    # 4 bytes a score: they are float32 whatever the products are made in.
     width = max(1, bound // (4 * height))
     for first in range(0, num_queries, height):
         for start in range(0, num_items, width):

@@ -55,6 +55,7 @@ def fit_kmeans(
         seed=seed % 2**31,
         spherical=spherical,
         min_points_per_centroid=1,
+        # So high that faiss takes all points: by default it draws 256 for each centroid.
         max_points_per_centroid=max(1, -(-len(points) // num_clusters)),
     )
     kmeans.train(points, init_centroids=start)

@@ -53,6 +53,7 @@ def fit_product(
     dealt = _deal(variances, num_subspaces, width)
     inner = np.zeros((len(points), num_subspaces * width), np.float32)
     inner[:, : len(variances)] = points @ principal
+    # At first a mere permutation: it deals the principal directions to the subspaces.
     rotation = np.eye(num_subspaces * width, dtype=np.float32)[:, dealt]
     codebooks: list[Float32s] | None = None
     for turn in range(turns):
@@ -72,6 +73,8 @@ def fit_product(
         rebuilt = np.concatenate([cluster.centroids[cluster.codes] for cluster in clusters], axis=1)
         residual = float(np.square(rotated - rebuilt).sum(1, dtype=np.float64).mean())
         yield Product(principal @ rotation[: len(variances)], np.stack(codebooks), residual)
+        # After the yield: what was yielded is a rotation with the codebooks that were fitted under it.
+        # The next one is the orthogonal matrix that brings the points nearest to what their codes say.
         left, _, right = np.linalg.svd(inner.T @ rebuilt)
         rotation = left @ right
 
@@ -86,6 +89,7 @@ def _principal_directions(points: Float32s, max_dim: int) -> tuple[Float32s, Flo
 
 def _deal(variances: Float32s, num_subspaces: int, width: int) -> list[int]:
     """Return which direction goes where: the next one to the subspace of the smallest product with room."""
+    # The floors: a direction without variance would have a logarithm of -inf and decide every sum.
     logs = np.log(np.maximum(variances / max(variances[0], 1e-30), 1e-9))
     logs -= logs.min()  # every direction adds to its product
     hands: list[list[int]] = [[] for _ in range(num_subspaces)]

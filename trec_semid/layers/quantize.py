@@ -38,6 +38,7 @@ def nearest_codes(latents: Tensor, codebooks: Tensor, similarity: Similarity = "
         # The length of a latent does not move its argmax, so only the codebooks are normalised.
         products = torch.bmm(queries, normalize(codebooks, dim=-1).mT)
     else:
+        # 2 z C - |C|^2: |z|^2 is the same for all codes and does not move the argmax.
         products = torch.baddbmm(-codebooks.square().sum(-1).unsqueeze(1), queries, codebooks.mT, alpha=2)
     return best_codes(products).T.contiguous()
 
@@ -106,6 +107,8 @@ def quantize_soft_index(
     spread = torch.bmm(soft, codebooks.detach()).transpose(0, 1)
     vectors = chosen + (spread - spread.detach())
     unit_chosen = _comparable(chosen, similarity, length)
+    # Only this term reaches the codes that were not chosen, by the soft index in `vectors`; the two after
+    # it see the chosen codeword alone.
     loss = _squared(_comparable(vectors, similarity, length), unit)
     loss = loss + _squared(unit_chosen.detach(), unit) + 0.25 * _squared(unit_chosen, unit.detach())
     return Quantized(codes, vectors, loss)

@@ -29,6 +29,7 @@ def residual_levels(points: Tensor, codebooks: Tensor) -> Iterator[Level]:
         codebooks: (L, K, D).
     """
     left = points
+    # Detached: otherwise the loss of a level would move the codewords of all levels above it.
     for codebook in codebooks.detach():
         codes = nearest_codeword(left.detach(), codebook)
         yield Level(left, codes)

@@ -68,6 +68,7 @@ def soft_lookup(
     """
     temperatures = torch.as_tensor(temperature, dtype=latents.dtype, device=latents.device)
     sharpness = (1 / temperatures).reshape(-1, 1, 1)
+    # The temperature is folded into queries and bias, so that one form of score serves both similarities.
     queries, keys, scale, bias = _scored_by(latents, codebooks, similarity, sharpness)
     rows = _chunk_rows(codebooks, chunk_bytes)
     scores = _Scores(scale, noise, rows, None if present is None else ~present.T)
@@ -104,6 +105,7 @@ class _Scores(NamedTuple):
         """Yield stretches of items with their scores (R, rows, K)."""
         generator = None
         if self.noise:
+            # Seeded anew at every pass, with chunks in the same order: backward sees the noise of forward.
             generator = torch.Generator(queries.device).manual_seed(self.noise.seed)
         for start in range(0, queries.shape[1], self.chunk_rows):
             rows = slice(start, start + self.chunk_rows)
@@ -112,6 +114,7 @@ class _Scores(NamedTuple):
                 scores += bias
             if self.noise and generator is not None:
                 uniform = torch.rand(scores.shape, generator=generator, device=scores.device)
+                # The clamp keeps both logarithms finite: a uniform number may be 0.
                 gumbel = uniform.clamp_(1e-9, 1 - 1e-7).log_().neg_().log_().neg_()
                 scores += gumbel.mul_(self.noise.scale)
             yield rows, scores
@@ -150,6 +153,7 @@ class _SoftLookup(torch.autograd.Function):
         grad, scores = grads[0].contiguous(), ctx.scores
         grad_queries, grad_keys = torch.empty_like(queries), torch.zeros_like(keys)
         grad_bias = None if bias is None else torch.zeros_like(bias)
+        # The row of 'missing', where there is one, is no choice of the softmax.
         choices = values[:, : keys.shape[1]].mT
         if any(ctx.needs_input_grad[:3]):
             for rows, scored in scores.chunks(queries, keys, bias):
@@ -157,6 +161,7 @@ class _SoftLookup(torch.autograd.Function):
                 of_rows = grad[:, rows]
                 if scores.is_absent is not None:
                     of_rows = of_rows.masked_fill(scores.is_absent[:, rows].unsqueeze(2), 0.0)
+                # d loss / d soft over all K codes, and then back through the softmax to the scores.
                 through = torch.bmm(of_rows, choices)
                 through = torch.ops.aten._softmax_backward_data(through, soft, -1, soft.dtype)
                 grad_queries[:, rows] = torch.bmm(through, keys)
@@ -166,6 +171,7 @@ class _SoftLookup(torch.autograd.Function):
         grad_values = torch.zeros_like(values)
         flat = _flat(codes, values.shape[1]).flatten()
         grad_values.flatten(0, 1).index_add_(0, flat, grad.flatten(0, 1))
+        # Scores are scale * q k^T + bias: queries and keys get the factor once, here, and the bias has none.
         grads_in = (grad_queries.mul_(scores.scale), grad_keys.mul_(scores.scale), grad_bias, grad_values)
         return (*grads_in, None)
 

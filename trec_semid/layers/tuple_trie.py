@@ -69,9 +69,12 @@ class TupleTrie:
         check_codes(array, [size + 1 for size in sizes])
         # Sixteen bits are enough for most codebooks, and are sorted by radix.
         keys = array.astype(np.uint16 if max(sizes) < 2**16 else np.int32)
+        # lexsort sorts by its last key first, so the first position has to come last.
         order = np.lexsort(keys.T[::-1])
         ordered = keys[order]
         is_new = np.ones(ordered.shape, bool)
+        # A prefix is new as soon as one of its codes differs from the row before: a change at an early
+        # position makes every longer prefix new, whatever its later codes.
         np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1, out=is_new[1:])
         firsts = [np.flatnonzero(column) for column in is_new.T]
         # Where each parent's range of sorted items begins, counted in nodes of the level below.
@@ -139,6 +142,8 @@ class TupleTrie:
         Args:
             rows: (B, S) item rows in any order; others, as -1, stand for none.
         """
+        # Sorted, so that a row named twice counts once: `emptied_by` compares how many places it is given
+        # with how many items a node has.
         ordered = rows.sort(1).values
         counts = (ordered >= 0) & (ordered < self.num_items)
         counts[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
@@ -152,7 +157,9 @@ class TupleTrie:
             places: (B, S) as `places_of` returns them.
         """
         starts = self.starts[level]
+        # Place -1 lies before every start: it becomes node -1, which owns 0 items below and so stays -1.
         nodes = torch.searchsorted(starts, places, right=True) - 1
+        # Places ascend, so places of one node lie side by side: two searches count them.
         gone = torch.searchsorted(nodes, nodes, right=True) - torch.searchsorted(nodes, nodes)
         owned = starts[nodes + 1] - starts[nodes.clamp(min=0)]
         return nodes.masked_fill_(gone < owned, -1)
@@ -172,6 +179,7 @@ class TupleTrie:
         owners = marks.scatter_add_(1, ends, torch.ones_like(ends)).cumsum(1)[:, :num_slots]
         exists = owners < parents.shape[1]
         owners = owners.clamp_(max=parents.shape[1] - 1)
+        # Slot s is child number s - (ends - counts) of its parent, whose children begin at its offset.
         shifts = self.offsets[level][parents] - (ends - counts)
         slots = torch.arange(num_slots, device=parents.device)
         nodes = (shifts.gather(1, owners) + slots).mul_(exists)

@@ -87,6 +87,7 @@ def fit_codebooks(
         epoch_rows = numpy_generator(seed, "epoch", epoch).permutation(rows)
         usage, scalars = _train_epoch(model, optimizer, catalogue, epoch_rows, config, quantized=quantized)
         schedule.step()
+        # Losses are those before a step: what the epoch's last step did shows in the weights alone.
         bad = first_not_finite(model.named_parameters())
         if bad:
             problem = f"tokenizer: {bad} is not finite after epoch {epoch}, step {steps * epoch}"
@@ -97,6 +98,8 @@ def fit_codebooks(
                 revived = revive_codes(model, optimizer, catalogue, rows, usage, derive_seed(seed, epoch))
             scalars |= _describe(usage) | {"revived_codes": revived}
         yield FitReport(epoch, config.epochs, scalars)
+        # Losses without quantisation do not compare with those after: the warm-up sets no best, and patience
+        # counts from its end.
         if not quantized or scalars["reconstruction"] < best * (1 - _LEAST_PROGRESS):
             best, best_epoch = (scalars["reconstruction"] if quantized else best), epoch
         if config.patience and epoch - best_epoch >= config.patience:
@@ -114,11 +117,14 @@ def _train_epoch(
 ) -> tuple[Tensor, dict[str, float]]:
     """Make one pass; return how often each code was chosen (R, K) and the mean of each loss term."""
     num_positions, num_codes, _ = model.codebooks.shape
+    # One column more for 'missing', which is code K; it is cut off below.
     usage = torch.zeros(num_positions, num_codes + 1, device=model.device)
     sums: dict[str, Tensor] = {}
     for batch in np.array_split(rows, -(-len(rows) // config.batch_size)):
         losses = model.objective(catalogue.batch(my_share(batch)).to(model.device), quantized=quantized)
         optimizer.zero_grad()
+        # Gradients are summed over ranks: each rank has its own items of the batch, but the whole loss of
+        # the weights, which would otherwise count once a rank.
         (losses.items / len(batch) + losses.weights / world_size()).backward()
         sum_gradients(model.parameters())
         optimizer.step()
@@ -166,6 +172,8 @@ def start_codebooks(
     for stage in model.stages:
         owners = {position: turn % world_size() for turn, position in enumerate(stage)}
         latents = _Latents(model, catalogue)
+        # Clustering may refuse on one rank. All exchanges come after this block: inside it the other ranks
+        # would wait for a rank that is gone.
         with refusing_together():
             for position in (one for one, owner in owners.items() if owner == my_rank()):
                 points = latents.of(position, samples[position])
@@ -218,6 +226,7 @@ def revive_codes(
         revived += len(codes)
         for moment in moments:
             moment[position, codes] = 0.0
+    # Ranks found the same codewords up to rounding; with rank 0's they stay equal to the last bit.
     model.codebooks.copy_(copy_from(0, model.codebooks))
     return revived
 

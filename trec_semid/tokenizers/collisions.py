@@ -76,6 +76,7 @@ def resolve_collisions(
         codes = np.concatenate([encoded.codes, extra], axis=1)
         after = count_collisions(codes, (*sizes, int(extra.max()) + 1))
         return Resolved(resolution, encoded, extra, before, after, 0)
+    # Number 0 is the first item of a tuple, which keeps it: no tuple becomes free while others move.
     moved = _move(tokenizer, catalogue, encoded, np.flatnonzero(numbers))
     changed = np.flatnonzero((moved.codes != encoded.codes).any(1))
     return Resolved(resolution, moved, None, before, count_collisions(moved.codes, sizes), len(changed))
@@ -136,6 +137,8 @@ def _nearest_tuples(tokenizer: Tokenizer, contents: Contents, codes: Tensor, tri
         cost = torch.cat([torch.zeros_like(cost[:, :1]), cost], dim=1)
         options = torch.cat([here, near.indices], dim=1)
         sums = (costs.unsqueeze(2) + cost.unsqueeze(1)).flatten(1)
+        # Costs add up over positions, so the cheapest tuples begin with the cheapest beginnings: keeping
+        # those loses none of them.
         costs, best = sums.topk(min(tries + 1, sums.shape[1]), largest=False, sorted=True)
         extended = tuples.gather(1, (best // cost.shape[1]).unsqueeze(2).expand(-1, -1, tuples.shape[2]))
         extended[:, :, position] = options.gather(1, best % cost.shape[1])

@@ -80,6 +80,7 @@ def divergence_by_chance(counts: Array, num_items: int, *purpose: str) -> float:
     """Return what 95 % of draws of `num_items` from counts (K,) stay below in `divergence` from them."""
     if not counts.sum() or not num_items:
         return 0.0
+    # A fixed seed: the same items get the same report.
     generator = numpy_generator(0, "divergence by chance", *purpose)
     draws = generator.multinomial(num_items, counts / counts.sum(), size=_CHANCE_DRAWS)
     return float(np.quantile([divergence(counts, drawn) for drawn in draws], 0.95))
@@ -148,6 +149,7 @@ class DriftMeter:
 
     def _position(self, r: int) -> dict[str, Any]:
         described = self._quality["positions"][r]
+        # 'Missing' counts as one more code, as in `add`.
         known, new = np.array([*described["counts"], described["missing"]]), self._codes[r]
         return {
             "name": described["name"],

@@ -91,6 +91,7 @@ class Mmq(LearnedTokenizer):
         self.codebooks = nn.Parameter(
             torch.randn(num_positions, config.codebook_size, latent_dim) / latent_dim**0.5
         )
+        # Under the cosine it stays at ones, so no checkpoint needs it.
         self.register_buffer("length", torch.ones(num_positions, 1), persistent=self.similarity != "cosine")
         self.decoder = Mlp(latent_dim, [*config.decoder_widths, sum(widths)])
         self.auxiliary_decoders = nn.ModuleList(
@@ -216,5 +217,6 @@ class Mmq(LearnedTokenizer):
 
 
 def _as_it_is(latents: Tensor) -> Quantized:
+    # Of the warm-up, in which nobody looks at how often codes are chosen: zeros stand for codes and loss.
     nothing = latents.new_zeros(latents.shape[:2])
     return Quantized(nothing.long(), latents, nothing)

@@ -86,6 +86,7 @@ class Opq(Tokenizer):
                     product = next(turns)
                     residual.fill_(product.residual)
                     self._keep(index, product)
+                # Between turns only rank 0 reads rotation and codebooks, so the last ones are enough to send.
                 if turn == num_turns - 1:
                     self._share(index)
                 scalars = {"residual": float(copy_from(0, residual))}

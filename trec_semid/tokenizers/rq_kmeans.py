@@ -75,6 +75,7 @@ class RqKmeans(Tokenizer):
             with refusing_together():
                 residuals = self._draw(index, catalogue, rows, seed) if my_rank() == 0 else None
             for position in range(channel.positions.start, channel.positions.stop):
+                # Rank 0 alone clusters, but every rank passes here: copies and reports are as many on each.
                 error = torch.zeros((), device=self.device)
                 if residuals is not None:
                     level_seed = derive_seed(seed, "level", position)

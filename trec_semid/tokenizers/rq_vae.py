@@ -121,6 +121,8 @@ class RqVae(LearnedTokenizer):
         inputs = self.fusion(self.standardiser(contents), contents.present)
         chosen = self._codewords(codes)
         index = next(i for i, c in enumerate(self.fusion.channels) if position < c.positions.stop)
+        # Codes of later levels stay, though they were chosen for what this one left: the nearest code here
+        # may therefore be another than the one the item has.
         others = chosen[:, self.fusion.channels[index].positions].sum(1) - chosen[:, position]
         return squared_distances(self.encoders[index](inputs[index]) - others, self.codebooks[position])
 
@@ -173,6 +175,8 @@ class RqVae(LearnedTokenizer):
 
     def _passing(self, latents: Tensor) -> Tensor:
         """Share each channel's z, which is its first level's latent, out over the channel's positions."""
+        # The decoder reads the sum over a channel's positions: of n parts z / n the gradient to z is the
+        # identity, as straight-through asks.
         parts = [
             (latents[:, [c.positions.start]] / c.num_positions).expand(-1, c.num_positions, -1)
             for c in self.fusion.channels

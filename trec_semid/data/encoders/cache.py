@@ -107,6 +107,7 @@ class VectorCache:
     def _find(self, keys: Array) -> tuple[Array, Array]:
         if not len(self._keys):
             return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
+        # Half a key finds the place and the whole key decides: at worst an input is encoded again.
         at = np.minimum(np.searchsorted(self._keys[:, 0], keys[:, 0]), len(self._keys) - 1)
         return at, (self._keys[at] == keys).all(axis=1)
 
@@ -126,6 +127,7 @@ class VectorCache:
         content = io.BytesIO()
         np.lib.format.write_array(content, keys, allow_pickle=False)
         np.lib.format.write_array(content, np.ascontiguousarray(vectors, np.float32), allow_pickle=False)
+        # Named by its keys: who encodes the same inputs again writes the same part, not a second one.
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:32]
         with disk_faults(self.uri):
             write_bytes(join(self.uri, f"{name}.part"), content.getvalue())

@@ -28,6 +28,7 @@ def find_duplicates(events: RawEvents) -> Flags:
         return repeats
     rows = np.flatnonzero(np.isin(hashes, shared))
     keys = [column[rows] for column in columns]
+    # Rows are the least of the keys: among equal events the earliest comes first and is no repeat.
     order = np.lexsort([rows, *keys])
     same = np.ones(len(rows) - 1, bool)
     for key in keys:

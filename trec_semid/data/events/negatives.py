@@ -68,6 +68,7 @@ def add_negatives(
     repeats = np.where(targets, 1 + config.per_positive, 1)
     source = np.repeat(np.arange(len(users)), repeats)
     is_negative = np.ones(len(source), bool)
+    # Of an event's copies the first is the event itself.
     is_negative[np.cumsum(repeats) - repeats] = False
     if config.strategy == "uniform":
         weights = np.ones(len(weights))
@@ -94,6 +95,7 @@ def draw_untouched(users_to_draw: Array, users: Array, items: Array, weights: Ar
     """
     rng = numpy_generator(seed, "negatives")
     num_items = len(weights)
+    # One number for each (user, item), sorted: whether a user touched an item is a binary search.
     touched = np.unique(users.astype(np.int64) * num_items + items)
     cumulative = np.cumsum(weights, dtype=np.float64)
     drawn = np.empty(len(users_to_draw), items.dtype)
@@ -111,6 +113,7 @@ def _draw_block(users_to_draw: Array, touched: Ints, cumulative: Array, rng: np.
     base = users_to_draw.astype(np.int64) * len(cumulative)
     for _ in range(_ROUNDS):
         drawn[left] = _draw(cumulative, len(left), rng)
+        # Only draws that hit a touched item are made again, so accepted ones keep the wanted distribution.
         left = left[_contains(touched, base[left] + drawn[left])]
         if len(left) == 0:
             return drawn

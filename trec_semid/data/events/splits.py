@@ -155,6 +155,7 @@ def _parts(config: SplitConfig, users: Ints, items: Ints, times: Ints | None, by
         case ItemHoldout():
             parts = _parts(config.base, users, items, times, by_user)
             held = _held_out(config, int(items.max(initial=-1)) + 1)[items]
+            # Equal where a held-out item is in test, or another item is not in test: all else is dropped.
             return np.where(held == (parts == TEST), parts, np.int8(DROPPED))
 
 
@@ -200,6 +201,7 @@ def _per_user(test: float, valid: float, users: Ints, by_user: Ints) -> Parts:
 def _taken(counts: Ints, amount: float) -> Ints:
     if isinstance(amount, int):
         return np.full(len(counts), amount, np.int64)
+    # The small number is that of `_floor`, for the same reason.
     return np.floor(counts * amount + 1e-9).astype(np.int64)
 
 

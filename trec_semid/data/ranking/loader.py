@@ -70,6 +70,7 @@ class BatchMaker:
             ),
             torch.from_numpy(np.append(self.rows.labels[chosen], padding).astype(np.float32)),
             torch.from_numpy(np.repeat(np.array([1, 0], np.float32), [len(chosen), num_padding])),
+            # Padding is row -1, with weight 0 above.
             torch.from_numpy(np.append(chosen, padding - 1)),
             global_size,
             self._items(chosen, num_padding),
@@ -170,6 +171,7 @@ class TrainLoader:
         num_rows = len(self._maker.rows.labels)
         order = numpy_generator(self._seed, "epoch", self.epoch).permutation(num_rows)
         for step, batch in enumerate(prefetch(self._epoch_batches(order, self.step)), self.step):
+            # Moved as a batch is handed out, not as it is made ahead: whoever goes on from here skips none.
             self.step = step + 1
             yield batch
         self.epoch, self.step = self.epoch + 1, 0

@@ -316,6 +316,7 @@ def _stretches(lengths: Array) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
     """
     order = np.argsort(lengths, kind="stable")
     ordered = lengths[order]
+    # The exponent of n - 1 is k for lengths 2^(k-1) + 1 to 2^k: one stretch for each k.
     _, doublings = np.frexp(np.maximum(ordered - 1, 0).astype(np.float64))
     ends = np.append(np.flatnonzero(np.diff(doublings)) + 1, len(order))
     longest = np.maximum(ordered[ends - 1], 1) if len(order) else np.ones(1, np.int64)
