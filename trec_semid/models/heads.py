@@ -25,6 +25,7 @@ class CodeHeads(nn.Module):
     def __init__(self, num_positions: int, dim: int, temperature: float) -> None:
         super().__init__()
         self.scale = 1.0 / temperature
+        # With both at 0 silu adds 0: at the start every head reads the state itself, q_r = u.
         self.weight = nn.Parameter(torch.zeros(num_positions, dim, dim))
         self.bias = nn.Parameter(torch.zeros(num_positions, 1, dim))
 

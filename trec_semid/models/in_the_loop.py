@@ -54,6 +54,8 @@ class RankerInTheLoop(nn.Module):
         self.pooling = sparse.pooling
         self.prefixes = prefixes
         self.has_history = any(feature.role == "history_code" for feature in features)
+        # The order in which `forward` puts vectors side by side: tables, item codes, history codes.
+        # The dense part reads them in the order of `features`.
         order = [
             *(f for f in features if f.role not in CODE_ROLES),
             *(f for f in features if f.role == "item_code"),
@@ -97,10 +99,12 @@ class RankerInTheLoop(nn.Module):
             pooled = pooled + self._pool_older(tables, items)
         if self.pooling == "sum":
             return pooled
+        # Divided once, by both: two means would weigh recent and older entries unequally.
         return pooled / (items.recent_lengths + items.older_lengths).clamp(min=1).unsqueeze(1)
 
     def _pool_older(self, tables: Tensor, items: ItemRows) -> Tensor:
         num_positions, num_rows, _ = tables.shape
+        # All tables as one of R * (K + 1) rows: a single call pools every position, position after position.
         shift = torch.arange(num_positions, device=tables.device).unsqueeze(1)
         chosen = self.live.codes[items.older].long().T + shift * num_rows
         starts = (items.older_lengths.cumsum(0) - items.older_lengths) + shift * len(items.older)
@@ -167,6 +171,7 @@ class RankerInTheLoopWithLoss(nn.Module):
         )
         loss = total * share
         for name, errors in scored.errors.items():
+            # Distinct targets come first among the items, so errors are found by the same numbers.
             loss = loss + self.anchor_weights[name] * share * (errors[items.targets] * weights).sum()
         agreement = (self.ranker.live.codes[items.rows] == scored.codes).float().mean()
         return LoopOutput(loss, scored.logits.detach(), scored.codes, agreement)

@@ -57,6 +57,7 @@ class Tokens(NamedTuple):
         """Return these tokens with their sum (U, D)."""
         if codes is None:
             return Tokens(tuple(parts), None, None, None, {}, _sum_of(parts))
+        # Codes that are looked up are summed without a tensor of all their rows; chosen ones have it already.
         total = (
             _sum_of(parts, sum_codewords(codes.tables, codes.codes))
             if codes.vectors is None

@@ -103,6 +103,7 @@ class LiveCodes(nn.Module):
         self.tables, self.tokenizer = tables, tokenizer
         self.register_buffer("codes", codes)
         if tokenizer is not None:
+            # Not saved: config and tokenizer say it.
             self.register_buffer("temperature", tokenizer.temperatures(temperature), persistent=False)
 
     def forward(self, rows: Tensor, live: LiveContents | None = None) -> ChosenCodes:
@@ -115,6 +116,7 @@ class LiveCodes(nn.Module):
             vectors, codes, errors = self._choose(self.tokenizer, tables, live)
         if live.places is not None:
             others = self.codes[rows].long()
+            # The map's rows first, then the live ones over them: only these have a gradient to the choice.
             vectors = pick_codewords(tables, others).index_copy(0, live.places, vectors)
             codes = others.index_copy(0, live.places, codes)
         return ChosenCodes(vectors, codes, tables, errors)

@@ -63,6 +63,7 @@ def in_row_order(older: Tensor, older_lengths: Tensor, recent: Tensor, recent_le
         recent: (n, P), row after row.
         recent_lengths: (B,).
     """
+    # An entry's place: that in its own part, and the entries of the other part that stand before its row's.
     before_recent = older_lengths.cumsum(0)
     before_older = recent_lengths.cumsum(0) - recent_lengths
     places = [

@@ -110,6 +110,7 @@ def read_by_length(
     ]
     width = max(part.shape[1] for part in parts)
     filled = [pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
+    # The argsort of an order undoes it: rows stand as in the batch again.
     return torch.cat(filled)[places.order.argsort()]
 
 
@@ -137,6 +138,7 @@ class RetrieverWithLoss(nn.Module):
         losses, tokens = self.retriever(listed, places)
         weights = self.retriever.loss_weights
         share = self.world_size / max(global_size, 1)
+        # A scalar on the CPU adds to tensors of any device.
         total = sum((weights[name] * loss.sum() for name, loss in losses.items()), torch.zeros(()))
         for name, errors in tokens.errors.items():
             total = total + self.anchor_weights[name] * (errors * _shown(listed, places)).sum()

@@ -62,6 +62,7 @@ def beam_search(
     expect_positive(width, "width")
     nothing = torch.zeros(num_users, 1, dtype=torch.int64, device=trie.device)
     codes = nothing.new_zeros(num_users, 1, 0)
+    # One beam a user, without codes and of log-probability 0: the root of the trie.
     beams = Beams(codes, nothing, nothing.float(), nothing)
     places = None if exclude is None else trie.places_of(exclude)
     for position in range(trie.num_positions):
@@ -168,6 +169,7 @@ def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, empti
         codes = trie.codes[position][children.nodes].long()
         scores = beams.scores[own].gather(1, children.parents)
         scores += _pick(log_probs[own], children.parents, codes)
+        # Slots of users with fewer candidates hold no real score: they go before the check for NaN.
         scores.masked_fill_(~children.exists, -torch.inf)
         expect_no_nan(scores)
         best = _best_left(scores, children.nodes, None if emptied is None else emptied[own], width)
@@ -186,6 +188,7 @@ def _best_left(scores: Tensor, nodes: Tensor, emptied: Tensor | None, width: int
     # So many more hold the best that are left; all candidates need not be looked up.
     is_emptied = is_excluded(nodes.gather(1, best), emptied)
     scores.scatter_(1, best, scores.gather(1, best).masked_fill_(is_emptied, -torch.inf))
+    # A stable sort of 0 and 1 moves emptied ones to the end and leaves the others in the order of scores.
     return best.gather(1, is_emptied.byte().sort(dim=1, stable=True).indices[:, :width])
 
 
@@ -207,6 +210,7 @@ def _num_slots(counts: Tensor) -> int:
 
 def _pick(log_probs: Tensor, parents: Tensor, codes: Tensor) -> Tensor:
     """Return (B, C): log-probability of each candidate's code after its prefix."""
+    # The model ignores the prefix: all beams of a user read one row, and no copies of it are made.
     if log_probs.shape[1] == 1:
         return log_probs[:, 0].gather(1, codes)
     return log_probs.flatten(1).gather(1, codes.add(parents, alpha=log_probs.shape[2]))
@@ -214,6 +218,7 @@ def _pick(log_probs: Tensor, parents: Tensor, codes: Tensor) -> Tensor:
 
 def _expect_log_probs(log_probs: Tensor, position: int, beams: Beams, trie: TupleTrie) -> None:
     num_users, num_beams = beams.scores.shape
+    # A model may know 'missing' (the code after the last) or not: what items have is the least it must know.
     least, most = trie.highest[position] + 1, trie.sizes[position] + 1
     fits = log_probs.dim() == 3 and log_probs.shape[0] == num_users and log_probs.shape[1] in (1, num_beams)
     if not fits or not least <= log_probs.shape[2] <= most:

@@ -110,6 +110,7 @@ def save_catalogue(folder: str, catalogue: Catalogue) -> None:
     """
     firsts = range(catalogue.rows.start, catalogue.rows.stop, _FILE_ROWS)
     of_ranks = gather_objects([_write_rows(folder, catalogue, first) for first in firsts])
+    # The description is last: `gather_objects` has waited for the files of all ranks, which it names.
     if catalogue.first_row == 0:
         tables = None
         if catalogue.code_tables is not None:
@@ -144,6 +145,7 @@ def load_catalogue(folder: str, rows: slice | None = None) -> Catalogue:
     read: dict[str, Tensor] = {}
     for file in described["rows"]:
         first, last = int(file["first_row"]), int(file["first_row"]) + int(file["num_rows"])
+        # No rows asked for: one file is read all the same, for the widths and types of what is empty.
         if first < max(rows.stop, rows.start + 1) and last > rows.start:
             own = slice(max(rows.start - first, 0), max(rows.stop - first, 0))
             for name, values in _read(folder, file).items():

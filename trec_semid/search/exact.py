@@ -16,6 +16,7 @@ from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.code_scores import CodeScores
 from trec_semid.search.stretches import bring_together
 
+# In float32 that is 256 MiB.
 SCORES_AT_ONCE = 1 << 26
 """Users of a batch times items: scores that are made once and kept between the two looks at them."""
 
@@ -55,12 +56,14 @@ class ExactSearch:
         if not self.is_shared:
             return rank_by(self._scores(queries), users, self.num_items, length)
         together = bring_together(queries, users)
+        # Of all ranks' users: either all ranks return here or none, or the collectives below would hang.
         if not sum(together.num_users):
             nobody = users.targets.new_zeros((0, length))
             return ListedTargets(users.targets, nobody)
         stretch = together.stretch(self._rows)
         scores = self._scores(together.queries)
         found = rank_by(scores, together.users, self.num_items, length, stretch)
+        # Positions are of all ranks' targets; lists have gone back to the ranks of their users (`_merge`).
         return ListedTargets(found.positions[together.own_targets()], found.top_items)
 
     def _scores(self, queries: Sequence[Queries]) -> ChunkScorer:
@@ -77,6 +80,7 @@ def mean_scores(
         """Return (B, n)."""
         total = scores[0].of(items)
         for other in scores[1:]:
+            # In place: `of` returns a tensor of its own.
             total += other.of(items)
         mean = total / len(scores) if len(scores) > 1 else total
         return mean if penalties is None else mean.sub_(penalties[items])

@@ -25,6 +25,7 @@ class PopularitySearch:
 
         def score(items: slice) -> Tensor:
             """Return (B, n): counts, the same for everyone."""
+            # Rows of an expanded tensor are one memory; `rank_by` asks for a tensor of its own.
             return self._counts[items].expand(num_users, -1).clone()
 
         return rank_by(score, users, len(self._counts), length)

@@ -38,6 +38,7 @@ def top_places(scores: Tensor, ties: Tensor, k: int) -> Tensor:
     bits = (scores.float() + 0.0).view(torch.int32)  # -0.0 + 0.0 = 0.0: one zero
     # Floats are ordered as integers are, but for the negative ones, which run backwards.
     ordered = (bits >> 31).bitwise_and_(_LOW_BITS).bitwise_xor_(bits)
+    # Less the tie: topk takes the highest keys, and of equal scores the lower row is to win.
     keys = ordered.long().mul_(2**32).sub_(ties)
     return keys.topk(k, dim=1).indices
 
@@ -89,6 +90,7 @@ def is_excluded(rows: Tensor, exclude: Tensor) -> Tensor:
     """
     if not exclude.shape[1]:
         return torch.zeros_like(rows, dtype=torch.bool)
+    # The filling of -1 goes to the front and is equal to no row.
     ordered = exclude.sort(1).values
     places = torch.searchsorted(ordered, rows).clamp_(max=exclude.shape[1] - 1)
     return ordered.gather(1, places) == rows
@@ -103,6 +105,7 @@ def expect_no_nan(scores: Tensor) -> None:
     Raises:
         DataError: a score is NaN.
     """
+    # amax hands a NaN on, so B flags are made and read, not B * C.
     wrong = scores.amax(1).isnan()
     if wrong.any():
         row = int(wrong.nonzero()[0])

@@ -57,6 +57,7 @@ def bring_together(queries: Sequence[Queries], users: UserItems) -> Together:
         queries: of each model that scores, of this rank's users.
         users: their targets and what is not listed.
     """
+    # Ranks have unequally many: lengths go round first, so that what is filled up can be cut off again.
     sizes = torch.tensor([len(users.num_targets), len(users.targets), len(users.masked)])
     all_sizes = _gather(sizes.to(users.targets.device)).view(-1, 3).tolist()
     num_users, num_targets, num_masked = zip(*all_sizes, strict=True)
@@ -97,6 +98,7 @@ def _gather(part: Tensor) -> Tensor:
 def _to_owners(part: Tensor, num_users: Sequence[int]) -> Tensor:
     """Send each rank the rows of its users; return (W, b, N): what each rank says of this one's."""
     own, world_size = num_users[dist.get_rank()], len(num_users)
+    # Each rank has rows of all users and sends every owner its own; that gets its users from each stretch.
     received = part.new_empty((world_size * own, part.shape[1]))
     dist.all_to_all_single(received, part.contiguous(), [own] * world_size, list(num_users))
     return received.unflatten(0, (world_size, own))

@@ -74,6 +74,7 @@ def expect_finite(trainable: Trainable, step: int, last_good: str | None) -> Non
     Raises:
         TrainingError: some weight or state is NaN or infinite, on whichever rank.
     """
+    # All ranks raise together: one that stopped alone would leave its peers in their next collective.
     names = [name for name in gather_objects(first_that_is_not_finite(trainable)) if name]
     if names:
         told = f"The last good checkpoint is {last_good}." if last_good else "There is no checkpoint yet."

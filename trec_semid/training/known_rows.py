@@ -44,6 +44,7 @@ def write_known_rows(run: str, dataset: Dataset) -> None:
     folder, facts = join(run, FOLDER), dataset.facts
     if _checksum_of(folder) == facts.checksum:
         return
+    # It goes first and is written last: whoever is cut off in between leaves no description, not a wrong one.
     remove(join(folder, DESCRIPTION))
     kinds = ["items", "users"]
     kinds += [f"item_{name}" for name in facts.item_fields] + [f"user_{name}" for name in facts.user_fields]

@@ -139,6 +139,7 @@ class Loop:
         self._went_back_to = start.went_back_to
         if not start.has_best:
             self.selection.restart()
+            # Step 0 stands for none: nothing names the lost one, and an evaluation is owed at once.
             self.selection.best_step, self._forgot_best = 0, True
         if self.task.finetuning:
             self.task.finetuning.load_state_dict(loop["tuning"])
@@ -186,10 +187,12 @@ class Loop:
                 self.task.finetuning.after_step(report)
                 self._refresh_map(self.task.finetuning)
             work.advance()
+            # Losses are read here, many at once: reading one waits for the device.
             if report.step % train.log_every_steps == 0:
                 self._read_losses()
                 self.log.scalars(self._pace.scalars(), step=report.step)
                 note_time(self.folder, self.ranks, every_s=_NOTE_S)
+            # Before an evaluation that is due: the saved step owes it, and a run that goes on makes it first.
             if self._signal.is_asked():
                 self._save_and_stop()
             if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
@@ -197,6 +200,7 @@ class Loop:
                 self._pace.started = time.monotonic()
                 if self._is_over:
                     return
+            # Not after an evaluation, which has saved this step already.
             elif _is_due(report.step, self.config.checkpoints.every_steps):
                 self._save(is_best=False)
         self._end_epoch()
@@ -260,6 +264,7 @@ class Loop:
         is_best = self.selection.is_better(self.steps, metrics[select_by])
         if is_best:
             self.log.event("best", step=self.steps, **{f"valid/{select_by}": metrics[select_by]})
+        # After `is_better`: the checkpoint holds the selection with this evaluation in it.
         self._save(is_best=is_best)
 
     def _save_and_stop(self) -> NoReturn:
@@ -270,6 +275,7 @@ class Loop:
         """
         number = signal_on_any_rank()
         self._writer.wait()
+        # It is there already where the evaluation that a resumed run owed was stopped.
         if broadcast_object(latest_step(self.checkpoints)) != self.steps:
             self._save(is_best=False)
             self._writer.wait()
@@ -285,6 +291,7 @@ class Loop:
             "last_evaluated": self._last_evaluated,
             "inputs": self.task.inputs,
             "went_back_to": self._went_back_to,
+            # The key of checkpoints from when the section was called tuning: they can still be gone on from.
             "tuning": self.task.finetuning.state_dict() if self.task.finetuning else {},
         }
         files = self.task.snapshot() if self.ranks.is_main else {}

@@ -80,6 +80,7 @@ def read_semantic_ids(place: str, dataset: Dataset) -> SemanticIds:
     _expect_same_items(ids, ids.origin, of, dataset, file)
     if ids.origin.dataset_checksum != of.checksum:
         with refusing_together():
+            # Rank 0 alone reads the content; where it refuses, all do.
             fault = _other_content(ids.origin, dataset) if my_rank() == 0 else None
             if fault:
                 told = f"their content '{fault}' is another under the same item ids"

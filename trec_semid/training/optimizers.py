@@ -84,6 +84,7 @@ def _groups(
     weights: Mapping[str, nn.Parameter], config: DenseOptimizerConfig, own_rates: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Return AdamW's parameter groups: the rest first, then each sub-module that has its own rate."""
+    # With dots around both, whole parts of a path match: `tokenizer`, not a name that begins like it.
     of = {name: next((path for path in own_rates if f".{path}." in f".{name}"), "") for name in weights}
     rest = [weight for name, weight in weights.items() if not of[name]]
     groups: list[dict[str, Any]] = [
@@ -110,8 +111,10 @@ def update(updates: Updates, step: int) -> None:
     """
     factor = rate_factor(step - 1, updates.config, updates.total_steps)
     for group in updates.dense.param_groups:
+        # From the base rate, not from the last rate: a run that goes on has the rates of one never stopped.
         group["lr"] = group["base_rate"] * factor
     if updates.config.clip_norm is not None:
+        # Over all groups together; sharded tables are not in it, as backward has used up their gradients.
         every = [weight for group in updates.dense.param_groups for weight in group["params"]]
         torch.nn.utils.clip_grad_norm_(every, updates.config.clip_norm)
     for optimizer in updates.optimizers:

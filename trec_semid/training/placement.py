@@ -62,6 +62,7 @@ def place_model(
     )
     # Warm-up leaves a tokenizer without gradients.
     sharded = shard_model(model, plan, ranks, optimizer, skips_parameters=has_tokenizer)
+    # By rank: with one seed all ranks would drop the same cells of their parts of a batch.
     seed_everything(seed, "dropout", ranks.rank)
     initialise_tables(sharded, std=std, seed=seed)
     return sharded

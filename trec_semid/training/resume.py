@@ -81,12 +81,14 @@ def expect_start(checkpoints: str, resume_from: int | None, saving: CheckpointsC
 def _choose(
     checkpoints: str, resume_from: int | None, saving: CheckpointsConfig, warn: Callable[[str, int], None]
 ) -> Start | None:
+    # Ranks that list the folder themselves might see different steps: one listing counts for all.
     steps, own = broadcast_object(_look(checkpoints, resume_from))
     if resume_from is not None and not own and resume_from not in steps:
         have = ", ".join(map(str, steps)) or "none"
         raise CheckpointError(
             f"resume_from: {checkpoints} has no complete step {resume_from}. It has: {have}."
         )
+    # With `resume_from` still set after another stop, the run goes on from what it has trained since.
     candidates = steps if resume_from is None else sorted({*own, resume_from} & {*steps})
     step = _newest_sound(checkpoints, candidates, warn)
     if step is None:

@@ -233,6 +233,7 @@ def _begin(
     """
     on_main(ranks, lambda: refuse_other_run(folder, config))
     refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
+    # Going on gives up a result that is there: what could not be resumed is refused before that.
     if broadcast_object(ranks.is_main and exists(folder.path("metrics.json"))):
         expect_start(folder.path("checkpoints"), config.resume_from, config.checkpoints)
     start = find_start_weights(config, inputs)
@@ -269,6 +270,7 @@ def on_main(ranks: Ranks, work: Callable[[], T]) -> T:
         try:
             outcome = work()
         except SemidError as refusal:
+            # Not raised yet: the other ranks wait in the broadcast, and are to refuse the same.
             outcome = refusal
     outcome = broadcast_object(outcome)
     if isinstance(outcome, SemidError):

@@ -21,6 +21,7 @@ class Selection:
     def is_better(self, step: int, value: float) -> bool:
         """Take the value of an evaluation and return whether it is the best so far."""
         sign = -1.0 if self.metric in LOWER_IS_BETTER else 1.0
+        # Of equal values the earlier step stays the best.
         if self.best_value is not None and sign * value <= sign * self.best_value:
             self.num_waited += 1
             return False

@@ -77,6 +77,7 @@ def train_steps(
         num_rows, output = sum(batch.global_size for batch in group), None
         losses: list[Tensor] = []
         for on_host in group:
+            # A batch's loss is divided by the rows of the whole step, so that gradients add up to its mean.
             batch = on_host._replace(global_size=num_rows).to(ranks.device, non_blocking=True)
             positional, named = arguments(batch, step)
             with torch.autocast(ranks.device.type, precision, enabled=is_lower):

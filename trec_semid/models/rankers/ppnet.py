@@ -76,8 +76,10 @@ class Ppnet(DenseRanker):
         hidden = self.main(embedded)
         gate_input = torch.cat([self.prior(embedded), hidden.detach()], dim=1)
         gates = [gate(gate_input) for gate in self.gates]
+        # The first gate is that of the input: with it taken out, gate l is the one after layer l.
         if self.config.gate == "gate_input":
             hidden = hidden * gates.pop(0)
+        # There is a layer more than gates: the last one, which makes the logit and is not gated.
         for layer, gate in zip(self.layers, gates, strict=False):
             hidden = self.dropout(torch.relu(layer(hidden)) * gate)
         return self.layers[-1](hidden).squeeze(1)
@@ -106,6 +108,7 @@ def _pieces(features: Sequence[Feature], chosen: set[str], config: PpnetConfig) 
         if feature.name not in chosen:
             continue
         is_summed = config.code_fusion == "sum" and feature.role in ("item_code", "history_code")
+        # Neighbouring columns are one slice; codes that are summed join only with those of the same role.
         joins = before is not None and pieces[-1].last == number and pieces[-1].is_summed == is_summed
         if joins and (not is_summed or (before is not None and before.role == feature.role)):
             pieces[-1] = pieces[-1]._replace(last=number + 1)

@@ -61,10 +61,12 @@ class TigerModel(RetrievalModel):
         tokens = self.items(listed)
         assert tokens.codes is not None, "items are codes"
         assert tokens.code_tables is not None, "items are codes"
+        # Places number the cells of (B, L), so this is their row; sliding rows have one target each.
         rows, targets = places.predicting // places.inputs.shape[1], places.targets[:, 0]
         memory, present = self.read(tokens, places)
         codes = tokens.codes[targets]
         # Which codes are right has no gradient, and neither has what the decoder is told of them.
+        # Shifted by one: at position r the decoder has read the codes before r, and zeros before the first.
         said = torch.cat([self._start(len(rows)), pick_codewords(tokens.code_tables, codes)[:, :-1]], dim=1)
         states = self.decoder(said + self.starts, self.decoder.read(memory[rows], present[rows]))
         unit, tables = normalize(states, dim=-1), normalize(tokens.code_tables, dim=-1)
@@ -118,6 +120,7 @@ class TigerModel(RetrievalModel):
                 token = self._start(len(beams.codes))
             else:
                 token = tables[position - 1][beams.codes[:, :, -1]]
+                # The search has reordered and forked beams since: each goes on from what its parent has said.
                 cache[0] = cache[0] and cache[0].of_parents(beams.parents)
             states, cache[0] = self.decoder.step(token + self.starts[position], memory, cache[0])
             return log_softmax(normalize(states, dim=-1) @ unit[position].T * self.scale, dim=-1)

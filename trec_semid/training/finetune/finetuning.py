@@ -129,6 +129,7 @@ class Finetuning:
         """
         if not self.moves(step):
             return
+        # The left side comes first: `_refresh` sets `_map_step` to this step.
         staleness, encoded = step - self._map_step, self._refresh(step)
         health = self._watch.look(encoded.codes)
         said = health.scalars(self.tokenizer.position_names)
@@ -205,6 +206,7 @@ class Finetuning:
             return None
         faded = (step - self._first_step) / (self.config.noise_decay_epochs * self._steps_per_epoch)
         scale = self.config.noise_start * max(0.0, 1.0 - faded)
+        # Batches of a step are counted: each has noise of its own, the same again where a run goes on.
         self._noise_of = (step, self._noise_of[1] + 1) if self._noise_of[0] == step else (step, 0)
         seed = derive_seed(self._seed, "noise", *self._noise_of, self._ranks.rank)
         return GumbelNoise(scale, seed) if scale else None

@@ -72,6 +72,7 @@ def predict(model: nn.Module, maker: BatchMaker, *, batch_size: int, ranks: Rank
         batch = on_host.to(ranks.device, non_blocking=True)
         with torch.no_grad():
             output = model(*plain_arguments(batch, 0).positional)
+        # Rows of -1 fill batches up and are not in the split.
         is_real = on_host.rows.numpy() >= 0
         scores = torch.sigmoid(output.logits).float().cpu().numpy()
         yield Scored(on_host.rows.numpy()[is_real], scores[is_real])

@@ -103,6 +103,7 @@ class Evaluator:
             self.model.eval()
         self.lister.begin()
         size = world * min(-(-self.config.train.evaluation_batch_size // world), self.lister.users_at_once)
+        # Over global batches, of which a rank takes every world-th user: all ranks go round equally often.
         for start in range(0, len(rows.users), size):
             leave_if_asked()
             chosen = np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]

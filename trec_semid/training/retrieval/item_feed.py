@@ -70,6 +70,7 @@ class ItemFeed:
 
     def _live(self, batch: SequenceBatch, rows: Tensor, live: LiveItems) -> LiveContents:
         chosen = rows if batch.named is None else rows[batch.named]
+        # All of them are anchored: the loss weighs those that are no target by 0 (`retrieval_model._shown`).
         return LiveContents(live.contents(chosen), batch.named, len(chosen), live.noise)
 
 
