@@ -189,6 +189,7 @@ def _facts_or_fault(folder: str, step: int) -> CheckpointFacts | str:
 def begin_step(folder: str, step: int, loop: Mapping[str, Any], extra: Mapping[str, bytes]) -> Begun:
     """Clear a folder for a step beside the complete one, if there is one, and write the small files."""
     complete = [attempt.number for attempt in _complete_attempts(folder, step)]
+    # Never over a complete folder of the same step: it has to stand if this save fails.
     at = join(folder, Attempt(step, max(complete, default=-1) + 1).name)
     remove(at)  # never complete: left by a process that was killed
     files = {LOOP: (json.dumps(loop, allow_nan=False) + "\n").encode(), **extra}
@@ -215,8 +216,10 @@ def prune(folder: str, keep_last: int, newest: int) -> None:
     saved again, and steps beyond `newest`, which a run that went back has left behind.
     """
     best = _best_flags(folder, [step for step in complete_steps(folder) if step <= newest])
+    # `best` leaves out steps whose marker is damaged: they must not take the place of a good one.
     last = list(best)[-keep_last:]
     bests = {max((one for one in best if best[one] and one <= step), default=step) for step in last}
+    # Attempts come in rising order, so that of a step saved twice the last one stays.
     complete = {attempt.step: attempt for attempt in _complete_attempts(folder)}
     stay = {complete[step] for step in {*last, *bests}}
     for attempt in _all_attempts(folder):

@@ -81,9 +81,12 @@ def load_checkpoint(
         _expect_sound(folder, step)
     at = join(step_folder(folder, step), TENSORS)
     saved = _saved_shapes(at)
+    # Before names are taken: a fresh optimizer has no state yet, and what has no name is not read.
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
     _expect_fit(at, saved, trainable, tensors, mapped or {})
+    # torch loads into tensors of the saved shape; mapped ones may have other rows and are read as a whole
+    # below.
     apart = {name: tensors.pop(name) for name in mapped or {}}
     _read(tensors, at, is_alone=not dist.is_initialized())
     take_over(trainable, tensors | apart)
@@ -91,6 +94,7 @@ def load_checkpoint(
         whole = {name: torch.empty(saved[name], dtype=_saved_entries(at)[name].properties.dtype)}
         _read(whole, at, is_alone=True)
         take_rows(apart[name], whole[name], rows)
+    # After the mapped rows too: a module is to judge what it ends up with.
     for module in _particular(trainable.model):
         module.expect_loaded()
     return Loaded(step, _resume_loop(folder, step, trainable))
@@ -147,6 +151,7 @@ def _resume_loop(folder: str, step: int, trainable: Trainable) -> dict[str, Any]
     for name, optimizer in trainable.optimizers.items():
         set_hyperparameters(optimizer, facts["hyperparameters"].get(name, []))
     states = facts["random_states"]
+    # Where more ranks run than saved it, they take the states in turn, so that each has one.
     restore_random_state(states[(dist.get_rank() if dist.is_initialized() else 0) % len(states)])
     return facts["loop"]
 

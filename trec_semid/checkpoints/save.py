@@ -70,8 +70,11 @@ class CheckpointWriter:
         Raises:
             CheckpointError: something cannot be written; raised on every rank, and no step becomes visible.
         """
+        # One at a time: an older save that ended last would prune the newer step as one that a run left
+        # behind.
         self.wait()
         tensors = named_tensors(trainable)
+        # Each rank has drawn its own numbers: all states are kept, so that as many ranks can go on exactly.
         states = gather_objects(capture_random_state())
         groups = {name: hyperparameters(optimizer) for name, optimizer in trainable.optimizers.items()}
         facts = {"step": step, "loop": loop, "hyperparameters": groups, "random_states": states}
@@ -83,9 +86,12 @@ class CheckpointWriter:
             every = {**begun.files, **files}
             saved = CheckpointFacts(step=step, world_size=world_size, is_best=is_best, files=every)
             commit_step(begun.at, saved)
+            # Only now: until the new step is visible, the old ones are all that a restart would have.
             prune(self.folder, self.keep_last, step)
 
         if self._in_background:
+            # Copied before this returns: the next training step changes the tensors while the thread still
+            # writes.
             staged = _on_each(lambda: BlockingAsyncStager().stage(tensors), begun.at)
             self._running = _Running(staged, begun.at, self._group, commit)
             return
@@ -109,6 +115,8 @@ class CheckpointWriter:
         """
         running, self._running = self._running, None
         if running:
+            # Asked of all ranks: a fault on one must be raised on each, or the others would wait in a
+            # collective.
             error = next((text for text in gather_objects(running.error()) if text), None)
             if error:
                 raise CheckpointError(f"in the background: {error}")
@@ -163,6 +171,7 @@ def _write(tensors: Tensors, at: str, group: dist.ProcessGroup | None) -> dict[s
         save(tensors, storage_writer=writer, process_group=group, no_dist=alone)
     each: list[Any] = [writer.files.written]
     if not alone and dist.get_world_size() > 1:
+        # all_gather_object fills a list of that length; what stands in it before does not matter.
         each = each * dist.get_world_size()
         dist.all_gather_object(each, writer.files.written, group=group)
     return {f"{TENSORS}/{name}": known for written in each for name, known in written.items()}
@@ -172,6 +181,7 @@ def _give_up(at: str) -> None:
     """Free the space of a step that did not become complete; the fault itself is said elsewhere."""
     if _is_main():
         with suppress(Exception):
+            # A fault after the marker was written, as while pruning, leaves a complete step: that one stays.
             if not exists(join(at, MARKER)):
                 drop(at)
 

@@ -39,6 +39,7 @@ class _HashingStream(io.IOBase):
     def write(self, content: Any) -> int:
         """Write, and take the bytes into the checksum."""
         size = memoryview(content).nbytes
+        # Hashing frees the GIL, so a large piece is hashed while it is written.
         hashed = self._beside.submit(self._digest.update, content) if size >= _LARGE_BYTES else None
         try:
             written = self._raw.write(content)
@@ -109,6 +110,7 @@ class _HashingFiles:
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
         """Give a written file its last name."""
         self._inner.rename(path, new_path)
+        # torch writes its metadata under a passing name; the marker has to list the last one.
         self.written[_name_of(new_path)] = self.written.pop(_name_of(path))
 
 

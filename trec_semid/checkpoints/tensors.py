@@ -113,9 +113,11 @@ def _step_without_effect(optimizer: Optimizer, every: list[Any], stateless: list
     for parameter, _, _ in before:
         parameter.grad = None
     for parameter in stateless:
+        # A step makes state only for parameters that have a gradient, be it zero.
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for parameter, value, grad in before:
         parameter.grad = grad
         with torch.no_grad():
+            # Weight decay moves a parameter even where its gradient is zero.
             parameter.copy_(value)

@@ -70,6 +70,7 @@ def hash_columns(columns: Sequence[NDArray[Any]]) -> Hashes:
         block = hashes[start : start + _BLOCK_ROWS]
         for column in columns:
             block += column[start : start + _BLOCK_ROWS].astype(np.int64).view(np.uint64)
+            # Mixed after each column: a plain sum would not tell columns in another order apart.
             block[:] = splitmix64(block)
     return hashes
 
@@ -109,6 +110,7 @@ def exact_tuple_keys(codes: NDArray[Any], sizes: Sequence[int]) -> NDArray[np.in
         if bound * (size + 1) >= 2**63:
             distinct, keys = np.unique(keys, return_inverse=True)
             bound = len(distinct)
+        # `size + 1`, since the 'missing' code is a digit as well.
         keys = keys * (size + 1) + codes[:, position]
         bound *= size + 1
     return keys

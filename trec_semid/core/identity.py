@@ -91,8 +91,10 @@ def _walk(there: BaseModel, now: BaseModel, at: str) -> Iterator[tuple[Differenc
         if old == new or (SamePlace() in field.metadata and _places(old) == _places(new)):
             continue
         mark = next((one for one in field.metadata if isinstance(one, MayChange)), None)
+        # A section with a mark may change as a whole; without one its keys are looked at one by one.
         if mark is None and isinstance(old, BaseModel) and type(old) is type(new):
             yield from _walk(old, new, f"{at}{name}.")
+        # Sections of two kinds have different keys, so that the kinds alone say it.
         elif mark is None and getattr(old, "kind", None) != getattr(new, "kind", None):
             there_kind, now_kind = (getattr(one, "kind", one) for one in (old, new))
             yield Difference(f"{at}{name}.kind", there_kind, now_kind), None

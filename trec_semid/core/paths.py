@@ -253,6 +253,7 @@ def not_removed(partial: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
+        # It is still there, so what is missing is something else.
         if exists(partial):
             raise
         remedy = "Is a second one at work in this folder, or did someone tidy up? Run again, alone"
@@ -276,6 +277,7 @@ def staged_folder(uri: str, mark: str | None = None, *, in_place: bool = True) -
     in_place = in_place and not is_local(uri) and not find_files(uri)
     staging = uri if in_place else partial_name(uri)
     if in_place:
+        # A writer that is killed leaves this note, which tells that the folder is not whole.
         write_bytes(unfinished_note(uri), (mark or "").encode())
     else:
         make_folder(staging)
@@ -306,6 +308,7 @@ def _copy_over(staging: str, uri: str, mark: str | None) -> None:
     if mark:
         write_bytes(unfinished_note(uri), mark.encode())
         remove(join(uri, mark))
+    # The mark last: until it is there, readers do not take the folder for whole.
     for name in sorted(new, key=lambda name: name == mark):
         _copy_object(join(staging, name), join(uri, name))
     for name in find_files(uri):
@@ -325,6 +328,7 @@ def _replace_folder(staging: str, uri: str) -> None:
     if not exists(uri):
         move(staging, uri)
         return
+    # After the swap, the staging name holds the old folder.
     if _exchange(staging, uri):
         remove(staging)
         return

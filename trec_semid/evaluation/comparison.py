@@ -172,6 +172,7 @@ def _test(first: ArmResults, second: ArmResults, metric: str, both: str) -> _Tes
             _log.warning("%s: not compared in %s: %s", both, metric, error)
             return None
         return _Test(difference, "seeds and users" if is_paired else "users", len(common))
+    # No draws, as of a metric that predictions do not give: values by seed alone have to tell.
     columns = [
         [arm.values[seed][metric] for seed in common if metric in arm.values.get(seed, {})]
         for arm in (first, second)
@@ -227,6 +228,7 @@ def _cost(each: Replicates, goal: Goal) -> Replicates:
         return each
     if goal == "high":
         return each._replace(value=-each.value, draws=-each.draws)
+    # A metric that should be 1, as calibration: too much and too little cost alike.
     return each._replace(value=abs(each.value - 1), draws=np.abs(each.draws - 1))
 
 
@@ -242,6 +244,7 @@ def _is_confirmed(
     better: Direction = "higher" if goal == "high" else "lower"
     if not verdicts:
         return True
+    # The baseline has no verdict of its own: it is best where that of every other arm says worse.
     if best == baseline:
         return all(each not in (better, NOT_DISTINGUISHABLE) for each in verdicts.values())
     return verdicts.get(best) == better

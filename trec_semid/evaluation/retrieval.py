@@ -125,6 +125,8 @@ class RetrievalAccumulator:
         if len(items) and items.max() >= len(self._best_place):
             remedy = f"The catalogue has rows 0 to {len(self._best_place) - 1}"
             raise DataError("no such item", field="top_items", value=int(items.max()), remedy=remedy)
+        # An item may come several times in a batch: a plain assignment would keep its last place, not its
+        # best.
         np.minimum.at(self._best_place, items, (place + 1).astype(np.int32))
 
     def _expect_sizes(self, users: Ints, sizes: Ints, *rest: Ints) -> None:
@@ -170,6 +172,7 @@ class _Sums:
             counts |= {f"users{suffix}": num_users, f"targets{suffix}": num_targets}
             halves = zip(self._names, total[: len(self._names)], total[len(self._names) : -2], strict=True)
             for name, high, low in halves if num_users else ():
+                # Python's integers have no bounds here, and the only rounding is that of this division.
                 metrics[name + suffix] = ((high << 32) + low) / (num_users << 64)
         return metrics, counts
 

@@ -79,6 +79,7 @@ def distinct_targets(rows: EvaluationRows) -> EvaluationRows:
     items, lengths = rows.targets.take(np.arange(len(rows.users)))
     owner = np.repeat(np.arange(len(lengths)), lengths)
     _, first = np.unique(np.stack((owner, items)), axis=1, return_index=True)
+    # np.unique sorts by item; sorting where each came first brings back the order of events.
     first_rows = np.sort(first)
     counts = np.bincount(owner[first_rows], minlength=len(lengths))
     return rows._replace(targets=Ragged(np.cumsum(counts) - counts, counts, items[first_rows]))

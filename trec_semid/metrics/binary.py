@@ -49,6 +49,8 @@ class ProbabilitySums(NamedTuple):
         """Log loss over the entropy of the share of positives; NaN with one class."""
         share = _ratio(self.positives, self.rows)
         with np.errstate(divide="ignore", invalid="ignore"):
+            # 0 · ln 0 is NaN here, and meant to be: with one class the entropy is 0, and nothing can be
+            # divided by it.
             entropy = -(share * np.log(share) + (1 - share) * np.log1p(-share))
         return _ratio(self.log_loss(), entropy)
 

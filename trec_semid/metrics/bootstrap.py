@@ -126,6 +126,7 @@ def bootstrap_user_means(
         return {}
     table = np.stack(list(defined.values()), axis=1)
     counted = ~np.isnan(table)
+    # Side by side, so that one matrix product gives sums and numbers of users.
     both = np.concatenate((np.where(counted, table, 0.0), counted), axis=1)
 
     def means(weights: Floats) -> Floats:
@@ -183,6 +184,7 @@ class _Sample:
         ordered, truth = scores[order], labels[order]
         self._negative_users, self._positive_users = member[order[~truth]], member[order[truth]]
         negative_scores = ordered[~truth]
+        # Of each positive, negatives below it and negatives not above it: their mean counts ties one half.
         self._below = np.searchsorted(negative_scores, ordered[truth], "left")
         self._not_above = np.searchsorted(negative_scores, ordered[truth], "right")
 
@@ -206,6 +208,7 @@ class _Sample:
             return {name: ways[name]() for name in metrics}
 
     def _auc(self, weights: Floats) -> float:
+        # Weight of the n lowest negatives, so that what lies below a positive is one look-up.
         negatives = np.concatenate(([0.0], np.cumsum(weights[self._negative_users])))
         positives = weights[self._positive_users]
         pairs = positives.sum() * negatives[-1]

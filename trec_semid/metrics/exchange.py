@@ -91,6 +91,8 @@ def count_pairs_over_ranks(store: SortedRuns) -> Iterator[PairCounts]:
         yield from (count_pairs(run) for run in runs)
         return
     max_rows = min(fact[2] for fact in facts)
+    # A range may hold twice as many, and in a round a rank may send one range's rows to every rank: together
+    # at most `max_rows`.
     range_rows = max(1, min(max_rows // (2 * world_size), math.ceil(num_rows / world_size)))
     boundaries = _agree_on_boundaries(runs, range_rows, num_runs)
     offsets = [np.concatenate(([0], np.searchsorted(run, boundaries), [len(run)])) for run in runs]
@@ -126,8 +128,11 @@ def _agree_on_boundaries(runs: Sequence[Keys], range_rows: int, num_runs: int) -
     step = max(1, range_rows // max(num_runs, 1))
     mine = np.concatenate([np.empty(0, np.uint64), *(run[step - 1 :: step] for run in runs)])
     samples = np.sort(np.concatenate(gather_objects(mine)))
+    # Without the label's bit, so that a boundary lies before a whole tie.
     chosen = samples[:: max(1, range_rows // step)] & ~np.uint64(1)
     values, times = np.unique(chosen, return_counts=True)
+    # Chosen twice: a tie heavier than a range. 2 above it is the next score, since the lowest bit is the
+    # label.
     return np.unique(np.concatenate((values, values[times > 1] + np.uint64(2))))
 
 
@@ -160,6 +165,7 @@ def _all_to_all(slices: list[list[Keys]], world_size: int) -> Keys:
     incoming = torch.empty_like(sizes)
     dist.all_to_all_single(incoming, sizes)
     received = torch.empty(int(incoming.sum()), dtype=torch.int64)
+    # The bits travel as int64, and are compared as unsigned again on arrival.
     outgoing = torch.from_numpy(sent.view(np.int64))
     dist.all_to_all_single(received, outgoing, incoming.tolist(), sizes.tolist())
     return received.numpy().view(np.uint64)

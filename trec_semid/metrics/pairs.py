@@ -34,6 +34,7 @@ class PairCounts(NamedTuple):
 def count_pairs(keys: Keys) -> PairCounts:
     """Count the rows and pairs of every user of sorted keys, in integers: exact below 4.2e9 rows."""
     at = np.arange(_BLOCK_ROWS, len(keys), _BLOCK_ROWS)
+    # Cuts go back to where a user begins, so that no block holds a part of one.
     user_starts = np.searchsorted(keys, keys[at] >> USER_SHIFT << USER_SHIFT)
     cuts = np.unique(np.concatenate(([0], user_starts, [len(keys)])))
     blocks = in_threads(lambda block: _count_block(keys[cuts[block] : cuts[block + 1]]), range(len(cuts) - 1))
@@ -50,6 +51,8 @@ def _count_block(keys: Keys) -> PairCounts:
     negatives come first, so that counts tied pairs in full; a tie of a negatives and b positives
     gives back a * b halves.
     """
+    # Neighbours: 0 where all is equal, 1 where only the label differs, a bit from USER_SHIFT on where the
+    # user does.
     change = keys[1:] ^ keys[:-1]
     starts = np.concatenate(([0], np.flatnonzero(change >= np.uint64(1) << USER_SHIFT) + 1))
     bounds = np.append(starts, len(keys))
@@ -69,6 +72,7 @@ def _tied_pairs(change: Keys, bounds: Ints) -> Ints:
     at_change = np.flatnonzero(change)
     mixed = np.flatnonzero(change[at_change] == 1)  # where only the label differs: inside a tie
     around = np.concatenate(([-1], at_change, [len(change)]))
+    # The stretch of negatives before the label changes, times that of positives after it.
     tied = (around[mixed + 1] - around[mixed]) * (around[mixed + 2] - around[mixed + 1])
     return np.diff(_running_sum(tied)[np.searchsorted(at_change[mixed], bounds)])
 

@@ -39,6 +39,7 @@ def ndcg_at(positions: Ints, lengths: Ints, cutoff: int) -> Floats:
     """
     _expect_total(positions, lengths)
     gains = np.where(positions <= cutoff, 1 / np.log2(positions + 1.0), 0.0)
+    # Entry m: the DCG of m targets on the first m places.
     discounts = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(cutoff) + 2.0))))
     return _per_user(gains, lengths) / _or_nan(discounts[np.minimum(lengths, cutoff)])
 

@@ -144,12 +144,15 @@ def locate_targets(
         num_scores += scores.numel()
         if num_scores <= kept_scores:
             stored[chunk.start] = scores
+    # A target's score is known where its row lies, and is -inf in all other processes.
     own = stretch.highest(own) if stretch else own
     ahead = torch.zeros_like(targets.items)
     for chunk in chunks:
         scores = stored.pop(chunk.start, None)
         if scores is None:
             scores = _masked_scores(score, chunk, masked, num_users)
+        # A scorer that answers otherwise when asked again, as with dropout on, would give wrong positions
+        # silently.
         _expect_same(own, scores, targets, chunk)
         _count_ahead(ahead, own, scores, targets, chunk)
     ahead = stretch.total(ahead) if stretch else ahead
@@ -281,6 +284,7 @@ def _targets_and_masked(users: UserItems, num_items: int) -> tuple[_Pairs, _Pair
         item = int(different[times > 1][0]) % num_items
         remedy = "Count an item once a user: distinct_targets"
         raise DataError("user has a target twice", field="targets", value=item, remedy=remedy)
+    # A target stays in the list though the history has it: masked, it could never be found.
     free = ~torch.isin(masked_keys, keys)
     return targets, _Pairs(masked.users[free], masked.items[free])
 

@@ -102,6 +102,7 @@ def _choose(ranks: Mapping[str, TargetPositions], users: Ints, seed: int) -> Ite
         yield int(users[row]), "Drawn at random"
     (baseline, base), *others = best.items()
     for arm, own in others[:MAX_COMPARED]:
+        # In terms of NDCG: a move near the top of a list counts for more than one far down.
         gain = 1 / np.log2(own + 1.0) - 1 / np.log2(base + 1.0)
         for change, verb in ((gain, "gains"), (-gain, "loses")):
             order = np.argsort(-change, kind="stable")

@@ -78,6 +78,7 @@ def _again(baseline: str) -> str:
 
 def _some(told: Sequence[str]) -> str:
     """Return what is told of the first arms, and of how many more the same is true."""
+    # One more than are named otherwise: 'and 1 others' would save nothing.
     if len(told) <= MAX_NAMED + 1:
         return listing(told)
     return f"{', '.join(told[:MAX_NAMED])} and {len(told) - MAX_NAMED} others"

@@ -143,6 +143,7 @@ def _verify(
     if settled:
         return
     before = _states(folder, expected) if rank == 0 and mode == "once" else None
+    # Largest first and dealt out in turn, so that ranks read about equally many bytes.
     by_size = sorted(expected, key=lambda name: (-expected[name].bytes, name))
     problem = _first_problem(folder, expected, by_size[rank::num_ranks], shown=rank == 0)
     problems = sorted(each for each in gather(problem) if each is not None)
@@ -205,6 +206,7 @@ def _is_stamped(folder: str, expected: Mapping[str, Fingerprint]) -> bool:
 
 
 def _stamp(folder: str, expected: Mapping[str, Fingerprint], states: dict[str, list[int]]) -> None:
+    # A file that was written while it was read may have been seen half old, half new: no stamp then.
     newest = max((max(times) for _, *times in states.values()), default=0)
     if newest > time.time_ns() - _SETTLED_NS or _states(folder, expected) != states:
         return
@@ -223,6 +225,7 @@ def signed_json(content: Mapping[str, Any]) -> bytes:
     """Return JSON whose last key, `sha256`, is the sha256 of the whole text with 64 zeros in that place."""
     text = json.dumps({**content, "sha256": _UNSIGNED}, indent=1, allow_nan=False) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
+    # From the right: other values may hold 64 zeros as well, but `sha256` is the last key.
     head, _, tail = text.rpartition(_UNSIGNED)
     return f"{head}{digest}{tail}".encode()
 

@@ -62,6 +62,8 @@ class Owner:
 
     def is_gone(self) -> bool:
         """Return whether its lock may be taken over."""
+        # A process of this host is looked up, not judged by its beat: one that was merely suspended still
+        # owns its files.
         if self.process.is_here():
             return not self.process.is_alive()
         return time.time() - self.beat > SILENT_S
@@ -235,6 +237,8 @@ class _LocalFile:
             return
         with self._guarded() as number:
             now = Owner.from_bytes(_content(number))
+            # Under the guard nobody is half-way through writing, so content that names no owner protects
+            # none.
             if now is None or now.token == owner.token:
                 os.unlink(self._path)
 
@@ -245,6 +249,8 @@ class _LocalFile:
         while True:
             number = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
+                # A lock on a file that its owner has just unlinked guards nothing: the next process would
+                # lock a new file of that name.
                 if _flock(number) and _is_at(number, self._path):
                     yield number
                     return
@@ -282,6 +288,8 @@ def _content(number: int) -> bytes:
 
 
 def _overwrite(number: int, content: bytes) -> None:
+    # One write, padded with blanks (which JSON ignores) over a longer old text: cutting the file first would
+    # take a second call, and dying between the two would leave no owner.
     os.pwrite(number, content.ljust(os.fstat(number).st_size), 0)
 
 
@@ -298,6 +306,7 @@ class _StoreObject:
             if not before.is_gone():
                 raise _HeldError(before)
             remove(self.uri)
+        # Created only where there is none: of two processes that find the lock free at once, one fails here.
         self._create(owner)
         if before:
             time.sleep(SETTLE_S)  # another one that saw the same dead owner may have removed ours

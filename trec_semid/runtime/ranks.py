@@ -73,6 +73,7 @@ def process_group(*, patience_s: float | None = None, has_lone_work: bool = Fals
         yield Ranks(dist.get_rank(), dist.get_world_size(), me.local_rank, me.device)
         return
     backend = "cpu:gloo,cuda:nccl" if me.device.type == "cuda" else "gloo"
+    # Longer than the patience: the watch, which can name the rank that is missing, is to speak first.
     timeout_s = _ANY_TIME_S if has_lone_work else 2 * patience_s + 60
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         watch = None
@@ -82,6 +83,7 @@ def process_group(*, patience_s: float | None = None, has_lone_work: bool = Fals
             if me.world_size > 1:
                 watch = _begin_watch(store, me, patience_s, has_lone_work, until)
         else:
+            # No launcher: a process alone meets itself over a file, for which no port has to be free.
             store = FileStore(f"{scratch}/store", me.world_size)
         timeout = timedelta(seconds=timeout_s)
         with _watched(watch):
@@ -150,8 +152,11 @@ def _root_store(me: Ranks, until: float) -> Store:
 
 def _answer(root: Store, rank: int, name: str, until: float) -> None:
     answered = None
+    # Until it says that it is here: a rank that asked may have died and come again with another question.
     while not root.check([f"{name}-{rank}"]):
         if root.check([f"ask-{rank}"]) and (question := root.get(f"ask-{rank}").decode()) != answered:
+            # The question itself is the key, new in every process: a rank can only read the answer to its
+            # own.
             root.set(question, name)
             answered = question
         _wait(until, f"rank {rank}")
@@ -247,6 +252,8 @@ class SharedSignal:
         mine = stopping.signal_asked()
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return mine > 0
+        # Begun a step ago, so this seldom waits; all ranks read the same maximum, and so stop at the same
+        # step.
         if self._work is not None:
             self._work.wait()
         was_asked = self._asked.numpy()[0] > 0  # a plain read: the tensor lies on the host

@@ -147,6 +147,7 @@ class RunFolder:
         return "; ".join(map(str, differences)) or None
 
     def _compare(self, config: Config) -> Comparison:
+        # Equal checksums need no look at the saved config, which today's code might refuse to load.
         if self.read_json("run.json").get("config_checksum") == config_checksum(config):
             return Comparison([], False)
         return compare(load_config(type(config), [self.path("config.toml")]), config)
@@ -192,6 +193,7 @@ class RunFolder:
         """
         self.note_time()
         last_s = round(time.monotonic() - self.started, 3)
+        # The last one is this process itself, which `last_s` counts.
         before = self._processes[:-1]
         self.write_json(
             "metrics.json",

@@ -88,6 +88,7 @@ def heeding_signals() -> Iterator[None]:
         yield
         return
     ear, mouth = os.pipe()
+    # Python writes to this end inside the signal handler, which must never block.
     os.set_blocking(mouth, False)
     before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     before[_WAKE] = signal.signal(_WAKE, _on_wake)
@@ -153,6 +154,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _on_wake(number: int, frame: FrameType | None) -> None:
+    # Once only: another wake-up must not break into the clean-up that the first one began.
     if _ASKED.error is not None and not _ASKED.was_raised:
         _ASKED.was_raised = True
         raise _ASKED.error
@@ -164,6 +166,7 @@ def _listen(ear: int) -> None:
     echo_s = _ECHO_OF_LAUNCHER_S if "TORCHELASTIC_RUN_ID" in os.environ else _ECHO_S
     while told := os.read(ear, 1):
         number = told[0]
+        # The wake-up signal comes through the same pipe, and asks nobody to stop.
         if number not in SIGNALS:
             continue
         now, name = time.monotonic(), signal.Signals(number).name

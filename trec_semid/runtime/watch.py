@@ -59,6 +59,8 @@ class Watch:
     ) -> None:
         self._store, self._rank, self._world_size = store, rank, world_size
         self._patience_s, self._is_alone = patience_s, has_lone_work
+        # All ranks talk to one store: the more they are, the less often each talks; but never too seldom for
+        # the patience.
         self._poll_s = min(max(_POLL_S, world_size / _RANKS_PER_S), patience_s / 4)
         self._over, self._count, self._alone_count = threading.Event(), 0, 0
         self._is_leaving, self._timer = False, None
@@ -121,6 +123,8 @@ class Watch:
         other = None if is_own else self._fault_of_others(wait_s)
         if other is not None:
             return _as_error(other)
+        # A broken connection may be all that others see of a rank that was killed and could tell nothing
+        # itself.
         gone = self._gone() if isinstance(error, RuntimeError) and not is_own else None
         self._publish(gone or Fault(self._rank, _text_of(error), _exit_code_of(error)))
         return _as_error(gone) if gone else None
@@ -258,6 +262,8 @@ class _Stand:
                 break
             waits = waits or any(part in file for part in _WAITING_IN)
             frame = frame.f_back
+        # The same frame at the same instruction as at the last look has not moved. Any other, or one that
+        # does not wait for ranks, starts the clock anew.
         if at != self._at or not waits:
             self._at, self._since = at, now
         return where, now - self._since
@@ -265,11 +271,14 @@ class _Stand:
 
 def late_rank(signs: dict[int, Sign], patience_s: float) -> Fault | None:
     """Return the rank that others have waited for longer than patience, from signs of life of all ranks."""
+    # While a rank works alone the others wait as they should; silence is judged elsewhere.
     if any(sign.is_alone for sign in signs.values()):
         return None
     waiting = {rank: sign for rank, sign in signs.items() if sign.waited_s > patience_s}
     if not waiting:
         return None
+    # Ranks do not begin to wait at the same moment: one that waits nearly as long as the longest is a victim
+    # as well. The culprit is one that has waited clearly less.
     others = [rank for rank in signs if signs[rank].waited_s < patience_s / 2]
     rank = others[0] if others else min(waiting)
     longest = max(waiting.values(), key=lambda sign: sign.waited_s)

@@ -45,6 +45,8 @@ def shard_model(
     """
     _check_plan(model, plan, ranks)
     _check_optimizer(plan, optimizer)
+    # A switch of the whole process: gradients of tables are then divided by the number of ranks, as those of
+    # dense parameters are.
     set_gradient_division(True)
     for weight in table_weights(model).values():
         # One call each: the library changes the keyword arguments it is given.
@@ -55,6 +57,8 @@ def shard_model(
             device=ranks.device,
             plan=plan.sharding_plan,
             sharders=table_sharders(),
+            # A static graph may not leave out parameters in some steps; looking for unused ones costs time in
+            # every step.
             data_parallel_wrapper=DefaultDataParallelWrapper(
                 static_graph=not skips_parameters, find_unused_parameters=skips_parameters
             ),

@@ -103,6 +103,7 @@ def build_constraints(
         choice = _filled(_choice(table, rule, device, free), table, row_shards)
         constraints[table.name] = ParameterConstraints(
             sharding_types=choice.kinds,
+            # Always offered: it goes with data_parallel alone, so it opens no other choice.
             compute_kernels=[*choice.kernels, REPLICATED_KERNEL],
             min_partition=rule.min_column_dim,
             pooling_factors=[mean_lengths.get(feature, 1.0) for feature in table.features],
@@ -120,6 +121,7 @@ def _choice(table: Table, rule: TableRule, device: str, free: _Choice) -> _Choic
     offered = offered_types(table.pooling, device)
     kernels = [name for name in KERNELS[device] if name in (rule.kernels or free.kernels)]
     kinds = [kind for kind in offered if kind in (rule.sharding_types or free.kinds)]
+    # The rule names kernels that this device lacks; a replicated table needs none of them.
     if not kernels:
         kinds = [kind for kind in kinds if kind == "data_parallel"]
     if not kinds:

@@ -99,6 +99,7 @@ def plan_tables(
     """
     if beside:
         loads = beside.rank_loads()
+        # The fullest rank's load is taken off all: a cluster has equal devices, and tables must fit on each.
         cluster = cluster.less(max(load.hbm_bytes for load in loads), max(load.ddr_bytes for load in loads))
     with _optimizer_known(model, optimizer):
         try:
@@ -136,6 +137,7 @@ def plan_on_ranks(
                 mean_lengths=mean_lengths,
                 beside=beside,
             )
+            # Rank 0 reads its own text back as well, so that all ranks hold the very same plan.
             outcome = plan.to_json()
         except SemidError as error:
             outcome = error

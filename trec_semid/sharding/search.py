@@ -75,6 +75,7 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
         try:
             return _search_once(model, tables, cluster, constraints, workload.batch_size)
         except PlannerError:
+            # On CPU the tables lie in host memory already: a second attempt would have nothing new to offer.
             if offloads or cluster.device == "cpu":
                 raise
     raise AssertionError("the second attempt returns or raises")
@@ -83,6 +84,7 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
 def _left_to_rules(cluster: ClusterConfig, optimizer: SparseOptimizerConfig) -> set[str]:
     if optimizer.is_replicated_only(cluster.device):
         return {kind for kind in EVERY_TYPE if kind != "data_parallel"}
+    # With one rank, splitting or replicating a table only adds work.
     if cluster.world_size == 1:
         return {kind for kind in EVERY_TYPE if kind != "table_wise"}
     columns: set[str] = set(COLUMN_TYPES) if optimizer.is_row_wise else set()

@@ -70,6 +70,7 @@ class ClusterConfig(Config):
 
     def less(self, hbm_bytes: int, ddr_bytes: int) -> "ClusterConfig":
         """Return the cluster as it is for tables that come beside others, of so many bytes on a rank."""
+        # `hbm_bytes` and `ddr_bytes` take the reserve off what is set here, so it is divided out first.
         share = GIB * (1 - self.storage_reserve)
         left = {
             "hbm_gib": max(self.hbm_gib - hbm_bytes / share, 0.0),

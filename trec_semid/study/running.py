@@ -39,6 +39,7 @@ def started_workers(config: StudyConfig, find_job: FindJob, num_runs: int) -> It
             yield workers
         finally:
             for worker in workers:
+                # All are asked before any is waited for: they have one deadline together.
                 worker.ask_to_stop()
             until = time.monotonic() + _STOP_S
             for worker in workers:
@@ -107,6 +108,7 @@ def run_all(out: str, schedule: Schedule, waiting: list[PlannedRun], workers: li
                     worker.run(following, log_of(out, following))
                     progress.begin(following)
             busy = [worker for worker in workers if worker.order]
+            # A second at most, so that the progress that is shown moves on.
             ready = wait(
                 [thing for worker in busy for thing in worker.waits_on()], timeout=1.0 if busy else 0
             )

@@ -121,10 +121,12 @@ class Worker:
             self._process.join()
 
     def _start(self) -> None:
+        # Not fork: a child would inherit this process's signal handlers, and locks that its threads hold.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._find_job, self._number))
         self._process.start()
+        # While this process held that end too, a dead worker's pipe would never read as ended.
         theirs.close()
 
 
