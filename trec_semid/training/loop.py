@@ -2,7 +2,8 @@
 
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -45,6 +46,13 @@ class Pace:
         """Take a step: the mean over its rows, and how many."""
         self.loss_sum += loss * num_rows
         self.num_rows += num_rows
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time inside: rows from before it are still to be told."""
+        began = time.monotonic()
+        yield
+        self.started += time.monotonic() - began
 
     def scalars(self) -> dict[str, float]:
         """Return what the log says, and begin anew."""
@@ -196,8 +204,8 @@ class Loop:
             if self._signal.is_asked():
                 self._save_and_stop()
             if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
-                self._evaluate()
-                self._pace.started = time.monotonic()
+                with self._pace.paused():
+                    self._evaluate()
                 if self._is_over:
                     return
             # Not after an evaluation, which has saved this step already.

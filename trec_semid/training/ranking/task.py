@@ -12,10 +12,11 @@ from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
-from trec_semid.training.finetune.finetuning import Finetuning, distinct_items, live_codes_of, live_items
-from trec_semid.training.finetune.tokenizer import TOKENIZER, open_content
+from trec_semid.training.finetune.finetuning import Finetuning, distinct_items, live_items
+from trec_semid.training.finetune.start import ContentUse, start_finetuning
+from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.optimizers import build_updates
-from trec_semid.training.placement import place_content, place_model, tell_plan
+from trec_semid.training.placement import place_model, tell_plan
 from trec_semid.training.ranking.predict import evaluate
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker
 from trec_semid.training.run import snapshot
@@ -54,8 +55,14 @@ def ranking_task(
     )
     steps_per_epoch = config.train.steps_of(batches.steps_per_epoch)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
-    finetuning = _finetuning(
-        config, inputs, model, plan, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
+    use = ContentUse(
+        plan,
+        batch_size=_rows_of_rank(config, ranks),
+        items_per_row=live_items(config.finetune, config.history.max_len) if config.finetune else 0.0,
+        plan_name="content_plan",
+    )
+    finetuning = start_finetuning(
+        config, inputs, model, use, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
     )
     frozen_codes = partial(snapshot, inputs.semantic_ids, config.semantic_ids)
     return Task(
@@ -100,45 +107,6 @@ def place_ranker(
     )
     std, seed = config.tables.init_std, config.seed
     return place_model(model, plan, ranks, optimizer, std=std, seed=seed), plan
-
-
-def _finetuning(
-    config: RankConfig,
-    inputs: RankInputs,
-    model: nn.Module,
-    plan: TablePlan,
-    *,
-    folder: RunFolder,
-    ranks: Ranks,
-    log: RunLog,
-    steps_per_epoch: int,
-) -> Finetuning | None:
-    """Place content beside the tables; None where no tokenizer is in the loop."""
-    if config.finetune is None or inputs.semantic_ids is None:
-        return None
-    live = live_codes_of(model)
-    assert live.tokenizer is not None, "built with one"
-    content = place_content(
-        open_content(inputs.dataset, live.tokenizer),
-        live.tokenizer.standardiser,
-        config.sharding,
-        ranks,
-        batch_size=_rows_of_rank(config, ranks),
-        items_per_row=live_items(config.finetune, config.history.max_len),
-        beside=plan,
-    )
-    tell_plan(folder, content.plan, ranks, "content_plan")
-    start = inputs.semantic_ids
-    return Finetuning(
-        config.finetune,
-        live,
-        content,
-        start,
-        ranks,
-        log,
-        seed=config.seed,
-        steps_per_epoch=steps_per_epoch,
-    )
 
 
 def _rows_of_rank(config: RankConfig, ranks: Ranks) -> int:

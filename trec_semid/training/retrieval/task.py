@@ -8,14 +8,14 @@ from trec_semid.data.retrieval.loader import SequenceLoader
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
-from trec_semid.training.finetune.tokenizer import TOKENIZER, open_content
+from trec_semid.training.finetune.finetuning import Finetuning
+from trec_semid.training.finetune.start import ContentUse, start_finetuning
+from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.optimizers import build_updates
-from trec_semid.training.placement import place_content, tell_plan
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
 from trec_semid.training.retrieval.listing import lister_of
-from trec_semid.training.retrieval.placed import PlacedRetriever, place_retriever
+from trec_semid.training.retrieval.placed import place_retriever
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
 from trec_semid.training.run import snapshot
 from trec_semid.training.steps import Arguments
@@ -43,8 +43,15 @@ def retrieval_task(
     steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
     placed = place_retriever(config, inputs, folder, ranks)
     sharded, feed = placed.model, placed.feed
-    finetuning = _finetuning(
-        config, inputs, placed, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
+    # Every listed item is looked up once.
+    use = ContentUse(
+        placed.plan,
+        batch_size=placed.items_at_once,
+        items_per_row=1.0,
+        plan_name="tokenizer_content_plan",
+    )
+    finetuning = start_finetuning(
+        config, inputs, sharded, use, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
     )
     lister = lister_of(placed.asked(config.retriever, data, ranks), config.evaluation)
     evaluator = Evaluator(lister, sharded, data, config, ranks)
@@ -68,44 +75,6 @@ def retrieval_task(
         finetuning=finetuning,
     )
     return task, evaluator
-
-
-def _finetuning(
-    config: RetrieveConfig,
-    inputs: RetrieveInputs,
-    placed: PlacedRetriever,
-    *,
-    folder: RunFolder,
-    ranks: Ranks,
-    log: RunLog,
-    steps_per_epoch: int,
-) -> Finetuning | None:
-    """Place the content that the tokenizer reads; None where no tokenizer is in the loop."""
-    if config.finetune is None or inputs.semantic_ids is None:
-        return None
-    live = live_codes_of(placed.model)
-    assert live.tokenizer is not None, "built with one"
-    content = place_content(
-        open_content(inputs.dataset, live.tokenizer),
-        live.tokenizer.standardiser,
-        config.sharding,
-        ranks,
-        batch_size=placed.items_at_once,
-        items_per_row=1.0,
-        beside=placed.plan,
-    )
-    tell_plan(folder, content.plan, ranks, "tokenizer_content_plan")
-    start = inputs.semantic_ids
-    return Finetuning(
-        config.finetune,
-        live,
-        content,
-        start,
-        ranks,
-        log,
-        seed=config.seed,
-        steps_per_epoch=steps_per_epoch,
-    )
 
 
 def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> SequenceLoader:
