@@ -28,3 +28,21 @@ def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties
     assert places.top_items.tolist() == order[:, :5].tolist()
     expected = [order[user].tolist().index(target) + 1 for user, target in enumerate(targets.tolist())]
     assert places.positions.tolist() == expected
+
+
+@pytest.mark.parametrize("log_probs", [None, torch.tensor([[0.0, -1.0, -torch.inf]]).expand(USERS, 3)])
+def test_of_several_interests_the_one_that_scores_an_item_highest_counts(log_probs):
+    vectors, interests = drawn(0, ITEMS, DIM), drawn(1, USERS, 3, DIM)
+    search = ExactSearch([Catalogue(ITEMS, 0, vectors, None, None)])
+    targets, none = torch.tensor([3, 29, 0, 7]), torch.zeros(USERS, dtype=torch.int64)
+    users = UserItems(targets, torch.ones_like(targets), targets[:0], none)
+    places = search.places([Queries(interests, None, log_probs)], users, 5)
+    for user, target in enumerate(targets.tolist()):
+        weights = [0.0] * 3 if log_probs is None else log_probs[user].tolist()
+        scores = [
+            max(float(interests[user, m] @ vectors[item]) + weights[m] for m in range(3))
+            for item in range(ITEMS)
+        ]
+        order = sorted(range(ITEMS), key=lambda item: -scores[item])
+        assert places.top_items[user].tolist() == order[:5]
+        assert places.positions[user] == order.index(target) + 1

@@ -1,7 +1,7 @@
 """The model of a retriever that learns: items as tokens, histories, and losses by name.
 
-Legend: B users, P places that predict, U listed items, L longest history, F tokens of an item, R positions,
-K codes, D width.
+Legend: B users, M interests of a user, P places that predict, U listed items, L longest history, F tokens of
+an item, R positions, K codes, D width.
 """
 
 from abc import ABC, abstractmethod
@@ -21,13 +21,16 @@ from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 class Queries(NamedTuple):
     """What a model has to say of B users before items are scored: score = vector . item + sum of its codes'.
 
-    One vector a user; a model of several interests would say (B, I, D) and a search of its own take them.
+    Of a user with M interests the one that scores an item highest counts: score = max_m (q_m . v + log p_m).
     """
 
     vectors: Tensor | None
-    """(B, D), multiplied with item vectors; None where items are not scored by vectors."""
+    """(B, D), or (B, M, D) of M interests, multiplied with item vectors; None where items are not scored by
+    vectors."""
     code_log_probs: Tensor | None
     """(B, R, K + 1) float32, weighted, of which an item has one a position; None where codes do not count."""
+    interest_log_probs: Tensor | None = None
+    """(B, M) float32 log p_m; None where all interests count alike. An interest of -inf lists nothing."""
 
     @property
     def num_users(self) -> int:

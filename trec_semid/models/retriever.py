@@ -101,6 +101,11 @@ class Retriever(ABC, Generic[KindT]):
         """Folders of the finished runs that it is made of; none but of an ensemble."""
         return ()
 
+    @property
+    def num_interests(self) -> int:
+        """M, vectors that stand for a user; one but of a method of many interests (`Queries.vectors`)."""
+        return 1
+
     def faults(self, frame: Frame) -> list[str]:
         """Return what of a run's config makes no sense for this method beyond its needs, with remedies.
 

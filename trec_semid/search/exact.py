@@ -2,7 +2,7 @@
 
 Where ranks hold a stretch of the catalogue each, all of them search together (`search.stretches`).
 
-Legend: B users, N items, n items of a stretch.
+Legend: B users, M interests of a user, N items, n items of a stretch, D width.
 """
 
 from collections.abc import Sequence
@@ -109,11 +109,14 @@ def rank_by(
 class CatalogueScores:
     """Scores of one batch of users for any stretch of a catalogue: q_u . v_i + sum_r l_r(c_r(i) | u).
 
-    Memory: R K B numbers, and a stretch's scores.
+    Of several interests the one that scores an item highest counts, so the first n of the merged list are the
+    first n of the union of every interest's first n.
+    Memory: R K B numbers, and a stretch's scores, of every interest.
     """
 
     def __init__(self, catalogue: Catalogue, queries: Queries) -> None:
         self._first, self._vectors, self._queries = catalogue.first_row, catalogue.vectors, queries.vectors
+        self._interests = queries.interest_log_probs
         self._by_codes: CodeScores | None = None
         if queries.code_log_probs is not None and catalogue.codes is not None:
             self._by_codes = CodeScores(queries.code_log_probs, catalogue.codes)
@@ -125,5 +128,15 @@ class CatalogueScores:
         if self._vectors is None or self._queries is None:
             assert by_codes is not None, "items are scored by one of the two at least"
             return by_codes.contiguous()
-        scores = (self._queries @ self._vectors[here].T).float()
+        scores = self._of_vectors(self._queries, self._vectors[here])
         return scores if by_codes is None else scores.add_(by_codes)
+
+    def _of_vectors(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Return (B, n) float32 from (B, D) or (B, M, D), and (n, D)."""
+        if queries.dim() == 2:
+            return (queries @ items.T).float()
+        # One product for all interests of all users: the catalogue is read once.
+        scores = (queries.flatten(0, 1) @ items.T).float().unflatten(0, queries.shape[:2])
+        if self._interests is not None:
+            scores += self._interests.unsqueeze(2)
+        return scores.amax(1)

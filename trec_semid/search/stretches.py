@@ -63,8 +63,9 @@ def bring_together(queries: Sequence[Queries], users: UserItems) -> Together:
     num_users, num_targets, num_masked = zip(*all_sizes, strict=True)
     vectors = [_all_rows(each.vectors, num_users) for each in queries]
     log_probs = [_all_rows(each.code_log_probs, num_users) for each in queries]
+    interests = [_all_rows(each.interest_log_probs, num_users) for each in queries]
     return Together(
-        tuple(Queries(*parts) for parts in zip(vectors, log_probs, strict=True)),
+        tuple(Queries(*parts) for parts in zip(vectors, log_probs, interests, strict=True)),
         UserItems(
             _rows_of_ranks(users.targets, num_targets),
             _rows_of_ranks(users.num_targets, num_users),
