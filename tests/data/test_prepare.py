@@ -210,7 +210,7 @@ def test_content_follows_the_items_that_stay(tmp_path):
     ("more", "problem"),
     [
         ({"label": {"kind": "behaviour", "positive": ["x"]}}, "needs a behaviour"),
-        ({"items": {"readable": {"row": "title"}}}, "kept for the dataset itself: row"),
+        ({"items": {"readable": {"row": "title"}}}, "reserved for the dataset itself: row"),
         ({"items": {"readable": {"Title!": "title"}}}, "should match pattern"),
         ({"label": {"kind": "none"}, "negatives": {}}, "negatives need positives"),
         (

@@ -11,7 +11,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Int32s = np.ndarray[Any, np.dtype[np.int32]]
 """Codes of items and of ratings."""
 AnyInts = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
-"""Integers as wide as whoever made them chose: codes of 16, 32 or 64 bits."""
+"""Integers as wide as their writer chose: codes of 16, 32 or 64 bits."""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 """Measurements and statistics."""
 Float32s = np.ndarray[Any, np.dtype[np.float32]]

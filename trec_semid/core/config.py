@@ -39,7 +39,7 @@ Place = Annotated[str, AfterValidator(expand_place)]
 
 
 class Config(BaseModel):
-    """Base of every config class: frozen, unknown keys refused, attribute docstrings kept."""
+    """Base of every config class: frozen, unknown keys refused, attribute docstrings stay readable."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -92,12 +92,12 @@ def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] =
 def _validated(
     kind: type[ConfigT], values: dict[str, Any], provenance: Provenance, files: Sequence[str]
 ) -> ConfigT:
-    faults: list[Any] = [_fault(*found) for found in unusable(values)]
+    faults: list[Any] = [_fault(*place) for place in unusable(values)]
     try:
         config = kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain([*faults, *error.errors()], kind, provenance, files, values)) from None
-    faults += [_fault(*found) for found in _truth_values_as_numbers(values, config.model_dump())]
+    faults += [_fault(*place) for place in _truth_values_as_numbers(values, config.model_dump())]
     if faults:
         raise ConfigError(explain(faults, kind, provenance, files, values))
     return config

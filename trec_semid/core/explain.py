@@ -128,12 +128,12 @@ def _written(location: Location, values: Any, *, keeps_last: bool) -> Location:
 
 def _source(location: tuple[str, ...], provenance: Provenance) -> str | None:
     at: tuple[str, ...] = ()
-    found: str | None = None
+    source: str | None = None
     for part in location:
         if (*at, part) in provenance:
             at = (*at, part)
-            found = provenance[at]
-    return found
+            source = provenance[at]
+    return source
 
 
 def _problem(fault: Any, kind: type[BaseModel], key: str) -> str:

@@ -22,8 +22,8 @@ def expect_shape(x: Tensor, shape: str, name: str, **sizes: int) -> None:
     known = dict(sizes)
     fits = len(names) == x.dim()
     for dim_name, size in zip(names, x.shape, strict=False):
-        wanted = int(dim_name) if dim_name.isdigit() else known.setdefault(dim_name, size)
-        fits = fits and wanted == size
+        expected = int(dim_name) if dim_name.isdigit() else known.setdefault(dim_name, size)
+        fits = fits and expected == size
     if not fits:
         told = ", ".join(f"{key} = {size}" for key, size in sizes.items())
         wants = f"({', '.join(names)})" + (f" with {told}" if told else "")

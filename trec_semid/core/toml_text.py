@@ -126,9 +126,9 @@ def _problem(text: str, said: str) -> str:
     if _is_json(text):
         return "this is JSON. Write each key as `key = value`, and tables as [table]."
     lines = text.splitlines()
-    found = _AT_LINE.search(said)
-    number = min(int(found[1]), len(lines)) if found else len(lines)
-    if not found:
+    at_line = _AT_LINE.search(said)
+    number = min(int(at_line[1]), len(lines)) if at_line else len(lines)
+    if not at_line:
         number = next((at for at in range(len(lines), 0, -1) if lines[at - 1].strip()), 0)
     line = lines[number - 1].strip() if number else ""
     if not line:

@@ -1,4 +1,4 @@
-"""Which code and which packages made a result."""
+"""Which code and which packages a result comes from."""
 
 import platform
 import subprocess

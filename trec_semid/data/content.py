@@ -50,7 +50,7 @@ def write_contents(
 
     Raises:
         DataError: content that cannot be used; names file, row, field and value.
-        ConfigError: attributes that cannot be projected to the wanted width.
+        ConfigError: attributes that cannot be projected to the requested width.
         StackError: an encoder's package is not installed.
     """
     facts: dict[str, ModalityFacts] = {}

@@ -26,7 +26,7 @@ class CategoryField(Config):
 
 
 class NumberField(Config):
-    """A number in quantile buckets; edges are fitted on the entities of the dataset and kept."""
+    """A number in quantile buckets; edges are fitted on the entities of the dataset and stored."""
 
     kind: Literal["number"] = "number"
     column: str

@@ -21,7 +21,7 @@ class HistoryConfig(Config):
     """Which earlier events stand in a row's history."""
 
     max_len: int = Field(50, ge=0)
-    """Most recent events that are kept; 0 leaves the history out."""
+    """Most recent events that it holds; 0 leaves the history out."""
     events: Literal["positives", "all"] = "positives"
     """`positives`: events with label 1; `all`: whatever the label. Sampled negatives never count."""
 

@@ -59,7 +59,9 @@ class EntityConfig(Config):
     def _names_are_free(self) -> "EntityConfig":
         taken = (self.readable.keys() & self.fields.keys()) | (_RESERVED & {*self.readable, *self.fields})
         if taken:
-            raise ValueError(f"name used twice or kept for the dataset itself: {', '.join(sorted(taken))}")
+            raise ValueError(
+                f"name used twice or reserved for the dataset itself: {', '.join(sorted(taken))}"
+            )
         return self
 
     def columns(self) -> list[str]:

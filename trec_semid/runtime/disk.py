@@ -39,13 +39,13 @@ def full_disk_fault(error: BaseException) -> BaseException | None:
     return None
 
 
-def full_disk(error: BaseException, place: str, kept: str = "") -> DataError:
+def full_disk(error: BaseException, place: str, outcome: str = "") -> DataError:
     """Return a full disk in words.
 
     Args:
         error: what `full_disk_fault` returned.
         place: what was being written.
-        kept: what became of it, as `nothing was written`.
+        outcome: what became of it, as `nothing was written`.
     """
     file = getattr(error, "filename", None)
     at = str(file) if file else place
@@ -57,11 +57,11 @@ def full_disk(error: BaseException, place: str, kept: str = "") -> DataError:
     remedy = "Free some space, then run the same command again; or choose another folder"
     if at.startswith(tempfile.gettempdir() + "/trec-semid-"):
         remedy = "Free some space there, or set TMPDIR to another disk; then run the same command again"
-    return DataError(what + (f"; {kept}" if kept else ""), file=at, remedy=remedy)
+    return DataError(what + (f"; {outcome}" if outcome else ""), file=at, remedy=remedy)
 
 
 @contextmanager
-def wording_full_disk(place: str, kept: str = "") -> Iterator[None]:
+def wording_full_disk(place: str, outcome: str = "") -> Iterator[None]:
     """Word a full disk, however it shows; what else goes wrong passes as it is.
 
     Raises:
@@ -76,4 +76,4 @@ def wording_full_disk(place: str, kept: str = "") -> Iterator[None]:
         fault = full_disk_fault(error)
         if fault is None:
             raise
-        raise full_disk(fault, place, kept) from None
+        raise full_disk(fault, place, outcome) from None

@@ -71,7 +71,7 @@ class RunFolder:
         self.note_time()
 
     def restate(self, config: Config, inputs: Mapping[str, str] | None = None) -> None:
-        """Write how the run is made now, and leave everything else as it is."""
+        """Write the command, versions and machine of the run now, and leave everything else as it is."""
         # First what says whose folder it is: without it, a killed run could never be started again.
         self.write_json(
             "run.json",

@@ -1,6 +1,6 @@
 """Encoded vectors by the hash of what was encoded, in immutable part files.
 
-One item's vector is found by sha256 of its input, below a folder named by the encoder's identity
+One item's vector is looked up by sha256 of its input, below a folder named by the encoder's identity
 (its settings and a checksum of its weights). So other splits, filters or orders of the same items
 encode nothing again, equal inputs are encoded once a chunk, and an interrupted run goes on after the
 last part it wrote. Parts appear whole or not at all, hence several processes may share a cache.
@@ -67,7 +67,7 @@ def open_cache(uri: str | None, identity: str) -> Iterator["VectorCache"]:
 
 @final
 class VectorCache:
-    """Vectors of one encoder, found by key. Memory: 32 bytes a cached vector, and a few parts."""
+    """Vectors of one encoder, by key. Memory: 32 bytes a cached vector, and a few parts."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri

@@ -143,7 +143,7 @@ def _parse_numbers(items: Items, name: str) -> pa.Array:
     values = np.full(len(items.source_rows), np.nan)
     if len(np.unique(parents)) != len(parents):
         at = int(parents[np.argmax(parents[1:] == parents[:-1])])
-        raise items.fault("several values where one number is wanted", name, item=at)
+        raise items.fault("several values where one number is expected", name, item=at)
     for at, text in zip(parents.tolist(), texts.to_pylist(), strict=True):
         try:
             values[at] = float(text)

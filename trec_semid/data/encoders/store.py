@@ -55,7 +55,7 @@ def store_content(
     file: IO[bytes] | None = None
     try:
         for chunk in _with_width(chunks):
-            vectors = checks.pass_on(chunk, dtype or _kept(chunk.vectors))
+            vectors = checks.pass_on(chunk, dtype or _stored_dtype(chunk.vectors))
             with disk_faults(uri):
                 file = file or _start(uri, len(items.source_rows), vectors)
                 file.write(np.ascontiguousarray(vectors).data)
@@ -181,7 +181,7 @@ def _start(uri: str, rows: int, vectors: Array) -> IO[bytes]:
     return file
 
 
-def _kept(vectors: Array) -> Dtype:
+def _stored_dtype(vectors: Array) -> Dtype:
     return "float16" if vectors.dtype == np.float16 else "float32"
 
 

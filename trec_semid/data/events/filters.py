@@ -23,7 +23,7 @@ class FilterConfig(Config):
     unknown_items: Literal["refuse", "drop"] = "refuse"
     """Events on items that the items file does not list."""
     unknown_users: Literal["refuse", "drop", "keep"] = "refuse"
-    """Events of users that the users file does not list; kept ones have no side fields."""
+    """Events of users that the users file does not list; those that stay have no side fields."""
     duplicates: DuplicatePolicy = "keep"
     """Rows that repeat user, item, time, behaviour and rating of an earlier one; counted either way."""
 
@@ -76,11 +76,11 @@ def k_core(
         DataError: nothing is left.
     """
     all_users, all_items = users, items
-    users_kept, items_kept = np.ones(num_users, bool), np.ones(num_items, bool)
+    retained_users, retained_items = np.ones(num_users, bool), np.ones(num_items, bool)
     while True:
-        users_kept &= np.bincount(users, minlength=num_users) >= config.min_user_events
-        items_kept &= np.bincount(items, minlength=num_items) >= config.min_item_events
-        stays = users_kept[users] & items_kept[items]
+        retained_users &= np.bincount(users, minlength=num_users) >= config.min_user_events
+        retained_items &= np.bincount(items, minlength=num_items) >= config.min_item_events
+        stays = retained_users[users] & retained_items[items]
         if stays.all():
             break
         users, items = users[stays], items[stays]
@@ -91,4 +91,4 @@ def k_core(
             field="filter",
             remedy="Ask for fewer events a user or item, or drop fewer unknown ids",
         )
-    return Core(users_kept[all_users] & items_kept[all_items], users_kept, items_kept)
+    return Core(retained_users[all_users] & retained_items[all_items], retained_users, retained_items)

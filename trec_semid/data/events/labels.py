@@ -111,7 +111,7 @@ def make_labels(config: LabelConfig, events: RawEvents) -> Float32s | None:
 
 
 def check_classes(config: LabelConfig, labels: Float32s | None, file: str | None = None) -> None:
-    """Check that a rule which tells positives from negatives found both in (n,) labels.
+    """Check that a rule which tells positives from negatives gave both in (n,) labels.
 
     Raises:
         DataError: all labels are the same: a ranker cannot learn from them, nor any metric judge one.

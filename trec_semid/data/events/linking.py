@@ -101,13 +101,15 @@ def link(source: Source, labels: Array | None, config: FilterConfig, keep_where:
         core = k_core(events.users, events.items, len(users.ids), len(items.ids), config, raw.file)
     events_dropped["too_few_events"] = int((~core.events).sum())
     events = _select(events, core.events)
-    items_kept, users_kept = core.items & is_allowed, core.users
-    events = events._replace(users=_dense(users_kept)[events.users], items=_dense(items_kept)[events.items])
+    retained_items, retained_users = core.items & is_allowed, core.users
+    events = events._replace(
+        users=_dense(retained_users)[events.users], items=_dense(retained_items)[events.items]
+    )
     unknown = {"items": int((known_items < 0).sum()), "users": int((known_users < 0).sum())}
     return Links(
         events,
-        _keep(items, items_kept),
-        _keep(users, users_kept),
+        _keep(items, retained_items),
+        _keep(users, retained_users),
         RowCounts(
             events=len(raw.users),
             items=len(items.ids) + unknown["items"],

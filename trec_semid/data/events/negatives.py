@@ -78,7 +78,7 @@ def add_negatives(
 
 
 def draw_untouched(users_to_draw: Array, users: Array, items: Array, weights: Array, seed: int) -> Array:
-    """Draw one item for every wanted user from the items the user never touched.
+    """Draw one item for each given user from the items the user never touched.
 
     Draws with probability proportional to `weights` among the allowed items: by rejection, and for the few
     that rejection does not settle (users who touched nearly everything) from the exact list.
@@ -113,7 +113,7 @@ def _draw_block(users_to_draw: Array, touched: Ints, cumulative: Array, rng: np.
     base = users_to_draw.astype(np.int64) * len(cumulative)
     for _ in range(_ROUNDS):
         drawn[left] = _draw(cumulative, len(left), rng)
-        # Only draws that hit a touched item are made again, so accepted ones keep the wanted distribution.
+        # Only draws that hit a touched item are repeated, so accepted ones keep the distribution asked for.
         left = left[_contains(touched, base[left] + drawn[left])]
         if len(left) == 0:
             return drawn

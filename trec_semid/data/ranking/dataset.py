@@ -1,4 +1,4 @@
-"""Everything ranking batches are made of, read once and held in memory."""
+"""Everything ranking batches are built from, read once and held in memory."""
 
 from typing import NamedTuple, final
 

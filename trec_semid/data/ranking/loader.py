@@ -51,7 +51,7 @@ class BatchMaker:
     ) -> None:
         self.rows, self._pinned, self._distinct_items = rows, pinned, distinct_items
         self._sources = sources._replace(codes=None, prefixes=None) if distinct_items else sources
-        # What depends on codes is found from the codes that the tokenizer chooses in the step.
+        # What depends on codes is computed from the codes that the tokenizer chooses in the step.
         is_left_out = _OF_CODES if distinct_items else frozenset[str]()
         self._described = tuple(features)
         self._features = tuple(feature for feature in features if feature.role not in is_left_out)
@@ -171,7 +171,7 @@ class TrainLoader:
         num_rows = len(self._maker.rows.labels)
         order = numpy_generator(self._seed, "epoch", self.epoch).permutation(num_rows)
         for step, batch in enumerate(prefetch(self._epoch_batches(order, self.step)), self.step):
-            # Moved as a batch is handed out, not as it is made ahead: whoever goes on from here skips none.
+            # Moved as a batch is handed out, not as it is built ahead: whoever goes on from here skips none.
             self.step = step + 1
             yield batch
         self.epoch, self.step = self.epoch + 1, 0

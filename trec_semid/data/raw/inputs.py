@@ -1,4 +1,4 @@
-"""What a dataset was made from, as `dataset.json` keeps it, and whether the same is still there.
+"""What a dataset was prepared from, as `dataset.json` keeps it, and whether the same is still there.
 
 Legend: an input is what a config names: a file, a folder of files, a glob pattern, or a folder of pictures.
 """
@@ -53,7 +53,7 @@ def have_changed(
     """Return whether an input has other files, or files of other content, than when it was described.
 
     A file of the same size and time of writing counts as the same and is not read again. An input that is
-    gone altogether has not changed: what was made from it can stay.
+    gone altogether has not changed: what was prepared from it can stay.
     """
     before: dict[str, list[InputFile]] = {}
     for each in recorded:

@@ -71,8 +71,8 @@ class SequenceBatch(NamedTuple):
     """Places that predict, over all ranks; the loss is the mean over these."""
     named: Tensor | None = None
     """(V,) int64: positions among the listed items that histories and targets name, ascending; what fills up
-    counts. For a tokenizer in the loop, and found on the host, which would have to wait for a device to find
-    them. None where all listed items are named, or no tokenizer asks."""
+    counts. For a tokenizer in the loop, and computed on the host: a device would have to be waited for. None
+    where all listed items are named, or no tokenizer asks."""
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "SequenceBatch":
         """Copy to a device."""

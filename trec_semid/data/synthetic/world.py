@@ -69,7 +69,7 @@ class SyntheticConfig(Config):
 
     kind: Literal["synthetic"] = "synthetic"
     folder: Place
-    """Where raw tables and truth are written, and found again when they are of this very config."""
+    """Where raw tables and truth are written, and read again when they are of this very config."""
     seed: NonNegativeInt = 0
     num_events: int = Field(100_000, ge=1)
     num_users: PositiveInt = 1000
@@ -111,7 +111,7 @@ class SyntheticConfig(Config):
 
 
 class Factors(NamedTuple):
-    """What N items are made of; each (N, number of that kind) int8 of -1 and +1."""
+    """Hidden traits of N items; each (N, number of that kind) int8 of -1 and +1."""
 
     text: Array
     vision: Array

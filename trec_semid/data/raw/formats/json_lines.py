@@ -71,7 +71,7 @@ def read_json_lines(file: str, columns: list[str] | None, encoding: str = "utf-8
 
 
 def json_keys(file: str, needed: list[str] | None, encoding: str = "utf-8") -> list[str]:
-    """Return the keys of a file's objects, or of some of them where these have all that is wanted.
+    """Return the keys of a file's objects, or of some of them where these have all that are needed.
 
     Returns `needed` where there is no object: that is another error.
     """

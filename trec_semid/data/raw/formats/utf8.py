@@ -46,7 +46,7 @@ class MalformedError(Exception):
 
 
 class Utf8:
-    """A stream of UTF-8 made from a stream of another encoding; bytes that are UTF-8 pass unchecked."""
+    """A stream of UTF-8 decoded from a stream of another encoding; bytes that are UTF-8 pass unchecked."""
 
     def __init__(self, file: str, stream: IO[bytes], encoding: str) -> None:
         self._file, self._stream, self._encoding = file, stream, encoding
