@@ -103,12 +103,16 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
         {"loss": {"item_weight": 0.0}},
         {"loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
         {"loss": {"code_weight": 0.0}, "model": HETERREC},
-        {"loss": {"code_weight": 0.0, "item_similarity_is_cosine": True, "negatives": "seen"}, "window": 3},
+        {
+            "loss": {"code_weight": 0.0, "item_similarity_is_cosine": True, "negatives": "seen"},
+            "window": 3,
+            "sequences": {"rows": "sliding"},
+        },
         {"finetune": TUNED, "window": 2},
         {"finetune": TUNED, "loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
     ],
     ids=[
-        *("all items", "named items", "codes alone", "codes read", "three steps, seen items"),
+        *("all items", "named items", "codes alone", "codes read", "three of a sliding row, seen items"),
         *("tuned, all items", "tuned, named items"),
     ],
 )
@@ -331,7 +335,7 @@ WIDE = {"beam_width": 40}
         ({"loss": {"item_weight": 0.0, "code_weight": 0.0}}, "leaves no loss"),
         ({"loss": {"item_weight": 0.0}, "sampled": {}}, "has no weight"),
         ({"loss": {"item_weight": 0.0, "negatives": "seen"}}, "has no weight"),
-        ({"window": 2, "sequences": {"rows": "sliding"}}, "a sliding row has one target"),
+        ({"window": 2, "model": {"kind": "tiger"}}, "'tiger' predicts one item a row: set window = 1"),
         ({"finetune": {"recent_items": 3}}, "finetune.recent_items"),
         (
             {"model": {"kind": "rpg"}, "loss": {"code_weight": 0.0}},

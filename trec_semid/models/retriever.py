@@ -54,6 +54,8 @@ class Needs(NamedTuple):
     """`predicted`: a loss over codes; `alone`: items and losses are of codes and of nothing else."""
     rows: Literal["dense", "last", "sliding"] | None = None
     """Which `sequences.rows` alone make sense; None where all do."""
+    one_target: bool = False
+    """Whether a place predicts one item, whatever `window` says: it has to be 1."""
     beam: bool = False
     """Whether lists are made by a beam only, because not every item can be scored."""
 

@@ -45,7 +45,7 @@ def predictions_by_hand(rows: list[list[int]], num_targets: int, *, last_only: b
     found = []
     for row in rows:
         for at in range(len(row) - 1):
-            if not last_only or at == len(row) - 2:
+            if not last_only or at == max(len(row) - 1 - num_targets, 0):
                 found.append((row[: at + 1], row[at + 1 : at + 1 + num_targets]))
     return found
 
@@ -75,6 +75,8 @@ def test_every_place_predicts_what_walking_the_rows_says(rows, num_targets, last
     expected = predictions_by_hand([rows[i] for i in chosen], num_targets, last_only=last_only)
     assert predictions_of(batch) == expected
     assert maker.num_places(chosen) == len(expected)
+    read = [len(row) - (min(num_targets, len(row) - 1) if last_only else 1) for row in rows]
+    assert batch.places.lengths.tolist() == read[::-1]
     assert (batch.features is None) == (listed is not None)
     assert listed is None or batch.items.tolist() == listed(rows)
 

@@ -9,7 +9,7 @@ from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
 from trec_semid.data.schema import SPLITS
 
 NUM_USERS = 6
-DRAWN = st.tuples(st.integers(0, 2**31 - 1), st.integers(1, 5))
+DRAWN = st.tuples(st.integers(0, 2**31 - 1), st.integers(1, 5), st.integers(1, 4))
 
 
 def drawn(seed: int) -> Events:
@@ -50,7 +50,7 @@ def lists(ragged) -> list[list[int]]:
 @settings(deadline=None)
 @given(DRAWN, st.sampled_from(["all", "positives"]))
 def test_rows_equal_walking_every_user(drawn_from, events_kind):
-    seed, max_len = drawn_from
+    seed, max_len, window = drawn_from
     events = drawn(seed)
     config = SequencesConfig(max_len=max_len, events=events_kind)
     expected = slow(events, config)
@@ -69,12 +69,15 @@ def test_rows_equal_walking_every_user(drawn_from, events_kind):
     assert sum(len(row) - 1 for row in dense) == sum(max(len(parts[0]) - 1, 0) for parts in expected)
     last = [parts[0][-max_len - 1 :] for parts in expected if len(parts[0]) > 1]
     assert lists(made.training_rows(config.model_copy(update={"rows": "last"}))) == last
-    sliding = [
-        parts[0][max(0, end - max_len) : end + 1]
-        for parts in expected
-        for end in range(len(parts[0]) - 1, 0, -1)
-    ]
-    assert lists(made.training_rows(config.model_copy(update={"rows": "sliding"}))) == sliding
+    sliding, targets = [], []
+    for parts in expected:
+        # Targets from the last training item backwards, W at a time, never the first item.
+        for end in range(len(parts[0]), 1, -window):
+            first = max(end - window, 1)
+            sliding.append(parts[0][max(0, first - max_len) : end])
+            targets += parts[0][first:end]
+    assert lists(made.training_rows(config.model_copy(update={"rows": "sliding"}), window)) == sliding
+    assert sorted(targets) == sorted(item for parts in expected for item in parts[0][1:])
     for part, split in enumerate(SPLITS):
         rows = made.evaluation_rows(split, max_len)
         users = [user for user in range(NUM_USERS) if expected[user][part]]

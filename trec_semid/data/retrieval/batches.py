@@ -166,12 +166,17 @@ class Window(NamedTuple):
     num_targets: int
     """W: the next W items are targets of a position."""
     is_last_only: bool
-    """Whether the position before a row's last item alone predicts (sliding rows)."""
+    """Whether the position before a row's last W items alone predicts, and these are not read (sliding rows);
+    a row of W items or fewer reads its first."""
+
+    def num_read(self, lengths: Array) -> Array:
+        """Return (n,): how many items a model reads of rows of (n,) items; all others are targets alone."""
+        return lengths - (np.minimum(self.num_targets, lengths - 1) if self.is_last_only else 1)
 
 
 @final
 class SequenceMaker:
-    """Makes batches of training windows: every row's last item is target only, all others are read."""
+    """Makes batches of training windows; what is a target alone, at the end of a row, is not read."""
 
     def __init__(
         self,
@@ -219,7 +224,7 @@ class SequenceMaker:
         drawn = self._sampled.draw(generator) if self._sampled else np.zeros(0, np.int64)
         items, places_in_list = self._list(np.concatenate([values, drawn]))
         named, sampled = places_in_list[: len(values)], places_in_list[len(values) :]
-        read = lengths - 1
+        read = self._config.num_read(lengths)
         width = max(int(read.max(initial=0)), 1)
         inputs = np.zeros((len(rows), width), np.int64)
         is_read = np.arange(width) < read[:, None]
@@ -256,7 +261,8 @@ class SequenceMaker:
     def _targets(self, named: Array, starts: Array, lengths: Array, is_read: Array) -> tuple[Array, Array]:
         """Return predicting (P,) and targets (P, W)."""
         if self._config.is_last_only:
-            is_read = is_read & (np.arange(is_read.shape[1]) == (lengths - 2)[:, None])
+            last = self._config.num_read(lengths) - 1
+            is_read = is_read & (np.arange(is_read.shape[1]) == last[:, None])
         row, place = np.nonzero(is_read)
         ahead = place[:, None] + 1 + np.arange(self._config.num_targets)
         exists = ahead < lengths[row][:, None]

@@ -123,7 +123,7 @@ class RetrievalData:
                 self.item_counts, sampled.num_sampled, sampled.power, draws_unseen=negatives == "all"
             )
         return SequenceMaker(
-            self.sequences.training_rows(self._config),
+            self.sequences.training_rows(self._config, num_targets),
             self.item_features,
             Window(num_targets, self._config.rows == "sliding"),
             listed=listed,

@@ -1,6 +1,6 @@
 """Every user's items in order, as rows for next-item training and for evaluation.
 
-Legend: E events, U users, L longest history.
+Legend: E events, U users, L longest history, W targets of a place.
 """
 
 from typing import Literal, NamedTuple
@@ -26,7 +26,7 @@ class SequencesConfig(Config):
     rows: Literal["dense", "last", "sliding"] = "dense"
     """`dense`: every position predicts the next, in one row a user, several where events are more;
     `last`: the last of these rows alone, whatever came before teaches nothing;
-    `sliding`: a row for every training event, which the items before it predict."""
+    `sliding`: a row for every `window` training events, which the items before them predict at once."""
 
 
 class EvaluationRows(NamedTuple):
@@ -52,22 +52,27 @@ class Sequences(NamedTuple):
     counts: Array
     """(U, 3) int64: events of each user in each of `schema.SPLITS`."""
 
-    def training_rows(self, config: SequencesConfig) -> Ragged:
-        """Return windows of at most L + 1 training items.
+    def training_rows(self, config: SequencesConfig, num_targets: int = 1) -> Ragged:
+        """Return windows of at most L + 1 training items; of L + W in sliding rows.
 
         In a dense row every item but the first is a target of those before it; rows of a user end at the
         last training item and every L items before, so that each item but the first is a target once; of
-        `last` rows the last one stays. In a sliding row the last item alone is a target. Users with a single
-        item teach nothing.
+        `last` rows the last one stays. In a sliding row the last min(W, length - 1) items alone are targets,
+        of those before them; rows end at the last training item and every W items before, so that here, too,
+        each item but the first is a target once. Users with a single item teach nothing.
+
+        Args:
+            config: says how long rows are, and where they end.
+            num_targets: W.
         """
         counts = self.counts[:, 0]
-        stride = 1 if config.rows == "sliding" else config.max_len
+        ahead, stride = (num_targets, num_targets) if config.rows == "sliding" else (1, config.max_len)
         each = -(-np.maximum(counts - 1, 0) // stride)
         if config.rows == "last":
             each = np.minimum(each, 1)
         back = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
         up_to = np.repeat(counts, each) - back * stride
-        lengths = np.minimum(up_to, config.max_len + 1)
+        lengths = np.minimum(up_to, config.max_len + ahead)
         return Ragged(np.repeat(self.starts[:-1], each) + up_to - lengths, lengths, self.items)
 
     def evaluation_rows(self, split: Split, max_len: int) -> EvaluationRows:

@@ -61,7 +61,7 @@ class TigerModel(RetrievalModel):
         tokens = self.items(listed)
         assert tokens.codes is not None, "items are codes"
         assert tokens.code_tables is not None, "items are codes"
-        # Places number the cells of (B, L), so this is their row; sliding rows have one target each.
+        # Places number the cells of (B, L), so this is their row; a sliding row of window 1 has one target.
         rows, targets = places.predicting // places.inputs.shape[1], places.targets[:, 0]
         memory, present = self.read(tokens, places)
         codes = tokens.codes[targets]
@@ -135,7 +135,7 @@ class TigerModel(RetrievalModel):
 class Tiger(Retriever[TigerConfig]):
     """Predicts codes one after another, so that no item has a score of its own: lists are a beam's."""
 
-    needs = Needs(codes="alone", rows="sliding", beam=True)
+    needs = Needs(codes="alone", rows="sliding", one_target=True, beam=True)
     scores_catalogue = False
 
     def build(self, items: ItemTokens, frame: Frame) -> TigerModel:

@@ -57,7 +57,8 @@ class RetrieveConfig(TrainingRunConfig):
     item: ItemConfig = ItemConfig()
     sequences: SequencesConfig = SequencesConfig()
     window: PositiveInt = 1
-    """The next so many items are targets of a position, as far as its row goes."""
+    """The next so many items are targets of a position, as far as its row goes; a user's sliding rows end so
+    many items apart."""
     tables: TablesConfig = TablesConfig.model_validate({"dim": 64, "init_std": 0.02})
     model: AnyRetrieverConfig = SasrecConfig.model_validate({})
     loss: LossConfig = LossConfig()
@@ -173,11 +174,10 @@ class RetrieveConfig(TrainingRunConfig):
         faults: list[str] = []
         rows = self.retriever.needs.rows
         if rows and self.sequences.rows != rows:
-            says = "predicts one item a row" if rows == "sliding" else f"reads {rows} rows"
+            says = "predicts at the end of a row alone" if rows == "sliding" else f"reads {rows} rows"
             faults.append(f"model.kind = '{self.model.kind}' {says}: set sequences.rows = '{rows}'")
-        if self.window > 1 and (rows or self.sequences.rows) == "sliding":
-            others = "" if rows else ", or sequences.rows = 'dense' or 'last'"
-            faults.append(f"window: a sliding row has one target: set window = 1{others}")
+        if self.window > 1 and self.retriever.needs.one_target:
+            faults.append(f"window: model.kind = '{self.model.kind}' predicts one item a row: set window = 1")
         return faults
 
     def _faults_of_lists(self) -> list[str]:
