@@ -71,7 +71,7 @@ def batches(draw):
     st.sampled_from([0, 100, 1 << 26]),
     st.sampled_from([1, 3, 20, 250]),
 )
-def test_positions_and_lists_are_those_of_the_sorted_list(batch, num_chunks, kept_scores, list_length):
+def test_positions_and_lists_are_those_of_the_sorted_list(batch, num_chunks, stored_scores, list_length):
     scores, targets, masked = batch
     chunk_items = num_chunks and -(-scores.shape[1] // num_chunks)
     found = locate_targets(
@@ -80,18 +80,20 @@ def test_positions_and_lists_are_those_of_the_sorted_list(batch, num_chunks, kep
         scores.shape[1],
         list_length=list_length,
         chunk_items=chunk_items,
-        kept_scores=kept_scores,
+        stored_scores=stored_scores,
     )
     check(found, batch, list_length)
 
 
-@pytest.mark.parametrize("kept_scores", [0, 70, 1000])
-def test_chunks_may_be_single_items(kept_scores):
+@pytest.mark.parametrize("stored_scores", [0, 70, 1000])
+def test_chunks_may_be_single_items(stored_scores):
     random = np.random.default_rng(5)
     scores = random.integers(0, 6, (3, 40)).astype(np.float32)
     batch = scores, [[3, 39, 0], [20], []], [[3, 4], [], [7, 7]]
     users = user_items(*batch[1:])
-    found = locate_targets(scorer(scores), users, 40, list_length=20, chunk_items=1, kept_scores=kept_scores)
+    found = locate_targets(
+        scorer(scores), users, 40, list_length=20, chunk_items=1, stored_scores=stored_scores
+    )
     check(found, batch, 20)
 
 
@@ -116,7 +118,7 @@ def test_lists_of_a_larger_catalogue_are_those_of_the_sorted_list():
     lists = listed(scores, targets, masked)
     for chunk_items in (7_000, None):
         found = locate_targets(
-            scorer(scores), user_items(targets, masked), 30_000, chunk_items=chunk_items, kept_scores=50_000
+            scorer(scores), user_items(targets, masked), 30_000, chunk_items=chunk_items, stored_scores=50_000
         )
         assert found.top_items.tolist() == [own[:100] for own in lists]
         wanted = [own.index(t) + 1 for own, rows in zip(lists, targets, strict=True) for t in rows]
@@ -164,7 +166,7 @@ def test_every_item_is_scored_once_where_scores_are_kept_and_never_more_than_twi
     locate_targets(score, user_items([[1], [2]]), 100, chunk_items=10)
     assert asked == list(range(0, 100, 10))
     asked.clear()
-    locate_targets(score, user_items([[1], [2]]), 100, chunk_items=10, kept_scores=80)
+    locate_targets(score, user_items([[1], [2]]), 100, chunk_items=10, stored_scores=80)
     assert asked == [*range(0, 100, 10), *range(40, 100, 10)]
 
 
@@ -203,7 +205,7 @@ def test_a_scorer_that_changes_its_mind_is_refused():
     torch.manual_seed(0)
     with pytest.raises(DataError, match="two scores"):
         locate_targets(
-            lambda chunk: torch.randn(1, chunk.stop - chunk.start), user_items([[1]]), 9, kept_scores=0
+            lambda chunk: torch.randn(1, chunk.stop - chunk.start), user_items([[1]]), 9, stored_scores=0
         )
 
 

@@ -113,7 +113,7 @@ def test_grid_makes_the_runs_of_its_blocks_written_out():
         (("[6, 12]", "[]"), "grid.levels has no values"),
         (('"{arm}-{tok', '"{arms}-{arm}-{tok'), "its grid has no such axis"),
         (('"{{tokenizer}}"', '"{{tokeniser}}"'), "is no earlier step"),
-        (("levels = [6, 12]", "seed = [6, 12]"), "'seed' is kept for the study"),
+        (("levels = [6, 12]", "seed = [6, 12]"), "'seed' is reserved for the study"),
         (("seeds = [0, 1]", 'seeds = [0, 1]\nbaseline = "both-mmq"'), "did you mean 'both-mmq-"),
     ],
 )

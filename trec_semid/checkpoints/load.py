@@ -42,7 +42,7 @@ class Particular(Protocol):
     """A module that does not take everything of the right shape."""
 
     def expect_loaded(self) -> None:
-        """Raise CheckpointError where what was loaded does not fit what the module was made for."""
+        """Raise CheckpointError where what was loaded does not fit what the module was built for."""
         ...
 
 

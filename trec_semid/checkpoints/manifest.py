@@ -126,9 +126,9 @@ def read_manifest(bundle: str) -> Manifest:
         content = json.loads(written)
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             remedy = f"This version reads version {SCHEMA_VERSION}: export again"
-            found = content.get("schema_version") if isinstance(content, dict) else None
+            version = content.get("schema_version") if isinstance(content, dict) else None
             raise DataError(
-                "bundle of another version", file=uri, field="schema_version", value=found, remedy=remedy
+                "bundle of another version", file=uri, field="schema_version", value=version, remedy=remedy
             )
         _expect_signed(bundle, written)
         return Manifest.model_validate(content)

@@ -64,7 +64,7 @@ class CheckpointWriter:
             step: its number; a step of that number already there stays until this one is complete.
             trainable: model and optimizers.
             loop: JSON values of the training loop, e.g. epoch, reader position, best metric; from rank 0.
-            extra_files: name to content, kept and checked together with the tensors; from rank 0.
+            extra_files: name to content, stored and checked together with the tensors; from rank 0.
             is_best: keep this step until a better one comes.
 
         Raises:
@@ -74,7 +74,7 @@ class CheckpointWriter:
         # behind.
         self.wait()
         tensors = named_tensors(trainable)
-        # Each rank has drawn its own numbers: all states are kept, so that as many ranks can go on exactly.
+        # Each rank has drawn its own numbers: all states are stored, so that as many ranks can go on exactly.
         states = gather_objects(capture_random_state())
         groups = {name: hyperparameters(optimizer) for name, optimizer in trainable.optimizers.items()}
         facts = {"step": step, "loop": loop, "hyperparameters": groups, "random_states": states}

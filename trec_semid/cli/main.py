@@ -204,7 +204,7 @@ def report(
 ) -> None:
     """Compare finished runs on one page: intervals, paired tests, strata.
 
-    Of rankers or of retrievers, with learning curves, codebooks, the plan, and the commands that made it.
+    Of rankers or of retrievers, with learning curves, codebooks, the plan, and the commands behind it.
 
     \b
     Reads:    run folders of rank or retrieve, and of tokenize, and the dataset they read.
@@ -251,7 +251,7 @@ def plan(
 def study(files: Files, sets: Sets = None) -> None:
     """Run a grid of jobs over seeds, side by side, in one table.
 
-    Finished runs are kept, so the same command goes on after a failure or Ctrl-C.
+    Finished runs stay, so the same command goes on after a failure or Ctrl-C.
 
     \b
     Reads:    a study file, whose steps name a verb, its config files and what differs.

@@ -61,28 +61,28 @@ def run_checks(facts: Facts) -> list[Check]:
 
 def check_python(facts: Facts) -> Check:
     """Python is one that every wheel of the lock exists for."""
-    found = "{}.{}".format(*facts.version)
+    state = "{}.{}".format(*facts.version)
     if (3, 11) <= facts.version < (3, 14):
-        return Check("Python", "ok", found)
-    return Check("Python", "FAIL", f"{found}, expected 3.11 to 3.13", "PYTHON=python3.11 tools/environment")
+        return Check("Python", "ok", state)
+    return Check("Python", "FAIL", f"{state}, expected 3.11 to 3.13", "PYTHON=python3.11 tools/environment")
 
 
 def check_versions(facts: Facts) -> Check:
     """Versions of torch, torchrec and fbgemm were built for each other."""
     have = {name: facts.packages.get(name, "none") for name in ("torch", "torchrec")}
     have["fbgemm"] = next((facts.packages[name] for name in BUILDS if name in facts.packages), "none")
-    wanted = _fitting(facts)
-    wrong = [name for name in wanted if _minor(have[name]) != _minor(wanted[name])]
+    expected = _fitting(facts)
+    wrong = [name for name in expected if _minor(have[name]) != _minor(expected[name])]
     shown = " + ".join(f"{name} {version}" for name, version in have.items())
     if not wrong:
-        exact = all(_release(have[name]) == wanted[name] for name in wanted)
+        exact = all(_release(have[name]) == expected[name] for name in expected)
         return Check(
             "version triple", "ok" if exact else "warn", shown + ("" if exact else ", not a tested set")
         )
-    told = "; ".join(f"{name} is {have[name]}, expected {wanted[name]}" for name in wrong)
+    told = "; ".join(f"{name} is {have[name]}, expected {expected[name]}" for name in wrong)
     names = {"torchrec": "torchrec", "fbgemm": _right_build(facts)}
-    pins = [f"{names[name]}=={wanted[name]}" for name in wrong if name in names]
-    steps = [_pip(facts, f"install torch=={wanted['torch']}")] if "torch" in wrong else []
+    pins = [f"{names[name]}=={expected[name]}" for name in wrong if name in names]
+    steps = [_pip(facts, f"install torch=={expected['torch']}")] if "torch" in wrong else []
     steps += [_pip(facts, f"install --no-deps {' '.join(pins)}")] if pins else []
     return Check("version triple", "FAIL", told, " && ".join(steps))
 
@@ -97,8 +97,8 @@ def check_builds(facts: Facts) -> Check | None:
     if not have:
         return None  # the version triple says so already
     if len(have) > 1:
-        found = "fbgemm-gpu and fbgemm-gpu-cpu are both installed: one overwrote files of the other"
-        return Check("fbgemm build", "FAIL", found, mend)
+        state = "fbgemm-gpu and fbgemm-gpu-cpu are both installed: one overwrote files of the other"
+        return Check("fbgemm build", "FAIL", state, mend)
     if have[0] == right:
         return Check("fbgemm build", "ok", have[0])
     loads = facts.probes["fbgemm"].ok
@@ -119,9 +119,9 @@ def check_torch(facts: Facts) -> Check:
             "torch", "warn", f"{build} on a machine with {len(facts.gpus)} GPU: they stay unused", again
         )
     if facts.gpus and not seen:
-        found = f"{build} sees none of the {len(facts.gpus)} GPU: the driver is too old for it, or hidden"
+        state = f"{build} sees none of the {len(facts.gpus)} GPU: the driver is too old for it, or hidden"
         return Check(
-            "torch", "FAIL", found, "nvidia-smi  # compare 'CUDA Version' with the build; update the driver"
+            "torch", "FAIL", state, "nvidia-smi  # compare 'CUDA Version' with the build; update the driver"
         )
     return Check("torch", "ok", build + (f", {seen} GPU" if seen else ", no GPU needed"))
 
@@ -134,14 +134,14 @@ def check_fbgemm(facts: Facts) -> Check:
     )
     file = str(probe.facts.get("file"))
     if probe.ok and not any(file.startswith(folder) for folder in facts.site):
-        found = f"fbgemm_gpu is read from {file}, not from the installed package"
-        return Check("fbgemm ABI", "FAIL", found, "unset PYTHONPATH  # or move that folder away")
+        state = f"fbgemm_gpu is read from {file}, not from the installed package"
+        return Check("fbgemm ABI", "FAIL", state, "unset PYTHONPATH  # or move that folder away")
     if probe.ok:
         return Check("fbgemm ABI", "ok", "operators load and compute")
     symbol = re.search(r"undefined symbol: (\w+)", probe.error)
     if symbol:
-        found = f"fbgemm was compiled against another torch: undefined symbol {symbol[1]}"
-        return Check("fbgemm ABI", "FAIL", found, again)
+        state = f"fbgemm was compiled against another torch: undefined symbol {symbol[1]}"
+        return Check("fbgemm ABI", "FAIL", state, again)
     return Check("fbgemm ABI", "FAIL", probe.error, again)
 
 
@@ -181,28 +181,28 @@ def check_libraries(facts: Facts) -> Check | None:
 
 def check_memory(facts: Facts) -> Check:
     """Enough memory is free for the quickstart."""
-    found = f"{facts.memory_bytes / GIB:.1f} GiB free"
+    state = f"{facts.memory_bytes / GIB:.1f} GiB free"
     if facts.memory_bytes >= 4 * GIB:
-        return Check("memory", "ok", found)
+        return Check("memory", "ok", state)
     status: Status = "warn" if facts.memory_bytes >= GIB else "FAIL"
     return Check(
         "memory",
         status,
-        f"{found}, the quickstart takes up to 4",
+        f"{state}, the quickstart takes up to 4",
         "ps aux --sort=-rss | head  # stop what is large",
     )
 
 
 def check_disk(facts: Facts) -> Check:
     """Enough disk is free below the current folder for runs and checkpoints."""
-    found = f"{facts.disk_bytes / GIB:.1f} GiB free here"
+    state = f"{facts.disk_bytes / GIB:.1f} GiB free here"
     if facts.disk_bytes >= 2 * GIB:
-        return Check("disk", "ok", found)
+        return Check("disk", "ok", state)
     status: Status = "warn" if facts.disk_bytes >= GIB / 4 else "FAIL"
     return Check(
         "disk",
         status,
-        f"{found}, runs and checkpoints want 2",
+        f"{state}, runs and checkpoints want 2",
         "du -xh -d 2 . | sort -h | tail  # what is large",
     )
 

@@ -19,7 +19,7 @@ class PooledTables(nn.Module):
     Input: a KeyedJaggedTensor over B rows. Output: (B, F * dim), feature after feature. Sharded
     collections return other key orders, so columns are put in place by key, never by position.
 
-    Tables add up, and means are made here: where a plan lays some tables by rows and others whole, a
+    Tables add up, and means are computed here: where a plan lays some tables by rows and others whole, a
     sharded collection divides the means of the latter a second time (torchrec 1.8, seen at 4 ranks).
     """
 

@@ -43,7 +43,7 @@ def bag_configs(specs: Sequence[TableSpec], config: TablesConfig) -> list[Embedd
             num_embeddings=spec.num_rows,
             embedding_dim=config.dim,
             feature_names=list(spec.features),
-            # Means are made in `PooledTables`, which says why.
+            # Means are computed in `PooledTables`, which says why.
             pooling=PoolingType.SUM,
         )
         for spec in specs

@@ -31,7 +31,7 @@ from trec_semid.metrics.intervals import (
 from trec_semid.metrics.verdicts import NOT_DISTINGUISHABLE, Direction, Verdict, judge
 
 MIN_USERS = 10
-"""A comparison over fewer users says nothing, and is not made."""
+"""A comparison over fewer users says nothing, and is left out."""
 Seed = int | None
 Pairing = Literal["seeds and users", "users", "seeds"]
 Goal = Literal["high", "low", "one"]

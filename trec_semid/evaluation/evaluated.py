@@ -1,4 +1,4 @@
-"""What a run folder says of how its predictions were made, whether training wrote them or `evaluate` did.
+"""What a run folder says of how its predictions came about, whether training wrote them or `evaluate` did.
 
 `evaluate` writes a folder of its own, whose `config.toml` has settings of evaluation alone. Of which kind the
 runs are that it asked, and what their config amounts to with these settings, is in its `evaluated.json`.

@@ -67,7 +67,7 @@ class Assigned(NamedTuple):
 
 
 def run(config: AssignConfig) -> Assigned:
-    """Write semantic IDs and the drift report of new items; what this very call wrote before is kept.
+    """Write semantic IDs and the drift report of new items; what this very call wrote before stays.
 
     Raises:
         ConfigError: a column is mapped for a modality that the tokenizer does not read.

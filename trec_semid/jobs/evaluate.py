@@ -43,7 +43,7 @@ class EvaluateConfig(VerifyConfig):
     `runs/x/checkpoints/step-12`. Several score together, as one ensemble."""
     splits: Annotated[tuple[Split, ...], Field(min_length=1)] = ("valid", "test")
     dataset: Annotated[Place | None, MayChange()] = None
-    """Where the runs' dataset lies now, if not where they found it."""
+    """Where the runs' dataset lies now, if not where they read it."""
     semantic_ids: Annotated[Place | None, MayChange()] = None
     """Where their semantic IDs lie now, likewise."""
     batch_size: Annotated[PositiveInt | None, MayChange()] = None

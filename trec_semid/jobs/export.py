@@ -84,11 +84,11 @@ def run(config: ExportConfig) -> Exported:
 
 
 def _run(config: ExportConfig) -> Exported:
-    made = RunFolder(config.run, "rank")
-    _expect_rank_run(made)
-    ranked = load_config(RankConfig, [made.path("config.toml")])
+    trained = RunFolder(config.run, "rank")
+    _expect_rank_run(trained)
+    ranked = load_config(RankConfig, [trained.path("config.toml")])
     with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
-        manifest = _write(config, ranked, made, folder)
+        manifest = _write(config, ranked, trained, folder)
         num_rows, difference = _check(config, ranked, folder)
     num_bytes = sum(facts.num_bytes for facts in manifest.files())
     say(
@@ -99,30 +99,34 @@ def _run(config: ExportConfig) -> Exported:
     return Exported(config.out, difference, num_bytes)
 
 
-def _expect_rank_run(made: RunFolder) -> None:
-    if not exists(made.path("metrics.json")):
-        raise DataError("not a finished rank run", file=made.path("metrics.json"), remedy="Run it to its end")
-    job = made.read_json("run.json").get("job")
+def _expect_rank_run(trained: RunFolder) -> None:
+    if not exists(trained.path("metrics.json")):
+        raise DataError(
+            "not a finished rank run", file=trained.path("metrics.json"), remedy="Run it to its end"
+        )
+    job = trained.read_json("run.json").get("job")
     if job != "rank":
         remedy = "Export the run of a ranker"
-        raise DataError("not a rank run", file=made.path("run.json"), field="job", value=job, remedy=remedy)
+        raise DataError(
+            "not a rank run", file=trained.path("run.json"), field="job", value=job, remedy=remedy
+        )
 
 
-def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: str) -> Manifest:
-    checkpoints = made.path("checkpoints")
+def _write(config: ExportConfig, ranked: RankConfig, trained: RunFolder, folder: str) -> Manifest:
+    checkpoints = trained.path("checkpoints")
     step = best_step(checkpoints)
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
-    kept = read_files(checkpoints, step)
-    facts, dataset = made.read_json("metrics.json"), open_dataset(ranked.dataset, config.verify)
+    stored = read_files(checkpoints, step)
+    facts, dataset = trained.read_json("metrics.json"), open_dataset(ranked.dataset, config.verify)
     if dataset.facts.checksum != facts["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
         raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")
-    if exists(made.path(FILE)):
-        verify_record(made.uri)
-    if exists(made.path(QUALITY)):  # of the codes that tuning came to
-        kept[QUALITY] = read_bytes(made.path(QUALITY))
-    ids = _write_map(folder, kept, dataset)
+    if exists(trained.path(FILE)):
+        verify_record(trained.uri)
+    if exists(trained.path(QUALITY)):  # of the codes that tuning came to
+        stored[QUALITY] = read_bytes(trained.path(QUALITY))
+    ids = _write_map(folder, stored, dataset)
     codes = Codes(ids[1].codes, ids[1].sizes) if ids else None
     data = RankingData(dataset, ranked.features, ranked.history, ranked.representation, codes)
     tensors = read_tensors(checkpoints, step, "model/")
@@ -148,7 +152,7 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
         semantic_ids=ids[0] if ids else None,
         tokenizer=tuple(
             _write_file(folder, name, content)
-            for name, content in kept.items()
+            for name, content in stored.items()
             if name.startswith(f"{TOKENIZER}/") or name == QUALITY
         ),
         metrics=facts["metrics"],
@@ -157,10 +161,12 @@ def _write(config: ExportConfig, ranked: RankConfig, made: RunFolder, folder: st
     return manifest
 
 
-def _write_map(folder: str, kept: dict[str, bytes], dataset: Dataset) -> tuple[MapFacts, SemanticIds] | None:
-    if FILE not in kept:
+def _write_map(
+    folder: str, stored: dict[str, bytes], dataset: Dataset
+) -> tuple[MapFacts, SemanticIds] | None:
+    if FILE not in stored:
         return None
-    known = _write_file(folder, FILE, kept[FILE])
+    known = _write_file(folder, FILE, stored[FILE])
     ids = SemanticIds.load(join(folder, FILE), dataset.item_ids)
     return MapFacts(**known.model_dump(), checksum=ids.checksum(), sizes=ids.sizes), ids
 
@@ -199,11 +205,11 @@ def _check(config: ExportConfig, ranked: RankConfig, folder: str) -> tuple[int, 
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if said["torchrec"]:
         raise CheckpointError(f"{config.out}: reading the bundle needed torchrec.")
-    wanted = read_predictions(config.run, "test").score[: config.check_rows]
-    difference = float(np.abs(np.asarray(said["scores"]) - wanted).max())
+    expected = read_predictions(config.run, "test").score[: config.check_rows]
+    difference = float(np.abs(np.asarray(said["scores"]) - expected).max())
     if not difference <= _TOLERANCE[config.tables]:
         raise CheckpointError(
             f"{config.out}: the bundle scores {difference:.4f} away from the run's predictions "
             f"(allowed: {_TOLERANCE[config.tables]}). Nothing was written. Export as fp32, or rank again."
         )
-    return len(wanted), difference
+    return len(expected), difference

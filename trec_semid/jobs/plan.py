@@ -1,4 +1,4 @@
-"""`trec-semid plan`: where a model's tables would lie on a cluster, made on any machine.
+"""`trec-semid plan`: where a model's tables would lie on a cluster, computed on any machine.
 
 A plan config is a rank or a retrieve config with a cluster, and sizes where tables are to be larger than the
 dataset's.

@@ -49,11 +49,11 @@ def _make(config: PrepareConfig) -> DatasetFacts:
 
 
 def finished(config: PrepareConfig) -> DatasetFacts | None:
-    """Return the facts of a dataset that this very config made, unless what it reads has changed since.
+    """Return the facts of a dataset that this very config prepared, unless what it reads has changed since.
 
     Changed: a file came or went in a folder or pattern, or one has another content (files of the recorded
     size and time of writing are not read again); a picture came, went or was written anew. An input that
-    was removed altogether is no reason to lose the dataset. A damaged dataset is made again.
+    was removed altogether is no reason to lose the dataset. A damaged dataset is prepared again.
     """
     if not exists(join(config.out, CONFIG)) or not exists(join(config.out, "dataset.json")):
         return None
@@ -62,7 +62,7 @@ def finished(config: PrepareConfig) -> DatasetFacts | None:
     try:
         facts = open_dataset(config.out, alone=True).facts
     except DataError as error:  # written by another version, or damaged
-        _log.warning("%s: %s. It is made again", error.file, error.problem)
+        _log.warning("%s: %s. It is prepared again", error.file, error.problem)
         return None
     changed = have_changed(facts.source.get("files", []), config.inputs(), config.picture_folders())
     return None if changed else facts

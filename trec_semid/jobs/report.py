@@ -19,15 +19,15 @@ class ReportConfig(VerifyConfig):
     """What to report, and where to."""
 
     runs: list[Place] = Field(min_length=1)
-    """Run folders of `rank` or `retrieve`, and of `tokenize`; tokenizers that the former read are found."""
+    """Run folders of `rank` or `retrieve`, and of `tokenize`; tokenizers that the former read are added."""
     out: Place | None = None
     """Folder for the report; None = the run's own folder for one run, `report` beside the first for more."""
     title: str | None = None
-    """Title of the page; None = made from the dataset's name."""
+    """Title of the page; None = from the dataset's name."""
     baseline: str | None = None
     """Arm that others are compared with; None = the ranker that reads item IDs alone, or the first run's."""
     dataset: Place | None = None
-    """Dataset folder, where it no longer lies where the runs found it."""
+    """Dataset folder, where it no longer lies where the runs read it."""
     replicates: int = Field(1000, ge=100)
     """Draws of users behind every interval."""
     seed: int = 0

@@ -1,7 +1,7 @@
 """`trec-semid study`: a grid of jobs over seeds, side by side, with one table at the end.
 
-Nothing starts before the config of every run is valid. Finished runs are kept; a run is made anew when
-its config changed or when something it reads is made anew. A failed run costs only the runs that read it.
+Nothing starts before the config of every run is valid. Finished runs stay; a run is computed anew when
+its config changed or when something it reads is computed anew. A failed run costs only the runs that read it.
 """
 
 import json

@@ -14,7 +14,7 @@ from trec_semid.layers.dropout import Dropout
 
 
 class Memory(NamedTuple):
-    """What all steps and all beams of a sequence read: keys and values of each layer, made once."""
+    """What all steps and all beams of a sequence read: keys and values of each layer, computed once."""
 
     keys: tuple[Tensor, ...]
     """A (B, H, S, D / H) each."""

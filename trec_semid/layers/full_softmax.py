@@ -125,7 +125,7 @@ class _Scores(torch.autograd.Function):
         besides: _Besides,
         chunk_bytes: int | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return (B,) and (B, W) float32; of all scores only these are kept."""
+        """Return (B,) and (B, W) float32; of all scores only these are stored."""
         ctx.besides = besides
         ctx.bound = chunk_bytes or _CHUNK_BYTES.get(queries.device.type, _CHUNK_BYTES["cpu"])
         total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
@@ -141,7 +141,7 @@ class _Scores(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Send the gradients to queries and items, with the scores made once more."""
+        """Send the gradients to queries and items, with the scores computed once more."""
         queries, items, targets, total = ctx.saved_tensors
         weights, of_targets = grads[0].float().unsqueeze(1), grads[1].float()
         # Where every column is left out there is nothing to share, and exp(-inf + inf) would be no number.
@@ -165,7 +165,7 @@ class _Scores(torch.autograd.Function):
 def _tiles(num_queries: int, num_items: int, bound: int) -> Iterator[tuple[slice, slice]]:
     """Yield stretches of queries with stretches of items, whose scores take no more than the bound."""
     height = max(1, min(_QUERIES_AT_ONCE, num_queries))
-    # 4 bytes a score: they are float32 whatever the products are made in.
+    # 4 bytes a score: they are float32 whatever the products are computed in.
     width = max(1, bound // (4 * height))
     for first in range(0, num_queries, height):
         for start in range(0, num_items, width):

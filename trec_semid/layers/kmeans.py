@@ -10,7 +10,7 @@ from trec_semid.core.errors import DataError
 
 
 class Clusters(NamedTuple):
-    """What k-means found."""
+    """Centroids, and the cluster of each vector."""
 
     centroids: Float32s
     """(K, D); unit length where the clustering was spherical."""
@@ -36,7 +36,7 @@ def fit_kmeans(
         num_clusters: K, at most N.
         seed: picks the first centroids.
         iterations: Lloyd steps.
-        spherical: centroids are kept at unit length and compared by inner product.
+        spherical: centroids stay at unit length and are compared by inner product.
         start: (K, D) centroids to go on from, instead of K of the points.
 
     Raises:

@@ -18,7 +18,7 @@ _CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
 
 
 class GumbelNoise(NamedTuple):
-    """Noise on the scores, drawn again from its seed in backward instead of being kept."""
+    """Noise on the scores, drawn again from its seed in backward instead of being stored."""
 
     scale: float
     seed: int
@@ -93,7 +93,7 @@ def _scored_by(
 
 
 class _Scores(NamedTuple):
-    """How scores are made, chunk by chunk and twice alike."""
+    """How scores are computed, chunk by chunk and twice alike."""
 
     scale: float
     noise: GumbelNoise | None

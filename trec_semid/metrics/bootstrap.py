@@ -105,7 +105,7 @@ def bootstrap_user_means(
     Args:
         values: (U,) of each metric, such as recall@10; NaN for a user whom it does not define.
         users: (T,) and
-        items: (T,) the rows that the values were made of, such as every user's targets; with U, B and
+        items: (T,) the rows that the values come from, such as every user's targets; with U, B and
             `seed` they tell which runs can be compared.
         num_replicates: B.
         seed: of the draws; equal for runs that are to be compared.
@@ -189,7 +189,7 @@ class _Sample:
         self._not_above = np.searchsorted(negative_scores, ordered[truth], "right")
 
     def num_counted_users(self, metric: str) -> int:
-        """Return how many users the metric is made of."""
+        """Return how many users count in the metric."""
         return self._num_of_both_classes if metric.startswith("gauc") else self.num_users
 
     def under(self, weights: Floats, metrics: Sequence[str]) -> dict[str, Floats]:

@@ -30,7 +30,7 @@ MAX_ROWS_IN_MEMORY = 1 << 24
 
 
 class SortedRuns:
-    """Keys in the order they come, kept as sorted runs; more than `max_rows` of them lie on disk."""
+    """Keys in the order they come, stored as sorted runs; more than `max_rows` of them lie on disk."""
 
     def __init__(self, max_rows: int = MAX_ROWS_IN_MEMORY) -> None:
         self.max_rows = max_rows

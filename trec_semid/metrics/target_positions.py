@@ -10,7 +10,7 @@ Other targets of the user are items of the list like any other. With one target 
 leave-one-out; with several no two have the same position. An item scored -inf is in no list, so scores that a
 beam search leaves at -inf are misses: as a target its position is UNLISTED. Scores are compared in float32.
 
-Memory: one chunk, its comparisons, and the scores that are kept; never users × catalogue.
+Memory: one chunk, its comparisons, and the scores that are stored; never users × catalogue.
 
 Legend: B users, T targets of all users (user after user), H masked items (likewise), N length of the
 returned lists, n items of a chunk.
@@ -33,8 +33,8 @@ UNLISTED = 2**62
 """Position of a target that is not in the list: behind every cutoff."""
 CHUNK_SCORES = 1 << 21
 """Scores of a chunk, unless its number of items is given: 8 MiB, so that work stays near the processor."""
-KEPT_SCORES = 1 << 26
-"""Scores kept between the two looks at them: 256 MiB. Chunks beyond that are scored twice."""
+STORED_SCORES = 1 << 26
+"""Scores stored between the two looks at them: 256 MiB. Chunks beyond that are scored twice."""
 _BLOCK = 64
 """Items whose largest score tells whether one of them can enter the lists."""
 
@@ -105,14 +105,14 @@ def locate_targets(
     *,
     list_length: int = 100,
     chunk_items: int | None = None,
-    kept_scores: int = KEPT_SCORES,
+    stored_scores: int = STORED_SCORES,
     stretch: Stretch | None = None,
 ) -> ListedTargets:
     """Rank the targets of a batch of users among the whole catalogue; see the head of this module.
 
     A target's own score must be known before items above it are counted, so every chunk is looked at
-    twice. Chunks are kept in between as far as `kept_scores` goes, and scored again beyond that: take
-    B <= kept_scores / num_items users at once to score each item once.
+    twice. Chunks are stored in between as far as `stored_scores` goes, and scored again beyond that: take
+    B <= stored_scores / num_items users at once to score each item once.
 
     Args:
         score: gives the scores of any range of items; the same ones, to the bit, when asked again.
@@ -120,7 +120,7 @@ def locate_targets(
         num_items: size of the catalogue.
         list_length: N.
         chunk_items: n; as many as make up CHUNK_SCORES where not given.
-        kept_scores: how many scores to keep.
+        stored_scores: how many scores to store.
         stretch: what this process scores where several do; everything where not given.
 
     Raises:
@@ -142,7 +142,7 @@ def locate_targets(
         own[here] = scores[row, column]
         top = _with_chunk(top, scores, chunk.start, is_first=number == 0)
         num_scores += scores.numel()
-        if num_scores <= kept_scores:
+        if num_scores <= stored_scores:
             stored[chunk.start] = scores
     # A target's score is known where its row lies, and is -inf in all other processes.
     own = stretch.highest(own) if stretch else own
@@ -169,7 +169,7 @@ def _chunks(items: slice, num_users: int, chunk_items: int | None) -> list[slice
 def positions_in_lists(top_items: Tensor, targets: Tensor, num_targets: Tensor) -> Tensor:
     """Return (T,) the place of each target in its user's list, from 1; UNLISTED where it is not there.
 
-    For lists that are made without scores of the whole catalogue, as by a beam search; what may not be in
+    For lists that are built without scores of the whole catalogue, as by a beam search; what may not be in
     them is then up to who makes them.
 
     Args:
@@ -284,7 +284,7 @@ def _targets_and_masked(users: UserItems, num_items: int) -> tuple[_Pairs, _Pair
         item = int(different[times > 1][0]) % num_items
         remedy = "Count an item once a user: distinct_targets"
         raise DataError("user has a target twice", field="targets", value=item, remedy=remedy)
-    # A target stays in the list though the history has it: masked, it could never be found.
+    # A target stays in the list though the history has it: masked, it could never be listed.
     free = ~torch.isin(masked_keys, keys)
     return targets, _Pairs(masked.users[free], masked.items[free])
 
@@ -306,5 +306,5 @@ def _expect_numbers(highest: Tensor) -> None:
 def _expect_same(own: Tensor, scores: Tensor, targets: _Pairs, chunk: slice) -> None:
     here, row, column = targets.within(chunk)
     if not torch.equal(own[here], scores[row, column]):
-        remedy = "Put the model into evaluation mode, or take fewer users at once so that scores are kept"
+        remedy = "Put the model into evaluation mode, or take fewer users at once so that scores are stored"
         raise DataError("scorer gives an item two scores", field="score", remedy=remedy)

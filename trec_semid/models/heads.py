@@ -44,8 +44,8 @@ class CodeHeads(nn.Module):
         """
         queries, rows = self(states), normalize(tables, dim=-1)
         each = [
-            full_softmax_loss(query, row, wanted, scale=self.scale)
-            for query, row, wanted in zip(queries, rows, codes.unbind(2), strict=True)
+            full_softmax_loss(query, row, target, scale=self.scale)
+            for query, row, target in zip(queries, rows, codes.unbind(2), strict=True)
         ]
         return torch.stack(each).mean(0)
 

@@ -171,7 +171,7 @@ class RankerInTheLoopWithLoss(nn.Module):
         )
         loss = total * share
         for name, errors in scored.errors.items():
-            # Distinct targets come first among the items, so errors are found by the same numbers.
+            # Distinct targets come first among the items, so the same numbers point at errors.
             loss = loss + self.anchor_weights[name] * share * (errors[items.targets] * weights).sum()
         agreement = (self.ranker.live.codes[items.rows] == scored.codes).float().mean()
         return LoopOutput(loss, scored.logits.detach(), scored.codes, agreement)

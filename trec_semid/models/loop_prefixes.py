@@ -1,4 +1,4 @@
-"""Prefix tables of a ranker whose tokenizer moves: rows are found from the codes just chosen.
+"""Prefix tables of a ranker whose tokenizer moves: rows are computed from the codes just chosen.
 
 They get the gradient of the rows that were read, as any table; none reaches the tokenizer through a hash.
 
@@ -47,8 +47,8 @@ class LoopPrefixes:
         values, sizes = [features.values()], [features.lengths()]
         for feature in self._features:
             is_target = feature.role == "item_prefix"
-            found = rows[items.targets] if is_target else history
-            values.append(found[:, feature.position])
+            prefixes = rows[items.targets] if is_target else history
+            values.append(prefixes[:, feature.position])
             sizes.append((ones if is_target else lengths).to(features.lengths().dtype))
         keys = [*features.keys(), *(feature.name for feature in self._features)]
         return keyed_jagged(keys, torch.cat(values), torch.cat(sizes))

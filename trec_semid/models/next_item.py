@@ -69,7 +69,7 @@ class NextItemModel(RetrievalModel):
         return states.flatten(0, 1)[places.predicting]
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
-        """Return (U, D): the sum of an item's tokens, which its score is made with."""
+        """Return (U, D): the sum of an item's tokens, which its score is computed with."""
         vectors = tokens.as_targets()
         return normalize(vectors, dim=-1) if self.config.item_similarity_is_cosine else vectors
 

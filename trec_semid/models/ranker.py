@@ -21,10 +21,10 @@ class RankerConfig(Config):
 class DenseRanker(nn.Module, ABC):
     """Maps the embedded features of B rows, (B, F * dim) in feature order, to logits (B,).
 
-    It is all that a method of ranking is: tables, what an item is made of and the loss are every ranker's.
-    It is made of its config, F features in the order of the columns, and the columns of each; what a config
-    asks of features that there are not it refuses by `ConfigError`. Its state is what a checkpoint and the
-    dense program of a bundle hold.
+    It is all that a method of ranking is: tables, what describes an item and the loss are every ranker's.
+    It is built from its config, F features in the order of the columns, and the columns of each; it refuses
+    what a config asks of missing features by `ConfigError`. Its state is what a checkpoint and the dense
+    program of a bundle hold.
     """
 
     @abstractmethod

@@ -17,7 +17,7 @@ from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.retrieval_model import RetrievalModel
 
 SearchKind = Literal["exact", "beam", "popularity"]
-"""How lists are made: every item is scored, a beam goes over codes, or all users get one list."""
+"""How items are listed: every item is scored, a beam goes over codes, or all users get one list."""
 
 
 class RetrieverConfig(Config):
@@ -33,7 +33,7 @@ class LossConfig(Config):
     """Of the cross-entropy over items."""
     negatives: Negatives = "all"
     """Items that it takes for wrong answers: all, or those `seen` in training, whatever the label. One never
-    seen is then not learnt to be wrong, and is found by its content and codes."""
+    seen is then not learnt to be wrong, and is retrieved by its content and codes."""
     code_weight: NonNegativeFloat = 0.0
     """Of the cross-entropy over codes, a mean over positions; without it codes are read, not predicted."""
     item_temperature: PositiveFloat = 1.0
@@ -57,7 +57,7 @@ class Needs(NamedTuple):
     one_target: bool = False
     """Whether a place predicts one item, whatever `window` says: it has to be 1."""
     beam: bool = False
-    """Whether lists are made by a beam only, because not every item can be scored."""
+    """Whether lists come from a beam only, because not every item can be scored."""
 
 
 class Frame(NamedTuple):
@@ -100,7 +100,7 @@ class Retriever(ABC, Generic[KindT]):
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Folders of the finished runs that it is made of; none but of an ensemble."""
+        """Folders of the finished runs that it combines; none but of an ensemble."""
         return ()
 
     @property
@@ -127,7 +127,7 @@ class Retriever(ABC, Generic[KindT]):
         raise ConfigError(f"model.kind: '{self.kind}' has no model to build.")
 
     def search(self, beam_width: int | None) -> SearchKind:
-        """Return how lists are made.
+        """Return how items are listed.
 
         Args:
             beam_width: of `[evaluation]`; None where every item is to be scored.

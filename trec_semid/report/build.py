@@ -69,7 +69,7 @@ def build_report(
 
     Args:
         collection: the runs.
-        title: the report's title; None = made from the dataset's name.
+        title: the report's title; None = from the dataset's name.
         baseline: name of the arm that others are compared with; None = the usual one of their kind.
         num_replicates: draws of users behind every interval; large test parts get fewer, and a note.
         seed: of the draws.

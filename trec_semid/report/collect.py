@@ -68,7 +68,7 @@ class FinishedRun:
         return read_events(join(self.uri, "log.jsonl"))
 
     def facts(self, arm: str) -> RunFacts:
-        """Return how the run was made."""
+        """Return the command, versions and machine of the run."""
         return RunFacts(
             run=self.name,
             job=self.job,
@@ -115,7 +115,7 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None, mode: Verify =
 
     Args:
         uris: run folders; one given twice counts once.
-        dataset: where the dataset lies now; None = where the first run found it.
+        dataset: where the dataset lies now; None = where the first run read it.
         mode: whether its contents are read anew, as `open_dataset` says.
 
     Raises:

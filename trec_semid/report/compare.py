@@ -81,7 +81,7 @@ class RunMeasures(NamedTuple):
     counts: dict[str, int]
     """Of the test part, as in `metrics.json` without the part's name."""
     undrawn: dict[Key, float] = {}
-    """Numbers of the test part that no draw of users can be made of."""
+    """Numbers of the test part that no draw of users can give."""
 
 
 class Measured(NamedTuple):

@@ -267,7 +267,7 @@ class Plan(Config):
 
 
 class RunFacts(Config):
-    """How one run was made."""
+    """Command, versions and machine of one run."""
 
     run: str
     job: str
@@ -282,7 +282,7 @@ class RunFacts(Config):
 
 
 class Bootstrap(Config):
-    """How intervals were made."""
+    """How intervals were drawn."""
 
     replicates: int
     level: float = 0.95

@@ -15,7 +15,7 @@ class Metric(NamedTuple):
     better: Better
     words: str
     is_by_user: bool = True
-    """Whether it is made of users one by one, so that users can be drawn; coverage is of all together."""
+    """Whether it counts users one by one, so that users can be drawn; coverage is of all together."""
 
     @property
     def hint(self) -> str:

@@ -46,7 +46,7 @@ def _shared_beginning(tokens: Sequence[Sequence[str]]) -> int:
 
 
 def _asks_of_items(run: FinishedRun) -> bool:
-    """Tell whether a run has items of its own: neither made of other runs nor without anything to learn."""
+    """Tell whether a run has items of its own: neither of other runs nor without anything to learn."""
     return not _rows_of_members(run) and _learns(run)
 
 
@@ -85,7 +85,7 @@ def _item_tokens(run: FinishedRun, ambiguous: set[str]) -> list[str]:
 def retriever_config(run: FinishedRun) -> dict[str, Any]:
     """Return what of a run's config makes its arm.
 
-    Runs that an ensemble is made of are named by their rows: seeds of it may be of other seeds of them.
+    Members of an ensemble are named by their rows: seeds of it may be of other seeds of them.
     """
     own, members = own_config(run), _rows_of_members(run)
     return {**own, "model": {**own["model"], "runs": members}} if members else own

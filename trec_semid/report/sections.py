@@ -266,7 +266,7 @@ def _scalar_title(scalar: str) -> str:
 
 
 def _training_table(report: Report) -> Table:
-    """Return where every run ended and which step it kept."""
+    """Return where every run ended and which step's weights it selected."""
     shown = _validated(report)
     titles = (
         "Run",
@@ -293,7 +293,7 @@ def _training_table(report: Report) -> Table:
 
 
 def _run_table(report: Report) -> Table:
-    """Return how every run was made."""
+    """Return command, versions and machine of every run."""
     columns = [
         Column("Run"),
         Column("Arm", is_text=True),

@@ -47,7 +47,7 @@ def beam_search(
         trie: the catalogue's tuples.
         num_users: B.
         next_log_probs: the model; called once for each position.
-        width: beams kept.
+        width: beams that go on.
         exclude: (B, S) item rows to leave out for each user, filled up with -1.
 
     Returns:
@@ -85,14 +85,14 @@ def decode_items(
 ) -> Retrieved:
     """Return the items of the best `width` tuples that have any, by (score descending, item row ascending).
 
-    Items that share a tuple share its score and are all there, up to the asked number. Fewer than asked are
-    found where the tuples have fewer: `width` bounds the tuples, not the items.
+    Items that share a tuple share its score and are all there, up to the asked number. Lists are
+    shorter where the tuples have fewer: `width` bounds the tuples, not the items.
 
     Args:
         trie: the catalogue's tuples.
         num_users: B.
         next_log_probs: the model.
-        width: beams kept.
+        width: beams that go on.
         num_items: length of the lists.
         exclude: (B, S) item rows to leave out for each user, filled up with -1.
 
@@ -131,7 +131,7 @@ class BeamSearch:
         Args:
             codes: (N, R) of all items, on the device of the search.
             sizes: R, codes that each position knows without 'missing'.
-            width: beams kept.
+            width: beams that go on.
         """
         self._trie, self.width = TupleTrie.build(codes, sizes).to(codes.device), width
 
@@ -210,7 +210,7 @@ def _num_slots(counts: Tensor) -> int:
 
 def _pick(log_probs: Tensor, parents: Tensor, codes: Tensor) -> Tensor:
     """Return (B, C): log-probability of each candidate's code after its prefix."""
-    # The model ignores the prefix: all beams of a user read one row, and no copies of it are made.
+    # The model ignores the prefix: all beams of a user read one row, and nothing is copied.
     if log_probs.shape[1] == 1:
         return log_probs[:, 0].gather(1, codes)
     return log_probs.flatten(1).gather(1, codes.add(parents, alpha=log_probs.shape[2]))

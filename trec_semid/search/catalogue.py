@@ -28,7 +28,7 @@ DESCRIPTION = "catalogue.json"
 _TABLES = "code_tables.safetensors"
 _VERSION = 1
 _CHUNK_ROWS = 65_536
-"""Items whose vectors are made at once."""
+"""Items whose vectors are computed at once."""
 _FILE_ROWS = 1 << 20
 """Items of a file: reading some rows of a catalogue reads little more than these."""
 _REMEDY = "Save the catalogue again"
@@ -69,7 +69,7 @@ def build_catalogue(
 ) -> Catalogue:
     """Return this rank's stretch of the catalogue as the model has it now; all ranks build it together.
 
-    No rank ever holds the vectors of more than its stretch, and of one chunk while these are made.
+    No rank ever holds the vectors of more than its stretch, and of one chunk while these are computed.
 
     Args:
         model: in evaluation mode.

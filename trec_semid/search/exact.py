@@ -18,11 +18,11 @@ from trec_semid.search.stretches import bring_together
 
 # In float32 that is 256 MiB.
 SCORES_AT_ONCE = 1 << 26
-"""Users of a batch times items: scores that are made once and kept between the two looks at them."""
+"""Users of a batch times items: scores that are computed once and stored between the two looks at them."""
 
 
 def users_at_once(num_items: int) -> int:
-    """Return how many users' scores of all items are kept at once."""
+    """Return how many users' scores of all items are stored at once."""
     return max(1, SCORES_AT_ONCE // num_items)
 
 
@@ -62,9 +62,9 @@ class ExactSearch:
             return ListedTargets(users.targets, nobody)
         stretch = together.stretch(self._rows)
         scores = self._scores(together.queries)
-        found = rank_by(scores, together.users, self.num_items, length, stretch)
+        ranked = rank_by(scores, together.users, self.num_items, length, stretch)
         # Positions are of all ranks' targets; lists have gone back to the ranks of their users (`_merge`).
-        return ListedTargets(found.positions[together.own_targets()], found.top_items)
+        return ListedTargets(ranked.positions[together.own_targets()], ranked.top_items)
 
     def _scores(self, queries: Sequence[Queries]) -> ChunkScorer:
         return mean_scores(self._catalogues, queries, self._penalties)
@@ -101,7 +101,7 @@ def rank_by(
         stretch: of the items that are scored here; all where not given.
     """
     return locate_targets(
-        score, users, num_items, list_length=length, kept_scores=SCORES_AT_ONCE, stretch=stretch
+        score, users, num_items, list_length=length, stored_scores=SCORES_AT_ONCE, stretch=stretch
     )
 
 

@@ -21,7 +21,7 @@ class Retrieved(NamedTuple):
     scores: Tensor
     """(B, num_items) float32; -inf after the last."""
     lengths: Tensor
-    """(B,) int64: items found."""
+    """(B,) int64: items that each list has."""
 
 
 def top_places(scores: Tensor, ties: Tensor, k: int) -> Tensor:
@@ -56,27 +56,27 @@ def best_items(scores: Tensor, rows: Tensor, num_items: int) -> Retrieved:
     """
     expect_no_nan(scores)
     places = top_places(scores, rows, min(num_items, scores.shape[1]))
-    found = scores.gather(1, places).float()
-    exists = found > -torch.inf
+    best = scores.gather(1, places).float()
+    exists = best > -torch.inf
     items = rows.expand_as(scores).gather(1, places).masked_fill_(~exists, -1)
-    room = (0, num_items - found.shape[1])
+    room = (0, num_items - best.shape[1])
     return Retrieved(
         torch.nn.functional.pad(items, room, value=-1),
-        torch.nn.functional.pad(found, room, value=-torch.inf),
+        torch.nn.functional.pad(best, room, value=-torch.inf),
         exists.sum(1),
     )
 
 
-def agreement(found: Tensor, exact: Tensor) -> Tensor:
-    """Return (B,) float32: the share of the exact list's items that were found, whatever their place.
+def agreement(listed: Tensor, exact: Tensor) -> Tensor:
+    """Return (B,) float32: the share of the exact list's items that are listed too, whatever their place.
 
     A user whose exact list is empty counts 1.
 
     Args:
-        found: (B, N) item rows of a beam search, say; -1 after the last.
+        listed: (B, N) item rows of a beam search, say; -1 after the last.
         exact: (B, N) item rows of all items.
     """
-    same = (exact.unsqueeze(2) == found.unsqueeze(1)).any(2) & (exact >= 0)
+    same = (exact.unsqueeze(2) == listed.unsqueeze(1)).any(2) & (exact >= 0)
     lengths = (exact >= 0).sum(1)
     return torch.where(lengths > 0, same.sum(1) / lengths.clamp(min=1), 1.0)
 
@@ -105,7 +105,7 @@ def expect_no_nan(scores: Tensor) -> None:
     Raises:
         DataError: a score is NaN.
     """
-    # amax hands a NaN on, so B flags are made and read, not B * C.
+    # amax hands a NaN on, so B flags are written and read, not B * C.
     wrong = scores.amax(1).isnan()
     if wrong.any():
         row = int(wrong.nonzero()[0])

@@ -34,7 +34,7 @@ def shard_model(
 
     Args:
         model: the unsharded model, tables on `meta` or on CPU; it is taken apart in place.
-        plan: made for as many ranks as there are.
+        plan: for as many ranks as there are.
         ranks: this process among its peers.
         optimizer: of the tables.
         skips_parameters: whether some steps leave dense parameters without a gradient.
@@ -70,7 +70,7 @@ def shard_frozen(model: nn.Module, plan: TablePlan, ranks: Ranks) -> Distributed
 
     Args:
         model: whose forward makes no gradient; tables on `meta` or on CPU.
-        plan: made for as many ranks as there are.
+        plan: for as many ranks as there are.
         ranks: this process among its peers.
     """
     _check_plan(model, plan, ranks)

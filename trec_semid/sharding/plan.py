@@ -1,4 +1,4 @@
-"""Where every table goes, on any cluster: made, kept, saved, read, printed."""
+"""Where every table goes, on any cluster: computed, saved, read, printed."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ class TablePlan:
 
     cluster: ClusterConfig
     batch_size: int
-    """Rows per rank and step that the plan was made for."""
+    """Rows per rank and step that the plan was computed for."""
     tables: tuple[PlacedTable, ...]
     sharding_plan: ShardingPlan
     """What torchrec is given."""

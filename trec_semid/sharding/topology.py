@@ -1,4 +1,4 @@
-"""The hardware a plan is made for: nodes, devices, memory, bandwidths; any cluster, without having it."""
+"""The hardware a plan is for: nodes, devices, memory, bandwidths; any cluster, without having it."""
 
 import os
 from typing import Literal, Self
@@ -35,7 +35,7 @@ class ClusterConfig(Config):
     ddr_gib: PositiveFloat
     """Host memory of one node [GiB], shared by its ranks."""
     storage_reserve: float = Field(default=0.15, ge=0, lt=1)
-    """Share of either memory kept for dense parameters, activations and buffers."""
+    """Share of either memory reserved for dense parameters, activations and buffers."""
     intra_node_gb_s: PositiveFloat = 300.0
     """Device to device inside a node, per device [GB/s]."""
     inter_node_gb_s: PositiveFloat = 25.0

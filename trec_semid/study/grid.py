@@ -68,7 +68,9 @@ def expand(step: StepConfig) -> list[StepConfig]:
         raise ValueError(f"step '{step.label}': grid.{empty[0]} has no values")
     taken = [axis for axis in step.grid if axis in ("out", "seed")]
     if taken:
-        raise ValueError(f"step '{step.label}': '{taken[0]}' is kept for the study; call the axis otherwise")
+        raise ValueError(
+            f"step '{step.label}': '{taken[0]}' is reserved for the study; call the axis otherwise"
+        )
     unnamed = [axis for axis in step.grid if axis not in names_in(step.name)]
     if unnamed:
         raise ValueError(

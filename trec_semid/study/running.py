@@ -78,8 +78,8 @@ def look_at_all(planned: list[PlannedRun], workers: list[Worker]) -> list[Look]:
 def remove_stale(planned: list[PlannedRun], looks: list[Look]) -> set[str]:
     """Remove stale folders and return the labels of the runs that are finished and stand.
 
-    All are removed before anything is made anew, so that a study that is killed leaves no result
-    beside data it was not made from.
+    All are removed before anything is computed anew, so that a study that is killed leaves no result
+    beside data it was not computed from.
     """
     finished, stale = what_to_keep(planned, looks)
     for one in stale:

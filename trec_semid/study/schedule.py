@@ -8,7 +8,7 @@ from trec_semid.study.workers import Look, Outcome
 
 
 class Schedule:
-    """The planned runs in order, those that are kept, and how the others ended."""
+    """The planned runs in order, those that stand, and how the others ended."""
 
     def __init__(self, planned: list[PlannedRun], finished: Iterable[str]) -> None:
         self.outcomes: dict[str, Outcome] = {}
@@ -55,8 +55,8 @@ def what_to_keep(planned: list[PlannedRun], looks: list[Look]) -> tuple[set[str]
     """Return the labels of finished runs that stand, and the runs whose folders are stale.
 
     A folder is stale when it holds another run (of another config, data or codes), or when something it
-    was made from is not kept. A begun run whose needs all stand is neither: its job goes on from its own
-    checkpoint.
+    was computed from does not stand. A begun run whose needs all stand is neither: its job goes on from its
+    own checkpoint.
     """
     finished: set[str] = set()
     stale: list[PlannedRun] = []

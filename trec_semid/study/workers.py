@@ -189,7 +189,7 @@ def _reads_same_inputs(run: RunFolder, config: Config) -> bool:
     places = config.model_dump()
     data = join(str(places.get("dataset")), "dataset.json")
     read = run.read_json("run.json").get("inputs", {})
-    # What is not there belongs to no step, or is about to be made, and then the run is made anew too.
+    # What is not there belongs to no step, or is about to come, and then the run is computed anew too.
     if exists(data) and json.loads(read_bytes(data)).get("checksum") != read.get("dataset"):
         return False
     codes, copy = semantic_ids_file(places.get("semantic_ids") or ""), run.path(FILE)
@@ -202,7 +202,7 @@ def execute(planned: PlannedRun, log: str, find_job: FindJob) -> Outcome:
     """Run one job with its console output in a file."""
     started = time.monotonic()
     error: str | None = None
-    sys.argv = ["trec-semid", *command_words(planned)]  # what the run folder says it was made by
+    sys.argv = ["trec-semid", *command_words(planned)]  # the command that the run folder records
     with _output_to(log):
         try:
             job = find_job(planned.verb)

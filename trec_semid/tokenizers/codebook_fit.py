@@ -226,7 +226,7 @@ def revive_codes(
         revived += len(codes)
         for moment in moments:
             moment[position, codes] = 0.0
-    # Ranks found the same codewords up to rounding; with rank 0's they stay equal to the last bit.
+    # Ranks computed the same codewords up to rounding; with rank 0's they stay equal to the last bit.
     model.codebooks.copy_(copy_from(0, model.codebooks))
     return revived
 

@@ -18,9 +18,9 @@ from trec_semid.tokenizers.tokenizer import Tokenizer
 
 Resolution = Literal["keep", "extra_code", "next_nearest"]
 _TRIES = (64, 512)
-"""T: few tuples first; the items that found none of them free try more."""
+"""T: few tuples first; items for which none of them is free try more."""
 _NEAR_CODES = 32
-"""Codes of a position that an item's tuples are made of, beside its own."""
+"""Candidate codes of a position for an item's tuples, beside its own."""
 _TRIED_TUPLES = 2**17
 """Bound on items of a chunk times T."""
 
@@ -62,7 +62,7 @@ def resolve_collisions(
             order, to the free tuple that is least farther from it, the sum over changed positions of
             how much farther the new code is. 'missing' stays missing, and an item stays where it is
             if the T nearest tuples are taken.
-        tokenizer: what made the codes.
+        tokenizer: the one whose codes they are.
         catalogue: the content of all items.
         encoded: their codes.
     """

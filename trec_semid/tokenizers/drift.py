@@ -1,7 +1,7 @@
 """How new items differ from what a tokenizer was fitted on: errors, use of codes, collisions.
 
-Errors ||e_m - e_hat_m||² (see `standardise`) are kept of training as 20 bins with equally many items and
-the 99 % quantile; new items beyond it are outside of what the codebooks were made for. 1 % of the fitted
+Errors ||e_m - e_hat_m||² (see `standardise`) are stored of training as 20 bins with equally many items and
+the 99 % quantile; new items beyond it are outside of what the codebooks were fitted to. 1 % of the fitted
 items lie there, and somewhat more of other items, even without any drift, as codebooks fit best what they
 were fitted on. Use of codes is compared by the Jensen-Shannon divergence in bits, 0 = equal, 1 = nothing
 in common (Lin, "Divergence Measures Based on the Shannon Entropy", 1991):

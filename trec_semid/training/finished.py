@@ -61,7 +61,7 @@ def parse_run(place: str) -> FinishedRun:
 
 
 def job_of(run: FinishedRun) -> str:
-    """Return the verb that made a run."""
+    """Return the verb that wrote a run."""
     return str(RunFolder(run.uri, "").read_json("run.json").get("job"))
 
 

@@ -313,7 +313,7 @@ class Loop:
             self._pace.add(loss, num_rows)
 
     def _expect_finite(self) -> None:
-        """Stop before a step that went wrong is evaluated, saved or made a map of.
+        """Stop before a step that went wrong is evaluated, saved or written as a map.
 
         Its loss is named before any weight.
         """

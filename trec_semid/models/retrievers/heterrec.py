@@ -54,7 +54,7 @@ class HeterrecSequences(SequenceModel):
         """Return states (B, L, D)."""
         num_items, per_item = histories.shape[1:3]
         if per_item != len(self.types):
-            raise ShapeError(f"tokens: {per_item} an item, the model was made for {len(self.types)}.")
+            raise ShapeError(f"tokens: {per_item} an item, the model was built for {len(self.types)}.")
         place = self.places(torch.arange(num_items, device=histories.device))
         read = self.drop(self.scale * histories + self.types + place.unsqueeze(1))
         mask = block_causal_mask(num_items, per_item, histories.device)

@@ -1,4 +1,4 @@
-"""What a report is made of on a page and in Markdown alike: sections, and the parts that stand in them."""
+"""The contents of a report on a page and in Markdown alike: sections, and the parts that stand in them."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar

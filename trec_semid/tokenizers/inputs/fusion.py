@@ -23,7 +23,7 @@ class FusionConfig(Config):
     """How a tokenizer reads several modalities."""
 
     modalities: Literal["aligned", "separated"] = "aligned"
-    """One input made of all modalities, or positions split over them (6 = 3 + 3; the first have more)."""
+    """One input of all modalities together, or positions split over them (6 = 3 + 3; the first have more)."""
     alignment: Literal["concat", "contrastive"] = "concat"
     """What makes them one: side by side, or a learnt projection of each into one space."""
     contrastive: ContrastiveConfig = ContrastiveConfig()

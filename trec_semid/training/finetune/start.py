@@ -1,4 +1,4 @@
-"""The tokenizer's part in a run, from its config: content placed beside the model, codes found inside it."""
+"""The tokenizer's part in a run, from its config: content beside the model, codes computed inside it."""
 
 from typing import NamedTuple
 

@@ -120,7 +120,7 @@ def expect_selectable(select_by: SelectBy, events: Events, dataset: Dataset) -> 
     if has_both and (select_by == "auc" or _share_a_user(users, labels)):
         return
     if has_both:
-        problem = "no user has events of both labels in the valid split, of which GAUC is made"
+        problem = "no user has events of both labels in the valid split, so there is no GAUC"
         remedy = "Set train.select_by = 'auc' or train.select_by = 'log_loss'"
     else:
         label, name = int(labels[0]), select_by.upper()

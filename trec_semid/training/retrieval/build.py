@@ -20,7 +20,7 @@ from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
 
 
 class RetrieverParts(NamedTuple):
-    """What items are made of."""
+    """What describes items."""
 
     features: tuple[Feature, ...]
     """ID and side fields."""
@@ -33,7 +33,7 @@ class RetrieverParts(NamedTuple):
 
 
 def parts_of(config: RetrieveConfig, inputs: RetrieveInputs) -> RetrieverParts:
-    """Return what the items of a dataset are made of."""
+    """Return what describes the items of a dataset."""
     modalities, ids = inputs.dataset.facts.modalities, inputs.semantic_ids
     content = {name: modalities[name].dim for name in config.item.content}
     if ids is None:

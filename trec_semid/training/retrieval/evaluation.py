@@ -151,8 +151,8 @@ class Evaluator:
 
 def _take(accumulator: RetrievalAccumulator, rows: EvaluationRows, lists: Lists) -> None:
     targets, lengths = rows.targets.take(lists.rows)
-    found, shown = lists.places.positions.cpu().numpy(), lists.places.top_items.cpu().numpy()
-    accumulator.update(rows.users[lists.rows], lengths, targets, found, shown)
+    positions, shown = lists.places.positions.cpu().numpy(), lists.places.top_items.cpu().numpy()
+    accumulator.update(rows.users[lists.rows], lengths, targets, positions, shown)
 
 
 def beam_agreement(guessing: Evaluator, judge: Judge) -> dict[str, float]:

@@ -86,9 +86,9 @@ class FinishedRetrievers:
         shared = {"evaluation": own}
         if len(runs) > 1:
             shared |= {"model": {"kind": "ensemble", "runs": [run.name for run in runs]}}
-            kept = first.model_dump(include={"dataset", "run", "seed", "verify", "sequences"})
+            inherited = first.model_dump(include={"dataset", "run", "seed", "verify", "sequences"})
             trained = {"train": first.train.model_dump(include={"select_by", "evaluation_batch_size"})}
-            self.config = _validated({**kept, **trained, **shared}, runs[0].uri)
+            self.config = _validated({**inherited, **trained, **shared}, runs[0].uri)
         else:
             self.config = _validated({**first.model_dump(), **shared}, runs[0].uri)
             _expect_weights(runs[0], first)

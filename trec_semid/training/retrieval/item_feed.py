@@ -34,11 +34,11 @@ class LiveItems(NamedTuple):
 
 @final
 class ItemFeed:
-    """Makes `Listed` of batches; where every batch lists the same items, they are made once and kept."""
+    """Makes `Listed` of batches; where every batch lists the same items, they are built once and stored."""
 
     def __init__(self, item_features: ItemFeatures, contents: Lookup | None, ranks: Ranks) -> None:
         self._features, self._contents, self._ranks = item_features, contents, ranks
-        self._kept: Listed | None = None
+        self._stored: Listed | None = None
 
     def listed(self, batch: SequenceBatch, live: LiveItems | None = None) -> Listed:
         """Return the items of a batch that lies on this rank's device."""
@@ -51,9 +51,9 @@ class ItemFeed:
         return self._make(rows.to(self._ranks.device), self._features.of(rows.numpy()))
 
     def _same(self, batch: SequenceBatch) -> Listed:
-        if self._kept is None:
-            self._kept = self._make(batch.items, self._features.of(batch.items.numpy(force=True)))
-        return self._kept
+        if self._stored is None:
+            self._stored = self._make(batch.items, self._features.of(batch.items.numpy(force=True)))
+        return self._stored
 
     def _some(self, items: Tensor, features: Jagged) -> Listed:
         """Fill up to the longest list of any rank: tables placed by rows want equally many bags on each."""
@@ -88,7 +88,7 @@ def look_up(tables: nn.Module) -> Lookup:
 
     def read(rows: Tensor) -> Standardised:
         """Return content of item rows."""
-        found: Any = tables(rows)
-        return Standardised(*found)
+        standardised: Any = tables(rows)
+        return Standardised(*standardised)
 
     return read

@@ -25,7 +25,7 @@ def plan_retriever(
         ConfigError: the model has no tables, the catalogue is too large for its loss, a size is not
             known, or a rule or a length names nothing.
         DataError: the dataset or the semantic IDs are needed and not there.
-        PlanError: the tables, or the item vectors that lists are made with, do not fit the cluster.
+        PlanError: the tables, or the item vectors that items are listed with, do not fit the cluster.
     """
     if not config.learns:
         raise ConfigError(f"model.kind: '{config.model.kind}' has no tables to plan for.")
@@ -43,11 +43,11 @@ def plan_retriever(
         optimizer=config.optimizers.tables,
         mean_lengths=sizes.mean_lengths,
     )
-    wanted: dict[str, Mapping[str, int]] = {"content": parts.content} if parts.content else {}
+    content_tables: dict[str, Mapping[str, int]] = {"content": parts.content} if parts.content else {}
     if config.finetune:
-        wanted["tokenizer-content"] = sizes.widths(dataset, "finetune")
+        content_tables["tokenizer-content"] = sizes.widths(dataset, "finetune")
     plans = {"": tables}
-    for name, widths in wanted.items():
+    for name, widths in content_tables.items():
         plans[name] = plan_tables(
             ContentTables(widths, dataset.facts.num_items, device="meta"),
             cluster,
@@ -70,7 +70,7 @@ def _expect_listable(held: int, last: TablePlan, cluster: ClusterConfig) -> None
     free = (last.cluster.hbm_bytes if is_gpu else last.cluster.ddr_bytes) - planned
     if held > free:
         raise PlanError(
-            f"lists are made with item vectors, a stretch of {held / GIB:.2f} GiB on every rank, and "
+            f"items are listed by their vectors, a stretch of {held / GIB:.2f} GiB on every rank, and "
             f"tables leave {free / GIB:.2f} GiB on the fullest of '{cluster.name}'. Lower tables.dim, take "
             "devices with more memory, or predict codes (loss.item_weight = 0)."
         )
