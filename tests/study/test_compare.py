@@ -7,7 +7,7 @@ from tests.datasets import write_small_dataset
 from tests.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.study.compare import compare, with_tokenizers
-from trec_semid.study.table import as_markdown, lay_out
+from trec_semid.study.summary import as_markdown, lay_out
 
 METRICS = [
     "test/auc",

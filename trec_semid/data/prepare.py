@@ -39,8 +39,8 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.raw.times import text_of
 from trec_semid.data.schema import DatasetFacts, ModalityFacts, RowCounts, SimilarIds
 from trec_semid.data.similar_ids import find_similar_ids
+from trec_semid.data.sources.kinds import SourceConfig, read_source
 from trec_semid.data.sources.source import Needs, Source
-from trec_semid.data.sources.table import SourceConfig, read_source
 from trec_semid.runtime.owners import check_owner
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]

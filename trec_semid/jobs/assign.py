@@ -19,7 +19,7 @@ from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
-from trec_semid.core.text_table import as_text
+from trec_semid.core.text_columns import as_text
 from trec_semid.data.folder import writing
 from trec_semid.data.new_items import Existing, check_ids, read_existing, read_parquet, read_vectors
 from trec_semid.data.raw.columns import Where, as_ids

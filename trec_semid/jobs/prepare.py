@@ -7,7 +7,7 @@ from rich.table import Table
 from trec_semid.core.config import dump_toml
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, join, read_bytes
-from trec_semid.core.text_table import as_text
+from trec_semid.core.text_columns import as_text
 from trec_semid.data.folder import CONFIG
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
 from trec_semid.data.raw.inputs import have_changed

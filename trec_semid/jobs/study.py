@@ -25,7 +25,7 @@ from trec_semid.study.grid import PlannedRun, StudyConfig, plan_runs
 from trec_semid.study.pools import pool_runs
 from trec_semid.study.running import look_at_all, remove_stale, run_all, started_workers
 from trec_semid.study.schedule import Schedule
-from trec_semid.study.table import as_markdown, lay_out, render_study, tabulate
+from trec_semid.study.summary import as_markdown, lay_out, render_study, tabulate
 from trec_semid.study.workers import FindJob, Outcome
 
 __all__ = ["StudyConfig", "run"]
@@ -85,7 +85,7 @@ def _write_results(
     good = [row for row in shown if not row["error"]]
     compared = compare(good, config.metrics, config.baseline, config.replicates) if config.baseline else {}
     spreads = tabulate(good, config.metrics)
-    table = lay_out(shown, config.metrics, config.baseline, compared)
+    summary = lay_out(shown, config.metrics, config.baseline, compared)
     result: dict[str, Any] = {
         "command": shlex.join(sys.argv),
         "commit": code_commit(),
@@ -98,9 +98,9 @@ def _write_results(
             step: {key: test._asdict() for key, test in row.items()} for step, row in compared.items()
         },
         "runs": rows,
-        "markdown": as_markdown(table),
+        "markdown": as_markdown(summary),
     }
-    page = render_study(table, title=config.out.rstrip("/").rpartition("/")[2], result=result)
+    page = render_study(summary, title=config.out.rstrip("/").rpartition("/")[2], result=result)
     files = {
         "study.json": json.dumps(result, indent=1) + "\n",
         "study.md": result["markdown"] + "\n",

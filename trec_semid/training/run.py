@@ -14,7 +14,7 @@ from trec_semid.checkpoints.folder import sweep_steps
 from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes
-from trec_semid.core.text_table import as_text
+from trec_semid.core.text_columns import as_text
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog, say, set_up_console

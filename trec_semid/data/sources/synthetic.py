@@ -1,8 +1,8 @@
 """A planted world as a source: drawn once into its folder, then read like anybody's tables."""
 
 from trec_semid.core.paths import join
+from trec_semid.data.sources.own_files import EntityFile, InteractionsFile, OwnFilesConfig, read_own_files
 from trec_semid.data.sources.source import Needs, Source
-from trec_semid.data.sources.tables import EntityTable, InteractionsTable, TablesConfig, read_tables
 from trec_semid.data.synthetic.files import is_written, write_world
 from trec_semid.data.synthetic.world import SyntheticConfig
 from trec_semid.runtime.leftovers import is_unfinished, sweep
@@ -25,9 +25,9 @@ def read_synthetic(config: SyntheticConfig, needs: Needs) -> Source:
             if not is_written(config):
                 write_world(config)
     columns = config.event_columns().model_dump(exclude_none=True)
-    tables = TablesConfig(
-        interactions=InteractionsTable(path=join(config.folder, "interactions"), **columns),
-        items=EntityTable(path=join(config.folder, "items.parquet"), id="item_id"),
-        users=EntityTable(path=join(config.folder, "users.parquet"), id="user_id"),
+    files = OwnFilesConfig(
+        interactions=InteractionsFile(path=join(config.folder, "interactions"), **columns),
+        items=EntityFile(path=join(config.folder, "items.parquet"), id="item_id"),
+        users=EntityFile(path=join(config.folder, "users.parquet"), id="user_id"),
     )
-    return read_tables(tables, needs)
+    return read_own_files(files, needs)

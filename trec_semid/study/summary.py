@@ -1,4 +1,4 @@
-"""The table of a study: mean and spread over seeds of chosen metrics, as Markdown and as one HTML page."""
+"""The summary of a study: mean and spread over seeds of chosen metrics, as Markdown and as one HTML page."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -26,10 +26,10 @@ def tabulate(runs: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str
     """Gather step -> metric -> spread.
 
     Args:
-        runs: `step` and `metrics` of every finished run, in the order of the table's rows.
+        runs: `step` and `metrics` of every finished run, in the order of the rows.
         metrics: columns; a step without any of them has no row.
     """
-    table: dict[str, dict[str, Spread]] = {}
+    spreads: dict[str, dict[str, Spread]] = {}
     for step in dict.fromkeys(run["step"] for run in runs):
         own = [run["metrics"] for run in runs if run["step"] == step]
         row = {
@@ -38,8 +38,8 @@ def tabulate(runs: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str
             if any(key in one for one in own)
         }
         if row:
-            table[step] = row
-    return table
+            spreads[step] = row
+    return spreads
 
 
 def spread(values: list[float]) -> Spread:
@@ -48,7 +48,7 @@ def spread(values: list[float]) -> Spread:
 
 
 class Row(NamedTuple):
-    """A step as the table shows it."""
+    """A step as the summary shows it."""
 
     step: str
     seeds: str
@@ -58,8 +58,8 @@ class Row(NamedTuple):
     is_baseline: bool
 
 
-class Table(NamedTuple):
-    """The study's table, ready to be written."""
+class Summary(NamedTuple):
+    """A row for each step, ready to be written."""
 
     metrics: list[str]
     rows: list[Row]
@@ -72,34 +72,34 @@ def lay_out(
     metrics: Sequence[str],
     baseline: str | None,
     compared: Mapping[str, Mapping[str, Comparison]],
-) -> Table:
-    """Make the table of all steps that have one of the metrics, or a failed run.
+) -> Summary:
+    """Summarise all steps that have one of the metrics, or a failed run.
 
     Args:
-        runs: `step`, `label`, `metrics` and `error` of every run, in the order of the table's rows.
+        runs: `step`, `label`, `metrics` and `error` of every run, in the order of the rows.
         metrics: columns; one that no run has is left out.
         baseline: the step that others are compared with.
         compared: step to metric to comparison.
     """
     good = [run for run in runs if not run["error"]]
-    table = tabulate(good, metrics)
-    shown = [key for key in metrics if any(key in row for row in table.values())]
+    known = tabulate(good, metrics)
+    shown = [key for key in metrics if any(key in row for row in known.values())]
     failed = [run for run in runs if run["error"]]
     rows: list[Row] = []
     for step in dict.fromkeys(run["step"] for run in runs):
-        if step not in table and all(run["step"] != step for run in failed):
+        if step not in known and all(run["step"] != step for run in failed):
             continue
-        spreads, tests = table.get(step, {}), compared.get(step, {})
+        spreads, tests = known.get(step, {}), compared.get(step, {})
         cells = [_cell(spreads.get(key), tests.get(key)) for key in shown]
         rows.append(Row(step, _seeds(step, runs), cells, step == baseline))
     lost = [f"Failed: {run['label']}: {run['error']}" for run in failed]
-    return Table(shown, rows, _notes(baseline, compared) + lost)
+    return Summary(shown, rows, _notes(baseline, compared) + lost)
 
 
-def as_markdown(table: Table) -> str:
-    """Write the table as Markdown, columns padded so that it also reads well as plain text."""
-    rows = [["run", "seeds", *table.metrics]]
-    for row in table.rows:
+def as_markdown(summary: Summary) -> str:
+    """Write it as a Markdown table, columns padded so that it also reads well as plain text."""
+    rows = [["run", "seeds", *summary.metrics]]
+    for row in summary.rows:
         name = f"{row.step} (baseline)" if row.is_baseline else row.step
         rows.append([_plain(name), row.seeds, *(_plain("; ".join(cell)) for cell in row.cells)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -108,15 +108,15 @@ def as_markdown(table: Table) -> str:
         for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    lines += [f"\n{_plain(note)}" for note in table.notes]
+    lines += [f"\n{_plain(note)}" for note in summary.notes]
     return "\n".join(lines)
 
 
-def render_study(table: Table, *, title: str, result: dict[str, Any]) -> str:
+def render_study(summary: Summary, *, title: str, result: dict[str, Any]) -> str:
     """Return the page; on narrow screens every row becomes a card. Text from data is escaped.
 
     Args:
-        table: what to show.
+        summary: what to show.
         title: the study's name.
         result: `study.json`, of which command, commit and duration are told.
     """
@@ -127,7 +127,7 @@ def render_study(table: Table, *, title: str, result: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("study.html.j2").render(table=table, title=title, result=result)
+    return environment.get_template("study.html.j2").render(summary=summary, title=title, result=result)
 
 
 def _seeds(step: str, runs: Sequence[dict[str, Any]]) -> str:

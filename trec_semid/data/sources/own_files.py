@@ -10,25 +10,25 @@ from trec_semid.data.raw.formats.streams import read_chunks
 from trec_semid.data.sources.source import Needs, Source
 
 
-class InteractionsTable(FileConfig, EventColumns):
+class InteractionsFile(FileConfig, EventColumns):
     """Where the interactions are and which column means what."""
 
 
-class EntityTable(FileConfig):
+class EntityFile(FileConfig):
     """Where items or users are."""
 
     id: str
     """Column of their id."""
 
 
-class TablesConfig(Config):
+class OwnFilesConfig(Config):
     """Interactions, and where they exist items and users."""
 
     kind: Literal["tables"] = "tables"
-    interactions: InteractionsTable
-    items: EntityTable | None = None
+    interactions: InteractionsFile
+    items: EntityFile | None = None
     """Without it the catalogue is what the interactions name."""
-    users: EntityTable | None = None
+    users: EntityFile | None = None
 
     def event_columns(self) -> EventColumns:
         """Return the mapping of the interactions."""
@@ -39,7 +39,7 @@ class TablesConfig(Config):
         return [table.path for table in (self.interactions, self.items, self.users) if table]
 
 
-def read_tables(config: TablesConfig, needs: Needs) -> Source:
+def read_own_files(config: OwnFilesConfig, needs: Needs) -> Source:
     """Read the tables.
 
     Raises:
@@ -54,7 +54,7 @@ def read_tables(config: TablesConfig, needs: Needs) -> Source:
     return Source(items, users, events)
 
 
-def _read_entities(config: EntityTable | None, columns: list[str], entity: Entity) -> Entities | None:
+def _read_entities(config: EntityFile | None, columns: list[str], entity: Entity) -> Entities | None:
     if config is None:
         return None
     needed_columns = [config.id, *columns]

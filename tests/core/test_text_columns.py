@@ -1,7 +1,7 @@
 import pytest
 from rich.table import Table
 
-from trec_semid.core.text_table import as_text
+from trec_semid.core.text_columns import as_text
 
 
 def test_numbers_stand_to_the_right_and_nothing_is_coloured(monkeypatch: pytest.MonkeyPatch):

@@ -7,8 +7,8 @@ import pytest
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
+from trec_semid.data.sources.own_files import OwnFilesConfig, read_own_files
 from trec_semid.data.sources.source import Needs
-from trec_semid.data.sources.tables import TablesConfig, read_tables
 
 FORMS = ["parquet", "csv", "tsv", "jsonl"]
 
@@ -38,7 +38,7 @@ def test_every_format_gives_the_same_data(tmp_path, form):
     write(tmp_path / f"log.{form}", form, log)
     write(tmp_path / f"items.{form}", form, {"sku": [1, 2], "name": ["one", "two"], "other": ["x", "y"]})
     write(tmp_path / f"users.{form}", form, {"who": ["8", "7"], "age": [30, 40]})
-    config = TablesConfig.model_validate(
+    config = OwnFilesConfig.model_validate(
         {
             "interactions": {
                 "path": str(tmp_path / f"log.{form}"),
@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_data(tmp_path, form):
             "users": {"path": str(tmp_path / f"users.{form}"), "id": "who"},
         }
     )
-    source = read_tables(config, Needs(["name"], ["age"]))
+    source = read_own_files(config, Needs(["name"], ["age"]))
     assert source.items.ids.to_pylist() == ["1", "2"]
     assert source.items.column("name")[0].to_pylist() == ["one", "two"]
     assert source.users.ids.to_pylist() == ["8", "7"]
@@ -65,14 +65,14 @@ def test_every_format_gives_the_same_data(tmp_path, form):
 def test_item_columns_that_are_not_there_are_refused(tmp_path):
     write(tmp_path / "log.csv", "csv", {"u": ["a"], "i": ["x"], "o": [1]})
     write(tmp_path / "items.csv", "csv", {"id": ["x"]})
-    config = TablesConfig.model_validate(
+    config = OwnFilesConfig.model_validate(
         {
             "interactions": {"path": str(tmp_path / "log.csv"), "user": "u", "item": "i", "order": "o"},
             "items": {"path": str(tmp_path / "items.csv"), "id": "id"},
         }
     )
     with pytest.raises(DataError, match=r"items.csv, field 'title': no such column. Map one of: id"):
-        read_tables(config, Needs(["title"], []))
+        read_own_files(config, Needs(["title"], []))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_faults_of_the_mapping_are_named(tmp_path, line, problem):
     text = '[interactions]\npath = "x.csv"\nuser = "u"\nitem = "i"\norder = "o"\n' + line
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(ConfigError, match=problem):
-        load_config(TablesConfig, [str(tmp_path / "c.toml")])
+        load_config(OwnFilesConfig, [str(tmp_path / "c.toml")])
 
 
 def test_a_fault_of_content_names_the_file_and_row_of_its_item(tmp_path):
@@ -125,7 +125,9 @@ def test_partition_folders_are_columns_to_map(tmp_path):
         (folder / "part-0.csv").write_text("user,item\nu1,i1\nu2,i2\n")
     path = {"path": str(tmp_path / "log"), "user": "user", "item": "item"}
     columns = {"timestamp": "day", "timestamp_format": "%Y-%m-%d", "behaviour": "kind"}
-    source = read_tables(TablesConfig.model_validate({"interactions": {**path, **columns}}), Needs([], []))
+    source = read_own_files(
+        OwnFilesConfig.model_validate({"interactions": {**path, **columns}}), Needs([], [])
+    )
     events = source.events
     assert [events.behaviour_names[code] for code in events.behaviours] == ["view", "view", "buy", "buy"]
     first, _, last, _ = events.times.values.tolist()

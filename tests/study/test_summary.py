@@ -8,7 +8,7 @@ from trec_semid.core.config import load_config
 from trec_semid.jobs.rank import RankConfig
 from trec_semid.jobs.study import StudyConfig
 from trec_semid.study.grid import plan_runs
-from trec_semid.study.table import as_markdown, lay_out, tabulate
+from trec_semid.study.summary import as_markdown, lay_out, tabulate
 
 
 def row(step: str, metrics: dict[str, float], seed: int = 0, error: str | None = None) -> dict:
