@@ -1,0 +1,1 @@
+"""Which of a user's interests an item belongs to."""
