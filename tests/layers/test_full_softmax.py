@@ -3,9 +3,14 @@ import sys
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
-from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
+from trec_semid.layers.full_softmax import (
+    Drawn,
+    full_softmax_loss,
+    masked_softmax_loss,
+    sampled_softmax_loss,
+)
 
 
 def drawn(num_queries: int = 7, num_items: int = 53, dim: int = 5):
@@ -128,3 +133,54 @@ def test_queries_beyond_those_handled_at_once_are_no_others():
     torch.testing.assert_close(
         ours, torch.autograd.grad(expected.sum(), (queries, items)), atol=1e-4, rtol=1e-4
     )
+
+
+def nearly_the_same(num_items: int = 12):
+    """Items of unit length, of which every third is nearly the one before."""
+    items = normalize(torch.randn(num_items, 5, generator=torch.Generator().manual_seed(3)), dim=1)
+    items[2::3] = normalize(items[1::3] + 0.02, dim=1)
+    queries = torch.randn(6, 5, generator=torch.Generator().manual_seed(4))
+    return queries.requires_grad_(), items.requires_grad_(), torch.tensor([1, 2, 0, 11, -1, 1])
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 64])
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_items_nearly_the_target_are_no_wrong_answers(is_drawn, chunk_bytes):
+    queries, items, targets = nearly_the_same()
+    rows = torch.tensor([0, 1, 2, 2, 5, 7, 11, 10]) if is_drawn else torch.arange(12)
+    log_q = torch.linspace(-1, 1, len(rows)) if is_drawn else torch.zeros(12)
+    expected = []
+    for query, target in zip(queries, targets.tolist(), strict=True):
+        if target < 0:
+            expected.append(query.sum() * 0)
+            continue
+        wrong = [
+            query @ items[row] - log_q[place]
+            for place, row in enumerate(rows.tolist())
+            if row != target and items[row] @ items[target] <= 0.98
+        ]
+        assert len(wrong) < len(rows) - 1 or target == 0
+        scores = torch.stack([query @ items[target], *wrong])
+        expected.append(cross_entropy(scores, torch.tensor(0)))
+    weights = torch.linspace(0.5, 1.5, 6)
+    drawn_items = Drawn(items[rows], rows, log_q) if is_drawn else None
+    losses = masked_softmax_loss(
+        queries, items, targets, max_cosine=0.98, drawn=drawn_items, chunk_bytes=chunk_bytes
+    )
+    torch.testing.assert_close(losses, torch.stack(expected))
+    gradients = torch.autograd.grad((losses * weights).sum(), (queries, items))
+    by_hand = torch.autograd.grad((torch.stack(expected) * weights).sum(), (queries, items))
+    for gradient, other in zip(gradients, by_hand, strict=True):
+        torch.testing.assert_close(gradient, other)
+
+
+def test_without_items_nearly_the_same_it_is_the_plain_softmax():
+    queries, items, targets = nearly_the_same()
+    masked = masked_softmax_loss(queries, items, targets, max_cosine=1.1)
+    torch.testing.assert_close(masked, full_softmax_loss(queries, items, targets))
+
+
+def test_a_target_with_nothing_but_its_like_costs_nothing():
+    items = torch.ones(3, 4) / 2
+    losses = masked_softmax_loss(torch.randn(2, 4), items, torch.tensor([0, 2]), max_cosine=0.9)
+    assert losses.tolist() == [0.0, 0.0]

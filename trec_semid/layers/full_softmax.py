@@ -81,6 +81,42 @@ def sampled_softmax_loss(
     return (torch.logaddexp(own, others.view(own.shape)) - own).masked_fill(targets < 0, 0.0)
 
 
+def masked_softmax_loss(
+    queries: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    *,
+    max_cosine: float,
+    drawn: Drawn | None = None,
+    chunk_bytes: int | None = None,
+) -> Tensor:
+    """Return (B,): cross-entropy of each target among items that are not nearly the same; 0 without a target.
+
+    -log( exp(q.v_t) / (exp(q.v_t) + sum_n exp(q.v_n)) ) over the items n other than t whose cosine with v_t
+    is `max_cosine` at most: one that is nearly the target is no wrong answer. Source: the contrastive loss
+    of RED-Rec's public code, 2025. All items are wrong answers, or drawn ones stand for them as in
+    `sampled_softmax_loss`. Memory is bounded as in `full_softmax_loss`; what is masked has no gradient.
+
+    Args:
+        queries: (B, D).
+        items: (N, D) of unit length.
+        targets: (B,) int64 rows of `items`; -1 for none.
+        max_cosine: of a wrong answer with the target.
+        drawn: items that stand for all others.
+        chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
+    """
+    queries, items = _lowered(queries, items)
+    of_targets = embedding(targets.clamp(min=0), items)
+    own = (queries.float() * of_targets.float()).sum(1)
+    others, rows, bias = items, torch.arange(len(items), device=items.device), None
+    if drawn is not None:
+        others, rows, bias = drawn.items.to(items.dtype), drawn.rows, -drawn.log_q
+    besides = _Besides(bias, rows, targets, of_targets.detach(), max_cosine)
+    nothing = targets.new_zeros(len(queries), 0)
+    total, _ = _Scores.apply(queries, others, nothing, besides, chunk_bytes)
+    return (torch.logaddexp(own, total) - own).masked_fill(targets < 0, 0.0)
+
+
 def _lowered(queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in the precision of autocast."""
     if torch.is_autocast_enabled(queries.device.type):
@@ -98,6 +134,10 @@ class _Besides(NamedTuple):
     """(N,): which item a column is."""
     left_out: Tensor | None
     """(B,): the item whose columns a query leaves out."""
+    of_targets: Tensor | None = None
+    """(B, D): a query leaves out columns of a larger cosine with its own."""
+    max_cosine: float = 1.0
+    """The largest that is not left out."""
 
     def scores(self, queries: Tensor, items: Tensor, own: slice, part: slice) -> Tensor:
         """Return (b, n) float32 of a tile, in memory of its own."""
@@ -106,6 +146,9 @@ class _Besides(NamedTuple):
             scores += self.bias[part]
         if self.rows is not None and self.left_out is not None:
             scores.masked_fill_(self.rows[part] == self.left_out[own].unsqueeze(1), -torch.inf)
+        if self.of_targets is not None:
+            is_alike = self.of_targets[own] @ items[part].T > self.max_cosine
+            scores.masked_fill_(is_alike, -torch.inf)
         return scores
 
 

@@ -58,7 +58,7 @@ def balanced_groups(vectors: Tensor, exists: Tensor, num_groups: int) -> Groups:
 
 
 def _far_apart(products: Tensor, exists: Tensor, num_groups: int) -> Tensor:
-    """Return (P, W, M) cosines with the vector farthest from the mean, then with those farthest from these."""
+    """Return (P, W, M) cosines with M vectors: farthest from the mean, then from those before."""
     nearest = products.sum(2).masked_fill(~exists, torch.inf)
     cosines: list[Tensor] = []
     for _ in range(num_groups):
