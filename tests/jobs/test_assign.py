@@ -20,7 +20,7 @@ from trec_semid.jobs import tokenize
 from trec_semid.jobs.assign import AssignConfig, run
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.encode import encode_catalogue
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.quality import describe_quality
@@ -310,7 +310,7 @@ def test_tokenize_run_that_cannot_serve_is_refused(world: Path, tmp_path: Path):
 def wide_codes(folder: Path, width: int) -> None:
     """A tokenize run over one wide modality, made from its parts."""
     vectors = np.random.default_rng(1).standard_normal((50, width)).astype(np.float32)
-    catalogue = Catalogue({"text": vectors}, {"text": np.ones(50, bool)})
+    catalogue = ItemContents({"text": vectors}, {"text": np.ones(50, bool)})
     tokenizer = RqKmeans(RqKmeansConfig(codebook_size=4, levels=2), {"text": width})
     list(tokenizer.fit(catalogue, np.arange(50), 0))
     encoded = encode_catalogue(tokenizer, catalogue)

@@ -18,7 +18,7 @@ from trec_semid.jobs import tokenize
 from trec_semid.jobs.tokenize import TokenizeConfig, run
 from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
@@ -66,7 +66,7 @@ def test_every_item_has_the_codes_that_the_saved_tokenizer_gives_it(finished, da
     opened = Dataset(dataset)
     ids = SemanticIds.load(f"{finished.run}/semantic_ids.parquet", opened.item_ids)
     names = ("text", "image")
-    catalogue = Catalogue(
+    catalogue = ItemContents(
         {name: opened.content(name) for name in names}, {name: opened.content_mask(name) for name in names}
     )
     codes = load_tokenizer(f"{finished.run}/tokenizer").encode(catalogue.batch(np.arange(40)))

@@ -16,7 +16,7 @@ from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.models.in_the_loop import RankerInTheLoop, RankerInTheLoopWithLoss
 from trec_semid.models.live_codes import FinetuneConfig, LiveCodes
 from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig
-from trec_semid.tokenizers.inputs.contents import Catalogue, Standardised
+from trec_semid.tokenizers.inputs.contents import ItemContents, Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 
@@ -24,11 +24,11 @@ NUM_ITEMS, NUM_USERS, DIM, CODES, TEMPERATURE = 40, 9, 8, 7, 0.2
 TUNING = FinetuneConfig(reconstruction_weight=0.5, auxiliary_weight=0.25)
 
 
-def catalogue() -> Catalogue:
+def catalogue() -> ItemContents:
     """Return items of two modalities, some without vision, exact in half precision."""
     planted = plant(NUM_ITEMS, missing=0.5).catalogue
     halves = {name: np.nan_to_num(values).astype(np.float16) for name, values in planted.vectors.items()}
-    return Catalogue(halves, planted.present)
+    return ItemContents(halves, planted.present)
 
 
 def tokenizer() -> LearnedTokenizer:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 
 DIMS = {"text": 12, "vision": 20}
 
@@ -12,7 +12,7 @@ DIMS = {"text": 12, "vision": 20}
 class Planted(NamedTuple):
     """Items and what they were drawn from."""
 
-    catalogue: Catalogue
+    catalogue: ItemContents
     clusters: dict[str, np.ndarray]
     """Modality to (N,): the cluster of each item."""
 
@@ -34,4 +34,4 @@ def plant(
     if missing:
         present["vision"] = rng.random(num_items) >= missing
         vectors["vision"][~present["vision"]] = np.nan
-    return Planted(Catalogue(vectors, present), clusters)
+    return Planted(ItemContents(vectors, present), clusters)

@@ -8,7 +8,7 @@ import torch
 from trec_semid.core.errors import DataError
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.methods import build_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
@@ -33,14 +33,14 @@ CONFIGS = {
 }
 
 
-def rare(num_pictures: int = NUM_PICTURES, seed: int = 0) -> Catalogue:
+def rare(num_pictures: int = NUM_PICTURES, seed: int = 0) -> ItemContents:
     """Texts of all items, pictures of a few; rows of items without one hold NaN."""
     rng = np.random.default_rng(seed)
     vectors = {name: rng.normal(size=(NUM_ITEMS, dim)).astype(np.float32) for name, dim in DIMS.items()}
     has = np.zeros(NUM_ITEMS, bool)
     has[rng.permutation(NUM_ITEMS)[:num_pictures]] = True
     vectors["picture"][~has] = np.nan
-    return Catalogue(vectors, {"text": np.ones(NUM_ITEMS, bool), "picture": has})
+    return ItemContents(vectors, {"text": np.ones(NUM_ITEMS, bool), "picture": has})
 
 
 def built(name: str, seed: int = 0) -> Any:

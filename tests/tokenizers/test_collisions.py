@@ -8,7 +8,7 @@ from tests.tokenizers.planted import DIMS, plant
 from trec_semid.metrics.codes import count_collisions
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.encode import encode_catalogue
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.opq import Opq, OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 
@@ -98,7 +98,7 @@ def test_equal_items_spread_out_over_the_tuples_they_try_and_the_rest_is_reporte
     tokenizer = RqKmeans(RqKmeansConfig(codebook_size=50, levels=4), DIMS)
     list(tokenizer.fit(catalogue, np.arange(300), 0))
     rows = np.zeros(1000, np.int64)
-    equal = Catalogue(
+    equal = ItemContents(
         {name: vectors[rows] for name, vectors in catalogue.vectors.items()},
         {name: mask[rows] for name, mask in catalogue.present.items()},
     )

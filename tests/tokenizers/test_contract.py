@@ -8,7 +8,7 @@ from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.paths import find_files
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import build_tokenizer, load_tokenizer
 from trec_semid.tokenizers.mmq import MmqConfig
@@ -132,14 +132,14 @@ def test_what_stands_in_the_place_of_missing_content_is_never_read(learned):
     catalogue = planted.catalogue
     other = {"text": catalogue.vectors["text"], "vision": catalogue.vectors["vision"].copy()}
     other["vision"][~catalogue.present["vision"]] = 3.0
-    again = Catalogue(other, catalogue.present)
+    again = ItemContents(other, catalogue.present)
     assert torch.equal(tokenizer.encode(all_of(again)), tokenizer.encode(all_of(catalogue)))
 
 
 def test_item_without_any_content_has_a_tuple_and_always_the_same_one(learned):
     _, planted, tokenizer, _ = learned
     nothing = {name: np.zeros(NUM_ITEMS, bool) for name in DIMS}
-    codes = tokenizer.encode(Catalogue(planted.catalogue.vectors, nothing).batch(np.arange(4)))
+    codes = tokenizer.encode(ItemContents(planted.catalogue.vectors, nothing).batch(np.arange(4)))
     assert (codes == codes[0]).all()
 
 

@@ -8,7 +8,7 @@ from trec_semid.data.synthetic.world import CountsConfig, SyntheticConfig, World
 from trec_semid.layers.experts import Experts
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.encode import encode_catalogue
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 
 NUM_ITEMS, CODES = 3000, 16
@@ -24,9 +24,9 @@ WORLD = World(
 FIT = CodebookFitConfig(epochs=12, warmup_epochs=3, batch_size=100)
 
 
-def catalogue() -> Catalogue:
+def catalogue() -> ItemContents:
     vectors = {name: WORLD.content(0, NUM_ITEMS, name) for name in ("text", "vision")}
-    return Catalogue(vectors, {name: np.ones(NUM_ITEMS, bool) for name in vectors})
+    return ItemContents(vectors, {name: np.ones(NUM_ITEMS, bool) for name in vectors})
 
 
 def fitted(**changes: float) -> tuple[Mmq, np.ndarray]:

@@ -6,7 +6,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.errors import DataError
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 
 QUICK = CodebookFitConfig(epochs=20, warmup_epochs=3, batch_size=64)
@@ -19,7 +19,7 @@ def build(config: MmqConfig = SMALL, dims: dict[str, int] = DIMS, seed: int = 0)
     return Mmq(config, dims)
 
 
-def fitted(catalogue: Catalogue, config: MmqConfig = SMALL, seed: int = 0) -> Mmq:
+def fitted(catalogue: ItemContents, config: MmqConfig = SMALL, seed: int = 0) -> Mmq:
     mmq = build(config, catalogue.dims, seed)
     for _ in mmq.fit(catalogue, np.arange(catalogue.num_items), seed):
         pass
@@ -167,7 +167,7 @@ def test_item_without_any_content_has_shared_codes_and_always_the_same_ones(lear
     present = {name: mask.copy() for name, mask in planted.catalogue.present.items()}
     for mask in present.values():
         mask[:3] = False
-    codes = mmq.encode(Catalogue(planted.catalogue.vectors, present).batch(np.arange(3)))
+    codes = mmq.encode(ItemContents(planted.catalogue.vectors, present).batch(np.arange(3)))
     assert (codes == codes[0]).all()
     assert (codes[0, :2] < 8).all()
     assert (codes[0, 2:] == 8).all()
@@ -217,7 +217,7 @@ def test_reconstruction_from_codes_is_the_one_training_saw(learned):
 def test_other_numbers_of_experts_and_a_third_modality_fit_as_well(changes, num_positions):
     two = plant(150, 5).catalogue
     audio = np.random.default_rng(0).normal(size=(150, 7)).astype(np.float32)
-    three = Catalogue({**two.vectors, "audio": audio}, {**two.present, "audio": np.ones(150, bool)})
+    three = ItemContents({**two.vectors, "audio": audio}, {**two.present, "audio": np.ones(150, bool)})
     config = SMALL.model_copy(update={"num_shared": 3} | changes)
     mmq = fitted(three, config.model_copy(update={"fit": QUICK.model_copy(update={"epochs": 5})}))
     assert mmq.encode(three.batch(np.arange(150))).shape == (150, num_positions)
@@ -225,7 +225,7 @@ def test_other_numbers_of_experts_and_a_third_modality_fit_as_well(changes, num_
 
 def test_one_modality_is_enough():
     catalogue = plant(150, 5).catalogue
-    alone = Catalogue({"text": catalogue.vectors["text"]}, {"text": catalogue.present["text"]})
+    alone = ItemContents({"text": catalogue.vectors["text"]}, {"text": catalogue.present["text"]})
     mmq = fitted(alone, SMALL.model_copy(update={"fit": QUICK.model_copy(update={"epochs": 5})}))
     assert mmq.position_names == ("shared_0", "shared_1", "text_0", "text_1")
 

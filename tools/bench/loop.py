@@ -61,7 +61,7 @@ from trec_semid.sharding.apply import shard_frozen, shard_model  # noqa: E402
 from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E402
 from trec_semid.sharding.initialise import initialise_tables  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
-from trec_semid.tokenizers.inputs.contents import Catalogue, Standardised  # noqa: E402
+from trec_semid.tokenizers.inputs.contents import ItemContents, Standardised  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
 from trec_semid.training.placement import fill_content  # noqa: E402
@@ -103,7 +103,7 @@ def make_batches(features: tuple[Feature, ...], codes: np.ndarray, *, live: bool
     ]
 
 
-def build_tokenizer(catalogue: Catalogue) -> Mmq:
+def build_tokenizer(catalogue: ItemContents) -> Mmq:
     """Return MMQ with random weights, which cost what learnt ones do."""
     torch.manual_seed(1)
     config = MmqConfig(codebook_size=OPTIONS.codebook, latent_dim=OPTIONS.dim)
@@ -139,7 +139,7 @@ def frozen_step(features: tuple[Feature, ...], codes: np.ndarray, ranks: Ranks) 
 
 
 def loop_step(
-    features: tuple[Feature, ...], codes: np.ndarray, catalogue: Catalogue, tokenizer: Mmq, ranks: Ranks
+    features: tuple[Feature, ...], codes: np.ndarray, catalogue: ItemContents, tokenizer: Mmq, ranks: Ranks
 ) -> tuple[Step, list[RankingBatch]]:
     """Return the step with everything in the loop, and its batches."""
     tables, optimizers = TablesConfig(dim=OPTIONS.dim), OptimizersConfig()
@@ -237,7 +237,7 @@ def main() -> None:
         name: rng.normal(size=(OPTIONS.items, OPTIONS.content)).astype(np.float16)
         for name in ("text", "vision")
     }
-    catalogue = Catalogue(vectors, {name: np.ones(OPTIONS.items, bool) for name in vectors})
+    catalogue = ItemContents(vectors, {name: np.ones(OPTIONS.items, bool) for name in vectors})
     codes = rng.integers(0, OPTIONS.codebook, (OPTIONS.items, POSITIONS), np.int32)
     features, tokenizer = describe(), build_tokenizer(catalogue)
     with process_group() as ranks:

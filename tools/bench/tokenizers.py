@@ -37,7 +37,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig  # noqa: E402
-from trec_semid.tokenizers.inputs.contents import Catalogue  # noqa: E402
+from trec_semid.tokenizers.inputs.contents import ItemContents  # noqa: E402
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig  # noqa: E402
 from trec_semid.tokenizers.tokenizer import Tokenizer  # noqa: E402
@@ -47,7 +47,7 @@ CHUNK = 1024
 BATCH = 1024
 
 
-def make_catalogue() -> Catalogue:
+def make_catalogue() -> ItemContents:
     """Draw items around 500 centres, two modalities of half the width each."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(500, OPTIONS.dim)).astype(np.float32)
@@ -55,7 +55,7 @@ def make_catalogue() -> Catalogue:
     vectors = centres[rng.integers(0, 500, OPTIONS.items)] + 0.5 * noise
     half = OPTIONS.dim // 2
     parts = {"text": vectors[:, :half].copy(), "vision": vectors[:, half:].copy()}
-    return Catalogue(parts, {name: np.ones(OPTIONS.items, bool) for name in parts})
+    return ItemContents(parts, {name: np.ones(OPTIONS.items, bool) for name in parts})
 
 
 def build(kind: str) -> Tokenizer:
@@ -75,7 +75,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def fit_all(tokenizer: Tokenizer, catalogue: Catalogue) -> None:
+def fit_all(tokenizer: Tokenizer, catalogue: ItemContents) -> None:
     """Fit to the end."""
     for _ in tokenizer.fit(catalogue, np.arange(catalogue.num_items), 0):
         pass
@@ -134,13 +134,13 @@ def fit() -> None:
         print(f"{name:<26} {spent:8.1f} s  {OPTIONS.items / spent:10,.0f} items/s", flush=True)
 
 
-def encode_all(tokenizer: Tokenizer, catalogue: Catalogue) -> None:
+def encode_all(tokenizer: Tokenizer, catalogue: ItemContents) -> None:
     """Encode every item, chunk by chunk."""
     for _, contents in catalogue.chunks(np.arange(catalogue.num_items), CHUNK):
         tokenizer.encode(contents)
 
 
-def other_encoders(catalogue: Catalogue) -> dict[str, Callable[[], object]]:
+def other_encoders(catalogue: ItemContents) -> dict[str, Callable[[], object]]:
     """Return others' ways to six codes, with codewords that nothing was fitted for: they cost the same."""
     vectors = np.concatenate([catalogue.vectors["text"], catalogue.vectors["vision"]], axis=1)
     chunks = np.split(np.ascontiguousarray(vectors, np.float32), range(CHUNK, len(vectors), CHUNK))

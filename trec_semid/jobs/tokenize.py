@@ -20,7 +20,7 @@ from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_g
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
 from trec_semid.tokenizers.encode import encode_catalogue
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import my_rank
 from trec_semid.tokenizers.maps.origin import Named, origin_of
 from trec_semid.tokenizers.maps.record import write_record
@@ -110,19 +110,19 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
         log.close()
 
 
-def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> Catalogue:
+def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> ItemContents:
     have = dataset.facts.modalities
     for name in config.modalities or ():
         if name not in have:
             known = f"It has: {', '.join(have) or 'none'}."
             raise ConfigError(f"modalities: no '{name}' in {dataset.uri}{did_you_mean(name, have)}. {known}")
     names = config.modalities or tuple(have)
-    return Catalogue(
+    return ItemContents(
         {name: dataset.content(name) for name in names}, {name: dataset.content_mask(name) for name in names}
     )
 
 
-def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue) -> Ints:
+def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: ItemContents) -> Ints:
     rows = catalogue.rows_with_content()
     if config.fit_on == "train_items":
         seen = np.zeros(catalogue.num_items, dtype=bool)
@@ -135,7 +135,9 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: Catalogue)
     return rows
 
 
-def _fit(tokenizer: Tokenizer, catalogue: Catalogue, rows: Ints, config: TokenizeConfig, log: RunLog) -> None:
+def _fit(
+    tokenizer: Tokenizer, catalogue: ItemContents, rows: Ints, config: TokenizeConfig, log: RunLog
+) -> None:
     reports = tokenizer.fit(catalogue, rows, config.seed)
     title, shown = f"fit {config.tokenizer.kind}", my_rank() == 0
     with working(f"{title}, first round", shown=shown):

@@ -18,7 +18,7 @@ from trec_semid.core.errors import TrainingError
 from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_for_positions
 from trec_semid.tokenizers.inputs.shards import (
     copy_from,
@@ -66,7 +66,7 @@ class CodebookFitConfig(Config):
 
 
 def fit_codebooks(
-    model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, *, seed: int, config: CodebookFitConfig
+    model: LearnedTokenizer, catalogue: ItemContents, rows: Ints, *, seed: int, config: CodebookFitConfig
 ) -> Iterator[FitReport]:
     """Train on the content of items `rows` (n,), and yield the means of every epoch.
 
@@ -109,7 +109,7 @@ def fit_codebooks(
 def _train_epoch(
     model: LearnedTokenizer,
     optimizer: torch.optim.Optimizer,
-    catalogue: Catalogue,
+    catalogue: ItemContents,
     rows: Ints,
     config: CodebookFitConfig,
     *,
@@ -138,7 +138,7 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def latent_variance(model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, seed: int) -> Tensor:
+def latent_variance(model: LearnedTokenizer, catalogue: ItemContents, rows: Ints, seed: int) -> Tensor:
     """Return (R,): variance of each position's latents, summed over dimensions, over a sample of items."""
     some = numpy_generator(seed, "spread").permutation(rows)[:_VARIANCE_ITEMS]
     samples = draw_for_positions(model, catalogue, rows, some, least=_LEAST_VARIANCE_ITEMS, seed=seed)
@@ -149,7 +149,7 @@ def latent_variance(model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, s
 
 @torch.no_grad()
 def start_codebooks(
-    model: LearnedTokenizer, catalogue: Catalogue, rows: Ints, *, seed: int, num_items: int
+    model: LearnedTokenizer, catalogue: ItemContents, rows: Ints, *, seed: int, num_items: int
 ) -> None:
     """Set every codebook to k-means clusters of its latents, spherical where codes are chosen by cosine.
 
@@ -195,7 +195,7 @@ def _cluster(model: LearnedTokenizer, points: Tensor, seed: int) -> Tensor:
 def revive_codes(
     model: LearnedTokenizer,
     optimizer: torch.optim.Optimizer,
-    catalogue: Catalogue,
+    catalogue: ItemContents,
     rows: Ints,
     usage: Tensor,
     seed: int,
@@ -234,7 +234,7 @@ def revive_codes(
 class _Latents:
     """Latents of samples, each read once; the model stays as it is meanwhile."""
 
-    def __init__(self, model: LearnedTokenizer, catalogue: Catalogue) -> None:
+    def __init__(self, model: LearnedTokenizer, catalogue: ItemContents) -> None:
         self._model, self._catalogue = model, catalogue
         self._known: dict[bytes, tuple[Tensor, Tensor]] = {}
 
@@ -247,7 +247,7 @@ class _Latents:
         return latents[present[:, position], position]
 
 
-def _latents(model: LearnedTokenizer, catalogue: Catalogue, rows: Ints) -> tuple[Tensor, Tensor]:
+def _latents(model: LearnedTokenizer, catalogue: ItemContents, rows: Ints) -> tuple[Tensor, Tensor]:
     parts = [model.latents(contents.to(model.device)) for _, contents in catalogue.chunks(rows, _CHUNK_ROWS)]
     return torch.cat([latents for latents, _ in parts]), torch.cat([present for _, present in parts])
 

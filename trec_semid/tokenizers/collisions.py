@@ -13,7 +13,7 @@ from trec_semid.core.arrays import Array, Flags, Int32s, Ints
 from trec_semid.core.hashing import Hashes, exact_tuple_keys, tuple_keys
 from trec_semid.metrics.codes import Collisions, count_collisions
 from trec_semid.tokenizers.encode import Encoded
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 Resolution = Literal["keep", "extra_code", "next_nearest"]
@@ -52,7 +52,7 @@ class Resolved(NamedTuple):
 
 
 def resolve_collisions(
-    resolution: Resolution, tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded
+    resolution: Resolution, tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded
 ) -> Resolved:
     """Deal with items of equal tuples.
 
@@ -102,7 +102,7 @@ def _number_within_groups(keys: Array) -> Ints:
     return numbers
 
 
-def _move(tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded, movers: Ints) -> Encoded:
+def _move(tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded, movers: Ints) -> Encoded:
     codes, errors, sizes = encoded.codes.copy(), encoded.errors.copy(), tokenizer.codebook_sizes
     # The catalogue's keys are sorted once; those given out are few and sorted after every chunk.
     taken, given = np.sort(tuple_keys(codes, sizes)), np.empty(0, np.uint64)

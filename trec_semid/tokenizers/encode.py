@@ -7,7 +7,7 @@ import torch
 
 from trec_semid.core.arrays import Float32s, Int32s
 from trec_semid.runtime.logs import working
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import my_rank, refusing_together, sum_over_ranks, world_size
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
@@ -25,7 +25,7 @@ class Encoded(NamedTuple):
 
 
 @torch.no_grad()
-def encode_catalogue(tokenizer: Tokenizer, catalogue: Catalogue, *, with_errors: bool = True) -> Encoded:
+def encode_catalogue(tokenizer: Tokenizer, catalogue: ItemContents, *, with_errors: bool = True) -> Encoded:
     """Encode and, where asked to, reconstruct every item; each rank does one stretch of the rows."""
     num_items, sizes = catalogue.num_items, tokenizer.codebook_sizes
     codes = torch.zeros(num_items, len(sizes), dtype=torch.int32)

@@ -25,7 +25,7 @@ from trec_semid.layers.quantize import (
     squared_distances,
 )
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents, require_items
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents, require_items
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
 from trec_semid.tokenizers.tokenizer import FitReport
 
@@ -114,7 +114,7 @@ class Mmq(LearnedTokenizer):
         specific = [f"{name}_{i}" for name in self.dims for i in range(self.mmq_config.num_specific)]
         return (*shared, *specific)
 
-    def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
+    def fit(self, catalogue: ItemContents, rows: Ints, seed: int) -> Iterator[FitReport]:
         """Standardise, warm up without quantisation, start codebooks from clusters, train; of (n,) items."""
         for name in self.dims:
             require_items(int(catalogue.present[name][rows].sum()), self.mmq_config.codebook_size, field=name)

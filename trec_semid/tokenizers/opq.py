@@ -15,7 +15,7 @@ from trec_semid.core.seeds import derive_seed
 from trec_semid.layers.product import Product, fit_product
 from trec_semid.layers.quantize import nearest_codeword, pick_codewords, squared_distances
 from trec_semid.layers.rotation import Rotation
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
 from trec_semid.tokenizers.inputs.fusion import Fusion, FusionConfig
 from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together
@@ -72,7 +72,7 @@ class Opq(Tokenizer):
         return self.fusion.position_names("subspace")
 
     @torch.no_grad()
-    def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
+    def fit(self, catalogue: ItemContents, rows: Ints, seed: int) -> Iterator[FitReport]:
         """Fit (n,) items channel by channel on rank 0, which hands rotations and codebooks to the others."""
         num_turns, num_channels = self.opq_config.turns, len(self.fusion.channels)
         self.standardiser.fit(catalogue, rows)
@@ -133,7 +133,7 @@ class Opq(Tokenizer):
         width = next(width for channel, width in channels if position < channel.positions.stop)
         return self.codebooks[position, :, :width]
 
-    def _turns(self, index: int, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[Product]:
+    def _turns(self, index: int, catalogue: ItemContents, rows: Ints, seed: int) -> Iterator[Product]:
         config, channel = self.opq_config, self.fusion.channels[index]
         size = config.codebook_size * config.items_per_code
         points = draw_inputs(self.standardiser, self.fusion, index, catalogue, rows, size=size, seed=seed)

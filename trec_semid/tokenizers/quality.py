@@ -10,7 +10,7 @@ from trec_semid.metrics.codes import CodeUsage, code_usage, neighbour_agreement
 from trec_semid.tokenizers.collisions import Resolved, describe_resolution
 from trec_semid.tokenizers.drift import describe_errors
 from trec_semid.tokenizers.encode import Encoded
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.standardise import RECONSTRUCTION_CONVENTION
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ MAX_COMPARED_ITEMS = 20_000
 
 
 def describe_quality(
-    tokenizer: Tokenizer, kind: str, catalogue: Catalogue, resolved: Resolved, fitted: Ints, *, seed: int
+    tokenizer: Tokenizer, kind: str, catalogue: ItemContents, resolved: Resolved, fitted: Ints, *, seed: int
 ) -> dict[str, Any]:
     """Return the content of `quality.json`.
 
@@ -92,20 +92,20 @@ def _describe_position(name: str, usage: CodeUsage) -> dict[str, Any]:
     }
 
 
-def _describe_unfitted(catalogue: Catalogue, encoded: Encoded, fitted: Ints) -> dict[str, Any]:
+def _describe_unfitted(catalogue: ItemContents, encoded: Encoded, fitted: Ints) -> dict[str, Any]:
     """Measure reconstruction of items with content that fitting left out: what new items will see."""
     others = np.setdiff1d(catalogue.rows_with_content(), fitted)
     error = float(encoded.errors[others].sum(1, dtype=np.float64).mean()) if len(others) else None
     return {"fitted_items": len(fitted), "reconstruction_of_unfitted_items": error}
 
 
-def _describe_training(catalogue: Catalogue, encoded: Encoded, fitted: Ints) -> dict[str, Any]:
+def _describe_training(catalogue: ItemContents, encoded: Encoded, fitted: Ints) -> dict[str, Any]:
     """Keep how errors are distributed over the fitted items: what new items are set against."""
     present = np.stack([np.asarray(catalogue.present[name][fitted], bool) for name in catalogue.dims], axis=1)
     return describe_errors(encoded.errors[fitted], present, list(catalogue.dims))
 
 
-def _describe_modalities(catalogue: Catalogue, encoded: Encoded) -> dict[str, Any]:
+def _describe_modalities(catalogue: ItemContents, encoded: Encoded) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for column, (name, dim) in enumerate(catalogue.dims.items()):
         present = int(catalogue.present[name].sum())
@@ -115,7 +115,7 @@ def _describe_modalities(catalogue: Catalogue, encoded: Encoded) -> dict[str, An
 
 
 def _describe_neighbours(
-    tokenizer: Tokenizer, catalogue: Catalogue, encoded: Encoded, seed: int
+    tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded, seed: int
 ) -> dict[str, Any]:
     rows = np.arange(catalogue.num_items)
     if len(rows) > MAX_COMPARED_ITEMS:

@@ -16,7 +16,7 @@ from trec_semid.core.seeds import derive_seed
 from trec_semid.layers.kmeans import fit_kmeans
 from trec_semid.layers.quantize import pick_codewords, squared_distances
 from trec_semid.layers.residual import residual_codes
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
 from trec_semid.tokenizers.inputs.fusion import Channel, Fusion, FusionConfig
 from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together
@@ -66,7 +66,7 @@ class RqKmeans(Tokenizer):
         return self.fusion.position_names("level")
 
     @torch.no_grad()
-    def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
+    def fit(self, catalogue: ItemContents, rows: Ints, seed: int) -> Iterator[FitReport]:
         """Cluster (n,) items level by level on rank 0, which hands the centroids to the others."""
         config = self.rq_config
         self.standardiser.fit(catalogue, rows)
@@ -124,6 +124,6 @@ class RqKmeans(Tokenizer):
         chosen = pick_codewords(self._codebooks(channel), mine.clamp(max=size - 1))
         return torch.where((mine < size).unsqueeze(2), chosen, 0.0)
 
-    def _draw(self, index: int, catalogue: Catalogue, rows: Ints, seed: int) -> Float32s:
+    def _draw(self, index: int, catalogue: ItemContents, rows: Ints, seed: int) -> Float32s:
         size = self.rq_config.codebook_size * self.rq_config.items_per_code
         return draw_inputs(self.standardiser, self.fusion, index, catalogue, rows, size=size, seed=seed)

@@ -15,7 +15,7 @@ from trec_semid.layers.mlp import Mlp
 from trec_semid.layers.quantize import pick_codewords, squared_distances
 from trec_semid.layers.residual import residual_codes, residual_levels
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.fusion import Fusion, FusionConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer, Objective, Views
 from trec_semid.tokenizers.tokenizer import FitReport
@@ -88,7 +88,7 @@ class RqVae(LearnedTokenizer):
             for level in range(channels[0].num_positions)
         )
 
-    def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
+    def fit(self, catalogue: ItemContents, rows: Ints, seed: int) -> Iterator[FitReport]:
         """Standardise, align, warm up unquantised, start codebooks from clusters, train; of (n,) items."""
         self.standardiser.fit(catalogue, rows)
         self.fusion.fit(self.standardiser, catalogue, rows, seed, self.rq_config.codebook_size)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
 from trec_semid.core.paths import join, staged_folder, write_bytes
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 FORMAT_VERSION = 1
@@ -59,7 +59,7 @@ class Tokenizer(nn.Module, ABC):
         """What each position is called in reports, e.g. `text_0`."""
 
     @abstractmethod
-    def fit(self, catalogue: Catalogue, rows: Ints, seed: int) -> Iterator[FitReport]:
+    def fit(self, catalogue: ItemContents, rows: Ints, seed: int) -> Iterator[FitReport]:
         """Learn from the content of items `rows` (n,), yielding after every round.
 
         Called on every rank with the same arguments; all ranks end with the same weights.

@@ -9,7 +9,7 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.ids import rows_of
 from trec_semid.core.paths import exists, join, parent_of
 from trec_semid.data.schema import Dataset
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import my_rank, refusing_together
 from trec_semid.tokenizers.maps.origin import Named, Origin, content_checksum
 from trec_semid.tokenizers.maps.record import RECORD, read_record, verify_record
@@ -110,7 +110,7 @@ def _other_content(origin: Origin, dataset: Dataset) -> str | None:
     """
     for name, known in origin.content.items():
         if name in dataset.facts.modalities:
-            catalogue = Catalogue({name: dataset.content(name)}, {name: dataset.content_mask(name)})
+            catalogue = ItemContents({name: dataset.content(name)}, {name: dataset.content_mask(name)})
             if content_checksum(name, dataset.item_ids, catalogue) != known:
                 return name
     return None

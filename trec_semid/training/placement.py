@@ -20,7 +20,7 @@ from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.sharding.tables import find_tables, table_shards
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 NOTHING_KEPT = SparseOptimizerConfig.model_validate({"kind": "sgd"})
@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 65_536
 class PlacedContent(NamedTuple):
     """Content of all items, standardised, on its ranks."""
 
-    catalogue: Catalogue
+    catalogue: ItemContents
     """Where it was read from."""
     tables: nn.Module
     """Sharded `ContentTables`, asked by item row; all ranks ask together."""
@@ -69,7 +69,7 @@ def place_model(
 
 
 def place_content(
-    catalogue: Catalogue,
+    catalogue: ItemContents,
     standardiser: Standardiser,
     sharding: ShardingConfig,
     ranks: Ranks,
@@ -105,7 +105,7 @@ def place_content(
 
 
 @torch.no_grad()
-def fill_content(tables: nn.Module, catalogue: Catalogue, standardiser: Standardiser) -> None:
+def fill_content(tables: nn.Module, catalogue: ItemContents, standardiser: Standardiser) -> None:
     """Write each rank's part of every modality's table, standardised, and the presence masks.
 
     Args:
@@ -129,7 +129,7 @@ def fill_content(tables: nn.Module, catalogue: Catalogue, standardiser: Standard
     holder.present.copy_(torch.from_numpy(masks))
 
 
-def _standardised(catalogue: Catalogue, standardiser: Standardiser, name: str, rows: slice) -> Tensor:
+def _standardised(catalogue: ItemContents, standardiser: Standardiser, name: str, rows: slice) -> Tensor:
     device = standardiser.mean.device
     vectors, present = catalogue.modality(name, np.arange(rows.start, rows.stop))
     return standardiser.modality(name, vectors.to(device), present.to(device)).half()

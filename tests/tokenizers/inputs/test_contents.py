@@ -4,7 +4,7 @@ import torch
 
 from tests.tokenizers.planted import plant
 from trec_semid.core.errors import DataError
-from trec_semid.tokenizers.inputs.contents import Catalogue, require_items
+from trec_semid.tokenizers.inputs.contents import ItemContents, require_items
 
 
 def test_batch_holds_the_rows_asked_for_in_their_order():
@@ -26,7 +26,7 @@ def test_rows_that_are_not_present_are_zeros_whatever_the_file_holds():
 
 def test_masks_are_matched_by_name_not_by_order():
     planted = plant(30, missing=0.4).catalogue
-    swapped = Catalogue(planted.vectors, dict(reversed(list(planted.present.items()))))
+    swapped = ItemContents(planted.vectors, dict(reversed(list(planted.present.items()))))
     assert torch.equal(swapped.batch(np.arange(30)).present, planted.batch(np.arange(30)).present)
 
 
@@ -41,14 +41,14 @@ def test_present_vector_that_is_not_finite_is_refused_by_row_and_modality(bad):
 def test_modalities_of_unequal_length_are_refused():
     arrays = plant(20).catalogue
     with pytest.raises(DataError, match="field 'vision': vectors of 19 items, others have 20"):
-        Catalogue({**arrays.vectors, "vision": arrays.vectors["vision"][:19]}, arrays.present)
+        ItemContents({**arrays.vectors, "vision": arrays.vectors["vision"][:19]}, arrays.present)
     with pytest.raises(DataError, match="mask of 3 items"):
-        Catalogue(arrays.vectors, {**arrays.present, "text": np.ones(3, bool)})
+        ItemContents(arrays.vectors, {**arrays.present, "text": np.ones(3, bool)})
 
 
 def test_no_modality_at_all_is_refused():
     with pytest.raises(DataError, match="no content to tokenize"):
-        Catalogue({}, {})
+        ItemContents({}, {})
 
 
 def test_chunks_make_up_the_rows():
@@ -64,7 +64,7 @@ def test_half_precision_files_are_read_as_float32(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float16)
     np.save(tmp_path / "text.npy", vectors)
     mapped = np.load(tmp_path / "text.npy", mmap_mode="r")
-    contents = Catalogue({"text": mapped}, {"text": np.ones(9, bool)}).batch(np.arange(9))
+    contents = ItemContents({"text": mapped}, {"text": np.ones(9, bool)}).batch(np.arange(9))
     np.testing.assert_array_equal(contents.vectors[0].numpy(), vectors.astype(np.float32))
 
 

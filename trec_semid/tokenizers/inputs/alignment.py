@@ -19,7 +19,7 @@ from trec_semid.core.errors import ConfigError, DataError, TrainingError
 from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import numpy_generator, torch_generator
 from trec_semid.layers.contrastive import info_nce
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
@@ -85,7 +85,7 @@ class Alignment(nn.Module):
         return f @ self.back + self.bias
 
     @torch.no_grad()
-    def fit(self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints, seed: int) -> None:
+    def fit(self, standardiser: Standardiser, catalogue: ItemContents, rows: Ints, seed: int) -> None:
         """Learn the space from items `rows` (n,) on rank 0, which hands it to the others.
 
         Raises:
@@ -119,7 +119,7 @@ class Alignment(nn.Module):
         parts = zip(x.split(self.dims, dim=1), projection.split(self.dims), strict=True)
         return torch.stack([normalize(part @ weight, dim=1) for part, weight in parts], dim=1)
 
-    def _learn(self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints, seed: int) -> Tensor:
+    def _learn(self, standardiser: Standardiser, catalogue: ItemContents, rows: Ints, seed: int) -> Tensor:
         config = self.config
         drawn = torch.randn(sum(self.dims), config.dim, generator=torch_generator(seed, "projection"))
         fan_in = torch.cat([torch.full((dim, 1), float(dim)) for dim in self.dims])
@@ -148,7 +148,7 @@ class Alignment(nn.Module):
                 losses.append(info_nce(sides[both, left], sides[both, right], temperature=temperature))
         return torch.stack(losses).sum()
 
-    def _fit_back(self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints, seed: int) -> None:
+    def _fit_back(self, standardiser: Standardiser, catalogue: ItemContents, rows: Ints, seed: int) -> None:
         """Centre the space, and regress each modality on it over the items that have the modality."""
         some = numpy_generator(seed, "map back").permutation(rows)[:_MAP_BACK_ITEMS]
         x, f, present = self._read(standardiser, catalogue, some)
@@ -181,7 +181,7 @@ class Alignment(nn.Module):
         self.bias.copy_(torch.cat(biases))
 
     def _read(
-        self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints
+        self, standardiser: Standardiser, catalogue: ItemContents, rows: Ints
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return x (n, D), uncentred f (n, F) in 64 bits, and presence (n, M) of items."""
         contents = catalogue.batch(rows).to(self.projection.device)

@@ -38,7 +38,7 @@ class Standardised(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ItemContents:
     """Content of all items as arrays on disk or in memory; batches of it are checked as they are read."""
 
     vectors: Mapping[str, Array]

@@ -5,7 +5,7 @@ import torch
 
 from trec_semid.core.arrays import Flags, Float32s, Ints
 from trec_semid.core.seeds import numpy_generator
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.fusion import Fusion
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.tokenizers.learned import LearnedTokenizer
@@ -18,7 +18,7 @@ def draw_inputs(
     standardiser: Standardiser,
     fusion: Fusion,
     channel: int,
-    catalogue: Catalogue,
+    catalogue: ItemContents,
     rows: Ints,
     *,
     size: int,
@@ -39,7 +39,7 @@ def draw_inputs(
 
 
 def draw_for_positions(
-    tokenizer: LearnedTokenizer, catalogue: Catalogue, rows: Ints, drawn: Ints, *, least: int, seed: int
+    tokenizer: LearnedTokenizer, catalogue: ItemContents, rows: Ints, drawn: Ints, *, least: int, seed: int
 ) -> list[Ints]:
     """Return the sample (n,) that each of the R positions is to be measured on.
 
@@ -66,7 +66,7 @@ def draw_for_positions(
     return samples
 
 
-def _reads(tokenizer: LearnedTokenizer, catalogue: Catalogue, rows: Ints) -> Flags:
+def _reads(tokenizer: LearnedTokenizer, catalogue: ItemContents, rows: Ints) -> Flags:
     """Return (n, R): which positions read something of which items."""
     present = np.stack([np.asarray(catalogue.present[name][rows], bool) for name in tokenizer.dims], axis=1)
     return tokenizer.at_positions(torch.from_numpy(present)).numpy()

@@ -15,7 +15,7 @@ from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.tokenizers.inputs.alignment import Alignment, ContrastiveConfig
-from trec_semid.tokenizers.inputs.contents import Catalogue, require_items
+from trec_semid.tokenizers.inputs.contents import ItemContents, require_items
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 
@@ -79,7 +79,7 @@ class Fusion(nn.Module):
         return self.config.modalities == "separated"
 
     def fit(
-        self, standardiser: Standardiser, catalogue: Catalogue, rows: Ints, seed: int, codebook_size: int
+        self, standardiser: Standardiser, catalogue: ItemContents, rows: Ints, seed: int, codebook_size: int
     ) -> None:
         """Learn the aligned space where there is one, once every channel has enough of the (n,) items.
 
@@ -91,7 +91,7 @@ class Fusion(nn.Module):
         if self.alignment is not None:
             self.alignment.fit(standardiser, catalogue, rows, seed)
 
-    def rows_of(self, channel: Channel, catalogue: Catalogue, rows: Ints) -> Ints:
+    def rows_of(self, channel: Channel, catalogue: ItemContents, rows: Ints) -> Ints:
         """Return those of (n,) rows whose items have what the channel reads."""
         return rows if channel.name is None else rows[np.asarray(catalogue.present[channel.name][rows])]
 

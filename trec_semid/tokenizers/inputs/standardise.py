@@ -14,7 +14,7 @@ from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import DataError, ShapeError
 from trec_semid.layers.unit_length import direction_tolerance, off_line, unit_length
 from trec_semid.runtime.logs import working
-from trec_semid.tokenizers.inputs.contents import Catalogue, Contents
+from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.shards import (
     largest_over_ranks,
     my_rank,
@@ -94,12 +94,12 @@ class Standardiser(nn.Module):
         return torch.where(present, per_modality, 0.0)
 
     @torch.no_grad()
-    def fit(self, catalogue: Catalogue, rows: Ints) -> None:
+    def fit(self, catalogue: ItemContents, rows: Ints) -> None:
         """Measure mean and standard deviation over (n,) items; every rank reads its share.
 
         Raises:
-            DataError: on every rank: content that cannot be used, see `Catalogue.batch`, or a modality whose
-                vectors are multiples of one, and tell no items apart.
+            DataError: on every rank: content that cannot be used, see `ItemContents.batch`, or a modality
+                whose vectors are multiples of one, and tell no items apart.
         """
         sums = torch.zeros(3, len(self.mean), dtype=torch.float64)
         spread, mine = torch.zeros(len(self.dims)), my_share(rows)
@@ -125,7 +125,7 @@ class Standardiser(nn.Module):
             std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
             self.std.copy_(torch.where(std < _SMALLEST_STD, 1.0, std))
 
-    def _firsts(self, catalogue: Catalogue, rows: Ints) -> list[Tensor]:
+    def _firsts(self, catalogue: ItemContents, rows: Ints) -> list[Tensor]:
         """Return each modality's first unit vector (dim,) among these items, equal on all ranks."""
         owners = [rows[np.asarray(catalogue.present[name][rows], bool)][:1] for name in self.names]
         units = [self.unit(catalogue.batch(owner)) for owner in owners]
@@ -138,7 +138,7 @@ class Standardiser(nn.Module):
         off = [off_line(part[has], first) for part, first, has in parts]
         return torch.stack([one.max() if len(one) else one.new_zeros(()) for one in off])
 
-    def _expect_directions(self, catalogue: Catalogue, rows: Ints, spread: Tensor) -> None:
+    def _expect_directions(self, catalogue: ItemContents, rows: Ints, spread: Tensor) -> None:
         for name, off in zip(self.names, spread.tolist(), strict=True):
             num_items = int(catalogue.present[name][rows].sum())
             is_half = catalogue.vectors[name].dtype == np.float16

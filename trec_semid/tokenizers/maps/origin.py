@@ -10,7 +10,7 @@ import pyarrow as pa
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
 from trec_semid.core.ids import in_id_order
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 
 _CHUNK_ROWS = 8192
 
@@ -36,13 +36,13 @@ class Named(NamedTuple):
         return f"'{self.name}' (checksum {self.checksum[:12]})"
 
 
-def origin_of(dataset: Named, item_ids: pa.Array, catalogue: Catalogue) -> Origin:
+def origin_of(dataset: Named, item_ids: pa.Array, catalogue: ItemContents) -> Origin:
     """Describe what a tokenizer read, of (N,) ids."""
     content = {name: content_checksum(name, item_ids, catalogue) for name in catalogue.dims}
     return Origin(dataset=dataset.name, dataset_checksum=dataset.checksum, content=content)
 
 
-def content_checksum(modality: str, item_ids: pa.Array, catalogue: Catalogue) -> str:
+def content_checksum(modality: str, item_ids: pa.Array, catalogue: ItemContents) -> str:
     """Return a sha256 over items in the order of their ids, each with its vector, or without one.
 
     Vectors count as float32 numbers, so the same ones stored as float16 are the same content.

@@ -5,7 +5,7 @@ from trec_semid.core.paths import exists, join
 from trec_semid.data.schema import Dataset
 from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.methods import as_learned, learning_kinds, load_tokenizer
@@ -80,7 +80,7 @@ def kind_of(tokenizer: Tokenizer) -> str:
     return str(tokenizer.config.model_dump()["kind"])
 
 
-def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> Catalogue:
+def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> ItemContents:
     """Return the content that a tokenizer reads.
 
     Raises:
@@ -90,7 +90,7 @@ def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> Catalogue:
     absent = [name for name in tokenizer.dims if name not in have]
     if absent:
         raise ConfigError(f"finetune: the tokenizer reads '{absent[0]}', which {dataset.uri} does not have.")
-    catalogue = Catalogue(
+    catalogue = ItemContents(
         {name: dataset.content(name) for name in tokenizer.dims},
         {name: dataset.content_mask(name) for name in tokenizer.dims},
     )

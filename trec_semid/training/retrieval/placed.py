@@ -12,7 +12,7 @@ from trec_semid.models.retriever import Retriever
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
-from trec_semid.tokenizers.inputs.contents import Catalogue
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.training.placement import place_content, place_model, tell_plan
 from trec_semid.training.retrieval.build import build_retriever, items_at_once
@@ -83,7 +83,7 @@ def _content_lookup(
     if not config.item.content:
         return None, plan
     dataset = inputs.dataset
-    catalogue = Catalogue(
+    catalogue = ItemContents(
         {name: dataset.content(name) for name in config.item.content},
         {name: dataset.content_mask(name) for name in config.item.content},
     )
