@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trec_semid.models.beams import Beams, NextLogProbs
+from trec_semid.models.heads.beams import Beams, NextLogProbs
 
 
 class Catalogue(NamedTuple):

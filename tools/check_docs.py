@@ -4,7 +4,7 @@ A ```sh block runs when the line above it is `<!-- run -->`; a block of any lang
 `<!-- file: name.toml -->` is written to that file first, so that a worked example is the tested one.
 Blocks of one document run in order in one scratch folder, which sees the checkout's `configs`, with
 `trec-semid` on the path. A file of Python in backticks, such as `jobs/rank.py`, has to end the path of one in
-the checkout, and `jobs/rank.py::run` or `models/heads.py::CodeHeads.loss` has to name what is defined there.
+the checkout, and `jobs/rank.py::run` or `chained.py::ChainedHeads.loss` has to name what is defined there.
 Usage: python tools/check_docs.py [--links-only] [FILE.md...]
 """
 

@@ -16,7 +16,7 @@ from tests.catalogues import (
 )
 from trec_semid.core.errors import ConfigError, DataError, ShapeError
 from trec_semid.layers.tuple_trie import TupleTrie
-from trec_semid.models.beams import parallel_heads
+from trec_semid.models.heads.beams import parallel_heads
 from trec_semid.search import beam
 from trec_semid.search.beam import beam_search, decode_items
 from trec_semid.search.retrieved import agreement, best_items

@@ -11,10 +11,13 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.batches import Places
 from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
-from trec_semid.models.beams import NextLogProbs, parallel_heads
-from trec_semid.models.heads import CodeHeads
+from trec_semid.models.heads.beams import NextLogProbs
+from trec_semid.models.heads.chained import ChainedHeads
+from trec_semid.models.heads.code_heads import CodeHeads
+from trec_semid.models.heads.independent import IndependentHeads
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import Queries, RetrievalModel, read_by_length
 from trec_semid.models.retriever import LossConfig
@@ -46,11 +49,9 @@ class NextItemModel(RetrievalModel):
         super().__init__()
         self.items, self.sequences, self.config = items, sequences, config
         self.loss_weights = {"items": config.item_weight, "codes": config.code_weight}
-        self.heads = (
-            CodeHeads(items.live.codes.shape[1], items.dim, config.code_temperature)
-            if has_codes and items.live is not None
-            else None
-        )
+        self.heads: CodeHeads | None = None
+        if has_codes and items.live is not None:
+            self.heads = build_heads(items.live.codes.shape[1], items.dim, config)
 
     @property
     def has_item_vectors(self) -> bool:
@@ -61,6 +62,11 @@ class NextItemModel(RetrievalModel):
     def predicts_codes(self) -> bool:
         """Whether codes of the next item are predicted."""
         return self.heads is not None
+
+    @property
+    def scores_catalogue(self) -> bool:
+        """Whether every item can be scored: not by codes alone that depend on each other."""
+        return self.has_item_vectors or (self.heads is not None and self.heads.is_independent)
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (P, D) at the places that predict."""
@@ -94,15 +100,20 @@ class NextItemModel(RetrievalModel):
         share = self.config.code_share if self.has_item_vectors else 1.0
         by_codes = None
         if self.heads is not None and code_tables is not None and share > 0:
+            if not self.heads.is_independent:
+                raise ConfigError(
+                    "loss.code_heads = 'chained': a code has no score without those before it. Set "
+                    "evaluation.beam_width, or loss.code_share = 0 where items are scored."
+                )
             by_codes = share * self.heads.log_probs(states, code_tables)
         return Queries(self.query_vectors(states) if self.has_item_vectors else None, by_codes)
 
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
-        """Return what a beam search asks: all positions are predicted already, whatever the prefix."""
+        """Return what a beam search asks of the heads."""
         assert self.heads is not None, "a config with a beam and without codes is refused"
         assert tokens.code_tables is not None, "heads have codes"
         states = self._states_of_users(tokens, places)
-        return parallel_heads(self.heads.log_probs(states, tokens.code_tables).unbind(1))
+        return self.heads.next_log_probs(states, tokens.code_tables)
 
     def _states_of_users(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (B, D) at the end of each history; zeros of an empty one, where no place predicts."""
@@ -131,6 +142,16 @@ class NextItemModel(RetrievalModel):
             drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
             return sampled_softmax_loss(queries, vectors, places.targets, drawn)
         return full_softmax_loss(queries, vectors, places.targets)
+
+
+def build_heads(num_positions: int, dim: int, config: LossConfig) -> CodeHeads:
+    """Return the heads over R codes that a config asks for, for states of width D."""
+    match config.code_heads:
+        case "independent":
+            return IndependentHeads(num_positions, dim, config.code_temperature)
+        case "chained":
+            facets = config.code_facets
+            return ChainedHeads(num_positions, dim, config.code_temperature, num_facets=facets)
 
 
 def _mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:

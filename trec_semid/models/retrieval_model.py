@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.batches import Places
-from trec_semid.models.beams import NextLogProbs
+from trec_semid.models.heads.beams import NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 
 
@@ -60,6 +60,11 @@ class RetrievalModel(nn.Module, ABC):
     def predicts_codes(self) -> bool:
         """Whether codes of the next item are predicted."""
         return False
+
+    @property
+    def scores_catalogue(self) -> bool:
+        """Whether every item can be scored; not by codes alone that depend on each other."""
+        return True
 
     @abstractmethod
     def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:

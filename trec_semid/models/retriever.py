@@ -7,7 +7,7 @@ Nothing outside `models` asks what kind it is.
 from abc import ABC
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
@@ -40,6 +40,12 @@ class LossConfig(Config):
     """Divides the scores of items."""
     item_similarity_is_cosine: bool = False
     """Whether states and items are brought to unit length before they are multiplied."""
+    code_heads: Literal["independent", "chained"] = "independent"
+    """Whether a code is predicted from the history alone, or from the codes before it as well: lists are then
+    a beam's where items are not scored."""
+    code_facets: PositiveInt = 1
+    """`chained`: codes are so many facets of equally many levels, one facet after another; a code depends on
+    those before it in its facet."""
     code_temperature: PositiveFloat = 0.1
     """Divides cosines of codes."""
     code_share: NonNegativeFloat = 0.1

@@ -13,7 +13,7 @@ from torch import Tensor
 from trec_semid.core.errors import ShapeError
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_positions import ListedTargets, UserItems, positions_in_lists
-from trec_semid.models.beams import Beams, NextLogProbs
+from trec_semid.models.heads.beams import Beams, NextLogProbs
 from trec_semid.search.retrieved import (
     Retrieved,
     best_items,

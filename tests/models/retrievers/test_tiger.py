@@ -10,7 +10,7 @@ from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.quantize import pick_codewords
 from trec_semid.layers.tuple_trie import TupleTrie
-from trec_semid.models.beams import Beams
+from trec_semid.models.heads.beams import Beams
 from trec_semid.models.item_tokens import ItemTokens, Listed
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retriever import LossConfig

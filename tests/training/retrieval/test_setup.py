@@ -51,6 +51,17 @@ def data(tmp_path_factory):
             r"evaluation\.unseen_penalty\n.*less than or equal to 1000",
         ),
         ({"evaluation": {"unseen_penalty": 1.0, "beam_width": 20}}, "off items' scores, and a beam has none"),
+        ({**POPULAR, "loss": {"code_heads": "chained"}}, "leave out loss.code_heads"),
+        ({"loss": {"code_heads": "chained"}}, "loss.code_heads: codes are not predicted: leave it out"),
+        ({"loss": {"code_facets": 2}}, "loss.code_facets: codes are not chained: set loss.code_heads"),
+        (
+            {"semantic_ids": "s", "loss": {"code_heads": "chained", "code_weight": 1.0}},
+            "loss.code_share: chained codes .* set loss.code_share = 0",
+        ),
+        (
+            {"semantic_ids": "s", "loss": {"code_heads": "chained", "code_weight": 1.0, "item_weight": 0}},
+            r"loss.code_heads = 'chained' cannot score all items: set evaluation.beam_width = 10 or more",
+        ),
         ({**TOGETHER, "window": 4, "sampled": {}}, "'ensemble' learns nothing: leave out sampled, window"),
         ({**TOGETHER, "loss": {"code_weight": 1.0, "negatives": "seen"}}, "loss.negatives, loss.code_weight"),
     ],

@@ -15,7 +15,7 @@ from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_positions import UserItems, locate_targets
-from trec_semid.models.beams import Beams, NextLogProbs
+from trec_semid.models.heads.beams import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.methods import retriever_of

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from trec_semid.data.retrieval.batches import SequenceBatch
-from trec_semid.models.beams import Beams, NextLogProbs
+from trec_semid.models.heads.beams import Beams, NextLogProbs
 
 MISSING = "T5: not installed (pip install 'transformers>=5')"
 

@@ -16,7 +16,7 @@ from trec_semid.layers.decoder import Cache, Decoder
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.layers.quantize import pick_codewords
-from trec_semid.models.beams import Beams, NextLogProbs
+from trec_semid.models.heads.beams import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
 from trec_semid.models.retriever import Frame, LossConfig, Needs, Retriever, RetrieverConfig
@@ -81,6 +81,11 @@ class TigerModel(RetrievalModel):
         """Whether codes of the next item are predicted: nothing else is."""
         return True
 
+    @property
+    def scores_catalogue(self) -> bool:
+        """Whether every item can be scored: only the beam's tuples are."""
+        return False
+
     def read(self, tokens: Tokens, places: Places) -> tuple[Tensor, Tensor]:
         """Return the memory (B, L * R, D) of histories, and which of it is there (B, L * R).
 
@@ -137,6 +142,13 @@ class Tiger(Retriever[TigerConfig]):
 
     needs = Needs(codes="alone", rows="sliding", one_target=True, beam=True)
     scores_catalogue = False
+
+    def faults(self, frame: Frame) -> list[str]:
+        """See `Retriever`."""
+        told: list[str] = []
+        if frame.loss.code_heads != "independent":
+            told.append("loss.code_heads: model.kind = 'tiger' has a decoder and no heads: leave it out")
+        return [*super().faults(frame), *told]
 
     def build(self, items: ItemTokens, frame: Frame) -> TigerModel:
         """See `Retriever`."""

@@ -217,7 +217,7 @@ def expect_members(members: Sequence[Member], config: RetrieveConfig) -> None:
             ensemble, or has no checkpoint left.
     """
     for run, member in members:
-        if not member.retriever.scores_catalogue:
+        if not member.scores_catalogue:
             raise ConfigError(
                 f"model.runs: {run.uri} is {member.model.kind}, which does not score the catalogue."
             )

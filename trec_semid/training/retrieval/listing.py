@@ -162,7 +162,7 @@ class BeamLister:
 
     def exact(self) -> Judge | None:
         """See `Lister`: scores of all items, or a beam as wide as there are tuples where they are few."""
-        if self._asked.method.scores_catalogue:
+        if self._asked.model.scores_catalogue:
             return Judge(ExactLister([self._asked]), NUM_JUDGED)
         num_tuples = len(self._live.codes.unique(dim=0))
         if num_tuples > MOST_TUPLES:

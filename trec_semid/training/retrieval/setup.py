@@ -93,6 +93,7 @@ class RetrieveConfig(TrainingRunConfig):
         return [
             *self._faults_of_items(),
             *self._faults_of_losses(),
+            *self._faults_of_heads(),
             *self._faults_of_rows(),
             *self._faults_of_lists(),
             *self.retriever.faults(self.frame),
@@ -109,6 +110,7 @@ class RetrieveConfig(TrainingRunConfig):
             "window": self.window > 1,
             "loss.negatives": self.loss.negatives != "all",
             "loss.code_weight": self.loss.code_weight > 0,
+            "loss.code_heads": self.loss.code_heads != "independent",
             "evaluation.beam_width": self.evaluation.beam_width is not None,
             "evaluation.unseen_penalty": penalty_does_nothing,
         }
@@ -161,6 +163,27 @@ class RetrieveConfig(TrainingRunConfig):
             faults.append(f"{named}: of the loss over items, which has no weight: leave out {named}")
         return faults
 
+    def _faults_of_heads(self) -> list[str]:
+        loss = self.loss
+        if loss.code_heads == "independent":
+            advice = "set loss.code_heads = 'chained', or loss.code_facets = 1"
+            return [f"loss.code_facets: codes are not chained: {advice}"] if loss.code_facets > 1 else []
+        if not self.predicts_codes and self.retriever.needs.codes == "optional":
+            advice = "leave it out" if self.scores_items else self._advice()
+            return [f"loss.code_heads: codes are not predicted: {advice}"]
+        if self.scores_items and loss.code_share > 0 and not self._has_beam:
+            return [
+                "loss.code_share: chained codes give an item no score without those before them: set "
+                "loss.code_share = 0"
+            ]
+        return []
+
+    @property
+    def scores_catalogue(self) -> bool:
+        """Whether every item can be scored; otherwise lists are a beam's."""
+        is_chained = self.loss.code_heads == "chained"
+        return self.retriever.scores_catalogue and (self.scores_items or not is_chained)
+
     @property
     def _has_no_item_loss(self) -> bool:
         """Whether there is none, or will be none once the other faults are mended."""
@@ -168,7 +191,11 @@ class RetrieveConfig(TrainingRunConfig):
 
     @property
     def _has_beam(self) -> bool:
-        return self.evaluation.beam_width is not None or self.retriever.needs.beam
+        return self.evaluation.beam_width is not None or self._needs_beam
+
+    @property
+    def _needs_beam(self) -> bool:
+        return self.retriever.needs.beam or (self.learns and not self.scores_catalogue)
 
     def _faults_of_rows(self) -> list[str]:
         faults: list[str] = []
@@ -192,10 +219,9 @@ class RetrieveConfig(TrainingRunConfig):
         if not self._has_beam:
             return faults
         if evaluation.beam_width is None:
-            faults.append(
-                f"model.kind = '{self.model.kind}' cannot score all items: set evaluation.beam_width = "
-                f"{longest} or more"
-            )
+            cause = f"model.kind = '{self.model.kind}'"
+            cause = cause if self.retriever.needs.beam else "loss.code_heads = 'chained'"
+            faults.append(f"{cause} cannot score all items: set evaluation.beam_width = {longest} or more")
         elif self.retriever.needs.codes != "alone" and (self.scores_items or not self.predicts_codes):
             faults.append(f"evaluation.beam_width: a beam goes over codes: {self._advice(alone=True)}")
         if evaluation.unseen_penalty:
@@ -272,6 +298,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     ids = None
     if config.semantic_ids:
         ids = read_semantic_ids(config.semantic_ids, dataset)
+        _expect_facets(config.loss, len(ids.sizes))
     runs = config.retriever.members
     members = _checksum_of_runs(runs) if runs else None
     data = RetrievalData(dataset, config.item, config.sequences)
@@ -296,6 +323,14 @@ def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
             f"{num_negatives:,} items are too many for a loss over all of them (at most "
             f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: "
             "set loss.item_weight = 0, loss.code_weight = 1."
+        )
+
+
+def _expect_facets(loss: LossConfig, num_positions: int) -> None:
+    if num_positions % loss.code_facets:
+        raise ConfigError(
+            f"loss.code_facets: {num_positions} codes make no {loss.code_facets} facets of one length. Set a "
+            f"number that divides {num_positions}."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a sequence model says of the next item by its codes: a distribution for each position.
+"""Independent heads: every code of the next item is predicted from the state alone.
 
 Legend: P places that predict, W targets a place, R positions, K codes, D width.
 """
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize, silu
 
 from trec_semid.layers.full_softmax import full_softmax_loss
+from trec_semid.models.heads.beams import NextLogProbs, parallel_heads
+from trec_semid.models.heads.code_heads import CodeHeads
 
 
 @final
-class CodeHeads(nn.Module):
+class IndependentHeads(CodeHeads):
     """p(c_r = k | u) = softmax_k(cos(q_r, E_rk) / T), q_r = u + silu(W_r u), all positions at once.
 
     The codes of the next item are predicted in parallel, as of one set: score(item) = sum_r log p(c_r).
@@ -29,19 +31,18 @@ class CodeHeads(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_positions, dim, dim))
         self.bias = nn.Parameter(torch.zeros(num_positions, 1, dim))
 
+    @property
+    def is_independent(self) -> bool:
+        """See `CodeHeads`: always."""
+        return True
+
     def forward(self, states: Tensor) -> Tensor:
         """Return q (R, P, D), of unit length, from (P, D)."""
         moved = silu(torch.baddbmm(self.bias, states.expand(len(self.weight), -1, -1), self.weight))
         return normalize(states + moved, dim=-1)
 
     def loss(self, states: Tensor, tables: Tensor, codes: Tensor) -> Tensor:
-        """Return (P, W): mean over positions of the cross-entropy; 0 where there is no target.
-
-        Args:
-            states: (P, D).
-            tables: (R, K + 1, D).
-            codes: (P, W, R) of the targets; -1 where there is none.
-        """
+        """Return (P, W) of states (P, D), see `CodeHeads`."""
         queries, rows = self(states), normalize(tables, dim=-1)
         each = [
             full_softmax_loss(query, row, target, scale=self.scale)
@@ -49,7 +50,11 @@ class CodeHeads(nn.Module):
         ]
         return torch.stack(each).mean(0)
 
+    def next_log_probs(self, states: Tensor, tables: Tensor) -> NextLogProbs:
+        """Return what a beam search asks of users (B, D): all is predicted already, whatever the prefix."""
+        return parallel_heads(self.log_probs(states, tables).unbind(1))
+
     def log_probs(self, states: Tensor, tables: Tensor) -> Tensor:
-        """Return (P, R, K + 1)."""
+        """Return (P, R, K + 1) of states (P, D), see `CodeHeads`."""
         scores = torch.bmm(self(states), normalize(tables, dim=-1).mT) * self.scale
         return log_softmax(scores.float(), dim=-1).transpose(0, 1)
