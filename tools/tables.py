@@ -45,7 +45,7 @@ class Origin(_Strict):
     """Where the numbers of a row come from; what was not recorded is null, never guessed."""
 
     command: str
-    commit: str
+    commit: str | None
     dataset: str
     dataset_checksum: str | None
     """First 12 digits of what `prepare` prints; null where the command draws its data from fixed seeds."""

@@ -91,6 +91,22 @@ def test_rows_without_one_known_origin_or_with_unknown_keys_are_refused(row: dic
         planted(**row)
 
 
+def test_a_commit_that_was_not_recorded_is_null_and_prints_as_nothing():
+    origin = {"here": {**ORIGIN, "commit": None}}
+    data = {
+        "schema_version": 1,
+        "title": "Planted",
+        "origins": origin,
+        "rows": {
+            "a": {"label": "A", "origin": "here"},
+            "b": {"label": "B", "origin": "here", "commit": "abc"},
+        },
+        "tables": {"t": {"columns": [{"title": "commit", "cell": "{commit}"}], "rows": ["a", "b"]}},
+    }
+    text = tables.render_table({"planted": tables.Results.model_validate(data)}, "planted", "t")
+    assert text.splitlines()[2:] == ["| |", "| abc |"]
+
+
 def test_unknown_tables_are_named():
     with pytest.raises(SystemExit, match="planted/gone"):
         tables.write_tables("<!-- table: planted/gone -->\n<!-- end of table -->", planted())
