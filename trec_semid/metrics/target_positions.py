@@ -85,16 +85,18 @@ class Stretch(NamedTuple):
     """(T,) to (T,): the highest of all processes' numbers, one by one."""
     total: Callable[[Tensor], Tensor]
     """(T,) to (T,): their sum."""
-    merge: Callable[[Tensor, Tensor], Tensor]
-    """Scores and items (B, N) of this stretch's best, to the items that are best over all stretches; of all
-    users, or of those that this process is to list."""
+    merge: "Callable[[TopItems], TopItems]"
+    """The (B, N) best of this stretch, to those that are best over all stretches; of all users, or of those
+    that this process is to list."""
 
 
-class _Top(NamedTuple):
-    """The best N items of each user so far, sorted; score -inf and item -1 where there are fewer."""
+class TopItems(NamedTuple):
+    """The best N items of each user, sorted; score -inf and item -1 where there are fewer."""
 
     scores: Tensor
+    """(B, N) float32."""
     items: Tensor
+    """(B, N) int64 item rows."""
 
 
 @torch.no_grad()
@@ -132,8 +134,7 @@ def locate_targets(
     num_users = len(users.num_targets)
     chunks = _chunks(stretch.items if stretch else slice(0, num_items), num_users, chunk_items)
     own = torch.full((len(targets.items),), -torch.inf, device=targets.items.device)
-    nowhere = torch.full((num_users, list_length), -1, device=own.device)
-    top = _Top(torch.full(nowhere.shape, -torch.inf, device=own.device), nowhere)
+    top = no_items(num_users, list_length, own.device)
     stored: dict[int, Tensor] = {}
     num_scores = 0
     for number, chunk in enumerate(chunks):
@@ -156,8 +157,48 @@ def locate_targets(
         _expect_same(own, scores, targets, chunk)
         _count_ahead(ahead, own, scores, targets, chunk)
     ahead = stretch.total(ahead) if stretch else ahead
-    top_items = stretch.merge(*top) if stretch else top.items
-    return ListedTargets(torch.where(own == -torch.inf, UNLISTED, 1 + ahead), top_items)
+    top = stretch.merge(top) if stretch else top
+    return ListedTargets(torch.where(own == -torch.inf, UNLISTED, 1 + ahead), top.items)
+
+
+@torch.no_grad()
+def list_top_items(
+    score: ChunkScorer,
+    users: UserItems,
+    num_items: int,
+    *,
+    list_length: int,
+    stretch: Stretch | None = None,
+) -> TopItems:
+    """Return the first N of each user's list with their scores: `locate_targets` without the positions.
+
+    Every chunk is looked at once and none is stored, so any number of users may be given.
+
+    Args:
+        score: gives the (B, n) scores of any range of items.
+        users: the batch; what their targets are matters only in that a target is never masked.
+        num_items: size of the catalogue.
+        list_length: N.
+        stretch: what this process scores where several do; everything where not given.
+
+    Raises:
+        ShapeError: lengths do not add up, or scores of another shape than (B, n).
+        DataError: NaN scores, item rows that the catalogue does not have, or a target that a user has twice.
+    """
+    _, masked = _targets_and_masked(users, num_items)
+    num_users = len(users.num_targets)
+    top = no_items(num_users, list_length, masked.items.device)
+    items = stretch.items if stretch else slice(0, num_items)
+    for number, chunk in enumerate(_chunks(items, num_users, None)):
+        scores = _masked_scores(score, chunk, masked, num_users)
+        top = _with_chunk(top, scores, chunk.start, is_first=number == 0)
+    return stretch.merge(top) if stretch else top
+
+
+def no_items(num_users: int, length: int, device: torch.device) -> TopItems:
+    """Return lists of B users that hold nothing yet."""
+    nowhere = torch.full((num_users, length), -1, device=device)
+    return TopItems(torch.full(nowhere.shape, -torch.inf, device=device), nowhere)
 
 
 def _chunks(items: slice, num_users: int, chunk_items: int | None) -> list[slice]:
@@ -191,7 +232,7 @@ def _masked_scores(score: ChunkScorer, chunk: slice, masked: _Pairs, num_users: 
     return scores
 
 
-def _with_chunk(top: _Top, scores: Tensor, start: int, *, is_first: bool) -> _Top:
+def _with_chunk(top: TopItems, scores: Tensor, start: int, *, is_first: bool) -> TopItems:
     """Merge a chunk into the lists.
 
     Rows of a chunk come after all rows listed so far and candidates come in ascending order, so a stable
@@ -216,7 +257,7 @@ def _with_chunk(top: _Top, scores: Tensor, start: int, *, is_first: bool) -> _To
     all_scores[user, length + place] = scores[user, column]
     all_items[user, length + place] = start + column
     best, order = all_scores.sort(dim=1, descending=True, stable=True)
-    return _Top(best[:, :length], all_items.gather(1, order[:, :length]))
+    return TopItems(best[:, :length], all_items.gather(1, order[:, :length]))
 
 
 def _first_block(num_items: int, length: int) -> int:

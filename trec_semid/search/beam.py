@@ -21,6 +21,7 @@ from trec_semid.search.retrieved import (
     expect_positive,
     is_excluded,
     top_places,
+    unlisted_rows,
 )
 
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
@@ -152,7 +153,7 @@ class BeamSearch:
             next_log_probs,
             width=self.width,
             num_items=length,
-            exclude=_excluded(users),
+            exclude=unlisted_rows(users) if len(users.masked) else None,
         )
         positions = positions_in_lists(retrieved.items, users.targets, users.num_targets)
         return ListedTargets(positions, retrieved.items)
@@ -226,20 +227,3 @@ def _expect_log_probs(log_probs: Tensor, position: int, beams: Beams, trie: Tupl
             f"log-probabilities of position {position}: wrong shape (got {tuple(log_probs.shape)}, "
             f"expected ({num_users}, {num_beams} or 1, {least} to {most}))."
         )
-
-
-def _excluded(users: UserItems) -> Tensor | None:
-    """Return (B, S) masked items that are no targets of their user, filled up with -1; None without any."""
-    if not len(users.masked):
-        return None
-    num_users = len(users.num_masked)
-    owners = torch.repeat_interleave(torch.arange(num_users, device=users.masked.device), users.num_masked)
-    place = torch.arange(len(owners), device=owners.device)
-    place = place - torch.repeat_interleave(users.num_masked.cumsum(0) - users.num_masked, users.num_masked)
-    rows = torch.full((num_users, int(users.num_masked.max())), -1, device=owners.device)
-    rows[owners, place] = users.masked
-    targets = torch.repeat_interleave(torch.arange(num_users, device=owners.device), users.num_targets)
-    stride = 1 + torch.maximum(users.masked.max(), users.targets.max())
-    is_target = torch.isin(owners * stride + users.masked, targets * stride + users.targets)
-    rows[owners[is_target], place[is_target]] = -1
-    return rows

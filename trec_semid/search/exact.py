@@ -10,7 +10,16 @@ from typing import final
 
 from torch import Tensor
 
-from trec_semid.metrics.target_positions import ChunkScorer, ListedTargets, Stretch, UserItems, locate_targets
+from trec_semid.metrics.target_positions import (
+    ChunkScorer,
+    ListedTargets,
+    Stretch,
+    TopItems,
+    UserItems,
+    list_top_items,
+    locate_targets,
+    no_items,
+)
 from trec_semid.models.retrieval_model import Queries
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.code_scores import CodeScores
@@ -65,6 +74,23 @@ class ExactSearch:
         ranked = rank_by(scores, together.users, self.num_items, length, stretch)
         # Positions are of all ranks' targets; lists have gone back to the ranks of their users (`_merge`).
         return ListedTargets(ranked.positions[together.own_targets()], ranked.top_items)
+
+    def top_items(self, queries: Sequence[Queries], users: UserItems, length: int) -> TopItems:
+        """Return the lists of this rank's b users with their scores; of a rank that helps others only, none.
+
+        Args:
+            queries: what each catalogue's model says of the users.
+            users: items that are not listed.
+            length: of the lists.
+        """
+        if not self.is_shared:
+            return list_top_items(self._scores(queries), users, self.num_items, list_length=length)
+        together = bring_together(queries, users)
+        # As in `places`: without any user no rank goes on.
+        if not sum(together.num_users):
+            return no_items(0, length, users.targets.device)
+        scores, stretch = self._scores(together.queries), together.stretch(self._rows)
+        return list_top_items(scores, together.users, self.num_items, list_length=length, stretch=stretch)
 
     def _scores(self, queries: Sequence[Queries]) -> ChunkScorer:
         return mean_scores(self._catalogues, queries, self._penalties)

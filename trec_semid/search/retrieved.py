@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.metrics.target_positions import UserItems
 
 _LOW_BITS = 2**31 - 1
 
@@ -94,6 +95,28 @@ def is_excluded(rows: Tensor, exclude: Tensor) -> Tensor:
     ordered = exclude.sort(1).values
     places = torch.searchsorted(ordered, rows).clamp_(max=exclude.shape[1] - 1)
     return ordered.gather(1, places) == rows
+
+
+def unlisted_rows(users: UserItems) -> Tensor:
+    """Return (B, S) the masked items of B users that are no targets of theirs, filled up with -1.
+
+    Args:
+        users: the batch; S is the most masked items that one of them has.
+    """
+    num_users = len(users.num_masked)
+    if not len(users.masked):
+        return users.masked.new_zeros((num_users, 0))
+    owners = torch.repeat_interleave(torch.arange(num_users, device=users.masked.device), users.num_masked)
+    place = torch.arange(len(owners), device=owners.device)
+    place = place - torch.repeat_interleave(users.num_masked.cumsum(0) - users.num_masked, users.num_masked)
+    rows = torch.full((num_users, int(users.num_masked.max())), -1, device=owners.device)
+    rows[owners, place] = users.masked
+    if len(users.targets):
+        targets = torch.repeat_interleave(torch.arange(num_users, device=owners.device), users.num_targets)
+        stride = 1 + torch.maximum(users.masked.max(), users.targets.max())
+        is_target = torch.isin(owners * stride + users.masked, targets * stride + users.targets)
+        rows[owners[is_target], place[is_target]] = -1
+    return rows
 
 
 def expect_no_nan(scores: Tensor) -> None:

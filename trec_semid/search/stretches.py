@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trec_semid.metrics.target_positions import Stretch, UserItems
+from trec_semid.metrics.target_positions import Stretch, TopItems, UserItems
 from trec_semid.models.retrieval_model import Queries
 
 
@@ -32,7 +32,7 @@ class Together(NamedTuple):
 
     def stretch(self, rows: slice) -> Stretch:
         """Return how this rank, which holds these rows, and its peers put together what they find."""
-        return Stretch(rows, _highest, _total, self._merge)
+        return Stretch(rows, _highest, _total, self.merge)
 
     def own_targets(self) -> slice:
         """Return which of the T targets are of this rank's users."""
@@ -40,14 +40,16 @@ class Together(NamedTuple):
         first = sum(self.num_targets[:rank])
         return slice(first, first + self.num_targets[rank])
 
-    def _merge(self, scores: Tensor, items: Tensor) -> Tensor:
-        """Return (b, N) best items of this rank's users, from the (B, N) best of each rank's stretch."""
-        scores_of_stretches = _to_owners(scores, self.num_users)  # (W, b, N)
-        items_of_stretches = _to_owners(items, self.num_users)
-        side_by_side = scores_of_stretches.transpose(0, 1).flatten(1)
+    def merge(self, best: TopItems) -> TopItems:
+        """Return the (b, N) best items of this rank's users, of the (B, N) best of each rank's stretch."""
+        scores = _to_owners(best.scores, self.num_users)  # (W, b, N)
+        items = _to_owners(best.items, self.num_users)
+        side_by_side = scores.transpose(0, 1).flatten(1)
         # Stretches come in the order of rows, and within each equal scores do: a stable sort keeps both.
-        order = side_by_side.sort(dim=1, descending=True, stable=True).indices[:, : scores.shape[1]]
-        return items_of_stretches.transpose(0, 1).flatten(1).gather(1, order)
+        ordered, order = side_by_side.sort(dim=1, descending=True, stable=True)
+        length = best.scores.shape[1]
+        of_all = items.transpose(0, 1).flatten(1).gather(1, order[:, :length])
+        return TopItems(ordered[:, :length], of_all)
 
 
 def bring_together(queries: Sequence[Queries], users: UserItems) -> Together:
