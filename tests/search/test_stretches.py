@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks
-from trec_semid.metrics.target_positions import UserItems
+from tests.search.planted_interests import MERGES, Problem, merged_by_hand, padded, search_for
+from trec_semid.metrics.target_positions import UNLISTED, UserItems
 from trec_semid.models.retrieval_model import Queries
 from trec_semid.runtime.ranks import Ranks, process_group
+from trec_semid.search.ann import FlatConfig
 from trec_semid.search.catalogue import Catalogue, stretch_of
 from trec_semid.search.exact import ExactSearch
+from trec_semid.search.interests import Merge
 
 ITEMS, LENGTH, MOST_USERS = 23, 6, 9
 CASES = [
@@ -86,22 +89,55 @@ def by_hand(seed: int, num_models: int, num_users: int, lowers: bool) -> list[An
     return answers
 
 
-def answers_of_rank() -> tuple[int, list[Any]]:
+INTEREST_CASES = [
+    (seed, merge, index, num_users)
+    for seed in range(2)
+    for merge in MERGES
+    for index in (None, FlatConfig())
+    for num_users in (0, 1, MOST_USERS)
+]
+
+
+def merge_on(ranks: Ranks, seed: int, merge: Merge, index: Any, num_users: int) -> Any:
+    """Return positions, lists and whose each item is, of this rank's users of several interests."""
+    problem, own = Problem(seed, num_users), slice(ranks.rank, None, ranks.world_size)
+    search = search_for(problem, merge, index, rank=ranks.rank, world_size=ranks.world_size)
+    queries, users = problem.queries(has_probs=True, own=own), problem.users(own)
+    merged = search.merge(search.lists(queries, users, LENGTH), queries.interest_log_probs)
+    places = search.places(queries, users, LENGTH)
+    return places.positions.tolist(), merged.items.tolist(), merged.listed_by.tolist()
+
+
+def merged_lists_by_hand(seed: int, merge: Merge, num_users: int) -> list[Any]:
+    problem = Problem(seed, num_users)
+    answers = []
+    for user, targets in enumerate(problem.targets):
+        pairs = merged_by_hand(problem, user, merge, LENGTH, has_probs=True)
+        items, listed_by = padded(pairs, 0, LENGTH), padded(pairs, 1, LENGTH)
+        places = [1 + items.index(target) if target in items else UNLISTED for target in targets]
+        answers.append((places, items, listed_by))
+    return answers
+
+
+def answers_of_rank() -> tuple[int, list[Any], list[Any]]:
     with process_group() as ranks:
-        return ranks.rank, [search_on(ranks, *case) for case in CASES]
+        searched = [search_on(ranks, *case) for case in CASES]
+        return ranks.rank, searched, [merge_on(ranks, *case) for case in INTEREST_CASES]
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_with_a_stretch_each_answer_as_scoring_and_sorting_by_hand(world_size):
-    of_ranks = [answers for _, answers in sorted(run_ranks(answers_of_rank, world_size))]
-    for number, case in enumerate(CASES):
-        expected = by_hand(*case)
-        for rank, answers in enumerate(of_ranks):
-            positions, lists = answers[number]
-            own = expected[rank::world_size]
+    for rank, searched, merged in run_ranks(answers_of_rank, world_size):
+        for case, (positions, lists) in zip(CASES, searched, strict=True):
+            own = by_hand(*case)[rank::world_size]
             assert positions == [position for of_user, _ in own for position in of_user]
             assert lists == [listed for _, listed in own]
+        for (seed, merge, _, num_users), answer in zip(INTEREST_CASES, merged, strict=True):
+            own = merged_lists_by_hand(seed, merge, num_users)[rank::world_size]
+            assert answer[0] == [position for of_user, *_ in own for position in of_user]
+            assert answer[1] == [items for _, items, _ in own]
+            assert answer[2] == [listed_by for *_, listed_by in own]
 
 
 def test_one_rank_with_the_whole_catalogue_does_so_too():

@@ -1,0 +1,229 @@
+"""Approximate lists: an index over item vectors is asked for each query vector's best items (faiss).
+
+On several ranks each has an index over its stretch, all search for the users of all ranks, and what each
+retrieves is merged as exact lists are. A query is asked for as many items as the list has places and its
+user has masked items; the latter are dropped afterwards. What the index returns is scored again, by one
+formula for all items, so that equal items have equal scores and stand in the order of rows.
+
+A penalty is one more coordinate: [v, -penalty] . [q, 1] = v . q - penalty.
+
+Legend: B users, N length of the lists, S masked items of a user, k items asked for, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, cast, final
+
+import faiss
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.nn.functional import pad
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
+from trec_semid.metrics.target_positions import TopItems, UserItems, no_items
+from trec_semid.models.retrieval_model import Queries
+from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.retrieved import best_items, expect_no_nan, is_excluded, unlisted_rows
+from trec_semid.search.stretches import bring_together
+
+_SCORED_AT_ONCE = 1 << 24
+"""Numbers of item vectors that are gathered to score candidates again: 64 MiB."""
+
+
+class NoIndexConfig(Config):
+    """Every item is scored, as without the section; for `evaluate`, of a run that had an index."""
+
+    kind: Literal["none"] = "none"
+
+
+class FlatConfig(Config):
+    """All vectors, one after another: exact, and no faster than scoring every item."""
+
+    kind: Literal["flat"] = "flat"
+
+
+class IvfConfig(Config):
+    """Inverted lists: vectors by their nearest centre; a query reads the lists of the centres near to it."""
+
+    kind: Literal["ivf"] = "ivf"
+    nlist: PositiveInt | None = None
+    """Centres; where not given 4 times the root of the number of items of a rank."""
+    nprobe: PositiveInt = 32
+    """Lists that are read for a query."""
+
+
+class HnswConfig(Config):
+    """A hierarchical graph of neighbours, walked towards the query. Source: Malkov and Yashunin, 2018."""
+
+    kind: Literal["hnsw"] = "hnsw"
+    m: int = Field(32, ge=2, le=256)
+    """Neighbours of an item in the graph; twice as many on the lowest level."""
+    ef_construction: PositiveInt = 80
+    """Candidates looked at to place an item."""
+    ef_search: PositiveInt = 128
+    """Candidates looked at for a query; raised to the number of items that it asks for."""
+
+
+IndexConfig = Annotated[NoIndexConfig | FlatConfig | IvfConfig | HnswConfig, Field(discriminator="kind")]
+
+
+class _Asked(NamedTuple):
+    """Some users' questions to the index of this rank."""
+
+    queries: Tensor
+    """(B, D) float32 on the CPU."""
+    masked: Tensor
+    """(B, S) item rows that are not listed, filled up with -1."""
+
+
+@final
+class IndexSearch:
+    """Lists the catalogue by an index over its item vectors, less penalties; a `VectorSearch`."""
+
+    def __init__(
+        self, config: FlatConfig | IvfConfig | HnswConfig, catalogue: Catalogue, penalties: Tensor | None
+    ) -> None:
+        """Build the index over the items that are here.
+
+        Args:
+            config: of the index.
+            catalogue: with item vectors.
+            penalties: (N_all,) taken off the scores of all items; None where nothing is.
+
+        Raises:
+            ConfigError: more lists than items.
+        """
+        assert catalogue.vectors is not None, "a config without item vectors is refused"
+        self._config, self.is_shared, self._rows = config, catalogue.is_shared, catalogue.rows
+        self._vectors = catalogue.vectors.float().cpu()
+        self._has_penalties = penalties is not None
+        if penalties is not None:
+            lowered = -penalties[catalogue.rows].float().cpu()
+            self._vectors = torch.cat([self._vectors, lowered.unsqueeze(1)], 1)
+        self._vectors = self._vectors.contiguous()
+        self._index = build_index(config, self._vectors)
+
+    def top_items(self, queries: Sequence[Queries], users: UserItems, length: int) -> TopItems:
+        """Return lists of so many items, shorter where the index returns fewer; all ranks ask together.
+
+        Args:
+            queries: of one model: vectors (B, D) and nothing else.
+            users: items that are not listed.
+            length: of the lists.
+        """
+        if not self.is_shared:
+            return self._here(queries[0], users, length)
+        together = bring_together(queries, users)
+        if not sum(together.num_users):
+            return no_items(0, length, users.targets.device)
+        return together.merge(self._here(together.queries[0], together.users, length))
+
+    def _here(self, queries: Queries, users: UserItems, length: int) -> TopItems:
+        """Return the best items of this rank's stretch."""
+        vectors = queries.vectors
+        assert vectors is not None, "a config without item vectors is refused"
+        asked = vectors.float().cpu()
+        if self._has_penalties:
+            asked = pad(asked, (0, 1), value=1.0)
+        masked = unlisted_rows(users).cpu()
+        top = no_items(len(asked), length, asked.device)
+        if not len(self._vectors) or not len(asked):
+            return TopItems(*(part.to(vectors.device) for part in top))
+        expect_no_nan(asked)
+        num_masked = (masked >= 0).sum(1)
+        # By powers of two of what is masked: a few users of long histories make no others wait.
+        steps = torch.where(num_masked > 0, num_masked.float().log2().ceil().int() + 1, 0)
+        for step in steps.unique().tolist():
+            own = (steps == step).nonzero().squeeze(1)
+            most = int(num_masked[own].max())
+            best = self._best(_Asked(asked[own], masked[own]), length, length + most)
+            top.scores[own], top.items[own] = best
+        return TopItems(*(part.to(vectors.device) for part in top))
+
+    def _best(self, asked: _Asked, length: int, num_asked: int) -> TopItems:
+        """Return the first N of the items that are asked for."""
+        num_asked = min(num_asked, len(self._vectors))
+        here = self._retrieve(asked.queries, num_asked)
+        scores = self._scores(asked.queries, here)
+        lowest = scores.masked_fill(here < 0, torch.inf).amin(1)
+        rows = here + self._rows.start
+        dropped = (here < 0) | is_excluded(rows, asked.masked)
+        scores = scores.masked_fill(dropped, -torch.inf)
+        rows = _filled_up(rows, dropped)
+        best = best_items(scores, rows, length)
+        top = TopItems(best.scores, best.items)
+        if self._config.kind != "flat" or num_asked == len(self._vectors):
+            return top
+        # An item that was not returned may be equal to the last one listed, and of a lower row.
+        tied = (top.scores[:, -1] <= lowest).nonzero().squeeze(1)
+        if len(tied):
+            again = _Asked(asked.queries[tied], asked.masked[tied])
+            top.scores[tied], top.items[tied] = self._best(again, length, 2 * num_asked)
+        return top
+
+    def _retrieve(self, queries: Tensor, num_asked: int) -> Tensor:
+        """Return (B, k) places in this stretch, -1 where the index returns fewer."""
+        parameters = None
+        if self._config.kind == "hnsw":
+            ef_search = max(self._config.ef_search, num_asked)
+            parameters = cast("Any", faiss).SearchParametersHNSW(efSearch=ef_search)
+        _, places = self._index.search(queries.numpy(), num_asked, params=parameters)
+        return torch.from_numpy(places)
+
+    def _scores(self, queries: Tensor, places: Tensor) -> Tensor:
+        """Return (B, k) float32 scores of the items at some places of this stretch."""
+        size = max(1, _SCORED_AT_ONCE // (places.shape[1] * self._vectors.shape[1]))
+        return torch.cat(
+            [
+                # Not a matrix product, which may round equal items differently.
+                (self._vectors[own_places.clamp(min=0)] * own.unsqueeze(1)).sum(2)
+                for own, own_places in zip(queries.split(size), places.split(size), strict=True)
+            ]
+        )
+
+
+def build_index(config: FlatConfig | IvfConfig | HnswConfig, vectors: Tensor) -> Any:
+    """Return a faiss index of inner products.
+
+    Args:
+        config: of the index.
+        vectors: (n, D) float32 on the CPU; no index is needed, and none returned, of no items.
+
+    Raises:
+        ConfigError: more lists than items.
+    """
+    if not len(vectors):
+        return None
+    dim, inner = vectors.shape[1], faiss.METRIC_INNER_PRODUCT
+    match config:
+        case FlatConfig():
+            index: Any = faiss.IndexFlatIP(dim)
+        case IvfConfig():
+            index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, _num_lists(config, len(vectors)), inner)
+            index.nprobe = config.nprobe
+            index.cp.min_points_per_centroid = 1  # faiss would warn of few, on the console
+            index.train(vectors.numpy())
+        case HnswConfig():
+            index = faiss.IndexHNSWFlat(dim, config.m, inner)
+            index.hnsw.efConstruction = config.ef_construction
+    index.add(vectors.numpy())
+    return index
+
+
+def _num_lists(config: IvfConfig, num_items: int) -> int:
+    if config.nlist is None:
+        # Of few items most would be centres, and a list would hold one each.
+        return max(1, min(round(4 * num_items**0.5), num_items // 4))
+    if config.nlist > num_items:
+        raise ConfigError(
+            f"evaluation.index.nlist: {config.nlist} lists of {num_items} items of a rank. Lower it, or "
+            "leave it out."
+        )
+    return config.nlist
+
+
+def _filled_up(rows: Tensor, dropped: Tensor) -> Tensor:
+    """Return (B, k) rows in which what is dropped has numbers of its own, as ties must be told apart."""
+    apart = torch.arange(rows.shape[1], device=rows.device) + 2**31 - 1 - rows.shape[1]
+    return torch.where(dropped, apart, rows)
