@@ -9,15 +9,14 @@ from functools import partial
 from typing import final
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.batches import Places
-from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
 from trec_semid.models.heads.beams import NextLogProbs
 from trec_semid.models.heads.chained import ChainedHeads
 from trec_semid.models.heads.code_heads import CodeHeads
 from trec_semid.models.heads.independent import IndependentHeads
+from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import Queries, RetrievalModel, read_by_length
 from trec_semid.models.retriever import LossConfig
@@ -76,13 +75,11 @@ class NextItemModel(RetrievalModel):
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
         """Return (U, D): the sum of an item's tokens, which its score is computed with."""
-        vectors = tokens.as_targets()
-        return normalize(vectors, dim=-1) if self.config.item_similarity_is_cosine else vectors
+        return item_vectors(tokens, self.config)
 
     def query_vectors(self, states: Tensor) -> Tensor:
         """Return (P, D): states (P, D) as item vectors are multiplied with, scaled."""
-        unit = normalize(states, dim=-1) if self.config.item_similarity_is_cosine else states
-        return unit / self.config.item_temperature
+        return query_vectors(states, self.config)
 
     def queries(self, tokens: Tokens, places: Places) -> Queries:
         """Return what all items are scored with, of the B users whose histories are given."""
@@ -127,21 +124,16 @@ class NextItemModel(RetrievalModel):
         states = self.states(tokens, places)
         losses: dict[str, Tensor] = {}
         if self.has_item_vectors:
-            losses["items"] = _mean_of_targets(self._item_loss(tokens, states, places), places.targets)
+            queries, vectors = self.query_vectors(states), self.item_vectors(tokens)
+            of_items = item_losses(queries, vectors, places.targets, places)
+            losses["items"] = mean_of_targets(of_items, places.targets)
         if self.heads is not None and tokens.codes is not None and tokens.code_tables is not None:
             # Which codes are right has no gradient: only their choice in the input has one.
             target_codes = tokens.codes[places.targets.clamp(min=0)]
             target_codes = target_codes.masked_fill(places.targets.unsqueeze(2) < 0, -1)
             loss = self.heads.loss(states, tokens.code_tables, target_codes)
-            losses["codes"] = _mean_of_targets(loss, places.targets)
+            losses["codes"] = mean_of_targets(loss, places.targets)
         return losses, tokens
-
-    def _item_loss(self, tokens: Tokens, states: Tensor, places: Places) -> Tensor:
-        vectors, queries = self.item_vectors(tokens), self.query_vectors(states)
-        if len(places.sampled):
-            drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
-            return sampled_softmax_loss(queries, vectors, places.targets, drawn)
-        return full_softmax_loss(queries, vectors, places.targets)
 
 
 def build_heads(num_positions: int, dim: int, config: LossConfig) -> CodeHeads:
@@ -152,8 +144,3 @@ def build_heads(num_positions: int, dim: int, config: LossConfig) -> CodeHeads:
         case "chained":
             facets = config.code_facets
             return ChainedHeads(num_positions, dim, config.code_temperature, num_facets=facets)
-
-
-def _mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:
-    """Return (P,): the mean over each place's targets."""
-    return losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)

@@ -1,0 +1,44 @@
+"""How items are scored by vectors, and the cross-entropy over them: the same for every model that does.
+
+Legend: U listed items, P places that predict, W targets a place, D width.
+"""
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from trec_semid.data.retrieval.batches import Places
+from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
+from trec_semid.models.item_tokens import Tokens
+from trec_semid.models.retriever import LossConfig
+
+
+def item_vectors(tokens: Tokens, config: LossConfig) -> Tensor:
+    """Return (U, D): the sum of an item's tokens, of unit length where scores are cosines."""
+    vectors = tokens.as_targets()
+    return normalize(vectors, dim=-1) if config.item_similarity_is_cosine else vectors
+
+
+def query_vectors(states: Tensor, config: LossConfig) -> Tensor:
+    """Return (..., D): states (..., D) as item vectors are multiplied with, over the temperature."""
+    unit = normalize(states, dim=-1) if config.item_similarity_is_cosine else states
+    return unit / config.item_temperature
+
+
+def item_losses(queries: Tensor, vectors: Tensor, targets: Tensor, places: Places) -> Tensor:
+    """Return (P, W): cross-entropy over all listed items, or over drawn ones where the batch has any.
+
+    Args:
+        queries: (P, D).
+        vectors: (U, D).
+        targets: (P, W) positions among the listed items; -1 for none, whose loss is 0.
+        places: whose sampled items stand for all others.
+    """
+    if len(places.sampled):
+        drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
+        return sampled_softmax_loss(queries, vectors, targets, drawn)
+    return full_softmax_loss(queries, vectors, targets)
+
+
+def mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:
+    """Return (P,): the mean over each place's targets, of (P, W) losses that are 0 where there is none."""
+    return losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)
