@@ -56,8 +56,9 @@ class LossConfig(Config):
 class Needs(NamedTuple):
     """What a method has to be given; what is not said here is the config's choice."""
 
-    codes: Literal["optional", "predicted", "alone"] = "optional"
-    """`predicted`: a loss over codes; `alone`: items and losses are of codes and of nothing else."""
+    codes: Literal["optional", "read", "predicted", "alone"] = "optional"
+    """`read`: codes are read and not predicted, and items have a loss; `predicted`: a loss over codes;
+    `alone`: items and losses are of codes and of nothing else."""
     rows: Literal["dense", "last", "sliding"] | None = None
     """Which `sequences.rows` alone make sense; None where all do."""
     one_target: bool = False

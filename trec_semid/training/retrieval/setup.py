@@ -146,6 +146,8 @@ class RetrieveConfig(TrainingRunConfig):
         needs, kind = self.retriever.needs.codes, self.model.kind
         if needs == "alone" and (self.scores_items or not self.predicts_codes):
             faults.append(f"model.kind = '{kind}' says codes: {self._advice(alone=True)}")
+        elif needs == "read" and (not self.scores_items or self.loss.code_weight > 0):
+            faults.append(f"model.kind = '{kind}' predicts items, not codes: {self._advice_without_codes()}")
         elif not self.scores_items and not self.predicts_codes:
             faults.append(
                 f"loss.item_weight = 0 leaves no loss where codes are not predicted: {self._advice()}"
@@ -187,6 +189,8 @@ class RetrieveConfig(TrainingRunConfig):
     @property
     def _has_no_item_loss(self) -> bool:
         """Whether there is none, or will be none once the other faults are mended."""
+        if self.retriever.needs.codes == "read":
+            return False
         return not self.scores_items or self.retriever.needs.codes == "alone" or self._has_beam
 
     @property
@@ -222,6 +226,12 @@ class RetrieveConfig(TrainingRunConfig):
             cause = f"model.kind = '{self.model.kind}'"
             cause = cause if self.retriever.needs.beam else "loss.code_heads = 'chained'"
             faults.append(f"{cause} cannot score all items: set evaluation.beam_width = {longest} or more")
+        elif self.retriever.needs.codes == "read":
+            return [
+                *faults,
+                f"evaluation.beam_width: goes over codes, and '{self.model.kind}' predicts items: leave out "
+                "evaluation.beam_width",
+            ]
         elif self.retriever.needs.codes != "alone" and (self.scores_items or not self.predicts_codes):
             faults.append(f"evaluation.beam_width: a beam goes over codes: {self._advice(alone=True)}")
         if evaluation.unseen_penalty:
@@ -243,6 +253,11 @@ class RetrieveConfig(TrainingRunConfig):
         sets += ["loss.code_weight = 1"] if self.loss.code_weight == 0 else []
         told = [] if self.semantic_ids else ["give semantic_ids"]
         return ", ".join([*told, *([f"set {', '.join(sets)}"] if sets else [])])
+
+    def _advice_without_codes(self) -> str:
+        sets = [] if self.scores_items else ["loss.item_weight = 1"]
+        sets += ["loss.code_weight = 0"] if self.loss.code_weight > 0 else []
+        return f"set {', '.join(sets)}"
 
     @property
     def learns(self) -> bool:

@@ -1,0 +1,102 @@
+"""Retrievers of several interests as runs: on ranks, stopped and gone on, planned, asked again, refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs.ranking import losses_of
+from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
+from tests.jobs.test_rank_finetune import write_problem
+from tests.ranks import run_ranks
+from trec_semid.core.config import dump_toml, load_config
+from trec_semid.jobs import evaluate, plan
+from trec_semid.jobs.retrieve import run
+from trec_semid.training import loop as training_loop
+
+COSINE = {"item_similarity_is_cosine": True, "item_temperature": 0.2, "code_weight": 0.0}
+ATTENTION: dict[str, Any] = {"model": {"kind": "comirec", "num_interests": 3}, "loss": COSINE, "window": 2}
+ROUTING: dict[str, Any] = {
+    "model": {"kind": "comirec", "num_interests": 2, "extractor": "routing", "transformer": STILL},
+    "loss": COSINE,
+}
+KINDS = {"attention": ATTENTION, "routing": ROUTING}
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return write_problem(str(tmp_path_factory.mktemp("interests")))
+
+
+def results(problem: dict[str, Any], folder: str) -> list[dict[str, Any]]:
+    """Run all kinds, so that ranks start once; the number of ranks may not change what comes out."""
+    return [
+        retrieve_with_plan(problem, f"{folder}/{name}", "row_wise", changes)
+        for name, changes in KINDS.items()
+    ]
+
+
+@pytest.mark.ranks
+def test_two_and_four_ranks_train_and_retrieve_as_one(problem, tmp_path):
+    one = results(problem, str(tmp_path / "1"))
+    for world_size in (2, 4):
+        several = run_ranks(results, world_size, problem, str(tmp_path / str(world_size)))[0]
+        for found, expected in zip(several, one, strict=True):
+            assert found["losses"] == pytest.approx(expected["losses"], rel=1e-4)
+            assert found["metrics"].keys() == expected["metrics"].keys()
+            assert found["metrics"]["test/ndcg@10"] == pytest.approx(
+                expected["metrics"]["test/ndcg@10"], abs=0.01
+            )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monkeypatch, name):
+    changes = {**KINDS[name], "model": {**KINDS[name]["model"], "dropout": 0.3}}
+    whole = run(retrieve_config(problem, str(tmp_path / "whole"), **changes)).metrics
+    train_steps = training_loop.train_steps
+
+    def stopping(*arguments, **named):
+        for report in train_steps(*arguments, **named):
+            yield report
+            if report.step == 5:
+                raise KeyboardInterrupt
+
+    stopped = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints={"every_steps": 2}, **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "train_steps", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped)
+    assert run(stopped).metrics == whole
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_finished_run_is_planned_and_asked_again(problem, tmp_path, name):
+    config = retrieve_config(problem, str(tmp_path / "run"), **KINDS[name])
+    metrics = run(config).metrics
+    losses = losses_of(config.run)
+    assert sum(losses[-3:]) < sum(losses[:3])
+    again = {"run": str(tmp_path / "again"), "runs": [config.run]}
+    assert evaluate.run(evaluate.EvaluateConfig.model_validate(again)).metrics == metrics
+    file = tmp_path / "retrieve.toml"
+    file.write_text(dump_toml(config))
+    sets = ['cluster="configs/cluster/h100_1x8.toml"', f"out={tmp_path}/plan.json"]
+    planned = plan.run(load_config(plan.PlanConfig, [str(file)], sets))
+    placed = json.loads((Path(config.run) / "plan.json").read_text())
+    assert {table.name for table in planned[0].plan.tables} == {one["name"] for one in placed["tables"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": {"code_weight": 1.0}}, "predicts items, not codes: set loss.code_weight = 0"),
+        (
+            {"loss": {"code_weight": 1.0, "item_weight": 0.0}},
+            "set loss.item_weight = 1, loss.code_weight = 0",
+        ),
+        ({"loss": {"code_weight": 0.0}, "evaluation": {"beam_width": 40}}, "leave out evaluation.beam_width"),
+    ],
+)
+def test_what_makes_no_sense_with_interests_is_refused(problem, changes, words):
+    with pytest.raises(ValueError, match=words):
+        retrieve_config(problem, "r", **{**ATTENTION, **changes})

@@ -1,0 +1,98 @@
+"""ComiRec: several interests a user, by self-attention or by dynamic routing over the history.
+
+Legend: B rows, L longest history, F tokens of an item, M interests, D width.
+"""
+
+import math
+from typing import Literal, final
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from trec_semid.layers.attention import Transformer, TransformerConfig
+from trec_semid.layers.dropout import Dropout
+from trec_semid.layers.prefixes.pooling import causal_softmax_pooling
+from trec_semid.layers.prefixes.routing import causal_routing
+from trec_semid.models.interests import InterestExtractor, MultiInterestModel
+from trec_semid.models.item_tokens import ItemTokens
+from trec_semid.models.retriever import Frame, Needs, Retriever, RetrieverConfig
+
+
+class ComirecConfig(RetrieverConfig):
+    """Cen et al., "Controllable Multi-Interest Framework for Recommendation" (ComiRec), KDD 2020."""
+
+    kind: Literal["comirec"] = "comirec"
+    extractor: Literal["attention", "routing"] = "attention"
+    """`attention` is ComiRec-SA, `routing` ComiRec-DR."""
+    num_interests: PositiveInt = 4
+    """M; with 1 a single vector that is pooled likewise."""
+    hidden_dim: PositiveInt | None = None
+    """Of the attention; four times the width where not given."""
+    routing_iterations: PositiveInt = 3
+    transformer: TransformerConfig | None = None
+    """Where given, interests are of the states of a causal transformer; else of the items themselves, as
+    published."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of what is read; none as published."""
+
+
+@final
+class ComirecExtractor(InterestExtractor):
+    """Interests of every prefix of a history, of the items x_t or of a transformer's states.
+
+    attention: a_tm = [W2 tanh(W1 (x_t + pos_t))]_m; u_m at place t = softmax over s <= t of a_sm, times x_s.
+    routing: x_tm = W_tm x_t, a map for each place and interest; capsules of the prefix
+    (`layers.prefixes.routing`). Both predict at every place. The published code does at the last one alone,
+    and there they are the published model. Source: ComiRec, section 3.2, and its code.
+    """
+
+    def __init__(self, config: ComirecConfig, *, max_len: int, dim: int) -> None:
+        super().__init__()
+        self.num_interests, self.num_iterations = config.num_interests, config.routing_iterations
+        self.drop = Dropout(config.dropout)
+        self.scale = math.sqrt(dim)
+        self.transformer = Transformer(dim, config.transformer) if config.transformer else None
+        self.routes = config.extractor == "routing"
+        if self.transformer or not self.routes:
+            self.places = nn.Parameter(torch.randn(max_len, dim) * 0.02)
+        if self.routes:
+            # Keeps lengths about what they were: squash shortens short vectors quadratically.
+            self.maps = nn.Parameter(torch.randn(max_len, config.num_interests, dim, dim) / math.sqrt(dim))
+        else:
+            hidden = config.hidden_dim or 4 * dim
+            self.hidden = nn.Linear(dim, hidden)
+            self.attend = nn.Linear(hidden, config.num_interests, bias=False)
+            nn.init.xavier_uniform_(self.hidden.weight)
+            nn.init.zeros_(self.hidden.bias)
+            nn.init.xavier_uniform_(self.attend.weight)
+
+    def forward(self, histories: Tensor) -> Tensor:
+        """Return interests (B, L, M, D) from (B, L, F, D)."""
+        values, length = histories.sum(2), histories.shape[1]
+        if self.transformer is not None:
+            values = self.transformer(self.drop(self.scale * values + self.places[:length]))
+        else:
+            values = self.drop(values)
+        if self.routes:
+            mapped = torch.einsum("bld,lmed->blme", values, self.maps[:length])
+            return causal_routing(mapped, self.num_iterations)
+        scores = self.attend(torch.tanh(self.hidden(values + self.places[:length])))
+        return causal_softmax_pooling(scores, values)
+
+
+@final
+class Comirec(Retriever[ComirecConfig]):
+    """Learns from the loss over items alone."""
+
+    needs = Needs(codes="read")
+
+    @property
+    def num_interests(self) -> int:
+        """See `Retriever`."""
+        return self.config.num_interests
+
+    def build(self, items: ItemTokens, frame: Frame) -> MultiInterestModel:
+        """See `Retriever`."""
+        extractor = ComirecExtractor(self.config, max_len=frame.max_len, dim=frame.dim)
+        return MultiInterestModel(items, extractor, frame.loss)
