@@ -170,7 +170,7 @@ class RetrieveConfig(TrainingRunConfig):
         if loss.code_heads == "independent":
             advice = "set loss.code_heads = 'chained', or loss.code_facets = 1"
             return [f"loss.code_facets: codes are not chained: {advice}"] if loss.code_facets > 1 else []
-        if not self.predicts_codes and self.retriever.needs.codes == "optional":
+        if not self.predicts_codes and self.retriever.needs.codes in ("optional", "read"):
             advice = "leave it out" if self.scores_items else self._advice()
             return [f"loss.code_heads: codes are not predicted: {advice}"]
         if self.scores_items and loss.code_share > 0 and not self._has_beam:
