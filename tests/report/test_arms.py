@@ -8,11 +8,17 @@ from tests.datasets import write_small_dataset
 from tests.report.conftest import Study
 from tests.report.fake_runs import write_rank_run, write_tokenize_run
 from trec_semid.core.errors import DataError
-from trec_semid.report.arms import ArmRuns, flatten, tell_apart
+from trec_semid.report.arms import (
+    ArmRuns,
+    describe_retrievers,
+    flatten,
+    list_rule,
+    retriever_config,
+    tell_apart,
+)
 from trec_semid.report.arms import group_arms as group_arms_of_kind
 from trec_semid.report.build import KINDS
 from trec_semid.report.collect import Collection, FinishedRun, collect_runs
-from trec_semid.report.retrieval_arms import describe_retrievers, list_rule, retriever_config
 
 
 def group_arms(collection: Collection, baseline: str | None = None) -> list[ArmRuns]:

@@ -17,9 +17,10 @@ from tests.report.fake_runs import write_rank_run, write_study, write_tokenize_r
 from trec_semid.core.errors import DataError
 from trec_semid.evaluation.predictions import PredictionWriter, read_predictions
 from trec_semid.evaluation.resampling import MIN_DRAWS, choose_draws
-from trec_semid.report.build import MAX_POINTS, build_report
+from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import NOT_DISTINGUISHABLE, Report, RowCounts
+from trec_semid.report.learning import MAX_POINTS
 from trec_semid.runtime.logs import RunLog
 
 

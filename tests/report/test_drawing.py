@@ -28,7 +28,7 @@ from trec_semid.report.page.drawing import (
     text_width,
     wrap_label,
 )
-from trec_semid.report.page.inline_svg import COLOURS
+from trec_semid.report.page.parts import COLOURS
 
 FONT = ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 120)
 VERDICT = "not distinguishable"

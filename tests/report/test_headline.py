@@ -1,6 +1,6 @@
 from tests.report.conftest import Study
+from trec_semid.report.build import write_headline
 from trec_semid.report.content import Arm, Comparison, Report, RowCounts, Verdict
-from trec_semid.report.headline import write_headline
 
 COUNTS = RowCounts(rows=9999, positives=5000, users=243, gauc_users=144)
 

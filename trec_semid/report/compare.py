@@ -33,7 +33,7 @@ from trec_semid.report.content import (
     TargetCounts,
     Verdict,
 )
-from trec_semid.report.definitions import STRATA, limits, metric
+from trec_semid.report.words import STRATA, limits, metric
 
 TOLERANCE = 1e-5
 """How far a metric of `metrics.json` may lie from the one taken from the predictions."""

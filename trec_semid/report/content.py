@@ -5,13 +5,9 @@ from typing import Any, Literal
 from trec_semid.core.config import Config
 from trec_semid.data.schema import DatasetFacts
 from trec_semid.metrics import verdicts
-from trec_semid.report.words import count, things
+from trec_semid.report.words import Dimension, Protocol, count, things
 
 Job = Literal["rank", "retrieve"]
-Protocol = Literal["online", "frozen", "catalogue"]
-"""The first two of ranking, the last of retrieval."""
-Dimension = Literal["popularity", "activity"]
-Better = Literal["high", "low", "one"]
 Verdict = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Verdict = verdicts.NOT_DISTINGUISHABLE
 

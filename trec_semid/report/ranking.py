@@ -13,11 +13,10 @@ from trec_semid.evaluation.resampling import Draws, draw_ranker, ranker_metrics
 from trec_semid.evaluation.strata import STRATA, Strata, training_strata
 from trec_semid.metrics.auc import roc_curve
 from trec_semid.metrics.binary import reliability
-from trec_semid.report.arms import ArmRuns, Description
+from trec_semid.report.arms import ArmRuns
 from trec_semid.report.collect import FinishedRun
 from trec_semid.report.compare import Asked, Key, Measured, RunMeasures, expect_own_metrics, expect_same_rows
 from trec_semid.report.content import Bin, Bootstrap, Curves, Protocol, Report, RowCounts
-from trec_semid.report.definitions import PROTOCOL_TITLES, PROTOCOLS, RANKING_METRICS
 from trec_semid.report.page import results
 from trec_semid.report.page.drawing import Curve, draw_curves
 from trec_semid.report.page.parts import (
@@ -33,7 +32,7 @@ from trec_semid.report.page.parts import (
     figures,
 )
 from trec_semid.report.page.results import TEST_WORDS, arm_legend
-from trec_semid.report.words import count, figure
+from trec_semid.report.words import PROTOCOL_TITLES, PROTOCOLS, RANKING_METRICS, count, figure
 from trec_semid.runtime.logs import track
 
 RANKING = Asked(
@@ -50,8 +49,6 @@ NUM_BINS = 10
 NUM_ROC_POINTS = 120
 
 
-ITEM_IDS = "item"
-"""Representation of a ranker that reads item IDs alone."""
 SLICE_WORDS = (
     "Test rows by how often their item occurs in training, and by how many training events their user has. "
     "A slice with few users has wide intervals; read those before the order of the dots."
@@ -129,27 +126,6 @@ def _curves_of(arm: str, tests: Sequence[Predictions]) -> Curves:
         false_positive_rate=[round(float(value), 6) for value in roc.false_positive_share],
         true_positive_rate=[round(float(value), 6) for value in roc.true_positive_share],
     )
-
-
-def describe_rankers(runs: Sequence[FinishedRun], tokenizers: Sequence[str | None]) -> list[Description]:
-    """Return what each arm is, such as `both · mmq`: what stands for an item, and whose codes.
-
-    Args:
-        runs: one run of every arm.
-        tokenizers: kinds of the tokenizers that they read.
-    """
-    described: list[Description] = []
-    for run, tokenizer in zip(runs, tokenizers, strict=True):
-        representation = str(run.config.get("representation", ITEM_IDS))
-        codes = [tokenizer] if tokenizer and representation != ITEM_IDS else []
-        described.append(Description([representation, *codes], representation))
-    return described
-
-
-def usual_ranker(arms: Sequence[ArmRuns]) -> ArmRuns:
-    """Return the arm that reads item IDs alone, else the first by name."""
-    by_name = sorted(arms, key=lambda each: each.arm.name)
-    return next((each for each in by_name if each.arm.representation == ITEM_IDS), by_name[0])
 
 
 def ranking_sections(report: Report) -> list[Section]:

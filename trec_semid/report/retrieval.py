@@ -23,7 +23,6 @@ from trec_semid.report.arms import ArmRuns
 from trec_semid.report.collect import FinishedRun
 from trec_semid.report.compare import Asked, Key, Measured, RunMeasures, expect_own_metrics, expect_same_rows
 from trec_semid.report.content import Bootstrap, Reach, Report, TargetCounts
-from trec_semid.report.definitions import PROTOCOLS, RETRIEVAL_METRICS, metric
 from trec_semid.report.examples import choose_examples, example_parts
 from trec_semid.report.page import results
 from trec_semid.report.page.drawing import Curve, draw_curves
@@ -40,7 +39,7 @@ from trec_semid.report.page.parts import (
     figures,
 )
 from trec_semid.report.page.results import METRIC_CAPTION, TEST_WORDS, arm_legend, estimate_cell
-from trec_semid.report.words import figure
+from trec_semid.report.words import PROTOCOLS, RETRIEVAL_METRICS, figure, metric
 from trec_semid.runtime.logs import track
 
 USUAL_CUTOFF = 10

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from markupsafe import Markup
 
-from trec_semid.report.page.inline_svg import COLOURS, Hovered, inline_svg
+from trec_semid.report.page.parts import COLOURS, Hovered, inline_svg
 from trec_semid.report.words import short_count
 
 if TYPE_CHECKING:

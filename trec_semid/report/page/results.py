@@ -5,10 +5,20 @@ from collections.abc import Collection, Sequence
 from markupsafe import Markup
 
 from trec_semid.report.content import NOT_DISTINGUISHABLE, Arm, Comparison, Estimate, Protocol, Report, Scores
-from trec_semid.report.definitions import PROTOCOL_TITLES, Metric, metric
 from trec_semid.report.page.drawing import Dot, Row, draw_dots
 from trec_semid.report.page.parts import Block, Cell, Column, Legend, Table, grouped
-from trec_semid.report.words import NONE, corrected_p_value, count, figure, interval, p_value, signed
+from trec_semid.report.words import (
+    NONE,
+    PROTOCOL_TITLES,
+    Metric,
+    corrected_p_value,
+    count,
+    figure,
+    interval,
+    metric,
+    p_value,
+    signed,
+)
 
 TEST_WORDS = (
     "Each arm against the baseline on the same users: users are drawn again and again, and both arms are "

@@ -1,4 +1,4 @@
-"""What the report shows of tokenizers: how codes are used, and whether near items share them."""
+"""What runs learnt: logged curves by step, and the codebooks of tokenizers."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,139 @@ from typing import Any
 from markupsafe import Markup
 
 from trec_semid.report.arms import ArmRuns, tokenizer_kind
-from trec_semid.report.collect import Collection, is_finetuned
-from trec_semid.report.content import Codebooks
+from trec_semid.report.collect import Collection, FinishedRun, is_finetuned
+from trec_semid.report.content import CHURN_OF_POSITION, Codebooks, Learning, Report
 from trec_semid.report.page.drawing import Curve, draw_curves, draw_usage
 from trec_semid.report.page.parts import Block, Cell, Column, Heading, Legend, Part, Table, Words, figures
-from trec_semid.report.words import NONE, count, figure, share
+from trec_semid.report.page.results import arm_legend
+from trec_semid.report.words import NONE, count, figure, metric, share
+
+LOG = "log.jsonl"
+SCALARS = ("train/loss", "valid/", "codes/")
+"""What is shown of a log: scalars whose names begin so."""
+MAX_POINTS = 200
+"""Longer logs are thinned to about this many points."""
+VALID = "valid/"
+"""What names of validation scalars begin with."""
+CODE_SCALARS = (
+    ("codes/entropy", "Entropy of codes", "Nats, mean over positions, of runs that tuned their tokenizer."),
+    ("codes/utilisation", "Codes in use", "Share of all codes."),
+    ("codes/dead", "Dead codes", "Codes of all positions that no item has."),
+    ("codes/churn", "Churn", "Share of items whose semantic ID is not the one they started with."),
+)
+LATER_CODE_SCALARS = (
+    ("codes/agreement", "Agreement", "Share of codes chosen in training that are those of the map."),
+    ("codes/reconstruction", "Reconstruction", "Squared error of content rebuilt from the codes."),
+)
+
+
+def learning_of(run: FinishedRun, arm: str) -> Learning:
+    """Return a run's logged scalars; after a restart a step is logged again, and the later line counts."""
+    points: dict[str, dict[int, float]] = {}
+    best: int | None = None
+    for event in run.events():
+        step = event.get("step")
+        if not isinstance(step, int):
+            continue
+        if event.get("event") == "best":
+            best = step
+        for name, value in event.items():
+            if name.startswith(SCALARS) and isinstance(value, (int, float)):
+                points.setdefault(name, {})[step] = float(value)
+    scalars = {name: _thinned(sorted(steps.items()), best) for name, steps in points.items()}
+    return Learning(arm=arm, seed=run.seed, scalars=scalars, best_step=best)
+
+
+def _thinned(points: Sequence[tuple[int, float]], best: int | None) -> list[tuple[int, float]]:
+    stride = -(-len(points) // MAX_POINTS)
+    shown = range(0, len(points), stride)
+    last = len(points) - 1
+    return [
+        point for index, point in enumerate(points) if index in shown or index == last or point[0] == best
+    ]
+
+
+def training_parts(report: Report) -> list[Part]:
+    """Return the section on training: what was logged by step, and where every run ended."""
+    if not report.learning:
+        return []
+    shown = [("train/loss", "Training loss", "By step.")]
+    shown += [(name, f"Validation {_scalar_title(name)}", "By step.") for name in _validated(report)]
+    of_positions = [
+        (
+            name,
+            f"Churn of {name.rpartition('/')[2]}",
+            "Share of items whose code at this position is another now.",
+        )
+        for name in _churn_positions(report)
+    ]
+    shown += [*CODE_SCALARS, *of_positions, *LATER_CODE_SCALARS]
+    drawn = ((_learning_picture(report, name), title, text) for name, title, text in shown)
+    said = (
+        "One line per run; a mark shows the step whose weights were kept because they were best on the "
+        "validation part."
+    )
+    legend = arm_legend(report, {each.arm for each in report.learning})
+    return [Words(said), legend, *figures(*drawn), _training_table(report)]
+
+
+def _validated(report: Report) -> list[str]:
+    """Return the validation scalars that were logged, that of the answer first."""
+    logged = dict.fromkeys(
+        name for each in report.learning for name in each.scalars if name.startswith(VALID)
+    )
+    return sorted(logged, key=lambda name: name != f"{VALID}{report.headline_metric}")
+
+
+def _scalar_title(scalar: str) -> str:
+    """Return what a validation scalar is called."""
+    return metric(scalar.removeprefix(VALID)).title
+
+
+def _training_table(report: Report) -> Table:
+    """Return where every run ended and which step's weights it selected."""
+    shown = _validated(report)
+    titles = (
+        "Run",
+        "Steps",
+        "Last loss",
+        "Best step",
+        *(f"Valid {_scalar_title(name)} there" for name in shown),
+    )
+    rows: list[list[Cell]] = []
+    for each in report.learning:
+        loss = each.scalars.get("train/loss", [])
+        at_best = {name: dict(points).get(each.best_step or 0) for name, points in each.scalars.items()}
+        rows.append(
+            [
+                Cell(each.arm, (f"seed {each.seed}",)),
+                Cell(count(max((step for points in each.scalars.values() for step, _ in points), default=0))),
+                Cell(figure(loss[-1][1] if loss else None)),
+                Cell(NONE if each.best_step is None else count(each.best_step)),
+                *(Cell(figure(at_best.get(name))) for name in shown),
+            ]
+        )
+    caption = "Training of every run; metrics are those logged at the step that was kept."
+    return Table(caption, [Column(title) for title in titles], [Block("", rows)])
+
+
+def _churn_positions(report: Report) -> list[str]:
+    """Return the scalars that tell of single positions' churn, in the order they were logged."""
+    names = dict.fromkeys(name for each in report.learning for name in each.scalars)
+    return [name for name in names if name.startswith(CHURN_OF_POSITION)]
+
+
+def _learning_picture(report: Report, scalar: str) -> Markup | None:
+    """Return a logged scalar by step, one line per run, best steps marked; None where nobody logged it."""
+    series = {arm.name: arm.series for arm in report.arms}
+    curves: list[Curve] = []
+    for each in report.learning:
+        points = each.scalars.get(scalar, [])
+        if points:
+            xs, ys = [float(step) for step, _ in points], [value for _, value in points]
+            marks = [point for point in zip(xs, ys, strict=True) if point[0] == each.best_step]
+            curves.append(Curve(series[each.arm], xs, ys, f"{each.arm}, seed {each.seed}", marks))
+    return draw_curves(curves, f"{scalar} by training step, one line per run", "step") if curves else None
 
 
 def collect_codebooks(collection: Collection, arms: Sequence[ArmRuns]) -> list[Codebooks]:
