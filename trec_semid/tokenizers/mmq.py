@@ -173,7 +173,7 @@ class Mmq(LearnedTokenizer):
         }
 
     def objective(self, contents: Contents, *, quantized: bool) -> Objective:
-        """Return the losses of eq 9-14, summed over the items (see `docs/tokenizers.md`)."""
+        """Return the losses of eq 9-14, summed over the items (see `docs/tokenizer_equations.md`)."""
         config, views = self.mmq_config, self.view(contents)
         chosen = self._quantize(views.latents) if quantized else _as_it_is(views.latents)
         errors = self.errors(views, chosen.vectors)
