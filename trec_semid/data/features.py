@@ -102,15 +102,23 @@ def describe_features(
     return _distinct(features, dataset)
 
 
-def describe_item(dataset: Dataset, fields: Sequence[str], *, has_id: bool) -> tuple[Feature, ...]:
+def describe_item(
+    dataset: Dataset, fields: Sequence[str], *, has_id: bool, key: str = "item.fields"
+) -> tuple[Feature, ...]:
     """Return the features of an item by itself: its ID where asked for, and side fields.
+
+    Args:
+        dataset: gives table sizes.
+        fields: names of side fields.
+        has_id: whether its ID is one.
+        key: of the config that names the fields.
 
     Raises:
         ConfigError: an unknown side field.
         DataError: as `describe_features`.
     """
     by_id = [Feature("item_id", "item", "t_item_id", dataset.facts.num_items)] if has_id else []
-    named = _side_features("item", dataset.facts.item_fields, fields, key="item.fields")
+    named = _side_features("item", dataset.facts.item_fields, fields, key=key)
     return _distinct([*by_id, *named], dataset)
 
 

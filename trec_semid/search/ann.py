@@ -104,6 +104,12 @@ class IndexSearch:
         self._vectors = self._vectors.contiguous()
         self._index = build_index(config, self._vectors)
 
+    def is_of(self, catalogue: Catalogue) -> bool:
+        """Return whether these are the item vectors that it is an index of."""
+        vectors = catalogue.vectors
+        assert vectors is not None, "a config without item vectors is refused"
+        return torch.equal(self._vectors[:, : vectors.shape[1]], vectors.float().cpu())
+
     def top_items(self, queries: Sequence[Queries], users: UserItems, length: int) -> TopItems:
         """Return lists of so many items, shorter where the index returns fewer; all ranks ask together.
 

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from trec_semid.metrics.target_positions import Stretch, TopItems, UserItems
 from trec_semid.models.retrieval_model import Queries
+from trec_semid.search.catalogue import Catalogue
 
 
 class Together(NamedTuple):
@@ -77,6 +78,27 @@ def bring_together(queries: Sequence[Queries], users: UserItems) -> Together:
         num_users,
         num_targets,
     )
+
+
+def vectors_of(catalogue: Catalogue, rows: Tensor) -> Tensor:
+    """Return (..., D) the vectors of some items, from the ranks whose stretch they are in; all ranks call it.
+
+    Args:
+        catalogue: with item vectors.
+        rows: (...) item rows; a row of -1 gives some vector.
+    """
+    own = catalogue.vectors
+    assert own is not None, "items have no vectors"
+    if not catalogue.is_shared:
+        return own[rows]
+    different, back = rows.unique(return_inverse=True)
+    sizes = _gather(torch.tensor([len(different)], device=rows.device)).tolist()
+    asked = _rows_of_ranks(different, sizes) - catalogue.first_row
+    is_here = (asked >= 0) & (asked < len(own))
+    # One rank has each item, and all others add nothing.
+    parts = own.new_zeros((len(asked), own.shape[1]))
+    parts[is_here] = own[asked[is_here]]
+    return _to_owners(parts, sizes).sum(0)[back]
 
 
 def _all_rows(part: Tensor | None, lengths: Sequence[int]) -> Tensor | None:

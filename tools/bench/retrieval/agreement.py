@@ -16,10 +16,12 @@ from trec_semid.core.config import load_config
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finished import FinishedRun
-from trec_semid.training.retrieval.evaluation import Evaluator, beam_agreement
+from trec_semid.training.retrieval.asked import Judge
+from trec_semid.training.retrieval.evaluation import Evaluator, agreement_with
+from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.finished import Member, place_finished
-from trec_semid.training.retrieval.listing import BeamLister, ExactLister, Judge
-from trec_semid.training.retrieval.setup import EvaluationConfig, RetrieveConfig, read_inputs
+from trec_semid.training.retrieval.listing import BeamLister, ExactLister
+from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 
@@ -58,7 +60,7 @@ def tell(asked: argparse.Namespace, config: RetrieveConfig, plans: RunFolder, ra
         evaluation = EvaluationConfig(cutoffs=cutoffs, masks_history=config.evaluation.masks_history)
         own = config.model_copy(update={"evaluation": evaluation})
         evaluator = Evaluator(beam, model, inputs.data, own, ranks)
-        shares = beam_agreement(evaluator, Judge(exact, asked.users))
+        shares = agreement_with(evaluator, Judge(exact, asked.users))
         print(row(f"beam of {width}", shares, timed(evaluator)), flush=True)
 
 

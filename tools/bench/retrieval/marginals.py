@@ -27,9 +27,10 @@ from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import CatalogueScores, rank_by, users_at_once
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.finished import FinishedRun
+from trec_semid.training.retrieval.asked import AskedModel
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.finished import Member, place_finished
-from trec_semid.training.retrieval.listing import AskedModel, ExactLister
+from trec_semid.training.retrieval.listing import ExactLister
 from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 
 

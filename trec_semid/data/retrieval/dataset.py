@@ -62,7 +62,7 @@ class RetrievalData:
         self.features: tuple[Feature, ...] = describe_item(dataset, item.fields, has_id=item.id)
         self.item_features = ItemFeatures(self.features, read_sources(dataset, self.features, None))
         self.num_items, self.num_users = dataset.facts.num_items, dataset.facts.num_users
-        self._config, self._uri = sequences, dataset.uri
+        self._config, self._uri, self._dataset = sequences, dataset.uri, dataset
         events = read_events(dataset)
         check_ids(Feature("user_row", "user", "t_user_id", self.num_users), events.users, dataset.uri)
         check_ids(Feature("item_row", "item", "t_item_id", self.num_items), events.items, dataset.uri)
@@ -74,6 +74,24 @@ class RetrievalData:
     def negatives(self, which: Negatives) -> Array:
         """Return (n,) the item rows that a loss takes for wrong answers, ascending."""
         return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
+
+    def categories(self, field: str, key: str = "item.fields") -> Array:
+        """Return (num_items, V) int64 categories of items, by a side field; -1 where an item has fewer.
+
+        Args:
+            field: its name; its id 0, of what is missing or rare, is no category.
+            key: of the config, that an error names.
+
+        Raises:
+            ConfigError: an unknown field.
+            DataError: an id outside its table.
+        """
+        features = describe_item(self._dataset, [field], has_id=False, key=key)
+        ids = read_sources(self._dataset, features, None).fields[features[0].name]
+        values, lengths = ids.take(np.arange(self.num_items))
+        table = np.full((self.num_items, max(1, int(lengths.max(initial=0)))), -1)
+        table[np.arange(table.shape[1]) < lengths[:, None]] = np.where(values > 0, values, -1)
+        return table
 
     def expect_learnable(self) -> None:
         """Refuse data that nothing can be learnt from, or that cannot tell which step of training is best.

@@ -16,6 +16,13 @@ from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.data.schema import Split
+from trec_semid.evaluation.list_metrics import (
+    ListedInterests,
+    ListMeans,
+    category_values,
+    distance_values,
+    interest_values,
+)
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.retrieval import RetrievalAccumulator
@@ -27,7 +34,9 @@ from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.listing import Judge, Lister, PopularityLister
+from trec_semid.training.retrieval.asked import Judge, Lister
+from trec_semid.training.retrieval.listing import PopularityLister
+from trec_semid.training.retrieval.merging import MergingLister
 from trec_semid.training.retrieval.setup import RetrieveConfig
 
 
@@ -50,6 +59,8 @@ class Evaluator:
     data: RetrievalData
     config: RetrieveConfig
     ranks: Ranks
+    merging: MergingLister | None = None
+    """Tells what lists are made of; None where items have no vectors, or several models score together."""
 
     def metrics(self) -> dict[str, float]:
         """Return metrics of the validation split over all ranks, without strata."""
@@ -68,7 +79,7 @@ class Evaluator:
     ) -> Named:
         """Evaluate splits, write the positions of all targets, and return metrics and counts.
 
-        Where lists are guessed by a beam, metrics say how much of the exact lists it finds.
+        Where lists are guessed, by a beam or an index, metrics say how much of the exact lists is in them.
 
         Args:
             folder: where positions are written.
@@ -82,10 +93,13 @@ class Evaluator:
             rows = self.rows(split)
             values, sizes = self._write_split(folder, split, rows, parts)
             sizes["users_without_history"] = int((rows.histories.lengths == 0).sum())
+            means, num_judged = self._list_metrics(rows)
+            values |= means
+            sizes |= {"list_users": num_judged} if means else {}
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
         judge = self.lister.exact()
-        return (metrics | beam_agreement(self, judge) if judge else metrics), counts
+        return (metrics | agreement_with(self, judge) if judge else metrics), counts
 
     def rows(self, split: Split) -> EvaluationRows:
         """Return the users of a split with what they did before, and each of their targets once."""
@@ -97,21 +111,62 @@ class Evaluator:
 
         A user without a history tells a model nothing and gets the most popular items.
         """
-        world, length = self.ranks.world_size, max(self.config.evaluation.cutoffs)
+        length = max(self.config.evaluation.cutoffs)
         popular = PopularityLister(self.data, self.ranks)
         if self.model is not None:
             self.model.eval()
         self.lister.begin()
-        size = world * min(-(-self.config.train.evaluation_batch_size // world), self.lister.users_at_once)
-        # Over global batches, of which a rank takes every world-th user: all ranks go round equally often.
-        for start in range(0, len(rows.users), size):
-            leave_if_asked()
-            chosen = np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]
+        for chosen in self._batches(rows, self.lister.users_at_once):
             is_known = rows.histories.lengths[chosen] > 0
             for lister, own in ((self.lister, chosen[is_known]), (popular, chosen[~is_known])):
                 places = lister.places(rows.histories, own, self._users(rows, own), length)
                 if places is not None:
                     yield Lists(own, places)
+
+    def _batches(self, rows: EvaluationRows, users_at_once: int) -> Iterator[Array]:
+        """Yield (B,) rows of this rank's users, in as many batches on every rank."""
+        world = self.ranks.world_size
+        size = world * min(-(-self.config.train.evaluation_batch_size // world), users_at_once)
+        # Over global batches, of which a rank takes every world-th user: all ranks go round equally often.
+        for start in range(0, len(rows.users), size):
+            leave_if_asked()
+            yield np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]
+
+    @torch.no_grad()
+    def _list_metrics(self, rows: EvaluationRows) -> tuple[dict[str, float], int]:
+        """Return what is said of interests and lists, and of how many users; all ranks together."""
+        asked, means = self.config.evaluation.list_metrics, ListMeans()
+        first = _first_users(rows, asked.num_users)
+        field = asked.category_field
+        categories = torch.from_numpy(self.data.categories(field)).to(self.ranks.device) if field else None
+        merging = self.merging
+        if merging is None or not (asked.distance or self._has_several_interests):
+            for lists in self.lists(first) if categories is not None else ():
+                means.update(self._list_values(categories, lists.places.top_items), len(lists.rows))
+            return means.result()
+        if merging is not self.lister:
+            merging.begin()
+        for chosen in self._batches(first, merging.users_at_once):
+            users, length = self._users(first, chosen), max(self.config.evaluation.cutoffs)
+            listed, merged = merging.listed(first.histories, chosen, users, length)
+            means.update(self._list_values(categories, merged.items, listed), len(chosen))
+        return means.result()
+
+    @property
+    def _has_several_interests(self) -> bool:
+        return self.config.retriever.num_interests > 1
+
+    def _list_values(
+        self, categories: Tensor | None, items: Tensor, listed: ListedInterests | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield names and (B,) values of the lists (B, N) of some users."""
+        cutoffs = self.config.evaluation.cutoffs
+        if categories is not None:
+            yield from category_values(categories, items, cutoffs)
+        if listed is not None and self.config.evaluation.list_metrics.distance:
+            yield from distance_values(listed.vectors, items, cutoffs)
+        if listed is not None and self._has_several_interests:
+            yield from interest_values(listed, cutoffs)
 
     def _users(self, rows: EvaluationRows, chosen: Array) -> UserItems:
         earlier = rows.earlier.take(chosen)
@@ -155,7 +210,7 @@ def _take(accumulator: RetrievalAccumulator, rows: EvaluationRows, lists: Lists)
     accumulator.update(rows.users[lists.rows], lengths, targets, positions, shown)
 
 
-def beam_agreement(guessing: Evaluator, judge: Judge) -> dict[str, float]:
+def agreement_with(guessing: Evaluator, judge: Judge) -> dict[str, float]:
     """Return, for each N, the share of the exact first N items that stand in the first N that are guessed.
 
     A mean over users, over all ranks; all ranks call it. Users without a history are left out: no model is
@@ -172,7 +227,7 @@ def beam_agreement(guessing: Evaluator, judge: Judge) -> dict[str, float]:
         of_users = agreement(guessed[:, :cutoff], exact[:, :cutoff])
         sums = torch.stack([of_users.sum(), of_users.new_tensor(len(of_users))]).double()
         total, num_users = sum_over_ranks(sums.to(guessing.ranks.device)).tolist()
-        shares[f"valid/beam_agreement@{cutoff}"] = total / max(num_users, 1.0)
+        shares[f"valid/{judge.metric}@{cutoff}"] = total / max(num_users, 1.0)
     return shares
 
 

@@ -10,10 +10,13 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import explain
 from trec_semid.data.schema import Dataset, Split
+from trec_semid.evaluation.list_metrics import ListMetricsConfig
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import StrataConfig
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.ann import IndexConfig
+from trec_semid.search.interests import InterestsConfig
 from trec_semid.training.finished import (
     FinishedRun,
     config_of,
@@ -24,13 +27,13 @@ from trec_semid.training.finished import (
     parse_run,
 )
 from trec_semid.training.matched_codes import read_semantic_ids
+from trec_semid.training.retrieval.asked import AskedModel, penalties_of
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.listing import (
-    AskedModel,
     ExactLister,
     PopularityLister,
     lister_of,
-    penalties_of,
+    merging_lister_of,
 )
 from trec_semid.training.retrieval.placed import place_retriever
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
@@ -45,6 +48,12 @@ class RetrievalSettings(Config):
     unseen_penalty: NonNegativeFloat | None = None
     beam_width: NonNegativeInt | None = None
     """Of a beam over codes; 0 scores every item, whatever the run did."""
+    interests: InterestsConfig | None = None
+    """How the lists of a user's interests become one."""
+    index: IndexConfig | None = None
+    """An index over item vectors; of `kind = "none"` every item is scored, whatever the run did."""
+    list_metrics: ListMetricsConfig | None = None
+    """What is said of interests and lists beside where targets stand."""
 
 
 class PlacedRun(NamedTuple):
@@ -85,6 +94,9 @@ class FinishedRetrievers:
         own["beam_width"] = own["beam_width"] or None
         shared = {"evaluation": own}
         if len(runs) > 1:
+            # How the first run merges or looks up its own lists says nothing of scores of several.
+            for key in ("interests", "index"):
+                own[key] = getattr(settings, key)
             shared |= {"model": {"kind": "ensemble", "runs": [run.name for run in runs]}}
             inherited = first.model_dump(include={"dataset", "run", "seed", "verify", "sequences"})
             trained = {"train": first.train.model_dump(include={"select_by", "evaluation_batch_size"})}
@@ -142,7 +154,8 @@ class FinishedRetrievers:
         else:
             asked, model = place_finished(self._members[0], folder, ranks)
             lister = lister_of(asked, config.evaluation)
-            evaluator = Evaluator(lister, model, self._inputs.data, config, ranks)
+            merging = merging_lister_of(asked, config.evaluation, lister)
+            evaluator = Evaluator(lister, model, self._inputs.data, config, ranks, merging)
         metrics, counts = evaluator.write(folder, splits=splits, strata=strata)
         if config.learns and evaluator.model is not None:
             counts = counts | parameter_counts(evaluator.model)
@@ -187,7 +200,8 @@ def ensemble_evaluator(
         for number, member in enumerate(members)
     ]
     penalties = penalties_of(inputs.data, config.evaluation.unseen_penalty, ranks)
-    lister = ExactLister([member.asked for member in placed], penalties)
+    interests = [member.config.evaluation.interests or InterestsConfig() for member in members]
+    lister = ExactLister([member.asked for member in placed], penalties, interests)
     return Evaluator(lister, nn.ModuleList(member.model for member in placed), inputs.data, config, ranks)
 
 

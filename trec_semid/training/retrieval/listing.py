@@ -6,94 +6,29 @@ Legend: B users of a batch, N items.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from trec_semid.core.arrays import Array
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.retrieval.batches import Places, history_batch
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
-from trec_semid.models.item_tokens import Tokens
-from trec_semid.models.retrieval_model import Queries, RetrievalModel
-from trec_semid.models.retriever import Retriever
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.beam import BeamSearch
-from trec_semid.search.catalogue import Catalogue, build_catalogue
 from trec_semid.search.exact import ExactSearch, users_at_once
+from trec_semid.search.interests import InterestsConfig
 from trec_semid.search.popularity import PopularitySearch
-from trec_semid.training.retrieval.item_feed import ItemFeed
-from trec_semid.training.retrieval.setup import EvaluationConfig
+from trec_semid.training.retrieval.asked import NUM_JUDGED, AskedModel, Judge, Lister, penalties_of
+from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
+from trec_semid.training.retrieval.merging import MergingLister
 
 MOST_TUPLES = 50_000
 """Of a beam over all tuples, over its users: what a decoder keeps of each is a few KB."""
-NUM_JUDGED = 1_000
-"""Users whose lists by a beam are held against the exact ones."""
 NUM_JUDGED_BY_WIDE_BEAM = 100
 """The same where the exact lists are those of a beam over all tuples, which takes a while."""
 _USERS_OF_BEAM = 1024
-
-
-class Lister(Protocol):
-    """Lists the catalogue for users of a split."""
-
-    users_at_once: int
-    """Users of a batch, at most."""
-
-    def begin(self) -> None:
-        """Take the model as it is now; all ranks together."""
-        ...
-
-    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
-        """Return where targets stand, in lists of so many items; all ranks together, None without users.
-
-        Args:
-            histories: of all users of the split.
-            chosen: (B,) rows of these.
-            users: their targets, and items that are not listed.
-            length: of the lists.
-        """
-        ...
-
-    def exact(self) -> "Judge | None":
-        """Return what says how good the lists are that this one guesses; None where nothing is guessed."""
-        ...
-
-
-class Judge(NamedTuple):
-    """Lists of the same model that are exact."""
-
-    lister: Lister
-    num_users: int
-    """That it can be asked for in reasonable time."""
-
-
-@final
-@dataclass(frozen=True)
-class AskedModel:
-    """A model on its ranks, with what brings it items and histories."""
-
-    method: Retriever[Any]
-    model: RetrievalModel
-    feed: ItemFeed
-    data: RetrievalData
-    ranks: Ranks
-
-    def read(self, histories: Ragged, chosen: Array) -> tuple[Tokens, Places]:
-        """Return the items of the chosen (B,) histories, and these over them; all ranks together."""
-        batch = history_batch(histories, chosen, self.data.item_features, len(chosen)).to(self.ranks.device)
-        return self.model.items(self.feed.listed(batch)), batch.places
-
-    def queries(self, histories: Ragged, chosen: Array) -> Queries:
-        """Return what items are scored with, of the chosen (B,) users; all ranks together."""
-        return self.model.queries(*self.read(histories, chosen))
-
-    def catalogue(self) -> Catalogue:
-        """Return what items are scored by now, on several ranks a stretch on each; all ranks together."""
-        return build_catalogue(self.model, self.feed.chunk, self.data.num_items, self.ranks)
 
 
 def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
@@ -103,18 +38,54 @@ def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
             assert evaluation.beam_width, "a config without is refused where the method needs one"
             return BeamLister(asked, evaluation.beam_width)
         case "exact":
-            penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
-            return ExactLister([asked], penalties)
+            return _scoring_lister(asked, evaluation)
         case "popularity":
             return PopularityLister(asked.data, asked.ranks)
+
+
+def merging_lister_of(
+    asked: AskedModel, evaluation: EvaluationConfig, lister: Lister
+) -> MergingLister | None:
+    """Return what tells what the lists of a model are made of; None where items have no vectors.
+
+    Args:
+        asked: the model.
+        evaluation: how it lists.
+        lister: by which it lists; the same where that can tell.
+    """
+    if isinstance(lister, MergingLister):
+        return lister
+    is_exact = asked.method.search(evaluation.beam_width) == "exact"
+    return MergingLister(asked, evaluation) if is_exact and asked.model.has_item_vectors else None
+
+
+def _scoring_lister(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
+    """Return what lists by scores of items."""
+    interests = evaluation.interests or InterestsConfig()
+    if evaluation.has_index:
+        without = evaluation.model_copy(update={"index": None})
+        return MergingLister(
+            asked, evaluation, lambda: Judge(_scoring_lister(asked, without), NUM_JUDGED, "index_recall")
+        )
+    if interests.needs_lists:
+        return MergingLister(asked, evaluation)
+    # One look at all scores is enough where no interest's own list is asked for.
+    penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
+    return ExactLister([asked], penalties, [interests])
 
 
 @final
 class ExactLister:
     """Scores every item, by one model or the mean of several, less penalties (N,) of items."""
 
-    def __init__(self, members: Sequence[AskedModel], penalties: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[AskedModel],
+        penalties: Tensor | None = None,
+        interests: Sequence[InterestsConfig] | None = None,
+    ) -> None:
         self.members, self._penalties = tuple(members), penalties
+        self._interests = interests or [InterestsConfig() for _ in members]
         self.users_at_once = users_at_once(self.members[0].data.num_items)
         self._search: ExactSearch | None = None
 
@@ -124,7 +95,10 @@ class ExactLister:
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Lister`; the chosen are (B,) rows."""
-        queries = [member.queries(histories, chosen) for member in self.members]
+        queries = [
+            interests.counted(member.queries(histories, chosen))
+            for member, interests in zip(self.members, self._interests, strict=True)
+        ]
         assert self._search is not None, "begun"
         if not self._search.is_shared and not len(chosen):
             return None
@@ -190,13 +164,3 @@ class PopularityLister:
     def exact(self) -> None:
         """See `Lister`: it is."""
         return
-
-
-def penalties_of(data: RetrievalData, unseen_penalty: float, ranks: Ranks) -> Tensor | None:
-    """Return (N,) what is taken off items' scores: the penalty where there is no training event, or nothing.
-
-    None where that is nothing for all.
-    """
-    if not unseen_penalty:
-        return None
-    return unseen_penalty * torch.from_numpy(data.item_counts == 0).float().to(ranks.device)

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
-from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
+from trec_semid.data.features import describe_item
 from trec_semid.data.retrieval.dataset import ItemConfig, RetrievalData, SampledConfig
 from trec_semid.data.retrieval.sequences import SequencesConfig
 from trec_semid.data.schema import Dataset, open_dataset
@@ -20,6 +20,8 @@ from trec_semid.models.retrievers.sasrec import SasrecConfig
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
+from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
+from trec_semid.training.retrieval.vector_faults import VectorFacts, faults_of_vectors
 
 MAX_SCORED_ITEMS = 1_000_000
 """Items that a loss over all of them takes in; beyond that they are sampled."""
@@ -35,20 +37,6 @@ class RetrieveTrainConfig(TrainConfig):
     patience: Annotated[PositiveInt, MayChange(reopens="larger")] = 5
     select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
     """Metric of the validation split that decides which step is best."""
-
-
-class EvaluationConfig(Config):
-    """What counts as retrieved."""
-
-    cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
-    masks_history: bool = True
-    """Whether items of the user's history are taken out of the list; a target never is."""
-    unseen_penalty: float = Field(default=0.0, ge=0, le=1e3)
-    """Taken off the score of an item without a training event, whatever its label: the more, the fewer of
-    these items in the lists."""
-    beam_width: PositiveInt | None = None
-    """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
-    not given. TIGER needs one."""
 
 
 class RetrieveConfig(TrainingRunConfig):
@@ -96,6 +84,7 @@ class RetrieveConfig(TrainingRunConfig):
             *self._faults_of_heads(),
             *self._faults_of_rows(),
             *self._faults_of_lists(),
+            *self._faults_of_vectors(),
             *self.retriever.faults(self.frame),
         ]
 
@@ -113,6 +102,9 @@ class RetrieveConfig(TrainingRunConfig):
             "loss.code_heads": self.loss.code_heads != "independent",
             "evaluation.beam_width": self.evaluation.beam_width is not None,
             "evaluation.unseen_penalty": penalty_does_nothing,
+            "evaluation.interests": self.evaluation.interests is not None,
+            "evaluation.index": self.evaluation.has_index,
+            "evaluation.list_metrics.distance": self.evaluation.list_metrics.distance,
         }
         given += [key for key, is_set in effects.items() if is_set]
         told = f"model.kind = '{self.model.kind}' learns nothing: leave out {', '.join(given)}"
@@ -247,6 +239,16 @@ class RetrieveConfig(TrainingRunConfig):
             )
         return faults
 
+    def _faults_of_vectors(self) -> list[str]:
+        facts = VectorFacts(
+            self.model.kind,
+            self.retriever.num_interests,
+            has_vectors=self.scores_items and self.retriever.needs.codes != "alone",
+            has_beam=self._has_beam,
+            counts_codes=self.predicts_codes and self.loss.code_share > 0,
+        )
+        return faults_of_vectors(facts, self.evaluation)
+
     def _advice(self, *, alone: bool = False) -> str:
         """Return what is left to do for codes to be predicted, or for nothing else to be."""
         sets = ["loss.item_weight = 0"] if alone and self.scores_items else []
@@ -317,6 +319,8 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     runs = config.retriever.members
     members = _checksum_of_runs(runs) if runs else None
     data = RetrievalData(dataset, config.item, config.sequences)
+    for key, field in config.evaluation.category_fields.items():
+        describe_item(dataset, [field], has_id=False, key=f"evaluation.{key}")
     if config.learns:
         expect_scorable(config, len(data.negatives(config.loss.negatives)))
         data.expect_learnable()

@@ -14,7 +14,7 @@ from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
-from trec_semid.training.retrieval.listing import lister_of
+from trec_semid.training.retrieval.listing import lister_of, merging_lister_of
 from trec_semid.training.retrieval.placed import place_retriever
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
 from trec_semid.training.run import snapshot
@@ -53,8 +53,10 @@ def retrieval_task(
     finetuning = start_finetuning(
         config, inputs, sharded, use, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
     )
-    lister = lister_of(placed.asked(config.retriever, data, ranks), config.evaluation)
-    evaluator = Evaluator(lister, sharded, data, config, ranks)
+    asked = placed.asked(config.retriever, data, ranks)
+    lister = lister_of(asked, config.evaluation)
+    merging = merging_lister_of(asked, config.evaluation, lister)
+    evaluator = Evaluator(lister, sharded, data, config, ranks, merging)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
     frozen_codes = partial(snapshot, inputs.semantic_ids, config.semantic_ids)
     task = Task(

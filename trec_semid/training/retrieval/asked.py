@@ -1,0 +1,96 @@
+"""What lists are asked of: a model on its ranks, what lists by it, and what says how good its lists are.
+
+Legend: B users of a batch, N items.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, final
+
+import torch
+from torch import Tensor
+
+from trec_semid.core.arrays import Array
+from trec_semid.data.ragged import Ragged
+from trec_semid.data.retrieval.batches import Places, history_batch
+from trec_semid.data.retrieval.dataset import RetrievalData
+from trec_semid.metrics.target_positions import ListedTargets, UserItems
+from trec_semid.models.item_tokens import Tokens
+from trec_semid.models.retrieval_model import Queries, RetrievalModel
+from trec_semid.models.retriever import Retriever
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.search.catalogue import Catalogue, build_catalogue
+from trec_semid.training.retrieval.item_feed import ItemFeed
+
+NUM_JUDGED = 1_000
+"""Users whose guessed lists are held against the exact ones."""
+
+
+class Lister(Protocol):
+    """Lists the catalogue for users of a split."""
+
+    users_at_once: int
+    """Users of a batch, at most."""
+
+    def begin(self) -> None:
+        """Take the model as it is now; all ranks together."""
+        ...
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
+        """Return where targets stand, in lists of so many items; all ranks together, None without users.
+
+        Args:
+            histories: of all users of the split.
+            chosen: (B,) rows of these.
+            users: their targets, and items that are not listed.
+            length: of the lists.
+        """
+        ...
+
+    def exact(self) -> "Judge | None":
+        """Return what says how good the lists are that this one guesses; None where nothing is guessed."""
+        ...
+
+
+class Judge(NamedTuple):
+    """Lists of the same model that are exact."""
+
+    lister: Lister
+    num_users: int
+    """That it can be asked for in reasonable time."""
+    metric: str = "beam_agreement"
+    """What the share of its lists that the other one finds is called."""
+
+
+@final
+@dataclass(frozen=True)
+class AskedModel:
+    """A model on its ranks, with what brings it items and histories."""
+
+    method: Retriever[Any]
+    model: RetrievalModel
+    feed: ItemFeed
+    data: RetrievalData
+    ranks: Ranks
+
+    def read(self, histories: Ragged, chosen: Array) -> tuple[Tokens, Places]:
+        """Return the items of the chosen (B,) histories, and these over them; all ranks together."""
+        batch = history_batch(histories, chosen, self.data.item_features, len(chosen)).to(self.ranks.device)
+        return self.model.items(self.feed.listed(batch)), batch.places
+
+    def queries(self, histories: Ragged, chosen: Array) -> Queries:
+        """Return what items are scored with, of the chosen (B,) users; all ranks together."""
+        return self.model.queries(*self.read(histories, chosen))
+
+    def catalogue(self) -> Catalogue:
+        """Return what items are scored by now, on several ranks a stretch on each; all ranks together."""
+        return build_catalogue(self.model, self.feed.chunk, self.data.num_items, self.ranks)
+
+
+def penalties_of(data: RetrievalData, unseen_penalty: float, ranks: Ranks) -> Tensor | None:
+    """Return (N,) what is taken off items' scores: the penalty where there is no training event, or nothing.
+
+    None where that is nothing for all.
+    """
+    if not unseen_penalty:
+        return None
+    return unseen_penalty * torch.from_numpy(data.item_counts == 0).float().to(ranks.device)

@@ -1,0 +1,43 @@
+"""Config of how a retriever's lists are made, and of what is said of them."""
+
+from pydantic import Field, PositiveInt
+
+from trec_semid.core.config import Config
+from trec_semid.evaluation.list_metrics import ListMetricsConfig
+from trec_semid.search.ann import IndexConfig
+from trec_semid.search.interests import InterestsConfig
+
+
+class EvaluationConfig(Config):
+    """What counts as retrieved."""
+
+    cutoffs: tuple[PositiveInt, ...] = Field(default=(5, 10, 50, 100), min_length=1)
+    masks_history: bool = True
+    """Whether items of the user's history are taken out of the list; a target never is."""
+    unseen_penalty: float = Field(default=0.0, ge=0, le=1e3)
+    """Taken off the score of an item without a training event, whatever its label: the more, the fewer of
+    these items in the lists."""
+    beam_width: PositiveInt | None = None
+    """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
+    not given. TIGER needs one."""
+    interests: InterestsConfig | None = None
+    """How the lists of a user's interests become one, of methods with several; by score where not given."""
+    index: IndexConfig | None = None
+    """An index over item vectors that lists are asked of; all items are scored where not given."""
+    list_metrics: ListMetricsConfig = ListMetricsConfig()
+    """What is said of interests and lists beside where targets stand, at the end of a run."""
+
+    @property
+    def has_index(self) -> bool:
+        """Whether lists are an index's."""
+        return self.index is not None and self.index.kind != "none"
+
+    @property
+    def category_fields(self) -> dict[str, str]:
+        """Which item fields are read for categories, by the key that names them."""
+        interests = self.interests or InterestsConfig()
+        named = {
+            "interests.diversity_field": interests.diversity_field,
+            "list_metrics.category_field": self.list_metrics.category_field,
+        }
+        return {key: field for key, field in named.items() if field is not None}

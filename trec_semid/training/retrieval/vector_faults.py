@@ -1,0 +1,68 @@
+"""What of a config makes no sense where lists are made by vectors: merged interests, an index, distances."""
+
+from typing import NamedTuple
+
+from trec_semid.search.interests import InterestsConfig
+from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
+
+_LEAVE_INDEX = "leave out evaluation.index"
+
+
+class VectorFacts(NamedTuple):
+    """What a run's vectors are."""
+
+    kind: str
+    """Of the model."""
+    num_interests: int
+    """Vectors of a user."""
+    has_vectors: bool
+    """Whether items are scored by vectors."""
+    has_beam: bool
+    """Whether a beam makes the lists."""
+    counts_codes: bool
+    """Whether log-probabilities of codes count in the scores of items."""
+
+
+def faults_of_vectors(facts: VectorFacts, evaluation: EvaluationConfig) -> list[str]:
+    """Return what makes no sense, each with what to do.
+
+    Args:
+        facts: of the run.
+        evaluation: how lists are made.
+    """
+    faults = _faults_of_interests(facts, evaluation.interests) if evaluation.interests else []
+    if evaluation.has_index and facts.has_beam:
+        faults.append(f"evaluation.index: a beam makes the lists: {_LEAVE_INDEX}")
+    elif evaluation.has_index and not facts.has_vectors:
+        faults.append(f"evaluation.index: is over item vectors, and items have none: {_LEAVE_INDEX}")
+    elif evaluation.has_index and facts.counts_codes:
+        faults.append(
+            "evaluation.index: holds item vectors, and log-probabilities of codes count in scores too: set "
+            f"loss.code_share = 0, or {_LEAVE_INDEX}"
+        )
+    if evaluation.list_metrics.distance and (facts.has_beam or not facts.has_vectors):
+        faults.append(
+            "evaluation.list_metrics.distance: is of item vectors, and no lists are made by any: set "
+            "evaluation.list_metrics.distance = false"
+        )
+    return faults
+
+
+def _faults_of_interests(facts: VectorFacts, interests: InterestsConfig) -> list[str]:
+    if facts.num_interests == 1:
+        return [
+            f"evaluation.interests: model.kind = '{facts.kind}' has one interest a user: leave out "
+            "evaluation.interests, or take a model of several"
+        ]
+    by_category = interests.merge == "diversity"
+    if by_category and interests.diversity_field is None:
+        return [
+            "evaluation.interests.merge: 'diversity' is of the categories of items: give "
+            "evaluation.interests.diversity_field"
+        ]
+    if not by_category and interests.diversity_field is not None:
+        return [
+            f"evaluation.interests.diversity_field: merge = '{interests.merge}' reads no categories: leave "
+            "it out, or set evaluation.interests.merge = 'diversity'"
+        ]
+    return []
