@@ -90,7 +90,7 @@ def test_a_damaged_dataset_is_made_again(config, name, capfd):
     if name != "config.toml":  # which then is another config's
         told = "".join(capfd.readouterr().err.split())
         assert f"{name}:" in told
-        assert "Itismadeagain" in told
+        assert "Itispreparedagain" in told
     assert run(config) == first
 
 
