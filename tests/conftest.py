@@ -12,6 +12,8 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.forked_server import fork_this_process
+
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
@@ -24,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=2, help="how often tests/reliability kills each verb")
     parser.addoption("--kill-seed", type=int, default=0, help="seed of the moments at which it does")
     parser.addoption("--costs", default=None, help="write processor seconds of every test to this JSON file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a worker's ranks and commands be forks of it, as it is before pytest's filters and threads."""
+    if hasattr(config, "workerinput"):
+        fork_this_process()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
