@@ -120,6 +120,7 @@ def attribute_features(config: AttributesConfig, items: Items) -> "csr_array":
     named |= {name: _numbers(items, name) for name in config.numbers}
     named |= {name: _decades(items, name) for name in config.years}
     telling = [name for name, block in named.items() if block.weights.any()]
+    # At unit length a lone score would be its sign; as the angle of a point it still tells items apart.
     if len(telling) == 1 and telling[0] in config.numbers:
         named[telling[0]] = _angles(items, telling[0])
     blocks = list(named.values())
@@ -159,6 +160,7 @@ def _categories(config: AttributesConfig, items: Items, name: str) -> _Block:
     rows, values = read_values(items, name, 0, num_items, config.separator)
     encoded = pc.dictionary_encode(values)
     num_values = len(encoded.dictionary)
+    # Item and value as one integer: a sort lays repeats side by side, without a loop over items.
     pairs = np.sort(rows * max(num_values, 1) + np.asarray(encoded.indices), kind="stable")
     # A value an item names twice counts once.
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]

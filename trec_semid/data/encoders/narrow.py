@@ -18,9 +18,11 @@ def narrow(vectors: Array, dtype: Any) -> Array:
         return vectors
     with np.errstate(over="ignore", under="ignore"):
         narrowed = vectors.astype(dtype)
+    # A wider type holds every vector as it is.
     if np.finfo(dtype).max >= np.finfo(vectors.dtype).max:
         return narrowed
     largest = np.abs(vectors).max(axis=1, initial=0)
+    # Below the smallest normal number (`tiny`) digits are lost one by one, and the direction with them.
     outside = (largest > 0) & (largest < 2 * np.finfo(dtype).tiny) | ~np.isfinite(narrowed).all(axis=1)
     if outside.any():
         _, exponents = np.frexp(largest[outside])

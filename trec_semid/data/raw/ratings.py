@@ -81,6 +81,7 @@ def _distinct(pieces: Sequence[Ratings]) -> tuple[Values, Int32s]:
     if len(floats) == len(pieces):
         values, numbers = np.unique(np.concatenate(floats), return_inverse=True)
         return values, numbers.astype(np.int32)
+    # Decimals hash by value, so 1.0 and 1.00 are one; the loop is over distinct values, not over events.
     known: dict[Decimal, int] = {}
     numbers = [known.setdefault(value, len(known)) for piece in pieces for value in piece.decimals()]
     return list(known), np.array(numbers, np.int32)

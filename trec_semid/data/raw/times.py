@@ -161,6 +161,7 @@ def _from_pattern(values: pl.Series, where: Where, pattern: str) -> _Exact:
 def _from_numbers(values: pl.Series, where: Where, unit: TimeUnit) -> _Exact:
     kind = values.dtype
     if kind.is_integer() or kind == pl.Null:
+        # What 64 bits do not hold becomes null, so that the refusal can name its row.
         whole = values.cast(pl.Int64, strict=False)
         far = whole.is_null() & values.is_not_null()
         where.refuse(f"time in the future, read in '{unit}'", values, far, "Correct the row or leave it out")

@@ -126,6 +126,7 @@ def _write_split(
         working(f"score {split}", len(rows.labels), shown=ranks.is_main) as work,
     ):
         by_protocol = [_scores(scorers, scoring, ranks, split, protocol) for protocol in scoring.protocols]
+        # Side by side, not one protocol after the other: a row's scores stand in one line of the file.
         for scored in zip(*by_protocol, strict=True):
             chosen = scored[0].rows
             work.advance(len(chosen) * ranks.world_size)
