@@ -13,6 +13,7 @@ from trec_semid.models.retriever import Retriever, RetrieverConfig
 from trec_semid.models.retrievers.comirec import Comirec, ComirecConfig
 from trec_semid.models.retrievers.ensemble import Ensemble, EnsembleConfig
 from trec_semid.models.retrievers.heterrec import Heterrec, HeterrecConfig
+from trec_semid.models.retrievers.hymirec import Hymirec, HymirecConfig
 from trec_semid.models.retrievers.popularity import Popularity, PopularityConfig
 from trec_semid.models.retrievers.rpg import Rpg, RpgConfig
 from trec_semid.models.retrievers.sasrec import Sasrec, SasrecConfig
@@ -24,6 +25,7 @@ RETRIEVERS: dict[type[BaseModel], type[Retriever[Any]]] = {
     RpgConfig: Rpg,
     TigerConfig: Tiger,
     ComirecConfig: Comirec,
+    HymirecConfig: Hymirec,
     PopularityConfig: Popularity,
     EnsembleConfig: Ensemble,
 }

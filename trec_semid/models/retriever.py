@@ -77,6 +77,10 @@ class Frame(NamedTuple):
     loss: LossConfig
     predicts_codes: bool
     """Whether there are codes, and a loss over them."""
+    has_codes: bool = True
+    """Whether items have codes."""
+    window: int = 1
+    """The next so many items are targets of a place."""
 
 
 KindT = TypeVar("KindT", bound=RetrieverConfig)

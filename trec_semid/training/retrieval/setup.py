@@ -71,7 +71,14 @@ class RetrieveConfig(TrainingRunConfig):
     @property
     def frame(self) -> Frame:
         """What the method is given besides items."""
-        return Frame(self.tables.dim, self.sequences.max_len, self.loss, self.predicts_codes)
+        return Frame(
+            self.tables.dim,
+            self.sequences.max_len,
+            self.loss,
+            self.predicts_codes,
+            has_codes=self.semantic_ids is not None,
+            window=self.window,
+        )
 
     def _faults(self) -> list[str]:
         """Return all that makes no sense together, each with what to do.

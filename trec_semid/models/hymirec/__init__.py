@@ -1,0 +1,1 @@
+"""The two halves of HyMiRec: one reads a long history cheaply, one refines what is recent."""

@@ -1,0 +1,117 @@
+"""A Hugging Face causal language model that reads vectors in place of words.
+
+Legend: B users, S tokens, D width of items, H width of the language model.
+"""
+
+import importlib
+from types import ModuleType
+from typing import Any, final
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat
+from torch import Tensor, nn
+
+from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError, StackError
+from trec_semid.models.hymirec.refined_half import Backbone
+
+
+class CausalLmConfig(Config):
+    """Which language model, and how it is trained."""
+
+    path: str
+    """Folder with the model's `config.json`, or its name on the Hugging Face Hub."""
+    pretrained: bool = True
+    """Whether its weights are read there, too; otherwise they are drawn."""
+    lora_rank: NonNegativeInt = 0
+    """Rank of what is added to each of its linear maps, which then stay as they are; 0 trains all of it."""
+    lora_alpha: PositiveFloat = 16.0
+    """What is added is multiplied by alpha / rank."""
+    lora_dropout: float = 0.0
+    checkpoints_gradients: bool = False
+    """Whether layers are computed again in backward, which saves memory and costs time."""
+
+
+@final
+class CausalLm(Backbone):
+    """W_out LM(W_in x + b_in) + b_out: the layers of a language model between two linear adapters.
+
+    Its table of words is left out: nothing reads it. Source: RED-Rec, 2025, where an LLM reads items.
+    """
+
+    def __init__(self, dim: int, length: int, config: CausalLmConfig) -> None:
+        """Read or draw the model.
+
+        Args:
+            dim: D.
+            length: of the longest sequence.
+            config: which model.
+
+        Raises:
+            StackError: the extra `lm` is not installed.
+            ConfigError: there is no such model, or it reads no sequences of this length.
+        """
+        super().__init__()
+        model = _model_of(config)
+        longest = getattr(model.config, "max_position_embeddings", None)
+        if longest is not None and longest < length:
+            raise ConfigError(
+                f"model.lm.path: {config.path} reads {longest} tokens at most, and there are {length}: lower "
+                "model.recent or model.coarse_interests, or name another model."
+            )
+        hidden = int(model.config.hidden_size)
+        # A stand-in of one row: words are never read, and weights without a gradient would hold up all ranks.
+        model.set_input_embeddings(nn.Embedding(1, hidden).requires_grad_(requires_grad=False))
+        if config.checkpoints_gradients:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model: nn.Module = _with_lora(model, config) if config.lora_rank else model
+        self.into, self.out = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor, mask: Tensor, first_position: int) -> Tensor:
+        """Return (B, S, D)."""
+        inputs = self.into(x)
+        positions = torch.arange(first_position, first_position + x.shape[1], device=x.device)
+        # Added to scores, as every way of computing attention takes it.
+        hidden = torch.zeros(mask.shape, dtype=inputs.dtype, device=x.device)
+        hidden = hidden.masked_fill(~mask, torch.finfo(inputs.dtype).min)
+        said: Any = self.model(
+            inputs_embeds=inputs,
+            attention_mask=hidden,
+            position_ids=positions.expand(len(x), -1),
+            use_cache=False,
+        )
+        return self.out(said.last_hidden_state)
+
+
+def _model_of(config: CausalLmConfig) -> Any:
+    transformers = _module_of_extra("transformers")
+    try:
+        if config.pretrained:
+            return transformers.AutoModel.from_pretrained(config.path, dtype=torch.float32)
+        return transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(config.path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.lm.path: no model in '{config.path}': {str(error).splitlines()[0]} Name a folder with a "
+            "config.json of transformers, and with weights unless model.lm.pretrained = false."
+        ) from error
+
+
+def _with_lora(model: Any, config: CausalLmConfig) -> nn.Module:
+    peft = _module_of_extra("peft")
+    lora = peft.LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+    )
+    return peft.get_peft_model(model, lora)
+
+
+def _module_of_extra(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise StackError(
+            f"model.backbone = 'causal_lm' needs the package {name}: {error}. "
+            'Remedy: pip install "trec-semid[lm]"'
+        ) from error

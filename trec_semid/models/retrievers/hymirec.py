@@ -1,0 +1,231 @@
+"""HyMiRec: a long history read cheaply by its codes, recent items in full, several interests a user.
+
+Legend: B users, M interests, Q coarse interests, U listed items, L longest history, P places that predict,
+W targets a place, D width.
+"""
+
+import math
+from typing import Literal, final
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from trec_semid.core.errors import ConfigError
+from trec_semid.data.retrieval.batches import Places
+from trec_semid.layers.attention import TransformerConfig
+from trec_semid.layers.full_softmax import Drawn, masked_softmax_loss
+from trec_semid.layers.interests.matching import MOST_INTERESTS, matched_interests, nearest_interests
+from trec_semid.layers.quantize import sum_codewords
+from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig
+from trec_semid.models.hymirec.light_half import LightHalf
+from trec_semid.models.hymirec.refined_half import RefinedHalf, TransformerBackbone, recent_places
+from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
+from trec_semid.models.retrieval_model import Queries, RetrievalModel
+from trec_semid.models.retriever import Frame, LossConfig, Needs, Retriever, RetrieverConfig
+
+_LARGEST_SCALE = 100.0
+"""Of cosines; a learnt temperature falls no lower than its inverse."""
+
+
+class HymirecConfig(RetrieverConfig):
+    """HyMiRec: A Hybrid Multi-interest Learning Framework for LLM-based Recommendation, 2025."""
+
+    kind: Literal["hymirec"] = "hymirec"
+    num_interests: int = Field(4, ge=1, le=MOST_INTERESTS)
+    """M, the learnt queries whose answers are searched with."""
+    coarse_interests: NonNegativeInt = 8
+    """Q, what the light half makes of the whole history; 0 leaves the light half out."""
+    recent: NonNegativeInt = 50
+    """Last items that the refined half reads in full; 0 leaves it the coarse interests alone."""
+    backbone: Literal["transformer", "causal_lm"] = "transformer"
+    """What the refined half reads with."""
+    transformer: TransformerConfig = TransformerConfig.model_validate({})
+    lm: CausalLmConfig | None = None
+    """The language model of `causal_lm`."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Of recent items that are read."""
+    dmil: bool = True
+    """Whether the targets of a window are grouped and matched with interests; otherwise each is taught to
+    the interest nearest to it, as in ComiRec."""
+    max_cosine: float = Field(0.98, gt=0, le=1)
+    """Items of a larger cosine with a target are not taken for wrong answers."""
+    learns_temperature: bool = True
+    """Whether `loss.item_temperature` is where a learnt one starts."""
+    coarse_weight: NonNegativeFloat = 0.0
+    """Of the same loss on coarse interests, each target taught to the one nearest to it."""
+
+
+@final
+class HymirecModel(RetrievalModel):
+    """u_1 .. u_M = refined([recent items; coarse interests; queries]); score = max_m s cos(u_m, v).
+
+    L = mean over targets t of the window of masked_softmax(s cos(u_m(t), v_t)), m(t) the interest that t's
+    group is matched with (`layers.interests.matching`). Targets are item vectors. Source: HyMiRec, 2025, as
+    far as it is public; temperature and masks are those of RED-Rec's public code. Its targets are outputs of
+    the user's model and not item vectors, which looks like a slip.
+    """
+
+    def __init__(self, items: ItemTokens, config: HymirecConfig, loss: LossConfig, *, max_len: int) -> None:
+        super().__init__()
+        self.items, self.config, dim = items, config, items.dim
+        self.loss_weights = {"items": loss.item_weight, "coarse": config.coarse_weight}
+        self.light = LightHalf(dim, config.coarse_interests, max_len) if config.coarse_interests else None
+        if self.light is not None and items.live is None:
+            raise ConfigError("model.coarse_interests: the light half reads codes: give semantic_ids.")
+        num_recent = min(config.recent, max_len)
+        length = num_recent + config.coarse_interests + config.num_interests
+        backbone = (
+            CausalLm(dim, length, config.lm)
+            if config.lm is not None
+            else TransformerBackbone(dim, length, config.transformer)
+        )
+        self.refined = RefinedHalf(backbone, dim, config.num_interests, num_recent, config.dropout)
+        start = torch.tensor(-math.log(loss.item_temperature))
+        self.log_scale = nn.Parameter(start, requires_grad=config.learns_temperature)
+
+    @property
+    def has_item_vectors(self) -> bool:
+        """Whether items are scored by vectors: they always are."""
+        return True
+
+    @property
+    def scale(self) -> Tensor:
+        """() what multiplies cosines, the inverse of the temperature."""
+        return self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
+
+    def item_vectors(self, tokens: Tokens) -> Tensor:
+        """Return (U, D): the sum of an item's tokens, of unit length."""
+        return normalize(tokens.as_targets(), dim=-1)
+
+    def queries(self, tokens: Tokens, places: Places) -> Queries:
+        """Return M vectors of each of the B users."""
+        interests, _ = self.interests(tokens, places)
+        return Queries(self.scale * interests.float(), None)
+
+    def interests(self, tokens: Tokens, places: Places) -> tuple[Tensor, Tensor]:
+        """Return interests (B, M, D) and coarse interests (B, Q, D), of unit length."""
+        num_users, longest = places.inputs.shape
+        coarse = tokens.total.new_zeros(num_users, 0, self.items.dim)
+        if self.light is not None:
+            coarse = self.light(_sums_of_codes(tokens), places)
+        # No history of the batch may be as long as the refined half reads.
+        recent = recent_places(places.lengths, min(self.refined.num_recent, longest))
+        at = places.inputs.gather(1, recent.places)
+        items = tokens.total.index_select(0, at.flatten()).view(*at.shape, self.items.dim)
+        interests = self.refined(items, recent.is_there, coarse)
+        return normalize(interests, dim=-1), normalize(coarse, dim=-1)
+
+    def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
+        """Return the losses of each place (P,), means over its targets, and the items' tokens."""
+        tokens = self.items(listed)
+        vectors = self.item_vectors(tokens)
+        # Places number the cells of (B, L), so this is their user; a sliding row predicts once.
+        users = places.predicting // places.inputs.shape[1]
+        interests, coarse = (part[users] for part in self.interests(tokens, places))
+        exists = places.targets >= 0
+        targets = vectors.detach()[places.targets.clamp(min=0)]
+        chosen = (
+            matched_interests(interests, targets, exists)
+            if self.config.dmil
+            else nearest_interests(interests, targets)
+        )
+        losses = {"items": self._loss(interests, chosen, vectors, places)}
+        if self.config.coarse_weight:
+            losses["coarse"] = self._loss(coarse, nearest_interests(coarse, targets), vectors, places)
+        return losses, tokens
+
+    def _loss(self, interests: Tensor, chosen: Tensor, vectors: Tensor, places: Places) -> Tensor:
+        """Return (P,) of interests (P, M, D), of which (P, W) are chosen, and items (U, D)."""
+        asked = interests.gather(1, chosen.unsqueeze(2).expand(-1, -1, interests.shape[2]))
+        drawn = None
+        if len(places.sampled):
+            drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
+        losses = masked_softmax_loss(
+            self.scale * asked.flatten(0, 1),
+            vectors,
+            places.targets.flatten(),
+            max_cosine=self.config.max_cosine,
+            drawn=drawn,
+        ).view(places.targets.shape)
+        return losses.sum(1) / (places.targets >= 0).sum(1).clamp(min=1)
+
+
+def _sums_of_codes(tokens: Tokens) -> Tensor:
+    """Return (U, D): the rows of an item's codes added up, with a gradient to the choice of chosen ones."""
+    if tokens.chosen is not None:
+        return tokens.chosen.sum(1)
+    assert tokens.codes is not None, "items without codes are refused"
+    assert tokens.code_tables is not None, "items without codes are refused"
+    return sum_codewords(tokens.code_tables, tokens.codes)
+
+
+@final
+class Hymirec(Retriever[HymirecConfig]):
+    """Both halves, or either alone."""
+
+    needs = Needs(rows="sliding")
+
+    @property
+    def num_interests(self) -> int:
+        """See `Retriever`."""
+        return self.config.num_interests
+
+    def faults(self, frame: Frame) -> list[str]:
+        """See `Retriever`."""
+        return [
+            *super().faults(frame),
+            *self._faults_of_halves(frame),
+            *self._faults_of_backbone(),
+            *self._faults_of_losses(frame),
+        ]
+
+    def _faults_of_halves(self, frame: Frame) -> list[str]:
+        faults: list[str] = []
+        config = self.config
+        if not config.coarse_interests and not config.recent:
+            faults.append(
+                "model.recent, model.coarse_interests: both are 0, which leaves nothing to read: set "
+                "model.recent = 50, or model.coarse_interests = 8"
+            )
+        if config.coarse_interests and not frame.has_codes:
+            faults.append(
+                "model.coarse_interests: the light half reads codes: give semantic_ids, or set "
+                "model.coarse_interests = 0"
+            )
+        if config.coarse_weight and not config.coarse_interests:
+            faults.append(
+                "model.coarse_weight: there are no coarse interests: set model.coarse_weight = 0, or "
+                "model.coarse_interests = 8"
+            )
+        return faults
+
+    def _faults_of_backbone(self) -> list[str]:
+        if self.config.backbone == "causal_lm" and self.config.lm is None:
+            return ["model.backbone = 'causal_lm' reads with a language model: give model.lm.path"]
+        if self.config.backbone == "transformer" and self.config.lm is not None:
+            return [
+                "model.lm: a transformer reads instead: leave it out, or set model.backbone = 'causal_lm'"
+            ]
+        return []
+
+    def _faults_of_losses(self, frame: Frame) -> list[str]:
+        faults: list[str] = []
+        if not frame.loss.item_similarity_is_cosine:
+            faults.append(
+                "model.kind = 'hymirec' scores by cosine: set loss.item_similarity_is_cosine = true"
+            )
+        if frame.loss.code_weight or not frame.loss.item_weight:
+            faults.append(
+                "model.kind = 'hymirec' predicts items alone: set loss.item_weight = 1, loss.code_weight = 0"
+            )
+        if self.config.dmil and self.config.num_interests > 1 and frame.window == 1:
+            faults.append(
+                "model.dmil: a single target makes no groups: set window = 10 or so, or model.dmil = false"
+            )
+        return faults
+
+    def build(self, items: ItemTokens, frame: Frame) -> HymirecModel:
+        """See `Retriever`."""
+        return HymirecModel(items, self.config, frame.loss, max_len=frame.max_len)
