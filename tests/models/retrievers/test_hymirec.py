@@ -147,11 +147,6 @@ LM = {"path": "somewhere"}
         ({"dmil": False}, {"window": 1}, []),
         ({"num_interests": 1}, {"window": 1}, []),
         ({}, {"loss": LossConfig()}, ["set loss.item_similarity_is_cosine = true"]),
-        (
-            {},
-            {"loss": LossConfig(item_similarity_is_cosine=True, code_weight=1.0)},
-            ["predicts items alone: set loss.item_weight = 1, loss.code_weight = 0"],
-        ),
         ({"backbone": "causal_lm"}, {}, ["give model.lm.path"]),
         ({"lm": LM}, {}, ["set model.backbone = 'causal_lm'"]),
         ({"lm": LM, "backbone": "causal_lm"}, {}, []),

@@ -54,17 +54,3 @@ def matched_interests(interests: Tensor, targets: Tensor, exists: Tensor) -> Ten
     with torch.no_grad(), torch.autocast(interests.device.type, enabled=False):
         cosines = torch.einsum("pgd,pmd->pgm", groups.centres, interests.float())
     return best_matching(cosines).gather(1, groups.of_vector.clamp(min=0))
-
-
-def nearest_interests(interests: Tensor, targets: Tensor) -> Tensor:
-    """Return (P, W) int64: the interest of the largest product with each target; the first wins a tie.
-
-    Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", 2020, eq 6. The choice
-    has no gradient.
-
-    Args:
-        interests: (P, M, D).
-        targets: (P, W, D).
-    """
-    with torch.no_grad(), torch.autocast(interests.device.type, enabled=False):
-        return torch.einsum("pwd,pmd->pwm", targets.float(), interests.float()).argmax(2)

@@ -16,11 +16,13 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.batches import Places
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.full_softmax import Drawn, masked_softmax_loss
-from trec_semid.layers.interests.matching import MOST_INTERESTS, matched_interests, nearest_interests
+from trec_semid.layers.interests.matching import MOST_INTERESTS, matched_interests
 from trec_semid.layers.quantize import sum_codewords
 from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig
 from trec_semid.models.hymirec.light_half import LightHalf
 from trec_semid.models.hymirec.refined_half import RefinedHalf, TransformerBackbone, recent_places
+from trec_semid.models.interests import chosen_interests
+from trec_semid.models.item_scoring import item_vectors, mean_of_targets
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import Queries, RetrievalModel
 from trec_semid.models.retriever import Frame, LossConfig, Needs, Retriever, RetrieverConfig
@@ -69,7 +71,7 @@ class HymirecModel(RetrievalModel):
 
     def __init__(self, items: ItemTokens, config: HymirecConfig, loss: LossConfig, *, max_len: int) -> None:
         super().__init__()
-        self.items, self.config, dim = items, config, items.dim
+        self.items, self.config, self.loss, dim = items, config, loss, items.dim
         self.loss_weights = {"items": loss.item_weight, "coarse": config.coarse_weight}
         self.light = LightHalf(dim, config.coarse_interests, max_len) if config.coarse_interests else None
         if self.light is not None and items.live is None:
@@ -97,7 +99,7 @@ class HymirecModel(RetrievalModel):
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
         """Return (U, D): the sum of an item's tokens, of unit length."""
-        return normalize(tokens.as_targets(), dim=-1)
+        return item_vectors(tokens, self.loss)
 
     def queries(self, tokens: Tokens, places: Places) -> Queries:
         """Return M vectors of each of the B users."""
@@ -124,17 +126,18 @@ class HymirecModel(RetrievalModel):
         # Places number the cells of (B, L), so this is their user; a sliding row predicts once.
         users = places.predicting // places.inputs.shape[1]
         interests, coarse = (part[users] for part in self.interests(tokens, places))
-        exists = places.targets >= 0
-        targets = vectors.detach()[places.targets.clamp(min=0)]
-        chosen = (
-            matched_interests(interests, targets, exists)
-            if self.config.dmil
-            else nearest_interests(interests, targets)
-        )
-        losses = {"items": self._loss(interests, chosen, vectors, places)}
+        losses = {"items": self._loss(interests, self._chosen(interests, vectors, places), vectors, places)}
         if self.config.coarse_weight:
-            losses["coarse"] = self._loss(coarse, nearest_interests(coarse, targets), vectors, places)
+            nearest = chosen_interests(coarse, vectors, places.targets)
+            losses["coarse"] = self._loss(coarse, nearest, vectors, places)
         return losses, tokens
+
+    def _chosen(self, interests: Tensor, vectors: Tensor, places: Places) -> Tensor:
+        """Return (P, W): the interest that each target is taught to."""
+        if not self.config.dmil:
+            return chosen_interests(interests, vectors, places.targets)
+        targets = vectors.detach()[places.targets.clamp(min=0)]
+        return matched_interests(interests, targets, places.targets >= 0)
 
     def _loss(self, interests: Tensor, chosen: Tensor, vectors: Tensor, places: Places) -> Tensor:
         """Return (P,) of interests (P, M, D), of which (P, W) are chosen, and items (U, D)."""
@@ -148,8 +151,8 @@ class HymirecModel(RetrievalModel):
             places.targets.flatten(),
             max_cosine=self.config.max_cosine,
             drawn=drawn,
-        ).view(places.targets.shape)
-        return losses.sum(1) / (places.targets >= 0).sum(1).clamp(min=1)
+        )
+        return mean_of_targets(losses.view(places.targets.shape), places.targets)
 
 
 def _sums_of_codes(tokens: Tokens) -> Tensor:
@@ -165,7 +168,7 @@ def _sums_of_codes(tokens: Tokens) -> Tensor:
 class Hymirec(Retriever[HymirecConfig]):
     """Both halves, or either alone."""
 
-    needs = Needs(rows="sliding")
+    needs = Needs(codes="read", rows="sliding")
 
     @property
     def num_interests(self) -> int:
@@ -215,10 +218,6 @@ class Hymirec(Retriever[HymirecConfig]):
         if not frame.loss.item_similarity_is_cosine:
             faults.append(
                 "model.kind = 'hymirec' scores by cosine: set loss.item_similarity_is_cosine = true"
-            )
-        if frame.loss.code_weight or not frame.loss.item_weight:
-            faults.append(
-                "model.kind = 'hymirec' predicts items alone: set loss.item_weight = 1, loss.code_weight = 0"
             )
         if self.config.dmil and self.config.num_interests > 1 and frame.window == 1:
             faults.append(

@@ -1,0 +1,155 @@
+"""HyMiRec from end to end: trained, gone on with, asked again, planned, on one rank and on several."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.jobs.ranking import losses_of
+from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
+from tests.jobs.test_rank_finetune import write_problem
+from tests.jobs.test_retrieve import TUNED
+from tests.ranks import run_ranks
+from trec_semid.core.config import dump_toml, load_config
+from trec_semid.core.errors import ConfigError, StackError
+from trec_semid.jobs import evaluate, plan
+from trec_semid.jobs.retrieve import run
+from trec_semid.models.hymirec import causal_lm
+from trec_semid.training import loop as training_loop
+
+LOSS = {"code_weight": 0.0, "code_share": 0.1, "item_similarity_is_cosine": True, "item_temperature": 0.2}
+MODEL = {
+    "kind": "hymirec",
+    "num_interests": 2,
+    "coarse_interests": 3,
+    "recent": 4,
+    "transformer": STILL,
+    "dropout": 0.0,
+}
+ROWS = {"sequences": {"rows": "sliding"}, "window": 4}
+
+
+def changes(loss: dict[str, Any] | None = None, **model: Any) -> dict[str, Any]:
+    return {**ROWS, "loss": {**LOSS, **(loss or {})}, "model": {**MODEL, **model}}
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return write_problem(str(tmp_path_factory.mktemp("hymirec")))
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory) -> str:
+    """A language model of two layers, as a config alone."""
+    folder = tmp_path_factory.mktemp("lm")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {**sizes, "num_key_value_heads": 2, "vocab_size": 11, "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", **config}))
+    return str(folder)
+
+
+def of_lm(path: str, **settings: Any) -> dict[str, Any]:
+    return changes(backbone="causal_lm", lm={"path": path, "pretrained": False, **settings})
+
+
+def test_it_is_trained_asked_again_and_planned(problem, tmp_path):
+    config = retrieve_config(problem, str(tmp_path / "run"), **changes(coarse_weight=0.2))
+    metrics = run(config).metrics
+    losses = losses_of(config.run)
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert 0 < metrics["test/recall@10"] <= 1
+    again = evaluate.EvaluateConfig.model_validate({"run": str(tmp_path / "again"), "runs": [config.run]})
+    assert evaluate.run(again).metrics == pytest.approx(metrics, abs=1e-6)
+    file = tmp_path / "retrieve.toml"
+    file.write_text(dump_toml(config))
+    sets = ['cluster="configs/cluster/h100_1x8.toml"', f"out={tmp_path}/plan.json"]
+    planned = plan.run(load_config(plan.PlanConfig, [str(file)], sets))
+    assert {"t_item_id", "t_code_0"} <= {table.name for table in planned[0].plan.tables}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        changes(recent=0),
+        {**changes(coarse_interests=0), "semantic_ids": None},
+        {**changes(), "sampled": {"num_sampled": 30}},
+        {**changes(), "finetune": TUNED},
+        changes(dmil=False, learns_temperature=False),
+    ],
+    ids=["light", "refined", "sampled", "tuned", "nearest"],
+)
+def test_each_arm_learns(problem, tmp_path, given):
+    config = retrieve_config(problem, str(tmp_path / "run"), **given)
+    run(config)
+    losses = losses_of(config.run)
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+@pytest.mark.ranks
+def test_ranks_train_and_retrieve_as_one(problem, tmp_path):
+    one, *others = [
+        retrieve_with_plan(problem, str(tmp_path / "1"), "row_wise", changes()),
+        *(
+            run_ranks(retrieve_with_plan, size, problem, str(tmp_path / str(size)), "row_wise", changes())[0]
+            for size in (2, 4)
+        ),
+    ]
+    for several in others:
+        assert several["losses"] == pytest.approx(one["losses"], rel=1e-3)
+        assert several["metrics"]["test/ndcg@10"] == pytest.approx(one["metrics"]["test/ndcg@10"], abs=0.01)
+
+
+@pytest.mark.parametrize("reads_with", ["transformer", "causal_lm"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, lm, tmp_path, monkeypatch, reads_with):
+    given = of_lm(lm, lora_rank=2) if reads_with == "causal_lm" else changes(dropout=0.3)
+    whole = run(retrieve_config(problem, str(tmp_path / "whole"), **given)).metrics
+    train_steps = training_loop.train_steps
+
+    def stopping(*arguments, **named):
+        for report in train_steps(*arguments, **named):
+            yield report
+            if report.step == 7:
+                raise KeyboardInterrupt
+
+    config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints={"every_steps": 3}, **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "train_steps", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert run(config).metrics == whole
+
+
+@pytest.mark.parametrize("settings", [{}, {"checkpoints_gradients": True}], ids=["plain", "checkpointed"])
+def test_a_language_model_reads_in_the_place_of_the_transformer(problem, lm, tmp_path, settings):
+    config = retrieve_config(problem, str(tmp_path / "run"), **of_lm(lm, **settings))
+    run(config)
+    losses = losses_of(config.run)
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_a_language_model_that_is_not_there_or_reads_too_little_is_refused(problem, lm, tmp_path):
+    config = retrieve_config(problem, str(tmp_path / "run"), **of_lm(str(tmp_path / "nowhere")))
+    with pytest.raises(ConfigError, match=r"model\.lm\.path: no model in"):
+        run(config)
+    short = json.loads(Path(lm, "config.json").read_text()) | {"max_position_embeddings": 8}
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short/config.json").write_text(json.dumps(short))
+    with pytest.raises(ConfigError, match=r"reads 8 tokens at most, and there are 9: lower model\.recent"):
+        run(retrieve_config(problem, str(tmp_path / "run"), **of_lm(str(tmp_path / "short"))))
+
+
+def test_without_its_packages_a_language_model_names_the_extra(problem, lm, tmp_path, monkeypatch):
+    def absent(name: str) -> None:
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr(causal_lm.importlib, "import_module", absent)
+    with pytest.raises(StackError, match=r'pip install "trec-semid\[lm\]"'):
+        run(retrieve_config(problem, str(tmp_path / "run"), **of_lm(lm)))
+
+
+def test_other_rows_are_refused(problem):
+    with pytest.raises(ValueError, match=r"set sequences\.rows = 'sliding'"):
+        retrieve_config(problem, "r", **{**changes(), "sequences": {"rows": "dense"}})
