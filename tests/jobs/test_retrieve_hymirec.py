@@ -134,6 +134,7 @@ def test_a_language_model_that_is_not_there_or_reads_too_little_is_refused(probl
     config = retrieve_config(problem, str(tmp_path / "run"), **of_lm(str(tmp_path / "nowhere")))
     with pytest.raises(ConfigError, match=r"model\.lm\.path: no model in"):
         run(config)
+    assert not Path(config.run).exists()
     short = json.loads(Path(lm, "config.json").read_text()) | {"max_position_embeddings": 8}
     (tmp_path / "short").mkdir()
     (tmp_path / "short/config.json").write_text(json.dumps(short))

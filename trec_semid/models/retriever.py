@@ -133,6 +133,14 @@ class Retriever(ABC, Generic[KindT]):
                     faults.append(str(error))
         return faults
 
+    def expect_available(self, frame: Frame) -> None:
+        """Refuse what only a look outside the config can tell, before a run writes anything; here nothing.
+
+        Raises:
+            ConfigError: says what to name instead.
+            StackError: a package is missing.
+        """
+
     def build(self, items: ItemTokens, frame: Frame) -> RetrievalModel:
         """Return the unsharded model over these items; its dense weights are drawn now."""
         raise ConfigError(f"model.kind: '{self.kind}' has no model to build.")

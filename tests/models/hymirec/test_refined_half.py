@@ -41,9 +41,9 @@ def test_interests_read_items_coarse_interests_and_the_queries_before_them():
 
     for place, expected in ((0, [False] * 3), (1, [True] * 3), (4, [True] * 3)):
         other = items.clone()
-        other[0, place] += 1
+        other[0, place, 0] += 1
         assert moved(items=other) == expected
-    assert moved(coarse=coarse + 1) == [True] * 3
+    assert moved(coarse=coarse.flip(2)) == [True] * 3
     with torch.no_grad():
-        refined.queries[1] += 1
+        refined.queries[1, 0] += 1
     assert moved() == [False, True, True]

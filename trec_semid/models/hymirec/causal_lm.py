@@ -49,16 +49,11 @@ class CausalLm(Backbone):
 
         Raises:
             StackError: the extra `lm` is not installed.
-            ConfigError: there is no such model, or it reads no sequences of this length.
+            ConfigError: see `expect_readable`.
         """
         super().__init__()
+        expect_readable(config, length)
         model = _model_of(config)
-        longest = getattr(model.config, "max_position_embeddings", None)
-        if longest is not None and longest < length:
-            raise ConfigError(
-                f"model.lm.path: {config.path} reads {longest} tokens at most, and there are {length}: lower "
-                "model.recent or model.coarse_interests, or name another model."
-            )
         hidden = int(model.config.hidden_size)
         # A stand-in of one row: words are never read, and weights without a gradient would hold up all ranks.
         model.set_input_embeddings(nn.Embedding(1, hidden).requires_grad_(requires_grad=False))
@@ -83,17 +78,45 @@ class CausalLm(Backbone):
         return self.out(said.last_hidden_state)
 
 
-def _model_of(config: CausalLmConfig) -> Any:
-    transformers = _module_of_extra("transformers")
-    try:
-        if config.pretrained:
-            return transformers.AutoModel.from_pretrained(config.path, dtype=torch.float32)
-        return transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(config.path))
-    except (OSError, ValueError) as error:
+def expect_readable(config: CausalLmConfig, length: int) -> None:
+    """Refuse a language model that is not there or reads no sequences of this length; reads its config alone.
+
+    Raises:
+        StackError: the extra `lm` is not installed.
+        ConfigError: says what to name instead.
+    """
+    if config.lora_rank:
+        _module_of_extra("peft")
+    longest = getattr(_config_of(config), "max_position_embeddings", None)
+    if longest is not None and longest < length:
         raise ConfigError(
-            f"model.lm.path: no model in '{config.path}': {str(error).splitlines()[0]} Name a folder with a "
-            "config.json of transformers, and with weights unless model.lm.pretrained = false."
-        ) from error
+            f"model.lm.path: {config.path} reads {longest} tokens at most, and there are {length}: lower "
+            "model.recent or model.coarse_interests, or name another model."
+        )
+
+
+def _config_of(config: CausalLmConfig) -> Any:
+    try:
+        return _module_of_extra("transformers").AutoConfig.from_pretrained(config.path)
+    except (OSError, ValueError) as error:
+        raise _no_model(config, error) from error
+
+
+def _model_of(config: CausalLmConfig) -> Any:
+    models = _module_of_extra("transformers").AutoModel
+    if not config.pretrained:
+        return models.from_config(_config_of(config))
+    try:
+        return models.from_pretrained(config.path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise _no_model(config, error) from error
+
+
+def _no_model(config: CausalLmConfig, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"model.lm.path: no model in '{config.path}': {str(error).splitlines()[0]} Name a folder with a "
+        "config.json of transformers, and with weights unless model.lm.pretrained = false."
+    )
 
 
 def _with_lora(model: Any, config: CausalLmConfig) -> nn.Module:

@@ -18,7 +18,7 @@ from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.full_softmax import Drawn, masked_softmax_loss
 from trec_semid.layers.interests.matching import MOST_INTERESTS, matched_interests
 from trec_semid.layers.quantize import sum_codewords
-from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig
+from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig, expect_readable
 from trec_semid.models.hymirec.light_half import LightHalf
 from trec_semid.models.hymirec.refined_half import RefinedHalf, TransformerBackbone, recent_places
 from trec_semid.models.interests import chosen_interests
@@ -58,6 +58,10 @@ class HymirecConfig(RetrieverConfig):
     coarse_weight: NonNegativeFloat = 0.0
     """Of the same loss on coarse interests, each target taught to the one nearest to it."""
 
+    def longest_sequence(self, max_len: int) -> int:
+        """Return how many tokens the refined half reads of histories of so many items."""
+        return min(self.recent, max_len) + self.coarse_interests + self.num_interests
+
 
 @final
 class HymirecModel(RetrievalModel):
@@ -76,8 +80,7 @@ class HymirecModel(RetrievalModel):
         self.light = LightHalf(dim, config.coarse_interests, max_len) if config.coarse_interests else None
         if self.light is not None and items.live is None:
             raise ConfigError("model.coarse_interests: the light half reads codes: give semantic_ids.")
-        num_recent = min(config.recent, max_len)
-        length = num_recent + config.coarse_interests + config.num_interests
+        num_recent, length = min(config.recent, max_len), config.longest_sequence(max_len)
         backbone = (
             CausalLm(dim, length, config.lm)
             if config.lm is not None
@@ -224,6 +227,11 @@ class Hymirec(Retriever[HymirecConfig]):
                 "model.dmil: a single target makes no groups: set window = 10 or so, or model.dmil = false"
             )
         return faults
+
+    def expect_available(self, frame: Frame) -> None:
+        """See `Retriever`: a language model has to be there, and to read as much as it is given."""
+        if self.config.lm is not None:
+            expect_readable(self.config.lm, self.config.longest_sequence(frame.max_len))
 
     def build(self, items: ItemTokens, frame: Frame) -> HymirecModel:
         """See `Retriever`."""

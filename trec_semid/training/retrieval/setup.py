@@ -310,10 +310,12 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     """Read the dataset and the semantic IDs.
 
     Raises:
-        ConfigError: unknown modality, or too many wrong answers for a loss over all of them.
+        ConfigError: unknown modality, too many wrong answers for a loss over all of them, or what the method
+            names is not there.
         DataError: something is missing or does not fit together, or there is nothing to learn from, or
             nothing to select a step by.
     """
+    config.retriever.expect_available(config.frame)
     dataset = open_dataset(config.dataset, config.verify)
     for name in config.item.content:
         if name not in dataset.facts.modalities:
