@@ -13,17 +13,21 @@ from trec_semid.evaluation.resampling import Draws, RunReader
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_positions import TARGET_SCHEMA, read_target_positions
+from trec_semid.jobs.evaluate import EvaluateConfig
 from trec_semid.jobs.prepare import PrepareConfig
 from trec_semid.jobs.tokenize import TokenizeConfig
 from trec_semid.study.compare import compare
 from trec_semid.study.grid import StudyConfig, plan_runs
+from trec_semid.training.ranking.setup import RankConfig
 from trec_semid.training.retrieval.setup import RetrieveConfig
 
 REPOSITORY = Path(__file__).parents[2]
 READS: dict[str, type[Config]] = {
     "prepare": PrepareConfig,
     "tokenize": TokenizeConfig,
+    "rank": RankConfig,
     "retrieve": RetrieveConfig,
+    "evaluate": EvaluateConfig,
 }
 METRICS = ["test/ndcg@10", "test/recall@5/popularity_tail", "test/gauc", "valid/ndcg@10"]
 
@@ -76,8 +80,8 @@ def test_retrievers_are_compared_pair_by_pair_over_users(runs):
 STUDIES = sorted(
     str(path.relative_to(REPOSITORY))
     for path in [
-        *REPOSITORY.glob("configs/studies/retrieval/*.toml"),
-        REPOSITORY / "configs/quickstart/retrieval.toml",
+        *REPOSITORY.glob("configs/studies/**/*.toml"),
+        *REPOSITORY.glob("configs/quickstart/*.toml"),
     ]
     if "[[step]]" in path.read_text()
 )
@@ -87,12 +91,20 @@ STUDIES = sorted(
 def test_every_run_of_the_studies_has_a_valid_config(study: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     planned = plan_runs(load_config(StudyConfig, [study]))
-    configs = [
-        load_config(READS[run.verb], list(run.files), list(run.sets)) for run in planned if run.verb in READS
-    ]
-    retrievers = [config for config in configs if isinstance(config, RetrieveConfig)]
-    assert retrievers
-    assert len({config.run for config in retrievers}) == sum(run.verb == "retrieve" for run in planned)
+    asked = [run for run in planned if run.verb in READS]
+    assert asked
+    for run in asked:
+        load_config(READS[run.verb], list(run.files), list(run.sets))
+    assert len({run.folder for run in planned}) == len(planned)
+
+
+def test_all_rows_of_the_leaderboard_have_lists_of_the_lengths_in_its_table(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = load_config(StudyConfig, ["configs/studies/leaderboard.toml"])
+    shown = {int(name.split("@")[1].split("/")[0]) for name in study.metrics if "@" in name}
+    runs = [run for run in plan_runs(study) if run.verb == "retrieve"]
+    configs = [load_config(RetrieveConfig, list(run.files), list(run.sets)) for run in runs]
+    assert {config.evaluation.cutoffs for config in configs} == {tuple(sorted(shown))}
 
 
 def test_the_report_of_a_retrieval_study_reads_and_waits_for_its_retrievers(monkeypatch: pytest.MonkeyPatch):
