@@ -31,19 +31,30 @@ _SCORED_AT_ONCE = 1 << 24
 """Numbers of item vectors that are gathered to score candidates again: 64 MiB."""
 
 
-class NoIndexConfig(Config):
+class _IndexConfig(Config):
+    """What any index may be asked."""
+
+    def expect_fits(self, num_items: int) -> None:
+        """Refuse what cannot be built over so many items.
+
+        Raises:
+            ConfigError: more inverted lists than items.
+        """
+
+
+class NoIndexConfig(_IndexConfig):
     """Every item is scored, as without the section; for `evaluate`, of a run that had an index."""
 
     kind: Literal["none"] = "none"
 
 
-class FlatConfig(Config):
+class FlatConfig(_IndexConfig):
     """All vectors, one after another: exact, and no faster than scoring every item."""
 
     kind: Literal["flat"] = "flat"
 
 
-class IvfConfig(Config):
+class IvfConfig(_IndexConfig):
     """Inverted lists: vectors by their nearest centre; a query reads the lists of the centres near to it."""
 
     kind: Literal["ivf"] = "ivf"
@@ -52,8 +63,23 @@ class IvfConfig(Config):
     nprobe: PositiveInt = 32
     """Lists that are read for a query."""
 
+    def expect_fits(self, num_items: int) -> None:
+        """See there."""
+        if self.nlist is not None and self.nlist > num_items:
+            raise ConfigError(
+                f"evaluation.index.nlist: {self.nlist} lists of {num_items} items of a rank. Lower it, or "
+                "leave it out."
+            )
 
-class HnswConfig(Config):
+    def lists_of(self, num_items: int) -> int:
+        """Return the number of centres."""
+        if self.nlist is not None:
+            return self.nlist
+        # Of few items most would be centres, and a list would hold one each.
+        return max(1, min(round(4 * num_items**0.5), num_items // 4))
+
+
+class HnswConfig(_IndexConfig):
     """A hierarchical graph of neighbours, walked towards the query. Source: Malkov and Yashunin, 2018."""
 
     kind: Literal["hnsw"] = "hnsw"
@@ -95,7 +121,7 @@ class IndexSearch:
             ConfigError: more lists than items.
         """
         assert catalogue.vectors is not None, "a config without item vectors is refused"
-        self._config, self.is_shared, self._rows = config, catalogue.is_shared, catalogue.rows
+        self.config, self.is_shared, self._rows = config, catalogue.is_shared, catalogue.rows
         self._vectors = catalogue.vectors.float().cpu()
         self._has_penalties = penalties is not None
         if penalties is not None:
@@ -159,7 +185,7 @@ class IndexSearch:
         rows = _filled_up(rows, dropped)
         best = best_items(scores, rows, length)
         top = TopItems(best.scores, best.items)
-        if self._config.kind != "flat" or num_asked == len(self._vectors):
+        if self.config.kind != "flat" or num_asked == len(self._vectors):
             return top
         # An item that was not returned may be equal to the last one listed, and of a lower row.
         tied = (top.scores[:, -1] <= lowest).nonzero().squeeze(1)
@@ -171,8 +197,8 @@ class IndexSearch:
     def _retrieve(self, queries: Tensor, num_asked: int) -> Tensor:
         """Return (B, k) places in this stretch, -1 where the index returns fewer."""
         parameters = None
-        if self._config.kind == "hnsw":
-            ef_search = max(self._config.ef_search, num_asked)
+        if self.config.kind == "hnsw":
+            ef_search = max(self.config.ef_search, num_asked)
             parameters = cast("Any", faiss).SearchParametersHNSW(efSearch=ef_search)
         _, places = self._index.search(queries.numpy(), num_asked, params=parameters)
         return torch.from_numpy(places)
@@ -201,12 +227,13 @@ def build_index(config: FlatConfig | IvfConfig | HnswConfig, vectors: Tensor) ->
     """
     if not len(vectors):
         return None
+    config.expect_fits(len(vectors))
     dim, inner = vectors.shape[1], faiss.METRIC_INNER_PRODUCT
     match config:
         case FlatConfig():
             index: Any = faiss.IndexFlatIP(dim)
         case IvfConfig():
-            index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, _num_lists(config, len(vectors)), inner)
+            index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, config.lists_of(len(vectors)), inner)
             index.nprobe = config.nprobe
             index.cp.min_points_per_centroid = 1  # faiss would warn of few, on the console
             index.train(vectors.numpy())
@@ -215,18 +242,6 @@ def build_index(config: FlatConfig | IvfConfig | HnswConfig, vectors: Tensor) ->
             index.hnsw.efConstruction = config.ef_construction
     index.add(vectors.numpy())
     return index
-
-
-def _num_lists(config: IvfConfig, num_items: int) -> int:
-    if config.nlist is None:
-        # Of few items most would be centres, and a list would hold one each.
-        return max(1, min(round(4 * num_items**0.5), num_items // 4))
-    if config.nlist > num_items:
-        raise ConfigError(
-            f"evaluation.index.nlist: {config.nlist} lists of {num_items} items of a rank. Lower it, or "
-            "leave it out."
-        )
-    return config.nlist
 
 
 def _filled_up(rows: Tensor, dropped: Tensor) -> Tensor:

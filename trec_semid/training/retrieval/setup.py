@@ -330,6 +330,8 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     data = RetrievalData(dataset, config.item, config.sequences)
     for key, field in config.evaluation.category_fields.items():
         describe_item(dataset, [field], has_id=False, key=f"evaluation.{key}")
+    if (index := config.evaluation.index) is not None:
+        index.expect_fits(data.num_items)
     if config.learns:
         expect_scorable(config, len(data.negatives(config.loss.negatives)))
         data.expect_learnable()
