@@ -5,6 +5,7 @@ Legend: B users of a batch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from trec_semid.evaluation.list_metrics import (
 from trec_semid.evaluation.predictions import PredictionWriter
 from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.retrieval import RetrievalAccumulator
+from trec_semid.evaluation.shown_interests import SHOWN_INTERESTS
 from trec_semid.evaluation.strata import Strata, StrataConfig, strata_of_counts
 from trec_semid.evaluation.target_positions import TARGET_SCHEMA, distinct_targets
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
@@ -38,6 +40,7 @@ from trec_semid.training.retrieval.asked import Judge, Lister
 from trec_semid.training.retrieval.listing import PopularityLister
 from trec_semid.training.retrieval.merging import MergingLister
 from trec_semid.training.retrieval.setup import RetrieveConfig
+from trec_semid.training.retrieval.shown_users import shown_users
 
 
 class Lists(NamedTuple):
@@ -96,6 +99,8 @@ class Evaluator:
             means, num_judged = self._list_metrics(rows)
             values |= means
             sizes |= {"list_users": num_judged} if means else {}
+            if split == "valid":
+                self._show_users(folder, rows)
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
         judge = self.lister.exact()
@@ -151,6 +156,24 @@ class Evaluator:
             listed, merged = merging.listed(first.histories, chosen, users, length)
             means.update(self._list_values(categories, merged.items, listed), len(chosen))
         return means.result()
+
+    @torch.no_grad()
+    def _show_users(self, folder: RunFolder, rows: EvaluationRows) -> None:
+        """Write what a report shows of a few users' interests, after their metrics; all ranks together."""
+        if self.merging is None or not self._has_several_interests:
+            return
+        users = shown_users(
+            self.merging,
+            rows,
+            partial(self._users, rows),
+            self.ranks,
+            seed=self.config.seed,
+            max_len=self.config.sequences.max_len,
+        )
+        if self.ranks.is_main:
+            num_interests = self.config.retriever.num_interests
+            content = {"split": "valid", "num_interests": num_interests, "users": users}
+            folder.write_json(SHOWN_INTERESTS, content)
 
     @property
     def _has_several_interests(self) -> bool:
