@@ -365,7 +365,10 @@ def list_rule(run: FinishedRun) -> str:
     """Return how a retriever listed the catalogue, in words."""
     how = run.config.get("evaluation", {})
     width = how.get("beam_width")
+    index, merge = how.get("index", {}).get("kind", "none"), how.get("interests", {}).get("merge")
     search = f"beam of {width} tuples" if width else "every item scored"
+    search = search if index == "none" else f"{index} index"
+    search += f", interests merged by {merge}" if merge else ""
     penalty = how.get("unseen_penalty", 0.0)
     lowered = f", items without a training event {penalty:g} lower" if penalty else ""
     return f"{search}{lowered}, history {'left out' if how.get('masks_history', True) else 'kept'}"

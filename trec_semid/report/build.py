@@ -157,6 +157,8 @@ def _with_results(
             "curves": measured.curves,
             "reach": measured.reach,
             "examples": measured.examples,
+            "separation": measured.separation,
+            "interests": measured.interests,
             "notes": notes,
         }
     )

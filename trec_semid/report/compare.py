@@ -29,6 +29,8 @@ from trec_semid.report.content import (
     Reach,
     RowCounts,
     Scores,
+    Separation,
+    ShownInterests,
     Stratum,
     TargetCounts,
     Verdict,
@@ -93,6 +95,8 @@ class Measured(NamedTuple):
     curves: list[Curves] = []
     reach: list[Reach] = []
     examples: list[Example] = []
+    separation: list[Separation] = []
+    interests: list[ShownInterests] = []
     notes: list[str] = []
 
 

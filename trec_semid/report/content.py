@@ -208,6 +208,8 @@ class Reach(Config):
     beam_agreement: dict[int, float] = {}
     """Length of the list -> share of the exact list that the arm's beam finds, of validation users; empty
     where nothing is searched by a beam, or nothing exact stands beside it."""
+    index_recall: dict[int, float] = {}
+    """The same of an index over item vectors."""
 
 
 class ShownTarget(Config):
@@ -229,6 +231,38 @@ class Example(Config):
     targets: list[ShownTarget]
     num_further: int
     """Targets beside those shown."""
+
+
+class Separation(Config):
+    """How far apart the interests of an arm's users are, means over its seeds."""
+
+    arm: str
+    values: dict[str, float]
+    """`interest_cosine`, `interest_overlap@N`, `own_interest_share@N`."""
+
+
+class PlaneItem(Config):
+    """An item in a user's plane."""
+
+    title: str
+    x: float
+    y: float
+    interest: int
+    """The nearest one, or the one that listed it."""
+
+
+class ShownInterests(Config):
+    """One user of an arm: items and interests in the plane of the items."""
+
+    arm: str
+    user_row: int
+    explained: float
+    """Share of the items' variance that the plane has."""
+    history: list[PlaneItem]
+    listed: list[PlaneItem]
+    targets: list[str]
+    paths: list[list[tuple[float, float] | None]]
+    """Of each interest its place after each of the last events; None where it is absent."""
 
 
 CHURN_OF_POSITION = "codes/churn/"
@@ -314,6 +348,10 @@ class Report(Config):
     """Of retrievers."""
     examples: list[Example] = []
     """Of retrievers, where items have titles."""
+    separation: list[Separation] = []
+    """Of retrievers with several interests a user."""
+    interests: list[ShownInterests] = []
+    """Likewise."""
     learning: list[Learning]
     codebooks: list[Codebooks]
     plans: list[Plan]

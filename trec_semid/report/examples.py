@@ -44,7 +44,7 @@ def choose_examples(
         config: of a run: which events are a user's sequence.
         seed: of the draw.
     """
-    titles = _titles(dataset)
+    titles = item_titles(dataset)
     if titles is None:
         return []
     users = np.unique(next(iter(ranks.values())).user_row)
@@ -77,7 +77,7 @@ def _shown(ranks: Mapping[str, TargetPositions], target: int, titles: Sequence[s
     )
 
 
-def _titles(dataset: Dataset) -> list[str] | None:
+def item_titles(dataset: Dataset) -> list[str] | None:
     """Return what items are called: their column `title`, else the first column of text; None without any."""
     items = dataset.items()
     texts = [

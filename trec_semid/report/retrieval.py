@@ -3,7 +3,8 @@
 Coverage cannot be taken from the positions of targets: it is as the run stated it, without draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -23,7 +24,8 @@ from trec_semid.report.arms import ArmRuns
 from trec_semid.report.collect import FinishedRun
 from trec_semid.report.compare import Asked, Key, Measured, RunMeasures, expect_own_metrics, expect_same_rows
 from trec_semid.report.content import Bootstrap, Reach, Report, TargetCounts
-from trec_semid.report.examples import choose_examples, example_parts
+from trec_semid.report.examples import choose_examples, example_parts, item_titles
+from trec_semid.report.interests import interest_parts, read_shown_interests, separation_of
 from trec_semid.report.page import results
 from trec_semid.report.page.drawing import Curve, draw_curves
 from trec_semid.report.page.parts import (
@@ -47,8 +49,8 @@ USUAL_CUTOFF = 10
 LONGEST_LIST = 1000
 """How far recall by length of the list is shown."""
 NUM_LENGTHS = 60
-BEAM_AGREEMENT = "valid/beam_agreement"
-"""What the job calls it."""
+BEAM_AGREEMENT, INDEX_RECALL = "valid/beam_agreement", "valid/index_recall"
+"""What the job calls them."""
 SAME_TARGETS = "Run both again on the same dataset, with the same sequences.events"
 
 
@@ -59,6 +61,12 @@ SLICE_WORDS = (
 )
 BEAM_CAPTION = (
     "Beam search against exact scores: share of the first N items by exact scores that are among the beam's "
+    "first N, for the first users of the validation part."
+)
+
+
+INDEX_CAPTION = (
+    "An index against exact scores: share of the first N items by exact scores that are among the index's "
     "first N, for the first users of the validation part."
 )
 
@@ -92,7 +100,15 @@ def measure_retrieval(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap)
         reach.append(_reach(arm, tests, dataset.facts.num_items))
         firsts[arm.arm.name] = tests[0]
     examples = choose_examples(firsts, dataset, arms[0].runs[0].config, seed=how.seed)
-    return Measured(asked, measured, reach=reach, examples=examples, notes=_notes(arms))
+    return Measured(
+        asked,
+        measured,
+        reach=reach,
+        examples=examples,
+        separation=separation_of(arms),
+        interests=read_shown_interests(arms, item_titles(dataset)),
+        notes=_notes(arms),
+    )
 
 
 def _ask(arms: Sequence[ArmRuns]) -> Asked:
@@ -163,7 +179,7 @@ def _key(name: str) -> Key:
 def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Reach:
     """Return recall by length of the list, as far as the arm's lists go."""
     how = arm.runs[0].config.get("evaluation", {})
-    longest = max(_cutoffs(arm.runs[0])) if how.get("beam_width") else num_items
+    longest = max(_cutoffs(arm.runs[0])) if _ends_early(how) else num_items
     spaced = np.geomspace(1, min(longest, LONGEST_LIST), NUM_LENGTHS).round().astype(np.int64)
     lengths = np.union1d(spaced, [cutoff for cutoff in _cutoffs(arm.runs[0]) if cutoff <= spaced[-1]])
     recall = np.mean([_recall_by_length(test, lengths) for test in tests], axis=0)
@@ -171,14 +187,21 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Re
         arm=arm.arm.name,
         lengths=[int(length) for length in lengths],
         recall=[round(float(value), 6) for value in recall],
-        beam_agreement=_beam_agreement(arm),
+        beam_agreement=_agreement(arm, BEAM_AGREEMENT),
+        index_recall=_agreement(arm, INDEX_RECALL),
     )
 
 
-def _beam_agreement(arm: ArmRuns) -> dict[int, float]:
+def _ends_early(how: Mapping[str, Any]) -> bool:
+    """Tell whether nothing is known of places beyond the lists: of a beam's, an index's, or merged ones."""
+    merge, index = how.get("interests", {}).get("merge"), how.get("index", {}).get("kind", "none")
+    return bool(how.get("beam_width")) or index != "none" or merge in ("quota", "diversity")
+
+
+def _agreement(arm: ArmRuns, metric: str) -> dict[int, float]:
     """Return the means over seeds, at the lengths that every run states."""
     stated = [run.result["metrics"] for run in arm.runs]
-    names = {cutoff: f"{BEAM_AGREEMENT}@{cutoff}" for cutoff in _cutoffs(arm.runs[0])}
+    names = {cutoff: f"{metric}@{cutoff}" for cutoff in _cutoffs(arm.runs[0])}
     return {
         cutoff: sum(metrics[name] for metrics in stated) / len(stated)
         for cutoff, name in names.items()
@@ -214,6 +237,7 @@ def retrieval_sections(report: Report) -> list[Section]:
         Section("metrics", "Metrics", _metrics(report)),
         Section("differences", "Differences", _differences(report)),
         Section("slices", "By popularity and activity", _slices(report)),
+        Section("interests", "Interests", interest_parts(report)),
         Section("examples", "Examples", example_parts(report)),
     ]
 
@@ -222,12 +246,15 @@ def _metrics(report: Report) -> list[Part]:
     said = (
         "By length of the list (a scale of powers), mean over seeds; marks stand where the run was evaluated."
     )
-    beams = _beam_table(report)
+    agreements = [
+        _agreement_table(BEAM_CAPTION, {each.arm: each.beam_agreement for each in report.reach}),
+        _agreement_table(INDEX_CAPTION, {each.arm: each.index_recall for each in report.reach}),
+    ]
     return [
         results.arm_table(report),
         Words(PROTOCOLS["catalogue"], is_note=True),
         _metric_table(report),
-        *([beams] if beams else []),
+        *(table for table in agreements if table is not None),
         arm_legend(report),
         *figures((_reach_picture(report), "Recall@N", said)),
     ]
@@ -296,18 +323,18 @@ def _metric_table(report: Report) -> Table:
     return Table(METRIC_CAPTION, [Column("Arm"), *(Column(f"N = {cutoff}") for cutoff in cutoffs)], blocks)
 
 
-def _beam_table(report: Report) -> Table | None:
-    """Return how much of the exact lists the beams find; None where no arm says so."""
-    arms = [reach for reach in report.reach if reach.beam_agreement]
+def _agreement_table(caption: str, shares: Mapping[str, Mapping[int, float]]) -> Table | None:
+    """Return how much of the exact lists others hold, by arm and length; None where no arm says so."""
+    arms = {arm: by_length for arm, by_length in shares.items() if by_length}
     if not arms:
         return None
-    cutoffs = sorted({cutoff for reach in arms for cutoff in reach.beam_agreement})
+    cutoffs = sorted({cutoff for by_length in arms.values() for cutoff in by_length})
     rows = [
-        [Cell(reach.arm), *(Cell(figure(reach.beam_agreement.get(cutoff))) for cutoff in cutoffs)]
-        for reach in arms
+        [Cell(arm), *(Cell(figure(by_length.get(cutoff))) for cutoff in cutoffs)]
+        for arm, by_length in arms.items()
     ]
     columns = [Column("Arm"), *(Column(f"N = {cutoff}") for cutoff in cutoffs)]
-    return Table(BEAM_CAPTION, columns, [Block("", rows)])
+    return Table(caption, columns, [Block("", rows)])
 
 
 def _reach_picture(report: Report) -> Markup:

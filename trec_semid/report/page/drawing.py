@@ -95,19 +95,19 @@ def draw_dots(rows: Sequence[Row], title: str, axis_title: str, *, line_at: floa
         axis_title: words under the scale; one short line.
         line_at: where a reference line stands, such as 0 for differences.
     """
-    with _look():
+    with look():
         labels = [wrap_label(row.label, _label_width(rows)) for row in rows]
         heights = [
             LINE_HEIGHT * len(lines) + DOT_STEP * len(row.dots) + 13
             for row, lines in zip(rows, labels, strict=True)
         ]
-        figure, axes = _frame(sum(heights) + 54, left=MARGIN)
+        figure, axes = frame(sum(heights) + 54, left=MARGIN)
         axes.set_ylim(sum(heights), 0)  # from the top, one unit of the picture each
         axes.yaxis.set_visible(False)
         axes.grid(axis="x")
         axes.set_xlabel(axis_title, labelpad=6)
         ends = [end for row in rows for dot in row.dots for end in (dot.low, dot.high)]
-        _set_scale(axes, "x", ends if line_at is None else [*ends, line_at])
+        set_scale(axes, "x", ends if line_at is None else [*ends, line_at])
         if line_at is not None:
             axes.axvline(line_at, color=COLOURS["soft"], linewidth=1, dashes=(4, 3), clip_on=False, zorder=1)
         hovered = Hovered()
@@ -142,17 +142,17 @@ def draw_curves(
     """
     xs = [x for curve in curves for x in curve.xs]
     ys = [y for curve in curves for y in curve.ys]
-    with _look():
-        figure, axes = _frame(310 if diagonal else 250, left=52)
+    with look():
+        figure, axes = frame(310 if diagonal else 250, left=52)
         axes.set_xlabel(axis_title, labelpad=6)
         axes.grid(axis="both" if diagonal else "y")
         if diagonal:
-            ends = _set_scale(axes, "x", [*xs, *ys], air=0.0)
-            _set_scale(axes, "y", [*xs, *ys], air=0.0)
+            ends = set_scale(axes, "x", [*xs, *ys], air=0.0)
+            set_scale(axes, "y", [*xs, *ys], air=0.0)
             axes.plot(ends, ends, color=COLOURS["soft"], linewidth=1, dashes=(4, 3), clip_on=False)
         else:
-            _set_scale(axes, "y", ys)
-            _set_scale(axes, "x", xs, air=0.02, powers=powers)
+            set_scale(axes, "y", ys)
+            set_scale(axes, "x", xs, air=0.02, powers=powers)
         hovered = Hovered()
         for curve in curves:
             gid = hovered.name(curve.told)
@@ -163,7 +163,7 @@ def draw_curves(
             is_dotted = dots or len(curve.xs) == 1
             marks = list(zip(curve.xs, curve.ys, strict=True)) if is_dotted else curve.marks
             if marks:
-                _mark(axes, curve.series, marks, hovered.name(curve.told), size=7 if dots else 8.5)
+                mark(axes, curve.series, marks, hovered.name(curve.told), size=7 if dots else 8.5)
         return inline_svg(figure, title, hovered)
 
 
@@ -176,8 +176,8 @@ def draw_usage(counts: Sequence[int], title: str) -> Markup:
     """
     bars = _shorten(sorted(counts, reverse=True))
     even = sum(counts) / max(len(counts), 1)
-    with _look():
-        figure, axes = _frame(100, left=4, right=4, width=TINY_WIDTH, bottom=16)
+    with look():
+        figure, axes = frame(100, left=4, right=4, width=TINY_WIDTH, bottom=16)
         axes.xaxis.set_visible(False)
         axes.yaxis.set_visible(False)
         axes.set_xlim(0, len(bars))
@@ -195,13 +195,13 @@ def draw_usage(counts: Sequence[int], title: str) -> Markup:
 @lru_cache(maxsize=256)
 def legend_mark(series: int) -> Markup:
     """Return the small picture that stands for an arm in a legend."""
-    with _look():
-        figure, axes = _frame(14, left=1, right=1, width=26, top=0, bottom=0)
+    with look():
+        figure, axes = frame(14, left=1, right=1, width=26, top=0, bottom=0)
         axes.axis("off")
         axes.set_xlim(0, 1)
         axes.set_ylim(-1, 1)
         axes.plot([0, 1], [0, 0], color=colour(series), linewidth=2, clip_on=False)
-        _mark(axes, series, [(0.5, 0.0)], None)
+        mark(axes, series, [(0.5, 0.0)], None)
         return inline_svg(figure, "", Hovered(), "")
 
 
@@ -243,7 +243,7 @@ def text_width(text: str, size: float = 12) -> float:
 
 
 @contextmanager
-def _look() -> Iterator[None]:
+def look() -> Iterator[None]:
     """Draw in the report's look, whatever settings of matplotlib the reader's machine has."""
     import matplotlib as mpl
 
@@ -255,7 +255,7 @@ def _look() -> Iterator[None]:
         yield
 
 
-def _frame(
+def frame(
     height: float,
     *,
     left: float,
@@ -278,7 +278,7 @@ def _frame(
     return figure, axes
 
 
-def _set_scale(
+def set_scale(
     axes: "Axes", name: str, values: Sequence[float], *, air: float = 0.06, powers: bool = False
 ) -> tuple[float, float]:
     """Give an axis a range that holds all values with air around them, and round numbers; return its ends."""
@@ -341,12 +341,13 @@ def _draw_dot(axes: "Axes", dot: Dot, y: float, gid: str) -> None:
         "clip_on": False,
     }
     axes.plot([dot.low, dot.high], [y, y], zorder=3, **line)
-    _mark(axes, dot.series, [(dot.value, y)], gid)
+    mark(axes, dot.series, [(dot.value, y)], gid)
 
 
-def _mark(
+def mark(
     axes: "Axes", series: int, points: Sequence[tuple[float, float]], gid: str | None, *, size: float = 8
 ) -> None:
+    """Draw the mark of a series at some points."""
     xs, ys = zip(*points, strict=True)
     edge: dict[str, Any] = {"markeredgecolor": COLOURS["paper"], "markeredgewidth": 1, "clip_on": False}
     kind = MARKS[series % len(MARKS)]
