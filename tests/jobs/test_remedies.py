@@ -129,7 +129,7 @@ settings = st.fixed_dictionaries(
     optional={
         "semantic_ids": st.just("'codes'"),
         "window": st.sampled_from(["1", "2"]),
-        "model.kind": st.sampled_from(["'sasrec'", "'tiger'", "'rpg'", "'popularity'"]),
+        "model.kind": st.sampled_from(["'sasrec'", "'tiger'", "'rpg'", "'hymirec'", "'popularity'"]),
         "sequences.rows": st.sampled_from(["'dense'", "'last'", "'sliding'"]),
         "loss.item_weight": st.sampled_from(["0", "1"]),
         "loss.code_weight": st.sampled_from(["0", "1"]),

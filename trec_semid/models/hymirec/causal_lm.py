@@ -121,11 +121,13 @@ def _no_model(config: CausalLmConfig, error: Exception) -> ConfigError:
 
 def _with_lora(model: Any, config: CausalLmConfig) -> nn.Module:
     peft = _module_of_extra("peft")
+    transposed = _module_of_extra("transformers.pytorch_utils").Conv1D  # the linear maps of GPT-2
     lora = peft.LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules="all-linear",
+        fan_in_fan_out=any(isinstance(module, transposed) for module in model.modules()),
     )
     return peft.get_peft_model(model, lora)
 
