@@ -162,6 +162,20 @@ def test_a_second_call_leaves_it_as_it_is(world: Any, tmp_path: Path, capsys: An
         run(asked(tmp_path / "r", [runs["popular"]], retrieval={"masks_history": False}))
 
 
+@pytest.mark.parametrize("beam_width", [None, 40])
+def test_all_items_as_candidates_change_nothing_and_few_say_what_they_miss(
+    world: Any, tmp_path: Path, beam_width: int | None
+):
+    _, runs = world
+    settings = {"cutoffs": (5, 10), "beam_width": beam_width}
+    metrics = run(asked(tmp_path / "all", [runs["a"]], retrieval={**settings, "candidates": 40})).metrics
+    shares = {name: metrics.pop(name) for name in list(metrics) if "candidates_agreement" in name}
+    assert metrics == pytest.approx(results_of(runs["a"]), abs=1e-6)
+    assert shares == {"valid/candidates_agreement@5": 1.0, "valid/candidates_agreement@10": 1.0}
+    few = run(asked(tmp_path / "few", [runs["a"]], retrieval={**settings, "candidates": 10})).metrics
+    assert 0.2 < few["valid/candidates_agreement@10"] < 0.98
+
+
 @pytest.mark.parametrize(
     ("names", "values", "told"),
     [
@@ -171,6 +185,8 @@ def test_a_second_call_leaves_it_as_it_is(world: Any, tmp_path: Path, capsys: An
         (["a"], {"ranking": {}}, r"leave \[ranking\] out"),
         (["ranker"], {"retrieval": {}}, r"leave \[retrieval\] out"),
         (["a"], {"retrieval": {"beam_width": 20}}, "a beam goes over codes"),
+        (["a"], {"retrieval": {"candidates": 4}}, "4 items do not fill lists of 10"),
+        (["beam"], {"retrieval": {"candidates": 40}}, "'tiger' proposes no items"),
         (["beam"], {"retrieval": {"beam_width": 0}}, "cannot score all items"),
         (["popular"], {"retrieval": {"unseen_penalty": 1.0}}, "leave out evaluation.unseen_penalty"),
         (["a", "popular"], {}, "does not score the catalogue"),

@@ -26,6 +26,7 @@ from trec_semid.training.retrieval.setup import read_inputs
 NO_ITEM = {"id": False, "fields": [], "content": []}
 CODES_ALONE = {"item": NO_ITEM, "loss": {"item_weight": 0.0}}
 CHAINED = {"loss": {"item_weight": 0.0, "code_heads": "chained"}, "evaluation": {"beam_width": 40}}
+TWO_STAGE = {"loss": {"code_heads": "chained"}, "evaluation": {"candidates": 30, "beam_width": 40}}
 TUNED = {"estimator": "straight_through", "warmup_epochs": 0, "learning_rate": 0.01, "entropy_floor": 0.0}
 HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
@@ -110,12 +111,13 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
             "sequences": {"rows": "sliding"},
         },
         {**CHAINED, "window": 2},
+        {**TWO_STAGE, "item": {"content": ["text"]}},
         {"finetune": TUNED, "window": 2},
         {"finetune": TUNED, "loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
     ],
     ids=[
         *("all items", "named items", "codes alone", "codes read", "three of a sliding row, seen items"),
-        "chained",
+        *("chained", "chained codes propose"),
         *("tuned, all items", "tuned, named items"),
     ],
 )

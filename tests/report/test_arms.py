@@ -195,6 +195,11 @@ def test_no_two_arms_have_one_name(arms: list[tuple[str, dict[str, object]]]):
     [
         ({}, "every item scored, history left out"),
         ({"masks_history": False, "beam_width": 20}, "beam of 20 tuples, history kept"),
+        ({"candidates": 500}, "500 candidates, by the codes of every item, scored, history left out"),
+        (
+            {"candidates": 500, "beam_width": 100},
+            "500 candidates, by a beam of 100 tuples, scored, history left out",
+        ),
         (
             {"unseen_penalty": 0.5},
             "every item scored, items without a training event 0.5 lower, history left out",

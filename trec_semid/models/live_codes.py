@@ -106,6 +106,11 @@ class LiveCodes(nn.Module):
             # Not saved: config and tokenizer say it.
             self.register_buffer("temperature", tokenizer.temperatures(temperature), persistent=False)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """R, codes that each position knows without 'missing'."""
+        return (self.tables.num_rows - 1,) * self.codes.shape[1]
+
     def forward(self, rows: Tensor, live: LiveContents | None = None) -> ChosenCodes:
         """Return codes and vectors of (U,) item rows."""
         tables = self.tables()

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.batches import Places
-from trec_semid.models.heads.beams import NextLogProbs
+from trec_semid.models.heads.beams import NextLogProbs, parallel_heads
 from trec_semid.models.heads.chained import ChainedHeads
 from trec_semid.models.heads.code_heads import CodeHeads
 from trec_semid.models.heads.independent import IndependentHeads
 from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.retrieval_model import Queries, RetrievalModel, read_by_length
+from trec_semid.models.retrieval_model import Queries, RetrievalModel, TwoStageQueries, read_by_length
 from trec_semid.models.retriever import LossConfig
 
 
@@ -64,8 +64,9 @@ class NextItemModel(RetrievalModel):
 
     @property
     def scores_catalogue(self) -> bool:
-        """Whether every item can be scored: not by codes alone that depend on each other."""
-        return self.has_item_vectors or (self.heads is not None and self.heads.is_independent)
+        """Whether every item can be scored: not where codes count that depend on each other."""
+        codes_count = self.heads is not None and (not self.has_item_vectors or self.config.code_share > 0)
+        return not codes_count or (self.heads is not None and self.heads.is_independent)
 
     def states(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (P, D) at the places that predict."""
@@ -104,6 +105,19 @@ class NextItemModel(RetrievalModel):
                 )
             by_codes = share * self.heads.log_probs(states, code_tables)
         return Queries(self.query_vectors(states) if self.has_item_vectors else None, by_codes)
+
+    def two_stage_queries(self, tokens: Tokens, places: Places) -> TwoStageQueries:
+        """Return what proposes items and what decides among them; a history is read once for both."""
+        assert self.heads is not None, "a config with candidates and without codes is refused"
+        assert tokens.code_tables is not None, "heads have codes"
+        states = self._states_of_users(tokens, places)
+        of_items = Queries(self.query_vectors(states.float()), None)
+        if self.heads.is_independent:
+            log_probs = self.heads.log_probs(states, tokens.code_tables)
+            asked = parallel_heads(log_probs.unbind(1))
+            return TwoStageQueries(of_items, asked, log_probs, self.config.code_share)
+        asked = self.heads.next_log_probs(states, tokens.code_tables)
+        return TwoStageQueries(of_items, asked, None, self.config.code_share)
 
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
         """Return what a beam search asks of the heads."""

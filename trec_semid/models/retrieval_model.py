@@ -39,6 +39,19 @@ class Queries(NamedTuple):
         return len(parts[0])
 
 
+class TwoStageQueries(NamedTuple):
+    """What a model has to say of B users where codes propose items and item vectors decide among them."""
+
+    of_items: Queries
+    """Vectors alone."""
+    next_log_probs: NextLogProbs
+    """What a beam over codes asks."""
+    code_log_probs: Tensor | None
+    """(B, R, K + 1) float32 of independent heads; None where codes depend on each other."""
+    code_share: float
+    """How much an item's log p(codes) counts in its score."""
+
+
 class RetrievalModel(nn.Module, ABC):
     """Items, and what predicts the next of them. Runs unsharded; sharding is applied from outside.
 
@@ -77,6 +90,10 @@ class RetrievalModel(nn.Module, ABC):
     def queries(self, tokens: Tokens, places: Places) -> Queries:
         """Return what all items are scored with, of the B users whose histories are given."""
         raise ConfigError(f"{type(self).__name__} does not score all items. Set evaluation.beam_width.")
+
+    def two_stage_queries(self, tokens: Tokens, places: Places) -> TwoStageQueries:
+        """Return what proposes items and what decides among them, of the B users with these histories."""
+        raise ConfigError(f"{type(self).__name__} proposes no items. Leave out evaluation.candidates.")
 
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
         """Return what a beam search asks, of the B users whose histories are given."""

@@ -367,6 +367,10 @@ def list_rule(run: FinishedRun) -> str:
     width = how.get("beam_width")
     index, merge = how.get("index", {}).get("kind", "none"), how.get("interests", {}).get("merge")
     search = f"beam of {width} tuples" if width else "every item scored"
+    search = search if how.get("graph", {}).get("kind", "none") == "none" else "a graph of like codes"
+    if candidates := how.get("candidates"):
+        proposing = f"a beam of {width} tuples" if width else "the codes of every item"
+        search = f"{candidates} candidates, by {proposing}, scored"
     search = search if index == "none" else f"{index} index"
     search += f", interests merged by {merge}" if merge else ""
     penalty = how.get("unseen_penalty", 0.0)

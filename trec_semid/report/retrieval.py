@@ -49,8 +49,9 @@ USUAL_CUTOFF = 10
 LONGEST_LIST = 1000
 """How far recall by length of the list is shown."""
 NUM_LENGTHS = 60
-BEAM_AGREEMENT, INDEX_RECALL = "valid/beam_agreement", "valid/index_recall"
-"""What the job calls them."""
+CODE_AGREEMENTS = ("valid/beam_agreement", "valid/candidates_agreement", "valid/graph_agreement")
+INDEX_RECALL = ("valid/index_recall",)
+"""What the job calls them; a run has one at most."""
 SAME_TARGETS = "Run both again on the same dataset, with the same sequences.events"
 
 
@@ -60,8 +61,8 @@ SLICE_WORDS = (
     "slice with few users has wide intervals; read those before the order of the dots."
 )
 BEAM_CAPTION = (
-    "Beam search against exact scores: share of the first N items by exact scores that are among the beam's "
-    "first N, for the first users of the validation part."
+    "Beam search, candidates or a graph against exact scores: share of the first N items by exact scores that "
+    "are among the first N so listed, for the first users of the validation part."
 )
 
 
@@ -179,7 +180,9 @@ def _key(name: str) -> Key:
 def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Reach:
     """Return recall by length of the list, as far as the arm's lists go."""
     how = arm.runs[0].config.get("evaluation", {})
+    # Places behind the list are not known where not every item is scored.
     longest = max(_cutoffs(arm.runs[0])) if _ends_early(how) else num_items
+    longest = min(how.get("candidates") or longest, num_items)
     spaced = np.geomspace(1, min(longest, LONGEST_LIST), NUM_LENGTHS).round().astype(np.int64)
     lengths = np.union1d(spaced, [cutoff for cutoff in _cutoffs(arm.runs[0]) if cutoff <= spaced[-1]])
     recall = np.mean([_recall_by_length(test, lengths) for test in tests], axis=0)
@@ -187,7 +190,7 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Re
         arm=arm.arm.name,
         lengths=[int(length) for length in lengths],
         recall=[round(float(value), 6) for value in recall],
-        beam_agreement=_agreement(arm, BEAM_AGREEMENT),
+        beam_agreement=_agreement(arm, CODE_AGREEMENTS),
         index_recall=_agreement(arm, INDEX_RECALL),
     )
 
@@ -195,16 +198,17 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Re
 def _ends_early(how: Mapping[str, Any]) -> bool:
     """Tell whether nothing is known of places beyond the lists: of a beam's, an index's, or merged ones."""
     merge, index = how.get("interests", {}).get("merge"), how.get("index", {}).get("kind", "none")
-    return bool(how.get("beam_width")) or index != "none" or merge in ("quota", "diversity")
+    has_graph = how.get("graph", {}).get("kind", "none") != "none"
+    return bool(how.get("beam_width")) or has_graph or index != "none" or merge in ("quota", "diversity")
 
 
-def _agreement(arm: ArmRuns, metric: str) -> dict[int, float]:
+def _agreement(arm: ArmRuns, metrics_of_lists: Sequence[str]) -> dict[int, float]:
     """Return the means over seeds, at the lengths that every run states."""
     stated = [run.result["metrics"] for run in arm.runs]
-    names = {cutoff: f"{metric}@{cutoff}" for cutoff in _cutoffs(arm.runs[0])}
+    names = [(cutoff, f"{name}@{cutoff}") for name in metrics_of_lists for cutoff in _cutoffs(arm.runs[0])]
     return {
         cutoff: sum(metrics[name] for metrics in stated) / len(stated)
-        for cutoff, name in names.items()
+        for cutoff, name in names
         if all(name in metrics for metrics in stated)
     }
 

@@ -147,16 +147,18 @@ class BeamSearch:
             users: their targets, and items that are not listed.
             length: of the lists.
         """
-        retrieved = decode_items(
-            self._trie,
-            num_users,
-            next_log_probs,
-            width=self.width,
-            num_items=length,
-            exclude=unlisted_rows(users) if len(users.masked) else None,
-        )
+        retrieved = self.retrieve(num_users, next_log_probs, users, length)
         positions = positions_in_lists(retrieved.items, users.targets, users.num_targets)
         return ListedTargets(positions, retrieved.items)
+
+    def retrieve(
+        self, num_users: int, next_log_probs: NextLogProbs, users: UserItems, num_items: int
+    ) -> Retrieved:
+        """Return lists of so many items with their scores; arguments as of `places`."""
+        exclude, width = unlisted_rows(users) if len(users.masked) else None, self.width
+        return decode_items(
+            self._trie, num_users, next_log_probs, width=width, num_items=num_items, exclude=exclude
+        )
 
 
 def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, emptied: Tensor | None) -> Beams:

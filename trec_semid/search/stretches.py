@@ -8,7 +8,7 @@ first, as with one rank. No rank holds the vectors, or the scores, of more than 
 Legend: B users of all ranks, T their targets, W ranks, N length of the lists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -99,6 +99,23 @@ def vectors_of(catalogue: Catalogue, rows: Tensor) -> Tensor:
     parts = own.new_zeros((len(asked), own.shape[1]))
     parts[is_here] = own[asked[is_here]]
     return _to_owners(parts, sizes).sum(0)[back]
+
+
+def highest_of_stretches(
+    queries: Queries, items: Tensor, score: Callable[[Queries, Tensor], Tensor]
+) -> Tensor:
+    """Return (b, C) scores of the items that this rank's b users ask for; all ranks call it.
+
+    Args:
+        queries: of this rank's users.
+        items: (b, C) item rows.
+        score: gives (B, C) scores of the users of all ranks, -inf of items that are not in this stretch.
+    """
+    num_users = _gather(torch.tensor([len(items)], device=items.device)).tolist()
+    parts = [_all_rows(part, num_users) for part in queries]
+    scores = _highest(score(Queries(*parts), _rows_of_ranks(items, num_users)))
+    rank = dist.get_rank()
+    return scores[sum(num_users[:rank]) : sum(num_users[: rank + 1])]
 
 
 def _all_rows(part: Tensor | None, lengths: Sequence[int]) -> Tensor | None:

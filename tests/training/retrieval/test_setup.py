@@ -52,16 +52,37 @@ def data(tmp_path_factory):
         ),
         ({"evaluation": {"unseen_penalty": 1.0, "beam_width": 20}}, "off items' scores, and a beam has none"),
         ({**POPULAR, "loss": {"code_heads": "chained"}}, "leave out loss.code_heads"),
-        ({"loss": {"code_heads": "chained"}}, "loss.code_heads: codes are not predicted: leave it out"),
-        ({"loss": {"code_facets": 2}}, "loss.code_facets: codes are not chained: set loss.code_heads"),
+        (
+            {"loss": {"code_heads": "chained"}},
+            "loss.code_heads: codes are not predicted: leave out loss.code_heads",
+        ),
+        ({"loss": {"code_facets": 2}}, "loss.code_facets: codes are not chained: set loss.code_facets = 1"),
         (
             {"semantic_ids": "s", "loss": {"code_heads": "chained", "code_weight": 1.0}},
-            "loss.code_share: chained codes .* set loss.code_share = 0",
+            "loss.code_share: chained codes .* set loss.code_share = 0, or evaluation.candidates",
         ),
         (
             {"semantic_ids": "s", "loss": {"code_heads": "chained", "code_weight": 1.0, "item_weight": 0}},
             r"loss.code_heads = 'chained' cannot score all items: set evaluation.beam_width = 10 or more",
         ),
+        (
+            {
+                "semantic_ids": "s",
+                "loss": {"code_heads": "chained", "code_weight": 1.0},
+                "evaluation": {"candidates": 40},
+            },
+            r"loss.code_heads = 'chained' cannot score all items: set evaluation.beam_width = 40 or more",
+        ),
+        ({"evaluation": {"candidates": 20}}, "proposed by their codes: give semantic_ids, set loss.code_w"),
+        (
+            {
+                "semantic_ids": "s",
+                "loss": {"code_weight": 1, "item_weight": 0},
+                "evaluation": {"candidates": 20},
+            },
+            "evaluation.candidates: items have no vectors that decide among them: leave out evaluation.cand",
+        ),
+        ({**POPULAR, "evaluation": {"candidates": 20}}, "leave out evaluation.candidates"),
         ({**TOGETHER, "window": 4, "sampled": {}}, "'ensemble' learns nothing: leave out sampled, window"),
         ({**TOGETHER, "loss": {"code_weight": 1.0, "negatives": "seen"}}, "loss.negatives, loss.code_weight"),
     ],

@@ -66,6 +66,8 @@ class HeterrecSequences(SequenceModel):
 class Heterrec(Retriever[HeterrecConfig]):
     """HeterRec over items of at least one token."""
 
+    has_code_heads = True
+
     def build(self, items: ItemTokens, frame: Frame) -> NextItemModel:
         """See `Retriever`."""
         sequences = HeterrecSequences(

@@ -22,6 +22,7 @@ class Rpg(Retriever[RpgConfig]):
     """Its codes may be few and searched by a beam, or many, as in the paper, and scored for every item."""
 
     needs = Needs(codes="predicted")
+    has_code_heads = True
 
     def build(self, items: ItemTokens, frame: Frame) -> NextItemModel:
         """See `Retriever`."""

@@ -18,6 +18,8 @@ class SasrecConfig(ItemTransformerConfig):
 class Sasrec(Retriever[SasrecConfig]):
     """With ID tokens alone the published model; with content and codes besides it is the hybrid."""
 
+    has_code_heads = True
+
     def build(self, items: ItemTokens, frame: Frame) -> NextItemModel:
         """See `Retriever`."""
         sequences = ItemTransformer(self.config, takes_mean=False, max_len=frame.max_len, dim=frame.dim)

@@ -143,13 +143,6 @@ class Tiger(Retriever[TigerConfig]):
     needs = Needs(codes="alone", rows="sliding", one_target=True, beam=True)
     scores_catalogue = False
 
-    def faults(self, frame: Frame) -> list[str]:
-        """See `Retriever`."""
-        told: list[str] = []
-        if frame.loss.code_heads != "independent":
-            told.append("loss.code_heads: model.kind = 'tiger' has a decoder and no heads: leave it out")
-        return [*super().faults(frame), *told]
-
     def build(self, items: ItemTokens, frame: Frame) -> TigerModel:
         """See `Retriever`."""
         return TigerModel(items, self.config, frame.loss, max_len=frame.max_len)

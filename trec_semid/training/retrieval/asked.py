@@ -15,6 +15,7 @@ from trec_semid.data.retrieval.batches import Places, history_batch
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.models.item_tokens import Tokens
+from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retrieval_model import Queries, RetrievalModel
 from trec_semid.models.retriever import Retriever
 from trec_semid.runtime.ranks import Ranks
@@ -76,6 +77,13 @@ class AskedModel:
         """Return the items of the chosen (B,) histories, and these over them; all ranks together."""
         batch = history_batch(histories, chosen, self.data.item_features, len(chosen)).to(self.ranks.device)
         return self.model.items(self.feed.listed(batch)), batch.places
+
+    @property
+    def code_map(self) -> LiveCodes:
+        """The item -> code map and its tables, of a model that predicts codes."""
+        live = self.model.items.live
+        assert live is not None, "a config that asks codes of items without is refused"
+        return live
 
     def queries(self, histories: Ragged, chosen: Array) -> Queries:
         """Return what items are scored with, of the chosen (B,) users; all ranks together."""

@@ -82,7 +82,8 @@ class Evaluator:
     ) -> Named:
         """Evaluate splits, write the positions of all targets, and return metrics and counts.
 
-        Where lists are guessed, by a beam or an index, metrics say how much of the exact lists is in them.
+        Where lists are guessed, by a beam, an index or candidates, metrics say how much of the exact lists is
+        in them.
 
         Args:
             folder: where positions are written.

@@ -19,7 +19,10 @@ class EvaluationConfig(Config):
     these items in the lists."""
     beam_width: PositiveInt | None = None
     """Tuples that a beam over codes keeps, as many as the longest list at least; all items are scored where
-    not given. TIGER needs one."""
+    not given. TIGER and chained heads need one."""
+    candidates: PositiveInt | None = None
+    """Items that codes propose to each user, of which item vectors then make the lists: by a beam, or by the
+    codes of every item where `beam_width` is not given. All items are scored where neither is."""
     interests: InterestsConfig | None = None
     """How the lists of a user's interests become one, of methods with several; by score where not given."""
     index: IndexConfig | None = None

@@ -47,7 +47,9 @@ class RetrievalSettings(Config):
     masks_history: bool | None = None
     unseen_penalty: NonNegativeFloat | None = None
     beam_width: NonNegativeInt | None = None
-    """Of a beam over codes; 0 scores every item, whatever the run did."""
+    """Of a beam over codes; 0 has none, whatever the run did."""
+    candidates: NonNegativeInt | None = None
+    """Items that codes propose and item vectors order; 0 scores every item, or every tuple of a beam."""
     interests: InterestsConfig | None = None
     """How the lists of a user's interests become one."""
     index: IndexConfig | None = None
@@ -91,7 +93,7 @@ class FinishedRetrievers:
         named = [Member(run, config_of(RetrieveConfig, run, changes)) for run in runs]
         first = named[0].config
         own = first.evaluation.model_dump() | settings.model_dump(exclude_none=True)
-        own["beam_width"] = own["beam_width"] or None
+        own |= {name: own[name] or None for name in ("beam_width", "candidates")}
         shared = {"evaluation": own}
         if len(runs) > 1:
             # How the first run merges or looks up its own lists says nothing of scores of several.

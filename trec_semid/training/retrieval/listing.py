@@ -20,6 +20,7 @@ from trec_semid.search.beam import BeamSearch
 from trec_semid.search.exact import ExactSearch, users_at_once
 from trec_semid.search.interests import InterestsConfig
 from trec_semid.search.popularity import PopularitySearch
+from trec_semid.search.two_stage import TwoStageSearch
 from trec_semid.training.retrieval.asked import NUM_JUDGED, AskedModel, Judge, Lister, penalties_of
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.merging import MergingLister
@@ -29,16 +30,24 @@ MOST_TUPLES = 50_000
 NUM_JUDGED_BY_WIDE_BEAM = 100
 """The same where the exact lists are those of a beam over all tuples, which takes a while."""
 _USERS_OF_BEAM = 1024
+_USUAL_WIDTH = 100
 
 
 def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
     """Return how a model that learns is to list, as its method and the settings of evaluation say."""
-    match asked.method.search(evaluation.beam_width):
+    match asked.method.search(evaluation.beam_width, evaluation.candidates):
         case "beam":
             assert evaluation.beam_width, "a config without is refused where the method needs one"
             return BeamLister(asked, evaluation.beam_width)
         case "exact":
             return _scoring_lister(asked, evaluation)
+        case "two_stage":
+            assert evaluation.candidates, "it is what makes two stages"
+            width = evaluation.beam_width
+            penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
+            return TwoStageLister(
+                asked, num_candidates=evaluation.candidates, beam_width=width, penalties=penalties
+            )
         case "popularity":
             return PopularityLister(asked.data, asked.ranks)
 
@@ -55,7 +64,7 @@ def merging_lister_of(
     """
     if isinstance(lister, MergingLister):
         return lister
-    is_exact = asked.method.search(evaluation.beam_width) == "exact"
+    is_exact = asked.method.search(evaluation.beam_width, evaluation.candidates) == "exact"
     return MergingLister(asked, evaluation) if is_exact and asked.model.has_item_vectors else None
 
 
@@ -116,15 +125,13 @@ class BeamLister:
     """Says codes position by position, held to tuples that exist."""
 
     def __init__(self, asked: AskedModel, width: int, *, users_at_once: int = _USERS_OF_BEAM) -> None:
-        live = asked.model.items.live
-        assert live is not None, "a config with a beam and without codes is refused"
-        self._asked, self._live, self._width, self.users_at_once = asked, live, width, users_at_once
+        self._asked, self._width, self.users_at_once = asked, width, users_at_once
+        self._live = asked.code_map
         self._search: BeamSearch | None = None
 
     def begin(self) -> None:
         """Sort the tuples of the map as it is now."""
-        sizes = [self._live.tables.num_rows - 1] * self._live.codes.shape[1]
-        self._search = BeamSearch(self._live.codes, sizes, self._width)
+        self._search = BeamSearch(self._live.codes, self._live.sizes, self._width)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Lister`; the chosen are (B,) rows."""
@@ -143,6 +150,63 @@ class BeamLister:
             return None
         wide = BeamLister(self._asked, num_tuples, users_at_once=MOST_TUPLES // num_tuples)
         return Judge(wide, NUM_JUDGED_BY_WIDE_BEAM)
+
+
+@final
+class TwoStageLister:
+    """Lets codes propose some items to each user, and item vectors order them."""
+
+    def __init__(
+        self,
+        asked: AskedModel,
+        *,
+        num_candidates: int,
+        beam_width: int | None,
+        penalties: Tensor | None = None,
+        most_users: int | None = None,
+    ) -> None:
+        self._asked, self._live, self._penalties = asked, asked.code_map, penalties
+        self._num_candidates, self._beam_width = num_candidates, beam_width
+        # A beam takes memory by its width, sums over codes by the catalogue.
+        by_sums = users_at_once(asked.data.num_items)
+        by_beam = max(1, _USERS_OF_BEAM * _USUAL_WIDTH // max(beam_width or 1, _USUAL_WIDTH))
+        self.users_at_once = most_users or (by_beam if beam_width else by_sums)
+        self._search: TwoStageSearch | None = None
+
+    def begin(self) -> None:
+        """Make the vectors of all items, and sort the tuples of the map as it is now."""
+        self._search = TwoStageSearch(
+            self._asked.catalogue(),
+            self._live.codes,
+            self._live.sizes,
+            num_candidates=self._num_candidates,
+            beam_width=self._beam_width,
+            penalties=self._penalties,
+        )
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
+        """See `Lister`; the chosen are (B,) rows."""
+        queries = self._asked.model.two_stage_queries(*self._asked.read(histories, chosen))
+        assert self._search is not None, "begun"
+        # Without users of its own a rank still scores those candidates of others that lie in its stretch.
+        places = self._search.places(queries, users, length)
+        return places if len(chosen) else None
+
+    def exact(self) -> Judge | None:
+        """See `Lister`: scores of all items, or all proposed by a beam over all tuples where they are few."""
+        if self._asked.model.scores_catalogue:
+            return Judge(ExactLister([self._asked], self._penalties), NUM_JUDGED, "candidates_agreement")
+        num_tuples = len(self._live.codes.unique(dim=0))
+        if num_tuples > MOST_TUPLES:
+            return None
+        wide = TwoStageLister(
+            self._asked,
+            num_candidates=self._asked.data.num_items,
+            beam_width=num_tuples,
+            penalties=self._penalties,
+            most_users=MOST_TUPLES // num_tuples,
+        )
+        return Judge(wide, NUM_JUDGED_BY_WIDE_BEAM, "candidates_agreement")
 
 
 @final

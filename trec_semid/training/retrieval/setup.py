@@ -20,6 +20,7 @@ from trec_semid.models.retrievers.sasrec import SasrecConfig
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
+from trec_semid.training.retrieval.code_faults import CodeFacts, faults_of_candidates, faults_of_heads
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.vector_faults import VectorFacts, faults_of_vectors
 
@@ -88,9 +89,10 @@ class RetrieveConfig(TrainingRunConfig):
         return [
             *self._faults_of_items(),
             *self._faults_of_losses(),
-            *self._faults_of_heads(),
+            *faults_of_heads(self._code_facts, self.loss),
             *self._faults_of_rows(),
             *self._faults_of_lists(),
+            *faults_of_candidates(self._code_facts, self.evaluation),
             *self._faults_of_vectors(),
             *self.retriever.faults(self.frame),
         ]
@@ -108,6 +110,7 @@ class RetrieveConfig(TrainingRunConfig):
             "loss.code_weight": self.loss.code_weight > 0,
             "loss.code_heads": self.loss.code_heads != "independent",
             "evaluation.beam_width": self.evaluation.beam_width is not None,
+            "evaluation.candidates": self.evaluation.candidates is not None,
             "evaluation.unseen_penalty": penalty_does_nothing,
             "evaluation.interests": self.evaluation.interests is not None,
             "evaluation.index": self.evaluation.has_index,
@@ -164,33 +167,21 @@ class RetrieveConfig(TrainingRunConfig):
             faults.append(f"{named}: of the loss over items, which has no weight: leave out {named}")
         return faults
 
-    def _faults_of_heads(self) -> list[str]:
-        loss = self.loss
-        if loss.code_heads == "independent":
-            advice = "set loss.code_heads = 'chained', or loss.code_facets = 1"
-            return [f"loss.code_facets: codes are not chained: {advice}"] if loss.code_facets > 1 else []
-        if not self.predicts_codes and self.retriever.needs.codes in ("optional", "read"):
-            advice = "leave it out" if self.scores_items else self._advice()
-            return [f"loss.code_heads: codes are not predicted: {advice}"]
-        if self.scores_items and loss.code_share > 0 and not self._has_beam:
-            return [
-                "loss.code_share: chained codes give an item no score without those before them: set "
-                "loss.code_share = 0"
-            ]
-        return []
-
     @property
     def scores_catalogue(self) -> bool:
-        """Whether every item can be scored; otherwise lists are a beam's."""
-        is_chained = self.loss.code_heads == "chained"
-        return self.retriever.scores_catalogue and (self.scores_items or not is_chained)
+        """Whether every item can be scored; otherwise lists are a beam's, or begin with one."""
+        codes_count = self.loss.code_heads == "chained" and (
+            not self.scores_items or self.loss.code_share > 0
+        )
+        return self.retriever.scores_catalogue and not codes_count
 
     @property
     def _has_no_item_loss(self) -> bool:
         """Whether there is none, or will be none once the other faults are mended."""
         if self.retriever.needs.codes == "read":
             return False
-        return not self.scores_items or self.retriever.needs.codes == "alone" or self._has_beam
+        lists_codes = self._has_beam and not self.evaluation.candidates
+        return not self.scores_items or self.retriever.needs.codes == "alone" or lists_codes
 
     @property
     def _has_beam(self) -> bool:
@@ -198,7 +189,9 @@ class RetrieveConfig(TrainingRunConfig):
 
     @property
     def _needs_beam(self) -> bool:
-        return self.retriever.needs.beam or (self.learns and not self.scores_catalogue)
+        is_chained = self.loss.code_heads == "chained" and self.retriever.has_code_heads
+        asks_codes = not self.scores_items or self.evaluation.candidates is not None
+        return self.retriever.needs.beam or (is_chained and asks_codes)
 
     def _faults_of_rows(self) -> list[str]:
         faults: list[str] = []
@@ -222,6 +215,7 @@ class RetrieveConfig(TrainingRunConfig):
         if not self._has_beam:
             return faults
         if evaluation.beam_width is None:
+            longest = max(longest, evaluation.candidates or 0)
             cause = f"model.kind = '{self.model.kind}'"
             cause = cause if self.retriever.needs.beam else "loss.code_heads = 'chained'"
             faults.append(f"{cause} cannot score all items: set evaluation.beam_width = {longest} or more")
@@ -231,9 +225,9 @@ class RetrieveConfig(TrainingRunConfig):
                 f"evaluation.beam_width: goes over codes, and '{self.model.kind}' predicts items: leave out "
                 "evaluation.beam_width",
             ]
-        elif self.retriever.needs.codes != "alone" and (self.scores_items or not self.predicts_codes):
+        elif not self._lists_codes_alone and not evaluation.candidates:
             faults.append(f"evaluation.beam_width: a beam goes over codes: {self._advice(alone=True)}")
-        if evaluation.unseen_penalty:
+        if evaluation.unseen_penalty and not evaluation.candidates:
             faults.append(
                 "evaluation.unseen_penalty: is taken off items' scores, and a beam has none: set "
                 "evaluation.unseen_penalty = 0"
@@ -246,12 +240,29 @@ class RetrieveConfig(TrainingRunConfig):
             )
         return faults
 
+    @property
+    def _lists_codes_alone(self) -> bool:
+        """Whether codes are predicted, and no items scored; or nothing else will be."""
+        return self.retriever.needs.codes == "alone" or (self.predicts_codes and not self.scores_items)
+
+    @property
+    def _code_facts(self) -> CodeFacts:
+        return CodeFacts(
+            self.model.kind,
+            has_heads=self.retriever.has_code_heads,
+            predicts_codes=self.predicts_codes or self.retriever.needs.codes == "predicted",
+            scores_items=self.scores_items,
+            has_beam=self._has_beam,
+            advice=self._advice(),
+            longest=max(*self.evaluation.cutoffs, int(self.train.select_by.rpartition("@")[2])),
+        )
+
     def _faults_of_vectors(self) -> list[str]:
         facts = VectorFacts(
             self.model.kind,
             self.retriever.num_interests,
             has_vectors=self.scores_items and self.retriever.needs.codes != "alone",
-            has_beam=self._has_beam,
+            has_beam=self._has_beam or self.evaluation.candidates is not None,
             counts_codes=self.predicts_codes and self.loss.code_share > 0,
         )
         return faults_of_vectors(facts, self.evaluation)
