@@ -40,6 +40,9 @@ class ListMetricsConfig(Config):
     """Item field: `categories@N` counts its values in each list."""
     distance: bool = False
     """Whether `list_distance@N` is taken, of the item vectors that lists are made by."""
+    state_rank: bool = False
+    """Whether `state_rank` is taken: how many directions the states of these users use
+    (`metrics.effective_rank`)."""
 
 
 class ListedInterests(NamedTuple):

@@ -15,6 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from trec_semid.core.errors import CheckpointError
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.layers.quantize import pick_codewords, sum_codewords
+from trec_semid.models.content_mixture import MixedContent, MixtureSizes
 from trec_semid.models.live_codes import ChosenCodes, LiveCodes, LiveContents
 from trec_semid.tokenizers.inputs.contents import Standardised
 
@@ -51,12 +52,17 @@ class Tokens(NamedTuple):
     """Of rebuilt content, where a tokenizer learns."""
     total: Tensor
     """(U, D): the sum of an item's tokens."""
+    reads_codes: bool = True
+    """Whether codes are among the tokens; otherwise they are targets alone."""
 
     @staticmethod
-    def of(parts: Sequence[Tensor], codes: ChosenCodes | None) -> "Tokens":
+    def of(parts: Sequence[Tensor], codes: ChosenCodes | None, *, reads_codes: bool = True) -> "Tokens":
         """Return these tokens with their sum (U, D)."""
         if codes is None:
             return Tokens(tuple(parts), None, None, None, {}, _sum_of(parts))
+        if not reads_codes:
+            total = _sum_of(parts)
+            return Tokens(tuple(parts), codes.codes, codes.tables, None, {}, total, reads_codes=False)
         # Codes that are looked up are summed without a tensor of all their rows; chosen ones have it already.
         total = (
             _sum_of(parts, sum_codewords(codes.tables, codes.codes))
@@ -68,14 +74,15 @@ class Tokens(NamedTuple):
     @property
     def num_tokens(self) -> int:
         """F."""
-        return sum(part.shape[1] for part in self.parts) + (0 if self.codes is None else self.codes.shape[1])
+        num_codes = 0 if self.codes is None or not self.reads_codes else self.codes.shape[1]
+        return sum(part.shape[1] for part in self.parts) + num_codes
 
     def at(self, rows: Tensor) -> Tensor:
         """Return (num_rows, F, D), tokens of some listed items: ID and fields, then content, then codes."""
         parts = [part.index_select(0, rows) for part in self.parts]
         if self.chosen is not None:
             parts.append(self.chosen.index_select(0, rows))
-        elif self.codes is not None and self.code_tables is not None:
+        elif self.codes is not None and self.code_tables is not None and self.reads_codes:
             parts.append(pick_codewords(self.code_tables, self.codes[rows]))
         return torch.cat(parts, dim=1)
 
@@ -113,6 +120,8 @@ class ItemTokens(nn.Module):
         *,
         content_std: float,
         content_is_unit: bool,
+        mixture: MixtureSizes | None = None,
+        reads_codes: bool = True,
     ) -> None:
         """Put the parts together.
 
@@ -123,15 +132,18 @@ class ItemTokens(nn.Module):
             dim: D.
             content_std: of a coordinate of a content's token at the start.
             content_is_unit: whether content is divided by the root of its width.
+            mixture: of experts that project content, always divided so; None for a linear map.
+            reads_codes: whether an item's codes are tokens of it, and not only what is predicted.
         """
         super().__init__()
-        self.sparse, self.live, self.dim = sparse, live, dim
-        self.content = None
-        if content_dims:
+        self.sparse, self.live, self.dim, self.reads_codes = sparse, live, dim, reads_codes
+        self.content: nn.Module | None = None
+        if content_dims and mixture:
+            self.content = MixedContent(content_dims, dim, content_std, mixture)
+        elif content_dims:
             self.content = ProjectedContent(content_dims, dim, content_std, is_unit=content_is_unit)
-        self.num_tokens = (
-            (len(sparse.features) if sparse else 0) + len(content_dims) + (live.codes.shape[1] if live else 0)
-        )
+        num_codes = live.codes.shape[1] if live and reads_codes else 0
+        self.num_tokens = (len(sparse.features) if sparse else 0) + len(content_dims) + num_codes
 
     def forward(self, listed: Listed) -> Tokens:
         """Return the tokens of the listed items."""
@@ -142,7 +154,7 @@ class ItemTokens(nn.Module):
             parts.append(self.content(listed.contents))
         if self.live is None:
             return Tokens.of(parts, None)
-        return Tokens.of(parts, self.live(listed.rows, listed.live))
+        return Tokens.of(parts, self.live(listed.rows, listed.live), reads_codes=self.reads_codes)
 
 
 @final

@@ -10,6 +10,7 @@ from trec_semid.data.features import Feature
 from trec_semid.models.ranker import DenseRanker, RankerConfig
 from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig
 from trec_semid.models.retriever import Retriever, RetrieverConfig
+from trec_semid.models.retrievers.asymrec import Asymrec, AsymrecConfig
 from trec_semid.models.retrievers.comirec import Comirec, ComirecConfig
 from trec_semid.models.retrievers.ensemble import Ensemble, EnsembleConfig
 from trec_semid.models.retrievers.heterrec import Heterrec, HeterrecConfig
@@ -24,6 +25,7 @@ RETRIEVERS: dict[type[BaseModel], type[Retriever[Any]]] = {
     HeterrecConfig: Heterrec,
     RpgConfig: Rpg,
     TigerConfig: Tiger,
+    AsymrecConfig: Asymrec,
     ComirecConfig: Comirec,
     HymirecConfig: Hymirec,
     PopularityConfig: Popularity,

@@ -84,7 +84,7 @@ class NextItemModel(RetrievalModel):
 
     def queries(self, tokens: Tokens, places: Places) -> Queries:
         """Return what all items are scored with, of the B users whose histories are given."""
-        return self.queries_of(self._states_of_users(tokens, places).float(), tokens.code_tables)
+        return self.queries_of(self.states_of_users(tokens, places).float(), tokens.code_tables)
 
     def queries_of(self, states: Tensor, code_tables: Tensor | None) -> Queries:
         """Return score(u, i) = q_u . v_i + code_share * sum_r log p_r(c_r(i) | u) as queries.
@@ -110,7 +110,7 @@ class NextItemModel(RetrievalModel):
         """Return what proposes items and what decides among them; a history is read once for both."""
         assert self.heads is not None, "a config with candidates and without codes is refused"
         assert tokens.code_tables is not None, "heads have codes"
-        states = self._states_of_users(tokens, places)
+        states = self.states_of_users(tokens, places)
         of_items = Queries(self.query_vectors(states.float()), None)
         if self.heads.is_independent:
             log_probs = self.heads.log_probs(states, tokens.code_tables)
@@ -123,10 +123,10 @@ class NextItemModel(RetrievalModel):
         """Return what a beam search asks of the heads."""
         assert self.heads is not None, "a config with a beam and without codes is refused"
         assert tokens.code_tables is not None, "heads have codes"
-        states = self._states_of_users(tokens, places)
+        states = self.states_of_users(tokens, places)
         return self.heads.next_log_probs(states, tokens.code_tables)
 
-    def _states_of_users(self, tokens: Tokens, places: Places) -> Tensor:
+    def states_of_users(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (B, D) at the end of each history; zeros of an empty one, where no place predicts."""
         states = self.states(tokens, places)
         has_history = (places.lengths > 0).nonzero().squeeze(1)

@@ -91,6 +91,12 @@ class RetrievalModel(nn.Module, ABC):
         """Return what all items are scored with, of the B users whose histories are given."""
         raise ConfigError(f"{type(self).__name__} does not score all items. Set evaluation.beam_width.")
 
+    def states_of_users(self, tokens: Tokens, places: Places) -> Tensor:
+        """Return (B, D), what the model knows of the users whose histories are given, before any head."""
+        raise ConfigError(
+            f"{type(self).__name__} has no one state a user. Set evaluation.list_metrics.state_rank = false."
+        )
+
     def two_stage_queries(self, tokens: Tokens, places: Places) -> TwoStageQueries:
         """Return what proposes items and what decides among them, of the B users with these histories."""
         raise ConfigError(f"{type(self).__name__} proposes no items. Leave out evaluation.candidates.")

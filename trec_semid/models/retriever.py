@@ -16,9 +16,9 @@ from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.retrieval_model import RetrievalModel
 
-SearchKind = Literal["exact", "beam", "two_stage", "popularity"]
+SearchKind = Literal["exact", "beam", "two_stage", "graph", "popularity"]
 """How items are listed: every item is scored, a beam goes over codes, codes propose items that are scored
-then, or all users get one list."""
+then, a graph between items of like codes is followed, or all users get one list."""
 
 
 class RetrieverConfig(Config):
@@ -100,8 +100,8 @@ class Retriever(ABC, Generic[KindT]):
     scores_catalogue: ClassVar[bool] = True
     """Whether its model can score every item, as an ensemble asks of its members."""
     has_code_heads: ClassVar[bool] = False
-    """Whether its model has `models.heads` where codes are predicted, which `loss.code_heads` chooses and
-    which can propose items to score."""
+    """Whether its model is `models.next_item.NextItemModel`: one state a user, and where codes are predicted
+    `models.heads`, which `loss.code_heads` chooses and which can propose items to score."""
     takes_penalties: ClassVar[bool] = True
     """Whether taking something off the scores of items without a training event can change its lists."""
 
@@ -149,13 +149,10 @@ class Retriever(ABC, Generic[KindT]):
         """Return the unsharded model over these items; its dense weights are drawn now."""
         raise ConfigError(f"model.kind: '{self.kind}' has no model to build.")
 
-    def search(self, beam_width: int | None, candidates: int | None) -> SearchKind:
+    def search(self, asked: SearchKind) -> SearchKind:
         """Return how items are listed.
 
         Args:
-            beam_width: of `[evaluation]`; None where every item is to be scored.
-            candidates: of `[evaluation]`; None where codes propose no items.
+            asked: how `[evaluation]` asks for it.
         """
-        if candidates:
-            return "two_stage"
-        return "beam" if beam_width else "exact"
+        return asked

@@ -61,8 +61,8 @@ SLICE_WORDS = (
     "slice with few users has wide intervals; read those before the order of the dots."
 )
 BEAM_CAPTION = (
-    "Beam search, candidates or a graph against exact scores: share of the first N items by exact scores that "
-    "are among the first N so listed, for the first users of the validation part."
+    "Beam search, candidates or a graph against exact scores: share of the first N items by exact scores "
+    "that are among the first N so listed, for the first users of the validation part."
 )
 
 

@@ -46,3 +46,22 @@ class CodeScores:
         """Return (B, num_items) float32, consecutive items, not contiguous: users of one are neighbours."""
         rows = self._codes[items].to(torch.int32) + self._firsts
         return embedding_bag(rows, self._table, mode="sum").T
+
+    def contiguous(self, items: slice) -> Tensor:
+        """Return (B, num_items) float32 of consecutive items, in a tensor of its own."""
+        return self.of(items).contiguous()
+
+
+def sums_of_codes(log_probs: Tensor, codes: Tensor, items: Tensor) -> Tensor:
+    """Return (B, C) float32: the same sums, of some items of each user.
+
+    Args:
+        log_probs: (B, R, K) of all positions.
+        codes: (N, R) of all items, each below K.
+        items: (B, C) item rows.
+    """
+    own = codes[items].long()
+    total = torch.zeros(items.shape, device=items.device)
+    for position in range(codes.shape[1]):
+        total += log_probs[:, position].float().gather(1, own[:, :, position])
+    return total

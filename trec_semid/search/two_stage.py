@@ -19,7 +19,7 @@ from torch import Tensor
 from trec_semid.metrics.target_positions import (
     ListedTargets,
     UserItems,
-    locate_targets,
+    list_top_items,
     positions_in_lists,
 )
 from trec_semid.models.retrieval_model import Queries, TwoStageQueries
@@ -108,17 +108,9 @@ class TwoStageSearch:
             return Proposed(found.items, found.scores)
         assert queries.code_log_probs is not None, "a config without independent heads is refused"
         sums = CodeScores(queries.code_log_probs, self._codes)
-        score = lambda items: sums.of(items).contiguous()  # noqa: E731
-        listed = locate_targets(score, users, len(self._codes), list_length=self.num_candidates)
-        return Proposed(listed.top_items, self._sums(queries.code_log_probs, listed.top_items))
-
-    def _sums(self, log_probs: Tensor, items: Tensor) -> Tensor:
-        """Return (B, C): the sum of the log-probabilities (B, R, K) of the codes of items (B, C)."""
-        codes = self._codes[items.clamp(min=0)].long()
-        return sum(
-            (log_probs[:, r].float().gather(1, codes[:, :, r]) for r in range(codes.shape[2])),
-            torch.zeros(items.shape, device=items.device),
-        )
+        length = self.num_candidates
+        listed = list_top_items(sums.contiguous, users, len(self._codes), list_length=length)
+        return Proposed(listed.items, listed.scores)
 
     def _scores(self, queries: Queries, items: Tensor) -> Tensor:
         """Return (B, C) scores by vectors, of all ranks' stretches where there are several."""

@@ -82,6 +82,19 @@ def data(tmp_path_factory):
             },
             "evaluation.candidates: items have no vectors that decide among them: leave out evaluation.cand",
         ),
+        (
+            {"item": {"codes": False}},
+            "item.codes = false: codes are not predicted either: set item.codes = true",
+        ),
+        (
+            {"item": {"content_projection": "mixture", "content_is_unit": False}},
+            "a mixture divides content by the root of its width: set item.content_is_unit = true",
+        ),
+        ({"evaluation": {"graph": {}}}, "evaluation.graph: is followed by scores of codes alone"),
+        (
+            {"model": {"kind": "tiger"}, "evaluation": {"list_metrics": {"state_rank": True}}},
+            "'tiger' has no one state a user: set evaluation.list_metrics.state_rank = false",
+        ),
         ({**POPULAR, "evaluation": {"candidates": 20}}, "leave out evaluation.candidates"),
         ({**TOGETHER, "window": 4, "sampled": {}}, "'ensemble' learns nothing: leave out sampled, window"),
         ({**TOGETHER, "loss": {"code_weight": 1.0, "negatives": "seen"}}, "loss.negatives, loss.code_weight"),

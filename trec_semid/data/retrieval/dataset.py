@@ -35,6 +35,14 @@ class ItemConfig(Config):
     """Modalities whose vectors are projected."""
     content_is_unit: bool = True
     """Divide these vectors by the root of their width; as they are, they learn many times as fast as IDs."""
+    content_projection: Literal["linear", "mixture"] = "linear"
+    """One matrix a modality, or a gated mixture of two-layer experts."""
+    content_experts: PositiveInt = 4
+    """Of a mixture."""
+    content_hidden_dim: PositiveInt = 256
+    """Of each expert of a mixture."""
+    codes: bool = True
+    """Whether the codes of `semantic_ids` are read; otherwise they are predicted alone."""
 
     @field_validator("fields", "content")
     @classmethod

@@ -19,6 +19,6 @@ class Popularity(Retriever[PopularityConfig]):
     scores_catalogue = False
     takes_penalties = False
 
-    def search(self, beam_width: int | None, candidates: int | None) -> SearchKind:
+    def search(self, asked: SearchKind) -> SearchKind:
         """See `Retriever`."""
         return "popularity"

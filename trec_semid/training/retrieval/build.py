@@ -10,6 +10,7 @@ from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
+from trec_semid.models.content_mixture import MixtureSizes
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retrieval_model import RetrieverWithLoss
@@ -86,8 +87,19 @@ def build_model(
         )
         temperature = config.finetune.temperature if config.finetune else None
         live = LiveCodes(tables, parts.codes, tokenizer, temperature)
-    std, is_unit = config.tables.init_std, config.item.content_is_unit
-    items = ItemTokens(sparse, parts.content, live, dim, content_std=std, content_is_unit=is_unit)
+    item, mixture = config.item, None
+    if item.content_projection == "mixture":
+        mixture = MixtureSizes(item.content_experts, item.content_hidden_dim)
+    items = ItemTokens(
+        sparse,
+        parts.content,
+        live,
+        dim,
+        content_std=config.tables.init_std,
+        content_is_unit=item.content_is_unit,
+        mixture=mixture,
+        reads_codes=item.codes,
+    )
     model = config.retriever.build(items, config.frame)
     anchors = None
     if config.finetune:

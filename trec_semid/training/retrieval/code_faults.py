@@ -1,7 +1,9 @@
-"""What of a config makes no sense where codes are predicted by heads, or propose the items of lists."""
+"""What of a config makes no sense of items and their codes: what is read, predicted, or proposes lists."""
 
 from typing import NamedTuple
 
+from trec_semid.data.retrieval.dataset import ItemConfig
+from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.models.retriever import LossConfig
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 
@@ -13,6 +15,10 @@ class CodeFacts(NamedTuple):
 
     kind: str
     """Of the model."""
+    has_ids: bool
+    """Whether there are semantic IDs."""
+    are_items_codes: bool
+    """Whether the model reads and predicts codes and nothing else."""
     has_heads: bool
     """Whether it has heads where it predicts codes."""
     predicts_codes: bool
@@ -25,6 +31,100 @@ class CodeFacts(NamedTuple):
     """What makes it predict codes."""
     longest: int
     """Of the lists."""
+
+
+def faults_of_items(facts: CodeFacts, item: ItemConfig, finetune: FinetuneConfig | None) -> list[str]:
+    """Return what makes no sense of what items are made of, each with what to do.
+
+    Args:
+        facts: of the run.
+        item: what stands for an item beside its codes.
+        finetune: of the tokenizer that gives the codes; None where it is frozen.
+    """
+    faults = _faults_of_content(item)
+    other_parts = item.id or item.fields or item.content
+    if not (facts.has_ids and item.codes) and not other_parts and not facts.are_items_codes:
+        remedy = "set item.codes = true" if facts.has_ids else "give semantic_ids"
+        faults.append(
+            f"items are made of nothing: {remedy}, or set item.id = true, or give item.fields or item.content"
+        )
+    if facts.are_items_codes and other_parts:
+        faults.append(
+            f"model.kind = '{facts.kind}' reads codes alone: set item.id = false, item.fields = [], "
+            "item.content = []"
+        )
+    if not item.codes and (facts.are_items_codes or not facts.predicts_codes):
+        cause = "nothing else is read" if facts.are_items_codes else "codes are not predicted either"
+        faults.append(f"item.codes = false: {cause}: set item.codes = true")
+    elif not item.codes and finetune:
+        faults.append("item.codes = false: codes that nobody reads cannot be tuned: set item.codes = true")
+    if finetune and not facts.has_ids:
+        faults.append("finetune needs codes to tune: give semantic_ids")
+    if finetune and finetune.recent_items != "all":
+        faults.append(
+            "finetune.recent_items: a retriever chooses the codes of all named items afresh: set "
+            "finetune.recent_items = 'all'"
+        )
+    return faults
+
+
+def faults_of_graph(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationConfig) -> list[str]:
+    """Return what makes no sense of a graph, each with what to do.
+
+    Args:
+        facts: of the run.
+        loss: its loss.
+        evaluation: how lists are made.
+    """
+    graph = evaluation.graph
+    if graph is None or not evaluation.has_graph:
+        return []
+    leave = "leave out evaluation.graph"
+    if not facts.has_heads:
+        return [f"evaluation.graph: model.kind = '{facts.kind}' has no codes for it: {leave}"]
+    if facts.scores_items or not facts.predicts_codes:
+        return [
+            f"evaluation.graph: is followed by scores of codes alone: {leave}, or set loss.item_weight = 0"
+        ]
+    faults: list[str] = []
+    if facts.has_beam or evaluation.candidates:
+        faults.append(f"evaluation.graph: a beam makes the lists: {leave}")
+    elif loss.code_heads == "chained":
+        faults.append(f"evaluation.graph: chained codes give an item no score: {leave}")
+    if graph.pool < facts.longest:
+        faults.append(
+            f"evaluation.graph.pool: {graph.pool} items do not fill lists of {facts.longest}: set "
+            f"evaluation.graph.pool = {facts.longest} or more, or shorten evaluation.cutoffs"
+        )
+    return faults
+
+
+def faults_of_states(facts: CodeFacts, evaluation: EvaluationConfig) -> list[str]:
+    """Return what makes no sense of what is said of states, with what to do.
+
+    Args:
+        facts: of the run.
+        evaluation: what is said of lists and states.
+    """
+    if not evaluation.list_metrics.state_rank or facts.has_heads:
+        return []
+    return [
+        f"evaluation.list_metrics.state_rank: model.kind = '{facts.kind}' has no one state a user: set "
+        "evaluation.list_metrics.state_rank = false"
+    ]
+
+
+def _faults_of_content(item: ItemConfig) -> list[str]:
+    if item.content_projection == "linear":
+        return []
+    if not item.content:
+        return ["item.content_projection: there is no content: set item.content_projection = 'linear'"]
+    if not item.content_is_unit:
+        return [
+            "item.content_is_unit: a mixture divides content by the root of its width: set "
+            "item.content_is_unit = true"
+        ]
+    return []
 
 
 def faults_of_heads(facts: CodeFacts, loss: LossConfig) -> list[str]:

@@ -30,13 +30,14 @@ from trec_semid.evaluation.retrieval import RetrievalAccumulator
 from trec_semid.evaluation.shown_interests import SHOWN_INTERESTS
 from trec_semid.evaluation.strata import Strata, StrataConfig, strata_of_counts
 from trec_semid.evaluation.target_positions import TARGET_SCHEMA, distinct_targets
+from trec_semid.metrics.effective_rank import effective_rank, gram_of
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.asked import Judge, Lister
+from trec_semid.training.retrieval.asked import AskedModel, Judge, Lister
 from trec_semid.training.retrieval.listing import PopularityLister
 from trec_semid.training.retrieval.merging import MergingLister
 from trec_semid.training.retrieval.setup import RetrieveConfig
@@ -64,6 +65,8 @@ class Evaluator:
     ranks: Ranks
     merging: MergingLister | None = None
     """Tells what lists are made of; None where items have no vectors, or several models score together."""
+    asked: AskedModel | None = None
+    """The one model that is asked; None where there is none, or several."""
 
     def metrics(self) -> dict[str, float]:
         """Return metrics of the validation split over all ranks, without strata."""
@@ -102,6 +105,8 @@ class Evaluator:
             sizes |= {"list_users": num_judged} if means else {}
             if split == "valid":
                 self._show_users(folder, rows)
+            if self.config.evaluation.list_metrics.state_rank and self.asked is not None:
+                values["state_rank"] = self._state_rank(self.asked, rows)
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
         judge = self.lister.exact()
@@ -175,6 +180,16 @@ class Evaluator:
             num_interests = self.config.retriever.num_interests
             content = {"split": "valid", "num_interests": num_interests, "users": users}
             folder.write_json(SHOWN_INTERESTS, content)
+
+    @torch.no_grad()
+    def _state_rank(self, asked: AskedModel, rows: EvaluationRows) -> float:
+        """Return the effective rank of the states of the first so many users; all ranks together."""
+        first = _first_users(rows, self.config.evaluation.list_metrics.num_users)
+        grams: list[Tensor] = []
+        for chosen in self._batches(first, self.config.train.evaluation_batch_size):
+            states = asked.model.states_of_users(*asked.read(first.histories, chosen))
+            grams.append(gram_of(states, sum_over_ranks))
+        return effective_rank(torch.stack(grams).sum(0))
 
     @property
     def _has_several_interests(self) -> bool:

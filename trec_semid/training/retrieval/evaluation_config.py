@@ -4,7 +4,9 @@ from pydantic import Field, PositiveInt
 
 from trec_semid.core.config import Config
 from trec_semid.evaluation.list_metrics import ListMetricsConfig
+from trec_semid.models.retriever import SearchKind
 from trec_semid.search.ann import IndexConfig
+from trec_semid.search.graph import GraphConfig
 from trec_semid.search.interests import InterestsConfig
 
 
@@ -23,6 +25,9 @@ class EvaluationConfig(Config):
     candidates: PositiveInt | None = None
     """Items that codes propose to each user, of which item vectors then make the lists: by a beam, or by the
     codes of every item where `beam_width` is not given. All items are scored where neither is."""
+    graph: GraphConfig | None = None
+    """A graph between items of like codes that is followed by the scores of codes alone; all items are scored
+    where not given."""
     interests: InterestsConfig | None = None
     """How the lists of a user's interests become one, of methods with several; by score where not given."""
     index: IndexConfig | None = None
@@ -34,6 +39,20 @@ class EvaluationConfig(Config):
     def has_index(self) -> bool:
         """Whether lists are an index's."""
         return self.index is not None and self.index.kind != "none"
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether lists are a graph's."""
+        return self.graph is not None and self.graph.kind != "none"
+
+    @property
+    def search(self) -> SearchKind:
+        """How a model that learns is asked to list."""
+        if self.candidates:
+            return "two_stage"
+        if self.has_graph:
+            return "graph"
+        return "beam" if self.beam_width else "exact"
 
     @property
     def category_fields(self) -> dict[str, str]:

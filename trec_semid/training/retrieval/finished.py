@@ -16,6 +16,7 @@ from trec_semid.evaluation.strata import StrataConfig
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.ann import IndexConfig
+from trec_semid.search.graph import GraphConfig
 from trec_semid.search.interests import InterestsConfig
 from trec_semid.training.finished import (
     FinishedRun,
@@ -50,6 +51,8 @@ class RetrievalSettings(Config):
     """Of a beam over codes; 0 has none, whatever the run did."""
     candidates: NonNegativeInt | None = None
     """Items that codes propose and item vectors order; 0 scores every item, or every tuple of a beam."""
+    graph: GraphConfig | None = None
+    """A graph between items of like codes; of `kind = "none"` none is searched, whatever the run did."""
     interests: InterestsConfig | None = None
     """How the lists of a user's interests become one."""
     index: IndexConfig | None = None
@@ -157,7 +160,7 @@ class FinishedRetrievers:
             asked, model = place_finished(self._members[0], folder, ranks)
             lister = lister_of(asked, config.evaluation)
             merging = merging_lister_of(asked, config.evaluation, lister)
-            evaluator = Evaluator(lister, model, self._inputs.data, config, ranks, merging)
+            evaluator = Evaluator(lister, model, self._inputs.data, config, ranks, merging, asked)
         metrics, counts = evaluator.write(folder, splits=splits, strata=strata)
         if config.learns and evaluator.model is not None:
             counts = counts | parameter_counts(evaluator.model)

@@ -15,9 +15,11 @@ from trec_semid.core.arrays import Array
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
-from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.ranks import Ranks, gather_objects
 from trec_semid.search.beam import BeamSearch
+from trec_semid.search.catalogue import stretch_of
 from trec_semid.search.exact import ExactSearch, users_at_once
+from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_edges
 from trec_semid.search.interests import InterestsConfig
 from trec_semid.search.popularity import PopularitySearch
 from trec_semid.search.two_stage import TwoStageSearch
@@ -35,7 +37,7 @@ _USUAL_WIDTH = 100
 
 def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
     """Return how a model that learns is to list, as its method and the settings of evaluation say."""
-    match asked.method.search(evaluation.beam_width, evaluation.candidates):
+    match asked.method.search(evaluation.search):
         case "beam":
             assert evaluation.beam_width, "a config without is refused where the method needs one"
             return BeamLister(asked, evaluation.beam_width)
@@ -48,6 +50,10 @@ def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
             return TwoStageLister(
                 asked, num_candidates=evaluation.candidates, beam_width=width, penalties=penalties
             )
+        case "graph":
+            assert evaluation.graph, "it is what is searched"
+            penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
+            return GraphLister(asked, evaluation.graph, penalties)
         case "popularity":
             return PopularityLister(asked.data, asked.ranks)
 
@@ -64,7 +70,7 @@ def merging_lister_of(
     """
     if isinstance(lister, MergingLister):
         return lister
-    is_exact = asked.method.search(evaluation.beam_width, evaluation.candidates) == "exact"
+    is_exact = asked.method.search(evaluation.search) == "exact"
     return MergingLister(asked, evaluation) if is_exact and asked.model.has_item_vectors else None
 
 
@@ -165,6 +171,15 @@ class TwoStageLister:
         penalties: Tensor | None = None,
         most_users: int | None = None,
     ) -> None:
+        """Take a model with both losses.
+
+        Args:
+            asked: the model.
+            num_candidates: of each user.
+            beam_width: of the beam that proposes them; None sums up the codes of every item.
+            penalties: (N,) taken off the scores; None where nothing is.
+            most_users: of a batch; as many as memory bounds where not given.
+        """
         self._asked, self._live, self._penalties = asked, asked.code_map, penalties
         self._num_candidates, self._beam_width = num_candidates, beam_width
         # A beam takes memory by its width, sums over codes by the catalogue.
@@ -207,6 +222,46 @@ class TwoStageLister:
             most_users=MOST_TUPLES // num_tuples,
         )
         return Judge(wide, NUM_JUDGED_BY_WIDE_BEAM, "candidates_agreement")
+
+
+@final
+class GraphLister:
+    """Follows a graph between items of like codes, by the sum of their log-probabilities."""
+
+    def __init__(self, asked: AskedModel, config: GraphConfig, penalties: Tensor | None = None) -> None:
+        """Take a model of codes alone, with independent heads; penalties are (N,), or None."""
+        self._asked, self._live, self._config, self._penalties = asked, asked.code_map, config, penalties
+        self.users_at_once = _USERS_OF_BEAM
+        self._search: GraphSearch | None = None
+
+    def begin(self) -> None:
+        """Build the edges of the map and the tables as they are now, each rank those of its stretch."""
+        ranks, codes, tables = self._asked.ranks, self._live.codes, self._live.tables()
+        rows = stretch_of(ranks.rank, ranks.world_size, len(codes))
+        own = build_edges(tables, codes, min(self._config.num_edges, len(codes)), rows).cpu()
+        edges = torch.cat(gather_objects(own)).to(codes.device)
+        graph = Graph(edges, self._start(len(codes)).to(codes.device))
+        self._search = GraphSearch(graph, codes, self._config, self._penalties)
+
+    def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
+        """See `Lister`; the chosen are (B,) rows."""
+        queries = self._asked.queries(histories, chosen)
+        if not len(chosen) or self._search is None:
+            return None
+        assert queries.code_log_probs is not None, "a config with a graph and without codes is refused"
+        return self._search.places(queries.code_log_probs, users, length)
+
+    def exact(self) -> Judge:
+        """See `Lister`: scores of all items."""
+        return Judge(ExactLister([self._asked], self._penalties), NUM_JUDGED, "graph_agreement")
+
+    def _start(self, num_items: int) -> Tensor:
+        """Return the first pool of everybody."""
+        if self._config.start == "random":
+            drawn = torch.randperm(num_items, generator=torch.Generator().manual_seed(0))
+            return drawn[: self._config.pool]
+        counts = torch.from_numpy(self._asked.data.item_counts)
+        return counts.sort(descending=True, stable=True).indices[: self._config.pool]
 
 
 @final

@@ -20,7 +20,14 @@ from trec_semid.models.retrievers.sasrec import SasrecConfig
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
-from trec_semid.training.retrieval.code_faults import CodeFacts, faults_of_candidates, faults_of_heads
+from trec_semid.training.retrieval.code_faults import (
+    CodeFacts,
+    faults_of_candidates,
+    faults_of_graph,
+    faults_of_heads,
+    faults_of_items,
+    faults_of_states,
+)
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.vector_faults import VectorFacts, faults_of_vectors
 
@@ -87,12 +94,14 @@ class RetrieveConfig(TrainingRunConfig):
         They are told as if the remedies of the others were taken already: doing all that is said is enough.
         """
         return [
-            *self._faults_of_items(),
+            *faults_of_items(self._code_facts, self.item, self.finetune),
             *self._faults_of_losses(),
             *faults_of_heads(self._code_facts, self.loss),
             *self._faults_of_rows(),
             *self._faults_of_lists(),
             *faults_of_candidates(self._code_facts, self.evaluation),
+            *faults_of_graph(self._code_facts, self.loss, self.evaluation),
+            *faults_of_states(self._code_facts, self.evaluation),
             *self._faults_of_vectors(),
             *self.retriever.faults(self.frame),
         ]
@@ -111,37 +120,16 @@ class RetrieveConfig(TrainingRunConfig):
             "loss.code_heads": self.loss.code_heads != "independent",
             "evaluation.beam_width": self.evaluation.beam_width is not None,
             "evaluation.candidates": self.evaluation.candidates is not None,
+            "evaluation.graph": self.evaluation.has_graph,
             "evaluation.unseen_penalty": penalty_does_nothing,
             "evaluation.interests": self.evaluation.interests is not None,
             "evaluation.index": self.evaluation.has_index,
             "evaluation.list_metrics.distance": self.evaluation.list_metrics.distance,
+            "evaluation.list_metrics.state_rank": self.evaluation.list_metrics.state_rank,
         }
         given += [key for key, is_set in effects.items() if is_set]
         told = f"model.kind = '{self.model.kind}' learns nothing: leave out {', '.join(given)}"
         return [told] if given else []
-
-    def _faults_of_items(self) -> list[str]:
-        faults: list[str] = []
-        is_of_codes_alone = self.retriever.needs.codes == "alone"
-        other_parts = self.item.id or self.item.fields or self.item.content
-        if not (self.semantic_ids or other_parts or is_of_codes_alone):
-            faults.append(
-                "items are made of nothing: give semantic_ids, or set item.id = true, or give item.fields "
-                "or item.content"
-            )
-        if is_of_codes_alone and other_parts:
-            faults.append(
-                f"model.kind = '{self.model.kind}' reads codes alone: set item.id = false, item.fields = [], "
-                "item.content = []"
-            )
-        if self.finetune and not self.semantic_ids:
-            faults.append("finetune needs codes to tune: give semantic_ids")
-        if self.finetune and self.finetune.recent_items != "all":
-            faults.append(
-                "finetune.recent_items: a retriever chooses the codes of all named items afresh: set "
-                "finetune.recent_items = 'all'"
-            )
-        return faults
 
     def _faults_of_losses(self) -> list[str]:
         faults: list[str] = []
@@ -249,6 +237,8 @@ class RetrieveConfig(TrainingRunConfig):
     def _code_facts(self) -> CodeFacts:
         return CodeFacts(
             self.model.kind,
+            has_ids=self.semantic_ids is not None,
+            are_items_codes=self.retriever.needs.codes == "alone",
             has_heads=self.retriever.has_code_heads,
             predicts_codes=self.predicts_codes or self.retriever.needs.codes == "predicted",
             scores_items=self.scores_items,

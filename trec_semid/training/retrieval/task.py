@@ -56,7 +56,7 @@ def retrieval_task(
     asked = placed.asked(config.retriever, data, ranks)
     lister = lister_of(asked, config.evaluation)
     merging = merging_lister_of(asked, config.evaluation, lister)
-    evaluator = Evaluator(lister, sharded, data, config, ranks, merging)
+    evaluator = Evaluator(lister, sharded, data, config, ranks, merging, asked)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
     frozen_codes = partial(snapshot, inputs.semantic_ids, config.semantic_ids)
     task = Task(

@@ -1,0 +1,96 @@
+"""Decoding along a graph of items, against plain Python and against scores of all items."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from trec_semid.metrics.target_positions import UNLISTED, UserItems
+from trec_semid.models.retrieval_model import Queries
+from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.exact import ExactSearch
+from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_edges
+
+ITEMS, POSITIONS, CODES, USERS, LENGTH = 19, 3, 4, 6, 5
+
+
+def problem(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, UserItems]:
+    """Return tables, codes, log-probabilities in quarters, so that sums are exact, and users."""
+    rng = np.random.default_rng(seed)
+    tables = torch.from_numpy(rng.normal(size=(POSITIONS, CODES + 1, 5)).astype(np.float32))
+    codes = torch.from_numpy(rng.integers(0, CODES, (ITEMS, POSITIONS)))
+    log_probs = -torch.from_numpy(rng.integers(0, 9, (USERS, POSITIONS, CODES + 1))) / 4
+    targets = torch.from_numpy(rng.integers(0, ITEMS, USERS))
+    masked = torch.from_numpy(rng.integers(0, ITEMS, 2 * USERS))
+    ones = torch.ones(USERS, dtype=torch.int64)
+    return tables, codes, log_probs, UserItems(targets, ones, masked, 2 * ones)
+
+
+def edges_by_hand(tables: torch.Tensor, codes: torch.Tensor, num_edges: int) -> list[list[int]]:
+    edges = []
+    for i in range(ITEMS):
+        sums = []
+        for j in set(range(ITEMS)) - {i}:
+            rows = [(tables[r, codes[i, r]], tables[r, codes[j, r]]) for r in range(POSITIONS)]
+            sums.append((-round(float(sum(cosine_similarity(a, b, dim=0) for a, b in rows)), 4), j))
+        edges.append([j for _, j in sorted(sums)[:num_edges]])
+    return edges
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_edges_lead_to_the_items_of_the_most_alike_codes(seed):
+    tables, codes, _, _ = problem(seed)
+    edges = torch.cat([build_edges(tables, codes, 4, rows) for rows in (slice(0, 7), slice(7, ITEMS))])
+    expected = edges_by_hand(tables, codes, 4)
+    assert [set(row) for row in edges.tolist()] == [set(row) for row in expected]
+    few = build_edges(tables, codes, ITEMS, slice(0, ITEMS))
+    assert bool((few[:, -1] == -1).all())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_pools_are_followed_as_by_hand(seed, steps):
+    tables, codes, log_probs, users = problem(seed)
+    edges, start, penalties = (
+        build_edges(tables, codes, 3, slice(0, ITEMS)),
+        [2, 11, 5],
+        torch.arange(ITEMS) % 3 / 4,
+    )
+    config = GraphConfig(pool=LENGTH, num_steps=steps)
+    search = GraphSearch(Graph(edges, torch.tensor(start)), codes, config, penalties)
+    places = search.places(log_probs, users, LENGTH)
+    for user in range(USERS):
+        target = int(users.targets[user])
+        hidden = set(users.masked[2 * user : 2 * user + 2].tolist()) - {target}
+
+        def best(items: set[int], user: int = user, hidden: set[int] = hidden) -> list[int]:
+            scored = [
+                (
+                    -float(
+                        sum(log_probs[user, r, codes[item, r]] for r in range(POSITIONS)) - penalties[item]
+                    ),
+                    item,
+                )
+                for item in items - hidden
+            ]
+            return [item for _, item in sorted(scored)[:LENGTH]]
+
+        pool = best(set(start))
+        for _ in range(steps):
+            pool = best({*pool, *(ahead for item in pool for ahead in edges[item].tolist())})
+        assert places.top_items[user].tolist() == (pool + [-1] * LENGTH)[:LENGTH]
+        assert places.positions[user] == (pool.index(target) + 1 if target in pool else UNLISTED)
+
+
+def test_where_everything_leads_to_everything_lists_are_those_of_exact_scores():
+    tables, codes, log_probs, users = problem(7)
+    edges = build_edges(tables, codes, ITEMS - 1, slice(0, ITEMS))
+    config = GraphConfig(pool=ITEMS, num_steps=1)
+    places = GraphSearch(Graph(edges, torch.tensor([4, 9, 3, 17])), codes, config).places(
+        log_probs, users, LENGTH
+    )
+    exact = ExactSearch([Catalogue(ITEMS, 0, None, codes, None)]).places(
+        [Queries(None, log_probs)], users, LENGTH
+    )
+    assert torch.equal(places.top_items, exact.top_items)
+    assert torch.equal(places.positions, exact.positions)
