@@ -54,7 +54,8 @@ def items_at_once(config: RetrieveConfig, num_items: int, world_size: int) -> in
         return num_items
     rows_of_rank = -(-config.train.batch_size // world_size)
     drawn = config.sampled.num_sampled if config.sampled else 0
-    return min(num_items, rows_of_rank * (config.sequences.max_len + 1) + drawn)
+    ahead = config.window if config.sequences.rows == "sliding" else 1
+    return min(num_items, rows_of_rank * (config.sequences.max_len + ahead) + drawn)
 
 
 def build_retriever(config: RetrieveConfig, inputs: RetrieveInputs, *, world_size: int) -> RetrieverWithLoss:
