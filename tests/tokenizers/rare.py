@@ -7,6 +7,7 @@ import torch
 
 from trec_semid.core.errors import DataError
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.cosine_rq import CosineRqConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.methods import build_tokenizer
@@ -23,6 +24,9 @@ CONFIGS = {
     "mmq": MmqConfig(**SMALL, decoder_widths=(8,), auxiliary_widths=(8,)),
     "rq_vae": RqVaeConfig(**SMALL, levels=4, hidden_widths=(8,), modalities="separated"),
     "rq_kmeans": RqKmeansConfig(codebook_size=NUM_CODES, levels=2, modalities="separated", items_per_code=4),
+    "cosine_rq": CosineRqConfig(
+        codebook_size=NUM_CODES, levels=2, modalities="separated", coefficients="uint4", items_per_code=4
+    ),
     "opq": OpqConfig(codebook_size=NUM_CODES, subspaces=2, turns=2, modalities="separated", items_per_code=4),
     "aligned": RqKmeansConfig(
         codebook_size=NUM_CODES,

@@ -7,6 +7,7 @@ import torch
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.paths import find_files
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.cosine_rq import CosineRqConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.learned import LearnedTokenizer
@@ -33,6 +34,7 @@ METHODS = {
     ),
     "rq_kmeans": lambda **way: RqKmeansConfig(codebook_size=SIZE, levels=5, **way),
     "opq": lambda **way: OpqConfig(codebook_size=SIZE, subspaces=5, turns=4, **way),
+    "cosine_rq": lambda **way: CosineRqConfig(codebook_size=SIZE, levels=5, **way),
 }
 CONFIGS = {
     "mmq": MmqConfig(codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), fit=QUICK),

@@ -8,6 +8,7 @@ from tests.tokenizers.planted import DIMS
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import read_bytes, write_bytes
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.cosine_rq import CosineRqConfig
 from trec_semid.tokenizers.methods import (
     TOKENIZERS,
     TokenizerConfig,
@@ -27,6 +28,7 @@ CONFIGS = {
     RqVaeConfig: RqVaeConfig(codebook_size=10, levels=4, latent_dim=16, fit=QUICK),
     RqKmeansConfig: RqKmeansConfig(codebook_size=10, levels=4),
     OpqConfig: OpqConfig(codebook_size=10, subspaces=4, turns=2),
+    CosineRqConfig: CosineRqConfig(codebook_size=10, levels=4),
 }
 
 

@@ -11,6 +11,7 @@ from tests.tokenizers import rare
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.runtime.ranks import process_group
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
+from trec_semid.tokenizers.cosine_rq import CosineRq, CosineRqConfig
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
 from trec_semid.tokenizers.inputs.shards import my_share, sum_over_ranks
@@ -31,6 +32,7 @@ CONFIGS = {
         codebook_size=30, levels=3, latent_dim=16, hidden_widths=(32,), modalities="separated", fit=FIT
     ),
     "rq_kmeans": RqKmeansConfig(codebook_size=20, levels=3),
+    "cosine_rq": CosineRqConfig(codebook_size=20, levels=3, coefficients="uint8"),
     "opq": OpqConfig(
         codebook_size=20, subspaces=3, turns=3, alignment="contrastive", contrastive=ContrastiveConfig(dim=12)
     ),
@@ -55,6 +57,8 @@ def fit_on_this_rank() -> dict[str, Any]:
                 if report.round == 2 and isinstance(tokenizer, LearnedTokenizer):
                     with torch.no_grad():  # kill a code: it points away from all others
                         tokenizer.codebooks[:, 0] = -tokenizer.codebooks[:, 1:].mean(1)
+            if isinstance(tokenizer, CosineRq):
+                facts["moved"] = tokenizer.update(plant(NUM_ITEMS, 9, seed=1).catalogue.batch(share), 0.1)
             encoded = encode_catalogue(tokenizer, catalogue)
             weights = {key: value.numpy() for key, value in tokenizer.state_dict().items()}
             facts[name] = {"reports": reports, "weights": weights, "encoded": encoded._asdict()}
@@ -105,6 +109,14 @@ def test_losses_codebooks_and_codes_are_those_of_one_rank(facts, num_ranks, name
         np.testing.assert_allclose(among["weights"][key], value, atol=2e-3, err_msg=key)
     same = (alone["encoded"]["codes"] == among["encoded"]["codes"]).mean()
     assert same > 0.995
+
+
+@ON
+def test_directions_move_towards_the_new_items_of_all_ranks(facts, num_ranks):
+    alone = facts[1][0]["moved"]
+    assert alone.num_moved > 40
+    for rank in facts[num_ranks]:
+        assert rank["moved"] == pytest.approx(alone, rel=1e-4)
 
 
 @EACH

@@ -6,7 +6,7 @@ id and tuple), and 16 bytes an existing one.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,10 @@ from trec_semid.runtime.logs import say, set_up_console, working
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.drift import DriftMeter
+from trec_semid.tokenizers.encode import measure
 from trec_semid.tokenizers.inputs.contents import Contents
+from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
+from trec_semid.tokenizers.maps.coefficients import coefficient_schema, coefficient_table
 from trec_semid.tokenizers.maps.origin import Named
 from trec_semid.tokenizers.maps.record import TOKENIZER, write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, expect_finished
@@ -93,9 +96,11 @@ def _run(config: AssignConfig) -> Assigned:
     with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
         chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
-        with _map_writer(join(staging, FILE), tokenizer) as writer, working("assign", num_items) as work:
+        with _writers(staging, tokenizer) as writers, working("assign", num_items) as work:
             for chunk in chunks:
-                writer.write_table(_assign(chunk, config.item_id, columns, tokenizer, meter))
+                tables = _assign(chunk, config.item_id, columns, tokenizer, meter)
+                for writer, table in zip(writers, tables, strict=True):
+                    writer.write_table(table)
                 work.advance(chunk.table.num_rows)
         drift = _describe(config, quality, inputs, meter.report(existing.keys), existing)
         _finish(config, staging, of, drift)
@@ -150,32 +155,40 @@ def _batch_rows(tokenizer: Tokenizer) -> int:
 
 
 @contextmanager
-def _map_writer(uri: str, tokenizer: Tokenizer) -> Iterator[pq.ParquetWriter]:
-    """Open a file of the form that `SemanticIds.load` reads."""
+def _writers(folder: str, tokenizer: Tokenizer) -> Iterator[list[pq.ParquetWriter]]:
+    """Open the map, as `SemanticIds` reads it, and, where codes do not say all, what `Coefficients` reads."""
     sizes = ",".join(map(str, tokenizer.codebook_sizes))
     schema = pa.schema(
         [("item_id", pa.string()), ("codes", pa.list_(pa.int32()))], metadata={"codebook_sizes": sizes}
     )
-    fs, inner = arrow_filesystem(uri)
-    with pq.ParquetWriter(inner, schema, filesystem=fs) as writer:
-        yield writer
+    schemas = {FILE: schema}
+    if bits := tokenizer.coefficient_bits:
+        schemas[COEFFICIENTS] = coefficient_schema(bits, len(tokenizer.codebook_sizes))
+    with ExitStack() as files:
+        places = [(arrow_filesystem(join(folder, name)), schema) for name, schema in schemas.items()]
+        yield [
+            files.enter_context(pq.ParquetWriter(inner, schema, filesystem=fs))
+            for (fs, inner), schema in places
+        ]
 
 
 @torch.no_grad()
 def _assign(
     chunk: Chunk, id_column: str, columns: Mapping[str, str], tokenizer: Tokenizer, meter: DriftMeter
-) -> pa.Table:
+) -> list[pa.Table]:
+    """Return the rows of the map and, where codes do not say all, of what is stored beside them."""
     contents = _contents(chunk, columns, tokenizer)
     chosen = tokenizer.encode(contents)
-    rebuilt = tokenizer.reconstruct(contents, chosen)
-    errors = tokenizer.standardiser.errors(tokenizer.standardiser(contents), rebuilt, contents.present)
+    errors = measure(tokenizer, contents, chosen).errors
     codes = chosen.numpy().astype(np.int32)
     meter.add(codes, errors.numpy(), contents.present.numpy())
     offsets = np.arange(len(codes) + 1, dtype=np.int32) * codes.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(codes.reshape(-1)))
     ids = as_ids(chunk.table.column(id_column), Where(chunk.origins, id_column))
     sizes = ",".join(map(str, tokenizer.codebook_sizes))
-    return pa.table({"item_id": ids, "codes": lists}, metadata={"codebook_sizes": sizes})
+    table = pa.table({"item_id": ids, "codes": lists}, metadata={"codebook_sizes": sizes})
+    beside = tokenizer.coefficients(contents, chosen)
+    return [table, *([] if beside is None else [coefficient_table(ids, beside.numpy())])]
 
 
 def _contents(chunk: Chunk, columns: Mapping[str, str], tokenizer: Tokenizer) -> Contents:

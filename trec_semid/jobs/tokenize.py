@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import NonNegativeInt
 
-from trec_semid.core.arrays import Ints
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.identity import MayChange
+from trec_semid.core.paths import remove
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.schema import Dataset, DatasetConfig, open_dataset
 from trec_semid.runtime.logs import RunLog, say, set_up_console, track, working
@@ -19,9 +20,11 @@ from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
-from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.encode import coefficients_of, encode_catalogue
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import my_rank
+from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
+from trec_semid.tokenizers.maps.coefficients import Coefficients
 from trec_semid.tokenizers.maps.origin import Named, origin_of
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
@@ -104,7 +107,8 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
             facts = dataset.facts
             origin = origin_of(Named(facts.name, facts.checksum), dataset.item_ids, catalogue)
             ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer), origin)
-            _write(folder, config, tokenizer, ids, quality)
+            beside = coefficients_of(tokenizer, catalogue, resolved.encoded.codes)
+            _write(folder, config, tokenizer, Written(ids, beside, quality))
         log.event("finish")
     finally:
         log.close()
@@ -146,12 +150,24 @@ def _fit(
         log.scalars({f"fit/{key}": value for key, value in report.scalars.items()}, step=report.round)
 
 
-def _write(
-    folder: RunFolder, config: TokenizeConfig, tokenizer: Tokenizer, ids: SemanticIds, quality: dict[str, Any]
-) -> None:
+class Written(NamedTuple):
+    """What a run says of its items."""
+
+    ids: SemanticIds
+    coefficients: Array | None
+    """(N, R) stored beside the codes; None where nothing is."""
+    quality: dict[str, Any]
+
+
+def _write(folder: RunFolder, config: TokenizeConfig, tokenizer: Tokenizer, written: Written) -> None:
+    ids, coefficients, quality = written
     assert ids.origin, "named by _tokenize"
     tokenizer.save(folder.path("tokenizer"))
     ids.save(folder.path(FILE))
+    if coefficients is None:
+        remove(folder.path(COEFFICIENTS))  # of another config: it would be signed with the rest
+    else:
+        Coefficients(ids.item_ids, coefficients).save(folder.path(COEFFICIENTS))
     folder.write_json("quality.json", quality)
     metrics, counts = quality_metrics(quality)
     of: dict[str, Any] = {
@@ -171,7 +187,8 @@ def summary(quality: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{quality['tokenizer']}: {quality['num_items']:,} items, {len(quality['positions'])} positions",
-            f"reconstruction {quality['reconstruction']:.4f}, utilisation {quality['utilisation']:.1%}, "
+            f"reconstruction {quality['reconstruction']:.4f}, cosine {quality['cosine']:.4f}, "
+            f"utilisation {quality['utilisation']:.1%}, "
             f"entropy {quality['entropy']:.2f} nats",
             f"unique tuples {quality['unique_share']:.1%}, largest group {quality['largest_group']} "
             f"({collisions['resolution']}: {collisions['before']['items_in_groups']} -> "

@@ -12,7 +12,7 @@ from torch import Tensor
 from trec_semid.core.arrays import Array, Flags, Int32s, Ints
 from trec_semid.core.hashing import Hashes, exact_tuple_keys, tuple_keys
 from trec_semid.metrics.codes import Collisions, count_collisions
-from trec_semid.tokenizers.encode import Encoded
+from trec_semid.tokenizers.encode import Encoded, measure
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
@@ -103,7 +103,8 @@ def _number_within_groups(keys: Array) -> Ints:
 
 
 def _move(tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded, movers: Ints) -> Encoded:
-    codes, errors, sizes = encoded.codes.copy(), encoded.errors.copy(), tokenizer.codebook_sizes
+    codes, errors, cosines = encoded.codes.copy(), encoded.errors.copy(), encoded.cosines.copy()
+    sizes = tokenizer.codebook_sizes
     # The catalogue's keys are sorted once; those given out are few and sorted after every chunk.
     taken, given = np.sort(tuple_keys(codes, sizes)), np.empty(0, np.uint64)
     for tries in _TRIES:
@@ -115,11 +116,11 @@ def _move(tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded, mover
             choice = _choose_free(keys, ~(_contains(taken, keys) | _contains(given, keys)))
             has_free = choice >= 0
             codes[rows[has_free]] = tuples.numpy()[has_free, choice[has_free]]
-            errors[rows] = _errors(tokenizer, contents, codes[rows])
+            errors[rows], cosines[rows] = _measure(tokenizer, contents, codes[rows])
             given = np.sort(np.append(given, keys[has_free, choice[has_free]]))
             stuck.append(rows[~has_free])
         movers = np.concatenate(stuck)
-    return Encoded(codes, errors)
+    return Encoded(codes, errors, cosines)
 
 
 @torch.no_grad()
@@ -189,7 +190,6 @@ def _contains(ordered: Hashes, keys: Hashes) -> Flags:
 
 
 @torch.no_grad()
-def _errors(tokenizer: Tokenizer, contents: Contents, codes: Int32s) -> Array:
-    rebuilt = tokenizer.reconstruct(contents, torch.from_numpy(codes).long().to(tokenizer.device))
-    standardiser = tokenizer.standardiser
-    return standardiser.errors(standardiser(contents), rebuilt, contents.present).cpu().numpy()
+def _measure(tokenizer: Tokenizer, contents: Contents, codes: Int32s) -> list[Array]:
+    measured = measure(tokenizer, contents, torch.from_numpy(codes).long().to(tokenizer.device))
+    return [part.cpu().numpy() for part in measured]

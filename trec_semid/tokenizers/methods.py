@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes
+from trec_semid.tokenizers.cosine_rq import CosineRq, CosineRqConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 from trec_semid.tokenizers.opq import Opq, OpqConfig
@@ -18,12 +19,15 @@ from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVae, RqVaeConfig
 from trec_semid.tokenizers.tokenizer import FORMAT_VERSION, Tokenizer
 
-TokenizerConfig = Annotated[MmqConfig | RqVaeConfig | RqKmeansConfig | OpqConfig, Field(discriminator="kind")]
+TokenizerConfig = Annotated[
+    MmqConfig | RqVaeConfig | RqKmeansConfig | OpqConfig | CosineRqConfig, Field(discriminator="kind")
+]
 TOKENIZERS: dict[type[Config], type[Tokenizer]] = {
     MmqConfig: Mmq,  # shared and specific experts, cosine codebooks
     RqVaeConfig: RqVae,  # autoencoder with residual codebooks
     RqKmeansConfig: RqKmeans,  # residual k-means, no gradients
     OpqConfig: Opq,  # rotation and product codebooks, no gradients
+    CosineRqConfig: CosineRq,  # residual codebooks of directions, with coefficients
 }
 _CONFIGS: TypeAdapter[Any] = TypeAdapter(TokenizerConfig)
 

@@ -1,5 +1,7 @@
 """How good a tokenizer's codes are: `quality.json` and the metrics drawn from it."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,8 @@ def describe_quality(
         ],
         "reconstruction": float(encoded.errors.sum(1, dtype=np.float64).mean()),
         "reconstruction_convention": RECONSTRUCTION_CONVENTION,
+        "cosine": float(encoded.cosines[catalogue.rows_with_content()].mean(dtype=np.float64)),
+        "bytes_per_item": _describe_bytes(tokenizer, usage),
         **_describe_unfitted(catalogue, encoded, fitted),
         "utilisation": float(np.mean([use.utilisation for use in usage])),
         "entropy": float(np.mean([use.entropy for use in usage])),
@@ -61,8 +65,9 @@ def describe_quality(
 
 def quality_metrics(quality: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
     """Return the metrics and counts of `metrics.json`."""
-    names = ("reconstruction", "utilisation", "entropy", "perplexity", "unique_share")
+    names = ("reconstruction", "cosine", "utilisation", "entropy", "perplexity", "unique_share")
     metrics = {f"all/{name}": quality[name] for name in names}
+    metrics["all/bytes_per_item"] = sum(quality["bytes_per_item"].values())
     for name, modality in quality["modalities"].items():
         metrics[f"all/reconstruction/{name}"] = modality["reconstruction"]
     if quality["reconstruction_of_unfitted_items"] is not None:
@@ -90,6 +95,12 @@ def _describe_position(name: str, usage: CodeUsage) -> dict[str, Any]:
         "missing": usage.missing,
         "counts": usage.counts.tolist(),
     }
+
+
+def _describe_bytes(tokenizer: Tokenizer, usage: Sequence[CodeUsage]) -> dict[str, float]:
+    """Return what an item takes with codes packed as tight as whole bits allow, 'missing' where it occurs."""
+    code_bits = sum(math.ceil(math.log2(len(use.counts) + (use.missing > 0))) for use in usage)
+    return {"codes": code_bits / 8, "coefficients": tokenizer.coefficient_bits * len(usage) / 8}
 
 
 def _describe_unfitted(catalogue: ItemContents, encoded: Encoded, fitted: Ints) -> dict[str, Any]:

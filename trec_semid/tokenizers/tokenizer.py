@@ -84,6 +84,16 @@ class Tokenizer(nn.Module, ABC):
         constant of the item and position.
         """
 
+    @property
+    def coefficient_bits(self) -> int:
+        """Bits of each number that is stored beside a code; 0 where codes say all."""
+        return 0
+
+    def coefficients(self, contents: Contents, codes: Tensor) -> Tensor | None:
+        """Return (B, R) what is stored beside codes (B, R), float16 or uint8; None where codes say all."""
+        del contents, codes
+        return None
+
     def save(self, uri: str) -> None:
         """Write the folder of `files`."""
         with staged_folder(uri) as folder:

@@ -93,6 +93,18 @@ class Standardiser(nn.Module):
         per_modality = torch.stack([part.sum(1) for part in squares.split(self.dims, dim=1)], dim=1)
         return torch.where(present, per_modality, 0.0)
 
+    def cosines(self, x: Tensor, rebuilt: Tensor, present: Tensor) -> Tensor:
+        """Return (B,): cos(e, e_hat) over the modalities that are there; 0 where none is.
+
+        Args:
+            x: (B, D) standardised content.
+            rebuilt: (B, D) its reconstruction, standardised as well.
+            present: (B, M) bool.
+        """
+        here = self.spread(present)
+        e, e_hat = (torch.where(here, values * self.std + self.mean, 0.0) for values in (x, rebuilt))
+        return torch.cosine_similarity(e, e_hat, dim=1)
+
     @torch.no_grad()
     def fit(self, catalogue: ItemContents, rows: Ints) -> None:
         """Measure mean and standard deviation over (n,) items; every rank reads its share.

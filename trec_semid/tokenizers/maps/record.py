@@ -9,6 +9,7 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes, write_bytes
 from trec_semid.runtime.fingerprints import Fingerprint, fingerprints, read_signed, signed_json, verify
+from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
 from trec_semid.tokenizers.maps.semantic_ids import FILE
 
 RECORD = "codes.json"
@@ -32,7 +33,7 @@ def code_files(folder: str) -> list[str]:
     tokenizer = join(folder, TOKENIZER)
     names = [f"{TOKENIZER}/{name}" for name in (list_folder(tokenizer) if is_folder(tokenizer) else [])]
     names = [name for name in names if ".partial-" not in name]
-    return [*(name for name in (FILE, QUALITY) if exists(join(folder, name))), *names]
+    return [*(name for name in (FILE, COEFFICIENTS, QUALITY) if exists(join(folder, name))), *names]
 
 
 def write_record(
