@@ -77,8 +77,9 @@ def test_it_is_trained_asked_again_and_planned(problem, tmp_path):
         {**changes(), "sampled": {"num_sampled": 30}},
         {**changes(), "finetune": TUNED},
         changes(dmil=False, learns_temperature=False),
+        {**changes(), "train": {"precision": "bfloat16"}},
     ],
-    ids=["light", "refined", "sampled", "tuned", "nearest"],
+    ids=["light", "refined", "sampled", "tuned", "nearest", "bfloat16"],
 )
 def test_each_arm_learns(problem, tmp_path, given):
     config = retrieve_config(problem, str(tmp_path / "run"), **given)
