@@ -1,6 +1,7 @@
 """HyMiRec from end to end: trained, gone on with, asked again, planned, on one rank and on several."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ def changes(loss: dict[str, Any] | None = None, **model: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory):
+def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_problem(str(tmp_path_factory.mktemp("hymirec")))
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory) -> str:
+def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A language model of two layers, as a config alone."""
     folder = tmp_path_factory.mktemp("lm")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -54,7 +55,7 @@ def of_lm(path: str, **settings: Any) -> dict[str, Any]:
     return changes(backbone="causal_lm", lm={"path": path, "pretrained": False, **settings})
 
 
-def test_it_is_trained_asked_again_and_planned(problem, tmp_path):
+def test_it_is_trained_asked_again_and_planned(problem: dict[str, Any], tmp_path: Path):
     config = retrieve_config(problem, str(tmp_path / "run"), **changes(coarse_weight=0.2))
     metrics = run(config).metrics
     losses = losses_of(config.run)
@@ -81,7 +82,7 @@ def test_it_is_trained_asked_again_and_planned(problem, tmp_path):
     ],
     ids=["light", "refined", "sampled", "tuned", "nearest", "bfloat16"],
 )
-def test_each_arm_learns(problem, tmp_path, given):
+def test_each_arm_learns(problem: dict[str, Any], tmp_path: Path, given: dict[str, Any]):
     config = retrieve_config(problem, str(tmp_path / "run"), **given)
     run(config)
     losses = losses_of(config.run)
@@ -90,7 +91,7 @@ def test_each_arm_learns(problem, tmp_path, given):
 
 
 @pytest.mark.ranks
-def test_ranks_train_and_retrieve_as_one(problem, tmp_path):
+def test_ranks_train_and_retrieve_as_one(problem: dict[str, Any], tmp_path: Path):
     one, *others = [
         retrieve_with_plan(problem, str(tmp_path / "1"), "row_wise", changes()),
         *(
@@ -104,12 +105,14 @@ def test_ranks_train_and_retrieve_as_one(problem, tmp_path):
 
 
 @pytest.mark.parametrize("reads_with", ["transformer", "causal_lm"])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, lm, tmp_path, monkeypatch, reads_with):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    problem: dict[str, Any], lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads_with: str
+):
     given = of_lm(lm, lora_rank=2) if reads_with == "causal_lm" else changes(dropout=0.3)
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **given)).metrics
     train_steps = training_loop.train_steps
 
-    def stopping(*arguments, **named):
+    def stopping(*arguments: Any, **named: Any) -> Iterator[Any]:
         for report in train_steps(*arguments, **named):
             yield report
             if report.step == 7:
@@ -124,14 +127,18 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, lm, tmp_path, m
 
 
 @pytest.mark.parametrize("settings", [{}, {"checkpoints_gradients": True}], ids=["plain", "checkpointed"])
-def test_a_language_model_reads_in_the_place_of_the_transformer(problem, lm, tmp_path, settings):
+def test_a_language_model_reads_in_the_place_of_the_transformer(
+    problem: dict[str, Any], lm: str, tmp_path: Path, settings: dict[str, Any]
+):
     config = retrieve_config(problem, str(tmp_path / "run"), **of_lm(lm, **settings))
     run(config)
     losses = losses_of(config.run)
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
-def test_a_language_model_that_is_not_there_or_reads_too_little_is_refused(problem, lm, tmp_path):
+def test_a_language_model_that_is_not_there_or_reads_too_little_is_refused(
+    problem: dict[str, Any], lm: str, tmp_path: Path
+):
     config = retrieve_config(problem, str(tmp_path / "run"), **of_lm(str(tmp_path / "nowhere")))
     with pytest.raises(ConfigError, match=r"model\.lm\.path: no model in"):
         run(config)
@@ -143,7 +150,9 @@ def test_a_language_model_that_is_not_there_or_reads_too_little_is_refused(probl
         run(retrieve_config(problem, str(tmp_path / "run"), **of_lm(str(tmp_path / "short"))))
 
 
-def test_without_its_packages_a_language_model_names_the_extra(problem, lm, tmp_path, monkeypatch):
+def test_without_its_packages_a_language_model_names_the_extra(
+    problem: dict[str, Any], lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def absent(name: str) -> None:
         raise ImportError(f"No module named '{name}'")
 
@@ -152,6 +161,6 @@ def test_without_its_packages_a_language_model_names_the_extra(problem, lm, tmp_
         run(retrieve_config(problem, str(tmp_path / "run"), **of_lm(lm)))
 
 
-def test_other_rows_are_refused(problem):
+def test_other_rows_are_refused(problem: dict[str, Any]):
     with pytest.raises(ValueError, match=r"set sequences\.rows = 'sliding'"):
         retrieve_config(problem, "r", **{**changes(), "sequences": {"rows": "dense"}})

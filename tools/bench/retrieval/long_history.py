@@ -39,15 +39,19 @@ ARMS: dict[str, dict[str, Any]] = {
     "refined alone": {"coarse_interests": 0},
     "refined alone, all in full": {"coarse_interests": 0, "recent": 1000},
 }
-ROWS = [("light and refined", 100), ("light and refined", 1000), ("refined alone", 1000)]
-ROWS += [("refined alone, all in full", 1000)]
+ROWS = (
+    ("light and refined", 100),
+    ("light and refined", 1000),
+    ("refined alone", 1000),
+    ("refined alone, all in full", 1000),
+)
 
 
 def model_of(arm: str, length: int) -> RetrievalModel:
     spec = TableSpec("t_item_id", NUM_ITEMS, ("item_id",))
     tables = CodeTables([CodeTable(f"t_code_{r}", 257) for r in range(6)], DIM)
     live = LiveCodes(tables, torch.randint(0, 256, (NUM_ITEMS, 6)).short())
-    sparse = PooledTables([spec], TablesConfig(dim=DIM), ["item_id"])
+    sparse = PooledTables([spec], TablesConfig(dim=DIM, init_std=0.02), ["item_id"])
     items = ItemTokens(sparse, {}, live, DIM, content_std=0.02, content_is_unit=True)
     loss = LossConfig(item_similarity_is_cosine=True, item_temperature=0.07)
     frame = Frame(DIM, length, loss, predicts_codes=False, window=WINDOW)
@@ -68,7 +72,7 @@ def measure(arm: str, length: int) -> None:
     maker = SequenceMaker(windows, FEATURES, Window(WINDOW, True), listed=np.arange(NUM_ITEMS))
     batch = maker.make(np.arange(NUM_USERS), NUM_USERS, rng)
     listed = Listed(batch.items, keyed_jagged(*FEATURES.of(batch.items.numpy())), None)
-    before, most, ended = resident(), [0], threading.Event()
+    before, most, ended, seconds = resident(), [0], threading.Event(), 0.0
 
     def watch() -> None:
         while not ended.wait(0.002):
