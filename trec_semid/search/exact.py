@@ -8,6 +8,7 @@ Legend: B users, M interests of a user, N items, n items of a stretch, D width.
 from collections.abc import Sequence
 from typing import final
 
+import torch
 from torch import Tensor
 
 from trec_semid.metrics.target_positions import (
@@ -28,6 +29,10 @@ from trec_semid.search.stretches import bring_together
 # In float32 that is 256 MiB.
 SCORES_AT_ONCE = 1 << 26
 """Users of a batch times items: scores that are computed once and stored between the two looks at them."""
+
+_PRODUCTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Scores of interests before the highest is taken: on a CPU they stay in its cache, which halves the time."""
+_LEAST_BLOCK = 64
 
 
 def users_at_once(num_items: int) -> int:
@@ -161,8 +166,15 @@ class CatalogueScores:
         """Return (B, n) float32 from (B, D) or (B, M, D), and (n, D)."""
         if queries.dim() == 2:
             return (queries @ items.T).float()
-        # One product for all interests of all users: the catalogue is read once.
-        scores = (queries.flatten(0, 1) @ items.T).float().unflatten(0, queries.shape[:2])
-        if self._interests is not None:
-            scores += self._interests.unsqueeze(2)
-        return scores.amax(1)
+        num_users, num_interests, _ = queries.shape
+        # Interest by interest, so that the highest is taken of long rows; one product for a block of items.
+        rows = queries.transpose(0, 1).flatten(0, 1)
+        best = torch.empty((num_users, len(items)), device=queries.device)
+        at_once = _PRODUCTS_AT_ONCE.get(queries.device.type, _PRODUCTS_AT_ONCE["cpu"])
+        width = max(_LEAST_BLOCK, at_once // max(1, len(rows)))
+        for block, highest in zip(items.split(width), best.split(width, dim=1), strict=True):
+            scores = (rows @ block.T).float().unflatten(0, (num_interests, num_users))
+            if self._interests is not None:
+                scores += self._interests.T.unsqueeze(2)
+            torch.amax(scores, 0, out=highest)
+        return best
