@@ -71,3 +71,18 @@ def test_what_backward_keeps_of_a_history_is_numbers_of_items_not_vectors():
         light(torch.randn(9, 16).requires_grad_(), batch.places)
     vectors = 32 * 500 * 16 * 4
     assert sum(saved) < vectors / 2
+
+
+def test_queries_begin_with_horizons_of_their_own():
+    """Items that score alike: weights fall as (1 + events back)^-p, p = 0, 1 and 2, bucket by bucket."""
+    light = LightHalf(6, 3, 16)
+    with torch.no_grad():
+        light.score.weight.zero_()
+    back = torch.arange(7).flip(0)
+    lower = 2 ** ((back.float() + 1).log2() * 4).floor().div(4)
+    values = torch.eye(7, 6)
+    read = light.value(light.norm(values))
+    pooled = light._pool(read, torch.zeros(7, 3), torch.arange(7)[None], torch.tensor([7]))[0]
+    for query, power in enumerate((0.0, 1.0, 2.0)):
+        weights = lower**-power / (lower**-power).sum()
+        torch.testing.assert_close(pooled[query], weights @ read)

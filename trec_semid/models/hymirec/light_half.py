@@ -3,6 +3,7 @@
 Legend: B users, L longest history, U listed items, Q queries, D width.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, final
 
@@ -17,6 +18,8 @@ _NUMBERS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Bound on what is read of histories at once: 32 MiB in float32 on a CPU, 512 MiB on a GPU."""
 _BUCKETS_PER_DOUBLING = 4
 """Events that lie 20 and 23 back are told apart, those 800 and 900 back are not."""
+_STEEPEST = 2.0
+"""Power by which the weights of the most forgetful query fall at the start."""
 
 
 class _Read(NamedTuple):
@@ -34,7 +37,8 @@ class LightHalf(nn.Module):
 
     s_q(x) = w_q . tanh(W norm(x)) and v are linear in what is looked up once an item, however often it stands
     in histories, so that a place costs a look-up and Q + D numbers, and the whole is linear in L. x is the
-    sum of the rows of an item's codes. How far back an event lies counts in steps that grow with it.
+    sum of the rows of an item's codes. How far back an event lies counts in steps that grow with it; at the
+    start one query weighs all events alike, and the next ones more and more those just past.
     Pooling by learnt queries is that of Lin et al., "A Structured Self-Attentive Sentence Embedding", 2017,
     and of ComiRec's SA, 2020; what HyMiRec (2025) pools with is not public.
 
@@ -61,7 +65,9 @@ class LightHalf(nn.Module):
         self.types = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
         buckets = (torch.arange(max_len).float().add(1).log2() * _BUCKETS_PER_DOUBLING).floor().long()
         self.register_buffer("buckets", buckets, persistent=False)
-        self.recency = nn.Parameter(torch.zeros(int(buckets[-1]) + 1, num_queries))
+        # Horizons of their own: weights fall as (events back + 1)^-p, from not at all to the square.
+        powers = torch.linspace(0, _STEEPEST, num_queries) * math.log(2) / _BUCKETS_PER_DOUBLING
+        self.recency = nn.Parameter(-torch.arange(int(buckets[-1]) + 1).unsqueeze(1) * powers)
         self.feed_norm, self.out_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.feed, self.back = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
