@@ -114,13 +114,25 @@ def losses_of_chosen(queries: Tensor, vectors: Tensor, chosen: Tensor, places: P
         return item_losses(queries.squeeze(1), vectors, targets, places)
     if targets.shape[1] <= num_interests:
         own = queries.gather(1, chosen.unsqueeze(2).expand(-1, -1, queries.shape[2]))
-        losses = item_losses(own.flatten(0, 1), vectors, targets.reshape(-1, 1), places)
-        return losses.view(targets.shape)
+        return losses_of_own(own, vectors, places)
     # (P, M, W): an interest sees the targets that chose it, and nothing in the places of the others.
     is_own = chosen.unsqueeze(1) == torch.arange(num_interests, device=chosen.device).unsqueeze(1)
     theirs = torch.where(is_own, targets.unsqueeze(1), -1)
     losses = item_losses(queries.flatten(0, 1), vectors, theirs.flatten(0, 1), places)
     return losses.view(theirs.shape).sum(1)
+
+
+def losses_of_own(queries: Tensor, vectors: Tensor, places: Places) -> Tensor:
+    """Return (P, W): cross-entropy of each target by a query of its own; 0 where there is no target.
+
+    Args:
+        queries: (P, W, D).
+        vectors: (U, D) of the listed items.
+        places: with targets (P, W), -1 for none.
+    """
+    targets = places.targets
+    losses = item_losses(queries.flatten(0, 1), vectors, targets.reshape(-1, 1), places)
+    return losses.view(targets.shape)
 
 
 def of_users(at_places: Tensor, places: Places) -> Tensor:

@@ -1,6 +1,7 @@
 """Users who like two opposite directions of the item space, which no single vector can point to."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -39,16 +40,18 @@ def planted_items() -> ItemTokens:
     return items
 
 
-def histories(num_users: int, seed: int, *, turn: int = 0) -> tuple[list[list[int]], np.ndarray]:
+def histories(
+    num_users: int, seed: int, axes: Sequence[int] = range(NUM_DIRECTIONS // 2)
+) -> tuple[list[list[int]], np.ndarray]:
     """Return items of each user, and the two opposite directions (num_users, 2) that they are of.
 
     Args:
         num_users: rows.
         seed: draws them.
-        turn: takes every direction by so many further.
+        axes: of the plane, that users like; direction a and its opposite are of axis a.
     """
     rng = np.random.default_rng(seed)
-    first = (rng.integers(NUM_DIRECTIONS // 2, size=num_users) + turn) % NUM_DIRECTIONS
+    first = rng.choice(np.asarray(axes), size=num_users)
     likes = np.stack([first, (first + NUM_DIRECTIONS // 2) % NUM_DIRECTIONS], 1)
     which = rng.integers(2, size=(num_users, LENGTH))
     which[:, :2] = [0, 1]  # both are in every history
@@ -56,13 +59,19 @@ def histories(num_users: int, seed: int, *, turn: int = 0) -> tuple[list[list[in
     return rows.tolist(), likes
 
 
-def trained(model: RetrievalModel, *, steps: int = 150, rate: float = 0.02, turn: int = 0) -> RetrievalModel:
+def trained(
+    model: RetrievalModel,
+    *,
+    steps: int = 150,
+    rate: float = 0.02,
+    axes: Sequence[int] = range(NUM_DIRECTIONS // 2),
+) -> RetrievalModel:
     """Train on users of the planted kind."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=rate)
     with_loss = RetrieverWithLoss(model, world_size=1).train()
     for step in range(steps):
-        rows, _ = histories(32, 100 + step, turn=turn)
+        rows, _ = histories(32, 100 + step, axes)
         batch = training_batch(rows, num_items=NUM_ITEMS)
         optimizer.zero_grad()
         with_loss(all_listed(NUM_ITEMS), batch.places, batch.global_size).loss.backward()
@@ -79,15 +88,21 @@ def interests_of(model: RetrievalModel, rows: list[list[int]]) -> Tensor:
     return vectors if vectors.dim() == 3 else vectors.unsqueeze(1)
 
 
-def recall_of_interests(model: RetrievalModel, *, turn: int = 0) -> float:
+def recall_of_interests(model: RetrievalModel, axes: Sequence[int] = range(NUM_DIRECTIONS // 2)) -> float:
     """Return the mean, over both interests of users, of the share of its items in the first twelve.
 
     The lower of a user's two shares counts: a list of one interest alone is worth nothing.
     """
-    rows, likes = histories(64, 7, turn=turn)
+    rows, likes = histories(64, 7, axes)
+    batch = users_batch(rows)
     with torch.no_grad():
         vectors = model.item_vectors(model.items(all_listed(NUM_ITEMS)))
-        scores = (interests_of(model, rows) @ vectors.T).amax(1)
+        queries = model.queries(model.items(listed_of(batch.items)), batch.places)
+        assert queries.vectors is not None
+        scores = queries.vectors.view(len(rows), -1, DIM) @ vectors.T
+        if queries.interest_log_probs is not None:
+            scores += queries.interest_log_probs.unsqueeze(2)
+        scores = scores.amax(1)
     listed = scores.topk(2 * PER_DIRECTION).indices // PER_DIRECTION
     shares = [(listed == torch.from_numpy(likes[:, n : n + 1])).sum(1) / PER_DIRECTION for n in range(2)]
     return float(torch.minimum(*shares).mean())

@@ -138,17 +138,17 @@ def test_users_are_asked_for_with_all_their_interests_and_nothing_without_a_hist
 
 
 @pytest.mark.parametrize(
-    ("extractor", "by_two", "by_one"), [("attention", 0.9, 0.05), ("routing", 0.4, 0.15)]
+    ("extractor", "by_two", "by_one"), [("attention", 0.9, 0.05), ("routing", 0.6, 0.15)]
 )
 def test_two_opposite_interests_are_retrieved_by_two_vectors_and_not_by_one(extractor, by_two, by_one):
-    """Routing, whose agreement is linear in items, tells the two apart for half of the items."""
+    """Routing, whose agreement is linear in items, tells the two apart for most of the items."""
     shares = []
     for num_interests in (2, 1):
-        torch.manual_seed(1)
+        torch.manual_seed(2)
         config = ComirecConfig(extractor=extractor, num_interests=num_interests)
         loss = LossConfig(item_similarity_is_cosine=True, item_temperature=0.1)
         frame = Frame(DIM, planted_interests.LENGTH, loss, predicts_codes=False)
         model = retriever_of(config).build(planted_interests.planted_items(), frame)
-        shares.append(planted_interests.recall_of_interests(planted_interests.trained(model)))
+        shares.append(planted_interests.recall_of_interests(planted_interests.trained(model, rate=0.05)))
     assert shares[0] > by_two
     assert shares[1] < by_one

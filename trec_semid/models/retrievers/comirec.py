@@ -18,6 +18,9 @@ from trec_semid.models.interests import InterestExtractor, MultiInterestModel
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.retriever import Frame, Needs, Retriever, RetrieverConfig
 
+_MAP_NOISE = 0.3
+"""Length of what interests' maps of a vector differ by at the start, as a share of its length."""
+
 
 class ComirecConfig(RetrieverConfig):
     """Cen et al., "Controllable Multi-Interest Framework for Recommendation" (ComiRec), KDD 2020."""
@@ -57,8 +60,10 @@ class ComirecExtractor(InterestExtractor):
         if self.transformer or not self.routes:
             self.places = nn.Parameter(torch.randn(max_len, dim) * 0.02)
         if self.routes:
-            # Keeps lengths about what they were: squash shortens short vectors quadratically.
-            self.maps = nn.Parameter(torch.randn(max_len, config.num_interests, dim, dim) / math.sqrt(dim))
+            # Near the identity, so that capsules are in the space of items from the first step. Drawn around
+            # 0, as published, they have to be turned there first, for every place and interest by itself.
+            noise = torch.randn(max_len, config.num_interests, dim, dim) * (_MAP_NOISE / math.sqrt(dim))
+            self.maps = nn.Parameter(torch.eye(dim) + noise)
         else:
             hidden = config.hidden_dim or 4 * dim
             self.hidden = nn.Linear(dim, hidden)
