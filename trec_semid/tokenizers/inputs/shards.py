@@ -35,6 +35,15 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def rows_of_all_ranks(values: Tensor) -> Tensor:
+    """Return (W * n, ...): the rows (n, ...) of each of W ranks, in their order; all have equally many."""
+    if world_size() == 1:
+        return values
+    whole = values.new_empty((world_size() * len(values), *values.shape[1:]))
+    dist.all_gather_into_tensor(whole, values.contiguous())
+    return whole
+
+
 def largest_over_ranks(values: Tensor) -> Tensor:
     """Return the largest of every rank's numbers, place by place and of any shape, on every rank."""
     if world_size() > 1:
