@@ -13,6 +13,7 @@ from tests.ranks import run_ranks
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.jobs import evaluate, plan
 from trec_semid.jobs.retrieve import run
+from trec_semid.runtime.logs import read_events
 from trec_semid.training import loop as training_loop
 
 COSINE = {"item_similarity_is_cosine": True, "item_temperature": 0.2, "code_weight": 0.0}
@@ -21,7 +22,19 @@ ROUTING: dict[str, Any] = {
     "model": {"kind": "comirec", "num_interests": 2, "extractor": "routing", "transformer": STILL},
     "loss": COSINE,
 }
-KINDS = {"attention": ATTENTION, "routing": ROUTING}
+GEMIREC: dict[str, Any] = {"kind": "gemirec", "transformer": STILL, "dropout": 0.0, "num_interests": 3}
+LEARNED: dict[str, Any] = {
+    "model": {**GEMIREC, "interest": {"codebook_size": 6, "num_levels": 2}, "state_weight": 0.5},
+    "loss": COSINE,
+    "window": 2,
+}
+CODES: dict[str, Any] = {
+    "model": {**GEMIREC, "dictionary": "codes", "interest": {"num_levels": 2}, "posterior": "decoupled"},
+    "loss": COSINE,
+    "evaluation": {"interests": {"merge": "weighted"}},
+}
+FREE: dict[str, Any] = {"model": {**GEMIREC, "interests": "free"}, "loss": COSINE}
+KINDS = {"attention": ATTENTION, "routing": ROUTING, "learned": LEARNED, "codes": CODES}
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +108,41 @@ def test_a_finished_run_is_planned_and_asked_again(problem, tmp_path, name):
             "set loss.item_weight = 1, loss.code_weight = 0",
         ),
         ({"loss": {"code_weight": 0.0}, "evaluation": {"beam_width": 40}}, "leave out evaluation.beam_width"),
+        (
+            {"model": {**GEMIREC, "dictionary": "codes"}, "semantic_ids": None},
+            "model.dictionary = 'codes' needs codes: give semantic_ids",
+        ),
+        (
+            {"model": {**GEMIREC, "interest": {"codebook_size": 2}}},
+            "model.num_interests: the dictionary has 2",
+        ),
+        (
+            {"model": {**GEMIREC, "interest": {"num_levels": 2}, "interest_beam": 2}},
+            "model.interest_beam: 2 prefixes are few for 3 interests",
+        ),
     ],
 )
 def test_what_makes_no_sense_with_interests_is_refused(problem, changes, words):
     with pytest.raises(ValueError, match=words):
         retrieve_config(problem, "r", **{**ATTENTION, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes", [FREE, {**LEARNED, "model": {**LEARNED["model"], "interests": "history"}}]
+)
+def test_the_other_arms_of_gemirec_train_and_retrieve(problem, tmp_path, changes):
+    config = retrieve_config(problem, str(tmp_path / "run"), **changes)
+    assert 0 < run(config).metrics["test/recall@10"] <= 1
+    losses = losses_of(config.run)
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_a_run_tells_of_its_dictionary_and_keeps_it_in_its_checkpoints(problem, tmp_path):
+    config = retrieve_config(problem, str(tmp_path / "run"), **LEARNED)
+    metrics = run(config).metrics
+    assert 0 < metrics["all/interest_error"] < 1
+    assert metrics["all/interest_perplexity"] > 1
+    told = [event for event in read_events(f"{config.run}/log.jsonl") if "valid/interest_moved" in event]
+    assert len(told) == 3
+    saved = (Path(config.run) / "checkpoints").rglob("*")
+    assert any(path.is_file() for path in saved)

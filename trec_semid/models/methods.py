@@ -13,6 +13,7 @@ from trec_semid.models.retriever import Retriever, RetrieverConfig
 from trec_semid.models.retrievers.asymrec import Asymrec, AsymrecConfig
 from trec_semid.models.retrievers.comirec import Comirec, ComirecConfig
 from trec_semid.models.retrievers.ensemble import Ensemble, EnsembleConfig
+from trec_semid.models.retrievers.gemirec import Gemirec, GemirecConfig
 from trec_semid.models.retrievers.heterrec import Heterrec, HeterrecConfig
 from trec_semid.models.retrievers.hymirec import Hymirec, HymirecConfig
 from trec_semid.models.retrievers.popularity import Popularity, PopularityConfig
@@ -28,6 +29,7 @@ RETRIEVERS: dict[type[BaseModel], type[Retriever[Any]]] = {
     AsymrecConfig: Asymrec,
     ComirecConfig: Comirec,
     HymirecConfig: Hymirec,
+    GemirecConfig: Gemirec,
     PopularityConfig: Popularity,
     EnsembleConfig: Ensemble,
 }

@@ -5,7 +5,8 @@ an item, R positions, K codes, D width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, final
 
 import torch
@@ -79,6 +80,11 @@ class RetrievalModel(nn.Module, ABC):
         """Whether every item can be scored; not by codes alone that depend on each other."""
         return True
 
+    noted: tuple[str, ...] = ()
+    """Names of the numbers that `note_catalogue` returns."""
+    catalogue_facts: Mapping[str, float] = MappingProxyType({})
+    """What it returned when a catalogue was built last."""
+
     @abstractmethod
     def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
         """Return the losses of each place by name, (P,) each, and the items' tokens."""
@@ -101,6 +107,17 @@ class RetrievalModel(nn.Module, ABC):
         """Return what proposes items and what decides among them, of the B users with these histories."""
         raise ConfigError(f"{type(self).__name__} proposes no items. Leave out evaluation.candidates.")
 
+    def note_catalogue(self, vectors: Tensor, rows: slice) -> dict[str, float]:
+        """Take in what all items are scored by now, before users are asked for; return numbers to tell.
+
+        All ranks call it together, whenever a catalogue is built of the model. Most models note nothing.
+
+        Args:
+            vectors: (n, D) item vectors of this rank's stretch.
+            rows: the n item rows of the stretch.
+        """
+        return {}
+
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
         """Return what a beam search asks, of the B users whose histories are given."""
         raise ConfigError(f"{type(self).__name__} does not predict codes. Leave out evaluation.beam_width.")
@@ -109,6 +126,12 @@ class RetrievalModel(nn.Module, ABC):
 def retrieval_model_in(model: nn.Module) -> RetrievalModel:
     """Return the model that is asked for lists inside one that is placed on ranks."""
     return next(module for module in model.modules() if isinstance(module, RetrievalModel))
+
+
+def catalogue_facts(model: nn.Module | None) -> dict[str, float]:
+    """Return what the one model inside has told of its items last; nothing of several, or of none."""
+    models = [] if model is None else [each for each in model.modules() if isinstance(each, RetrievalModel)]
+    return dict(models[0].catalogue_facts) if len(models) == 1 else {}
 
 
 class RetrieverOutput(NamedTuple):

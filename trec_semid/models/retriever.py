@@ -82,6 +82,10 @@ class Frame(NamedTuple):
     """Whether items have codes."""
     window: int = 1
     """The next so many items are targets of a place."""
+    num_items: int = 0
+    """N; not known while a config is checked."""
+    map_device: str = "cpu"
+    """Where what a model keeps of every item is laid out: `meta` where it is only planned."""
 
 
 KindT = TypeVar("KindT", bound=RetrieverConfig)

@@ -90,6 +90,8 @@ def build_catalogue(
             vectors = own.new_empty((rows.stop - rows.start, own.shape[1]))
         at = max(first - rows.start, 0)
         vectors[at : at + len(own)] = own
+    if vectors is not None:
+        model.catalogue_facts = model.note_catalogue(vectors, rows)
     live = model.items.live if model.predicts_codes else None
     return Catalogue(
         num_items,

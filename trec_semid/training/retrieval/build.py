@@ -31,15 +31,21 @@ class RetrieverParts(NamedTuple):
     """(N, R) item -> code map; None where items have no codes."""
     codebook_sizes: tuple[int, ...]
     """Codes of each position."""
+    num_items: int
+    """N."""
+    map_device: str = "cpu"
+    """Where what a model keeps of every item is laid out: `meta` where it is only planned."""
 
 
 def parts_of(config: RetrieveConfig, inputs: RetrieveInputs) -> RetrieverParts:
     """Return what describes the items of a dataset."""
     modalities, ids = inputs.dataset.facts.modalities, inputs.semantic_ids
     content = {name: modalities[name].dim for name in config.item.content}
+    num_items = inputs.dataset.facts.num_items
     if ids is None:
-        return RetrieverParts(inputs.data.features, content, None, ())
-    return RetrieverParts(inputs.data.features, content, torch.from_numpy(_small(ids.codes)), ids.sizes)
+        return RetrieverParts(inputs.data.features, content, None, (), num_items)
+    codes = torch.from_numpy(_small(ids.codes))
+    return RetrieverParts(inputs.data.features, content, codes, ids.sizes, num_items)
 
 
 def items_at_once(config: RetrieveConfig, num_items: int, world_size: int) -> int:
@@ -101,7 +107,8 @@ def build_model(
         mixture=mixture,
         reads_codes=item.codes,
     )
-    model = config.retriever.build(items, config.frame)
+    frame = config.frame._replace(num_items=parts.num_items, map_device=parts.map_device)
+    model = config.retriever.build(items, frame)
     anchors = None
     if config.finetune:
         anchors = {

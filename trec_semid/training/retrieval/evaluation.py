@@ -32,6 +32,7 @@ from trec_semid.evaluation.strata import Strata, StrataConfig, strata_of_counts
 from trec_semid.evaluation.target_positions import TARGET_SCHEMA, distinct_targets
 from trec_semid.metrics.effective_rank import effective_rank, gram_of
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
+from trec_semid.models.retrieval_model import catalogue_facts
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
@@ -69,12 +70,12 @@ class Evaluator:
     """The one model that is asked; None where there is none, or several."""
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics of the validation split over all ranks, without strata."""
+        """Return metrics of the validation split over all ranks, without strata, and what a model notes."""
         rows = self.rows("valid")
         accumulator = RetrievalAccumulator(None, self.data.num_items, cutoffs=self.config.evaluation.cutoffs)
         for lists in self.lists(rows):
             _take(accumulator, rows, lists)
-        return accumulator.result()[0]
+        return accumulator.result()[0] | catalogue_facts(self.model)
 
     def write(
         self,
@@ -109,6 +110,7 @@ class Evaluator:
                 values["state_rank"] = self._state_rank(self.asked, rows)
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
+        metrics |= {f"all/{name}": value for name, value in catalogue_facts(self.model).items()}
         judge = self.lister.exact()
         return (metrics | agreement_with(self, judge) if judge else metrics), counts
 

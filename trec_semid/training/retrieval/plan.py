@@ -35,8 +35,11 @@ def plan_retriever(
     parts = _parts(config, sizes)
     sizes.expect_lengths_of(parts.features)
     listed = items_at_once(config, num_negatives, cluster.world_size)
+    model = build_model(config, parts, None, world_size=cluster.world_size)
+    # Before the tables are placed: what every rank keeps of all items, as codes or interests.
+    maps = sum(each.nbytes for each in model.buffers() if each.shape[:1] == (parts.num_items,))
     tables = plan_tables(
-        build_model(config, parts, None, world_size=cluster.world_size),
+        model,
         cluster,
         config.sharding.part(PREFIX, is_inside=False),
         batch_size=listed,
@@ -59,20 +62,29 @@ def plan_retriever(
         )
     if config.loss.item_weight:
         stretch = stretch_of(0, cluster.world_size, dataset.facts.num_items)
-        _expect_listable(stretch.stop * config.tables.dim * 4, list(plans.values())[-1], cluster)
+        held = stretch.stop * config.tables.dim * 4
+        _expect_listable(held, maps, list(plans.values())[-1], cluster)
     return plans
 
 
-def _expect_listable(held: int, last: TablePlan, cluster: ClusterConfig) -> None:
-    """Refuse a stretch of item vectors [bytes] that a rank could not hold beside its tables, for lists."""
+def _expect_listable(held: int, maps: int, last: TablePlan, cluster: ClusterConfig) -> None:
+    """Refuse a stretch of item vectors [bytes] that a rank could not hold beside its tables, for lists.
+
+    Args:
+        held: bytes of the stretch.
+        maps: bytes of the codes and interests of all items.
+        last: what else is placed.
+        cluster: where.
+    """
     is_gpu = cluster.device == "cuda"
     planned = max(load.hbm_bytes if is_gpu else load.ddr_bytes for load in last.rank_loads())
-    free = (last.cluster.hbm_bytes if is_gpu else last.cluster.ddr_bytes) - planned
+    free = (last.cluster.hbm_bytes if is_gpu else last.cluster.ddr_bytes) - planned - maps
     if held > free:
         raise PlanError(
             f"items are listed by their vectors, a stretch of {held / GIB:.2f} GiB on every rank, and "
-            f"tables leave {free / GIB:.2f} GiB on the fullest of '{cluster.name}'. Lower tables.dim, take "
-            "devices with more memory, or predict codes (loss.item_weight = 0)."
+            f"tables leave {free / GIB:.2f} GiB on the fullest of '{cluster.name}' (codes and interests of "
+            f"all items take {maps / GIB:.2f} GiB). Lower tables.dim, take devices with more memory, or "
+            "predict codes (loss.item_weight = 0)."
         )
 
 
@@ -81,7 +93,7 @@ def _parts(config: RetrieveConfig, sizes: SizesConfig) -> RetrieverParts:
     features = (*describe_item(dataset, config.item.fields, has_id=config.item.id), *sizes.extra_features())
     content = sizes.widths(dataset, "item.content", config.item.content) if config.item.content else {}
     if config.semantic_ids is None:
-        return RetrieverParts(features, content, None, ())
+        return RetrieverParts(features, content, None, (), dataset.facts.num_items, "meta")
     codebooks = sizes.codebooks(config.semantic_ids, dataset)
     codes = torch.empty(dataset.facts.num_items, len(codebooks), dtype=torch.int32, device="meta")
-    return RetrieverParts(features, content, codes, codebooks)
+    return RetrieverParts(features, content, codes, codebooks, dataset.facts.num_items, "meta")

@@ -71,7 +71,7 @@ def retrieval_task(
         arguments=partial(_arguments, feed, finetuning),
         evaluate=evaluator.metrics,
         select_by=config.train.select_by,
-        shown=tuple(dict.fromkeys(("recall@10", "ndcg@10", config.train.select_by))),
+        shown=tuple(dict.fromkeys(("recall@10", "ndcg@10", config.train.select_by, *asked.model.noted))),
         inputs=inputs.checksums,
         snapshot=finetuning.files if finetuning else frozen_codes,
         finetuning=finetuning,
