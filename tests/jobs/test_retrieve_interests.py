@@ -38,7 +38,7 @@ KINDS = {"attention": ATTENTION, "routing": ROUTING, "learned": LEARNED, "codes"
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory):
+def problem(tmp_path_factory: pytest.TempPathFactory):
     return write_problem(str(tmp_path_factory.mktemp("interests")))
 
 
@@ -51,7 +51,7 @@ def results(problem: dict[str, Any], folder: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.ranks
-def test_two_and_four_ranks_train_and_retrieve_as_one(problem, tmp_path):
+def test_two_and_four_ranks_train_and_retrieve_as_one(problem: dict[str, Any], tmp_path: Path):
     one = results(problem, str(tmp_path / "1"))
     for world_size in (2, 4):
         several = run_ranks(results, world_size, problem, str(tmp_path / str(world_size)))[0]
@@ -64,12 +64,14 @@ def test_two_and_four_ranks_train_and_retrieve_as_one(problem, tmp_path):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monkeypatch, name):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
     changes = {**KINDS[name], "model": {**KINDS[name]["model"], "dropout": 0.3}}
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **changes)).metrics
     train_steps = training_loop.train_steps
 
-    def stopping(*arguments, **named):
+    def stopping(*arguments: Any, **named: Any):
         for report in train_steps(*arguments, **named):
             yield report
             if report.step == 5:
@@ -84,7 +86,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monke
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_finished_run_is_planned_and_asked_again(problem, tmp_path, name):
+def test_a_finished_run_is_planned_and_asked_again(problem: dict[str, Any], tmp_path: Path, name: str):
     config = retrieve_config(problem, str(tmp_path / "run"), **KINDS[name])
     metrics = run(config).metrics
     losses = losses_of(config.run)
@@ -122,7 +124,9 @@ def test_a_finished_run_is_planned_and_asked_again(problem, tmp_path, name):
         ),
     ],
 )
-def test_what_makes_no_sense_with_interests_is_refused(problem, changes, words):
+def test_what_makes_no_sense_with_interests_is_refused(
+    problem: dict[str, Any], changes: dict[str, Any], words: str
+):
     with pytest.raises(ValueError, match=words):
         retrieve_config(problem, "r", **{**ATTENTION, **changes})
 
@@ -130,14 +134,18 @@ def test_what_makes_no_sense_with_interests_is_refused(problem, changes, words):
 @pytest.mark.parametrize(
     "changes", [FREE, {**LEARNED, "model": {**LEARNED["model"], "interests": "history"}}]
 )
-def test_the_other_arms_of_gemirec_train_and_retrieve(problem, tmp_path, changes):
+def test_the_other_arms_of_gemirec_train_and_retrieve(
+    problem: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+):
     config = retrieve_config(problem, str(tmp_path / "run"), **changes)
     assert 0 < run(config).metrics["test/recall@10"] <= 1
     losses = losses_of(config.run)
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_a_run_tells_of_its_dictionary_and_keeps_it_in_its_checkpoints(problem, tmp_path):
+def test_a_run_tells_of_its_dictionary_and_keeps_it_in_its_checkpoints(
+    problem: dict[str, Any], tmp_path: Path
+):
     config = retrieve_config(problem, str(tmp_path / "run"), **LEARNED)
     metrics = run(config).metrics
     assert 0 < metrics["all/interest_error"] < 1

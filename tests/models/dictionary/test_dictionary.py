@@ -1,5 +1,7 @@
 """The interest dictionary against its arithmetic, number by number."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,13 +11,13 @@ from trec_semid.models.dictionary.revival import draw_rows
 DIM = 3
 
 
-def dictionary(**config) -> InterestDictionary:
+def dictionary(**config: Any) -> Any:
     torch.manual_seed(0)
     values = {"num_levels": 2, "codebook_size": 4, "decay": 0.8, "revive_below": 0.0, **config}
     return InterestDictionary(DictionaryConfig.model_validate(values), DIM)
 
 
-def filled(**config) -> InterestDictionary:
+def filled(**config: Any) -> Any:
     """One that has been used, so that nothing is unused."""
     made = dictionary(**config)
     with torch.no_grad():
@@ -35,7 +37,7 @@ def batch(num_rows: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
-def test_interests_and_losses_are_those_of_one_item_after_another(update):
+def test_interests_and_losses_are_those_of_one_item_after_another(update: str):
     made = filled(update=update).eval()
     vectors, items, present = batch()
     quantised = made(vectors, items, present)

@@ -26,7 +26,9 @@ def posterior() -> tuple[InterestPosterior, torch.Tensor, torch.Tensor]:
     return made, torch.randn(USERS, DIM), torch.randn(LEVELS, SIZE, 5)
 
 
-def log_prob(made: InterestPosterior, state: torch.Tensor, rows: torch.Tensor, interest) -> float:
+def log_prob(
+    made: InterestPosterior, state: torch.Tensor, rows: torch.Tensor, interest: tuple[int, ...]
+) -> float:
     """Of one tuple: what the loss says of it."""
     told = torch.tensor(interest).view(1, 1, -1)
     loss = made.loss(state[None], rows, told, torch.zeros(1, 1, dtype=torch.int64))
@@ -34,7 +36,7 @@ def log_prob(made: InterestPosterior, state: torch.Tensor, rows: torch.Tensor, i
 
 
 @pytest.mark.parametrize("num_interests", [1, 5, 70])
-def test_a_wide_beam_returns_the_likeliest_of_all_tuples(num_interests):
+def test_a_wide_beam_returns_the_likeliest_of_all_tuples(num_interests: int):
     made, states, rows = posterior()
     with torch.no_grad():
         chosen = likeliest_interests(

@@ -32,7 +32,7 @@ def items_of_ids(
 ) -> ItemTokens:
     """Return items of an ID, and of codes where given, whose rows are drawn from the seed of now."""
     spec = TableSpec("t_item_id", num_items, ("item_id",))
-    sparse = PooledTables([spec], TablesConfig(dim=DIM), ["item_id"])
+    sparse = PooledTables([spec], TablesConfig(dim=DIM, init_std=0.01), ["item_id"])
     live = None
     if codes is not None:
         rows = max(sizes) + 1

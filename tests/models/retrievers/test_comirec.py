@@ -1,6 +1,7 @@
 """ComiRec against the published arithmetic, one prefix at a time."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -26,10 +27,10 @@ from trec_semid.models.methods import retriever_of
 from trec_semid.models.retriever import Frame, LossConfig
 from trec_semid.models.retrievers.comirec import ComirecConfig
 
-STILL = TransformerConfig(num_layers=1, num_heads=2, dropout=0.0, init_std=0.3)
+STILL = TransformerConfig(num_layers=1, num_heads=2, dropout=0.0, attention_dropout=None, init_std=0.3)
 
 
-def build(loss: LossConfig | None = None, **config) -> MultiInterestModel:
+def build(loss: LossConfig | None = None, **config: Any) -> Any:
     torch.manual_seed(0)
     items = items_of_ids()
     method = retriever_of(ComirecConfig.model_validate(config))
@@ -38,7 +39,7 @@ def build(loss: LossConfig | None = None, **config) -> MultiInterestModel:
     return model.eval()
 
 
-def of_prefix(model: MultiInterestModel, items: torch.Tensor) -> torch.Tensor:
+def of_prefix(model: Any, items: torch.Tensor) -> torch.Tensor:
     """Interests (M, D) of one history (S, D), as the paper has them."""
     extractor, length = model.extractor, len(items)
     if extractor.transformer is not None:
@@ -53,17 +54,19 @@ def of_prefix(model: MultiInterestModel, items: torch.Tensor) -> torch.Tensor:
         return routed_alone(told, 3)
     hidden = torch.tanh(extractor.hidden(items + extractor.places[:length]))
     shares = (hidden @ extractor.attend.weight.T).softmax(0)
-    return torch.stack([sum(shares[s, m] * items[s] for s in range(length)) for m in range(shares.shape[1])])
+    return torch.stack([shares[:, m] @ items for m in range(shares.shape[1])])
 
 
-def rows_of_ids(model: MultiInterestModel) -> torch.Tensor:
+def rows_of_ids(model: Any) -> torch.Tensor:
     return dict(model.named_parameters())["items.sparse.tables.embedding_bags.t_item_id.weight"]
 
 
 @pytest.mark.parametrize("extractor", ["attention", "routing"])
 @pytest.mark.parametrize("transformer", [None, STILL])
 @pytest.mark.parametrize("num_interests", [1, 3])
-def test_interests_and_losses_are_those_of_every_prefix_by_itself(extractor, transformer, num_interests):
+def test_interests_and_losses_are_those_of_every_prefix_by_itself(
+    extractor: Any, transformer: Any, num_interests: int
+):
     model = build(extractor=extractor, transformer=transformer, num_interests=num_interests)
     batch, vectors = training_batch(window=2), rows_of_ids(model)
     with torch.no_grad():
@@ -84,7 +87,7 @@ def test_interests_and_losses_are_those_of_every_prefix_by_itself(extractor, tra
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
-def test_cosines_over_a_temperature_choose_and_score(window):
+def test_cosines_over_a_temperature_choose_and_score(window: int):
     loss = LossConfig(item_similarity_is_cosine=True, item_temperature=0.3)
     model = build(loss, num_interests=2)
     batch, vectors = training_batch(window=window), rows_of_ids(model)
@@ -112,7 +115,7 @@ def test_only_the_chosen_interest_learns_from_a_target():
 
 
 @pytest.mark.parametrize("window", [1, 5])
-def test_sampled_losses_average_to_the_loss_over_all_items(window):
+def test_sampled_losses_average_to_the_loss_over_all_items(window: int):
     model = build(num_interests=2)
     with torch.no_grad():
         exact = model(all_listed(), training_batch(window=window).places)[0]["items"]
@@ -123,7 +126,7 @@ def test_sampled_losses_average_to_the_loss_over_all_items(window):
 
 
 @pytest.mark.parametrize("extractor", ["attention", "routing"])
-def test_users_are_asked_for_with_all_their_interests_and_nothing_without_a_history(extractor):
+def test_users_are_asked_for_with_all_their_interests_and_nothing_without_a_history(extractor: Any):
     model = build(LossConfig(item_temperature=0.5), extractor=extractor, num_interests=2)
     histories = [[3, 1], [], [5], [0, 1, 2, 3, 4, 5]]
     batch = users_batch(histories)
@@ -140,12 +143,14 @@ def test_users_are_asked_for_with_all_their_interests_and_nothing_without_a_hist
 @pytest.mark.parametrize(
     ("extractor", "by_two", "by_one"), [("attention", 0.9, 0.05), ("routing", 0.6, 0.15)]
 )
-def test_two_opposite_interests_are_retrieved_by_two_vectors_and_not_by_one(extractor, by_two, by_one):
+def test_two_opposite_interests_are_retrieved_by_two_vectors_and_not_by_one(
+    extractor: Any, by_two: float, by_one: float
+):
     """Routing, whose agreement is linear in items, tells the two apart for most of the items."""
     shares = []
     for num_interests in (2, 1):
         torch.manual_seed(2)
-        config = ComirecConfig(extractor=extractor, num_interests=num_interests)
+        config = ComirecConfig.model_validate({"extractor": extractor, "num_interests": num_interests})
         loss = LossConfig(item_similarity_is_cosine=True, item_temperature=0.1)
         frame = Frame(DIM, planted_interests.LENGTH, loss, predicts_codes=False)
         model = retriever_of(config).build(planted_interests.planted_items(), frame)
