@@ -172,7 +172,7 @@ def test_example_configs_are_valid():
     folder = Path(__file__).resolve().parents[2] / "configs" / "tokenizers"
     files = sorted(folder.glob("*.toml"))
     both = [f"{way}_{kind}" for way in ("ma", "ms") for kind in ("opq", "rq_kmeans", "rq_vae")]
-    assert [file.stem for file in files] == ["cosine_rq", *both[:3], "mmq", *both[3:]]
+    assert [file.stem for file in files] == ["cosine_rq", *both[:3], "mhq", "mmq", *both[3:]]
     for file in files:
         config = load_config(TokenizeConfig, [str(file)])
         assert config.tokenizer.kind == file.stem.removeprefix("ma_").removeprefix("ms_")

@@ -8,10 +8,12 @@ from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.paths import find_files
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.cosine_rq import CosineRqConfig
+from trec_semid.tokenizers.facet_fit import FacetFitConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import build_tokenizer, load_tokenizer
+from trec_semid.tokenizers.mhq import MhqConfig
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
@@ -40,6 +42,9 @@ CONFIGS = {
     "mmq": MmqConfig(codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), fit=QUICK),
     "mmq by distance": MmqConfig(
         codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), similarity="euclidean", fit=QUICK
+    ),
+    "mhq": MhqConfig(
+        codebook_size=SIZE, facets=2, levels=2, dim=8, fit=FacetFitConfig(epochs=6, batch_size=80)
     ),
     **{f"{name}-{way}": make(**keys) for name, make in METHODS.items() for way, keys in WAYS.items()},
 }

@@ -17,6 +17,7 @@ from trec_semid.tokenizers.methods import (
     learning_kinds,
     load_tokenizer,
 )
+from trec_semid.tokenizers.mhq import MhqConfig
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
@@ -29,6 +30,7 @@ CONFIGS = {
     RqKmeansConfig: RqKmeansConfig(codebook_size=10, levels=4),
     OpqConfig: OpqConfig(codebook_size=10, subspaces=4, turns=2),
     CosineRqConfig: CosineRqConfig(codebook_size=10, levels=4),
+    MhqConfig: MhqConfig(codebook_size=10, facets=2, levels=2),
 }
 
 

@@ -13,10 +13,12 @@ from trec_semid.runtime.ranks import process_group
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.cosine_rq import CosineRq, CosineRqConfig
 from trec_semid.tokenizers.encode import encode_catalogue
+from trec_semid.tokenizers.facet_fit import FacetFitConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
 from trec_semid.tokenizers.inputs.shards import my_share, sum_over_ranks
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import build_tokenizer
+from trec_semid.tokenizers.mhq import MhqConfig
 from trec_semid.tokenizers.mmq import MmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
@@ -33,6 +35,12 @@ CONFIGS = {
     ),
     "rq_kmeans": RqKmeansConfig(codebook_size=20, levels=3),
     "cosine_rq": CosineRqConfig(codebook_size=20, levels=3, coefficients="uint8"),
+    "mhq": MhqConfig(
+        codebook_size=20,
+        facets=3,
+        levels=2,
+        fit=FacetFitConfig(epochs=4, batch_size=50, decay=0.5, revive_every=1),
+    ),
     "opq": OpqConfig(
         codebook_size=20, subspaces=3, turns=3, alignment="contrastive", contrastive=ContrastiveConfig(dim=12)
     ),

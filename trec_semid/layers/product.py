@@ -48,9 +48,9 @@ def fit_product(
     Raises:
         DataError: fewer points than codes.
     """
-    principal, variances = _principal_directions(points, max_dim)
+    principal, variances = principal_directions(points, max_dim)
     width = -(-len(variances) // num_subspaces)
-    dealt = _deal(variances, num_subspaces, width)
+    dealt = deal_directions(variances, num_subspaces, width)
     inner = np.zeros((len(points), num_subspaces * width), np.float32)
     inner[:, : len(variances)] = points @ principal
     # At first a mere permutation: it deals the principal directions to the subspaces.
@@ -79,7 +79,7 @@ def fit_product(
         rotation = left @ right
 
 
-def _principal_directions(points: Float32s, max_dim: int) -> tuple[Float32s, Float32s]:
+def principal_directions(points: Float32s, max_dim: int) -> tuple[Float32s, Float32s]:
     """Return directions (D, P) by falling variance, and the variances (P,)."""
     covariance = (points.T @ points).astype(np.float64) / len(points)
     variances, directions = np.linalg.eigh(covariance)
@@ -87,8 +87,8 @@ def _principal_directions(points: Float32s, max_dim: int) -> tuple[Float32s, Flo
     return directions[:, largest].astype(np.float32), variances[largest].clip(min=0).astype(np.float32)
 
 
-def _deal(variances: Float32s, num_subspaces: int, width: int) -> list[int]:
-    """Return which direction goes where: the next one to the subspace of the smallest product with room."""
+def deal_directions(variances: Float32s, num_subspaces: int, width: int) -> list[int]:
+    """Return an order of (P,) directions: the next one goes to the subspace of the smallest product."""
     # The floors: a direction without variance would have a logarithm of -inf and decide every sum.
     logs = np.log(np.maximum(variances / max(variances[0], 1e-30), 1e-9))
     logs -= logs.min()  # every direction adds to its product

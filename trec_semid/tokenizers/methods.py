@@ -13,6 +13,7 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes
 from trec_semid.tokenizers.cosine_rq import CosineRq, CosineRqConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.mhq import Mhq, MhqConfig
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
 from trec_semid.tokenizers.opq import Opq, OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
@@ -20,13 +21,15 @@ from trec_semid.tokenizers.rq_vae import RqVae, RqVaeConfig
 from trec_semid.tokenizers.tokenizer import FORMAT_VERSION, Tokenizer
 
 TokenizerConfig = Annotated[
-    MmqConfig | RqVaeConfig | RqKmeansConfig | OpqConfig | CosineRqConfig, Field(discriminator="kind")
+    MmqConfig | RqVaeConfig | RqKmeansConfig | OpqConfig | CosineRqConfig | MhqConfig,
+    Field(discriminator="kind"),
 ]
 TOKENIZERS: dict[type[Config], type[Tokenizer]] = {
     MmqConfig: Mmq,  # shared and specific experts, cosine codebooks
     RqVaeConfig: RqVae,  # autoencoder with residual codebooks
     RqKmeansConfig: RqKmeans,  # residual k-means, no gradients
     OpqConfig: Opq,  # rotation and product codebooks, no gradients
+    MhqConfig: Mhq,  # facets with residual levels, moving averages
     CosineRqConfig: CosineRq,  # residual codebooks of directions, with coefficients
 }
 _CONFIGS: TypeAdapter[Any] = TypeAdapter(TokenizerConfig)
