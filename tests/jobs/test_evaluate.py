@@ -176,6 +176,16 @@ def test_all_items_as_candidates_change_nothing_and_few_say_what_they_miss(
     assert 0.2 < few["valid/candidates_agreement@10"] < 0.98
 
 
+def test_an_ensemble_of_runs_that_list_candidates_scores_every_item(world: Any, tmp_path: Path):
+    problem, runs = world
+    two_stage = {"cutoffs": [5, 10], "candidates": 20, "beam_width": 20}
+    config = retrieve_config(problem, str(tmp_path / "c"), evaluation=two_stage, train={"max_epochs": 1})
+    retrieve.run(config)
+    metrics = run(asked(tmp_path / "both", [str(tmp_path / "c"), runs["a"]])).metrics
+    assert "valid/ndcg@10" in metrics
+    assert not any("agreement" in name for name in metrics)
+
+
 @pytest.mark.parametrize(
     ("names", "values", "told"),
     [

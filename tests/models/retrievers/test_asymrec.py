@@ -8,6 +8,7 @@ from tests.jobs.ranking import losses_of
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
 from tests.jobs.test_rank_finetune import write_problem
 from tests.ranks import run_ranks
+from trec_semid.core.errors import ConfigError
 from trec_semid.jobs.retrieve import run
 
 MIXTURE = {"content_projection": "mixture", "content_experts": 2, "content_hidden_dim": 16}
@@ -72,6 +73,13 @@ def test_a_narrow_graph_says_what_it_misses(problem, tmp_path):
     )
     metrics = run(retrieve_config(problem, str(tmp_path / "r"), **values, train={"max_epochs": 1})).metrics
     assert 0.1 < metrics["valid/graph_agreement@10"] < 0.99
+
+
+def test_facets_that_codes_do_not_make_are_refused_before_anything_is_written(problem, tmp_path):
+    values = arm(loss={"code_facets": 4})
+    with pytest.raises(ConfigError, match=r"loss\.code_facets: 6 codes make no 4 facets of one length"):
+        run(retrieve_config(problem, str(tmp_path / "r"), **values))
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.ranks

@@ -100,8 +100,9 @@ class FinishedRetrievers:
         shared = {"evaluation": own}
         if len(runs) > 1:
             # How the first run merges or looks up its own lists says nothing of scores of several.
-            for key in ("interests", "index"):
-                own[key] = getattr(settings, key)
+            beam = ("beam_width",) if own["candidates"] and settings.candidates is None else ()
+            for key in ("interests", "index", "candidates", "graph", *beam):
+                own[key] = getattr(settings, key) or None
             shared |= {"model": {"kind": "ensemble", "runs": [run.name for run in runs]}}
             inherited = first.model_dump(include={"dataset", "run", "seed", "verify", "sequences"})
             trained = {"train": first.train.model_dump(include={"select_by", "evaluation_batch_size"})}
