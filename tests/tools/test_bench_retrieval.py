@@ -43,6 +43,30 @@ def test_steps_tell_training_and_evaluation_of_every_contestant(tmp_path: Path):
         assert "T5, beam 4 = 1" in text
 
 
+def test_every_model_is_compared_over_short_and_long_histories(tmp_path: Path):
+    path = tmp_path / "numbers.json"
+    text = told("models.py", "--histories", "6", "30", "--cells", "60", "--json", str(path))
+    numbers = json.loads(path.read_text())
+    for length in ("6", "30"):
+        models, left_out = numbers[length]["models"], numbers[length]["left out"]
+        assert {"SASRec", "ComiRec-SA", "ComiRec-DR", "HyMiRec", "HeterRec", "RPG", "TIGER"} <= set(models)
+        assert not left_out
+        assert set(numbers[length]["training"]) == set(numbers[length]["listing"]) == set(models)
+        assert {name for name, one in models.items() if one["targets"] == int(length)} >= {"SASRec", "RPG"}
+        assert models["SASRec"]["history_bytes"] == int(length) * 8 * 4
+        assert models["TIGER"]["history_bytes"] == int(length) * 3
+    assert "Histories of 30 items" in text
+
+
+def test_a_model_that_does_not_fit_is_named_with_the_reason(tmp_path: Path):
+    path = tmp_path / "numbers.json"
+    # Its maps take 188 MiB, a matrix for each place and interest.
+    words = ["--models", "ComiRec-DR", "--histories", "3000", "--cells", "3000", "--dim", "64"]
+    text = told("models.py", *words, "--memory", "0.15", "--json", str(path))
+    assert "ComiRec-DR takes no part: one history does not fit in 0.15 GiB" in text
+    assert set(json.loads(path.read_text())["3000"]["models"]) == {"SASRec"}
+
+
 def test_profile_names_three_costs_of_each_model():
     text = told("steps.py", "--batch", "16", "--steps", "1", "--profile")
     for name in ("HeterRec", "SASRec"):

@@ -41,25 +41,31 @@ RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
 
 def build(kind: str, given: Given, *, device: str = "cpu") -> RetrievalModel:
     """Return a model of as many blocks as asked; HeterRec and TIGER have half of them in either part."""
-    options, content = given.options, {"content_std": 0.02, "content_is_unit": True}
+    options = given.options
     torch.manual_seed(0)
     whole, half = blocks(options, options.blocks), blocks(options, options.blocks // 2)
+    items = items_of(given, has_id=kind == "sasrec", has_codes=kind != "sasrec", device=device)
     if kind == "sasrec":
-        tables = TablesConfig(dim=options.dim, init_std=0.02)
-        spec = TableSpec("t_item_id", options.items, ("item_id",))
-        items = ItemTokens(
-            PooledTables([spec], tables, ["item_id"], device=device), {}, None, options.dim, **content
-        )
         config, loss = SasrecConfig(transformer=whole), LossConfig()
     else:
-        sized = [CodeTable(f"t_code_{r}", options.codebook + 1) for r in range(options.positions)]
-        tables = CodeTables(sized, options.dim, device=device)
-        items = ItemTokens(None, {}, LiveCodes(tables, torch.from_numpy(given.codes)), options.dim, **content)
         config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0, code_weight=1.0)
     if kind == "tiger":
         config = TigerConfig(encoder=half, decoder=half)
     frame = Frame(options.dim, options.history, loss, predicts_codes=kind != "sasrec")
     return retriever_of(config).build(items, frame)
+
+
+def items_of(given: Given, *, has_id: bool, has_codes: bool, device: str) -> ItemTokens:
+    """Return items of their ID, of their codes, or of both."""
+    options, sparse, live = given.options, None, None
+    if has_id:
+        tables = TablesConfig(dim=options.dim, init_std=0.02)
+        spec = TableSpec("t_item_id", options.items, ("item_id",))
+        sparse = PooledTables([spec], tables, ["item_id"], device=device)
+    if has_codes:
+        sized = [CodeTable(f"t_code_{r}", options.codebook + 1) for r in range(options.positions)]
+        live = LiveCodes(CodeTables(sized, options.dim, device=device), torch.from_numpy(given.codes))
+    return ItemTokens(sparse, {}, live, options.dim, content_std=0.02, content_is_unit=True)
 
 
 def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
@@ -70,9 +76,9 @@ def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
 class Contestant:
     """One model of ours, placed on one rank as `trec-semid retrieve` does."""
 
-    def __init__(self, kind: str, given: Given, features: ItemFeatures, ranks: Ranks) -> None:
+    def __init__(self, retrieval: RetrievalModel, given: Given, features: ItemFeatures, ranks: Ranks) -> None:
+        """Place a model whose tables are on the device `meta`."""
         optimizers, num_items = OptimizersConfig(), given.options.items
-        retrieval = build(kind, given, device="meta")
         model = RetrieverWithLoss(retrieval, world_size=1)
         plan = plan_on_ranks(model, ranks, RULES, batch_size=num_items, optimizer=optimizers.tables)
         self.sharded = shard_model(model, plan, ranks, optimizers.tables)

@@ -49,7 +49,10 @@ class Models:
 
     def __init__(self, given: Given, ranks: Ranks) -> None:
         features = {"sasrec": given.id_features(), "heterrec": NO_FEATURES, "tiger": NO_FEATURES}
-        self.ours = {kind: Contestant(kind, given, features[kind], ranks) for kind in NAMES}
+        self.ours = {
+            kind: Contestant(build(kind, given, device="meta"), given, features[kind], ranks)
+            for kind in NAMES
+        }
         self.peer = T5(given) if is_installed() else None
         self._features, self._given = features, given
 
