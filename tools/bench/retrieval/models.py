@@ -10,9 +10,9 @@ but with TIGER, where it predicts one, and HyMiRec, where it predicts ten.
 A batch has --cells items in its histories, or half as many again and again, until it fits in --memory GiB; a
 model of which one history does not fit is left out and named with the reason.
 Listing: from histories to the best --beams items of the whole catalogue, nothing masked; vectors of all items
-are made anew in every turn. TIGER lists by a beam as wide as the lists are long.
+are made anew in every turn. TIGER and AsymRec list by a beam as wide as the lists are long.
 The history's bytes are of what is read of its items, were it stored with the user: a float32 vector where an
-item is read by its ID, a byte or two for each code. Coefficients, where codes have some, take two bytes each.
+item is read by its ID or content, a byte or two for each code. Coefficients of codes take two bytes each.
 Contestants take turns, and ratios are of processor time, so that other work on the machine does not count.
 """
 
@@ -36,7 +36,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from contest import Spent, evaluating, keep, take_turns, tell  # noqa: E402
 from given import NO_FEATURES, Given  # noqa: E402
-from ours import Contestant, blocks, items_of  # noqa: E402
+from ours import Contestant, blocks, drawn_content, items_of  # noqa: E402
 from pydantic import TypeAdapter, ValidationError  # noqa: E402
 
 from trec_semid.data.ragged import Ragged  # noqa: E402
@@ -56,6 +56,7 @@ WHOLE = blocks(OPTIONS, OPTIONS.blocks).model_copy(update={"attention_dropout": 
 HALF = blocks(OPTIONS, OPTIONS.blocks // 2).model_copy(update={"attention_dropout": 0.0})
 OF_ITEMS = LossConfig(item_similarity_is_cosine=True, item_temperature=0.07)
 OF_CODES = LossConfig(item_weight=0.0, code_weight=1.0)
+OF_CHAINED_CODES = OF_CODES.model_copy(update={"code_heads": "chained"})
 _NO_MEMORY = ("allocate memory", "not enough memory")
 
 
@@ -66,7 +67,8 @@ class Setup(NamedTuple):
     """As in `[model]`."""
     reads_id: bool = True
     reads_codes: bool = False
-    predicts_codes: bool = False
+    loss: LossConfig = OF_ITEMS
+    reads_content: bool = False
     num_targets: int = 1
     """Of a history whose end alone predicts."""
     slides: bool = False
@@ -75,9 +77,9 @@ class Setup(NamedTuple):
     """Last items that are read by ID; all where not given."""
 
     @property
-    def loss(self) -> LossConfig:
-        """What it learns."""
-        return OF_CODES if self.predicts_codes else OF_ITEMS
+    def predicts_codes(self) -> bool:
+        """Whether codes are predicted, and items are not."""
+        return self.loss.code_weight > 0
 
 
 ALL = {
@@ -93,14 +95,15 @@ ALL = {
         num_read=50,
     ),
     "HeterRec": Setup({"kind": "heterrec", "tokens": HALF, "items": HALF}, reads_codes=True),
-    "RPG": Setup(
-        {"kind": "rpg", "transformer": WHOLE}, reads_id=False, reads_codes=True, predicts_codes=True
+    "RPG": Setup({"kind": "rpg", "transformer": WHOLE}, reads_id=False, reads_codes=True, loss=OF_CODES),
+    "AsymRec": Setup(
+        {"kind": "asymrec", "transformer": WHOLE}, reads_id=False, reads_content=True, loss=OF_CHAINED_CODES
     ),
     "TIGER": Setup(
         {"kind": "tiger", "encoder": HALF, "decoder": HALF},
         reads_id=False,
         reads_codes=True,
-        predicts_codes=True,
+        loss=OF_CODES,
         slides=True,
     ),
 }
@@ -143,7 +146,7 @@ class Contest:
         """Return bytes of what is read of a history, and with two bytes for each code's coefficient."""
         setup, options = self._setups[name], self.given.options
         num_read = min(setup.num_read or self.history, self.history)
-        of_vectors = num_read * options.dim * 4 * setup.reads_id
+        of_vectors = num_read * options.dim * 4 * (setup.reads_id or setup.reads_content)
         num_codes = self.history * options.positions * setup.reads_codes
         size = of_vectors + num_codes * (1 if options.codebook <= 256 else 2)
         return {"history_bytes": size} | ({"with_coefficients": size + 2 * num_codes} if num_codes else {})
@@ -173,7 +176,10 @@ class Contest:
         while rows:
             try:
                 model = self._build(config, setup)
-                self.models[name] = Contestant(model, self.given, self._features(setup), self._ranks)
+                contents = drawn_content(OPTIONS.items) if setup.reads_content else None
+                self.models[name] = Contestant(
+                    model, self.given, self._features(setup), self._ranks, contents
+                )
                 self.rows[name] = rows
                 batch = self._batches(name, 0)[0]
                 self.targets[name] = batch.global_size * setup.num_targets / rows
@@ -189,13 +195,19 @@ class Contest:
 
     def _build(self, config: RetrieverConfig, setup: Setup) -> RetrievalModel:
         torch.manual_seed(0)
-        items = items_of(self.given, has_id=setup.reads_id, has_codes=setup.reads_codes, device="meta")
+        items = items_of(
+            self.given,
+            has_id=setup.reads_id,
+            has_codes=setup.reads_codes or setup.predicts_codes,
+            device="meta",
+            reads_content=setup.reads_content,
+        )
         frame = Frame(
             OPTIONS.dim,
             self.history,
             setup.loss,
             predicts_codes=setup.predicts_codes,
-            has_codes=setup.reads_codes,
+            has_codes=setup.reads_codes or setup.predicts_codes,
             window=setup.num_targets,
         )
         known = {"num_items": OPTIONS.items} if "num_items" in Frame._fields else {}

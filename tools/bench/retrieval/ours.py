@@ -15,6 +15,7 @@ from trec_semid.embeddings.tables import TablesConfig, TableSpec
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_positions import UserItems, locate_targets
+from trec_semid.models.content_mixture import MixtureSizes
 from trec_semid.models.heads.beams import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.live_codes import LiveCodes
@@ -32,10 +33,13 @@ from trec_semid.sharding.apply import shard_model
 from trec_semid.sharding.constraints import ShardingConfig, TableRule
 from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.plan import plan_on_ranks
+from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.training.optimizers import OptimizersConfig, build_updates
-from trec_semid.training.retrieval.item_feed import ItemFeed
+from trec_semid.training.retrieval.item_feed import ItemFeed, Lookup
 from trec_semid.training.steps import Arguments, train_steps
 
+CONTENT_DIMS = {"text": 384, "attributes": 128}
+"""Of Amazon Beauty."""
 RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
 
 
@@ -55,8 +59,10 @@ def build(kind: str, given: Given, *, device: str = "cpu") -> RetrievalModel:
     return retriever_of(config).build(items, frame)
 
 
-def items_of(given: Given, *, has_id: bool, has_codes: bool, device: str) -> ItemTokens:
-    """Return items of their ID, of their codes, or of both."""
+def items_of(
+    given: Given, *, has_id: bool, has_codes: bool, device: str, reads_content: bool = False
+) -> ItemTokens:
+    """Return items of their ID, of their codes, or of both; of content alone, codes are what is predicted."""
     options, sparse, live = given.options, None, None
     if has_id:
         tables = TablesConfig(dim=options.dim, init_std=0.02)
@@ -65,7 +71,27 @@ def items_of(given: Given, *, has_id: bool, has_codes: bool, device: str) -> Ite
     if has_codes:
         sized = [CodeTable(f"t_code_{r}", options.codebook + 1) for r in range(options.positions)]
         live = LiveCodes(CodeTables(sized, options.dim, device=device), torch.from_numpy(given.codes))
-    return ItemTokens(sparse, {}, live, options.dim, content_std=0.02, content_is_unit=True)
+    return ItemTokens(
+        sparse,
+        CONTENT_DIMS if reads_content else {},
+        live,
+        options.dim,
+        content_std=0.02,
+        content_is_unit=True,
+        mixture=MixtureSizes(num_experts=4, hidden_dim=128) if reads_content else None,
+        reads_codes=not reads_content,
+    )
+
+
+def drawn_content(num_items: int) -> Lookup:
+    """Return what reads drawn content of items."""
+    drawn = torch.randn(num_items, sum(CONTENT_DIMS.values()), generator=torch.Generator().manual_seed(0))
+
+    def read(rows: Tensor) -> Standardised:
+        """Return content of item rows."""
+        return Standardised(drawn[rows], torch.ones(len(rows), len(CONTENT_DIMS), dtype=torch.bool))
+
+    return read
 
 
 def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
@@ -76,7 +102,14 @@ def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
 class Contestant:
     """One model of ours, placed on one rank as `trec-semid retrieve` does."""
 
-    def __init__(self, retrieval: RetrievalModel, given: Given, features: ItemFeatures, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        retrieval: RetrievalModel,
+        given: Given,
+        features: ItemFeatures,
+        ranks: Ranks,
+        contents: Lookup | None = None,
+    ) -> None:
         """Place a model whose tables are on the device `meta`."""
         optimizers, num_items = OptimizersConfig(), given.options.items
         model = RetrieverWithLoss(retrieval, world_size=1)
@@ -84,7 +117,7 @@ class Contestant:
         self.sharded = shard_model(model, plan, ranks, optimizers.tables)
         initialise_tables(self.sharded, std=0.02, seed=0)
         self.updates = build_updates(self.sharded, optimizers, total_steps=10**6)
-        self.feed = ItemFeed(features, None, ranks)
+        self.feed = ItemFeed(features, contents, ranks)
         self.lists = Lists(retrieval, self.feed, num_items, given.options.beams)
         self._ranks = ranks
 
