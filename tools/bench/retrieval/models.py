@@ -37,7 +37,7 @@ import torch  # noqa: E402
 from contest import Spent, evaluating, keep, take_turns, tell  # noqa: E402
 from given import NO_FEATURES, Given  # noqa: E402
 from ours import Contestant, blocks, drawn_content, items_of  # noqa: E402
-from pydantic import TypeAdapter, ValidationError  # noqa: E402
+from pydantic import TypeAdapter  # noqa: E402
 
 from trec_semid.data.ragged import Ragged  # noqa: E402
 from trec_semid.data.retrieval.batches import SequenceBatch, SequenceMaker, Window, history_batch  # noqa: E402
@@ -86,7 +86,9 @@ ALL = {
     BASE: Setup({"kind": "sasrec", "transformer": WHOLE}),
     "ComiRec-SA": Setup({"kind": "comirec", "extractor": "attention"}),
     "ComiRec-DR": Setup({"kind": "comirec", "extractor": "routing"}),
-    "GemiRec": Setup({"kind": "gemirec", "transformer": WHOLE}),
+    "GemiRec": Setup(
+        {"kind": "gemirec", "transformer": WHOLE, "state_weight": 1.0, "interest": {"codebook_size": 32}}
+    ),
     "HyMiRec": Setup(
         {"kind": "hymirec", "transformer": WHOLE, "recent": 50},
         reads_codes=True,
@@ -166,12 +168,8 @@ class Contest:
 
     def _enter(self, name: str, setup: Setup) -> None:
         """Place a model, and find how many histories of a batch fit."""
-        try:
-            adapter: TypeAdapter[RetrieverConfig] = TypeAdapter(AnyRetrieverConfig)
-            config = adapter.validate_python(setup.model)
-        except ValidationError as error:
-            self.reasons[name] = error.errors()[0]["msg"]
-            return
+        adapter: TypeAdapter[RetrieverConfig] = TypeAdapter(AnyRetrieverConfig)
+        config = adapter.validate_python(setup.model)
         rows = max(OPTIONS.cells // self.history, 1)
         while rows:
             try:
@@ -209,9 +207,9 @@ class Contest:
             predicts_codes=setup.predicts_codes,
             has_codes=setup.reads_codes or setup.predicts_codes,
             window=setup.num_targets,
+            num_items=OPTIONS.items,
         )
-        known = {"num_items": OPTIONS.items} if "num_items" in Frame._fields else {}
-        return retriever_of(config).build(items, frame._replace(**known))
+        return retriever_of(config).build(items, frame)
 
     def _features(self, setup: Setup) -> Any:
         return self.given.id_features() if setup.reads_id else NO_FEATURES
