@@ -50,9 +50,10 @@ def build(kind: str, given: Given, *, device: str = "cpu") -> RetrievalModel:
     whole, half = blocks(options, options.blocks), blocks(options, options.blocks // 2)
     items = items_of(given, has_id=kind == "sasrec", has_codes=kind != "sasrec", device=device)
     if kind == "sasrec":
-        config, loss = SasrecConfig(transformer=whole), LossConfig()
+        config, loss = SasrecConfig.model_validate({"transformer": whole}), LossConfig()
     else:
-        config, loss = HeterrecConfig(tokens=half, items=half), LossConfig(item_weight=0.0, code_weight=1.0)
+        config = HeterrecConfig.model_validate({"tokens": half, "items": half})
+        loss = LossConfig(item_weight=0.0, code_weight=1.0)
     if kind == "tiger":
         config = TigerConfig(encoder=half, decoder=half)
     frame = Frame(options.dim, options.history, loss, predicts_codes=kind != "sasrec")
@@ -96,7 +97,7 @@ def drawn_content(num_items: int) -> Lookup:
 
 def blocks(options: argparse.Namespace, number: int) -> TransformerConfig:
     """Return so many transformer blocks."""
-    return TransformerConfig(num_layers=number, num_heads=options.heads)
+    return TransformerConfig.model_validate({"num_layers": number, "num_heads": options.heads})
 
 
 class Contestant:
@@ -124,7 +125,7 @@ class Contestant:
     def train(self, batch: SequenceBatch) -> None:
         """Train on a batch."""
 
-        def arguments(batch: SequenceBatch, step: int) -> Arguments:
+        def arguments(batch: Any, step: int) -> Arguments:
             return Arguments((self.feed.listed(batch), batch.places, batch.global_size), {})
 
         batches: Any = [batch]
