@@ -122,6 +122,15 @@ def test_item_vectors_for_lists_have_to_fit_beside_the_tables(tmp_path):
     assert plan(HYBRID, tmp_path, [*many, *codes])
 
 
+def test_interests_of_all_items_count_beside_the_tables(tmp_path):
+    """Every rank keeps a number for each level of each of 750 million items: 750e6 * 4 * levels bytes."""
+    sizes = ["sizes.num_users=1000", "sizes.num_items=750_000_000", *SAMPLED]
+    for levels, held in ((1, "2.79"), (2, "5.59")):
+        sets = [*sizes, f"model.interest.num_levels={levels}"]
+        with pytest.raises(PlanError, match=rf"interests of all items take {held} GiB"):
+            plan(("configs/retrievers/gemirec.toml",), tmp_path, sets)
+
+
 def test_a_folder_that_is_not_there_yet_takes_the_plan(tmp_path):
     out = f"{tmp_path}/plans/of/mine/"
     planned = run(
