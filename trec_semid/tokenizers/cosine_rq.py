@@ -33,12 +33,12 @@ class CosineRqConfig(FusionConfig):
     codebook_size: PositiveInt = 256
     levels: PositiveInt = 4
     """Codes of an item; separated modalities share them out."""
-    slack: float = Field(0.1, ge=0)
+    slack: float = Field(default=0.1, ge=0)
     """No cluster is fitted with more than (1 + slack) times its share of the items; `inf` bounds nothing."""
     coefficients: Literal["none", "float16", "uint8", "uint4"] = "float16"
     """How far an item lies along the direction of each of its codes, as it is stored beside the codes;
     `none`: nothing is stored, and the mean over a code's items is taken for it."""
-    max_drift: float = Field(0.1, ge=0, le=2)
+    max_drift: float = Field(default=0.1, ge=0, le=2)
     """How far `update` may move a direction from where it was fitted: the length between unit vectors."""
     iterations: PositiveInt = 25
     """Lloyd steps of each level before clusters are balanced."""
