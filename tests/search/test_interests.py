@@ -12,6 +12,7 @@ from trec_semid.search.ann import FlatConfig, HnswConfig, IndexSearch, IvfConfig
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
 from trec_semid.search.interests import InterestsConfig, InterestSearch
+from trec_semid.search.retrieved import agreement
 
 
 @pytest.mark.parametrize("index", [None, FlatConfig()], ids=["exact", "flat index"])
@@ -79,6 +80,30 @@ def test_an_index_that_reads_all_it_has_lists_as_exact_scores_do(index):
     listed = IndexSearch(index, catalogue, None).top_items([Queries(states, None)], users, 12)
     assert torch.equal(listed.items, exact.items)
     torch.testing.assert_close(listed.scores, exact.scores)
+
+
+def agreement_of_graph(space: str, vectors: torch.Tensor, states: torch.Tensor) -> float:
+    """Return the share of the exact first 20 items that a graph returns."""
+    nothing = torch.zeros(len(states), dtype=torch.int64)
+    users = UserItems(nothing[:0], nothing, nothing[:0], nothing)
+    catalogue, queries = Catalogue(len(vectors), 0, vectors, None, None), [Queries(states, None)]
+    exact = ExactSearch([catalogue]).top_items(queries, users, 20)
+    config = HnswConfig.model_validate({"m": 8, "ef_construction": 40, "ef_search": 60, "space": space})
+    listed = IndexSearch(config, catalogue, None).top_items(queries, users, 20)
+    return float(agreement(listed.items, exact.items).mean())
+
+
+def test_a_graph_of_distances_leads_to_clusters_and_one_of_products_to_long_vectors():
+    rng = torch.Generator().manual_seed(0)
+    of = torch.randint(20, (5000,), generator=rng)
+    clusters = torch.randn(20, 64, generator=rng)[of] + 0.5 * torch.randn(5000, 64, generator=rng)
+    states = clusters[:100] + 0.5 * torch.randn(100, 64, generator=rng)
+    by_space = [agreement_of_graph(space, clusters, states) for space in ("euclidean", "inner_product")]
+    assert by_space[0] > max(0.85, by_space[1] + 0.02), by_space
+    lengths = (0.5 * torch.randn(5000, 1, generator=rng)).exp()
+    uneven = torch.randn(5000, 16, generator=rng) * lengths
+    by_space = [agreement_of_graph(space, uneven, uneven[:100]) for space in ("euclidean", "inner_product")]
+    assert by_space[1] > max(0.8, by_space[0] + 0.05), by_space
 
 
 def test_a_search_without_users_lists_nothing():
