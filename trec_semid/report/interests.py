@@ -92,7 +92,9 @@ def interest_parts(report: Report) -> list[Part]:
         parts.append(Words(PLANE_WORDS))
         for arm in dict.fromkeys(each.arm for each in report.interests):
             users = [each for each in report.interests if each.arm == arm]
-            parts += [Heading(arm), *figures(*(drawn for user in users for drawn in _pictures(user)))]
+            parts.append(Heading(arm))
+            for user in users:  # a row of pictures each
+                parts += figures(*_pictures(user))
             parts.append(_user_table(users))
     return parts
 

@@ -47,6 +47,8 @@ def draw_plane(spots: Sequence[Spot], ways: Sequence[Way], title: str) -> Markup
     with look():
         figure, axes = frame(HEIGHT, left=SIDE, right=SIDE, top=SIDE, bottom=SIDE)
         axes.set_axis_off()
+        edges: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False, "zorder": 1}
+        axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color=COLOURS["grid"], linewidth=1, **edges)
         _set_equal_scales(axes, [(spot.x, spot.y) for spot in spots], [p for way in ways for p in way.points])
         hovered = Hovered()
         for spot in spots:
