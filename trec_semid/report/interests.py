@@ -12,14 +12,14 @@ from trec_semid.report.page.drawing import Curve, draw_curves
 from trec_semid.report.page.parts import Block, Cell, Column, Heading, Part, Table, Words, figures
 from trec_semid.report.page.planes import Spot, Way, draw_plane
 from trec_semid.report.page.results import arm_legend
-from trec_semid.report.words import NONE, figure, listing, shortened
+from trec_semid.report.words import NONE, figure, listing, shortened, things
 
 MAX_ARMS = 3
 """Of which users are shown."""
 MAX_USERS = 2
 """Of each of them."""
-MAX_HISTORY = 5
-"""Titles of a history in the table."""
+MAX_HISTORY, MAX_TARGETS = 5, 3
+"""Titles of a history, and of what came next, in the table."""
 PREFIX = "test/"
 SEPARATION_WORDS = (
     "Cosine and overlap say how alike the interests of a user are: 1 where all are one. Overlap@N is the "
@@ -109,7 +109,10 @@ def _title(row: int, titles: Sequence[str] | None) -> str:
 
 
 def _separation_table(report: Report) -> Table:
-    names = list(dict.fromkeys(name for each in report.separation for name in each.values))
+    _, _, cutoff = (report.headline_metric or "").partition("@")
+    named = dict.fromkeys(name for each in report.separation for name in each.values)
+    # At the length that the answer speaks of; report.json has all lengths.
+    names = [name for name in named if name.partition("@")[2] in ("", cutoff)]
     rows = [
         [Cell(each.arm), *(Cell(figure(each.values.get(name))) for name in names)]
         for each in report.separation
@@ -181,11 +184,13 @@ def _user_table(users: Sequence[ShownInterests]) -> Table:
         before = " → ".join(
             f"{shortened(item.title)} ({item.interest + 1})" for item in user.history[-MAX_HISTORY:]
         )
-        came = listing([shortened(title) for title in user.targets]) if user.targets else NONE
+        came = [shortened(title) for title in user.targets[:MAX_TARGETS]]
+        further = len(user.targets) - len(came)
+        came += [things(further, "further item")] if further else []
         rows = [
             [Cell(str(place)), Cell(shortened(item.title), (), "text"), Cell(str(item.interest + 1))]
             for place, item in enumerate(user.listed, 1)
         ]
-        blocks.append(Block(f"User {user.user_row}", rows, f"{before}. Then came: {came}"))
+        blocks.append(Block(f"User {user.user_row}", rows, f"{before}. Then came: {listing(came) or NONE}"))
     columns = [Column("Place"), Column("Listed item", is_text=True), Column("Interest", "that listed it")]
     return Table("The last items before, with the nearest interest, and the list.", columns, blocks)
