@@ -64,6 +64,7 @@ def test_pools_are_followed_as_by_hand(seed, steps):
         hidden = set(users.masked[2 * user : 2 * user + 2].tolist()) - {target}
 
         def best(items: set[int], user: int = user, hidden: set[int] = hidden) -> list[int]:
+            """Return items by score, down to the one that makes LENGTH of such as may be listed."""
             scored = [
                 (
                     -float(
@@ -71,15 +72,32 @@ def test_pools_are_followed_as_by_hand(seed, steps):
                     ),
                     item,
                 )
-                for item in items - hidden
+                for item in items
             ]
-            return [item for _, item in sorted(scored)[:LENGTH]]
+            pool = []
+            for _, item in sorted(scored):
+                if len([one for one in pool if one not in hidden]) < LENGTH:
+                    pool.append(item)
+            return pool
 
         pool = best(set(start))
         for _ in range(steps):
             pool = best({*pool, *(ahead for item in pool for ahead in edges[item].tolist())})
+        pool = [item for item in pool if item not in hidden]
         assert places.top_items[user].tolist() == (pool + [-1] * LENGTH)[:LENGTH]
         assert places.positions[user] == (pool.index(target) + 1 if target in pool else UNLISTED)
+
+
+def test_a_start_within_the_history_is_walked_through_and_takes_no_place():
+    tables, codes, log_probs, _ = problem(5)
+    edges, start = build_edges(tables, codes, 4, slice(0, ITEMS)), torch.tensor([2, 11, 5])
+    nothing, ones = start[:0], torch.ones(1, dtype=torch.int64)
+    users = UserItems(nothing, 0 * ones, start, 3 * ones)
+    search = GraphSearch(Graph(edges, start), codes, GraphConfig(pool=3, num_steps=1))
+    listed = search.places(log_probs[:1], users, 3).top_items[0]
+    ahead = sorted(set(edges[start].flatten().tolist()) - set(start.tolist()))
+    sums = [-float(sum(log_probs[0, r, codes[item, r]] for r in range(POSITIONS))) for item in ahead]
+    assert listed.tolist() == [item for _, item in sorted(zip(sums, ahead, strict=True))][:3]
 
 
 def test_where_everything_leads_to_everything_lists_are_those_of_exact_scores():

@@ -2,8 +2,8 @@
 
 Source: Generating Long Semantic IDs in Parallel for Recommendation (RPG), KDD 2025, whose graph has an edge
 from each item to those whose codes' vectors are most alike, and follows the best items of a pool. Differs
-from it: the pool's own items stay candidates; random starts are drawn once for all users; an item that may
-not be listed is in no pool.
+from it: the pool's own items stay candidates; random starts are drawn once for all users; items that may not
+be listed are walked through, take no place of the pool, and are left out at last.
 
 Legend: B users, N items, n items at hand, E edges of an item, C candidates, R positions, K codes, D width.
 """
@@ -40,7 +40,8 @@ class GraphConfig(Config):
     num_edges: PositiveInt = 200
     """Of each item."""
     pool: PositiveInt = 100
-    """Items that are followed in each step and listed at last, as many as the longest list at least."""
+    """Items that are followed in each step and listed at last, as many as the longest list at least; items
+    that may not be listed are followed beside them."""
     num_steps: PositiveInt = 3
     """Along edges."""
     start: Literal["popular", "random"] = "popular"
@@ -97,37 +98,51 @@ def graph_search(
 ) -> Retrieved:
     """Return the pool of each user after so many steps: best items first, equal ones by row.
 
-    A step scores what the pool leads to, and retains the best of it and of the pool itself.
+    A step scores what the pool leads to, and retains the best of it and of the pool itself, down to the
+    so-manieth that may be listed. What may not be listed is followed too: a start within a user's history
+    would lead nowhere otherwise.
 
     Args:
         graph: over N items.
         codes: (N, R) of all items.
         log_probs: (B, R, K) of independent heads.
-        pool: items retained by each step.
+        pool: items that may be listed and are retained by each step.
         num_steps: along edges.
         exclude: (B, S) item rows that are not listed, filled up with -1.
         penalties: (N,) taken off the scores; None where nothing is.
     """
-    found = _best_of(graph.start.expand(len(log_probs), -1), codes, log_probs, pool, exclude, penalties)
+    walked = _best_of(graph.start.expand(len(log_probs), -1), codes, log_probs, pool, exclude, penalties)
     for _ in range(num_steps):
-        ahead = graph.edges[found.items.clamp(min=0)].masked_fill((found.items < 0).unsqueeze(2), -1)
-        rows = torch.cat([found.items, ahead.flatten(1)], dim=1)
-        found = _best_of(rows, codes, log_probs, pool, exclude, penalties)
-    return found
+        ahead = graph.edges[walked.items.clamp(min=0)].masked_fill((walked.items < 0).unsqueeze(2), -1)
+        rows = torch.cat([walked.items, ahead.flatten(1)], dim=1)
+        walked = _best_of(rows, codes, log_probs, pool, exclude, penalties)
+    is_barred = is_excluded(walked.items, exclude)
+    return best_items(walked.scores.masked_fill(is_barred, -torch.inf), walked.items, pool)
 
 
 def _best_of(
     rows: Tensor, codes: Tensor, log_probs: Tensor, pool: int, exclude: Tensor, penalties: Tensor | None
 ) -> Retrieved:
-    """Return the best of items (B, C), in which some may be twice, and -1 is none."""
+    """Return the best of items (B, C), in which some may be twice, and -1 is none.
+
+    They go down to the item that fills the pool with such as may be listed; others before it are there too.
+    """
     ordered = rows.sort(dim=1).values
     scores = sums_of_codes(log_probs, codes, ordered.clamp(min=0))
     if penalties is not None:
         scores -= penalties[ordered.clamp(min=0)]
     is_again = torch.zeros_like(ordered, dtype=torch.bool)
     is_again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    scores.masked_fill_(is_again | (ordered < 0) | is_excluded(ordered, exclude), -torch.inf)
-    return best_items(scores, ordered, pool)
+    scores.masked_fill_(is_again | (ordered < 0), -torch.inf)
+    best = best_items(scores, ordered, pool + exclude.shape[1])
+    places = (~is_excluded(best.items, exclude)).cumsum(1)
+    # The item that fills the pool is its last; what cannot be listed after it is not walked through.
+    is_late = (places > pool) | ((places == pool) & is_excluded(best.items, exclude))
+    lengths = torch.minimum(best.lengths, (~is_late).sum(1))
+    # Few users bar as many items as the one that bars most: the others' empty places are not followed.
+    width = max(pool, int(lengths.max())) if len(lengths) else pool
+    items = best.items.masked_fill(is_late, -1)[:, :width].contiguous()
+    return Retrieved(items, best.scores.masked_fill(is_late, -torch.inf)[:, :width], lengths)
 
 
 @final
@@ -156,7 +171,7 @@ class GraphSearch:
             length: of the lists.
         """
         exclude, config = unlisted_rows(users), self._config
-        seen = config.pool * (1 + self._graph.edges.shape[1])
+        seen = (config.pool + exclude.shape[1]) * (1 + self._graph.edges.shape[1])
         parts: list[Tensor] = []
         for own in _stretches(len(log_probs), max(1, _CODES_AT_ONCE // (seen * self._codes.shape[1]))):
             found = graph_search(
