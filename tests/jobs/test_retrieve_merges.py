@@ -109,6 +109,9 @@ def test_two_ranks_merge_and_measure_as_one(world: World, asked: Asked, tmp_path
     two = run_ranks(ask, 2, world[1], str(tmp_path))[0]
     for name, settings in SETTINGS.items():
         assert two[name].keys() == one[name].keys()
+        if "index" in settings:
+            places = (f"{tmp_path}/{name}", f"{folder}/{name}")
+            assert [results_of(place)["counts"]["all/index_stretches"] for place in places] == [2, 1]
         if "index" not in settings or name == "flat":
             assert two[name] == pytest.approx(one[name], abs=1e-6)
             of_two, of_one = shown_in(f"{tmp_path}/{name}"), shown_in(f"{folder}/{name}")
@@ -198,12 +201,26 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(world: World, changes: d
 
 def test_a_field_that_items_do_not_have_is_refused_before_anything_is_written(world: World, tmp_path: Path):
     problem, _ = world
-    for key, evaluation in (
-        ("list_metrics.category_field", {"list_metrics": {"category_field": "genre"}}),
-        ("interests.diversity_field", {"interests": {"merge": "diversity", "diversity_field": "genre"}}),
+    for field, key, evaluation in (
+        ("genre", "list_metrics.category_field", {"list_metrics": {"category_field": "genre"}}),
+        (
+            "genre",
+            "interests.diversity_field",
+            {"interests": {"merge": "diversity", "diversity_field": "genre"}},
+        ),
+        ("year", "list_metrics.category_field", {"list_metrics": {"category_field": "year"}}),
+        (
+            "year",
+            "interests.diversity_field",
+            {"interests": {"merge": "diversity", "diversity_field": "year"}},
+        ),
     ):
+        told = {
+            "genre": "no field 'genre'.*Did you mean 'genres'",
+            "year": "'year' is a field of numbers.*Name one of categories: genres",
+        }[field]
         config = retrieve_config(problem, str(tmp_path / "r"), **COMIREC, evaluation=evaluation)
-        with pytest.raises(ConfigError, match=rf"evaluation\.{key}: no field 'genre'.*Did you mean 'genres'"):
+        with pytest.raises(ConfigError, match=rf"evaluation\.{key}: {told}"):
             run(config)
     assert not (tmp_path / "r").exists()
 

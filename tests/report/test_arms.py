@@ -197,8 +197,8 @@ def test_no_two_arms_have_one_name(arms: list[tuple[str, dict[str, object]]]):
         ({"masks_history": False, "beam_width": 20}, "beam of 20 tuples, history kept"),
         ({"candidates": 500}, "500 candidates, by the codes of every item, scored, history left out"),
         (
-            {"candidates": 500, "beam_width": 100},
-            "500 candidates, by a beam of 100 tuples, scored, history left out",
+            {"candidates": 500, "beam_width": 600},
+            "500 candidates, by a beam of 600 tuples, scored, history left out",
         ),
         (
             {"unseen_penalty": 0.5},

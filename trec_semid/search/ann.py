@@ -2,8 +2,10 @@
 
 On several ranks each has an index over its stretch, all search for the users of all ranks, and what each
 retrieves is merged as exact lists are. A query is asked for as many items as the list has places and its
-user has masked items; the latter are dropped afterwards. What the index returns is scored again, by one
-formula for all items, so that equal items have equal scores and stand in the order of rows.
+user has masked items; the latter are dropped afterwards. So `ivf` and `hnsw` miss other items with another
+number of ranks: each stretch has its own centres or graph, and `nprobe` or `ef_search` counts in each. What
+the index returns is scored again, by one formula for all items, so that equal items have equal scores and
+stand in the order of rows.
 
 A penalty is one more coordinate: [v, -penalty] . [q, 1] = v . q - penalty.
 
@@ -62,13 +64,16 @@ class FlatConfig(_IndexConfig):
 
 
 class IvfConfig(_IndexConfig):
-    """Inverted lists: vectors by their nearest centre; a query reads the lists of the centres near to it."""
+    """Inverted lists: vectors by their nearest centre; a query reads the lists of the centres near to it.
+
+    Each rank has such lists of its stretch of the catalogue, so that what they miss differs with the ranks.
+    """
 
     kind: Literal["ivf"] = "ivf"
     nlist: PositiveInt | None = None
     """Centres; where not given 4 times the root of the number of items of a rank."""
     nprobe: PositiveInt = 32
-    """Lists that are read for a query."""
+    """Lists that are read for a query, on each rank."""
 
     def expect_fits(self, num_items: int) -> None:
         """See there."""
@@ -87,7 +92,10 @@ class IvfConfig(_IndexConfig):
 
 
 class HnswConfig(_IndexConfig):
-    """A hierarchical graph of neighbours, walked towards the query. Source: Malkov and Yashunin, 2018."""
+    """A hierarchical graph of neighbours, walked towards the query. Source: Malkov and Yashunin, 2018.
+
+    Each rank has one over its stretch of the catalogue, so that what it misses differs with the ranks.
+    """
 
     kind: Literal["hnsw"] = "hnsw"
     m: int = Field(32, ge=2, le=256)
@@ -95,7 +103,7 @@ class HnswConfig(_IndexConfig):
     ef_construction: PositiveInt = 80
     """Candidates looked at to place an item."""
     ef_search: PositiveInt = 128
-    """Candidates looked at for a query; raised to the number of items that it asks for."""
+    """Candidates looked at for a query on each rank; raised to the number of items that it asks for."""
     space: Literal["euclidean", "inner_product"] = "euclidean"
     """What neighbours are near by; see the head of this module."""
 
@@ -131,6 +139,7 @@ class IndexSearch:
         """
         assert catalogue.vectors is not None, "a config without item vectors is refused"
         self.config, self.is_shared, self._rows = config, catalogue.is_shared, catalogue.rows
+        self.num_items = catalogue.num_items
         self._vectors = catalogue.vectors.float().cpu()
         self._has_penalties = penalties is not None
         if penalties is not None:

@@ -73,6 +73,14 @@ def data(tmp_path_factory):
             },
             r"loss.code_heads = 'chained' cannot score all items: set evaluation.beam_width = 40 or more",
         ),
+        (
+            {
+                "semantic_ids": "s",
+                "loss": {"code_weight": 1.0},
+                "evaluation": {"candidates": 40, "beam_width": 39},
+            },
+            r"beam_width: 39 tuples do not propose 40 items: set evaluation.beam_width = 40 or more",
+        ),
         ({"evaluation": {"candidates": 20}}, "proposed by their codes: give semantic_ids, set loss.code_w"),
         (
             {

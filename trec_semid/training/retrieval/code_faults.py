@@ -172,3 +172,24 @@ def faults_of_candidates(facts: CodeFacts, evaluation: EvaluationConfig) -> list
             f"evaluation.candidates = {facts.longest} or more, or shorten evaluation.cutoffs"
         )
     return faults
+
+
+def faults_of_width(evaluation: EvaluationConfig, longest: int) -> list[str]:
+    """Return what is too narrow about a beam, with what to do: its tuples are the lists, or the candidates.
+
+    Args:
+        evaluation: how lists are made.
+        longest: of the lists.
+    """
+    width, candidates = evaluation.beam_width, evaluation.candidates or 0
+    if width is None or width >= max(longest, candidates):
+        return []
+    if candidates > longest:
+        return [
+            f"evaluation.beam_width: {width} tuples do not propose {candidates} items: set "
+            f"evaluation.beam_width = {candidates} or more, or lower evaluation.candidates"
+        ]
+    return [
+        f"evaluation.beam_width: {width} tuples do not fill lists of {longest}: set "
+        f"evaluation.beam_width = {longest} or more, or shorten evaluation.cutoffs"
+    ]

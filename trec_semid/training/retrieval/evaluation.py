@@ -111,6 +111,9 @@ class Evaluator:
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
         metrics |= {f"all/{name}": value for name, value in catalogue_facts(self.model).items()}
+        if self.config.evaluation.has_index:
+            # What an index misses differs with them, so that numbers of other ranks need not be these.
+            counts["all/index_stretches"] = self.ranks.world_size
         judge = self.lister.exact()
         return (metrics | agreement_with(self, judge) if judge else metrics), counts
 

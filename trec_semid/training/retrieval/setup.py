@@ -9,7 +9,6 @@ from pydantic import PositiveInt, model_validator
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
-from trec_semid.data.features import describe_item
 from trec_semid.data.retrieval.dataset import ItemConfig, RetrievalData, SampledConfig
 from trec_semid.data.retrieval.sequences import SequencesConfig
 from trec_semid.data.schema import Dataset, open_dataset
@@ -27,9 +26,14 @@ from trec_semid.training.retrieval.code_faults import (
     faults_of_heads,
     faults_of_items,
     faults_of_states,
+    faults_of_width,
 )
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
-from trec_semid.training.retrieval.vector_faults import VectorFacts, faults_of_vectors
+from trec_semid.training.retrieval.vector_faults import (
+    VectorFacts,
+    expect_category_fields,
+    faults_of_vectors,
+)
 
 MAX_SCORED_ITEMS = 1_000_000
 """Items that a loss over all of them takes in; beyond that they are sampled."""
@@ -220,13 +224,7 @@ class RetrieveConfig(TrainingRunConfig):
                 "evaluation.unseen_penalty: is taken off items' scores, and a beam has none: set "
                 "evaluation.unseen_penalty = 0"
             )
-        if evaluation.beam_width is not None and evaluation.beam_width < longest:
-            faults.append(
-                f"evaluation.beam_width: {evaluation.beam_width} tuples do not fill lists of "
-                f"{longest}: set evaluation.beam_width = {longest} or more, "
-                "or shorten evaluation.cutoffs"
-            )
-        return faults
+        return [*faults, *faults_of_width(evaluation, longest)]
 
     @property
     def _lists_codes_alone(self) -> bool:
@@ -329,8 +327,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     runs = config.retriever.members
     members = _checksum_of_runs(runs) if runs else None
     data = RetrievalData(dataset, config.item, config.sequences)
-    for key, field in config.evaluation.category_fields.items():
-        describe_item(dataset, [field], has_id=False, key=f"evaluation.{key}")
+    expect_category_fields(dataset, config.evaluation)
     if (index := config.evaluation.index) is not None:
         index.expect_fits(data.num_items)
     if config.learns:

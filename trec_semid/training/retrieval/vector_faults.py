@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+from trec_semid.core.errors import ConfigError
+from trec_semid.data.features import describe_item
+from trec_semid.data.schema import Dataset
 from trec_semid.search.interests import InterestsConfig
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 
@@ -66,3 +69,23 @@ def _faults_of_interests(facts: VectorFacts, interests: InterestsConfig) -> list
             "it out, or set evaluation.interests.merge = 'diversity'"
         ]
     return []
+
+
+def expect_category_fields(dataset: Dataset, evaluation: EvaluationConfig) -> None:
+    """Refuse fields that are read for categories and are none: quantiles of a number are no topics.
+
+    Args:
+        dataset: that has the item fields.
+        evaluation: names some of them.
+
+    Raises:
+        ConfigError: an unknown field, or one of numbers.
+    """
+    fields = dataset.facts.item_fields
+    have = ", ".join(name for name, facts in fields.items() if facts.kind == "category")
+    for name, field in evaluation.category_fields.items():
+        key = f"evaluation.{name}"
+        describe_item(dataset, [field], has_id=False, key=key)
+        if fields[field].kind == "number":
+            remedy = f"Name one of categories: {have}" if have else f"Leave {key} out: none has categories"
+            raise ConfigError(f"{key}: '{field}' is a field of numbers, which have no categories. {remedy}.")
