@@ -129,7 +129,10 @@ def by_hand(case: Case) -> list[tuple[list[int], list[int]]]:
             return users[own].log_probs[len(prefix)].tolist()
 
         beams = searched_by_hand(planted, number, case.width or ITEMS, step, left_out)
-        proposed = owned_by_hand(planted, beams, left_out)[: case.candidates]
+        owned = owned_by_hand(planted, beams, left_out)
+        if case.width is None:  # the codes of every item are summed up, less penalties
+            owned.sort(key=lambda pair: (float(PENALTIES[pair[1]]) - pair[0], pair[1]))
+        proposed = owned[: case.candidates]
         scored = []
         for by_codes, item in proposed:
             products = user.states @ vectors[item]
@@ -147,6 +150,25 @@ def test_one_rank_proposes_and_orders_as_by_hand():
         positions, lists = answers(case, Ranks(0, 1, 0, torch.device("cpu")))
         assert lists == [listed for _, listed in expected], case
         assert positions == [position for own, _ in expected for position in own], case
+
+
+def test_items_of_a_high_penalty_are_not_proposed_by_sums_of_codes():
+    case = Case(12, 4)
+    vectors, planted, users = problem(case)
+    codes = torch.from_numpy(planted.codes)
+    catalogue = Catalogue(ITEMS, 0, torch.from_numpy(vectors), None, None)
+    unseen = torch.arange(ITEMS) < ITEMS - 6
+    search = TwoStageSearch(
+        catalogue, codes, SIZES, num_candidates=4, beam_width=None, penalties=1000 * unseen.float()
+    )
+    queries, items = queries_of(case, list(range(USERS)), users), items_of(users)
+    proposed = search.propose(
+        queries, items._replace(masked=items.masked[:0], num_masked=0 * items.num_masked)
+    )
+    assert bool((proposed.items >= ITEMS - 6).all())
+    assert queries.code_log_probs is not None
+    of_codes = [queries.code_log_probs[:, r].gather(1, codes[proposed.items, r]) for r in range(2)]
+    assert torch.equal(proposed.code_scores, of_codes[0] + of_codes[1])
 
 
 def answers_of_rank() -> tuple[int, list[Any]]:

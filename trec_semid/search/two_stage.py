@@ -3,7 +3,9 @@
     score(u, i) = max_m (q_um . v_i + log p_um) + share * log p(codes of i | u) - penalty_i
 
 of the C candidates alone; an item that is not among them is in no list. They are those of highest
-log p(codes | u), by a beam over the tuples that exist or, with independent heads, by the sums of all items.
+log p(codes | u), by a beam over the tuples that exist or, with independent heads, of highest
+log p(codes | u) - penalty_i, by the sums of all items. A beam knows tuples, not items: it proposes items with
+a penalty as others, which then make room for fewer.
 With C >= N, and a beam as wide as there are tuples, the lists are those of exact search.
 
 Legend: B users, M interests of a user, N items, n items of a stretch, C candidates, R positions, K codes,
@@ -25,7 +27,7 @@ from trec_semid.metrics.target_positions import (
 from trec_semid.models.retrieval_model import Queries, TwoStageQueries
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
-from trec_semid.search.code_scores import CodeScores
+from trec_semid.search.code_scores import CodeScores, sums_of_codes
 from trec_semid.search.retrieved import best_items
 from trec_semid.search.stretches import highest_of_stretches
 
@@ -95,6 +97,8 @@ class TwoStageSearch:
     def propose(self, queries: TwoStageQueries, users: UserItems) -> Proposed:
         """Return each user's candidates: the items of highest log p(codes | u) that may be listed.
 
+        Less penalties where every item's codes are summed up, so that these keep their items out of here too.
+
         Args:
             queries: what the model says of B users.
             users: items that are not listed; a target always may be.
@@ -109,8 +113,18 @@ class TwoStageSearch:
         assert queries.code_log_probs is not None, "a config without independent heads is refused"
         sums = CodeScores(queries.code_log_probs, self._codes)
         length = self.num_candidates
-        listed = list_top_items(sums.contiguous, users, len(self._codes), list_length=length)
-        return Proposed(listed.items, listed.scores)
+        penalties = self._penalties
+
+        def score(items: slice) -> Tensor:
+            scores = sums.contiguous(items)
+            return scores if penalties is None else scores.sub_(penalties[items])
+
+        listed = list_top_items(score, users, len(self._codes), list_length=length)
+        if penalties is None:
+            return Proposed(listed.items, listed.scores)
+        # Summed up again without penalties: adding them back would round.
+        of_codes = sums_of_codes(queries.code_log_probs, self._codes, listed.items.clamp(min=0))
+        return Proposed(listed.items, of_codes)
 
     def _scores(self, queries: Queries, items: Tensor) -> Tensor:
         """Return (B, C) scores by vectors, of all ranks' stretches where there are several."""
