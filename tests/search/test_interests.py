@@ -26,7 +26,7 @@ def test_lists_are_merged_as_by_hand(merge, has_probs, index):
             problem.queries(has_probs=has_probs),
             problem.users(),
         )
-        merged = search.merge(search.lists(queries, users, length), queries.interest_log_probs)
+        merged = search.merge(search.lists(queries, users, length), queries.interest_log_probs, length)
         places = search.places(queries, users, length)
         assert torch.equal(places.top_items, merged.items)
         positions = iter(places.positions.tolist())
@@ -61,7 +61,7 @@ def test_quotas_hold_in_every_prefix():
     search = InterestSearch(
         ExactSearch([Catalogue(60, 0, vectors, None, None)]), InterestsConfig(merge="quota")
     )
-    merged = search.merge(search.lists(queries, users, 20), queries.interest_log_probs)
+    merged = search.merge(search.lists(queries, users, 20), queries.interest_log_probs, 20)
     assert merged.listed_by[0, :10].tolist() == [0, 1, 0, 2, 0, 1, 0, 0, 1, 2]
     for length in range(1, 21):
         seats = torch.bincount(merged.listed_by[0, :length], minlength=3)

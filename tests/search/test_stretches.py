@@ -103,7 +103,7 @@ def merge_on(ranks: Ranks, seed: int, merge: Merge, index: Any, num_users: int) 
     problem, own = Problem(seed, num_users), slice(ranks.rank, None, ranks.world_size)
     search = search_for(problem, merge, index, rank=ranks.rank, world_size=ranks.world_size)
     queries, users = problem.queries(has_probs=True, own=own), problem.users(own)
-    merged = search.merge(search.lists(queries, users, LENGTH), queries.interest_log_probs)
+    merged = search.merge(search.lists(queries, users, LENGTH), queries.interest_log_probs, LENGTH)
     places = search.places(queries, users, LENGTH)
     return places.positions.tolist(), merged.items.tolist(), merged.listed_by.tolist()
 

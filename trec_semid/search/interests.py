@@ -9,7 +9,7 @@ lists), V categories of an item, D width.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, final
+from typing import Literal, NamedTuple, Protocol, Self, final
 
 import torch
 from pydantic import NonNegativeFloat
@@ -76,6 +76,7 @@ class VectorSearch(Protocol):
     """Lists the catalogue for users with one vector each: `search.exact`, `search.ann`."""
 
     is_shared: bool
+    num_items: int
 
     def top_items(self, queries: Sequence[Queries], users: UserItems, length: int) -> TopItems:
         """Return lists of so many items; on several ranks all of them ask together."""
@@ -105,8 +106,9 @@ class InterestSearch:
         Args:
             queries: vectors (B, M, D) or (B, D), and what else scores count.
             users: items that are not listed.
-            length: of the lists.
+            length: of the lists; these have no more places than there are items.
         """
+        length = min(length, self._search.num_items)
         vectors = queries.vectors
         assert vectors is not None, "a config without item vectors is refused"
         vectors = vectors.unsqueeze(1) if vectors.dim() == 2 else vectors
@@ -125,13 +127,19 @@ class InterestSearch:
             items, scores = items.masked_fill(is_absent, -1), scores.masked_fill(is_absent, -torch.inf)
         return InterestLists(items, scores)
 
-    def merge(self, lists: InterestLists, log_probs: Tensor | None) -> MergedLists:
+    def merge(self, lists: InterestLists, log_probs: Tensor | None, length: int) -> MergedLists:
         """Return one list of every user's.
 
         Args:
             lists: of all interests.
             log_probs: (B, M) of the interests; None where all count alike.
+            length: of the merged lists, as was asked of the interests' own.
         """
+        merged = self._merged(lists, log_probs)
+        missing = (0, length - merged.items.shape[1])
+        return MergedLists(pad(merged.items, missing, value=-1), pad(merged.listed_by, missing, value=-1))
+
+    def _merged(self, lists: InterestLists, log_probs: Tensor | None) -> MergedLists:
         candidates = union_of_lists(lists.items)
         match self._config.merge:
             case "score":
@@ -155,7 +163,7 @@ class InterestSearch:
             users: their targets, and items that are not listed.
             length: of the lists.
         """
-        merged = self.merge(self.lists(queries, users, length), queries.interest_log_probs)
+        merged = self.merge(self.lists(queries, users, length), queries.interest_log_probs, length)
         return ListedTargets(positions_in_lists(merged.items, users.targets, users.num_targets), merged.items)
 
 
@@ -187,29 +195,77 @@ def merge_by_quota(candidates: Candidates, log_probs: Tensor | None) -> MergedLi
         candidates: of the lists, each of which has N items where the catalogue has.
         log_probs: (B, M) log p_m; None where all are alike.
     """
-    num_users, num_candidates, num_interests = candidates.places.shape
     places, length, device = candidates.places, candidates.length, candidates.places.device
+    num_users, _, num_interests = places.shape
     # In float64, so that quotients which ought to be equal are.
     probs = torch.ones(num_users, num_interests, dtype=torch.float64, device=device)
     if log_probs is not None:
         probs = log_probs.double().exp()
-    num_left, seats = (places < length).sum(1), torch.zeros_like(probs)
+    left, seats = _ListsLeft.of(candidates), torch.zeros_like(probs)
     users = torch.arange(num_users, device=device)
-    is_listed = torch.zeros(num_users, num_candidates, dtype=torch.bool, device=device)
     items = torch.full((num_users, length), -1, device=device)
     listed_by = torch.full_like(items, -1)
     for place in range(length):
-        quotients = (probs / (seats + 1)).masked_fill_(num_left == 0, -1.0)
+        quotients = (probs / (seats + 1)).masked_fill_(left.num_items == 0, -1.0)
         turn = quotients.argmax(1)  # the first of equal ones
-        own = places[users, :, turn].masked_fill_(is_listed, length)
-        best = own.argmin(1)
-        exists = own[users, best] < length
-        items[:, place] = torch.where(exists, candidates.items[users, best], -1)
+        exists = left.num_items[users, turn] > 0
+        chosen = left.first(turn)
+        items[:, place] = torch.where(exists, candidates.items[users, chosen], -1)
         listed_by[:, place] = torch.where(exists, turn, -1)
         seats[users, turn] += exists
-        is_listed[users, best] |= exists
-        num_left -= ((places[users, best] < length) & exists.unsqueeze(1)).long()
+        left.remove(places[users, chosen].masked_fill(~exists.unsqueeze(1), length))
     return MergedLists(items, listed_by)
+
+
+class _ListsLeft(NamedTuple):
+    """What interests' lists have left: doubly linked, so that an item goes out of all of them in M steps.
+
+    Slot N of a list is before its first place and behind its last, slot N + 1 is linked to itself alone.
+    """
+
+    ahead: Tensor
+    """(B, M, N + 2) int64 slot of the next item that is left."""
+    back: Tensor
+    """(B, M, N + 2) int64 slot of the one before."""
+    numbers: Tensor
+    """(B, M, N + 1) int64 which candidate stands there."""
+    num_items: Tensor
+    """(B, M) int64 items that are left."""
+
+    @classmethod
+    def of(cls, candidates: Candidates) -> Self:
+        """Link all places of the lists."""
+        places, length = candidates.places.transpose(1, 2), candidates.length
+        slots = torch.arange(length + 2, device=places.device)
+        ahead, back = (slots + 1) % (length + 1), (slots - 1) % (length + 1)
+        ahead[-1] = back[-1] = length + 1
+        shape = (*places.shape[:2], length + 2)
+        numbers = places.new_zeros((*places.shape[:2], length + 1))
+        numbers.scatter_(2, places, torch.arange(places.shape[2], device=places.device).expand_as(places))
+        num_items = (places < length).sum(2)
+        return cls(ahead.expand(shape).clone(), back.expand(shape).clone(), numbers, num_items)
+
+    def first(self, turn: Tensor) -> Tensor:
+        """Return (B,) candidates: the first that the list of one interest has left; any where none is.
+
+        Args:
+            turn: (B,) numbers of interests.
+        """
+        users = torch.arange(len(turn), device=turn.device)
+        return self.numbers[users, turn, self.ahead[users, turn, -2]]
+
+    def remove(self, places: Tensor) -> None:
+        """Take an item out of the lists.
+
+        Args:
+            places: (B, M) of it in each list; N where a list lacks it.
+        """
+        length = self.numbers.shape[2] - 1
+        slots = torch.where(places < length, places, length + 1).unsqueeze(2)
+        before, after = self.back.gather(2, slots), self.ahead.gather(2, slots)
+        self.ahead.scatter_(2, before, after)
+        self.back.scatter_(2, after, before)
+        self.num_items.sub_((places < length).long())
 
 
 def merge_by_diversity(
@@ -234,21 +290,33 @@ def merge_by_diversity(
     users = torch.arange(len(values), device=values.device)
     items = torch.full((len(values), length), -1, device=values.device)
     listed_by = torch.full_like(items, -1)
-    num_values = categories.shape[2]
-    has_none = (categories < 0).all(2)
+    of_items, is_marked = _with_none(categories)
+    every, flat = is_marked.shape[1] - 1, of_items.flatten(1)
     for place in range(min(length, values.shape[1])):
         chosen = values.argmax(1)  # the first of equal ones, which is the lower row
         exists = values[users, chosen] > -torch.inf
         items[:, place] = torch.where(exists, candidates.items[users, chosen], -1)
         listed_by[:, place] = torch.where(exists, interests[users, chosen], -1)
-        theirs = categories[users, chosen]
-        shares = has_none & has_none[users, chosen].unsqueeze(1)
-        for value in range(num_values):  # of one item: as many as one has at most, not as there are
-            one = theirs[:, value, None, None]
-            shares |= ((categories == one) & (one >= 0)).any(2)
+        theirs = of_items[users, chosen]
+        is_marked.scatter_(1, theirs, value=True)
+        is_marked[:, every] = False  # what only fills up is in common with nothing
+        shares = is_marked.gather(1, flat).view(of_items.shape).any(2)
+        is_marked.scatter_(1, theirs, value=False)
         values += weight * (~shares).double()
         values[users, chosen] = -torch.inf
     return MergedLists(items, listed_by)
+
+
+def _with_none(categories: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, G, V) categories with one more, 'none', for items that have none, and no marks (B, C + 2).
+
+    What fills up is the last one, C + 1.
+    """
+    num_categories = 1 + max(-1, int(categories.max())) if categories.numel() else 0
+    own = torch.where(categories < 0, num_categories + 1, categories)
+    own[:, :, 0] = torch.where((categories < 0).all(2), num_categories, own[:, :, 0])
+    marks = torch.zeros(len(own), num_categories + 2, dtype=torch.bool, device=own.device)
+    return own, marks
 
 
 def _best_interest(candidates: Candidates, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ from trec_semid.training.retrieval.asked import AskedModel, Judge, penalties_of
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 
 _USERS_AT_ONCE = 4096
+_NUMBERS_AT_ONCE = 1 << 24
+"""Of what merging knows of candidates, their places in all lists or their categories: 128 MiB."""
 
 
 @final
@@ -41,7 +43,10 @@ class MergingLister:
         """
         self._asked, self._evaluation, self._judge = asked, evaluation, judge
         self._interests = evaluation.interests or InterestsConfig()
-        self.users_at_once = _USERS_AT_ONCE
+        self._categories: Tensor | None = None
+        if (field := self._interests.diversity_field) is not None:
+            self._categories = torch.from_numpy(asked.data.categories(field)).to(asked.ranks.device)
+        self.users_at_once = self._users_at_once()
         self._penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
         self._index: IndexSearch | None = None
         self._catalogue: Catalogue | None = None
@@ -50,10 +55,6 @@ class MergingLister:
     def begin(self) -> None:
         """Make the vectors of all items, and where one is asked for an index of them if they have changed."""
         catalogue = self._asked.catalogue()
-        field = self._interests.diversity_field
-        categories = None
-        if field is not None:
-            categories = torch.from_numpy(self._asked.data.categories(field)).to(self._asked.ranks.device)
         index = self._evaluation.index
         if index is None or isinstance(index, NoIndexConfig):
             search = ExactSearch([catalogue], self._penalties)
@@ -62,7 +63,7 @@ class MergingLister:
                 self._index = IndexSearch(index, catalogue, self._penalties)
             search = self._index
         self._catalogue = catalogue
-        self._search = InterestSearch(search, self._interests, categories)
+        self._search = InterestSearch(search, self._interests, self._categories)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Lister`; the chosen are (B,) rows."""
@@ -90,7 +91,7 @@ class MergingLister:
         assert vectors is not None, "a config without item vectors is refused"
         interests = vectors.unsqueeze(1) if vectors.dim() == 2 else vectors
         lists = search.lists(queries, users, length)
-        merged = search.merge(lists, queries.interest_log_probs)
+        merged = search.merge(lists, queries.interest_log_probs, length)
         assert self._catalogue is not None, "begun"
         of_items = vectors_of(self._catalogue, merged.items)
         listed = ListedInterests(
@@ -117,6 +118,16 @@ class MergingLister:
     def exact(self) -> Judge | None:
         """See `Lister`: it is, but for an index."""
         return self._judge() if self._judge else None
+
+    def _users_at_once(self) -> int:
+        """Return how many users' lists are merged together: a candidate has M places, and V categories."""
+        num_interests = of_candidate = self._asked.method.num_interests
+        length, of_user = min(max(self._evaluation.cutoffs), self._asked.data.num_items), 0
+        if self._categories is not None:
+            of_candidate = max(num_interests, self._categories.shape[1])
+            of_user = int(self._categories.max()) + 1
+        numbers = num_interests * length * of_candidate + of_user
+        return max(1, min(_USERS_AT_ONCE, _NUMBERS_AT_ONCE // numbers))
 
     def _begun(self) -> InterestSearch:
         assert self._search is not None, "begun"
