@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from tests.jobs.ranking import losses_of
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
@@ -43,11 +45,15 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A language model of two layers, as a config alone."""
+    """A language model of two layers: its config, and weights."""
     folder = tmp_path_factory.mktemp("lm")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = {**sizes, "num_key_value_heads": 2, "vocab_size": 11, "max_position_embeddings": 64}
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", **config}))
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(
+        folder
+    )
     return str(folder)
 
 
@@ -108,7 +114,7 @@ def test_ranks_train_and_retrieve_as_one(problem: dict[str, Any], tmp_path: Path
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     problem: dict[str, Any], lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads_with: str
 ):
-    given = of_lm(lm, lora_rank=2) if reads_with == "causal_lm" else changes(dropout=0.3)
+    given = of_lm(lm, pretrained=True, lora_rank=2) if reads_with == "causal_lm" else changes(dropout=0.3)
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **given)).metrics
     train_steps = training_loop.train_steps
 

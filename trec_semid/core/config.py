@@ -57,6 +57,28 @@ class Config(BaseModel):
         return {}
 
 
+def faults_of_unread(
+    config: Config, at: str, keys: Sequence[str], because: str, otherwise: str | None = None
+) -> list[str]:
+    """Return a fault with what to do where keys that nothing reads differ from their defaults; else nothing.
+
+    They are told by their values and not by `model_fields_set`: a config that was written out in full and is
+    read again names every key.
+
+    Args:
+        config: that has the keys.
+        at: where it stands, such as `model`.
+        keys: that nothing reads.
+        because: why not.
+        otherwise: what would make them count.
+    """
+    defaults = {key: type(config).model_fields[key].get_default(call_default_factory=True) for key in keys}
+    named = ", ".join(f"{at}.{key}" for key in keys if getattr(config, key) != defaults[key])
+    if not named:
+        return []
+    return [f"{named}: {because}: leave out {named}" + (f", or {otherwise}" if otherwise else "")]
+
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from trec_semid.layers.interests import balanced_groups as balanced
 from trec_semid.layers.interests.balanced_groups import balanced_groups
 
 
@@ -111,6 +112,15 @@ def test_groups_are_the_same_whatever_other_users_there_are():
 def test_equal_vectors_are_spread_over_groups():
     groups = balanced_groups(torch.ones(1, 6, 4) / 2, torch.ones(1, 6, dtype=torch.bool), 3).of_vector
     assert torch.bincount(groups[0], minlength=3).tolist() == [2, 2, 2]
+
+
+def test_exchanges_of_many_vectors_are_few_and_groups_keep_to_their_room(monkeypatch):
+    rounds, gains = [], balanced.__dict__["_gains"]
+    monkeypatch.setattr(balanced, "_gains", lambda *given: rounds.append(1) or gains(*given))
+    vectors, exists = drawn(4, 100, dim=16), torch.ones(4, 100, dtype=torch.bool)
+    groups = balanced_groups(vectors, exists, 6).of_vector
+    assert len(rounds) == 32
+    assert torch.nn.functional.one_hot(groups, 6).sum(1).max() <= 17
 
 
 def test_no_user_is_no_trouble():

@@ -9,6 +9,7 @@ from tests.models.hymirec.planted import (
     DIM,
     NUM_ITEMS,
     RECENT,
+    STILL,
     batch_of,
     built,
     codes,
@@ -75,6 +76,30 @@ def test_all_weights_learn():
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
+def test_a_learnt_temperature_stays_at_its_bound_and_comes_back_from_there():
+    model = built(max_len=12)
+    with torch.no_grad():
+        model.log_scale.fill_(6.0)  # as a large step may leave it
+    batch = batch_of(ROWS)
+    losses, _ = model(listed_of(batch), batch.places)
+    assert model.scale.item() == pytest.approx(100.0)
+    losses["items"].sum().backward()
+    assert model.log_scale.grad is not None
+    assert model.log_scale.grad.item() > 0  # so sharp a softmax is wrong of drawn vectors
+    torch.optim.SGD([model.log_scale], lr=1e-3).step()
+    assert model.scale.item() < 100.0
+
+
+def test_a_temperature_that_is_set_is_the_one_that_counts():
+    loss = LossConfig(item_similarity_is_cosine=True, item_temperature=0.005)
+    items = built(max_len=12).items
+    config = HymirecConfig(num_interests=2, transformer=STILL, learns_temperature=False)
+    model = HymirecModel(items, config, loss, max_len=12)
+    batch = batch_of(ROWS)
+    model(listed_of(batch), batch.places)
+    assert model.scale.item() == pytest.approx(200.0)
+
+
 def test_a_score_is_that_of_the_interest_that_likes_an_item_best():
     model = built(max_len=12)
     batch = histories_of([row[:-1] for row in ROWS])
@@ -133,6 +158,7 @@ FRAME = Frame(
     window=10,
 )
 LM = {"path": "somewhere"}
+SHARP = LossConfig(item_similarity_is_cosine=True, item_temperature=0.005)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +176,29 @@ LM = {"path": "somewhere"}
         ({"backbone": "causal_lm"}, {}, ["give model.lm.path"]),
         ({"lm": LM}, {}, ["set model.backbone = 'causal_lm'"]),
         ({"lm": LM, "backbone": "causal_lm"}, {}, []),
+        (
+            {"lm": {**LM, "lora_rank": 2, "pretrained": False}, "backbone": "causal_lm"},
+            {},
+            ["set model.lm.lora_rank = 0, or model.lm.pretrained = true"],
+        ),
+        ({"lm": {**LM, "lora_rank": 2, "lora_alpha": 9.0}, "backbone": "causal_lm"}, {}, []),
+        (
+            {"lm": {**LM, "lora_alpha": 9.0, "lora_dropout": 0.1}, "backbone": "causal_lm"},
+            {},
+            ["leave out model.lm.lora_alpha, model.lm.lora_dropout, or set model.lm.lora_rank = 8"],
+        ),
+        (
+            {"lm": LM, "backbone": "causal_lm", "transformer": {"num_layers": 3}},
+            {},
+            ["model.transformer: a language model reads instead: leave out model.transformer"],
+        ),
+        ({"recent": 0, "dropout": 0.5}, {}, ["leave out model.dropout"]),
+        ({"recent": 30}, {}, ["leave out model.recent, or raise sequences.max_len to 30"]),
+        ({"recent": 20}, {}, []),
+        ({}, {"window": 101}, ["set window = 100 or less, or model.dmil = false"]),
+        ({"dmil": False}, {"window": 101}, []),
+        ({}, {"loss": SHARP}, ["set loss.item_temperature = 0.01, or model.learns_temperature = false"]),
+        ({"learns_temperature": False}, {"loss": SHARP}, []),
         ({"transformer": {"num_heads": 3}}, {}, ["3 heads do not divide width 8"]),
     ],
 )
@@ -158,6 +207,12 @@ def test_faults_say_what_to_do(changes, frame, words):
     assert len(faults) == len(words)
     for fault, expected in zip(faults, words, strict=True):
         assert expected in fault
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 5.0])
+def test_a_dropout_of_additions_that_is_no_share_is_refused(dropout):
+    with pytest.raises(ValueError, match="lora_dropout"):
+        HymirecConfig.model_validate({"lm": {**LM, "lora_rank": 2, "lora_dropout": dropout}})
 
 
 def test_more_interests_than_can_be_matched_are_refused():

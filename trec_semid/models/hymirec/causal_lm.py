@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, final
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from trec_semid.core.config import Config
@@ -27,7 +27,8 @@ class CausalLmConfig(Config):
     """Rank of what is added to each of its linear maps, which then stay as they are; 0 trains all of it."""
     lora_alpha: PositiveFloat = 16.0
     """What is added is multiplied by alpha / rank."""
-    lora_dropout: float = 0.0
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Of what goes into the additions."""
     checkpoints_gradients: bool = False
     """Whether layers are computed again in backward, which saves memory and costs time."""
 

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from trec_semid.core.config import faults_of_unread
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.batches import Places
 from trec_semid.layers.attention import TransformerConfig
@@ -27,8 +28,10 @@ from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import Queries, RetrievalModel
 from trec_semid.models.retriever import Frame, LossConfig, Needs, Retriever, RetrieverConfig
 
-_LARGEST_SCALE = 100.0
-"""Of cosines; a learnt temperature falls no lower than its inverse."""
+_LEAST_TEMPERATURE = 0.01
+"""A learnt one falls no lower."""
+_LARGEST_WINDOW = 100
+"""Of targets that are grouped, which costs about W^2 M numbers a row and exchange."""
 
 
 class HymirecConfig(RetrieverConfig):
@@ -54,7 +57,7 @@ class HymirecConfig(RetrieverConfig):
     max_cosine: float = Field(0.98, gt=0, le=1)
     """Items of a larger cosine with a target are not taken for wrong answers."""
     learns_temperature: bool = True
-    """Whether `loss.item_temperature` is where a learnt one starts."""
+    """Whether `loss.item_temperature` is where a learnt one starts, which falls no lower than .01."""
     coarse_weight: NonNegativeFloat = 0.0
     """Of the same loss on coarse interests, each target taught to the one nearest to it."""
 
@@ -98,7 +101,7 @@ class HymirecModel(RetrievalModel):
     @property
     def scale(self) -> Tensor:
         """() what multiplies cosines, the inverse of the temperature."""
-        return self.log_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
+        return self.log_scale.exp()
 
     def item_vectors(self, tokens: Tokens) -> Tensor:
         """Return (U, D): the sum of an item's tokens, of unit length."""
@@ -124,6 +127,7 @@ class HymirecModel(RetrievalModel):
 
     def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
         """Return the losses of each place (P,), means over its targets, and the items' tokens."""
+        self._bound_temperature()
         tokens = self.items(listed)
         vectors = self.item_vectors(tokens)
         # Places number the cells of (B, L), so this is their user; a sliding row predicts once.
@@ -134,6 +138,16 @@ class HymirecModel(RetrievalModel):
             nearest = chosen_interests(coarse, vectors, places.targets)
             losses["coarse"] = self._loss(coarse, nearest, vectors, places)
         return losses, tokens
+
+    def _bound_temperature(self) -> None:
+        """Take a learnt temperature that the last step brought below the bound back to it.
+
+        The weight itself is bounded, as in CLIP's code: a bound on what is read of it would leave it without
+        a gradient, and beyond the bound for good.
+        """
+        if self.config.learns_temperature:
+            with torch.no_grad():
+                self.log_scale.clamp_(max=-math.log(_LEAST_TEMPERATURE))
 
     def _chosen(self, interests: Tensor, vectors: Tensor, places: Places) -> Tensor:
         """Return (P, W): the interest that each target is taught to."""
@@ -156,6 +170,19 @@ class HymirecModel(RetrievalModel):
             drawn=drawn,
         )
         return mean_of_targets(losses.view(places.targets.shape), places.targets)
+
+
+def _faults_of_additions(lm: CausalLmConfig) -> list[str]:
+    if not lm.lora_rank:
+        return faults_of_unread(
+            lm, "model.lm", ["lora_alpha", "lora_dropout"], "nothing is added", "set model.lm.lora_rank = 8"
+        )
+    if not lm.pretrained:
+        return [
+            "model.lm.lora_rank: weights that are drawn would stay as they are: set model.lm.lora_rank = 0, "
+            "or model.lm.pretrained = true"
+        ]
+    return []
 
 
 def _sums_of_codes(tokens: Tokens) -> Tensor:
@@ -205,12 +232,25 @@ class Hymirec(Retriever[HymirecConfig]):
                 "model.coarse_weight: there are no coarse interests: set model.coarse_weight = 0, or "
                 "model.coarse_interests = 8"
             )
+        if not config.recent and config.dropout:
+            faults += faults_of_unread(config, "model", ["dropout"], "no recent items are read")
+        if config.recent > frame.max_len:
+            length = f"histories have {frame.max_len} items at most"
+            raised = f"raise sequences.max_len to {config.recent}"
+            faults += faults_of_unread(config, "model", ["recent"], length, raised)
         return faults
 
     def _faults_of_backbone(self) -> list[str]:
-        if self.config.backbone == "causal_lm" and self.config.lm is None:
-            return ["model.backbone = 'causal_lm' reads with a language model: give model.lm.path"]
-        if self.config.backbone == "transformer" and self.config.lm is not None:
+        config = self.config
+        if config.backbone == "causal_lm":
+            faults = faults_of_unread(config, "model", ["transformer"], "a language model reads instead")
+            if config.lm is None:
+                return [
+                    "model.backbone = 'causal_lm' reads with a language model: give model.lm.path",
+                    *faults,
+                ]
+            return [*faults, *_faults_of_additions(config.lm)]
+        if config.lm is not None:
             return [
                 "model.lm: a transformer reads instead: leave it out, or set model.backbone = 'causal_lm'"
             ]
@@ -225,6 +265,16 @@ class Hymirec(Retriever[HymirecConfig]):
         if self.config.dmil and self.config.num_interests > 1 and frame.window == 1:
             faults.append(
                 "model.dmil: a single target makes no groups: set window = 10 or so, or model.dmil = false"
+            )
+        if self.config.dmil and frame.window > _LARGEST_WINDOW:
+            faults.append(
+                f"window: groups of {frame.window} targets a row take too long: set window = "
+                f"{_LARGEST_WINDOW} or less, or model.dmil = false"
+            )
+        if self.config.learns_temperature and frame.loss.item_temperature < _LEAST_TEMPERATURE:
+            faults.append(
+                f"loss.item_temperature: a learnt one is {_LEAST_TEMPERATURE} or more: set "
+                f"loss.item_temperature = {_LEAST_TEMPERATURE}, or model.learns_temperature = false"
             )
         return faults
 
