@@ -31,7 +31,6 @@ LEARNED: dict[str, Any] = {
 CODES: dict[str, Any] = {
     "model": {**GEMIREC, "dictionary": "codes", "interest": {"num_levels": 2}, "posterior": "decoupled"},
     "loss": COSINE,
-    "evaluation": {"interests": {"merge": "weighted"}},
 }
 FREE: dict[str, Any] = {"model": {**GEMIREC, "interests": "free"}, "loss": COSINE}
 KINDS = {"attention": ATTENTION, "routing": ROUTING, "learned": LEARNED, "codes": CODES}
@@ -99,6 +98,20 @@ def test_a_finished_run_is_planned_and_asked_again(problem: dict[str, Any], tmp_
     planned = plan.run(load_config(plan.PlanConfig, [str(file)], sets))
     placed = json.loads((Path(config.run) / "plan.json").read_text())
     assert {table.name for table in planned[0].plan.tables} == {one["name"] for one in placed["tables"]}
+
+
+def test_gemirec_counts_probabilities_of_interests_unless_told_otherwise(
+    problem: dict[str, Any], tmp_path: Path
+):
+    config = retrieve_config(problem, str(tmp_path / "run"), **LEARNED)
+    metrics = run(config).metrics
+    asked = {}
+    for merge in ("weighted", "score"):
+        again = {"run": str(tmp_path / merge), "runs": [config.run]}
+        again["retrieval"] = {"interests": {"merge": merge}}
+        asked[merge] = evaluate.run(evaluate.EvaluateConfig.model_validate(again)).metrics
+    assert asked["weighted"] == metrics
+    assert asked["score"]["test/ndcg@10"] != metrics["test/ndcg@10"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ OF_INTERESTS = ("interest_cosine", "interest_overlap@5", "own_interest_share@5")
 OF_LISTS = ("categories@5", "list_distance@10")
 DIVERSITY = {"merge": "diversity", "diversity_field": "genres", "diversity_weight": 2.0}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "weighted": {"interests": {"merge": "weighted"}},
+    "score": {"interests": {"merge": "score"}},
     "quota": {"interests": {"merge": "quota"}},
     "diversity": {"interests": DIVERSITY},
     "flat": {"index": {"kind": "flat"}},
@@ -87,8 +87,7 @@ def test_every_merge_and_index_is_measured_on_the_lists_it_makes(world: World, a
         expected, _ = retrieval_metrics(targets, cutoffs=(5, 10))
         assert {key: of_run[f"test/{key}"] for key in expected} == pytest.approx(expected)
         assert of_run.keys() >= {f"test/{name}" for name in (*OF_INTERESTS, *OF_LISTS)}
-    # ComiRec has no probabilities of interests, so that these do not count.
-    assert metrics["weighted"] == plain
+    assert metrics["score"] == plain
     assert metrics["diversity"]["test/categories@10"] > plain["test/categories@10"]
     assert metrics["quota"]["test/interest_cosine"] == plain["test/interest_cosine"]
 
@@ -161,6 +160,21 @@ def test_lists_of_all_methods_can_be_told_apart_by_categories(world: World, tmp_
             r"merge = 'score' reads no categories: leave it out, or set evaluation\.interests\.merge",
         ),
         (
+            {"evaluation": {"interests": {"merge": "weighted"}}},
+            r"model\.kind = 'comirec' have none: set evaluation\.interests\.merge = 'score'",
+        ),
+        (
+            {
+                "model": {"kind": "gemirec", "interests": "free"},
+                "evaluation": {"interests": {"merge": "weighted"}},
+            },
+            r"model\.kind = 'gemirec' have none: set evaluation\.interests\.merge = 'score'",
+        ),
+        (
+            {"evaluation": {"interests": {"merge": "quota", "diversity_weight": 9.0}}},
+            r"merge = 'quota' counts no categories: leave out evaluation\.interests\.diversity_weight, or",
+        ),
+        (
             {
                 "model": {"kind": "sasrec"},
                 "loss": {"code_weight": 1.0},
@@ -222,6 +236,14 @@ def test_a_field_that_items_do_not_have_is_refused_before_anything_is_written(wo
         config = retrieve_config(problem, str(tmp_path / "r"), **COMIREC, evaluation=evaluation)
         with pytest.raises(ConfigError, match=rf"evaluation\.{key}: {told}"):
             run(config)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_finished_run_without_probabilities_is_not_asked_to_weigh(world: World, tmp_path: Path):
+    settings = {"interests": {"merge": "weighted"}}
+    config = {"run": str(tmp_path / "r"), "runs": [world[1]], "retrieval": settings}
+    with pytest.raises(ConfigError, match=r"set evaluation\.interests\.merge = 'score'"):
+        evaluate.run(evaluate.EvaluateConfig.model_validate(config))
     assert not (tmp_path / "r").exists()
 
 

@@ -127,6 +127,11 @@ class Retriever(ABC, Generic[KindT]):
         """M, vectors that stand for a user; one but of a method of many interests (`Queries.vectors`)."""
         return 1
 
+    @property
+    def weighs_interests(self) -> bool:
+        """Whether interests have probabilities (`Queries.interest_log_probs`), which its score counts."""
+        return False
+
     def faults(self, frame: Frame) -> list[str]:
         """Return what of a run's config makes no sense for this method beyond its needs, with remedies.
 

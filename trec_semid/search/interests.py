@@ -28,10 +28,11 @@ Merge = Literal["score", "weighted", "quota", "diversity"]
 class InterestsConfig(Config):
     """How the lists of a user's interests become one."""
 
-    merge: Merge = "score"
+    merge: Merge | None = None
     """`score`: the interest that scores an item highest counts, however probable it is. `weighted`: the same
     of score + log-probability of the interest. `quota`: places are dealt out by the interests' probabilities.
-    `diversity`: scores and categories that the list does not have yet."""
+    `diversity`: scores and categories that the list does not have yet. Where not given `weighted` if the
+    method's score counts probabilities, else `score`."""
     diversity_field: str | None = None
     """Item field with the categories, for `diversity`."""
     diversity_weight: NonNegativeFloat = 0.25
@@ -41,6 +42,16 @@ class InterestsConfig(Config):
     def needs_lists(self) -> bool:
         """Whether every interest's own list is needed; else one look at all scores is enough."""
         return self.merge in ("quota", "diversity")
+
+    def settled(self, *, weighs_interests: bool) -> "InterestsConfig":
+        """Return this with the merge that holds.
+
+        Args:
+            weighs_interests: of the method, see `Retriever`.
+        """
+        if self.merge is not None:
+            return self
+        return self.model_copy(update={"merge": "weighted" if weighs_interests else "score"})
 
     def counted(self, queries: Queries) -> Queries:
         """Return queries with the log-probabilities of interests that count in scores.
@@ -142,7 +153,7 @@ class InterestSearch:
     def _merged(self, lists: InterestLists, log_probs: Tensor | None) -> MergedLists:
         candidates = union_of_lists(lists.items)
         match self._config.merge:
-            case "score":
+            case "score" | None:
                 return merge_by_score(candidates, lists.scores)
             case "weighted":
                 weights = 0 if log_probs is None else log_probs.unsqueeze(2)

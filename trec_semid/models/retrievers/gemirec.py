@@ -251,6 +251,11 @@ class Gemirec(Retriever[GemirecConfig]):
         """See `Retriever`."""
         return self.config.num_interests
 
+    @property
+    def weighs_interests(self) -> bool:
+        """See `Retriever`: those of the posterior, or shares of the history; free ones have none."""
+        return self.config.interests != "free"
+
     def faults(self, frame: Frame) -> list[str]:
         """See `Retriever`: a dictionary of codes needs codes, a beam as much width as it has interests."""
         faults, config = super().faults(frame), self.config

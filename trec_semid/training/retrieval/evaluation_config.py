@@ -1,10 +1,12 @@
 """Config of how a retriever's lists are made, and of what is said of them."""
 
+from typing import Any
+
 from pydantic import Field, PositiveInt
 
 from trec_semid.core.config import Config
 from trec_semid.evaluation.list_metrics import ListMetricsConfig
-from trec_semid.models.retriever import SearchKind
+from trec_semid.models.retriever import Retriever, SearchKind
 from trec_semid.search.ann import IndexConfig
 from trec_semid.search.graph import GraphConfig
 from trec_semid.search.interests import InterestsConfig
@@ -29,7 +31,8 @@ class EvaluationConfig(Config):
     """A graph between items of like codes that is followed by the scores of codes alone; all items are scored
     where not given."""
     interests: InterestsConfig | None = None
-    """How the lists of a user's interests become one, of methods with several; by score where not given."""
+    """How the lists of a user's interests become one, of methods with several; the method's own way where not
+    given."""
     index: IndexConfig | None = None
     """An index over item vectors that lists are asked of; all items are scored where not given."""
     list_metrics: ListMetricsConfig = ListMetricsConfig()
@@ -53,6 +56,10 @@ class EvaluationConfig(Config):
         if self.has_graph:
             return "graph"
         return "beam" if self.beam_width else "exact"
+
+    def interests_of(self, method: Retriever[Any]) -> InterestsConfig:
+        """Return how the lists of a user's interests become one: as asked for, or the method's way."""
+        return (self.interests or InterestsConfig()).settled(weighs_interests=method.weighs_interests)
 
     @property
     def category_fields(self) -> dict[str, str]:

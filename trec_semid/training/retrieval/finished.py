@@ -206,7 +206,7 @@ def ensemble_evaluator(
         for number, member in enumerate(members)
     ]
     penalties = penalties_of(inputs.data, config.evaluation.unseen_penalty, ranks)
-    interests = [member.config.evaluation.interests or InterestsConfig() for member in members]
+    interests = [member.config.evaluation.interests_of(member.config.retriever) for member in members]
     lister = ExactLister([member.asked for member in placed], penalties, interests)
     return Evaluator(lister, nn.ModuleList(member.model for member in placed), inputs.data, config, ranks)
 

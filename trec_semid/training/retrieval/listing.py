@@ -76,7 +76,7 @@ def merging_lister_of(
 
 def _scoring_lister(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
     """Return what lists by scores of items."""
-    interests = evaluation.interests or InterestsConfig()
+    interests = evaluation.interests_of(asked.method)
     if evaluation.has_index:
         without = evaluation.model_copy(update={"index": None})
         return MergingLister(
@@ -100,7 +100,7 @@ class ExactLister:
         interests: Sequence[InterestsConfig] | None = None,
     ) -> None:
         self.members, self._penalties = tuple(members), penalties
-        self._interests = interests or [InterestsConfig() for _ in members]
+        self._interests = interests or [EvaluationConfig().interests_of(one.method) for one in members]
         self.users_at_once = users_at_once(self.members[0].data.num_items)
         self._search: ExactSearch | None = None
 

@@ -17,7 +17,7 @@ from trec_semid.models.retrieval_model import Queries
 from trec_semid.search.ann import IndexSearch, NoIndexConfig
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
-from trec_semid.search.interests import InterestsConfig, InterestSearch, MergedLists
+from trec_semid.search.interests import InterestSearch, MergedLists
 from trec_semid.search.stretches import vectors_of
 from trec_semid.training.retrieval.asked import AskedModel, Judge, penalties_of
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
@@ -42,7 +42,7 @@ class MergingLister:
             judge: gives what makes the same lists without an index; None where there is no index.
         """
         self._asked, self._evaluation, self._judge = asked, evaluation, judge
-        self._interests = evaluation.interests or InterestsConfig()
+        self._interests = evaluation.interests_of(asked.method)
         self._categories: Tensor | None = None
         if (field := self._interests.diversity_field) is not None:
             self._categories = torch.from_numpy(asked.data.categories(field)).to(asked.ranks.device)

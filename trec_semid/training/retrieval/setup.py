@@ -249,6 +249,7 @@ class RetrieveConfig(TrainingRunConfig):
         facts = VectorFacts(
             self.model.kind,
             self.retriever.num_interests,
+            weighs_interests=self.retriever.weighs_interests,
             has_vectors=self.scores_items and self.retriever.needs.codes != "alone",
             has_beam=self._has_beam or self.evaluation.candidates is not None,
             counts_codes=self.predicts_codes and self.loss.code_share > 0,

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from trec_semid.core.config import faults_of_unread
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import describe_item
 from trec_semid.data.schema import Dataset
@@ -18,6 +19,8 @@ class VectorFacts(NamedTuple):
     """Of the model."""
     num_interests: int
     """Vectors of a user."""
+    weighs_interests: bool
+    """Whether these have probabilities."""
     has_vectors: bool
     """Whether items are scored by vectors."""
     has_beam: bool
@@ -57,7 +60,8 @@ def _faults_of_interests(facts: VectorFacts, interests: InterestsConfig) -> list
             f"evaluation.interests: model.kind = '{facts.kind}' has one interest a user: leave out "
             "evaluation.interests, or take a model of several"
         ]
-    by_category = interests.merge == "diversity"
+    merge = interests.settled(weighs_interests=facts.weighs_interests).merge
+    by_category = merge == "diversity"
     if by_category and interests.diversity_field is None:
         return [
             "evaluation.interests.merge: 'diversity' is of the categories of items: give "
@@ -65,9 +69,20 @@ def _faults_of_interests(facts: VectorFacts, interests: InterestsConfig) -> list
         ]
     if not by_category and interests.diversity_field is not None:
         return [
-            f"evaluation.interests.diversity_field: merge = '{interests.merge}' reads no categories: leave "
-            "it out, or set evaluation.interests.merge = 'diversity'"
+            f"evaluation.interests.diversity_field: merge = '{merge}' reads no categories: leave it out, or "
+            "set evaluation.interests.merge = 'diversity'"
         ]
+    if merge == "weighted" and not facts.weighs_interests:
+        return [
+            "evaluation.interests.merge: 'weighted' counts probabilities of interests, and those of this "
+            f"model.kind = '{facts.kind}' have none: set evaluation.interests.merge = 'score'"
+        ]
+    if not by_category:
+        of_categories = f"merge = '{merge}' counts no categories"
+        remedy = "set evaluation.interests.merge = 'diversity'"
+        return faults_of_unread(
+            interests, "evaluation.interests", ["diversity_weight"], of_categories, remedy
+        )
     return []
 
 
