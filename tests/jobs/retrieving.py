@@ -10,6 +10,7 @@ STILL = {"num_layers": 1, "num_heads": 2, "dropout": 0.0}
 
 def retrieve_config(problem: dict[str, Any], run_folder: str, **changes: Any) -> RetrieveConfig:
     """Return a config of a few short epochs; batches of 25 users leave a smaller last one."""
+    predicts_codes = problem.get("semantic_ids") and changes.get("loss", {}).get("code_weight") != 0
     values: dict[str, Any] = {
         **problem,
         "run": run_folder,
@@ -20,7 +21,7 @@ def retrieve_config(problem: dict[str, Any], run_folder: str, **changes: Any) ->
         "optimizers": {"dense": {"learning_rate": 0.01}, "tables": {"learning_rate": 0.1}},
         "train": {"batch_size": 25, "max_epochs": 3, "log_every_steps": 1, "patience": 5},
         "evaluation": {"cutoffs": [5, 10]},
-        "loss": {"code_weight": 1.0, "code_share": 1.0} if problem.get("semantic_ids") else {},
+        "loss": {"code_weight": 1.0, "code_share": 1.0} if predicts_codes else {},
     }
     for key, value in changes.items():
         is_part = isinstance(values.get(key), dict) and key != "model"

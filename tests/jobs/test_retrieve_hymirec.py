@@ -58,7 +58,9 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def of_lm(path: str, **settings: Any) -> dict[str, Any]:
-    return changes(backbone="causal_lm", lm={"path": path, "pretrained": False, **settings})
+    given = changes(backbone="causal_lm", lm={"path": path, "pretrained": False, **settings})
+    del given["model"]["transformer"]
+    return given
 
 
 def test_it_is_trained_asked_again_and_planned(problem: dict[str, Any], tmp_path: Path):

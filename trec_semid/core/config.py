@@ -57,13 +57,21 @@ class Config(BaseModel):
         return {}
 
 
-def faults_of_unread(
-    config: Config, at: str, keys: Sequence[str], because: str, otherwise: str | None = None
-) -> list[str]:
-    """Return a fault with what to do where keys that nothing reads differ from their defaults; else nothing.
+def keys_given(config: Config, at: str, keys: Sequence[str]) -> list[str]:
+    """Return those of the keys, with `at` before them, whose values are not the defaults.
 
     They are told by their values and not by `model_fields_set`: a config that was written out in full and is
     read again names every key.
+    """
+    fields = type(config).model_fields
+    defaults = {key: fields[key].get_default(call_default_factory=True) for key in keys}
+    return [f"{at}.{key}" for key in keys if getattr(config, key) != defaults[key]]
+
+
+def faults_of_unread(
+    config: Config, at: str, keys: Sequence[str], because: str, otherwise: str | None = None
+) -> list[str]:
+    """Return a fault with what to do where keys that nothing reads are given; else nothing.
 
     Args:
         config: that has the keys.
@@ -72,8 +80,7 @@ def faults_of_unread(
         because: why not.
         otherwise: what would make them count.
     """
-    defaults = {key: type(config).model_fields[key].get_default(call_default_factory=True) for key in keys}
-    named = ", ".join(f"{at}.{key}" for key in keys if getattr(config, key) != defaults[key])
+    named = ", ".join(keys_given(config, at, keys))
     if not named:
         return []
     return [f"{named}: {because}: leave out {named}" + (f", or {otherwise}" if otherwise else "")]

@@ -20,11 +20,11 @@ Legend: B users, N length of the lists, S masked items of a user, k items asked 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, cast, final
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast, final
 
 import faiss
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -74,6 +74,13 @@ class IvfConfig(_IndexConfig):
     """Centres; where not given 4 times the root of the number of items of a rank."""
     nprobe: PositiveInt = 32
     """Lists that are read for a query, on each rank."""
+
+    @model_validator(mode="after")
+    def _reads_some(self) -> Self:
+        if self.nlist is not None and self.nprobe > self.nlist:
+            remedy = f"set evaluation.index.nprobe = {self.nlist} or less, or raise evaluation.index.nlist"
+            raise ValueError(f"{self.nprobe} lists cannot be read of {self.nlist}: {remedy}")
+        return self
 
     def expect_fits(self, num_items: int) -> None:
         """See there."""

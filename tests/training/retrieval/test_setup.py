@@ -113,6 +113,78 @@ def test_settings_without_effect_or_meaning_are_refused(changes, words):
         retrieve_config({"dataset": "d"}, "r", **changes)
 
 
+def comirec(**settings: Any) -> dict[str, Any]:
+    return {"model": {"kind": "comirec", **settings}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            comirec(routing_iterations=5),
+            "model.routing_iterations: attention .*: leave out model.routing_iterations, or set",
+        ),
+        (
+            comirec(extractor="routing", hidden_dim=9),
+            "leave out model.hidden_dim, or set model.extractor = 'att",
+        ),
+        ({**comirec(), "loss": {"code_share": 5.0}}, "loss.code_share: codes are not predicted: leave out"),
+        (
+            {"loss": {"code_share": 5.0, "code_temperature": 9.0}},
+            "leave out loss.code_share, loss.code_temperature, or set loss.code_weight = 1",
+        ),
+        (
+            {"item": {"content": ["text"], "content_experts": 7}},
+            "leave out item.content_experts, or set item.content_projection = 'mixture'",
+        ),
+        (
+            {"item": {"content_projection": "mixture", "content_hidden_dim": 7}},
+            "item.content_hidden_dim: there is no content: leave out",
+        ),
+        (
+            {
+                **POPULAR,
+                "item": {"codes": False, "content_projection": "mixture"},
+                "loss": {"code_facets": 8, "code_share": 0.5},
+            },
+            "leave out item.codes, item.content_projection, loss.code_facets, loss.code_share",
+        ),
+        (
+            {"evaluation": {"index": {"kind": "ivf", "nlist": 4, "nprobe": 100}}},
+            "100 lists cannot be read of 4: set evaluation.index.nprobe = 4 or less",
+        ),
+        (
+            {**comirec(), "evaluation": {"interests": {"diversity_weight": 9.0}}},
+            "merge = 'score' counts no categories: leave out evaluation.interests.diversity_weight",
+        ),
+    ],
+)
+def test_keys_that_nothing_reads_are_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        RetrieveConfig.model_validate({"dataset": "d", "run": "r", **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        comirec(extractor="routing", routing_iterations=5),
+        comirec(hidden_dim=9),
+        {"semantic_ids": "s", "loss": {"code_weight": 1.0, "code_share": 5.0, "code_temperature": 9.0}},
+        {"item": {"content": ["text"], "content_projection": "mixture", "content_experts": 7}},
+        {"evaluation": {"index": {"kind": "ivf", "nlist": 4, "nprobe": 4}}},
+        {
+            **comirec(),
+            "evaluation": {
+                "interests": {"merge": "diversity", "diversity_field": "genres", "diversity_weight": 9.0}
+            },
+        },
+    ],
+)
+def test_the_same_keys_are_taken_where_they_count_and_when_all_are_written_out(changes: dict[str, Any]):
+    config = RetrieveConfig.model_validate({"dataset": "d", "run": "r", **changes})
+    assert RetrieveConfig.model_validate(config.model_dump()) == config
+
+
 def test_what_studies_share_is_taken_by_models_that_learn_nothing():
     shared = {"loss": {"item_similarity_is_cosine": True, "item_temperature": 0.07}, "tables": {"dim": 64}}
     assert retrieve_config({"dataset": "d"}, "r", **POPULAR, **shared).loss.item_temperature == 0.07

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from trec_semid.core.config import faults_of_unread
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.prefixes.pooling import causal_softmax_pooling
@@ -96,6 +97,15 @@ class Comirec(Retriever[ComirecConfig]):
     def num_interests(self) -> int:
         """See `Retriever`."""
         return self.config.num_interests
+
+    def faults(self, frame: Frame) -> list[str]:
+        """See `Retriever`: each extractor has settings of its own."""
+        if self.config.extractor == "attention":
+            key, because, other = "routing_iterations", "attention has no iterations", "routing"
+        else:
+            key, because, other = "hidden_dim", "routing has no hidden layer", "attention"
+        otherwise = f"set model.extractor = '{other}'"
+        return [*super().faults(frame), *faults_of_unread(self.config, "model", [key], because, otherwise)]
 
     def build(self, items: ItemTokens, frame: Frame) -> MultiInterestModel:
         """See `Retriever`."""

@@ -2,11 +2,16 @@
 
 from typing import NamedTuple
 
+from trec_semid.core.config import faults_of_unread
 from trec_semid.data.retrieval.dataset import ItemConfig
 from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.models.retriever import LossConfig
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 
+OF_MIXTURES = ("content_experts", "content_hidden_dim")
+"""Keys of `item` that a mixture alone reads."""
+OF_CODE_LOSSES = ("code_share", "code_temperature")
+"""Keys of `loss` that are read where codes are predicted."""
 _LEAVE_HEADS, _LEAVE_CANDIDATES = "leave out loss.code_heads", "leave out evaluation.candidates"
 
 
@@ -116,9 +121,13 @@ def faults_of_states(facts: CodeFacts, evaluation: EvaluationConfig) -> list[str
 
 def _faults_of_content(item: ItemConfig) -> list[str]:
     if item.content_projection == "linear":
-        return []
+        remedy = "set item.content_projection = 'mixture'" if item.content else None
+        return faults_of_unread(item, "item", OF_MIXTURES, "a linear map has no experts", remedy)
     if not item.content:
-        return ["item.content_projection: there is no content: set item.content_projection = 'linear'"]
+        return [
+            "item.content_projection: there is no content: set item.content_projection = 'linear'",
+            *faults_of_unread(item, "item", OF_MIXTURES, "there is no content"),
+        ]
     if not item.content_is_unit:
         return [
             "item.content_is_unit: a mixture divides content by the root of its width: set "

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import PositiveInt, model_validator
 
+from trec_semid.core.config import faults_of_unread, keys_given
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
@@ -20,6 +21,8 @@ from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.retrieval.code_faults import (
+    OF_CODE_LOSSES,
+    OF_MIXTURES,
     CodeFacts,
     faults_of_candidates,
     faults_of_graph,
@@ -117,6 +120,8 @@ class RetrieveConfig(TrainingRunConfig):
             if getattr(self, key)
         ]
         penalty_does_nothing = not self.retriever.takes_penalties and self.evaluation.unseen_penalty > 0
+        given += keys_given(self.item, "item", ("codes", "content_projection", *OF_MIXTURES))
+        given += keys_given(self.loss, "loss", ("code_facets", *OF_CODE_LOSSES))
         effects = {
             "window": self.window > 1,
             "loss.negatives": self.loss.negatives != "all",
@@ -152,6 +157,11 @@ class RetrieveConfig(TrainingRunConfig):
             faults.append(
                 "loss.code_weight: there are no codes to predict: give semantic_ids, or set "
                 "loss.code_weight = 0"
+            )
+        if needs == "read" or (needs == "optional" and self.loss.code_weight == 0):
+            otherwise = None if needs == "read" else "set loss.code_weight = 1"
+            faults += faults_of_unread(
+                self.loss, "loss", OF_CODE_LOSSES, "codes are not predicted", otherwise
             )
         of_items = {"sampled": self.sampled is not None, "loss.negatives": self.loss.negatives != "all"}
         named = ", ".join(key for key, is_set in of_items.items() if is_set)
