@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from pydantic import Field, PositiveInt, ValidationError
 from pydantic.fields import FieldInfo
 
-from trec_semid.core.config import Config, Place, config_checksum, dump_toml, load_config, toml_value
+from trec_semid.core.config import (
+    Config,
+    Place,
+    config_checksum,
+    dump_toml,
+    faults_of_unread,
+    load_config,
+    toml_value,
+)
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import write_bytes
 from trec_semid.jobs.verbs import JOBS, job_named
@@ -272,6 +280,15 @@ def test_every_config_key_that_names_a_place_understands_variables(monkeypatch):
     for verb in JOBS:
         look(job_named(verb).config, verb, set())
     assert set(literal) <= {"prepare.source.dataset"}  # the stem of RecBole's file names
+
+
+def test_keys_that_nothing_reads_are_told_by_their_values_and_not_by_being_named():
+    written_out = Job.model_validate(Job().model_dump())
+    assert faults_of_unread(written_out, "job", ["train", "seeds", "note"], "nobody asks") == []
+    given = Job(train=Train(steps=100, rate=0.2), seeds=[1], note=None)
+    assert faults_of_unread(
+        given, "job", ["train", "seeds", "note"], "nobody asks", "set job.name = 'a'"
+    ) == ["job.train, job.seeds: nobody asks: leave out job.train, job.seeds, or set job.name = 'a'"]
 
 
 def flat(annotation: object) -> list[object]:
