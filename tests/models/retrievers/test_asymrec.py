@@ -12,6 +12,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.jobs.retrieve import run
 
 MIXTURE = {"content_projection": "mixture", "content_experts": 2, "content_hidden_dim": 16}
+NO_CONTENT = {"content": [], "content_projection": "linear", "content_experts": 4, "content_hidden_dim": 256}
 ASYMREC = {
     "model": {"kind": "asymrec", "transformer": STILL, "dropout": 0.0},
     "item": {"id": False, "fields": [], "content": ["text", "image"], "codes": False, **MIXTURE},
@@ -40,8 +41,8 @@ def test_it_learns_codes_from_content_and_a_beam_lists_them(problem, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"item": {"content": [], "id": True, "content_projection": "linear"}},
-        {"item": {"content": [], "codes": True, "content_projection": "linear"}},
+        {"item": {"id": True, **NO_CONTENT}},
+        {"item": {"codes": True, **NO_CONTENT}},
         {"item": {"id": True, "codes": True}},
         {
             "loss": {"item_weight": 1.0, "code_weight": 0.0, "code_heads": "independent", "code_facets": 1},

@@ -11,7 +11,7 @@ from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 OF_MIXTURES = ("content_experts", "content_hidden_dim")
 """Keys of `item` that a mixture alone reads."""
 OF_CODE_LOSSES = ("code_share", "code_temperature")
-"""Keys of `loss` that are read where codes are predicted."""
+"""Keys of `loss` that only a method that predicts codes reads."""
 _LEAVE_HEADS, _LEAVE_CANDIDATES = "leave out loss.code_heads", "leave out evaluation.candidates"
 
 

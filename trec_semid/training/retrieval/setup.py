@@ -158,11 +158,11 @@ class RetrieveConfig(TrainingRunConfig):
                 "loss.code_weight: there are no codes to predict: give semantic_ids, or set "
                 "loss.code_weight = 0"
             )
-        if needs == "read" or (needs == "optional" and self.loss.code_weight == 0):
-            otherwise = None if needs == "read" else "set loss.code_weight = 1"
-            faults += faults_of_unread(
-                self.loss, "loss", OF_CODE_LOSSES, "codes are not predicted", otherwise
-            )
+        if (
+            needs == "read"
+        ):  # others may predict codes in one arm, and leave these keys as they are in the next
+            because = f"model.kind = '{kind}' predicts no codes"
+            faults += faults_of_unread(self.loss, "loss", OF_CODE_LOSSES, because)
         of_items = {"sampled": self.sampled is not None, "loss.negatives": self.loss.negatives != "all"}
         named = ", ".join(key for key, is_set in of_items.items() if is_set)
         if named and self._has_no_item_loss:
