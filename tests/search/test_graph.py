@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from tests.ranks import run_ranks
 from trec_semid.metrics.target_positions import UNLISTED, UserItems
 from trec_semid.models.retrieval_model import Queries
+from trec_semid.runtime.ranks import process_group
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
-from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_edges
+from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_all_edges, build_edges
 
 ITEMS, POSITIONS, CODES, USERS, LENGTH = 19, 3, 4, 6, 5
 
@@ -45,6 +47,22 @@ def test_edges_lead_to_the_items_of_the_most_alike_codes(seed):
     assert [set(row) for row in edges.tolist()] == [set(row) for row in expected]
     few = build_edges(tables, codes, ITEMS, slice(0, ITEMS))
     assert bool((few[:, -1] == -1).all())
+
+
+def edges_of_rank() -> torch.Tensor:
+    tables, codes, _, _ = problem(2)
+    with process_group() as ranks:
+        return build_all_edges(tables, codes, 4, ranks)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_with_a_stretch_each_build_the_edges_of_one(world_size):
+    tables, codes, _, _ = problem(2)
+    expected = build_edges(tables, codes, 4, slice(0, ITEMS))
+    for edges in run_ranks(edges_of_rank, world_size):
+        assert edges.dtype == torch.int32
+        assert torch.equal(edges, expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from trec_semid.core.config import Config
 from trec_semid.metrics.target_positions import (
@@ -23,8 +23,11 @@ from trec_semid.metrics.target_positions import (
     list_top_items,
     positions_in_lists,
 )
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.search.catalogue import stretch_of
 from trec_semid.search.code_scores import CodeScores, sums_of_codes
 from trec_semid.search.retrieved import Retrieved, best_items, is_excluded, unlisted_rows
+from trec_semid.search.stretches import gather_rows
 
 _ITEMS_AT_ONCE = 512
 """Items whose edges are built together."""
@@ -52,14 +55,14 @@ class Graph(NamedTuple):
     """Items and what they lead to."""
 
     edges: Tensor
-    """(N, E) item rows, -1 after the last."""
+    """(N, E) int32 item rows, -1 after the last."""
     start: Tensor
     """(S,) item rows of the first pool."""
 
 
 @torch.no_grad()
 def build_edges(tables: Tensor, codes: Tensor, num_edges: int, rows: slice) -> Tensor:
-    """Return (n, E) int64: the items of the most alike codes, for consecutive items; -1 after the last.
+    """Return (n, E) int32: the items of the most alike codes, for consecutive items; -1 after the last.
 
     sim(i, j) = sum_r cos(E_r,c_r(i), E_r,c_r(j)); of equal ones the lower row first; no item leads to itself.
     Takes N R look-ups an item, so N^2 R for all of them.
@@ -72,7 +75,7 @@ def build_edges(tables: Tensor, codes: Tensor, num_edges: int, rows: slice) -> T
     """
     unit = normalize(tables.float(), dim=-1)
     cosines = torch.bmm(unit, unit.mT)
-    parts = [codes.new_zeros((0, num_edges), dtype=torch.int64)]
+    parts = [codes.new_zeros((0, num_edges), dtype=torch.int32)]
     for start in range(rows.start, rows.stop, _ITEMS_AT_ONCE):
         own = torch.arange(start, min(start + _ITEMS_AT_ONCE, rows.stop), device=codes.device)
         # The cosines of an item's codes with all codes stand where log-probabilities of a user do.
@@ -81,8 +84,26 @@ def build_edges(tables: Tensor, codes: Tensor, num_edges: int, rows: slice) -> T
         nothing, ones = own[:0], torch.ones_like(own)
         items = UserItems(nothing, torch.zeros_like(own), own, ones)
         listed = list_top_items(sums.contiguous, items, len(codes), list_length=num_edges)
-        parts.append(listed.items)
+        parts.append(listed.items.int())
     return torch.cat(parts)
+
+
+def build_all_edges(tables: Tensor, codes: Tensor, num_edges: int, ranks: Ranks) -> Tensor:
+    """Return (N, E) int32 edges of all items on every rank, each of which builds those of its stretch.
+
+    Args:
+        tables: (R, K + 1, D) rows of the codes.
+        codes: (N, R) of all items.
+        num_edges: E.
+        ranks: that build them together.
+    """
+    num_items = len(codes)
+    own = build_edges(tables, codes, num_edges, stretch_of(ranks.rank, ranks.world_size, num_items))
+    if ranks.world_size == 1:
+        return own
+    longest = stretch_of(0, ranks.world_size, num_items).stop
+    # Only the last stretches are shorter, so that what fills them up stands behind all items.
+    return gather_rows(pad(own, (0, 0, 0, longest - len(own))))[:num_items]
 
 
 @torch.no_grad()

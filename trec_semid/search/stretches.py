@@ -62,7 +62,7 @@ def bring_together(queries: Sequence[Queries], users: UserItems) -> Together:
     """
     # Ranks have unequally many: lengths go round first, so that what is filled up can be cut off again.
     sizes = torch.tensor([len(users.num_targets), len(users.targets), len(users.masked)])
-    all_sizes = _gather(sizes.to(users.targets.device)).view(-1, 3).tolist()
+    all_sizes = gather_rows(sizes.to(users.targets.device)).view(-1, 3).tolist()
     num_users, num_targets, num_masked = zip(*all_sizes, strict=True)
     vectors = [_all_rows(each.vectors, num_users) for each in queries]
     log_probs = [_all_rows(each.code_log_probs, num_users) for each in queries]
@@ -92,7 +92,7 @@ def vectors_of(catalogue: Catalogue, rows: Tensor) -> Tensor:
     if not catalogue.is_shared:
         return own[rows]
     different, back = rows.unique(return_inverse=True)
-    sizes = _gather(torch.tensor([len(different)], device=rows.device)).tolist()
+    sizes = gather_rows(torch.tensor([len(different)], device=rows.device)).tolist()
     asked = _rows_of_ranks(different, sizes) - catalogue.first_row
     is_here = (asked >= 0) & (asked < len(own))
     # One rank has each item, and all others add nothing.
@@ -111,7 +111,7 @@ def highest_of_stretches(
         items: (b, C) item rows.
         score: gives (B, C) scores of the users of all ranks, -inf of items that are not in this stretch.
     """
-    num_users = _gather(torch.tensor([len(items)], device=items.device)).tolist()
+    num_users = gather_rows(torch.tensor([len(items)], device=items.device)).tolist()
     parts = [_all_rows(part, num_users) for part in queries]
     scores = _highest(score(Queries(*parts), _rows_of_ranks(items, num_users)))
     rank = dist.get_rank()
@@ -126,12 +126,12 @@ def _rows_of_ranks(part: Tensor, lengths: Sequence[int]) -> Tensor:
     """Return all ranks' rows, rank after rank, of which each has so many; collectives want equally many."""
     longest = max(lengths)
     room = [0, 0] * (part.dim() - 1) + [0, longest - len(part)]
-    gathered = _gather(pad(part, room)).unflatten(0, (len(lengths), longest))
+    gathered = gather_rows(pad(part, room)).unflatten(0, (len(lengths), longest))
     return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
 
 
-def _gather(part: Tensor) -> Tensor:
-    """Return (W * n, ...) of each rank's (n, ...)."""
+def gather_rows(part: Tensor) -> Tensor:
+    """Return (W * n, ...) of each rank's (n, ...), all equally many; all ranks call it."""
     whole = part.new_empty((dist.get_world_size() * len(part), *part.shape[1:]))
     dist.all_gather_into_tensor(whole, part.contiguous())
     return whole

@@ -1,8 +1,10 @@
 """AsymRec from config to metrics: content in, codes out, its arms, its ways to list, and several ranks."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from tests.jobs.ranking import losses_of
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
@@ -10,6 +12,8 @@ from tests.jobs.test_rank_finetune import write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.jobs.retrieve import run
+from trec_semid.search.graph import build_all_edges
+from trec_semid.training.retrieval import listing
 
 MIXTURE = {"content_projection": "mixture", "content_experts": 2, "content_hidden_dim": 16}
 NO_CONTENT = {"content": [], "content_projection": "linear", "content_experts": 4, "content_hidden_dim": 256}
@@ -74,6 +78,24 @@ def test_a_narrow_graph_says_what_it_misses(problem, tmp_path):
     )
     metrics = run(retrieve_config(problem, str(tmp_path / "r"), **values, train={"max_epochs": 1})).metrics
     assert 0.1 < metrics["valid/graph_agreement@10"] < 0.99
+
+
+def test_a_graph_is_built_again_only_where_codes_or_their_tables_have_moved(problem, tmp_path, monkeypatch):
+    built = []
+
+    def counted(tables, *args):
+        built.append(tables.clone())
+        return build_all_edges(tables, *args)
+
+    monkeypatch.setattr(listing, "build_all_edges", counted)
+    values = arm(
+        loss={"code_heads": "independent", "code_facets": 1},
+        evaluation={"beam_width": None, "graph": {"pool": 10, "num_edges": 4, "num_steps": 1}},
+    )
+    run(retrieve_config(problem, str(tmp_path / "r"), **values, train={"max_epochs": 2}))
+    # An evaluation after each epoch; at the end two splits and the agreement, of one model, the best.
+    assert 2 <= len(built) <= 3
+    assert not any(torch.equal(one, other) for one, other in pairwise(built))
 
 
 def test_facets_that_codes_do_not_make_are_refused_before_anything_is_written(problem, tmp_path):

@@ -15,14 +15,14 @@ from trec_semid.core.arrays import Array
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
-from trec_semid.runtime.ranks import Ranks, gather_objects
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.beam import BeamSearch
-from trec_semid.search.catalogue import stretch_of
 from trec_semid.search.exact import ExactSearch, users_at_once
-from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_edges
+from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_all_edges
 from trec_semid.search.interests import InterestsConfig
 from trec_semid.search.popularity import PopularitySearch
 from trec_semid.search.two_stage import TwoStageSearch
+from trec_semid.tokenizers.inputs.shards import sum_over_ranks
 from trec_semid.training.retrieval.asked import NUM_JUDGED, AskedModel, Judge, Lister, penalties_of
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.merging import MergingLister
@@ -233,15 +233,24 @@ class GraphLister:
         self._asked, self._live, self._config, self._penalties = asked, asked.code_map, config, penalties
         self.users_at_once = _USERS_OF_BEAM
         self._search: GraphSearch | None = None
+        self._built: tuple[Tensor, Tensor] | None = None
 
     def begin(self) -> None:
-        """Build the edges of the map and the tables as they are now, each rank those of its stretch."""
-        ranks, codes, tables = self._asked.ranks, self._live.codes, self._live.tables()
-        rows = stretch_of(ranks.rank, ranks.world_size, len(codes))
-        own = build_edges(tables, codes, min(self._config.num_edges, len(codes)), rows).cpu()
-        edges = torch.cat(gather_objects(own)).to(codes.device)
+        """Build the edges of the map and the tables, where these are others than the last time."""
+        codes, tables = self._live.codes, self._live.tables()
+        if not self._has_changed(codes, tables):
+            return
+        num_edges = min(self._config.num_edges, len(codes))
+        edges = build_all_edges(tables, codes, num_edges, self._asked.ranks)
         graph = Graph(edges, self._start(len(codes)).to(codes.device))
         self._search = GraphSearch(graph, codes, self._config, self._penalties)
+        self._built = codes.clone(), tables.clone()
+
+    def _has_changed(self, codes: Tensor, tables: Tensor) -> bool:
+        """Return whether edges have to be built; all ranks together, as they build them together."""
+        built = self._built
+        is_same = built is not None and torch.equal(built[0], codes) and torch.equal(built[1], tables)
+        return bool(sum_over_ranks(torch.tensor(float(not is_same), device=codes.device)) > 0)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Lister`; the chosen are (B,) rows."""
