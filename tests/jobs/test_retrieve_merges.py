@@ -15,6 +15,9 @@ from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.target_positions import read_target_positions
 from trec_semid.jobs import evaluate
 from trec_semid.jobs.retrieve import run
+from trec_semid.metrics.target_positions import ListedTargets, UserItems
+from trec_semid.search.interests import InterestSearch
+from trec_semid.training.retrieval import merging
 
 COMIREC: dict[str, Any] = {"model": {"kind": "comirec", "num_interests": 3}, "loss": {"code_weight": 0.0}}
 LIST_METRICS = {"category_field": "genres", "distance": True, "num_users": 40}
@@ -121,6 +124,24 @@ def test_two_ranks_merge_and_measure_as_one(world: World, asked: Asked, tmp_path
                         item["item_row"] for item in alone[part]
                     ]
                 assert np.abs(np.subtract(user["paths"], alone["paths"])).max() < 1e-3
+
+
+def test_few_users_are_merged_together_where_memory_is_little(
+    world: World, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    together: list[int] = []
+
+    def places(search: InterestSearch, queries: Any, users: UserItems, length: int) -> ListedTargets:
+        together.append(len(users.num_targets))
+        return search_places(search, queries, users, length)
+
+    search_places = InterestSearch.places
+    monkeypatch.setattr(merging, "_NUMBERS_AT_ONCE", 900)
+    monkeypatch.setattr(InterestSearch, "places", places)
+    config = {"run": f"{tmp_path}/few", "runs": [world[1]], "retrieval": SETTINGS["diversity"]}
+    metrics = evaluate.run(evaluate.EvaluateConfig.model_validate(config)).metrics
+    assert 5 <= max(together) <= 10  # of 3 interests, lists of 10, 3 places or 3 categories of each item
+    assert metrics == pytest.approx(asked[1]["diversity"])
 
 
 def test_lists_of_all_methods_can_be_told_apart_by_categories(world: World, tmp_path: Path):
