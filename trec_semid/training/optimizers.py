@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -13,14 +13,16 @@ from trec_semid.core.config import Config
 from trec_semid.sharding.apply import dense_parameters, replicated_table_optimizer
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class DenseOptimizerConfig(Config):
     """AdamW over everything that is not a table."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the rate grows linearly from 0."""
     schedule: Literal["constant", "cosine"] = "constant"

@@ -113,6 +113,20 @@ def test_settings_without_effect_or_meaning_are_refused(changes, words):
         retrieve_config({"dataset": "d"}, "r", **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"sampled": {"power": 400.0}}, "sampled.power"),
+        ({"sampled": {"power": -1.0}}, "sampled.power"),
+        ({"optimizers": {"dense": {"betas": [0.9, 1.0]}}}, r"optimizers.dense.betas.1"),
+        ({"optimizers": {"dense": {"eps": -1e-8}}}, "optimizers.dense.eps"),
+    ],
+)
+def test_numbers_that_no_step_could_take_are_refused(changes: dict[str, Any], key: str):
+    with pytest.raises(ValueError, match=rf"{key}\n.*(greater|less) than"):
+        RetrieveConfig.model_validate({"dataset": "d", "run": "r", **changes})
+
+
 def comirec(**settings: Any) -> dict[str, Any]:
     return {"model": {"kind": "comirec", **settings}}
 

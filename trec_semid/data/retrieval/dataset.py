@@ -3,7 +3,7 @@
 from typing import Literal, NoReturn, final
 
 import numpy as np
-from pydantic import PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
@@ -58,7 +58,7 @@ class SampledConfig(Config):
 
     num_sampled: PositiveInt = 8192
     """Drawn for each rank's batch."""
-    power: float = 0.75
+    power: float = Field(0.75, ge=0, le=2)
     """Items are drawn by (training events + 1) to this power."""
 
 
