@@ -130,3 +130,13 @@ def test_where_everything_leads_to_everything_lists_are_those_of_exact_scores():
     )
     assert torch.equal(places.top_items, exact.top_items)
     assert torch.equal(places.positions, exact.positions)
+
+
+def test_a_search_without_users_lists_nothing():
+    tables, codes, log_probs, _ = problem(7)
+    edges = build_edges(tables, codes, 3, slice(0, ITEMS))
+    search = GraphSearch(Graph(edges, torch.tensor([4, 9])), codes, GraphConfig(pool=LENGTH))
+    nothing = torch.zeros(0, dtype=torch.int64)
+    places = search.places(log_probs[:0], UserItems(nothing, nothing, nothing, nothing), LENGTH)
+    assert places.top_items.shape == (0, LENGTH)
+    assert len(places.positions) == 0

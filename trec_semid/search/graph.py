@@ -211,4 +211,4 @@ class GraphSearch:
 
 
 def _stretches(num_users: int, at_once: int) -> Sequence[slice]:
-    return [slice(start, start + at_once) for start in range(0, num_users, at_once)]
+    return [slice(start, start + at_once) for start in range(0, max(num_users, 1), at_once)]
