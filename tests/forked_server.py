@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from importlib import import_module
 from multiprocessing import connection, forkserver, resource_tracker
 
@@ -12,8 +13,8 @@ from multiprocessing import connection, forkserver, resource_tracker
 def fork_this_process() -> None:
     """Make a fork of this process the server that multiprocessing forks from, instead of a new interpreter.
 
-    Call it before pytest has collected: later on its warnings are errors, logs are caught, and torch may
-    have threads, which a fork does not take along.
+    Call it before pytest has collected: later on logs are caught, and torch may have threads, which a fork
+    does not take along.
     """
     import_module("tests.preloaded")
     resource_tracker.ensure_running()
@@ -43,8 +44,16 @@ def _serve(listener: int, alive: int) -> None:
             os.closerange(begin, end)
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
+        _warn_as_a_new_interpreter()
         sys.modules["torch"].set_num_threads(1)  # as OMP_NUM_THREADS asks of a server that starts anew
         sys.argv = ["fork-server"]
         forkserver.main(listener, alive, [])
     finally:
         os._exit(0)
+
+
+def _warn_as_a_new_interpreter() -> None:
+    """Undo pytest's filters, under which a warning of torch in a rank would be an error."""
+    warnings.resetwarnings()
+    for category in (ResourceWarning, ImportWarning, PendingDeprecationWarning, DeprecationWarning):
+        warnings.simplefilter("ignore", category)
