@@ -59,6 +59,13 @@ def pick_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:
     return embedding(rows.reshape(-1), flat).view(*codes.shape, flat.shape[1])
 
 
+def pick_present(codebooks: Tensor, codes: Tensor) -> Tensor:
+    """Return (B, R, D): row codes[b, r] of codebook r (R, K, D), zeros where a code is 'missing' (K)."""
+    size = codebooks.shape[1]
+    chosen = pick_codewords(codebooks, codes.clamp(max=size - 1))
+    return torch.where((codes < size).unsqueeze(2), chosen, 0.0)
+
+
 def sum_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:
     """Return (B, D): sum over r of row codes[b, r] of codebook r, without a tensor of all these rows."""
     rows, flat = _flat_rows(codebooks, codes)

@@ -116,6 +116,7 @@ class TwoStageSearch:
         penalties = self._penalties
 
         def score(items: slice) -> Tensor:
+            """Return (B, n): sums of codes' log-probabilities, less penalties."""
             scores = sums.contiguous(items)
             return scores if penalties is None else scores.sub_(penalties[items])
 

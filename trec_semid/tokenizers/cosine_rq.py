@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from trec_semid.core.arrays import Float32s, Ints
 from trec_semid.core.seeds import derive_seed
 from trec_semid.layers.kmeans import fit_balanced_kmeans
-from trec_semid.layers.quantize import pick_codewords
+from trec_semid.layers.quantize import pick_present
 from trec_semid.layers.residual import project_levels
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
@@ -235,9 +235,7 @@ class CosineRq(Tokenizer):
 
     def _directions(self, channel: Channel, codes: Tensor) -> Tensor:
         """Return (B, R_g, dim), zeros where a code is 'missing'."""
-        mine, size = codes[:, channel.positions], self.rq_config.codebook_size
-        chosen = pick_codewords(self._codebooks(channel), mine.clamp(max=size - 1))
-        return torch.where((mine < size).unsqueeze(2), chosen, 0.0)
+        return pick_present(self._codebooks(channel), codes[:, channel.positions])
 
     def _along(self, contents: Contents, codes: Tensor) -> Tensor:
         """Return (B, L): the coefficients as they are."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trec_semid.core.arrays import Ints
 from trec_semid.core.seeds import derive_seed
 from trec_semid.layers.product import Product, fit_product
-from trec_semid.layers.quantize import nearest_codeword, pick_codewords, squared_distances
+from trec_semid.layers.quantize import nearest_codeword, pick_present, squared_distances
 from trec_semid.layers.rotation import Rotation
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
@@ -102,9 +102,7 @@ class Opq(Tokenizer):
     @torch.no_grad()
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
         """Return x_hat (B, D)."""
-        size = self.opq_config.codebook_size
-        chosen = pick_codewords(self.codebooks, codes.clamp(max=size - 1))
-        chosen = torch.where((codes < size).unsqueeze(2), chosen, 0.0)
+        chosen = pick_present(self.codebooks, codes)
         rotated = [
             chosen[:, channel.positions, :width].flatten(1)
             for channel, width in zip(self.fusion.channels, self.widths, strict=True)

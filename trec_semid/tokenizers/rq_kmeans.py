@@ -14,7 +14,7 @@ from torch import Tensor
 from trec_semid.core.arrays import Float32s, Ints
 from trec_semid.core.seeds import derive_seed
 from trec_semid.layers.kmeans import fit_kmeans
-from trec_semid.layers.quantize import pick_codewords, squared_distances
+from trec_semid.layers.quantize import pick_present, squared_distances
 from trec_semid.layers.residual import residual_codes
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
@@ -120,9 +120,7 @@ class RqKmeans(Tokenizer):
 
     def _codewords(self, channel: Channel, codes: Tensor) -> Tensor:
         """Return (B, R_g, dim), zeros where a code is 'missing'."""
-        mine, size = codes[:, channel.positions], self.rq_config.codebook_size
-        chosen = pick_codewords(self._codebooks(channel), mine.clamp(max=size - 1))
-        return torch.where((mine < size).unsqueeze(2), chosen, 0.0)
+        return pick_present(self._codebooks(channel), codes[:, channel.positions])
 
     def _draw(self, index: int, catalogue: ItemContents, rows: Ints, seed: int) -> Float32s:
         size = self.rq_config.codebook_size * self.rq_config.items_per_code

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trec_semid.core.arrays import Ints
 from trec_semid.layers.mlp import Mlp
-from trec_semid.layers.quantize import pick_codewords, squared_distances
+from trec_semid.layers.quantize import pick_codewords, pick_present, squared_distances
 from trec_semid.layers.residual import residual_codes, residual_levels
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, fit_codebooks
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
@@ -185,9 +185,7 @@ class RqVae(LearnedTokenizer):
 
     def _codewords(self, codes: Tensor) -> Tensor:
         """Return (B, R, latent_dim), zeros where a code is 'missing'."""
-        size = self.rq_config.codebook_size
-        chosen = pick_codewords(self.codebooks, codes.clamp(max=size - 1))
-        return torch.where((codes < size).unsqueeze(2), chosen, 0.0)
+        return pick_present(self.codebooks, codes)
 
     def _decode(self, vectors: Tensor) -> Tensor:
         sums = [vectors[:, channel.positions].sum(1) for channel in self.fusion.channels]
