@@ -1,5 +1,6 @@
 """A small ranking problem for tests of the rank job, also for those that run it on several ranks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,10 @@ def train_with_plan(problem: dict[str, Any], run_folder: str, sharding_type: str
     return {"metrics": run(config).metrics, "losses": losses_of(run_folder)}
 
 
-def run_until(monkeypatch: pytest.MonkeyPatch, config: RankConfig, num_steps: int) -> None:
-    """Run, and be interrupted after so many steps."""
+def run_until(
+    monkeypatch: pytest.MonkeyPatch, config: Any, num_steps: int, verb: Callable[[Any], Any] = run
+) -> None:
+    """Run `rank`, or another verb that trains, and be interrupted after so many steps."""
     whole = training_loop.train_steps
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
@@ -76,7 +79,7 @@ def run_until(monkeypatch: pytest.MonkeyPatch, config: RankConfig, num_steps: in
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "train_steps", stopping)
         with pytest.raises(KeyboardInterrupt):
-            run(config)
+            verb(config)
 
 
 def events_of(folder: Any, kind: str) -> list[dict[str, Any]]:

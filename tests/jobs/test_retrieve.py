@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets import write_small_dataset
-from tests.jobs.ranking import losses_of
+from tests.jobs.ranking import losses_of, run_until
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
 from tests.jobs.test_rank_finetune import MMQ, write_problem
 from tests.ranks import run_ranks
@@ -19,7 +19,6 @@ from trec_semid.evaluation.target_positions import read_target_positions
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.retrieve import run
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
-from trec_semid.training import loop as training_loop
 from trec_semid.training.retrieval.build import build_model, parts_of
 from trec_semid.training.retrieval.setup import read_inputs
 
@@ -158,20 +157,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monke
     model = {"kind": "sasrec", "transformer": {**STILL, "dropout": 0.3}, "dropout": 0.3}
     changes = {"model": model, "train": {"accumulate": accumulate}}
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **changes)).metrics
-    train_steps = training_loop.train_steps
-
-    def stopping(*arguments, **named):
-        for report in train_steps(*arguments, **named):
-            yield report
-            if report.step == last:
-                raise KeyboardInterrupt
-
     every = {"every_steps": 1 if accumulate > 1 else 2}
     config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints=every, **changes)
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "train_steps", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+    run_until(monkeypatch, config, last, run)
     assert run(config).metrics == whole
 
 

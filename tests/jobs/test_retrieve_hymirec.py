@@ -1,7 +1,6 @@
 """HyMiRec from end to end: trained, gone on with, asked again, planned, on one rank and on several."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from tests.jobs.ranking import losses_of
+from tests.jobs.ranking import losses_of, run_until
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
 from tests.jobs.test_rank_finetune import write_problem
 from tests.jobs.test_retrieve import TUNED
@@ -20,7 +19,6 @@ from trec_semid.core.errors import ConfigError, StackError
 from trec_semid.jobs import evaluate, plan
 from trec_semid.jobs.retrieve import run
 from trec_semid.models.hymirec import causal_lm
-from trec_semid.training import loop as training_loop
 
 LOSS = {"code_weight": 0.0, "code_share": 0.1, "item_similarity_is_cosine": True, "item_temperature": 0.2}
 MODEL = {
@@ -118,19 +116,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 ):
     given = of_lm(lm, pretrained=True, lora_rank=2) if reads_with == "causal_lm" else changes(dropout=0.3)
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **given)).metrics
-    train_steps = training_loop.train_steps
-
-    def stopping(*arguments: Any, **named: Any) -> Iterator[Any]:
-        for report in train_steps(*arguments, **named):
-            yield report
-            if report.step == 7:
-                raise KeyboardInterrupt
-
     config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints={"every_steps": 3}, **given)
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "train_steps", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+    run_until(monkeypatch, config, 7, run)
     assert run(config).metrics == whole
 
 

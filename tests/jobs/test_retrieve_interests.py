@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.ranking import losses_of
+from tests.jobs.ranking import losses_of, run_until
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
 from tests.jobs.test_rank_finetune import write_problem
 from tests.ranks import run_ranks
@@ -14,7 +14,6 @@ from trec_semid.core.config import dump_toml, load_config
 from trec_semid.jobs import evaluate, plan
 from trec_semid.jobs.retrieve import run
 from trec_semid.runtime.logs import read_events
-from trec_semid.training import loop as training_loop
 
 COSINE = {"item_similarity_is_cosine": True, "item_temperature": 0.2, "code_weight": 0.0}
 ATTENTION: dict[str, Any] = {"model": {"kind": "comirec", "num_interests": 3}, "loss": COSINE, "window": 2}
@@ -68,19 +67,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 ):
     changes = {**KINDS[name], "model": {**KINDS[name]["model"], "dropout": 0.3}}
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **changes)).metrics
-    train_steps = training_loop.train_steps
-
-    def stopping(*arguments: Any, **named: Any):
-        for report in train_steps(*arguments, **named):
-            yield report
-            if report.step == 5:
-                raise KeyboardInterrupt
-
     stopped = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints={"every_steps": 2}, **changes)
-    with monkeypatch.context() as patch:
-        patch.setattr(training_loop, "train_steps", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(stopped)
+    run_until(monkeypatch, stopped, 5, run)
     assert run(stopped).metrics == whole
 
 
