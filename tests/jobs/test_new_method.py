@@ -16,7 +16,7 @@ from tests.jobs.retrieving import retrieve_config
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import Feature
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.jobs import evaluate, plan, rank, report, retrieve
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens

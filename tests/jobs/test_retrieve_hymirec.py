@@ -16,9 +16,10 @@ from tests.jobs.test_retrieve import TUNED
 from tests.ranks import run_ranks
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError, StackError
-from trec_semid.jobs import evaluate, plan
+from trec_semid.jobs import evaluate, plan, tokenize
 from trec_semid.jobs.retrieve import run
 from trec_semid.models.hymirec import causal_lm
+from trec_semid.tokenizers.cosine_rq import CosineRqConfig
 
 LOSS = {"code_weight": 0.0, "code_share": 0.1, "item_similarity_is_cosine": True, "item_temperature": 0.2}
 MODEL = {
@@ -38,7 +39,12 @@ def changes(loss: dict[str, Any] | None = None, **model: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_problem(str(tmp_path_factory.mktemp("hymirec")))
+    folder = str(tmp_path_factory.mktemp("hymirec"))
+    problem = write_problem(folder)
+    tokenizer = CosineRqConfig(codebook_size=6, levels=3, coefficients="uint4").model_dump()
+    asked = {"dataset": problem["dataset"], "run": f"{folder}/cosine_rq", "tokenizer": tokenizer}
+    tokenize.run(tokenize.TokenizeConfig.model_validate(asked))
+    return problem
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +61,23 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def of_problem(problem: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return changes with the codes that they need: a codebook's coefficients are those of `cosine_rq`."""
+    if given["model"].get("light_reads", "rows") == "rows":
+        return given
+    return {**given, "semantic_ids": f"{Path(problem['semantic_ids']).parent}/cosine_rq"}
+
+
 def of_lm(path: str, **settings: Any) -> dict[str, Any]:
     given = changes(backbone="causal_lm", lm={"path": path, "pretrained": False, **settings})
     del given["model"]["transformer"]
     return given
 
 
-def test_it_is_trained_asked_again_and_planned(problem: dict[str, Any], tmp_path: Path):
-    config = retrieve_config(problem, str(tmp_path / "run"), **changes(coarse_weight=0.2))
+@pytest.mark.parametrize("light_reads", ["rows", "codebook"])
+def test_it_is_trained_asked_again_and_planned(problem: dict[str, Any], tmp_path: Path, light_reads: str):
+    given = of_problem(problem, changes(light_reads=light_reads, coarse_weight=0.2))
+    config = retrieve_config(problem, str(tmp_path / "run"), **given)
     metrics = run(config).metrics
     losses = losses_of(config.run)
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
@@ -80,16 +95,17 @@ def test_it_is_trained_asked_again_and_planned(problem: dict[str, Any], tmp_path
     "given",
     [
         changes(recent=0),
+        changes(light_reads="tuned_codebook"),
         {**changes(coarse_interests=0), "semantic_ids": None},
         {**changes(), "sampled": {"num_sampled": 30}},
         {**changes(), "finetune": TUNED},
         changes(dmil=False, learns_temperature=False),
         {**changes(), "train": {"precision": "bfloat16"}},
     ],
-    ids=["light", "refined", "sampled", "tuned", "nearest", "bfloat16"],
+    ids=["light", "codebook", "refined", "sampled", "tuned", "nearest", "bfloat16"],
 )
 def test_each_arm_learns(problem: dict[str, Any], tmp_path: Path, given: dict[str, Any]):
-    config = retrieve_config(problem, str(tmp_path / "run"), **given)
+    config = retrieve_config(problem, str(tmp_path / "run"), **of_problem(problem, given))
     run(config)
     losses = losses_of(config.run)
     assert np.isfinite(losses).all()
@@ -98,14 +114,11 @@ def test_each_arm_learns(problem: dict[str, Any], tmp_path: Path, given: dict[st
 
 @pytest.mark.ranks
 def test_ranks_train_and_retrieve_as_one(problem: dict[str, Any], tmp_path: Path):
-    one, *others = [
-        retrieve_with_plan(problem, str(tmp_path / "1"), "row_wise", changes()),
-        *(
-            run_ranks(retrieve_with_plan, size, problem, str(tmp_path / str(size)), "row_wise", changes())[0]
-            for size in (2, 4)
-        ),
-    ]
-    for several in others:
+    for size, light_reads in ((2, "codebook"), (4, "rows")):
+        given = of_problem(problem, changes(light_reads=light_reads))
+        one = retrieve_with_plan(problem, str(tmp_path / light_reads), "row_wise", given)
+        folder = str(tmp_path / f"{light_reads}-{size}")
+        several = run_ranks(retrieve_with_plan, size, problem, folder, "row_wise", given)[0]
         assert several["losses"] == pytest.approx(one["losses"], rel=1e-3)
         assert several["metrics"]["test/ndcg@10"] == pytest.approx(one["metrics"]["test/ndcg@10"], abs=0.01)
 

@@ -66,10 +66,16 @@ def pick_present(codebooks: Tensor, codes: Tensor) -> Tensor:
     return torch.where((codes < size).unsqueeze(2), chosen, 0.0)
 
 
-def sum_codewords(codebooks: Tensor, codes: Tensor) -> Tensor:
-    """Return (B, D): sum over r of row codes[b, r] of codebook r, without a tensor of all these rows."""
+def sum_codewords(codebooks: Tensor, codes: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return (B, D): sum over r of row codes[b, r] of codebook r, without a tensor of all these rows.
+
+    Args:
+        codebooks: (R, K, D).
+        codes: (B, R).
+        weights: (B, R) of the rows in their sum, in its type; each counts 1 where not given.
+    """
     rows, flat = _flat_rows(codebooks, codes)
-    return embedding_bag(rows, flat, mode="sum")
+    return embedding_bag(rows, flat, mode="sum", per_sample_weights=weights)
 
 
 def _flat_rows(codebooks: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:

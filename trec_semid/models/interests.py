@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import Queries, RetrievalModel, read_by_length

@@ -6,7 +6,7 @@ Legend: U listed items, P places that predict, W targets a place, D width.
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
 from trec_semid.models.item_tokens import Tokens
 from trec_semid.models.retriever import LossConfig

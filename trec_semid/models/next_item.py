@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor, nn
 
 from trec_semid.core.errors import ConfigError
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.models.heads.beams import NextLogProbs, parallel_heads
 from trec_semid.models.heads.chained import ChainedHeads
 from trec_semid.models.heads.code_heads import CodeHeads

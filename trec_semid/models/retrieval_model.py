@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from trec_semid.core.errors import ConfigError
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.models.heads.beams import NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 

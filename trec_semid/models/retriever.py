@@ -15,6 +15,7 @@ from trec_semid.data.retrieval.dataset import Negatives
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.retrieval_model import RetrievalModel
+from trec_semid.tokenizers.maps.compressed import CompressedItems
 
 SearchKind = Literal["exact", "beam", "two_stage", "graph", "popularity"]
 """How items are listed: every item is scored, a beam goes over codes, codes propose items that are scored
@@ -86,6 +87,9 @@ class Frame(NamedTuple):
     """N; not known while a config is checked."""
     map_device: str = "cpu"
     """Where what a model keeps of every item is laid out: `meta` where it is only planned."""
+    compressed: CompressedItems | None = None
+    """Items as their codes rebuild them, for a method that `reads_codebook`; not known while a config is
+    checked."""
 
 
 KindT = TypeVar("KindT", bound=RetrieverConfig)
@@ -126,6 +130,20 @@ class Retriever(ABC, Generic[KindT]):
     def num_interests(self) -> int:
         """M, vectors that stand for a user; one but of a method of many interests (`Queries.vectors`)."""
         return 1
+
+    @property
+    def num_in_full(self) -> int | None:
+        """Last items of a history whose IDs, fields and content a model reads; None where it is all of them.
+
+        Of items before them it reads codes alone, so that batches bring item rows and nothing else
+        (`data.retrieval.places.CodedHistories`). Only of a method whose rows predict at their end.
+        """
+        return None
+
+    @property
+    def reads_codebook(self) -> bool:
+        """Whether it reads what the tokenizer's codebook rebuilds of items (`Frame.compressed`)."""
+        return False
 
     @property
     def weighs_interests(self) -> bool:

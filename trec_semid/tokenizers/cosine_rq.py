@@ -21,7 +21,7 @@ from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
 from trec_semid.tokenizers.inputs.fusion import Channel, Fusion, FusionConfig
 from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together, sum_over_ranks
-from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
+from trec_semid.tokenizers.tokenizer import Additive, FitReport, Tokenizer
 
 _BITS = {"none": 0, "float16": 16, "uint8": 8, "uint4": 4}
 
@@ -149,6 +149,20 @@ class CosineRq(Tokenizer):
             (self._directions(c, codes) * along[:, c.positions, None]).sum(1) for c in self.fusion.channels
         ]
         return self.fusion.rebuild(sums)
+
+    def additive(self) -> Additive:
+        """Return the directions, each in its channel's part of the width, as long as a coefficient says.
+
+        Where none are stored, directions are as long as the mean over their items.
+        """
+        codewords = self.fusion.side_by_side([self._codebooks(c) for c in self.fusion.channels])
+        match self.rq_config.coefficients:
+            case "none":
+                return Additive(codewords * self.means.unsqueeze(2), None)
+            case "float16":
+                return Additive(codewords, torch.stack([self.grid[0] * 0, torch.ones_like(self.grid[1])]))
+            case _:
+                return Additive(codewords, self.grid.clone())
 
     @torch.no_grad()
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
 from trec_semid.tokenizers.inputs.fusion import Fusion, FusionConfig
 from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together
-from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
+from trec_semid.tokenizers.tokenizer import Additive, FitReport, Tokenizer
 
 
 class OpqConfig(FusionConfig):
@@ -116,6 +116,15 @@ class Opq(Tokenizer):
         del codes  # subspaces know nothing of each other
         rotated = self._rotate(contents)
         return squared_distances(rotated[position], self._codebook(position))
+
+    def additive(self) -> Additive:
+        """Return codewords rotated back, each in its channel's part of the width."""
+        books: list[Tensor] = []
+        for channel, rotation, width in zip(self.fusion.channels, self.rotations, self.widths, strict=True):
+            # Of each position its own columns of the rotation.
+            columns = rotation.get_buffer("matrix").unflatten(1, (-1, width)).transpose(0, 1)
+            books.append(self.codebooks[channel.positions, :, :width] @ columns.mT)
+        return Additive(self.fusion.side_by_side(books), None)
 
     def _rotate(self, contents: Contents) -> list[Tensor]:
         """Return what each position codes: R tensors (B, S), S being the channel's own."""

@@ -20,7 +20,7 @@ from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
 from trec_semid.tokenizers.inputs.fusion import Channel, Fusion, FusionConfig
 from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together
-from trec_semid.tokenizers.tokenizer import FitReport, Tokenizer
+from trec_semid.tokenizers.tokenizer import Additive, FitReport, Tokenizer
 
 
 class RqKmeansConfig(FusionConfig):
@@ -114,6 +114,10 @@ class RqKmeans(Tokenizer):
         chosen, level = self._codewords(channel, codes), position - channel.positions.start
         left = inputs[index] - (chosen.sum(1) - chosen[:, level])
         return squared_distances(left, self._codebooks(channel)[level])
+
+    def additive(self) -> Additive:
+        """Return the centroids, each in its channel's part of the width."""
+        return Additive(self.fusion.side_by_side([self._codebooks(c) for c in self.fusion.channels]), None)
 
     def _codebooks(self, channel: Channel) -> Tensor:
         return self.codebooks[channel.positions, :, : channel.dim]

@@ -28,6 +28,15 @@ class FitReport(NamedTuple):
     """What was measured in this round."""
 
 
+class Additive(NamedTuple):
+    """A decoder that is a sum: codes c stand for sum_r a_r C_r[c_r], up to what all items share."""
+
+    codewords: Tensor
+    """(R, K, E), E the width of the decoder's input: what is quantised, channels side by side."""
+    grid: Tensor | None
+    """(2, R): a_r = grid[0, r] + grid[1, r] * what is stored beside a code; None where a_r is 1."""
+
+
 class Tokenizer(nn.Module, ABC):
     """Maps the content of items to semantic IDs: one code per position.
 
@@ -92,6 +101,10 @@ class Tokenizer(nn.Module, ABC):
     def coefficients(self, contents: Contents, codes: Tensor) -> Tensor | None:
         """Return (B, R) what is stored beside codes (B, R), float16 or uint8; None where codes say all."""
         del contents, codes
+        return None
+
+    def additive(self) -> Additive | None:
+        """Return what each code adds to what it is decoded to; None where a decoder is no sum."""
         return None
 
     def save(self, uri: str) -> None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,6 +80,29 @@ def test_every_place_predicts_what_walking_the_rows_says(rows, num_targets, last
     assert batch.places.lengths.tolist() == read[::-1]
     assert (batch.features is None) == (listed is not None)
     assert listed is None or batch.items.tolist() == listed(rows)
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 3), st.integers(1, 7), st.booleans())
+def test_of_items_before_the_last_ones_batches_bring_rows_and_no_features(
+    rows, num_targets, last, all_listed
+):
+    listed, read_alone = np.arange(NUM_ITEMS) if all_listed else None, [(row, []) for row in rows]
+    window, chosen = Window(num_targets, True), np.arange(len(rows))
+    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, window, num_in_full=last, listed=listed)
+    histories = history_batch(ragged(rows), chosen, ITEM_FEATURES, len(rows), num_in_full=last)
+    expected = predictions_by_hand(rows, num_targets, last_only=True)
+    for batch, wanted in ((maker.make(chosen, 1, numpy_generator(0)), expected), (histories, read_alone)):
+        in_full = [(read[-last:], ahead) for read, ahead in wanted]
+        assert predictions_of(batch) == in_full
+        coded = batch.places.coded
+        assert coded is not None
+        for user, (read, _) in enumerate(wanted):
+            assert coded.rows[coded.inputs[user, : coded.lengths[user]]].tolist() == read
+        assert coded.rows.tolist() == sorted({item for read, _ in wanted for item in read})
+        assert sorted(torch.cat([part for part, _ in coded.by_length()]).tolist()) == chosen.tolist()
+        if batch.features is not None:
+            assert batch.items.tolist() == sorted({i for read, ahead in in_full for i in [*read, *ahead]})
 
 
 @settings(deadline=None)

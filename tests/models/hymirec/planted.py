@@ -22,6 +22,7 @@ from trec_semid.models.item_tokens import ItemTokens, Listed
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retriever import LossConfig
 from trec_semid.models.retrievers.hymirec import HymirecConfig, HymirecModel
+from trec_semid.tokenizers.maps.compressed import CompressedItems
 
 NUM_TOPICS, PER_TOPIC, DIM = 8, 6, 16
 NUM_ITEMS = NUM_TOPICS * PER_TOPIC
@@ -31,7 +32,13 @@ OLD, RECENT, AHEAD = 24, 8, 4
 """Events of the old interest, then of the recent one, then targets of both."""
 
 
-def built(*, max_len: int = OLD + RECENT, seed: int = 0, **changes: Any) -> HymirecModel:
+def built(
+    *,
+    max_len: int = OLD + RECENT,
+    seed: int = 0,
+    compressed: CompressedItems | None = None,
+    **changes: Any,
+) -> HymirecModel:
     """Return an unsharded model; items of one topic share their first code."""
     torch.manual_seed(seed)
     spec = TableSpec("t_item_id", NUM_ITEMS, ("item_id",))
@@ -46,7 +53,8 @@ def built(*, max_len: int = OLD + RECENT, seed: int = 0, **changes: Any) -> Hymi
         "dropout": 0.0,
     }
     loss = LossConfig(item_similarity_is_cosine=True, item_temperature=0.1)
-    return HymirecModel(items, HymirecConfig(**{**settings, **changes}), loss, max_len=max_len)
+    config = HymirecConfig(**{**settings, **changes})
+    return HymirecModel(items, config, loss, max_len=max_len, compressed=compressed)
 
 
 def codes() -> torch.Tensor:
@@ -72,9 +80,11 @@ def drawn_rows(num_users: int, seed: int) -> tuple[list[list[int]], np.ndarray]:
     return rows, topics
 
 
-def batch_of(rows: list[list[int]], window: int = AHEAD) -> SequenceBatch:
+def batch_of(rows: list[list[int]], window: int = AHEAD, num_in_full: int | None = None) -> SequenceBatch:
     """Return training rows, of which every batch lists all items."""
-    maker = SequenceMaker(ragged(rows), FEATURES, Window(window, True), listed=np.arange(NUM_ITEMS))
+    maker = SequenceMaker(
+        ragged(rows), FEATURES, Window(window, True), listed=np.arange(NUM_ITEMS), num_in_full=num_in_full
+    )
     return maker.make(np.arange(len(rows)), len(rows), np.random.default_rng(0))
 
 

@@ -1,5 +1,6 @@
 """HyMiRec's losses written out on plain tensors, and what its halves are for on planted users."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
@@ -7,7 +8,9 @@ from torch.nn.functional import cross_entropy, normalize
 from tests.models.hymirec.planted import (
     AHEAD,
     DIM,
+    FEATURES,
     NUM_ITEMS,
+    NUM_TOPICS,
     RECENT,
     STILL,
     batch_of,
@@ -16,12 +19,15 @@ from tests.models.hymirec.planted import (
     drawn_rows,
     histories_of,
     listed_of,
+    ragged,
     recalls,
     train,
 )
+from trec_semid.data.retrieval.batches import history_batch
 from trec_semid.layers.interests.matching import matched_interests
 from trec_semid.models.retriever import Frame, LossConfig
 from trec_semid.models.retrievers.hymirec import Hymirec, HymirecConfig, HymirecModel
+from trec_semid.tokenizers.maps.compressed import CompressedItems
 
 ROWS = [[0, 1, 2, 13, 40, 41, 7], [4, 5], [6, 7, 8, 1, 0, 6, 7, 8, 30, 31, 32, 33], [2, 2, 3]]
 
@@ -68,9 +74,49 @@ def test_a_target_is_taught_to_the_interest_of_its_group_or_to_the_nearest_one(d
         assert losses["items"][number].item() == pytest.approx(float(sum(each)) / len(each), rel=1e-4)
 
 
-def test_all_weights_learn():
-    model = built(max_len=12, coarse_weight=0.5)
-    batch = batch_of(ROWS)
+@pytest.mark.parametrize("recent", [0, 3, RECENT])
+def test_older_items_brought_by_their_codes_alone_are_learnt_from_as_those_brought_in_full(recent):
+    """Losses and gradients of both ways to make the batch."""
+    gradients = []
+    for num_in_full in (None, max(recent, 1)):
+        model, batch = built(max_len=12, recent=recent), batch_of(ROWS, num_in_full=num_in_full)
+        losses, _ = model(listed_of(batch), batch.places)
+        losses["items"].sum().backward()
+        gradients.append([losses["items"], *(weight.grad for weight in model.parameters())])
+    for whole, coded in zip(*gradients, strict=True):
+        torch.testing.assert_close(coded, whole, atol=1e-6, rtol=1e-4)
+
+
+COMPRESSED = CompressedItems(
+    torch.randn(2, NUM_TOPICS, 5, generator=torch.Generator().manual_seed(7)),
+    torch.randn(NUM_ITEMS, 2, generator=torch.Generator().manual_seed(8)).half(),
+    torch.tensor([[0.0, 0.0], [1.0, 1.0]]),
+)
+
+
+def test_an_item_without_anything_learnt_of_it_is_read_by_its_code_and_coefficient():
+    model = built(max_len=12, recent=0, light_reads="codebook", compressed=COMPRESSED).eval()
+    batch, item = history_batch(ragged([[5, 9, 21]]), np.arange(1), FEATURES, 1, num_in_full=1), 9
+    with torch.no_grad():
+        before = model.queries(model.items(listed_of(batch)), batch.places).vectors
+        for name, weight in model.named_parameters():
+            if "embedding_bags" in name:
+                weight.normal_()
+        same = model.queries(model.items(listed_of(batch)), batch.places).vectors
+        torch.testing.assert_close(same, before)
+        assert model.codebook is not None
+        assert model.codebook.stored is not None
+        model.codebook.stored[item, 1] += 1
+        other = model.queries(model.items(listed_of(batch)), batch.places).vectors
+    assert not torch.allclose(other, before)
+
+
+@pytest.mark.parametrize("light_reads", ["rows", "codebook", "tuned_codebook"])
+def test_all_weights_learn(light_reads):
+    compressed = None if light_reads == "rows" else COMPRESSED
+    model = built(max_len=12, coarse_weight=0.5, light_reads=light_reads, compressed=compressed)
+    batch = batch_of(ROWS, num_in_full=RECENT)
+    assert (light_reads == "tuned_codebook") == ("codebook.codewords" in dict(model.named_parameters()))
     losses, _ = model(listed_of(batch), batch.places)
     (losses["items"].sum() + losses["coarse"].sum()).backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
@@ -195,6 +241,7 @@ SHARP = LossConfig(item_similarity_is_cosine=True, item_temperature=0.005)
         ({"recent": 0, "dropout": 0.5}, {}, ["leave out model.dropout"]),
         ({"recent": 30}, {}, ["leave out model.recent, or raise sequences.max_len to 30"]),
         ({"recent": 20}, {}, []),
+        ({"coarse_interests": 0, "light_reads": "codebook"}, {}, ["leave out model.light_reads"]),
         ({}, {"window": 101}, ["set window = 100 or less, or model.dmil = false"]),
         ({"dmil": False}, {"window": 101}, []),
         ({}, {"loss": SHARP}, ["set loss.item_temperature = 0.01, or model.learns_temperature = false"]),

@@ -4,7 +4,7 @@ Legend: B rows of this rank's part, L longest history of the batch, U listed ite
 W targets a place at most, S sampled items.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import numpy as np
@@ -15,46 +15,14 @@ from trec_semid.core.arrays import Array
 from trec_semid.data.batches import Jagged
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged, positions
-
-
-class Places(NamedTuple):
-    """Histories, and which of their positions predict what."""
-
-    inputs: Tensor
-    """(B, L) int64: positions among the listed items, filled up with 0 at the end."""
-    lengths: Tensor
-    """(B,) int64."""
-    predicting: Tensor
-    """(P,) int64: b * L + t of the positions that predict."""
-    targets: Tensor
-    """(P, W) int64: positions among the listed items; -1 where there is none."""
-    sampled: Tensor
-    """(S,) int64: positions among the listed items of those drawn to stand for all others; may be empty."""
-    log_q: Tensor
-    """(U,) float32: log of how often an item is drawn; empty where nothing is."""
-    order: Tensor
-    """(B,) int64: rows, shortest first."""
-    stretches: tuple[tuple[int, int], ...]
-    """(rows, longest of them) of each stretch of `order`; where there are no rows, one of none."""
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Places":
-        """Copy to a device."""
-        parts = self._asdict()
-        moved = {
-            name: parts[name].to(device, non_blocking=non_blocking) for name in parts if name != "stretches"
-        }
-        return Places(**moved, stretches=self.stretches)
-
-    def pinned(self) -> "Places":
-        """Copy into page-locked memory."""
-        parts = self._asdict()
-        pinned = {name: parts[name].pin_memory() for name in parts if name != "stretches"}
-        return Places(**pinned, stretches=self.stretches)
-
-    def by_length(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield row numbers (b,), and the longest of these rows, stretch by stretch."""
-        sizes, longest = zip(*self.stretches, strict=True)
-        yield from zip(self.order.split(sizes), longest, strict=True)
+from trec_semid.data.retrieval.places import (
+    Places,
+    coded_histories,
+    distinct_items,
+    filled_up,
+    last_in_full,
+    stretches_of,
+)
 
 
 class SequenceBatch(NamedTuple):
@@ -186,6 +154,7 @@ class SequenceMaker:
         *,
         listed: Array | None = None,
         sampled: SampledItems | None = None,
+        num_in_full: int | None = None,
         finds_named: bool = False,
         pinned: bool = False,
     ) -> None:
@@ -198,11 +167,13 @@ class SequenceMaker:
             listed: (n,) item rows that every batch lists, ascending, those of `windows` among them; a batch
                 lists those it names where not given.
             sampled: drawn items to list besides; none where not given.
+            num_in_full: last items of a history, one at least, that are listed; all of it is brought as
+                `Places.coded` then, of rows whose last position alone predicts; all where not given.
             finds_named: whether batches say which of the listed items histories and targets name.
             pinned: whether batches lie in page-locked memory.
         """
         self.windows, self._features, self._config = windows, item_features, config
-        self._listed, self._sampled = listed, sampled
+        self._listed, self._sampled, self._num_in_full = listed, sampled, num_in_full
         self._finds_named, self._pinned = finds_named and (listed is not None or sampled is not None), pinned
         if listed is not None:  # once for all batches, which then share it
             self._listed_rows = torch.from_numpy(listed).pin_memory() if pinned else torch.from_numpy(listed)
@@ -221,15 +192,17 @@ class SequenceMaker:
             generator: draws the sampled items.
         """
         values, lengths = self.windows.take(rows)
+        read, coded = self._config.num_read(lengths), None
+        if self._num_in_full is not None:
+            assert self._config.is_last_only, "a config of other rows is refused"
+            coded = coded_histories(values[positions(np.cumsum(lengths) - lengths, read)], read)
+            values, lengths, read = last_in_full(values, lengths, read, self._num_in_full)
         drawn = self._sampled.draw(generator) if self._sampled else np.zeros(0, np.int64)
         items, places_in_list = self._list(np.concatenate([values, drawn]))
         named, sampled = places_in_list[: len(values)], places_in_list[len(values) :]
-        read = self._config.num_read(lengths)
-        width = max(int(read.max(initial=0)), 1)
-        inputs = np.zeros((len(rows), width), np.int64)
-        is_read = np.arange(width) < read[:, None]
         starts = np.cumsum(lengths) - lengths
-        inputs[is_read] = named[positions(starts, read)]
+        inputs = filled_up(named[positions(starts, read)], read)
+        is_read = np.arange(inputs.shape[1]) < read[:, None]
         predicting, targets = self._targets(named, starts, lengths, is_read)
         places = Places(
             torch.from_numpy(inputs),
@@ -238,7 +211,8 @@ class SequenceMaker:
             torch.from_numpy(targets),
             torch.from_numpy(sampled),
             torch.from_numpy(self._sampled.log_q(items) if self._sampled else np.zeros(0, np.float32)),
-            *_stretches(read),
+            *stretches_of(read),
+            coded,
         )
         features = self._features.of(items) if self._listed is None else None
         batch = SequenceBatch(
@@ -255,14 +229,12 @@ class SequenceMaker:
         """Return the listed item rows and where each named one stands among them."""
         if self._listed is not None and self._place is not None:
             return self._listed, self._place[named]
-        items, places_in_list = np.unique(named, return_inverse=True)
-        return (items if len(items) else np.zeros(1, np.int64)), places_in_list.astype(np.int64)
+        return distinct_items(named)
 
     def _targets(self, named: Array, starts: Array, lengths: Array, is_read: Array) -> tuple[Array, Array]:
         """Return predicting (P,) and targets (P, W)."""
         if self._config.is_last_only:
-            last = self._config.num_read(lengths) - 1
-            is_read = is_read & (np.arange(is_read.shape[1]) == last[:, None])
+            is_read = is_read & (np.arange(is_read.shape[1]) == is_read.sum(1, keepdims=True) - 1)
         row, place = np.nonzero(is_read)
         ahead = place[:, None] + 1 + np.arange(self._config.num_targets)
         exists = ahead < lengths[row][:, None]
@@ -283,7 +255,12 @@ def _places_of(listed: Array) -> Array:
 
 
 def history_batch(
-    histories: Ragged, rows: Array, item_features: ItemFeatures, global_size: int
+    histories: Ragged,
+    rows: Array,
+    item_features: ItemFeatures,
+    global_size: int,
+    *,
+    num_in_full: int | None = None,
 ) -> SequenceBatch:
     """Return the histories of the given rows, whose last item predicts; a row without items predicts nothing.
 
@@ -292,14 +269,16 @@ def history_batch(
         rows: (B,) row numbers.
         item_features: makes ids of the listed items.
         global_size: rows of the global batch.
+        num_in_full: as of `SequenceMaker`.
     """
     values, lengths = histories.take(rows)
-    items, places_in_list = np.unique(values, return_inverse=True)
-    items = items if len(items) else np.zeros(1, np.int64)
-    width = max(int(lengths.max(initial=0)), 1)
-    inputs = np.zeros((len(rows), width), np.int64)
-    inputs[np.arange(width) < lengths[:, None]] = places_in_list
-    last = np.arange(len(rows)) * width + lengths - 1
+    coded = None
+    if num_in_full is not None:
+        coded = coded_histories(values, lengths)
+        values, lengths, _ = last_in_full(values, lengths, lengths, num_in_full)
+    items, places_in_list = distinct_items(values)
+    inputs = filled_up(places_in_list, lengths)
+    last = np.arange(len(rows)) * inputs.shape[1] + lengths - 1
     places = Places(
         torch.from_numpy(inputs),
         torch.from_numpy(lengths),
@@ -307,24 +286,9 @@ def history_batch(
         torch.zeros((int((lengths > 0).sum()), 0), dtype=torch.int64),
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0),
-        *_stretches(lengths),
+        *stretches_of(lengths),
+        coded,
     )
     return SequenceBatch(
         torch.from_numpy(items), item_features.of(items), places, torch.from_numpy(rows), global_size
     )
-
-
-def _stretches(lengths: Array) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-    """Return `Places.order` and `.stretches`: in one no row is twice as long as another, save empty ones.
-
-    Most histories are short and a few are long: read stretch by stretch they are filled up by a fraction of
-    their length, read at once several times over.
-    """
-    order = np.argsort(lengths, kind="stable")
-    ordered = lengths[order]
-    # The exponent of n - 1 is k for lengths 2^(k-1) + 1 to 2^k: one stretch for each k.
-    _, doublings = np.frexp(np.maximum(ordered - 1, 0).astype(np.float64))
-    ends = np.append(np.flatnonzero(np.diff(doublings)) + 1, len(order))
-    longest = np.maximum(ordered[ends - 1], 1) if len(order) else np.ones(1, np.int64)
-    rows = np.diff(ends, prepend=0)
-    return torch.from_numpy(order), tuple(zip(rows.tolist(), longest.tolist(), strict=True))

@@ -130,6 +130,7 @@ class RetrievalData:
         listed: Array | None,
         sampled: SampledConfig | None,
         negatives: Negatives,
+        num_in_full: int | None = None,
         finds_named: bool = False,
         pinned: bool = False,
     ) -> SequenceMaker:
@@ -140,6 +141,8 @@ class RetrievalData:
             listed: (n,) item rows that every batch lists; those it names where not given.
             sampled: how items are drawn to stand for all others; none where not given.
             negatives: of which items these are drawn.
+            num_in_full: last items of a history that are listed, and codes alone are read of others; all are
+                listed where not given.
             finds_named: whether batches say which listed items they name, for a tokenizer in the loop.
             pinned: whether batches lie in page-locked memory, from which a GPU copies without blocking.
         """
@@ -154,6 +157,7 @@ class RetrievalData:
             Window(num_targets, self._config.rows == "sliding"),
             listed=listed,
             sampled=drawn,
+            num_in_full=num_in_full,
             finds_named=finds_named,
             pinned=pinned,
         )

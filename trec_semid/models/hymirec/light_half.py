@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 from torch.utils.checkpoint import checkpoint
 
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import CodedHistories, Places
 
 _NUMBERS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Bound on what is read of histories at once: 32 MiB in float32 on a CPU, 512 MiB on a GPU."""
@@ -36,9 +36,10 @@ class LightHalf(nn.Module):
     """c_q = sum_l a_ql v(x_l) + e_q, a_q = softmax_l(s_q(x_l) + b_q(how far back l is)); then a feed-forward.
 
     s_q(x) = w_q . tanh(W norm(x)) and v are linear in what is looked up once an item, however often it stands
-    in histories, so that a place costs a look-up and Q + D numbers, and the whole is linear in L. x is the
-    sum of the rows of an item's codes. How far back an event lies counts in steps that grow with it; at the
-    start one query weighs all events alike, and the next ones more and more those just past.
+    in histories, so that a place costs a look-up and Q + D numbers, and the whole is linear in L. x is what
+    an item's codes say of it: a sum of learnt rows, or what a codebook rebuilds. How far back an event lies
+    counts in steps that grow with it; at the start one query weighs all events alike, and the next ones more
+    and more those just past.
     Pooling by learnt queries is that of Lin et al., "A Structured Self-Attentive Sentence Embedding", 2017,
     and of ComiRec's SA, 2020; what HyMiRec (2025) pools with is not public.
 
@@ -71,11 +72,11 @@ class LightHalf(nn.Module):
         self.feed_norm, self.out_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.feed, self.back = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, vectors: Tensor, places: Places) -> Tensor:
+    def forward(self, vectors: Tensor, places: Places | CodedHistories) -> Tensor:
         """Return (B, Q, D); of an empty history what queries are without any.
 
         Args:
-            vectors: (U, D) of the listed items.
+            vectors: (U, D) of the items that histories are over.
             places: histories over them.
         """
         x = self.norm(vectors)
@@ -88,7 +89,7 @@ class LightHalf(nn.Module):
         pooled = torch.cat(parts)[places.order.argsort()] + self.types
         return self.out_norm(pooled + self.back(gelu(self.feed(self.feed_norm(pooled)))))
 
-    def _parts(self, places: Places) -> Iterator[tuple[Tensor, int]]:
+    def _parts(self, places: Places | CodedHistories) -> Iterator[tuple[Tensor, int]]:
         """Yield row numbers (b,) and the longest of these rows, shortest rows first."""
         at_once = self.at_once or _NUMBERS_AT_ONCE.get(places.inputs.device.type, _NUMBERS_AT_ONCE["cpu"])
         for rows, longest in places.by_length():

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.interests.asked_history import AskedHistory, causal_mask

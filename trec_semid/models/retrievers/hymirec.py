@@ -14,12 +14,13 @@ from torch.nn.functional import normalize
 
 from trec_semid.core.config import faults_of_unread
 from trec_semid.core.errors import ConfigError
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.full_softmax import Drawn, masked_softmax_loss
 from trec_semid.layers.interests.matching import MOST_INTERESTS, matched_interests
 from trec_semid.layers.quantize import sum_codewords
 from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig, expect_readable
+from trec_semid.models.hymirec.codebook import CodebookReader
 from trec_semid.models.hymirec.light_half import LightHalf
 from trec_semid.models.hymirec.refined_half import RefinedHalf, TransformerBackbone, recent_places
 from trec_semid.models.interests import chosen_interests
@@ -27,6 +28,7 @@ from trec_semid.models.item_scoring import item_vectors, mean_of_targets
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import Queries, RetrievalModel
 from trec_semid.models.retriever import Frame, LossConfig, Needs, Retriever, RetrieverConfig
+from trec_semid.tokenizers.maps.compressed import CompressedItems
 
 _LEAST_TEMPERATURE = 0.01
 """A learnt one falls no lower."""
@@ -42,6 +44,9 @@ class HymirecConfig(RetrieverConfig):
     """M, the learnt queries whose answers are searched with."""
     coarse_interests: NonNegativeInt = 8
     """Q, what the light half makes of the whole history; 0 leaves the light half out."""
+    light_reads: Literal["rows", "codebook", "tuned_codebook"] = "rows"
+    """What it reads of an item by its codes: learnt rows, a table a code; or what the tokenizer's codebook
+    rebuilds of codes and coefficients, through a learnt map, with the codebook as it was fitted or tuned."""
     recent: NonNegativeInt = 50
     """Last items that the refined half reads in full; 0 leaves it the coarse interests alone."""
     backbone: Literal["transformer", "causal_lm"] = "transformer"
@@ -76,13 +81,37 @@ class HymirecModel(RetrievalModel):
     the user's model and not item vectors, which looks like a slip.
     """
 
-    def __init__(self, items: ItemTokens, config: HymirecConfig, loss: LossConfig, *, max_len: int) -> None:
+    def __init__(
+        self,
+        items: ItemTokens,
+        config: HymirecConfig,
+        loss: LossConfig,
+        *,
+        max_len: int,
+        compressed: CompressedItems | None = None,
+    ) -> None:
+        """Draw the weights.
+
+        Args:
+            items: what they are made of.
+            config: of the model.
+            loss: what is learnt.
+            max_len: longest history.
+            compressed: the items as codes rebuild them, where the light half reads that.
+
+        Raises:
+            ConfigError: a light half, and items without codes.
+        """
         super().__init__()
         self.items, self.config, self.loss, dim = items, config, loss, items.dim
         self.loss_weights = {"items": loss.item_weight, "coarse": config.coarse_weight}
         self.light = LightHalf(dim, config.coarse_interests, max_len) if config.coarse_interests else None
         if self.light is not None and items.live is None:
             raise ConfigError("model.coarse_interests: the light half reads codes: give semantic_ids.")
+        self.codebook: CodebookReader | None = None
+        if compressed is not None:
+            learns = config.light_reads == "tuned_codebook"
+            self.codebook = CodebookReader(compressed, dim, learns=learns)
         num_recent, length = min(config.recent, max_len), config.longest_sequence(max_len)
         backbone = (
             CausalLm(dim, length, config.lm)
@@ -117,13 +146,25 @@ class HymirecModel(RetrievalModel):
         num_users, longest = places.inputs.shape
         coarse = tokens.total.new_zeros(num_users, 0, self.items.dim)
         if self.light is not None:
-            coarse = self.light(_sums_of_codes(tokens), places)
+            coarse = self._coarse(self.light, tokens, places)
         # No history of the batch may be as long as the refined half reads.
         recent = recent_places(places.lengths, min(self.refined.num_recent, longest))
         at = places.inputs.gather(1, recent.places)
         items = tokens.total.index_select(0, at.flatten()).view(*at.shape, self.items.dim)
         interests = self.refined(items, recent.is_there, coarse)
         return normalize(interests, dim=-1), normalize(coarse, dim=-1)
+
+    def _coarse(self, light: LightHalf, tokens: Tokens, places: Places) -> Tensor:
+        """Return (B, Q, D): the whole history by its codes, of which a batch brings nothing but item rows."""
+        coded = places.coded
+        if coded is None:  # a tokenizer in the loop chooses codes by content, so all items are listed
+            return light(_sums_of_codes(tokens), places)
+        assert self.items.live is not None, "items without codes are refused"
+        codes = self.items.live.codes[coded.rows].long()
+        if self.codebook is not None:
+            return light(self.codebook(coded.rows, codes), coded)
+        assert tokens.code_tables is not None, "items without codes are refused"
+        return light(sum_codewords(tokens.code_tables, codes), coded)
 
     def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
         """Return the losses of each place (P,), means over its targets, and the items' tokens."""
@@ -205,6 +246,16 @@ class Hymirec(Retriever[HymirecConfig]):
         """See `Retriever`."""
         return self.config.num_interests
 
+    @property
+    def num_in_full(self) -> int:
+        """See `Retriever`: the recent items; one is listed where the light half reads alone."""
+        return max(self.config.recent, 1)
+
+    @property
+    def reads_codebook(self) -> bool:
+        """See `Retriever`."""
+        return self.config.coarse_interests > 0 and self.config.light_reads != "rows"
+
     def faults(self, frame: Frame) -> list[str]:
         """See `Retriever`."""
         return [
@@ -232,6 +283,8 @@ class Hymirec(Retriever[HymirecConfig]):
                 "model.coarse_weight: there are no coarse interests: set model.coarse_weight = 0, or "
                 "model.coarse_interests = 8"
             )
+        if not config.coarse_interests:
+            faults += faults_of_unread(config, "model", ["light_reads"], "there is no light half")
         if not config.recent and config.dropout:
             faults += faults_of_unread(config, "model", ["dropout"], "no recent items are read")
         if config.recent > frame.max_len:
@@ -285,4 +338,6 @@ class Hymirec(Retriever[HymirecConfig]):
 
     def build(self, items: ItemTokens, frame: Frame) -> HymirecModel:
         """See `Retriever`."""
-        return HymirecModel(items, self.config, frame.loss, max_len=frame.max_len)
+        return HymirecModel(
+            items, self.config, frame.loss, max_len=frame.max_len, compressed=frame.compressed
+        )

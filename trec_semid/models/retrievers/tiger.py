@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from trec_semid.core.errors import ConfigError
-from trec_semid.data.retrieval.batches import Places
+from trec_semid.data.retrieval.places import Places
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.decoder import Cache, Decoder
 from trec_semid.layers.dropout import Dropout

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
@@ -106,6 +107,15 @@ class Fusion(nn.Module):
         if self.is_separated:
             return torch.cat(list(inputs), dim=1)
         return inputs[0] if self.alignment is None else self.alignment.rebuild(inputs[0])
+
+    def side_by_side(self, books: Sequence[Tensor]) -> Tensor:
+        """Return (R, K, E) of the channels' codebooks (R_g, K, dim): zeros but in its channel's part of E."""
+        before, total = 0, sum(channel.dim for channel in self.channels)
+        padded: list[Tensor] = []
+        for channel, book in zip(self.channels, books, strict=True):
+            padded.append(pad(book, (before, total - before - channel.dim)))
+            before += channel.dim
+        return torch.cat(padded)
 
     def at_positions(self, present: Tensor) -> Tensor:
         """Return (B, R) bool: which positions read something, of (B, M) presence."""

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from trec_semid.core.arrays import Array
 from trec_semid.data.ragged import Ragged
-from trec_semid.data.retrieval.batches import Places, history_batch
+from trec_semid.data.retrieval.batches import history_batch
 from trec_semid.data.retrieval.dataset import RetrievalData
+from trec_semid.data.retrieval.places import Places
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.models.item_tokens import Tokens
 from trec_semid.models.live_codes import LiveCodes
@@ -75,7 +76,13 @@ class AskedModel:
 
     def read(self, histories: Ragged, chosen: Array) -> tuple[Tokens, Places]:
         """Return the items of the chosen (B,) histories, and these over them; all ranks together."""
-        batch = history_batch(histories, chosen, self.data.item_features, len(chosen)).to(self.ranks.device)
+        batch = history_batch(
+            histories,
+            chosen,
+            self.data.item_features,
+            len(chosen),
+            num_in_full=self.method.num_in_full,
+        ).to(self.ranks.device)
         return self.model.items(self.feed.listed(batch)), batch.places
 
     @property

@@ -15,6 +15,7 @@ from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.retrieval_model import RetrieverWithLoss
 from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.maps.compressed import CompressedItems
 from trec_semid.training.finetune.tokenizer import load_learned
 from trec_semid.training.ranking.setup import table_specs
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
@@ -35,6 +36,8 @@ class RetrieverParts(NamedTuple):
     """N."""
     map_device: str = "cpu"
     """Where what a model keeps of every item is laid out: `meta` where it is only planned."""
+    compressed: CompressedItems | None = None
+    """Items as their codes rebuild them, where the method reads that."""
 
 
 def parts_of(config: RetrieveConfig, inputs: RetrieveInputs) -> RetrieverParts:
@@ -45,7 +48,9 @@ def parts_of(config: RetrieveConfig, inputs: RetrieveInputs) -> RetrieverParts:
     if ids is None:
         return RetrieverParts(inputs.data.features, content, None, (), num_items)
     codes = torch.from_numpy(_small(ids.codes))
-    return RetrieverParts(inputs.data.features, content, codes, ids.sizes, num_items)
+    return RetrieverParts(
+        inputs.data.features, content, codes, ids.sizes, num_items, compressed=inputs.compressed
+    )
 
 
 def items_at_once(config: RetrieveConfig, num_items: int, world_size: int) -> int:
@@ -61,7 +66,8 @@ def items_at_once(config: RetrieveConfig, num_items: int, world_size: int) -> in
     rows_of_rank = -(-config.train.batch_size // world_size)
     drawn = config.sampled.num_sampled if config.sampled else 0
     ahead = config.window if config.sequences.rows == "sliding" else 1
-    return min(num_items, rows_of_rank * (config.sequences.max_len + ahead) + drawn)
+    named = min(config.sequences.max_len, config.num_in_full or config.sequences.max_len)
+    return min(num_items, rows_of_rank * (named + ahead) + drawn)
 
 
 def build_retriever(config: RetrieveConfig, inputs: RetrieveInputs, *, world_size: int) -> RetrieverWithLoss:
@@ -107,7 +113,9 @@ def build_model(
         mixture=mixture,
         reads_codes=item.codes,
     )
-    frame = config.frame._replace(num_items=parts.num_items, map_device=parts.map_device)
+    frame = config.frame._replace(
+        num_items=parts.num_items, map_device=parts.map_device, compressed=parts.compressed
+    )
     model = config.retriever.build(items, frame)
     anchors = None
     if config.finetune:

@@ -26,6 +26,8 @@ class CodeFacts(NamedTuple):
     """Whether the model reads and predicts codes and nothing else."""
     has_heads: bool
     """Whether it has heads where it predicts codes."""
+    reads_codebook: bool
+    """Whether it reads what a codebook rebuilds."""
     predicts_codes: bool
     """Whether it does, or will once another fault is mended."""
     scores_items: bool
@@ -65,6 +67,11 @@ def faults_of_items(facts: CodeFacts, item: ItemConfig, finetune: FinetuneConfig
         faults.append("item.codes = false: codes that nobody reads cannot be tuned: set item.codes = true")
     if finetune and not facts.has_ids:
         faults.append("finetune needs codes to tune: give semantic_ids")
+    if finetune and facts.reads_codebook:
+        faults.append(
+            "finetune: a tokenizer that is tuned has no codebook whose codes add up, which model.light_reads "
+            "asks for: leave out finetune, or set model.light_reads = 'rows'"
+        )
     if finetune and finetune.recent_items != "all":
         faults.append(
             "finetune.recent_items: a retriever chooses the codes of all named items afresh: set "

@@ -1,8 +1,9 @@
 """Where a retriever's tables, and the content that it projects or tunes with, would lie on a cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from trec_semid.core.errors import ConfigError, PlanError
 from trec_semid.data.features import describe_item
@@ -10,6 +11,7 @@ from trec_semid.embeddings.content_tables import PREFIX, ContentTables
 from trec_semid.search.catalogue import stretch_of
 from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import GIB, ClusterConfig
+from trec_semid.tokenizers.maps.compressed import CompressedItems
 from trec_semid.training.placement import NOTHING_KEPT
 from trec_semid.training.plan_sizes import SizesConfig
 from trec_semid.training.retrieval.build import RetrieverParts, build_model, items_at_once
@@ -96,4 +98,15 @@ def _parts(config: RetrieveConfig, sizes: SizesConfig) -> RetrieverParts:
         return RetrieverParts(features, content, None, (), dataset.facts.num_items, "meta")
     codebooks = sizes.codebooks(config.semantic_ids, dataset)
     codes = torch.empty(dataset.facts.num_items, len(codebooks), dtype=torch.int32, device="meta")
-    return RetrieverParts(features, content, codes, codebooks, dataset.facts.num_items, "meta")
+    compressed = _compressed(config, codes, codebooks) if config.retriever.reads_codebook else None
+    return RetrieverParts(
+        features, content, codes, codebooks, dataset.facts.num_items, "meta", compressed=compressed
+    )
+
+
+def _compressed(config: RetrieveConfig, codes: Tensor, codebooks: Sequence[int]) -> CompressedItems:
+    """Return what every rank holds of (N, R) codes beside them: a coefficient of two bytes each, at most."""
+    stored = torch.empty(codes.shape, dtype=torch.float16, device="meta")
+    # Of the codebook, which has no row an item, no width has to be known.
+    books = torch.empty(len(codebooks), max(codebooks), config.tables.dim, device="meta")
+    return CompressedItems(books, stored, torch.empty(2, len(codebooks), device="meta"))

@@ -17,6 +17,7 @@ from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.models.methods import AnyRetrieverConfig, retriever_of
 from trec_semid.models.retriever import Frame, LossConfig, Retriever
 from trec_semid.models.retrievers.sasrec import SasrecConfig
+from trec_semid.tokenizers.maps.compressed import CompressedItems, read_compressed
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.matched_codes import read_semantic_ids
@@ -248,6 +249,7 @@ class RetrieveConfig(TrainingRunConfig):
             has_ids=self.semantic_ids is not None,
             are_items_codes=self.retriever.needs.codes == "alone",
             has_heads=self.retriever.has_code_heads,
+            reads_codebook=self.retriever.reads_codebook,
             predicts_codes=self.predicts_codes or self.retriever.needs.codes == "predicted",
             scores_items=self.scores_items,
             has_beam=self._has_beam,
@@ -289,6 +291,11 @@ class RetrieveConfig(TrainingRunConfig):
         return self.scores_items and not self.sampled
 
     @property
+    def num_in_full(self) -> int | None:
+        """Last items of a history that batches list; None where all are: a tuned tokenizer reads content."""
+        return None if self.finetune else self.retriever.num_in_full
+
+    @property
     def predicts_codes(self) -> bool:
         """Whether codes of the next item are predicted."""
         return self.semantic_ids is not None and self.loss.code_weight > 0
@@ -307,6 +314,8 @@ class RetrieveInputs(NamedTuple):
     semantic_ids: SemanticIds | None
     members: str | None = None
     """Checksum of what the runs of an ensemble came to."""
+    compressed: CompressedItems | None = None
+    """Items as their codes rebuild them, where the method reads that."""
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -344,7 +353,10 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     if config.learns:
         expect_scorable(config, len(data.negatives(config.loss.negatives)))
         data.expect_learnable()
-    return RetrieveInputs(dataset, data, ids, members)
+    compressed = None
+    if config.retriever.reads_codebook and config.semantic_ids and ids is not None:
+        compressed = read_compressed(config.semantic_ids, ids)
+    return RetrieveInputs(dataset, data, ids, members, compressed)
 
 
 def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:

@@ -86,6 +86,7 @@ def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> Sequen
         listed=data.negatives(negatives) if config.lists_all else None,
         sampled=config.sampled,
         negatives=negatives,
+        num_in_full=config.num_in_full,
         finds_named=config.finetune is not None,
         pinned=ranks.device.type == "cuda",
     )
