@@ -8,9 +8,14 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 T = TypeVar("T")
+
+# torch looks up the source of all of the stack for the names of events that nobody reads: 0.8 s of a
+# processor a launch, with all the modules that are imported here.
+dynamic_rendezvous.get_method_name = lambda depth=2: "not looked up"
 
 
 def fork_server() -> ForkServerContext:
