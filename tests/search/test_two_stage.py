@@ -1,5 +1,6 @@
 """Candidates that codes propose and vectors order, against plain Python, exact search and other ranks."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,13 @@ from trec_semid.models.heads.beams import parallel_heads
 from trec_semid.models.retrieval_model import Queries, TwoStageQueries
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.search.catalogue import Catalogue, stretch_of
+from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.exact import ExactSearch
 from trec_semid.search.two_stage import TwoStageSearch
 
 ITEMS, LENGTH, USERS, SIZES = 23, 6, 9, (2, 3)
 PENALTIES = (torch.arange(ITEMS) % 5 == 0).float()
+COUNTS = torch.arange(ITEMS) ** 2 % 17
 
 
 class Case(NamedTuple):
@@ -31,6 +34,8 @@ class Case(NamedTuple):
     interests: int = 1
     num_users: int = USERS
     is_chained: bool = False
+    item_share: float | None = None
+    """Of the prior of codes; None for none."""
 
 
 CASES = [
@@ -39,6 +44,7 @@ CASES = [
     *(Case(5, 9, width, interests=3) for width in (None, 40)),
     *(Case(seed, 8, width, is_chained=True) for seed in (6, 7) for width in (4, 40)),
     *(Case(8, 7, width, num_users=num_users) for width in (None, 4) for num_users in (0, 2)),
+    *(Case(seed, 7, width, item_share=2.0) for seed in (9, 10) for width in (None, 3, 40)),
 ]
 
 
@@ -107,13 +113,46 @@ def answers(case: Case, ranks: Ranks) -> Any:
     shared = ranks.world_size > 1
     catalogue = Catalogue(ITEMS, rows.start, torch.from_numpy(vectors)[rows], None, None, is_shared=shared)
     codes = torch.from_numpy(planted.codes)
+    prior = None if case.item_share is None else CodePrior(COUNTS, case.item_share)
     search = TwoStageSearch(
-        catalogue, codes, SIZES, num_candidates=case.candidates, beam_width=case.width, penalties=PENALTIES
+        catalogue,
+        codes,
+        SIZES,
+        num_candidates=case.candidates,
+        beam_width=case.width,
+        penalties=PENALTIES,
+        prior=prior,
     )
     numbers = list(range(case.num_users))[ranks.rank :: ranks.world_size]
     own = [users[number] for number in numbers]
     places = search.places(queries_of(case, numbers, own), items_of(own), LENGTH)
     return places.positions.tolist(), places.top_items.tolist()
+
+
+def gain_by_hand(
+    case: Case, planted: Planted, prefix: tuple[int, ...] | None, item: int | None = None
+) -> float:
+    """Return what naive Bayes adds to a code after its prefix, or to an item after its tuple."""
+    if case.item_share is None:
+        return 0.0
+    counts = (COUNTS + 1).tolist()
+
+    def counted(start: int, codes: tuple[int, ...]) -> int:
+        own = [
+            count
+            for own, count in zip(planted.tuples, counts, strict=True)
+            if own[start:][: len(codes)] == codes
+        ]
+        return sum(own)
+
+    if item is not None:
+        return case.item_share * math.log(counts[item] / counted(0, planted.tuples[item]))
+    assert prefix is not None, "of one or the other"
+    of_code, of_prefix = counted(len(prefix) - 1, prefix[-1:]), counted(0, prefix)
+    if not of_prefix:  # no item: no beam goes there
+        return 0.0
+    share = case.item_share * math.log(of_prefix / counted(0, prefix[:-1]))
+    return share - math.log(of_code / sum(counts))
 
 
 def by_hand(case: Case) -> list[tuple[list[int], list[int]]]:
@@ -126,18 +165,24 @@ def by_hand(case: Case) -> list[tuple[list[int], list[int]]]:
         def step(own: int, prefix: tuple[int, ...], num_codes: int) -> list[float]:
             if case.is_chained:
                 return prefix_log_probs(own, prefix, num_codes)
-            return users[own].log_probs[len(prefix)].tolist()
+            said = users[own].log_probs[len(prefix)].tolist()
+            return [each + gain_by_hand(case, planted, (*prefix, code)) for code, each in enumerate(said)]
 
         beams = searched_by_hand(planted, number, case.width or ITEMS, step, left_out)
         owned = owned_by_hand(planted, beams, left_out)
-        if case.width is None:  # the codes of every item are summed up, less penalties
-            owned.sort(key=lambda pair: (float(PENALTIES[pair[1]]) - pair[0], pair[1]))
+        if case.item_share is not None:
+            owned = [(round(score + gain_by_hand(case, planted, None, of), 4), of) for score, of in owned]
+        off = PENALTIES.tolist() if case.width is None else [0.0] * ITEMS  # sums of codes know penalties
+        owned.sort(key=lambda pair: (off[pair[1]] - pair[0], pair[1]))
         proposed = owned[: case.candidates]
         scored = []
         for by_codes, item in proposed:
             products = user.states @ vectors[item]
             best = (products + user.interest_log_probs).max() if case.interests > 1 else products.max()
-            scored.append((float(best) + case.share * by_codes - float(PENALTIES[item]), item))
+            told_of = user.log_probs[range(len(SIZES)), planted.codes[item]].sum()
+            # What is gained decides which items are proposed, and nothing else.
+            log_p = by_codes if case.is_chained else float(told_of)
+            scored.append((float(best) + case.share * log_p - float(PENALTIES[item]), item))
         order = [item for _, item in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]
         positions = [order.index(item) + 1 if item in order else UNLISTED for item in user.targets]
         told.append((positions, (order + [-1] * LENGTH)[:LENGTH]))
@@ -178,7 +223,7 @@ def answers_of_rank() -> tuple[int, list[Any]]:
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_with_a_stretch_of_vectors_each_do_so_too(world_size):
+def test_ranks_with_a_stretch_of_vectors_each_do_so_too(world_size: int):
     told = dict(run_ranks(answers_of_rank, world_size))
     for number, case in enumerate(CASES):
         expected = by_hand(case)
@@ -191,7 +236,7 @@ def test_ranks_with_a_stretch_of_vectors_each_do_so_too(world_size):
 
 @pytest.mark.parametrize("width", [None, ITEMS])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_with_all_items_as_candidates_lists_are_those_of_exact_search(width, share):
+def test_with_all_items_as_candidates_lists_are_those_of_exact_search(width: int | None, share: float):
     case = Case(11, ITEMS, width, share=share)
     vectors, planted, users = problem(case)
     codes = torch.from_numpy(planted.codes)

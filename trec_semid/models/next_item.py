@@ -63,6 +63,11 @@ class NextItemModel(RetrievalModel):
         return self.heads is not None
 
     @property
+    def has_independent_codes(self) -> bool:
+        """Whether codes are predicted, each without the others of its item."""
+        return self.heads is not None and self.heads.is_independent
+
+    @property
     def scores_catalogue(self) -> bool:
         """Whether every item can be scored: not where codes count that depend on each other."""
         codes_count = self.heads is not None and (not self.has_item_vectors or self.config.code_share > 0)

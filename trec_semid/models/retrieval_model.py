@@ -76,6 +76,11 @@ class RetrievalModel(nn.Module, ABC):
         return False
 
     @property
+    def has_independent_codes(self) -> bool:
+        """Whether codes are predicted, each without the others of its item."""
+        return False
+
+    @property
     def scores_catalogue(self) -> bool:
         """Whether every item can be scored; not by codes alone that depend on each other."""
         return True

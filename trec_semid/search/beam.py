@@ -5,7 +5,7 @@ knows it), C candidates of a user, S items to leave out.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from trec_semid.core.errors import ShapeError
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_positions import ListedTargets, UserItems, positions_in_lists
 from trec_semid.models.heads.beams import Beams, NextLogProbs
+from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.retrieved import (
     Retrieved,
     best_items,
@@ -37,6 +38,7 @@ def beam_search(
     width: int,
     *,
     exclude: Tensor | None = None,
+    gains: Sequence[Tensor] | None = None,
 ) -> Beams:
     """Find each user's tuples of highest sum of log-probabilities, among those that exist.
 
@@ -50,6 +52,7 @@ def beam_search(
         next_log_probs: the model; called once for each position.
         width: beams that go on.
         exclude: (B, S) item rows to leave out for each user, filled up with -1.
+        gains: R or more of (M_r,), what is added to the score of a node of each level; None adds nothing.
 
     Returns:
         W <= width whole tuples of each user, with the leaves of the trie as nodes.
@@ -71,7 +74,8 @@ def beam_search(
         _expect_log_probs(log_probs, position, beams, trie)
         # Gone as soon as nothing is left under it: what cannot end in an item takes no place in the beam.
         emptied = None if places is None else trie.emptied_by(position, places)
-        beams = _advance(trie, beams, log_probs, width, emptied)
+        gained = None if gains is None else gains[position]
+        beams = _advance(trie, beams, _Said(log_probs, gained), width, emptied)
     return beams
 
 
@@ -83,6 +87,7 @@ def decode_items(
     width: int,
     num_items: int,
     exclude: Tensor | None = None,
+    gains: Sequence[Tensor] | None = None,
 ) -> Retrieved:
     """Return the items of the best `width` tuples that have any, by (score descending, item row ascending).
 
@@ -96,6 +101,8 @@ def decode_items(
         width: beams that go on.
         num_items: length of the lists.
         exclude: (B, S) item rows to leave out for each user, filled up with -1.
+        gains: R + 1 of (M_r,), what is added to the score of a node of each level, and at last (N,) of an
+            item by its place in `trie.items`; None adds nothing.
 
     Raises:
         ConfigError: no users, a width under 1, or lists of no items.
@@ -103,18 +110,23 @@ def decode_items(
         DataError: a log-probability is NaN.
     """
     expect_positive(num_items, "num_items")
-    beams = beam_search(trie, num_users, next_log_probs, width, exclude=exclude)
+    beams = beam_search(trie, num_users, next_log_probs, width, exclude=exclude, gains=gains)
     level = trie.num_positions
-    # Of a tuple with very many items, those that cannot reach the list are not looked at.
-    enough = num_items + (0 if exclude is None else exclude.shape[1])
-    counts = _live_children(trie, level, beams).clamp_(max=enough)
+    counts = _live_children(trie, level, beams)
+    if gains is None:
+        # Of a tuple with very many items, those that cannot reach the list are not looked at: they score
+        # alike, so the first ones stand for it.
+        counts.clamp_(max=num_items + (0 if exclude is None else exclude.shape[1]))
     num_slots = _num_slots(counts)
     parts: list[Retrieved] = []
     for own in _together(trie, len(counts), num_slots):
         owned = trie.children(level, beams.nodes[own], counts[own], num_slots)
         rows = trie.items[owned.nodes]
         left_out = ~owned.exists if exclude is None else ~owned.exists | is_excluded(rows, exclude[own])
-        scores = beams.scores[own].gather(1, owned.parents).masked_fill_(left_out, -torch.inf)
+        scores = beams.scores[own].gather(1, owned.parents)
+        if gains is not None:
+            scores += gains[level][owned.nodes]
+        scores.masked_fill_(left_out, -torch.inf)
         parts.append(best_items(scores, rows, num_items))
     return Retrieved(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -126,15 +138,19 @@ class BeamSearch:
     Targets that the beam does not reach are in no list: with `width` >= the number of tuples it is exact.
     """
 
-    def __init__(self, codes: Tensor, sizes: Sequence[int], width: int) -> None:
+    def __init__(
+        self, codes: Tensor, sizes: Sequence[int], width: int, *, prior: CodePrior | None = None
+    ) -> None:
         """Sort the tuples of a map.
 
         Args:
             codes: (N, R) of all items, on the device of the search.
             sizes: R, codes that each position knows without 'missing'.
             width: beams that go on.
+            prior: by which the codes of independent heads are weighed; None takes them as they are.
         """
         self._trie, self.width = TupleTrie.build(codes, sizes).to(codes.device), width
+        self._gains = prior.of_nodes(self._trie) if prior else None
 
     def places(
         self, num_users: int, next_log_probs: NextLogProbs, users: UserItems, length: int
@@ -157,11 +173,26 @@ class BeamSearch:
         """Return lists of so many items with their scores; arguments as of `places`."""
         exclude, width = unlisted_rows(users) if len(users.masked) else None, self.width
         return decode_items(
-            self._trie, num_users, next_log_probs, width=width, num_items=num_items, exclude=exclude
+            self._trie,
+            num_users,
+            next_log_probs,
+            width=width,
+            num_items=num_items,
+            exclude=exclude,
+            gains=self._gains,
         )
 
 
-def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, emptied: Tensor | None) -> Beams:
+class _Said(NamedTuple):
+    """What is added to a beam's score for the code that it goes on with."""
+
+    log_probs: Tensor
+    """(B, W or 1, K_r)."""
+    gains: Tensor | None
+    """(M_r,) of the node that the code leads to; None for nothing."""
+
+
+def _advance(trie: TupleTrie, beams: Beams, said: _Said, width: int, emptied: Tensor | None) -> Beams:
     """Go on by a position; `emptied` (B, S) are its nodes that have no items left."""
     position = beams.codes.shape[2]
     counts = _live_children(trie, position, beams)
@@ -171,7 +202,9 @@ def _advance(trie: TupleTrie, beams: Beams, log_probs: Tensor, width: int, empti
         children = trie.children(position, beams.nodes[own], counts[own], num_slots)
         codes = trie.codes[position][children.nodes].long()
         scores = beams.scores[own].gather(1, children.parents)
-        scores += _pick(log_probs[own], children.parents, codes)
+        scores += _pick(said.log_probs[own], children.parents, codes)
+        if said.gains is not None:
+            scores += said.gains[children.nodes]
         # Slots of users with fewer candidates hold no real score: they go before the check for NaN.
         scores.masked_fill_(~children.exists, -torch.inf)
         expect_no_nan(scores)

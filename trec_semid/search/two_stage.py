@@ -3,9 +3,10 @@
     score(u, i) = max_m (q_um . v_i + log p_um) + share * log p(codes of i | u) - penalty_i
 
 of the C candidates alone; an item that is not among them is in no list. They are those of highest
-log p(codes | u), by a beam over the tuples that exist or, with independent heads, of highest
-log p(codes | u) - penalty_i, by the sums of all items. A beam knows tuples, not items: it proposes items with
-a penalty as others, which then make room for fewer.
+log p(codes | u) + gain_i, by a beam over the tuples that exist or, with independent heads, of highest
+log p(codes | u) + gain_i - penalty_i, by the sums of all items. Gains are what naive Bayes adds to the sum of
+independent codes (`search.code_prior`); chained ones have none. A beam proposes items with a penalty as
+others, which then make room for fewer.
 With C >= N, and a beam as wide as there are tuples, the lists are those of exact search.
 
 Legend: B users, M interests of a user, N items, n items of a stretch, C candidates, R positions, K codes,
@@ -27,6 +28,7 @@ from trec_semid.metrics.target_positions import (
 from trec_semid.models.retrieval_model import Queries, TwoStageQueries
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.code_scores import CodeScores, sums_of_codes
 from trec_semid.search.retrieved import best_items
 from trec_semid.search.stretches import highest_of_stretches
@@ -57,6 +59,7 @@ class TwoStageSearch:
         num_candidates: int,
         beam_width: int | None,
         penalties: Tensor | None = None,
+        prior: CodePrior | None = None,
     ) -> None:
         """Sort the tuples of the map where a beam goes over them.
 
@@ -67,11 +70,18 @@ class TwoStageSearch:
             num_candidates: C.
             beam_width: tuples that a beam retains; None sums up the codes of every item.
             penalties: (N,) taken off the scores; None where nothing is.
+            prior: by which what independent heads propose is weighed; None takes their sums as they are.
         """
         assert catalogue.vectors is not None, "a config without a loss over items is refused"
         self._catalogue, self._vectors, self._codes = catalogue, catalogue.vectors, codes
         self.num_candidates, self._penalties = min(num_candidates, len(codes)), penalties
-        self._beam = BeamSearch(codes, sizes, beam_width) if beam_width else None
+        self._beam = BeamSearch(codes, sizes, beam_width, prior=prior) if beam_width else None
+        self._has_gains = prior is not None
+        self._added: Tensor | None = None
+        """(N,) what sums of codes gain, less penalties."""
+        if self._beam is None and (prior is not None or penalties is not None):
+            gains = torch.zeros(len(codes), device=codes.device) if prior is None else prior.of_items(codes)
+            self._added = gains if penalties is None else gains - penalties
 
     def places(self, queries: TwoStageQueries, users: UserItems, length: int) -> ListedTargets:
         """Return where targets stand, as far as they are candidates, and lists of so many items.
@@ -95,7 +105,7 @@ class TwoStageSearch:
         return ListedTargets(positions, best.items[:, :length])
 
     def propose(self, queries: TwoStageQueries, users: UserItems) -> Proposed:
-        """Return each user's candidates: the items of highest log p(codes | u) that may be listed.
+        """Return each user's candidates: the items of highest log p(codes | u) + gain that may be listed.
 
         Less penalties where every item's codes are summed up, so that these keep their items out of here too.
 
@@ -109,23 +119,27 @@ class TwoStageSearch:
             return Proposed(nobody, nobody.float())
         if self._beam is not None:
             found = self._beam.retrieve(num_users, queries.next_log_probs, users, self.num_candidates)
-            return Proposed(found.items, found.scores)
+            if not self._has_gains:
+                return Proposed(found.items, found.scores)
+            return Proposed(found.items, self._of_codes(queries, found.items))
         assert queries.code_log_probs is not None, "a config without independent heads is refused"
         sums = CodeScores(queries.code_log_probs, self._codes)
-        length = self.num_candidates
-        penalties = self._penalties
+        added = self._added
 
         def score(items: slice) -> Tensor:
-            """Return (B, n): sums of codes' log-probabilities, less penalties."""
+            """Return (B, n): sums of codes' log-probabilities and gains, less penalties."""
             scores = sums.contiguous(items)
-            return scores if penalties is None else scores.sub_(penalties[items])
+            return scores if added is None else scores.add_(added[items])
 
-        listed = list_top_items(score, users, len(self._codes), list_length=length)
-        if penalties is None:
+        listed = list_top_items(score, users, len(self._codes), list_length=self.num_candidates)
+        if added is None:
             return Proposed(listed.items, listed.scores)
-        # Summed up again without penalties: adding them back would round.
-        of_codes = sums_of_codes(queries.code_log_probs, self._codes, listed.items.clamp(min=0))
-        return Proposed(listed.items, of_codes)
+        return Proposed(listed.items, self._of_codes(queries, listed.items))
+
+    def _of_codes(self, queries: TwoStageQueries, items: Tensor) -> Tensor:
+        """Return (B, C) log p(codes | u), summed up again: to take off what was added would round."""
+        assert queries.code_log_probs is not None, "gains are those of independent heads"
+        return sums_of_codes(queries.code_log_probs, self._codes, items.clamp(min=0))
 
     def _scores(self, queries: Queries, items: Tensor) -> Tensor:
         """Return (B, C) scores by vectors, of all ranks' stretches where there are several."""

@@ -99,6 +99,20 @@ def data(tmp_path_factory):
             "a mixture divides content by the root of its width: set item.content_is_unit = true",
         ),
         ({"evaluation": {"graph": {}}}, "evaluation.graph: is followed by scores of codes alone"),
+        ({"evaluation": {"code_prior": {}}}, "evaluation.code_prior: no heads predict codes .*: leave out"),
+        (
+            {
+                "semantic_ids": "s",
+                "loss": {"code_heads": "chained", "code_weight": 1.0, "item_weight": 0},
+                "evaluation": {"beam_width": 20, "code_prior": {"item_share": 2.0}},
+            },
+            "evaluation.code_prior: chained codes know those before them: leave out evaluation.code_prior",
+        ),
+        (
+            {"semantic_ids": "s", "loss": {"code_weight": 1.0}, "evaluation": {"code_prior": {}}},
+            "and items are scored: leave out evaluation.code_prior, or set evaluation.candidates = 500",
+        ),
+        ({**POPULAR, "evaluation": {"code_prior": {}}}, "learns nothing: leave out evaluation.code_prior"),
         (
             {"model": {"kind": "tiger"}, "evaluation": {"list_metrics": {"state_rank": True}}},
             "'tiger' has no one state a user: set evaluation.list_metrics.state_rank = false",

@@ -4,10 +4,11 @@
 
 An item's vector is the sum of the rows of its codes (residual: each level half as long) and a little noise; a
 user's state points to where an item lies, with noise, and heads say of that state what a softmax over cosines
-with the rows says. So codes know much of what vectors know, as where one model learns both. Printed for each
-catalogue: milliseconds a user of exact search, of candidates by a beam, and of candidates by the codes of
-every item, and how much of the exact first 10 each holds. These are processor seconds, so that other work on
-the machine counts little. Vectors take 4 N D bytes: 10 million items of width 64 are 2.6 GB.
+with the rows says. So codes know much of what vectors know, as where one model learns both. Naive Bayes
+weighs what codes propose, of items that are alike popular. Printed for each catalogue: milliseconds a user of
+exact search, of candidates by a beam, and of candidates by the codes of every item, and how much of the exact
+first 10 each holds. These are processor seconds, so that other work on the machine counts little. Vectors
+take 4 N D bytes: 10 million items of width 64 are 2.6 GB.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from trec_semid.metrics.target_positions import ListedTargets, UserItems  # noqa
 from trec_semid.models.heads.beams import parallel_heads  # noqa: E402
 from trec_semid.models.retrieval_model import Queries, TwoStageQueries  # noqa: E402
 from trec_semid.search.catalogue import Catalogue  # noqa: E402
+from trec_semid.search.code_prior import CodePrior  # noqa: E402
 from trec_semid.search.exact import ExactSearch  # noqa: E402
 from trec_semid.search.retrieved import agreement  # noqa: E402
 from trec_semid.search.two_stage import TwoStageSearch  # noqa: E402
@@ -91,10 +93,16 @@ def measure(num_items: int) -> list[dict[str, object]]:
     exact_ms, exact = timed(lambda: search.places([planted.queries.of_items], planted.users, LENGTH))
     rows: list[dict[str, object]] = [{"items": num_items, "way": "exact", "ms": exact_ms, "held@10": 1.0}]
     sizes = [CODES] * OPTIONS.codes
+    prior = CodePrior(torch.zeros(num_items), 1.0)
     for num_candidates in OPTIONS.candidates:
         for beam_width in (OPTIONS.beam, None):
             stages = TwoStageSearch(
-                catalogue, planted.codes, sizes, num_candidates=num_candidates, beam_width=beam_width
+                catalogue,
+                planted.codes,
+                sizes,
+                num_candidates=num_candidates,
+                beam_width=beam_width,
+                prior=prior,
             )
             run = lambda stages=stages: stages.places(planted.queries, planted.users, LENGTH)  # noqa: E731
             ms, lists = timed(run)

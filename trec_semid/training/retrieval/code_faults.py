@@ -80,14 +80,18 @@ def faults_of_items(facts: CodeFacts, item: ItemConfig, finetune: FinetuneConfig
     return faults
 
 
-def faults_of_graph(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationConfig) -> list[str]:
-    """Return what makes no sense of a graph, each with what to do.
+def faults_of_code_lists(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationConfig) -> list[str]:
+    """Return what makes no sense of a graph and of a prior of codes, each with what to do.
 
     Args:
         facts: of the run.
         loss: its loss.
         evaluation: how lists are made.
     """
+    return [*_faults_of_graph(facts, loss, evaluation), *_faults_of_prior(facts, loss, evaluation)]
+
+
+def _faults_of_graph(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationConfig) -> list[str]:
     graph = evaluation.graph
     if graph is None or not evaluation.has_graph:
         return []
@@ -188,6 +192,22 @@ def faults_of_candidates(facts: CodeFacts, evaluation: EvaluationConfig) -> list
             f"evaluation.candidates = {facts.longest} or more, or shorten evaluation.cutoffs"
         )
     return faults
+
+
+def _faults_of_prior(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationConfig) -> list[str]:
+    if not evaluation.has_code_prior:
+        return []
+    leave = "leave out evaluation.code_prior"
+    if not facts.has_heads or not facts.predicts_codes:
+        return [f"evaluation.code_prior: no heads predict codes that it could correct: {leave}"]
+    if loss.code_heads == "chained":
+        return [f"evaluation.code_prior: chained codes know those before them: {leave}"]
+    if facts.scores_items and not evaluation.candidates:
+        return [
+            f"evaluation.code_prior: is of codes that list alone or propose, and items are scored: {leave}, "
+            "or set evaluation.candidates = 500"
+        ]
+    return []
 
 
 def faults_of_width(evaluation: EvaluationConfig, longest: int) -> list[str]:

@@ -8,6 +8,7 @@ from trec_semid.core.config import Config
 from trec_semid.evaluation.list_metrics import ListMetricsConfig
 from trec_semid.models.retriever import Retriever, SearchKind
 from trec_semid.search.ann import IndexConfig
+from trec_semid.search.code_prior import CodePriorConfig
 from trec_semid.search.graph import GraphConfig
 from trec_semid.search.interests import InterestsConfig
 
@@ -27,6 +28,9 @@ class EvaluationConfig(Config):
     candidates: PositiveInt | None = None
     """Items that codes propose to each user, of which item vectors then make the lists: by a beam, or by the
     codes of every item where `beam_width` is not given. All items are scored where neither is."""
+    code_prior: CodePriorConfig | None = None
+    """What is known of codes before any user, by which independent heads are corrected where codes list or
+    propose items: naive Bayes where they propose, and nothing elsewhere, if not given."""
     graph: GraphConfig | None = None
     """A graph between items of like codes that is followed by the scores of codes alone; all items are scored
     where not given."""
@@ -47,6 +51,11 @@ class EvaluationConfig(Config):
     def has_graph(self) -> bool:
         """Whether lists are a graph's."""
         return self.graph is not None and self.graph.kind != "none"
+
+    @property
+    def has_code_prior(self) -> bool:
+        """Whether one is asked for, beside that of candidates."""
+        return self.code_prior is not None and self.code_prior.kind != "none"
 
     @property
     def search(self) -> SearchKind:

@@ -16,6 +16,7 @@ from trec_semid.evaluation.strata import StrataConfig
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.ann import IndexConfig
+from trec_semid.search.code_prior import CodePriorConfig
 from trec_semid.search.graph import GraphConfig
 from trec_semid.search.interests import InterestsConfig
 from trec_semid.training.finished import (
@@ -51,6 +52,8 @@ class RetrievalSettings(Config):
     """Of a beam over codes; 0 has none, whatever the run did."""
     candidates: NonNegativeInt | None = None
     """Items that codes propose and item vectors order; 0 scores every item, or every tuple of a beam."""
+    code_prior: CodePriorConfig | None = None
+    """By which independent heads are corrected; of `kind = "none"` by nothing, whatever the run did."""
     graph: GraphConfig | None = None
     """A graph between items of like codes; of `kind = "none"` none is searched, whatever the run did."""
     interests: InterestsConfig | None = None
@@ -101,7 +104,7 @@ class FinishedRetrievers:
         if len(runs) > 1:
             # How the first run merges or looks up its own lists says nothing of scores of several.
             beam = ("beam_width",) if own["candidates"] and settings.candidates is None else ()
-            for key in ("interests", "index", "candidates", "graph", *beam):
+            for key in ("interests", "index", "candidates", "code_prior", "graph", *beam):
                 own[key] = getattr(settings, key) or None
             shared |= {"model": {"kind": "ensemble", "runs": [run.name for run in runs]}}
             inherited = first.model_dump(include={"dataset", "run", "seed", "verify", "sequences"})

@@ -17,13 +17,21 @@ from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.beam import BeamSearch
+from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.exact import ExactSearch, users_at_once
 from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_all_edges
 from trec_semid.search.interests import InterestsConfig
 from trec_semid.search.popularity import PopularitySearch
 from trec_semid.search.two_stage import TwoStageSearch
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.asked import NUM_JUDGED, AskedModel, Judge, Lister, penalties_of
+from trec_semid.training.retrieval.asked import (
+    NUM_JUDGED,
+    AskedModel,
+    Judge,
+    Lister,
+    code_prior_of,
+    penalties_of,
+)
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.merging import MergingLister
 
@@ -40,7 +48,7 @@ def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
     match asked.method.search(evaluation.search):
         case "beam":
             assert evaluation.beam_width, "a config without is refused where the method needs one"
-            return BeamLister(asked, evaluation.beam_width)
+            return BeamLister(asked, evaluation.beam_width, prior=code_prior_of(asked, evaluation))
         case "exact":
             return _scoring_lister(asked, evaluation)
         case "two_stage":
@@ -48,12 +56,17 @@ def lister_of(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
             width = evaluation.beam_width
             penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
             return TwoStageLister(
-                asked, num_candidates=evaluation.candidates, beam_width=width, penalties=penalties
+                asked,
+                num_candidates=evaluation.candidates,
+                beam_width=width,
+                penalties=penalties,
+                prior=code_prior_of(asked, evaluation),
             )
         case "graph":
             assert evaluation.graph, "it is what is searched"
             penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
-            return GraphLister(asked, evaluation.graph, penalties)
+            prior = code_prior_of(asked, evaluation)
+            return GraphLister(asked, evaluation.graph, penalties=penalties, prior=prior)
         case "popularity":
             return PopularityLister(asked.data, asked.ranks)
 
@@ -86,7 +99,7 @@ def _scoring_lister(asked: AskedModel, evaluation: EvaluationConfig) -> Lister:
         return MergingLister(asked, evaluation)
     # One look at all scores is enough where no interest's own list is asked for.
     penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
-    return ExactLister([asked], penalties, [interests])
+    return ExactLister([asked], penalties, [interests], prior=code_prior_of(asked, evaluation))
 
 
 @final
@@ -98,15 +111,20 @@ class ExactLister:
         members: Sequence[AskedModel],
         penalties: Tensor | None = None,
         interests: Sequence[InterestsConfig] | None = None,
+        *,
+        prior: CodePrior | None = None,
     ) -> None:
-        self.members, self._penalties = tuple(members), penalties
+        self.members, self._penalties, self._prior = tuple(members), penalties, prior
         self._interests = interests or [EvaluationConfig().interests_of(one.method) for one in members]
         self.users_at_once = users_at_once(self.members[0].data.num_items)
         self._search: ExactSearch | None = None
 
     def begin(self) -> None:
         """Make the vectors of all items, for each model."""
-        self._search = ExactSearch([member.catalogue() for member in self.members], self._penalties)
+        penalties = self._penalties
+        if self._prior is not None:  # of one model's codes: an ensemble has none
+            penalties = _less_gains(penalties, self._prior, self.members[0])
+        self._search = ExactSearch([member.catalogue() for member in self.members], penalties)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Lister`; the chosen are (B,) rows."""
@@ -130,14 +148,21 @@ class ExactLister:
 class BeamLister:
     """Says codes position by position, held to tuples that exist."""
 
-    def __init__(self, asked: AskedModel, width: int, *, users_at_once: int = _USERS_OF_BEAM) -> None:
-        self._asked, self._width, self.users_at_once = asked, width, users_at_once
+    def __init__(
+        self,
+        asked: AskedModel,
+        width: int,
+        *,
+        prior: CodePrior | None = None,
+        users_at_once: int = _USERS_OF_BEAM,
+    ) -> None:
+        self._asked, self._width, self._prior, self.users_at_once = asked, width, prior, users_at_once
         self._live = asked.code_map
         self._search: BeamSearch | None = None
 
     def begin(self) -> None:
         """Sort the tuples of the map as it is now."""
-        self._search = BeamSearch(self._live.codes, self._live.sizes, self._width)
+        self._search = BeamSearch(self._live.codes, self._live.sizes, self._width, prior=self._prior)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Lister`; the chosen are (B,) rows."""
@@ -150,7 +175,7 @@ class BeamLister:
     def exact(self) -> Judge | None:
         """See `Lister`: scores of all items, or a beam as wide as there are tuples where they are few."""
         if self._asked.model.scores_catalogue:
-            return Judge(ExactLister([self._asked]), NUM_JUDGED)
+            return Judge(ExactLister([self._asked], prior=self._prior), NUM_JUDGED)
         num_tuples = len(self._live.codes.unique(dim=0))
         if num_tuples > MOST_TUPLES:
             return None
@@ -169,6 +194,7 @@ class TwoStageLister:
         num_candidates: int,
         beam_width: int | None,
         penalties: Tensor | None = None,
+        prior: CodePrior | None = None,
         most_users: int | None = None,
     ) -> None:
         """Take a model with both losses.
@@ -178,9 +204,10 @@ class TwoStageLister:
             num_candidates: of each user.
             beam_width: of the beam that proposes them; None sums up the codes of every item.
             penalties: (N,) taken off the scores; None where nothing is.
+            prior: by which codes said apart are weighed; None takes them as they are.
             most_users: of a batch; as many as memory bounds where not given.
         """
-        self._asked, self._live, self._penalties = asked, asked.code_map, penalties
+        self._asked, self._live, self._penalties, self._prior = asked, asked.code_map, penalties, prior
         self._num_candidates, self._beam_width = num_candidates, beam_width
         # A beam takes memory by its width, sums over codes by the catalogue.
         by_sums = users_at_once(asked.data.num_items)
@@ -197,6 +224,7 @@ class TwoStageLister:
             num_candidates=self._num_candidates,
             beam_width=self._beam_width,
             penalties=self._penalties,
+            prior=self._prior,
         )
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
@@ -228,9 +256,17 @@ class TwoStageLister:
 class GraphLister:
     """Follows a graph between items of like codes, by the sum of their log-probabilities."""
 
-    def __init__(self, asked: AskedModel, config: GraphConfig, penalties: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        asked: AskedModel,
+        config: GraphConfig,
+        *,
+        penalties: Tensor | None = None,
+        prior: CodePrior | None = None,
+    ) -> None:
         """Take a model of codes alone, with independent heads; penalties are (N,), or None."""
-        self._asked, self._live, self._config, self._penalties = asked, asked.code_map, config, penalties
+        self._asked, self._live, self._config = asked, asked.code_map, config
+        self._penalties, self._prior = penalties, prior
         self.users_at_once = _USERS_OF_BEAM
         self._search: GraphSearch | None = None
         self._built: tuple[Tensor, Tensor] | None = None
@@ -243,7 +279,10 @@ class GraphLister:
         num_edges = min(self._config.num_edges, len(codes))
         edges = build_all_edges(tables, codes, num_edges, self._asked.ranks)
         graph = Graph(edges, self._start(len(codes)).to(codes.device))
-        self._search = GraphSearch(graph, codes, self._config, self._penalties)
+        penalties = self._penalties
+        if self._prior is not None:
+            penalties = _less_gains(penalties, self._prior, self._asked)
+        self._search = GraphSearch(graph, codes, self._config, penalties)
         self._built = codes.clone(), tables.clone()
 
     def _has_changed(self, codes: Tensor, tables: Tensor) -> bool:
@@ -262,7 +301,8 @@ class GraphLister:
 
     def exact(self) -> Judge:
         """See `Lister`: scores of all items."""
-        return Judge(ExactLister([self._asked], self._penalties), NUM_JUDGED, "graph_agreement")
+        exact = ExactLister([self._asked], self._penalties, prior=self._prior)
+        return Judge(exact, NUM_JUDGED, "graph_agreement")
 
     def _start(self, num_items: int) -> Tensor:
         """Return the first pool of everybody."""
@@ -271,6 +311,12 @@ class GraphLister:
             return drawn[: self._config.pool]
         counts = torch.from_numpy(self._asked.data.item_counts)
         return counts.sort(descending=True, stable=True).indices[: self._config.pool]
+
+
+def _less_gains(penalties: Tensor | None, prior: CodePrior, asked: AskedModel) -> Tensor:
+    """Return (N,) what is taken off the sums of codes as the map is now, negative where an item gains."""
+    gains = prior.of_items(asked.code_map.codes)
+    return -gains if penalties is None else penalties - gains
 
 
 @final

@@ -26,7 +26,7 @@ from trec_semid.training.retrieval.code_faults import (
     OF_MIXTURES,
     CodeFacts,
     faults_of_candidates,
-    faults_of_graph,
+    faults_of_code_lists,
     faults_of_heads,
     faults_of_items,
     faults_of_states,
@@ -108,18 +108,15 @@ class RetrieveConfig(TrainingRunConfig):
             *self._faults_of_rows(),
             *self._faults_of_lists(),
             *faults_of_candidates(self._code_facts, self.evaluation),
-            *faults_of_graph(self._code_facts, self.loss, self.evaluation),
+            *faults_of_code_lists(self._code_facts, self.loss, self.evaluation),
             *faults_of_states(self._code_facts, self.evaluation),
             *self._faults_of_vectors(),
             *self.retriever.faults(self.frame),
         ]
 
     def _of_no_effect(self) -> list[str]:
-        given = [
-            key
-            for key in ("semantic_ids", "finetune", "sampled", "start_from", "resume_from")
-            if getattr(self, key)
-        ]
+        keys = ("semantic_ids", "finetune", "sampled", "start_from", "resume_from")
+        given = [key for key in keys if getattr(self, key)]
         penalty_does_nothing = not self.retriever.takes_penalties and self.evaluation.unseen_penalty > 0
         given += keys_given(self.item, "item", ("codes", "content_projection", *OF_MIXTURES))
         given += keys_given(self.loss, "loss", ("code_facets", *OF_CODE_LOSSES))
@@ -131,6 +128,7 @@ class RetrieveConfig(TrainingRunConfig):
             "evaluation.beam_width": self.evaluation.beam_width is not None,
             "evaluation.candidates": self.evaluation.candidates is not None,
             "evaluation.graph": self.evaluation.has_graph,
+            "evaluation.code_prior": self.evaluation.has_code_prior,
             "evaluation.unseen_penalty": penalty_does_nothing,
             "evaluation.interests": self.evaluation.interests is not None,
             "evaluation.index": self.evaluation.has_index,
