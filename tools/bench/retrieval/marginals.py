@@ -2,8 +2,9 @@
 
 A finished run says p(i | u), a softmax over items. From it follow the true distributions of the codes,
 p_r(k | u) = sum over items i with c_r(i) = k of p(i | u): what heads say that match the run exactly.
-This ranks items by sum_r log p_r(c_r(i) | u), and prints validation metrics of both rankings and the mean
--log p_r of the code of a user's (first) target at each position.
+This ranks items by sum_r log p_r(c_r(i) | u), and prints validation metrics of both rankings, the mean
+-log p_r of the code of a user's (first) target at each position, and how much of the run's own first ten the
+first 500 of that ranking hold, as it is and corrected by naive Bayes (`search.code_prior`).
 
     .venv/bin/python tools/bench/retrieval/marginals.py RUN SEMANTIC_IDS ...
 
@@ -24,7 +25,9 @@ from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.exact import CatalogueScores, rank_by, users_at_once
+from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.finished import FinishedRun
 from trec_semid.training.retrieval.asked import AskedModel
@@ -32,6 +35,8 @@ from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.finished import Member, place_finished
 from trec_semid.training.retrieval.listing import ExactLister
 from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
+
+LISTED, CANDIDATES = 10, 500
 
 
 @final
@@ -44,7 +49,10 @@ class MarginalSearch:
         self.users_at_once = users_at_once(len(codes))
         self._catalogue = Catalogue(len(codes), 0, None, None, None)
         self.nats = torch.zeros(codes.shape[1], dtype=torch.float64)
+        self.held = torch.zeros(2, dtype=torch.float64)
         self.users = 0
+        counts = torch.from_numpy(asked.data.item_counts)
+        self._gains = CodePrior(counts, 1.0).of_items(codes)
 
     def begin(self) -> None:
         """Make the vectors of all items."""
@@ -69,11 +77,20 @@ class MarginalSearch:
         def score(items: slice) -> torch.Tensor:
             return total[:, items]
 
+        first = _first(shares, users, LISTED)
+        for way, scores in enumerate((total, total + self._gains)):
+            self.held[way] += agreement(_first(scores, users, CANDIDATES), first).sum()
+
         return rank_by(score, users, len(self._codes), length)
 
     def exact(self) -> None:
         """See `Lister`: nothing is guessed."""
         return
+
+
+def _first(scores: torch.Tensor, users: UserItems, length: int) -> torch.Tensor:
+    """Return (B, length) items of the highest of scores (B, N) that may be listed."""
+    return rank_by(lambda items: scores[:, items].clone(), users, scores.shape[1], length).top_items
 
 
 def main() -> None:
@@ -96,6 +113,9 @@ def main() -> None:
             metrics = Evaluator(search, model, inputs.data, config, ranks).metrics()
             _print(name, metrics)
             print("    nats of a target's code:", (search.nats / search.users).numpy().round(2))
+            plain, bayes = (search.held / search.users).tolist()
+            held = f"{plain:.3f} as it is, {bayes:.3f} by naive Bayes"
+            print(f"    of the first {LISTED} of items among its first {CANDIDATES}: {held}")
 
 
 def _print(name: str, metrics: dict[str, float]) -> None:
