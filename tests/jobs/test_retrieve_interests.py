@@ -123,6 +123,18 @@ def test_gemirec_counts_probabilities_of_interests_unless_told_otherwise(
             {"model": {**GEMIREC, "interest": {"num_levels": 2}, "interest_beam": 2}},
             "model.interest_beam: 2 prefixes are few for 3 interests",
         ),
+        (
+            {"model": {**GEMIREC, "interests": "free", "state_weight": 1.0, "taught": "own"}},
+            "model.state_weight, model.taught: free interests are of no dictionary",
+        ),
+        (
+            {"model": {**GEMIREC, "interests": "history", "posterior": "decoupled"}},
+            "model.posterior: the interests of a history are counted, not predicted: leave out",
+        ),
+        (
+            {"model": {**GEMIREC, "dictionary": "codes", "interest": {"decay": 0.5}}},
+            "model.interest.decay: codes are read, not learnt: leave out model.interest.decay, or set model",
+        ),
     ],
 )
 def test_what_makes_no_sense_with_interests_is_refused(

@@ -48,15 +48,20 @@ def build(loss: LossConfig | None = None, **config: Any) -> Any:
         dictionary = model.source.dictionary
         dictionary.codewords.copy_(torch.randn(dictionary.codewords.shape))
         dictionary.usage.fill_(1.0)
+    for name, gate in model.named_parameters():
+        if name.endswith("_gate"):
+            gate.data.normal_()  # they start at 0, where nothing would come in
     return model.eval()
 
 
 def vector_of(model: Any, history: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-    """u (D,) of one question (D,) about one history (S, D), without anything that fills up."""
-    read = model.reader.scale * history + model.reader.places[: len(history)]
-    state = model.reader.transformer(read[None])[0, -1]
-    everything = torch.ones(1, len(history), dtype=torch.bool)
-    return model.asker((state + question)[None, None, None], read[None], everything)[0, 0, 0]
+    """u (D,) of one question (H,) about one history (S, D), without anything that fills up."""
+    read = history + model.reader.places[: len(history)] / DIM**0.5
+    state = model.reader.transformer(DIM**0.5 * read[None])[0, -1]
+    keys = torch.tanh(model.pooled.hidden(read + model.pooled.places[: len(history)]))
+    pooled = (keys @ question).softmax(0) @ read
+    vector = pooled + model.state_gate * state
+    return vector if model.region is None else vector + model.region_gate * (model.region.weight @ question)
 
 
 def question_of(model: Any, tokens: Any, interest: torch.Tensor) -> torch.Tensor:
@@ -65,42 +70,56 @@ def question_of(model: Any, tokens: Any, interest: torch.Tensor) -> torch.Tensor
 
 
 @pytest.mark.parametrize("dictionary", ["learned", "codes"])
-@pytest.mark.parametrize("posterior", ["joint", "decoupled"])
+@pytest.mark.parametrize(("posterior", "taught"), [("joint", "listed"), ("decoupled", "own")])
 @pytest.mark.parametrize(("window", "is_cosine"), [(1, False), (3, True)])
-def test_losses_are_those_of_the_targets_own_interests(
-    dictionary: str, posterior: str, window: int, is_cosine: bool
+def test_losses_are_those_of_the_interests_that_targets_teach(
+    dictionary: str, posterior: str, taught: str, window: int, is_cosine: bool
 ):
     loss = LossConfig(item_similarity_is_cosine=is_cosine, item_temperature=0.5)
-    model = build(loss, dictionary=dictionary, posterior=posterior)
-    batch = training_batch(window=window)
+    model = build(loss, dictionary=dictionary, posterior=posterior, taught=taught, leads_to_region=is_cosine)
+    batch, place = training_batch(window=window), torch.zeros(1, 1, dtype=torch.int64)
     with torch.no_grad():
         losses, tokens = model(all_listed(), batch.places)
-        vectors = tokens.total
+        vectors, rows = tokens.total, model.source.rows(tokens)
         scored = normalize(vectors, dim=-1) if is_cosine else vectors
         interests = (
             CODES[:, :2].long() if dictionary == "codes" else model.source.dictionary.interests(scored)
         )
         reader = model.reader if posterior == "joint" else model.own_reader
-        at = 0
+        every = interests if dictionary == "codes" else torch.cartesian_prod(*[torch.arange(3)] * 2)
+        every = every.unique(dim=0)
+        at, others = 0, 0
         for row in ROWS:
             for t in range(1, len(row)):
                 history, targets = vectors[torch.tensor(row[:t])], row[t : t + window]
-                read = reader.scale * history + reader.places[:t]
+                read = DIM**0.5 * history + reader.places[:t]
                 state = reader.transformer(read[None])[0, -1]
+                surprise = {
+                    tuple(one.tolist()): model.posterior.loss(state[None], rows, one.view(1, 1, -1), place)
+                    for one in every
+                }
+                listed = sorted(surprise, key=lambda one: surprise[one].item())[:3]
                 of_items, of_interests = [], []
                 for target in targets:
-                    u = vector_of(model, history, question_of(model, tokens, interests[target]))
-                    scores = cosine_similarity(vectors, u[None]) if is_cosine else vectors @ u
-                    of_items.append(cross_entropy(scores / 0.5, torch.tensor(target)).item())
-                    told = interests[target].view(1, 1, -1)
-                    place = torch.zeros(1, 1, dtype=torch.int64)
-                    rows = model.source.rows(tokens)
-                    of_interests.append(model.posterior.loss(state[None], rows, told, place).item())
-                assert losses["items"][at].item() == pytest.approx(sum(of_items) / len(targets), rel=1e-3)
+                    own = tuple(interests[target].tolist())
+                    of_interests.append(surprise[own].item())
+                    candidates = [own] if taught == "own" or own in listed else listed
+                    others += candidates is listed
+                    each = []
+                    for one in candidates:
+                        u = vector_of(model, history, question_of(model, tokens, torch.tensor(one)))
+                        scores = (cosine_similarity(vectors, u[None]) if is_cosine else vectors @ u) / 0.5
+                        # The mean over two levels is half of -log p.
+                        worth = scores[target] - 2 * surprise[one].squeeze()
+                        each.append((worth.item(), cross_entropy(scores, torch.tensor(target)).item()))
+                    of_items.append(max(each)[1])
+                mean = sum(of_items) / len(targets)
+                assert losses["items"][at].item() == pytest.approx(mean, rel=1e-3, abs=1e-5)
                 mean = sum(of_interests) / len(targets)
                 assert losses["interests"][at].item() == pytest.approx(mean, rel=1e-3)
                 at += 1
     assert at == len(losses["items"])
+    assert (others > 0) == (taught == "listed")
     assert ("quantization" in losses) == (dictionary == "learned")
     assert losses.keys() == model.loss_weights.keys()
 
@@ -241,13 +260,13 @@ def test_interests_of_users_are_as_far_apart_as_codewords(quantised: Any):
 
 
 def test_free_questions_fall_together_where_users_have_fewer_interests():
-    """Nothing holds the vectors of the unquantised model apart: of four, two are nearly the same."""
+    """Nothing holds the vectors of the unquantised model apart: of four, two point nearly the same way."""
     model = planted_model(interests="free", num_interests=4)
     planted.trained(model, steps=120)
     rows, _ = planted.histories(64, 7)
     unit = normalize(planted.interests_of(model, rows), dim=-1)
     cosines = (unit @ unit.mT).masked_fill(torch.eye(4, dtype=torch.bool), -1.0)
-    assert cosines.flatten(1).amax(1).mean() > 0.9
+    assert cosines.flatten(1).amax(1).mean() > 0.75
 
 
 def test_the_dictionary_follows_interests_that_shift():
@@ -264,9 +283,9 @@ def test_the_dictionary_follows_interests_that_shift():
                 (encoded - dictionary.codewords[0][dictionary.interests(vectors)[:, 0]]).square().sum().item()
             )
 
-    planted.trained(model, steps=100, axes=[0, 1])
+    planted.trained(model, steps=100, rate=0.03, axes=[0, 1])
     before, retrieved = left(), planted.recall_of_interests(model, [2, 3])
-    planted.trained(model, steps=100, axes=[2, 3])
+    planted.trained(model, steps=100, rate=0.03, axes=[2, 3])
     assert left() < 0.6 * before
     assert retrieved < 0.1
     assert planted.recall_of_interests(model, [2, 3]) > 0.5

@@ -66,8 +66,19 @@ class InterestSource(nn.Module, ABC):
         flat = interests.reshape(-1, self.num_levels)
         return pick_codewords(self.rows(tokens).detach(), flat).view(*interests.shape[:-1], self.dim)
 
-    existing: Tensor | None = None
-    """(n,) numbers (`numbers_of`) of the interests that some item had at the last look at the catalogue."""
+    seen: Tensor | None = None
+    """What `existing` returns, once it is known."""
+
+    @abstractmethod
+    def existing(self, live: LiveCodes | None) -> Tensor | None:
+        """Return (n,) numbers (`numbers_of`) of the interests that items had at the last look at them.
+
+        None before the first look. They follow from what a checkpoint holds, so that a run that goes on
+        asks by the same interests as one that was never stopped.
+
+        Args:
+            live: codes of items; None where items have none.
+        """
 
     @abstractmethod
     def note_catalogue(self, vectors: Tensor, rows: slice, live: LiveCodes | None) -> dict[str, float]:
@@ -94,7 +105,7 @@ class LearnedInterests(InterestSource):
     """
 
     map: Tensor
-    """(N, C) int32."""
+    """(N, C) int32; -1 before the first look."""
     noted = ("interest_error", "interest_perplexity", "interest_moved")
 
     def __init__(self, config: DictionaryConfig, item_dim: int, num_items: int, device: str) -> None:
@@ -102,7 +113,7 @@ class LearnedInterests(InterestSource):
         self.dictionary = InterestDictionary(config, item_dim)
         self.num_levels, self.row_dim = config.num_levels, self.dictionary.dim
         self.dim = self.num_levels * self.row_dim
-        empty = torch.zeros(num_items, self.num_levels, dtype=torch.int32, device=device)
+        empty = torch.full((num_items, self.num_levels), -1, dtype=torch.int32, device=device)
         self.register_buffer("map", empty)
 
     def of_targets(self, tokens: Tokens, vectors: Tensor, targets: Tensor, items: Tensor) -> Labels:
@@ -128,7 +139,7 @@ class LearnedInterests(InterestSource):
         Returns:
             interest_error: share of the variance of encoded items that codewords leave.
             interest_perplexity: exp of the entropy of codewords over items, a mean over levels.
-            interest_moved: share of items whose interest is another than at the last look.
+            interest_moved: share of items whose interest is another than at the last look; 1 at the first.
         """
         parts = [self._look(part) for part in vectors.split(_ITEMS_AT_ONCE)]
         fresh = torch.zeros_like(self.map)
@@ -137,7 +148,7 @@ class LearnedInterests(InterestSource):
         moved = (fresh != self.map).any(1).double().mean()
         self.map.copy_(fresh)
         size = self.dictionary.config.codebook_size
-        self.existing = numbers_of(fresh, size).unique()
+        self.seen = numbers_of(fresh, size).unique()
         perplexities = [_perplexity(level, size) for level in fresh.T.long()]
         left, squares, number, *total = sum_over_ranks(
             torch.stack([sums for _, sums in parts]).sum(0)
@@ -145,6 +156,12 @@ class LearnedInterests(InterestSource):
         spread = squares - sum(each * each for each in total) / max(number, 1)
         told = (left / max(spread, 1e-12), float(torch.stack(perplexities).mean()), float(moved))
         return dict(zip(self.noted, told, strict=True))
+
+    def existing(self, live: LiveCodes | None) -> Tensor | None:
+        """See `InterestSource`: (n,) of the map."""
+        if self.seen is None and self.map.numel() and int(self.map[0, 0]) >= 0:
+            self.seen = numbers_of(self.map, self.dictionary.config.codebook_size).unique()
+        return self.seen
 
     def _look(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the interests (n, C) of (n, D) items, and sums (3 + d,) for the share of variance left."""
@@ -206,5 +223,11 @@ class CodeInterests(InterestSource):
     def note_catalogue(self, vectors: Tensor, rows: slice, live: LiveCodes | None) -> dict[str, float]:
         """See `InterestSource`; codes are what they are, and there is nothing to tell; (n, D) vectors."""
         assert live is not None, "a config without codes is refused"
-        self.existing = numbers_of(live.codes[:, : self.num_levels], live.tables.num_rows).unique()
+        self.seen = numbers_of(live.codes[:, : self.num_levels], live.tables.num_rows).unique()
         return {}
+
+    def existing(self, live: LiveCodes | None) -> Tensor | None:
+        """See `InterestSource`: (n,); there are codes before the first look, too."""
+        if self.seen is None:
+            self.note_catalogue(torch.empty(0), slice(0), live)
+        return self.seen

@@ -12,10 +12,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from trec_semid.core.config import faults_of_unread
 from trec_semid.data.retrieval.places import Places
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.dropout import Dropout
-from trec_semid.layers.interests.asked_history import AskedHistory, causal_mask
+from trec_semid.layers.interests.pooled_history import PooledHistory, causal_mask
 from trec_semid.models.dictionary.dictionary import DictionaryConfig
 from trec_semid.models.dictionary.posterior import (
     Chosen,
@@ -36,7 +37,12 @@ class GemirecConfig(RetrieverConfig):
 
     kind: Literal["gemirec"] = "gemirec"
     transformer: TransformerConfig = TransformerConfig.model_validate({})
-    """That reads histories; the block that asks them has its heads, widths and rates."""
+    """That reads histories."""
+    hidden_dim: PositiveInt | None = None
+    """H of the attention that answers questions; four times the width where not given."""
+    leads_to_region: bool = True
+    """Whether a vector has a part of the interest alone, b * R q_m. It holds the vectors of a user apart;
+    without it they overlap more and learn faster."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Of what is read."""
     num_interests: PositiveInt = 4
@@ -49,6 +55,9 @@ class GemirecConfig(RetrieverConfig):
     """Whether the dictionary learns, or the first codes of semantic IDs are interests."""
     interest: DictionaryConfig = DictionaryConfig.model_validate({})
     """Sizes of the dictionary; of codes the number of levels alone counts."""
+    taught: Literal["own", "listed"] = "listed"
+    """Which interest a target teaches: its own, though the user be never asked by that; or, of the M that
+    the user is asked by, its own or else the one that scores it highest."""
     posterior: Literal["joint", "decoupled"] = "joint"
     """Whether the posterior reads the histories' states and teaches them, or has an encoder of its own over
     item vectors that it does not move, so that the two are updated apart, as published."""
@@ -67,7 +76,7 @@ class GemirecConfig(RetrieverConfig):
 
 @final
 class HistoryReader(nn.Module):
-    """x_t = dropout(sqrt(D) v_t + pos_t), h = causal transformer(x), as SASRec reads."""
+    """x_t = dropout(v_t + pos_t / sqrt(D)), h = causal transformer(sqrt(D) x), as SASRec reads."""
 
     def __init__(self, config: GemirecConfig, *, max_len: int, dim: int) -> None:
         super().__init__()
@@ -78,8 +87,8 @@ class HistoryReader(nn.Module):
 
     def forward(self, histories: Tensor, _: Tensor) -> Tensor:
         """Return (B, L, 2 D), h_t beside x_t, from (B, L, 1, D)."""
-        read = self.drop(self.scale * histories.squeeze(2) + self.places[: histories.shape[1]])
-        return torch.cat([self.transformer(read), read], dim=2)
+        read = self.drop(histories.squeeze(2) + self.places[: histories.shape[1]] / self.scale)
+        return torch.cat([self.transformer(self.scale * read), read], dim=2)
 
     def read(self, vectors: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         """Return h (P, D) at the places that predict, and x (B, L, D).
@@ -95,12 +104,22 @@ class HistoryReader(nn.Module):
 
 @final
 class GemirecModel(RetrievalModel):
-    """u_m = ask(h_t + W norm(e_m); x_1 .. x_t), score = max over the user's m of u_m . v + log p(m | h).
+    """u_m = sum_s a_ms x_s + g * h_t + b * R q_m, a_m = softmax over s <= t of q_m . tanh(W (x_s + pos_s)).
 
-    loss = -log softmax(u_m(v) . V)[v] of the target's own interest m(v) (teacher forcing)
-    + w_g (-log p(m(v) | h)) + w_q quantisation loss + w_s (-log softmax(h_t . V)[v]). Source: GemiRec, 2025.
-    Dictionary (IDMM), posterior (MIPDM) and retrieval conditioned on an interest (MIRM) are the paper's;
-    networks, losses and sizes are not public, and these are ours.
+    q_m = Q norm(e_m). score = max_m u_m . v + log p(m | h) over the user's M likeliest interests S(h). With
+    m(v) the interest of an item, a target v teaches s(v): m(v) where that is in S(h), else the m in S(h) that
+    scores it highest.
+
+    loss = -log softmax(u_s(v) . V)[v] + w_g (-log p(m(v) | h)) + w_q quantisation loss
+    + w_s (-log softmax(h_t . V)[v]).
+
+    So what is trained is what lists are made of. By its own interest always (`taught = "own"`, teacher
+    forcing) all targets whose interest is not in S(h) teach what nobody is asked by. Attention whose heads
+    are made of codewords answers with a mean of items, which lies among these from the first step. R q_m
+    leads to the region of the interest, whatever the history, and holds interests apart. Source: GemiRec,
+    2025. Dictionary (IDMM), posterior (MIPDM) and retrieval conditioned on an interest (MIRM) are the
+    paper's; networks, losses and sizes are not public: these are ours, the attention after ComiRec-SA
+    (`PooledHistory`).
     """
 
     def __init__(self, items: ItemTokens, config: GemirecConfig, frame: Frame) -> None:
@@ -108,16 +127,26 @@ class GemirecModel(RetrievalModel):
         self.items, self.config, self.loss_config = items, config, frame.loss
         dim = frame.dim
         self.reader = HistoryReader(config, max_len=frame.max_len, dim=dim)
-        self.asker = AskedHistory(dim, config.transformer)
+        hidden_dim = config.hidden_dim or 4 * dim
+        self.pooled = PooledHistory(dim, hidden_dim, frame.max_len)
+        # From 0: interests begin as means of items, and state and region come in as far as they pay.
+        self.state_gate, self.region = nn.Parameter(torch.zeros(dim)), None
         self.loss_weights = {"items": frame.loss.item_weight}
         self.source, self.own_reader, self.posterior = None, None, None
+        std = math.sqrt(2 / hidden_dim)  # of a question's parts, as `xavier_normal_` has it for a few heads
+        if config.leads_to_region:
+            self.region_gate = nn.Parameter(torch.zeros(dim))
+            self.region = nn.Linear(hidden_dim, dim, bias=False)
+            nn.init.normal_(self.region.weight, std=math.sqrt(0.5))  # its parts are then 1 long
         if config.interests == "free":
-            self.questions = nn.Parameter(torch.randn(config.num_interests, dim))
+            self.questions = nn.Parameter(torch.randn(config.num_interests, hidden_dim) * std)
             return
         self.source = source = _source(items, config, frame)
         self.noted = source.noted
-        # Codewords are as long as encoded items happen to be: the norm makes questions count like states.
-        self.ask_by = nn.Sequential(nn.LayerNorm(source.dim), nn.Linear(source.dim, dim, bias=False))
+        # Codewords are as long as encoded items happen to be: the norm makes questions count alike.
+        ask = nn.Linear(source.dim, hidden_dim, bias=False)
+        self.ask_by = nn.Sequential(nn.LayerNorm(source.dim), ask)
+        nn.init.normal_(ask.weight, std=std / math.sqrt(source.dim))
         if config.state_weight:
             self.loss_weights["states"] = config.state_weight
         if config.dictionary == "learned":
@@ -146,13 +175,12 @@ class GemirecModel(RetrievalModel):
         vectors, targets = self.item_vectors(tokens), places.targets
         states, memory = self.reader.read(tokens.total, places)
         if self.source is None:
-            queries = self._vectors_of(self.questions.expand(len(states), -1, -1), states, memory, places)
+            asked = self.questions.expand(len(states), -1, -1)
+            queries = self._vectors_of(asked, states, memory, places)
             own = losses_of_chosen(queries, vectors, chosen_interests(queries, vectors, targets), places)
             return {"items": mean_of_targets(own, targets)}, tokens
         labels = self.source.of_targets(tokens, vectors, targets, listed.rows)
-        asked = self.ask_by(self.source.embed(tokens, labels.interests))
-        queries = self._vectors_of(asked, states, memory, places)
-        losses = {"items": losses_of_own(queries, vectors, places)}
+        losses = {"items": self._item_losses(tokens, vectors, (states, memory), labels.interests, places)}
         if self.config.state_weight:
             by_state = query_vectors(states, self.loss_config)
             losses["states"] = item_losses(by_state, vectors, targets, places)
@@ -163,6 +191,26 @@ class GemirecModel(RetrievalModel):
             rows = self.source.rows(tokens)
             losses["interests"] = self.posterior.loss(seen, rows, labels.interests, targets)
         return {name: mean_of_targets(each, targets) for name, each in losses.items()}, tokens
+
+    def _item_losses(
+        self,
+        tokens: Tokens,
+        vectors: Tensor,
+        read: tuple[Tensor, Tensor],
+        interests: Tensor,
+        places: Places,
+    ) -> Tensor:
+        """Return (P, W): losses over items of vectors (U, D), of targets of interests (P, W, C)."""
+        assert self.source is not None, "free interests are nobody's own"
+        states, memory = read
+        if self.posterior is None or self.config.taught == "own":
+            asked = self.ask_by(self.source.embed(tokens, interests))
+            return losses_of_own(self._vectors_of(asked, states, memory, places), vectors, places)
+        chosen = self._chosen(self.source, tokens, states, places)
+        asked = self.ask_by(self.source.embed(tokens, chosen.interests))
+        queries = self._vectors_of(asked, states, memory, places)
+        taught = taught_interests(queries, vectors, interests, chosen, places.targets)
+        return losses_of_chosen(queries, vectors, taught, places)
 
     def queries(self, tokens: Tokens, places: Places) -> Queries:
         """Return the interests (B, M, D) of the B users whose histories are given, and how likely they are.
@@ -197,7 +245,7 @@ class GemirecModel(RetrievalModel):
             (len(seen), source.num_levels, size),
             num_interests=self.config.num_interests,
             width=self.config.interest_beam,
-            existing=source.existing,
+            existing=source.existing(self.items.live),
             device=seen.device,
         )
 
@@ -208,22 +256,50 @@ class GemirecModel(RetrievalModel):
         return self.own_reader.read(tokens.total.detach(), places)[0]
 
     def _vectors_of(self, asked: Tensor, states: Tensor, memory: Tensor, places: Places) -> Tensor:
-        """Return (P, n, D), what items are multiplied with, of (P, n, D) questions and (P, D) states."""
-        asked = asked + states.unsqueeze(1)
+        """Return (P, n, D), what items are multiplied with, of (P, n, H) questions and (P, D) states."""
         num_rows, length = memory.shape[:2]
         if len(asked) <= num_rows:  # one place a row at most: no grid of places that do not ask
             rows, at = places.predicting // length, places.predicting % length
             mask = torch.arange(length, device=at.device) <= at[:, None, None]
-            answered = self.asker(asked.unsqueeze(1), memory[rows], mask).squeeze(1)
-            return query_vectors(answered, self.loss_config)
+            answered = self.pooled(asked.unsqueeze(1), memory[rows], mask).squeeze(1)
+            return self._query_vectors(answered, asked, states)
         grid = asked.new_zeros(num_rows * length, *asked.shape[1:]).index_copy(0, places.predicting, asked)
         grid = grid.unflatten(0, (num_rows, length))
         parts: list[Tensor] = []
         for rows, longest in places.by_length():
-            own = self.asker(grid[rows, :longest], memory[rows, :longest], causal_mask(longest, grid.device))
+            mask = causal_mask(longest, grid.device)
+            own = self.pooled(grid[rows, :longest], memory[rows, :longest], mask)
             parts.append(pad(own, (0, 0, 0, 0, 0, length - longest)))
         answered = torch.cat(parts)[places.order.argsort()].flatten(0, 1)[places.predicting]
-        return query_vectors(answered, self.loss_config)
+        return self._query_vectors(answered, asked, states)
+
+    def _query_vectors(self, answered: Tensor, asked: Tensor, states: Tensor) -> Tensor:
+        """Return (P, n, D) of answers (P, n, D), questions (P, n, H) and states (P, D)."""
+        vectors = answered + self.state_gate * states.unsqueeze(1)
+        if self.region is not None:
+            vectors = vectors + self.region_gate * self.region(asked)
+        return query_vectors(vectors, self.loss_config)
+
+
+@torch.no_grad()
+def taught_interests(
+    queries: Tensor, vectors: Tensor, interests: Tensor, chosen: Chosen, targets: Tensor
+) -> Tensor:
+    """Return (P, W) int64: of a place's M interests the one that each target teaches.
+
+    Its own where it is among them, else argmax_m u_m . v + log p(m | h), the likelier of equals.
+
+    Args:
+        queries: (P, M, D) of the chosen.
+        vectors: (U, D) of the listed items.
+        interests: (P, W, C) of the targets.
+        chosen: of the places; each has one at least.
+        targets: (P, W) positions among the listed items; of -1 the choice means nothing.
+    """
+    is_own = (chosen.interests.unsqueeze(1) == interests.unsqueeze(2)).all(3)
+    scores = torch.einsum("pmd,pwd->pwm", queries.float(), vectors[targets.clamp(min=0)].float())
+    scores = scores.masked_fill(is_own, torch.inf) + chosen.log_probs.unsqueeze(1)
+    return scores.nan_to_num(nan=-torch.inf).argmax(2)
 
 
 def _source(items: ItemTokens, config: GemirecConfig, frame: Frame) -> InterestSource:
@@ -259,6 +335,7 @@ class Gemirec(Retriever[GemirecConfig]):
     def faults(self, frame: Frame) -> list[str]:
         """See `Retriever`: a dictionary of codes needs codes, a beam as much width as it has interests."""
         faults, config = super().faults(frame), self.config
+        faults += self._faults_of_unread()
         if config.interests == "free":
             return faults
         if config.dictionary == "codes" and not frame.has_codes:
@@ -276,6 +353,29 @@ class Gemirec(Retriever[GemirecConfig]):
                 f"model.interest_beam: {config.interest_beam} prefixes are few for {config.num_interests} "
                 f"interests: set {config.num_interests} or more"
             )
+        return faults
+
+    def _faults_of_unread(self) -> list[str]:
+        """Return what the arm does not read: not every one has a dictionary, a posterior, or levels."""
+        config, generated = self.config, "set model.interests = 'generated'"
+        of_posterior = ["posterior", "posterior_temperature", "posterior_weight", "taught", "interest_beam"]
+        of_dictionary = ["dictionary", "interest", "quantization_weight", "state_weight"]
+        if config.interests == "free":
+            because = "free interests are of no dictionary and no posterior"
+            return faults_of_unread(config, "model", [*of_dictionary, *of_posterior], because, generated)
+        faults: list[str] = []
+        if config.interests == "history":
+            because = "the interests of a history are counted, not predicted"
+            faults += faults_of_unread(config, "model", of_posterior, because, generated)
+        if config.dictionary == "codes":
+            of_learned = sorted(set(DictionaryConfig.model_fields) - {"num_levels"})
+            because, learned = "codes are read, not learnt", "set model.dictionary = 'learned'"
+            faults += faults_of_unread(config.interest, "model.interest", of_learned, because, learned)
+            faults += faults_of_unread(config, "model", ["quantization_weight"], because, learned)
+        elif config.interests == "generated" and config.interest.num_levels == 1:
+            because = "one level needs no beam"
+            raised = "raise model.interest.num_levels"
+            faults += faults_of_unread(config, "model", ["interest_beam"], because, raised)
         return faults
 
     def build(self, items: ItemTokens, frame: Frame) -> GemirecModel:
