@@ -71,14 +71,15 @@ def likeliest_interests(
 ) -> Chosen:
     """Return the M distinct interests of highest log-probability that a beam over levels finds.
 
-    With one level, or a width of K^(C - 1) or more, they are exactly the likeliest.
+    With one level, or a width of K^(C - 1) or more, they are exactly the likeliest; of those that exist, with
+    as much width as there are of them. A prefix that none of them begins with takes no place in the beam.
 
     Args:
         next_log_probs: the posterior.
         sizes: B, C, K.
         num_interests: M.
         width: prefixes that go on to the next level.
-        existing: (n,) numbers of the interests that may be returned; any where not given.
+        existing: (n,) numbers of the interests that may be returned, ascending; any where not given.
         device: where.
     """
     num_users, num_levels, size = sizes
@@ -87,10 +88,12 @@ def likeliest_interests(
     for level in range(num_levels):
         totals = beams.scores.unsqueeze(2) + next_log_probs(level, beams)
         is_last = level == num_levels - 1
-        if is_last and existing is not None:
+        if existing is not None:
             before = numbers_of(beams.codes, size) if level else nothing.expand(-1, totals.shape[1])
             numbers = before.unsqueeze(2) * size + torch.arange(size, device=device)
-            totals = totals.masked_fill(~torch.isin(numbers, existing), -torch.inf)
+            # The number of a tuple begins with that of its prefix, in digits of base K.
+            prefixes = (existing // size ** (num_levels - 1 - level)).unique_consecutive()
+            totals = totals.masked_fill(~torch.isin(numbers, prefixes), -torch.inf)
         flat = totals.flatten(1)
         scores, cells = flat.topk(min(num_interests if is_last else width, flat.shape[1]))
         parents, codes = cells // size, cells % size
