@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import Field
 from rich.table import Table
 
 from trec_semid.core.config import Config, Place
@@ -35,7 +36,7 @@ from trec_semid.tokenizers.inputs.contents import Contents
 from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
 from trec_semid.tokenizers.maps.coefficients import coefficient_schema, coefficient_table
 from trec_semid.tokenizers.maps.origin import Named
-from trec_semid.tokenizers.maps.record import TOKENIZER, write_record
+from trec_semid.tokenizers.maps.record import QUALITY, TOKENIZER, write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, expect_finished
 from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
@@ -57,6 +58,11 @@ class AssignConfig(Config):
     """Folder to write; one that an earlier assign wrote is replaced."""
     item_id: str = "item_id"
     """Column of the ids."""
+    update_rate: float = Field(0.0, ge=0, le=1)
+    """How far directions move towards new items once these have their codes, 0 not at all; of a tokenizer
+    that moves slowly under stored codes (`cosine_rq`, as far as its `max_drift` lets it). `out` then has
+    existing items with the codes that they had, new items, and the tokenizer that moved: it is the next
+    `tokenizer`."""
     columns: dict[str, str] = {}
     """Modality = column of its vectors; a modality that is not named here has a column of its own name."""
 
@@ -90,6 +96,7 @@ def _run(config: AssignConfig) -> Assigned:
         _log.info("%s is already done", config.out)
         return Assigned(config.out, RunFolder(config.out, "assign").read_json(_DRIFT))
     tokenizer = load_tokenizer(source.path("tokenizer"))
+    update = _Update(tokenizer, config.update_rate) if config.update_rate else None
     columns = _columns(config, tokenizer)
     existing = read_existing(source.path(FILE), tokenizer.codebook_sizes)
     num_items = check_ids(parts, config.item_id, existing)
@@ -97,12 +104,19 @@ def _run(config: AssignConfig) -> Assigned:
         chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
         with _writers(staging, tokenizer) as writers, working("assign", num_items) as work:
+            if update:
+                _copy_existing(source, writers)
             for chunk in chunks:
-                tables = _assign(chunk, config.item_id, columns, tokenizer, meter)
+                contents = _contents(chunk, columns, tokenizer)
+                tables = _assign(chunk, config.item_id, contents, tokenizer, meter)
                 for writer, table in zip(writers, tables, strict=True):
                     writer.write_table(table)
+                if update:
+                    update.add(contents)
                 work.advance(chunk.table.num_rows)
         drift = _describe(config, quality, inputs, meter.report(existing.keys), existing)
+        if update:
+            drift["update"] = update.write(staging, quality)
         _finish(config, staging, of, drift)
     say(summary(drift))
     _log.info("wrote %s", config.out)
@@ -174,10 +188,9 @@ def _writers(folder: str, tokenizer: Tokenizer) -> Iterator[list[pq.ParquetWrite
 
 @torch.no_grad()
 def _assign(
-    chunk: Chunk, id_column: str, columns: Mapping[str, str], tokenizer: Tokenizer, meter: DriftMeter
+    chunk: Chunk, id_column: str, contents: Contents, tokenizer: Tokenizer, meter: DriftMeter
 ) -> list[pa.Table]:
     """Return the rows of the map and, where codes do not say all, of what is stored beside them."""
-    contents = _contents(chunk, columns, tokenizer)
     chosen = tokenizer.encode(contents)
     errors = measure(tokenizer, contents, chosen).errors
     codes = chosen.numpy().astype(np.int32)
@@ -189,6 +202,53 @@ def _assign(
     table = pa.table({"item_id": ids, "codes": lists}, metadata={"codebook_sizes": sizes})
     beside = tokenizer.coefficients(contents, chosen)
     return [table, *([] if beside is None else [coefficient_table(ids, beside.numpy())])]
+
+
+class _Update:
+    """Moves a tokenizer's directions by new items, which have the codes of before."""
+
+    def __init__(self, tokenizer: Tokenizer, rate: float) -> None:
+        """Take a tokenizer that can move.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        self._tokenizer, self._rate = tokenizer, rate
+        widths = tokenizer.dims.values()
+        none = Contents(
+            tuple(torch.zeros(0, width) for width in widths), torch.zeros(0, len(widths), dtype=torch.bool)
+        )
+        sums = tokenizer.sums_for_update(none)
+        if sums is None:
+            kind = tokenizer.config.model_dump()["kind"]
+            raise ConfigError(
+                f"update_rate: codes of '{kind}' cannot move under stored ones: set update_rate = 0, or "
+                "tokenize with cosine_rq."
+            )
+        self._sums = sums
+
+    def add(self, contents: Contents) -> None:
+        """Take in some new items."""
+        sums = self._tokenizer.sums_for_update(contents)
+        assert sums is not None, "asked before"
+        self._sums += sums
+
+    def write(self, folder: str, quality: Mapping[str, Any]) -> dict[str, Any]:
+        """Move, write the tokenizer and what is known of the items it was fitted on; return what moved."""
+        moved = self._tokenizer.move(self._sums, self._rate)
+        self._tokenizer.save(join(folder, TOKENIZER))
+        told = {"rate": self._rate, **moved._asdict()}
+        RunFolder(folder, "assign").write_json(QUALITY, {**quality, "update": told})
+        return told
+
+
+def _copy_existing(source: RunFolder, writers: Sequence[pq.ParquetWriter]) -> None:
+    """Write what existing items have: their codes, and what is stored beside them, stay as they are."""
+    for name, writer in zip((FILE, COEFFICIENTS), writers, strict=False):
+        fs, inner = arrow_filesystem(source.path(name))
+        with pq.ParquetFile(inner, filesystem=fs) as existing:
+            for batch in existing.iter_batches(columns=writer.schema.names):
+                writer.write_table(pa.Table.from_batches([batch]).cast(writer.schema))
 
 
 def _contents(chunk: Chunk, columns: Mapping[str, str], tokenizer: Tokenizer) -> Contents:

@@ -4,7 +4,7 @@ Legend: B items, L levels (= positions R), K codes, D = sum of the modalities' w
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_inputs
 from trec_semid.tokenizers.inputs.fusion import Channel, Fusion, FusionConfig
 from trec_semid.tokenizers.inputs.shards import copy_from, my_rank, refusing_together, sum_over_ranks
-from trec_semid.tokenizers.tokenizer import Additive, FitReport, Tokenizer
+from trec_semid.tokenizers.tokenizer import Additive, FitReport, Moved, Tokenizer
 
 _BITS = {"none": 0, "float16": 16, "uint8": 8, "uint4": 4}
 
@@ -44,16 +44,6 @@ class CosineRqConfig(FusionConfig):
     """Lloyd steps of each level before clusters are balanced."""
     items_per_code: PositiveInt = 256
     """Clusters are fitted on at most so many items for each code, drawn at random."""
-
-
-class Moved(NamedTuple):
-    """What an update did to the directions."""
-
-    largest: float
-    """Farthest that one is now from where it was fitted, at most `max_drift`."""
-    num_moved: int
-    num_at_bound: int
-    """Those that `max_drift` held back. When they are many it is time to fit again and encode all items."""
 
 
 @final
@@ -197,21 +187,37 @@ class CosineRq(Tokenizer):
             contents: of new items, this rank's; all ranks call together.
             rate: 0 moves nothing, 1 forgets the old direction.
         """
-        before = self.codebooks.clone()
+        return self.move(sum_over_ranks(self.sums_for_update(contents)), rate)
+
+    @torch.no_grad()
+    def sums_for_update(self, contents: Contents) -> Tensor:
+        """Return (L, K, D): sums of the directions of what is left of items at each level, by their codes.
+
+        Those of several batches of new items add up to those of all of them, as long as nothing moves.
+
+        Args:
+            contents: of (B,) items.
+        """
+        sums = torch.zeros_like(self.codebooks)
         for index, channel in enumerate(self.fusion.channels):
             has = self.fusion.at_positions(contents.present)[:, channel.positions.start]
             left = self._inputs(contents)[index][has]
             for position in range(channel.positions.start, channel.positions.stop):
-                book = before[position, :, : channel.dim]
+                book = self.codebooks[position, :, : channel.dim]
                 projected = project_levels(left, book.unsqueeze(0))
-                sums = torch.zeros_like(book).index_add_(0, projected.codes[:, 0], normalize(left, dim=1))
-                means = normalize(sum_over_ranks(sums), dim=1)
-                is_met = means.any(1, keepdim=True)
-                moved = normalize(torch.where(is_met, torch.lerp(book, means, rate), book), dim=1)
-                fitted = self.fitted[position, :, : channel.dim]
-                moved = _held_near(moved, fitted, self.rq_config.max_drift)
-                self.codebooks[position, :, : channel.dim] = torch.where(is_met, moved, book)
+                sums[position, :, : channel.dim].index_add_(0, projected.codes[:, 0], normalize(left, dim=1))
                 left = projected.left
+        return sums
+
+    @torch.no_grad()
+    def move(self, sums: Tensor, rate: float) -> Moved:
+        """Move directions by sums (L, K, D) over all new items; see `update`."""
+        before, means = self.codebooks.clone(), normalize(sums, dim=2)
+        is_met = means.any(2, keepdim=True)
+        moved = normalize(torch.where(is_met, torch.lerp(before, means, rate), before), dim=2)
+        for level, fitted in enumerate(self.fitted):
+            held = _held_near(moved[level], fitted, self.rq_config.max_drift)
+            self.codebooks[level] = torch.where(is_met[level], held, before[level])
         apart = (self.codebooks - self.fitted).norm(dim=2)
         at_bound = apart >= self.rq_config.max_drift * (1 - 1e-3)
         return Moved(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.standardise import Standardiser
@@ -35,6 +36,16 @@ class Additive(NamedTuple):
     """(R, K, E), E the width of the decoder's input: what is quantised, channels side by side."""
     grid: Tensor | None
     """(2, R): a_r = grid[0, r] + grid[1, r] * what is stored beside a code; None where a_r is 1."""
+
+
+class Moved(NamedTuple):
+    """What an update did to the directions of a codebook."""
+
+    largest: float
+    """Farthest that one is now from where it was fitted, at most `max_drift`."""
+    num_moved: int
+    num_at_bound: int
+    """Those that `max_drift` held back. When they are many it is time to fit again and encode all items."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -102,6 +113,23 @@ class Tokenizer(nn.Module, ABC):
         """Return (B, R) what is stored beside codes (B, R), float16 or uint8; None where codes say all."""
         del contents, codes
         return None
+
+    def sums_for_update(self, contents: Contents) -> Tensor | None:
+        """Return (R, K, D), what (B,) new items give `move`, summed over batches; None where no code can."""
+        del contents
+        return None
+
+    def move(self, sums: Tensor, rate: float) -> Moved:
+        """Move codes by what new items gave, so that stored codes still mean what they did, up to a bound.
+
+        Args:
+            sums: (R, K, D) of `sums_for_update`, over all of them.
+            rate: 0 moves nothing, 1 forgets where codes were.
+
+        Raises:
+            ConfigError: no code can.
+        """
+        raise ConfigError(f"codes of '{self.config.model_dump()['kind']}' cannot move under stored ones.")
 
     def additive(self) -> Additive | None:
         """Return what each code adds to what it is decoded to; None where a decoder is no sum."""
