@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig
 from trec_semid.models.hymirec.refined_half import RefinedHalf, recent_places
@@ -61,3 +63,28 @@ def test_with_small_additions_the_language_model_stays_as_it_is(path: str):
     assert [
         name for name, weight in refined.named_parameters() if name in learning and weight.grad is None
     ] == []
+
+
+def test_a_pretrained_model_is_the_folder_s_and_small_additions_begin_at_nothing(path: str, tmp_path: Path):
+    """Also where layers are computed again in backward."""
+    torch.manual_seed(7)
+    saved = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(path))
+    saved.save_pretrained(tmp_path)
+    plain = half(str(tmp_path), pretrained=True)
+    added = half(str(tmp_path), pretrained=True, lora_rank=2, checkpoints_gradients=True)
+    for part in ("into", "out"):
+        getattr(added.backbone, part).load_state_dict(getattr(plain.backbone, part).state_dict())
+    with torch.no_grad():
+        added.queries.copy_(plain.queries)
+    own = plain.backbone.model.state_dict()
+    weights = {name: each for name, each in saved.state_dict().items() if name in own and "wte" not in name}
+    compared = {name for name in weights if "embed_tokens" not in name}
+    assert len(compared) > 10
+    for name in compared:
+        torch.testing.assert_close(own[name], weights[name], rtol=0, atol=0)
+    inputs = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool), torch.randn(2, 2, 8)
+    torch.testing.assert_close(added.train()(*inputs), plain.train()(*inputs))
+    added(*inputs).square().sum().backward()
+    learning = [weight.grad for name, weight in added.named_parameters() if "lora_B" in name]
+    assert learning
+    assert all(gradient is not None and gradient.any() for gradient in learning)
