@@ -1,12 +1,12 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
 
 from trec_semid.core.config import (
@@ -15,7 +15,9 @@ from trec_semid.core.config import (
     config_checksum,
     dump_toml,
     faults_of_unread,
+    is_saved,
     load_config,
+    load_saved,
     toml_value,
 )
 from trec_semid.core.errors import ConfigError
@@ -172,6 +174,33 @@ def test_tag_of_no_method_lists_those_there_are(tmp_path: Path):
 def test_key_of_another_method_of_the_union_is_unknown(tmp_path: Path):
     message = refused(tmp_path, "[tokenizer]\nkind = 'kmeans'\nlevel = 2")
     assert "did you mean 'levels'?" in message
+
+
+class Pair(Config):
+    job: Job = Job()
+    first: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self, info: ValidationInfo) -> Self:
+        if not is_saved(info) and (faults := self.faults_together()):
+            raise ValueError(faults[0])
+        return self
+
+    def faults_together(self) -> list[str]:
+        return ["first: set first = 0"] if self.first else []
+
+
+def test_what_a_run_has_is_read_though_it_is_refused_today(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    kinds = "[job.tokenizer]\nkind = 'kmeans'\nlevels = 5\nturns = 3\n[job.rules.a]\nwidth = 1\n"
+    saved = file(tmp_path, f"first = 2\nold = 1\n{kinds}")
+    with pytest.raises(ConfigError, match="unknown key"):
+        load_config(Pair, [saved])
+    config = load_saved(Pair, saved)
+    assert (config.first, config.job.tokenizer, config.job.rules) == (2, Kmeans(levels=5), {"a": Rule()})
+    told = [record.message.removeprefix(f"{saved}: ").partition(":")[0] for record in caplog.records]
+    assert sorted(told) == ["first", "job.rules.a.width", "job.tokenizer.turns", "old"]
+    with pytest.raises(ConfigError, match=r"levels.*less than or equal to 8"):
+        load_saved(Pair, file(tmp_path, "[job.tokenizer]\nkind = 'kmeans'\nlevels = 50\n"))
 
 
 def test_config_cannot_be_changed():

@@ -9,13 +9,16 @@ from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.jobs.retrieve import run
 
+SEVERAL = {"kind": "comirec", "num_interests": 3, "dropout": 0.0}
+
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
     problem = write_problem(str(tmp_path_factory.mktemp("members")))
     folder = tmp_path_factory.mktemp("runs")
-    for seed in (0, 1):
-        run(retrieve_config(problem, str(folder / str(seed)), seed=seed, train={"max_epochs": 2}))
+    # One state a user in the first, several interests in the second.
+    for number, changes in enumerate(({}, {"model": SEVERAL, "loss": {"code_weight": 0.0}})):
+        run(retrieve_config(problem, str(folder / str(number)), train={"max_epochs": 2}, **changes))
     return problem, [str(folder / "0"), str(folder / "1")]
 
 

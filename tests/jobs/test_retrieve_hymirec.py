@@ -1,11 +1,13 @@
 """HyMiRec from end to end: trained, gone on with, asked again, planned, on one rank and on several."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 import transformers
 
@@ -75,15 +77,25 @@ def of_lm(path: str, **settings: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("light_reads", ["rows", "codebook"])
-def test_it_is_trained_asked_again_and_planned(problem: dict[str, Any], tmp_path: Path, light_reads: str):
+def test_it_is_trained_asked_again_and_planned(
+    problem: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], light_reads: str
+):
     given = of_problem(problem, changes(light_reads=light_reads, coarse_weight=0.2))
     config = retrieve_config(problem, str(tmp_path / "run"), **given)
     metrics = run(config).metrics
     losses = losses_of(config.run)
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     assert 0 < metrics["test/recall@10"] <= 1
+    # An older version had a key that there is no more, and took keys that make no sense together today.
+    saved = Path(config.run, "config.toml")
+    older = tomllib.loads(saved.read_text())
+    older["model"]["depth"], older["loss"]["code_temperature"] = 3, 0.3
+    saved.write_text(tomli_w.dumps(older))
     again = evaluate.EvaluateConfig.model_validate({"run": str(tmp_path / "again"), "runs": [config.run]})
     assert evaluate.run(again).metrics == pytest.approx(metrics, abs=1e-6)
+    told = "".join(capsys.readouterr().err.split())  # the console breaks lines
+    assert "model.depth:thereisnosuchkeyanymore" in told
+    assert "leaveoutloss.code_temperature(readallthesame" in told
     file = tmp_path / "retrieve.toml"
     file.write_text(dump_toml(config))
     sets = ['cluster="configs/cluster/h100_1x8.toml"', f"out={tmp_path}/plan.json"]

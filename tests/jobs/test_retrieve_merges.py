@@ -17,7 +17,7 @@ from trec_semid.jobs import evaluate
 from trec_semid.jobs.retrieve import run
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.search.interests import InterestSearch
-from trec_semid.training.retrieval import merging
+from trec_semid.training.retrieval import merging, setup
 
 COMIREC: dict[str, Any] = {"model": {"kind": "comirec", "num_interests": 3}, "loss": {"code_weight": 0.0}}
 LIST_METRICS = {"category_field": "genres", "distance": True, "num_users": 40}
@@ -268,10 +268,16 @@ def test_a_finished_run_without_probabilities_is_not_asked_to_weigh(world: World
     assert not (tmp_path / "r").exists()
 
 
-def test_more_lists_of_an_index_than_items_are_refused(world: World, tmp_path: Path):
-    settings = {"index": {"kind": "ivf", "nlist": 10_000}}
+@pytest.mark.parametrize(
+    ("ranks", "nlist", "told"), [(1, 10_000, "10000 lists of 40 items"), (4, 20, "20 lists of 10 items")]
+)
+def test_more_lists_of_an_index_than_items_of_a_rank_are_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, nlist: int, told: str
+):
+    monkeypatch.setattr(setup, "num_ranks", lambda: ranks)
+    settings = {"index": {"kind": "ivf", "nlist": nlist, "nprobe": 1}}
     config = {"run": str(tmp_path / "r"), "runs": [world[1]], "retrieval": settings}
-    with pytest.raises(ConfigError, match=r"evaluation\.index\.nlist: 10000 lists of 40 items of a rank"):
+    with pytest.raises(ConfigError, match=rf"evaluation\.index\.nlist: {told} of a rank"):
         evaluate.run(evaluate.EvaluateConfig.model_validate(config))
     assert not (tmp_path / "r").exists()
 

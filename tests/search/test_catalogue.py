@@ -12,6 +12,7 @@ from trec_semid.search.catalogue import (
     build_catalogue,
     load_catalogue,
     save_catalogue,
+    shortest_stretch,
     stretch_of,
 )
 
@@ -102,6 +103,7 @@ def test_stretches_are_the_catalogue_and_ask_for_equally_many_items(monkeypatch,
         assert stretch.is_shared == (world_size > 1)
         parts.append(stretch.vectors)
         shown.append(model.shown)
+    assert shortest_stretch(world_size, num_items) == min(len(part) for part in parts if len(part))
     expected = torch.tensor([[i, 2.0 * i] for i in range(num_items)])
     torch.testing.assert_close(torch.cat(parts), expected, rtol=0, atol=0)
     assert all(each == shown[0] for each in shown)

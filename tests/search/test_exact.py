@@ -15,14 +15,19 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("penalties", [None, 0.5 * (torch.arange(ITEMS) % 3 == 0)])
 @pytest.mark.parametrize("num_models", [1, 3])
-def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties, num_models):
+@pytest.mark.parametrize("interests", [(), (4,)])
+def test_targets_stand_where_the_mean_score_less_the_penalty_puts_them(penalties, num_models, interests):
+    """Of a model with several interests a user, the highest of theirs is its score; others are beside it."""
     vectors = [drawn(seed, ITEMS, DIM) for seed in range(num_models)]
-    states = [drawn(10 + seed, USERS, DIM) for seed in range(num_models)]
+    states = [drawn(10, USERS, *interests, DIM), drawn(11, USERS, DIM), drawn(12, USERS, 2, DIM)][:num_models]
     search = ExactSearch([Catalogue(ITEMS, 0, each, None, None) for each in vectors], penalties)
     targets, none = torch.tensor([3, 29, 0, 7]), torch.zeros(USERS, dtype=torch.int64)
     users = UserItems(targets, torch.ones_like(targets), targets[:0], none)
     places = search.places([Queries(each, None) for each in states], users, 5)
-    tables = [state @ vector.T for state, vector in zip(states, vectors, strict=True)]
+    tables = [
+        (state @ vector.T).view(USERS, -1, ITEMS).amax(1)
+        for state, vector in zip(states, vectors, strict=True)
+    ]
     mean = torch.stack(tables).mean(0) - (0 if penalties is None else penalties)
     order = mean.argsort(1, descending=True)
     assert places.top_items.tolist() == order[:, :5].tolist()

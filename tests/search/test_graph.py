@@ -6,12 +6,20 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from tests.ranks import run_ranks
+from trec_semid.core.errors import ConfigError
 from trec_semid.metrics.target_positions import UNLISTED, UserItems
 from trec_semid.models.retrieval_model import Queries
 from trec_semid.runtime.ranks import process_group
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
-from trec_semid.search.graph import Graph, GraphConfig, GraphSearch, build_all_edges, build_edges
+from trec_semid.search.graph import (
+    Graph,
+    GraphConfig,
+    GraphSearch,
+    build_all_edges,
+    build_edges,
+    expect_affordable,
+)
 
 ITEMS, POSITIONS, CODES, USERS, LENGTH = 19, 3, 4, 6, 5
 
@@ -130,6 +138,16 @@ def test_where_everything_leads_to_everything_lists_are_those_of_exact_scores():
     )
     assert torch.equal(places.top_items, exact.top_items)
     assert torch.equal(places.positions, exact.positions)
+
+
+def test_a_graph_that_training_would_wait_for_is_refused_and_says_up_to_how_many_items_it_goes():
+    told = r"evaluation\.graph: 300,000 items of 32 codes .* up to 131,072 items .* trec-semid evaluate"
+    with pytest.raises(ConfigError, match=told):
+        expect_affordable(300_000, 32, 1)
+    with pytest.raises(ConfigError):
+        expect_affordable(131_200, 32, 1)
+    expect_affordable(131_072, 32, 1)
+    expect_affordable(300_000, 32, 6)
 
 
 def test_a_search_without_users_lists_nothing():

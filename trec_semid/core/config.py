@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import Provenance, explain
 from trec_semid.core.toml_text import Key, printable, read_override, read_toml, shown, unusable
 
+_log = logging.getLogger(__name__)
+_SAVED = {"is_saved": True}
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -55,6 +58,13 @@ class Config(BaseModel):
         A class overrides this where it depends on other keys; see `core.identity.MayChange`.
         """
         return {}
+
+    def faults_together(self) -> list[str]:
+        """Return which keys make no sense together, each with what to do; none where a class names none.
+
+        A class that does refuses them in a validator, unless `is_saved` says that a run has them already.
+        """
+        return []
 
 
 def keys_given(config: Config, at: str, keys: Sequence[str]) -> list[str]:
@@ -116,6 +126,67 @@ def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] =
     if unread:
         raise ConfigError("\n".join(unread))
     return _validated(kind, merged, provenance, named)
+
+
+def load_saved(kind: type[ConfigT], file: str) -> ConfigT:
+    """Read the config that a run wrote, perhaps by an older version: what is refused today is told and read.
+
+    Keys that there are no more are left out; keys that make no sense together stay as they are. The run has
+    been, and what it did is asked of its files.
+
+    Raises:
+        ConfigError: the file cannot be read, or a value is none of its key.
+    """
+    values, unknown = read_toml(file), list[str]()
+    try:
+        config = _validated_saved(kind, values, unknown)
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors(), kind, {}, [file], values)) from None
+    told = [f"{key}: there is no such key any more" for key in unknown]
+    for problem in [*told, *config.faults_together()]:
+        _log.warning("%s: %s (read all the same: the run has it)", file, problem)
+    return config
+
+
+def validate_saved(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Return a config of values of which a run has some already: `faults_together` are not refused.
+
+    Raises:
+        ValidationError: a key or value that is refused by itself.
+    """
+    return kind.model_validate(values, context=_SAVED)
+
+
+def is_saved(info: ValidationInfo) -> bool:
+    """Return whether values under validation are those of a run that has been."""
+    return info.context == _SAVED
+
+
+def _validated_saved(kind: type[ConfigT], values: dict[str, Any], unknown: list[str]) -> ConfigT:
+    """Return a config without the keys that there are not, whose names are added to `unknown`."""
+    try:
+        return validate_saved(kind, values)
+    except ValidationError as error:
+        strange = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
+        if not strange:
+            raise
+        for location in strange:
+            unknown.append(_remove(values, location))
+    # Sections of a union are looked at one after another, so others may come to light.
+    return _validated_saved(kind, values, unknown)
+
+
+def _remove(values: Any, location: tuple[int | str, ...]) -> str:
+    """Take a key out of nested values and return its name; tags of unions in its location are passed over."""
+    *above, last = location
+    named: list[str] = []
+    for part in above:
+        has_part = part in values if isinstance(values, dict) else isinstance(part, int)
+        if has_part:
+            values = values[part]
+            named.append(str(part))
+    del values[last]
+    return ".".join([*named, str(last)])
 
 
 def _validated(

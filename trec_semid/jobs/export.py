@@ -24,7 +24,7 @@ from trec_semid.checkpoints.manifest import (
     file_facts,
     write_manifest,
 )
-from trec_semid.core.config import Place, load_config
+from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
 from trec_semid.data.folder import writing
@@ -86,7 +86,7 @@ def run(config: ExportConfig) -> Exported:
 def _run(config: ExportConfig) -> Exported:
     trained = RunFolder(config.run, "rank")
     _expect_rank_run(trained)
-    ranked = load_config(RankConfig, [trained.path("config.toml")])
+    ranked = load_saved(RankConfig, trained.path("config.toml"))
     with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
         manifest = _write(config, ranked, trained, folder)
         num_rows, difference = _check(config, ranked, folder)

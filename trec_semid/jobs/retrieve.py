@@ -8,6 +8,7 @@ from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.graph import expect_affordable
 from trec_semid.training.retrieval.build import build_retriever
 from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members, members_of
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
@@ -27,6 +28,9 @@ def run(config: RetrieveConfig) -> Trained:
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         expect_members(members_of(config, {}), config)
+        if config.evaluation.has_graph and inputs.semantic_ids:
+            num_items, num_positions = inputs.semantic_ids.codes.shape
+            expect_affordable(num_items, num_positions, ranks.world_size)
         compute = partial(_retrieve, config, inputs, folder, ranks)
         build = partial(build_retriever, config, inputs, world_size=ranks.world_size)
         return run_once(folder, config, inputs, ranks, compute, build=build)

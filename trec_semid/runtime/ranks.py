@@ -272,6 +272,11 @@ def leave_if_asked() -> None:
         raise stopping.Stopped(number)
 
 
+def num_ranks() -> int:
+    """Return how many processes work together; 1 where no group was joined."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Return every rank's value, on every rank; [value] outside a process group."""
     if not dist.is_initialized() or dist.get_world_size() == 1:

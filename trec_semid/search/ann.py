@@ -46,6 +46,9 @@ class _IndexConfig(Config):
     def expect_fits(self, num_items: int) -> None:
         """Refuse what cannot be built over so many items.
 
+        Args:
+            num_items: of a rank, since each has an index over its stretch.
+
         Raises:
             ConfigError: more inverted lists than items.
         """

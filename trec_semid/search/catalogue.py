@@ -63,6 +63,12 @@ def stretch_of(rank: int, world_size: int, num_items: int) -> slice:
     return slice(min(rank * num_rows, num_items), min((rank + 1) * num_rows, num_items))
 
 
+def shortest_stretch(world_size: int, num_items: int) -> int:
+    """Return how many items the rank with the fewest has, of those that have any."""
+    stretches = (stretch_of(rank, world_size, num_items) for rank in range(world_size))
+    return min((rows.stop - rows.start for rows in stretches if rows.stop > rows.start), default=0)
+
+
 @torch.no_grad()
 def build_catalogue(
     model: RetrievalModel, listed: Callable[[int, int], Listed], num_items: int, ranks: Ranks

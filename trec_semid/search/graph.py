@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from trec_semid.core.config import Config
+from trec_semid.core.errors import ConfigError
 from trec_semid.metrics.target_positions import (
     ListedTargets,
     UserItems,
@@ -31,6 +32,8 @@ from trec_semid.search.stretches import gather_rows
 
 _ITEMS_AT_ONCE = 512
 """Items whose edges are built together."""
+_MOST_LOOK_UPS = 1 << 39
+"""That training builds a graph with at every evaluation, on a rank: about ten minutes of a processor."""
 _CODES_AT_ONCE = 1 << 24
 """Codes of candidates that are looked up together."""
 
@@ -49,6 +52,28 @@ class GraphConfig(Config):
     """Along edges."""
     start: Literal["popular", "random"] = "popular"
     """The first pool of everybody: the most popular items, or random ones."""
+
+
+def expect_affordable(num_items: int, num_positions: int, world_size: int) -> None:
+    """Refuse a graph that is built anew at every evaluation of a training and would take most of it.
+
+    Args:
+        num_items: N.
+        num_positions: R.
+        world_size: ranks that build it together.
+
+    Raises:
+        ConfigError: N^2 R look-ups are too many.
+    """
+    look_ups = num_items**2 * num_positions // world_size
+    if look_ups > _MOST_LOOK_UPS:
+        most = int((_MOST_LOOK_UPS * world_size / num_positions) ** 0.5)
+        raise ConfigError(
+            f"evaluation.graph: {num_items:,} items of {num_positions} codes are compared with each other "
+            f"before every evaluation, {look_ups:.0e} look-ups on each rank; up to {most:,} items it goes. "
+            "Leave out evaluation.graph, and ask the finished run with one: [retrieval.graph] of "
+            "trec-semid evaluate builds it once."
+        )
 
 
 class Graph(NamedTuple):

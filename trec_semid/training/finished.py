@@ -8,7 +8,7 @@ from torch import nn
 from trec_semid.checkpoints.folder import complete_steps, latest_step, parse_step_folder
 from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.tensors import Trainable
-from trec_semid.core.config import load_config
+from trec_semid.core.config import load_saved
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import exists, join, parent_of
 from trec_semid.runtime.ranks import broadcast_object
@@ -83,7 +83,7 @@ def config_of(kind: type[RunConfigT], run: FinishedRun, changes: Mapping[str, An
         run: whose it is.
         changes: keys and values; None where nothing has changed.
     """
-    config = load_config(kind, [run.path("config.toml")])
+    config = load_saved(kind, run.path("config.toml"))
     update = {key: value for key, value in changes.items() if value is not None}
     if not config.semantic_ids:
         update.pop("semantic_ids", None)

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from trec_semid.core.config import faults_of_unread
+from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.dataset import ItemConfig
 from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.models.retriever import LossConfig
@@ -229,3 +230,16 @@ def faults_of_width(evaluation: EvaluationConfig, longest: int) -> list[str]:
         f"evaluation.beam_width: {width} tuples do not fill lists of {longest}: set "
         f"evaluation.beam_width = {longest} or more, or shorten evaluation.cutoffs"
     ]
+
+
+def expect_facets(loss: LossConfig, num_positions: int) -> None:
+    """Refuse facets that a tuple of so many codes has not.
+
+    Raises:
+        ConfigError: says which numbers go.
+    """
+    if num_positions % loss.code_facets:
+        raise ConfigError(
+            f"loss.code_facets: {num_positions} codes make no {loss.code_facets} facets of one length. Set a "
+            f"number that divides {num_positions}."
+        )

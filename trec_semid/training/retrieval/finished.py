@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple, final
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 from torch import nn
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, validate_saved
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import explain
 from trec_semid.data.schema import Dataset, Split
@@ -111,7 +111,8 @@ class FinishedRetrievers:
             trained = {"train": first.train.model_dump(include={"select_by", "evaluation_batch_size"})}
             self.config = _validated({**inherited, **trained, **shared}, runs[0].uri)
         else:
-            self.config = _validated({**first.model_dump(), **shared}, runs[0].uri)
+            values = {**first.model_dump(), **shared}
+            self.config = _validated(values, runs[0].uri, has=first.faults_together())
             _expect_weights(runs[0], first)
         # The runs of an ensemble that has been asked before are read where the data lies now, too.
         self._members = named if len(runs) > 1 else members_of(first, changes) or named
@@ -278,16 +279,28 @@ def place_finished(member: Member, plans: RunFolder, ranks: Ranks) -> PlacedRun:
     return PlacedRun(placed.asked(config.retriever, inputs.data, ranks), placed.model)
 
 
-def _validated(values: dict[str, Any], run: str) -> RetrieveConfig:
-    """Return a config with other settings of evaluation, which its method may refuse."""
+def _validated(values: dict[str, Any], run: str, has: Sequence[str] = ()) -> RetrieveConfig:
+    """Return a config with other settings of evaluation, which its method may refuse.
+
+    Args:
+        values: of the config.
+        run: it is of.
+        has: faults that the run has as it is, which are no reason to refuse it.
+
+    Raises:
+        ConfigError: says what to do.
+    """
     evaluation = values["evaluation"]
     # Training selected by a metric whose length has to be among its own; nothing is selected now.
     selected = int(values["train"]["select_by"].rpartition("@")[2])
     with_selected = {**evaluation, "cutoffs": (*evaluation["cutoffs"], selected)}
     try:
-        config = RetrieveConfig.model_validate({**values, "evaluation": with_selected})
+        config = validate_saved(RetrieveConfig, {**values, "evaluation": with_selected})
     except ValidationError as error:
         raise ConfigError(explain(error.errors(), RetrieveConfig, {}, [run], values)) from None
+    if faults := [fault for fault in config.faults_together() if fault not in has]:
+        told = {"type": "value_error", "loc": (), "msg": "\n".join(faults)}
+        raise ConfigError(explain([told], RetrieveConfig, {}, [run], values))
     asked = config.evaluation.model_copy(update={"cutoffs": tuple(evaluation["cutoffs"])})
     return config.model_copy(update={"evaluation": asked})
 

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, ValidationInfo, model_validator
 
-from trec_semid.core.config import faults_of_unread, keys_given
+from trec_semid.core.config import faults_of_unread, is_saved, keys_given
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
 from trec_semid.core.paths import exists, join, read_bytes
@@ -17,6 +17,8 @@ from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.models.methods import AnyRetrieverConfig, retriever_of
 from trec_semid.models.retriever import Frame, LossConfig, Retriever
 from trec_semid.models.retrievers.sasrec import SasrecConfig
+from trec_semid.runtime.ranks import num_ranks
+from trec_semid.search.catalogue import shortest_stretch
 from trec_semid.tokenizers.maps.compressed import CompressedItems, read_compressed
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
@@ -25,6 +27,7 @@ from trec_semid.training.retrieval.code_faults import (
     OF_CODE_LOSSES,
     OF_MIXTURES,
     CodeFacts,
+    expect_facets,
     faults_of_candidates,
     faults_of_code_lists,
     faults_of_heads,
@@ -73,11 +76,15 @@ class RetrieveConfig(TrainingRunConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        faults = self._faults() if self.learns else self._of_no_effect()
+    def _makes_sense(self, info: ValidationInfo) -> Self:
+        faults = [] if is_saved(info) else self.faults_together()
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def faults_together(self) -> list[str]:
+        """See `Config`."""
+        return self._faults() if self.learns else self._of_no_effect()
 
     @property
     def retriever(self) -> Retriever[Any]:
@@ -341,13 +348,13 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     ids = None
     if config.semantic_ids:
         ids = read_semantic_ids(config.semantic_ids, dataset)
-        _expect_facets(config.loss, len(ids.sizes))
+        expect_facets(config.loss, len(ids.sizes))
     runs = config.retriever.members
     members = _checksum_of_runs(runs) if runs else None
     data = RetrievalData(dataset, config.item, config.sequences)
     expect_category_fields(dataset, config.evaluation)
     if (index := config.evaluation.index) is not None:
-        index.expect_fits(data.num_items)
+        index.expect_fits(shortest_stretch(num_ranks(), data.num_items))
     if config.learns:
         expect_scorable(config, len(data.negatives(config.loss.negatives)))
         data.expect_learnable()
@@ -372,14 +379,6 @@ def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
             f"{num_negatives:,} items are too many for a loss over all of them (at most "
             f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: "
             "set loss.item_weight = 0, loss.code_weight = 1."
-        )
-
-
-def _expect_facets(loss: LossConfig, num_positions: int) -> None:
-    if num_positions % loss.code_facets:
-        raise ConfigError(
-            f"loss.code_facets: {num_positions} codes make no {loss.code_facets} facets of one length. Set a "
-            f"number that divides {num_positions}."
         )
 
 
