@@ -24,7 +24,18 @@ from trec_semid.core.paths import (
 )
 from trec_semid.runtime.leftovers import is_unfinished
 
-Verb = Literal["prepare", "tokenize", "assign", "rank", "retrieve", "evaluate", "export", "report", "study"]
+Verb = Literal[
+    "prepare",
+    "tokenize",
+    "assign",
+    "rank",
+    "retrieve",
+    "evaluate",
+    "export",
+    "report",
+    "study",
+    "generations",
+]
 """Verbs that write a folder; a folder is of the kind of its verb."""
 _RUN = "run.json"
 _MARKS: dict[str, Verb] = {
@@ -33,6 +44,7 @@ _MARKS: dict[str, Verb] = {
     "manifest.json": "export",
     "study.json": "study",
     "report.json": "report",
+    "store.json": "generations",
 }
 _WHAT: dict[Verb, str] = {
     "prepare": "a dataset",
@@ -44,6 +56,7 @@ _WHAT: dict[Verb, str] = {
     "export": "a bundle",
     "report": "a report",
     "study": "a study",
+    "generations": "a store of semantic IDs",
 }
 _REPLACED: dict[Verb, re.Pattern[str]] = {
     "prepare": re.compile(r"dataset\.json|config\.toml|(items|users)\.parquet|fields|events|content"),
@@ -53,6 +66,8 @@ _REPLACED: dict[Verb, re.Pattern[str]] = {
     ),
 }
 """Verbs that replace a whole folder, and what one of theirs has in it: anything else would be lost."""
+_WHOLE = {*_REPLACED, "generations"}
+"""Verbs whose folders have no room for anything else."""
 _OWN_FILES = re.compile(
     r"config\.toml|(run|processes|metrics|quality|codes|evaluated|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer"
     r"|predictions|checkpoints|rows|members"
@@ -116,7 +131,7 @@ def check_file(file: str) -> None:
         DataError: it is.
     """
     kinds = kinds_of(parent_of(file))
-    if kinds and (exists(file) or kinds & _REPLACED.keys()):
+    if kinds and (exists(file) or kinds & _WHOLE):
         what = _WHAT[_verb(sorted(kinds)[0])] if "?" not in kinds else "a run"
         raise DataError(f"lies in {what}, of which it is no part", file=file, remedy="Choose another `out`")
 
@@ -147,7 +162,7 @@ def _check_around(folder: str, verb: Verb) -> None:
     while parent_of(place) not in (place, ".") and not parent_of(place).endswith("://"):
         inner, place = place.rsplit("/", 1)[1], parent_of(place)
         kinds = kinds_of(place)
-        whole = sorted(kind for kind in kinds & _REPLACED.keys() if _is_really(place, kind))
+        whole = sorted(kind for kind in kinds & _WHOLE if _is_really(place, kind))
         if whole or (inner in _INSIDES and kinds & {"tokenize", "rank", "retrieve"}):
             what = _WHAT[_verb((whole or sorted(kinds))[0])]
             problem = f"lies inside {what} ({place}), and would be taken for a part of it"
@@ -160,6 +175,7 @@ def _is_really(place: str, kind: str) -> bool:
         "prepare": ("dataset.json", "split_rule"),
         "assign": ("drift.json", "tokenizer_run"),
         "export": ("manifest.json", "dataset_checksum"),
+        "generations": ("store.json", "store"),
     }[kind]
     try:
         return key in json.loads(read_bytes(join(place, mark)))

@@ -3,7 +3,7 @@
 Legend: N items, R positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,13 +46,22 @@ def read_codes(uri: str) -> ItemCodes:
             whole numbers, tuples of no or of unequal length, codes outside their codebook, stated sizes that
             do not fit, or unstated ones far beyond the number of items.
     """
-    table = _read(uri)
+    table = _read(uri, ("item_id", "codes"), "Make one with: trec-semid tokenize CONFIG.toml")
     item_ids = _item_ids(table["item_id"], uri)
     codes = _tuples(table["codes"], uri)
     num_positions = codes.shape[1]
     sizes = stated_sizes(table.schema.metadata, uri, num_positions) or _sizes_of(codes, uri)
     _expect_inside(codes, sizes, uri)
     return ItemCodes(item_ids, codes.astype(np.int32, copy=False), sizes, table.schema.metadata or {})
+
+
+def read_ids(uri: str) -> pa.Array:
+    """Read the column `item_id` alone: (N,) text, each once.
+
+    Raises:
+        DataError: no such file or column, or ids that are no text or not there once each.
+    """
+    return _item_ids(_read(uri, ("item_id",), "Write the ids there, a row for each item")["item_id"], uri)
 
 
 def stated_sizes(
@@ -80,18 +89,17 @@ def stated_sizes(
     return tuple(map(int, words))
 
 
-def _read(uri: str) -> pa.Table:
+def _read(uri: str, columns: Sequence[str], remedy: str) -> pa.Table:
     fs, inner = arrow_filesystem(uri)
     try:
         table = pq.read_table(inner, filesystem=fs)
-        absent = {"item_id", "codes"} - set(table.column_names)
+        absent = {*columns} - set(table.column_names)
     except FileNotFoundError:
-        remedy = "Make one with: trec-semid tokenize CONFIG.toml"
         raise DataError("no such file", file=uri, remedy=remedy) from None
     except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8 is a ValueError
         raise DataError(f"not a readable Parquet file: {error}", file=uri) from None
     if absent:
-        remedy = "Write the columns item_id and codes"
+        remedy = f"Write the columns {' and '.join(columns)}" if len(columns) > 1 else f"Write {columns[0]}"
         raise DataError("missing column", file=uri, field=sorted(absent)[0], remedy=remedy)
     if not table.num_rows:
         raise DataError("no items", file=uri, remedy="Write a row for every item of the dataset")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from trec_semid.core.arrays import Array
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.ids import in_id_order
 from trec_semid.tokenizers.inputs.contents import ItemContents
@@ -42,7 +42,9 @@ def origin_of(dataset: Named, item_ids: pa.Array, catalogue: ItemContents) -> Or
     return Origin(dataset=dataset.name, dataset_checksum=dataset.checksum, content=content)
 
 
-def content_checksum(modality: str, item_ids: pa.Array, catalogue: ItemContents) -> str:
+def content_checksum(
+    modality: str, item_ids: pa.Array, catalogue: ItemContents, rows: Ints | None = None
+) -> str:
     """Return a sha256 over items in the order of their ids, each with its vector, or without one.
 
     Vectors count as float32 numbers, so the same ones stored as float16 are the same content.
@@ -51,10 +53,11 @@ def content_checksum(modality: str, item_ids: pa.Array, catalogue: ItemContents)
         modality: of the catalogue.
         item_ids: (N,) of the catalogue's rows.
         catalogue: vectors (N, dim) of every modality.
+        rows: (n,) of the items that count; all of them where not given.
     """
-    order = in_id_order(item_ids)
+    order = in_id_order(item_ids) if rows is None else rows[in_id_order(item_ids.take(pa.array(rows)))]
     vectors: Array = catalogue.vectors[modality]
-    digest = hashlib.sha256(json.dumps([len(item_ids), vectors.shape[1]]).encode())
+    digest = hashlib.sha256(json.dumps([len(order), vectors.shape[1]]).encode())
     for start in range(0, len(order), _CHUNK_ROWS):
         rows = order[start : start + _CHUNK_ROWS]
         present = np.asarray(catalogue.present[modality][rows], bool)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,8 @@ from trec_semid.core.arrays import Int32s
 from trec_semid.core.errors import DataError
 from trec_semid.core.ids import ids_as_json, rows_of
 from trec_semid.core.paths import arrow_filesystem, exists, join, make_folder
+from trec_semid.tokenizers.generations.manifest import GENERATION, Generation
+from trec_semid.tokenizers.generations.store import resolve
 from trec_semid.tokenizers.maps.code_files import ORIGIN_KEY, SEAL_KEY, SIZES_KEY, read_codes
 from trec_semid.tokenizers.maps.origin import Origin
 
@@ -36,6 +38,8 @@ class SemanticIds:
     """Codebook size of each of the R positions."""
     origin: Origin | None = None
     """What they were computed from; None where nobody says."""
+    generation: Generation | None = None
+    """The generation of a store that they were read from; None of any other map."""
 
     @property
     def num_positions(self) -> int:
@@ -111,7 +115,7 @@ class SemanticIds:
             absent = item_ids[int(np.argmax(rows < 0))].as_py()
             remedy = "Tokenize the dataset that this job reads"
             raise DataError("item has no semantic ID", file=uri, field="item_id", value=absent, remedy=remedy)
-        return SemanticIds(item_ids, self.codes[rows], self.sizes, self.origin)
+        return replace(self, item_ids=item_ids, codes=self.codes[rows])
 
 
 def read_origin(metadata: Mapping[bytes, bytes], uri: str) -> Origin | None:
@@ -131,24 +135,27 @@ def read_origin(metadata: Mapping[bytes, bytes], uri: str) -> Origin | None:
 
 
 def semantic_ids_file(place: str) -> str:
-    """Return the map's file that a config names: a finished run folder, or a `.parquet` file itself.
+    """Return the map's file that a config names.
+
+    A finished run folder, a bundle, a generation of a store (`store` or `store@7`), or a `.parquet` file.
 
     Raises:
-        DataError: the run is not finished.
+        DataError: the run is not finished, or there is no such generation.
     """
     return place if place.endswith(".parquet") else join(expect_finished(place), FILE)
 
 
 def expect_finished(place: str) -> str:
-    """Return a folder, whose tokenizer and map belong together where it has a map.
+    """Return the folder that a place names, whose tokenizer and map belong together where it has a map.
 
-    A run marks its end with `metrics.json` and removes that mark first when it begins anew; a bundle is
-    written whole. Without a mark tokenizer and map may be of two runs.
+    A run marks its end with `metrics.json` and removes that mark first when it begins anew; a bundle and a
+    generation are written whole. Without a mark tokenizer and map may be of two runs.
 
     Raises:
-        DataError: the run is not finished.
+        DataError: the run is not finished, or there is no such generation.
     """
-    has_mark = any(exists(join(place, mark)) for mark in ("metrics.json", "manifest.json"))
+    place = resolve(place)
+    has_mark = any(exists(join(place, mark)) for mark in ("metrics.json", "manifest.json", GENERATION))
     if exists(join(place, FILE)) and not has_mark:
         raise DataError("not a finished run", file=place, remedy="Run it to its end: trec-semid tokenize")
     return place
