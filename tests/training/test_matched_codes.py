@@ -16,12 +16,13 @@ from tests.datasets import write_small_dataset
 from tests.jobs.other_datasets import changed, rearranged
 from tests.jobs.ranking import rank_config
 from tests.jobs.retrieving import retrieve_config
+from tests.tokenizers.generations.stores import append
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import DataError, SemidError
 from trec_semid.core.ids import id_array
 from trec_semid.core.paths import find_files
 from trec_semid.data.schema import Dataset
-from trec_semid.jobs import assign, plan, rank, retrieve, tokenize
+from trec_semid.jobs import assign, generations, plan, rank, retrieve, tokenize
 from trec_semid.report.collect import read_run
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.matched_codes import read_semantic_ids, verify_codes
@@ -53,6 +54,25 @@ def test_the_same_items_and_content_in_any_order_are_mapped_by_id(world: Path, t
     assert ids.item_ids == dataset.item_ids
     assert (ids.item_ids != Dataset(str(world / "data")).item_ids) == (change == "order")
     assert codes_by_item(ids) == codes_by_item(SemanticIds.load(str(world / "codes/semantic_ids.parquet")))
+
+
+def test_a_grown_dataset_reads_the_generation_that_its_new_items_were_added_to(world: Path, tmp_path: Path):
+    store, first = f"{tmp_path}/store", Dataset(str(world / "data"))
+    generations.add(store, str(world / "codes"))
+    grown = Dataset(rearranged(first.uri, tmp_path / "grown", num_new=2))
+    new = sorted({*grown.item_ids.to_pylist()} - {*first.item_ids.to_pylist()})
+    with pytest.raises(DataError, match=r"generation 1 has no semantic ID for 2 items .* it was never added"):
+        read_semantic_ids(store, grown)
+    append(store, {new[0]: (0, 1), new[1]: (0, 1)})
+    ids, before = read_semantic_ids(store, grown), read_semantic_ids(str(world / "codes"), first)
+    assert codes_by_item(ids) == codes_by_item(before) | dict.fromkeys(new, (0, 1))
+    assert ids.generation is not None
+    assert (ids.generation.number, ids.origin) == (2, None)
+    same = read_semantic_ids(store, first)
+    assert (same.checksum(), same.origin) == (before.checksum(), before.origin)
+    other = Dataset(changed(first.uri, tmp_path / "other", "content"))
+    with pytest.raises(DataError, match="their content 'text' is another under the same item ids"):
+        read_semantic_ids(store, other)
 
 
 def by_rank(places: dict[str, Any], run: str) -> None:

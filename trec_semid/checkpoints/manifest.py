@@ -12,6 +12,7 @@ from trec_semid.core.paths import join, read_bytes, write_bytes
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, Role
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.runtime.fingerprints import Fingerprint, verify
+from trec_semid.tokenizers.generations.manifest import ReadGeneration
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sha256"
@@ -67,6 +68,8 @@ class MapFacts(FileFacts):
     checksum: str
     """Of items, codes and codebook sizes: the version of the map."""
     sizes: tuple[int, ...]
+    generation: ReadGeneration | None = None
+    """Which generation of a store it is; None of any other map."""
 
 
 class Manifest(Config):

@@ -19,12 +19,15 @@ from trec_semid.runtime.logs import say
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks, barrier
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.tokenizers.generations.store import resolve
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainingRunConfig
 from trec_semid.training.finished import FinishedRun, job_of, parse_run
 from trec_semid.training.ranking.finished import FinishedRankers, RankingSettings
 from trec_semid.training.retrieval.finished import FinishedRetrievers, RetrievalSettings
 from trec_semid.training.run import (
     Trained,
+    generation_read,
     on_main,
     refuse_other_run,
     tell_results,
@@ -45,7 +48,7 @@ class EvaluateConfig(VerifyConfig):
     dataset: Annotated[Place | None, MayChange()] = None
     """Where the runs' dataset lies now, if not where they read it."""
     semantic_ids: Annotated[Place | None, MayChange()] = None
-    """Where their semantic IDs lie now, likewise."""
+    """Where their semantic IDs lie now, likewise; of a store, a generation of only additions to theirs."""
     batch_size: Annotated[PositiveInt | None, MayChange()] = None
     """Rows, or users, of a global batch; the first run's `train.evaluation_batch_size` where not given."""
     strata: StrataConfig = StrataConfig()
@@ -76,6 +79,11 @@ class _Asked(Protocol):
         """That all of them read."""
         ...
 
+    @property
+    def semantic_ids(self) -> SemanticIds | None:
+        """That the first run reads."""
+        ...
+
     def asked_config(self) -> dict[str, Any]:
         """Return what the runs' config amounts to now."""
         ...
@@ -99,6 +107,8 @@ def run(config: EvaluateConfig) -> Trained:
     Raises:
         SemidError: runs, settings or folder that cannot be used; nothing is written then.
     """
+    if config.semantic_ids:  # read once: another generation may be published meanwhile
+        config = config.model_copy(update={"semantic_ids": resolve(config.semantic_ids)})
     asked = _read(config)
     with training_ranks(asked.config.train) as ranks, own_folder(config.run, "evaluate", ranks):
         folder = RunFolder(config.run, "evaluate")
@@ -109,7 +119,7 @@ def run(config: EvaluateConfig) -> Trained:
             return tell_results(folder, ranks)
         on_main(ranks, partial(refuse_other_run, folder, config))
         if ranks.is_main:
-            folder.start(config, inputs)
+            folder.start(config, inputs, more=_generation(asked))
             folder.write_json(EVALUATED, _facts(asked, config.splits))
         barrier()
         results = asked.write(
@@ -117,6 +127,11 @@ def run(config: EvaluateConfig) -> Trained:
         )
         write_results(folder, asked.dataset, asked.config.seed, ranks, results)
         return tell_results(folder, ranks)
+
+
+def _generation(asked: _Asked) -> dict[str, object]:
+    read = asked.semantic_ids and asked.semantic_ids.generation
+    return generation_read(read.as_read(str(asked.config.semantic_ids)) if read else None)
 
 
 def _read(config: EvaluateConfig) -> _Asked:

@@ -25,7 +25,7 @@ from trec_semid.checkpoints.manifest import (
     write_manifest,
 )
 from trec_semid.core.config import Place, load_saved
-from trec_semid.core.errors import CheckpointError, DataError
+from trec_semid.core.errors import CheckpointError, ConfigError, DataError
 from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
 from trec_semid.data.folder import writing
 from trec_semid.data.ranking.dataset import Codes, RankingData
@@ -36,9 +36,12 @@ from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.serving.tables import write_table
+from trec_semid.tokenizers.generations.manifest import GENERATION, ReadGeneration, read_before, refusal
+from trec_semid.tokenizers.generations.store import resolve
 from trec_semid.tokenizers.maps.record import verify_record
-from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds, semantic_ids_file
 from trec_semid.training.finetune.finetuning import TOKENIZER
+from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.ranking.setup import RankConfig
 from trec_semid.training.run import QUALITY
 
@@ -55,6 +58,9 @@ class ExportConfig(VerifyConfig):
     """Run folder of a finished `trec-semid rank`."""
     out: Place
     """Bundle folder to write."""
+    semantic_ids: Place | None = None
+    """Map that the bundle gets: a generation of only additions to the one that the run read, as `store` or
+    `store@7`, so that items added since can be looked up; the run's own map where not given."""
     tables: TableType = "fp32"
     """`int8` keeps 8 bits a number, with a scale and a low for each row."""
     shard_rows: PositiveInt = 1_000_000
@@ -126,7 +132,8 @@ def _write(config: ExportConfig, ranked: RankConfig, trained: RunFolder, folder:
         verify_record(trained.uri)
     if exists(trained.path(QUALITY)):  # of the codes that tuning came to
         stored[QUALITY] = read_bytes(trained.path(QUALITY))
-    ids = _write_map(folder, stored, dataset)
+    read = read_before(trained.read_json("run.json")) if GENERATION in stored else None
+    ids = _write_map(config, read, folder, stored, dataset)
     codes = Codes(ids[1].codes, ids[1].sizes) if ids else None
     data = RankingData(dataset, ranked.features, ranked.history, ranked.representation, codes)
     tensors = read_tensors(checkpoints, step, "model/")
@@ -162,13 +169,33 @@ def _write(config: ExportConfig, ranked: RankConfig, trained: RunFolder, folder:
 
 
 def _write_map(
-    folder: str, stored: dict[str, bytes], dataset: Dataset
+    config: ExportConfig, read: ReadGeneration | None, folder: str, stored: dict[str, bytes], dataset: Dataset
 ) -> tuple[MapFacts, SemanticIds] | None:
+    """Write the run's map, or a generation that adds to it; return it in the dataset's order."""
     if FILE not in stored:
+        if config.semantic_ids:
+            raise ConfigError("semantic_ids: the run reads none: leave semantic_ids out.")
         return None
     known = _write_file(folder, FILE, stored[FILE])
     ids = SemanticIds.load(join(folder, FILE), dataset.item_ids)
-    return MapFacts(**known.model_dump(), checksum=ids.checksum(), sizes=ids.sizes), ids
+    if config.semantic_ids:
+        place = resolve(config.semantic_ids)
+        read = _added_to(ids, read, place, dataset)
+        known = _write_file(folder, FILE, read_bytes(semantic_ids_file(place)))
+    return MapFacts(**known.model_dump(), checksum=ids.checksum(), sizes=ids.sizes, generation=read), ids
+
+
+def _added_to(ids: SemanticIds, read: ReadGeneration | None, place: str, dataset: Dataset) -> ReadGeneration:
+    """Return the generation that a place names, where it only adds to what a run read."""
+    now = read_semantic_ids(place, dataset)
+    if read is None or now.generation is None:
+        what = "the run's codes are not those of a generation" if read is None else "it is no generation"
+        raise ConfigError(f"semantic_ids: {place}: {what}: leave semantic_ids out.")
+    if other := refusal(read, now.generation):
+        raise ConfigError(f"semantic_ids: the run was {other}")
+    if now.checksum() != ids.checksum():
+        raise ConfigError(f"semantic_ids: {place} has other codes for the items of {dataset.uri}.")
+    return now.generation.as_read(place)
 
 
 def _write_dense(folder: str, ranked: RankConfig, data: RankingData, tensors: dict[str, Tensor]) -> FileFacts:

@@ -13,7 +13,7 @@ from trec_semid.training.ranking.finished import scoring_of
 from trec_semid.training.ranking.predict import Scorer, write_predictions
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker, read_inputs
 from trec_semid.training.ranking.task import ranking_task
-from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks
+from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks, with_pinned_codes
 from trec_semid.training.start_weights import StartWeights
 
 __all__ = ["RankConfig", "run"]
@@ -26,6 +26,7 @@ def run(config: RankConfig) -> Trained:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
+        config = with_pinned_codes(config, ranks)
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
         compute = partial(_rank, config, inputs, folder, ranks)
         build = partial(build_ranker, config, inputs, world_size=ranks.world_size)

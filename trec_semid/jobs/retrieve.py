@@ -13,7 +13,7 @@ from trec_semid.training.retrieval.build import build_retriever
 from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members, members_of
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
 from trec_semid.training.retrieval.task import retrieval_task
-from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks
+from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks, with_pinned_codes
 from trec_semid.training.start_weights import StartWeights
 
 __all__ = ["RetrieveConfig", "run"]
@@ -26,6 +26,7 @@ def run(config: RetrieveConfig) -> Trained:
         SemidError: input, config or run folder that cannot be used, or training that went wrong.
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
+        config = with_pinned_codes(config, ranks)
         folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
         expect_members(members_of(config, {}), config)
         if config.evaluation.has_graph and inputs.semantic_ids:

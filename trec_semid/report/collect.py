@@ -13,6 +13,7 @@ from trec_semid.evaluation.evaluated import EVALUATED
 from trec_semid.report.content import Job, RunFacts
 from trec_semid.runtime.fingerprints import Verify
 from trec_semid.runtime.logs import read_events
+from trec_semid.tokenizers.generations.manifest import generation_of
 from trec_semid.tokenizers.maps.record import verify_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, holds_same_codes
 
@@ -135,7 +136,8 @@ def collect_runs(uris: Sequence[str], dataset: str | None = None, mode: Verify =
         if exists(join(place, "run.json")):
             tokenizers.append(read_run(place))
         else:
-            notes.append(f"The tokenize run {place} is not there, so its codebooks are not shown.")
+            told = "holds a generation, not a tokenize run" if generation_of(place) else "is not there"
+            notes.append(f"{place} {told}, so its codebooks are not shown.")
     named = _name_apart([*recommenders, *tokenizers])
     _check_one_dataset(named)
     first, num_first = named[0], len(recommenders)

@@ -54,7 +54,12 @@ class RunFolder:
         return join(self.uri, *parts)
 
     def start(
-        self, config: Config, inputs: Mapping[str, str] | None = None, *, goes_on: bool = False
+        self,
+        config: Config,
+        inputs: Mapping[str, str] | None = None,
+        *,
+        goes_on: bool = False,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         """Make the folder, save the resolved config and the command that runs it.
 
@@ -62,15 +67,21 @@ class RunFolder:
             config: the job's config.
             inputs: checksums of what the job reads, by name: paths alone do not tell what lay there.
             goes_on: whether processes before this one took part in what the run comes to.
+            more: further keys of `run.json`.
         """
         make_folder(self.uri)
         remove(self.path("metrics.json"))  # of another config: it would make this run look finished
-        self.restate(config, inputs)
+        self.restate(config, inputs, more)
         self._processes = self._read_processes() if goes_on else []
         self._processes.append({"command": command_line(), "commit": code_commit(), "wall_s": 0.0})
         self.note_time()
 
-    def restate(self, config: Config, inputs: Mapping[str, str] | None = None) -> None:
+    def restate(
+        self,
+        config: Config,
+        inputs: Mapping[str, str] | None = None,
+        more: Mapping[str, object] | None = None,
+    ) -> None:
         """Write the command, versions and machine of the run now, and leave everything else as it is."""
         # First what says whose folder it is: without it, a killed run could never be started again.
         self.write_json(
@@ -82,6 +93,7 @@ class RunFolder:
                 "inputs": dict(inputs or {}),
                 "commit": code_commit(),
                 "versions": package_versions(),
+                **(more or {}),
             },
         )
         write_bytes(self.path("config.toml"), dump_toml(config).encode())

@@ -61,8 +61,9 @@ class TrainingRunConfig(DatasetConfig):
     """Run folder to write."""
     seed: NonNegativeInt = 0
     semantic_ids: Annotated[Place | None, MayChange()] = None
-    """Run folder of `trec-semid tokenize`, or a `.parquet` file; items have no codes where not given. Empty
-    text takes back what another file says: `--set semantic_ids=`."""
+    """Run folder of `trec-semid tokenize`, a store (its current generation, or `store@7`), or a `.parquet`
+    file; items have no codes where not given. Empty text takes back what another file says:
+    `--set semantic_ids=`."""
     optimizers: OptimizersConfig = OptimizersConfig()
     sharding: Annotated[ShardingConfig, MayChange()] = ShardingConfig()
     checkpoints: Annotated[CheckpointsConfig, MayChange()] = Field(default_factory=CheckpointsConfig)

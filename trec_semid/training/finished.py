@@ -13,6 +13,8 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import exists, join, parent_of
 from trec_semid.runtime.ranks import broadcast_object
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.tokenizers.generations.manifest import read_before, refusal
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainingRunConfig
 
 RunConfigT = TypeVar("RunConfigT", bound=TrainingRunConfig)
@@ -90,17 +92,24 @@ def config_of(kind: type[RunConfigT], run: FinishedRun, changes: Mapping[str, An
     return config.model_copy(update=update)
 
 
-def expect_same_inputs(run: FinishedRun, inputs: Mapping[str, str]) -> None:
+def expect_same_inputs(
+    run: FinishedRun, inputs: Mapping[str, str], semantic_ids: SemanticIds | None = None
+) -> None:
     """Check that a run was trained on what is there now, before anything is written.
 
     Args:
         run: finished.
         inputs: checksums of what is there now, by name.
+        semantic_ids: the map that is there now.
 
     Raises:
-        ConfigError: its data, codes or members are others.
+        ConfigError: its data, codes or members are others, or it cannot read the generation of its codes.
     """
-    recorded = RunFolder(run.uri, "").read_json("run.json").get("inputs", inputs)
+    said = RunFolder(run.uri, "").read_json("run.json")
+    recorded, read = said.get("inputs", inputs), read_before(said)
+    now = semantic_ids and semantic_ids.generation
+    if read and now and (other := refusal(read, now)):
+        raise ConfigError(f"{run.uri} was {other}")
     others = {name for name in {**recorded, **inputs} if recorded.get(name) != inputs.get(name)}
     if others == {"members"}:
         raise ConfigError(f"{run.uri} is of runs that were trained anew since then. Make this ensemble anew.")

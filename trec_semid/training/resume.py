@@ -27,8 +27,17 @@ class Start(NamedTuple):
     """Whether the best step so far is there; if not, it is to be forgotten."""
 
 
-def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) -> None:
+def refuse_other_inputs(
+    checkpoints: str, inputs: dict[str, str], ranks: Ranks, other_generation: str | None = None
+) -> None:
     """Refuse to go on from a checkpoint that was trained on other data or other codes than are there now.
+
+    Args:
+        checkpoints: of the run.
+        inputs: checksums of what is there now.
+        ranks: all of them make the same call.
+        other_generation: why the generation of semantic IDs that is there now cannot be read; None where it
+            can, or none is.
 
     Raises:
         CheckpointError: on every rank, before anything of the run is written over.
@@ -36,7 +45,7 @@ def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) 
     fault = None
     if ranks.is_main:
         try:
-            fault = _other_inputs(checkpoints, inputs)
+            fault = _other_inputs(checkpoints, inputs, other_generation)
         except CheckpointError as error:
             fault = str(error)  # the other ranks wait for an answer
     fault = broadcast_object(fault)
@@ -44,11 +53,13 @@ def refuse_other_inputs(checkpoints: str, inputs: dict[str, str], ranks: Ranks) 
         raise CheckpointError(fault)
 
 
-def _other_inputs(checkpoints: str, inputs: dict[str, str]) -> str | None:
+def _other_inputs(checkpoints: str, inputs: dict[str, str], other_generation: str | None) -> str | None:
     newest = newest_loop(checkpoints)
     if newest is None:
         return None
     step, before = newest[0], newest[1]["inputs"]
+    if other_generation and before["dataset"] == inputs["dataset"]:
+        return f"{checkpoints}: step {step} was {other_generation}"
     if before == inputs:
         return None
     what = "other semantic IDs" if before["dataset"] == inputs["dataset"] else "other data"

@@ -22,6 +22,8 @@ from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_g
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import dense_parameters
 from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.generations.manifest import GENERATION, ReadGeneration, read_before, refusal
+from trec_semid.tokenizers.generations.store import resolve
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
@@ -35,6 +37,7 @@ from trec_semid.training.task import Task
 QUALITY = "quality.json"
 """How good a map is, and what training's errors were: `assign` compares new items with these."""
 T = TypeVar("T")
+ConfigT = TypeVar("ConfigT", bound=TrainingRunConfig)
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +68,20 @@ def training_ranks(train: TrainConfig) -> Iterator[Ranks]:
             yield ranks
         finally:
             torch.set_float32_matmul_precision(precision)
+
+
+def with_pinned_codes(config: ConfigT, ranks: Ranks) -> ConfigT:
+    """Return the config with the generation that its `semantic_ids` name now, where they name a store.
+
+    All ranks read what rank 0 saw, and go on with it though another generation be published meanwhile.
+
+    Raises:
+        DataError: there is no such generation.
+    """
+    place = config.semantic_ids
+    if place is None:
+        return config
+    return config.model_copy(update={"semantic_ids": on_main(ranks, lambda: resolve(place))})
 
 
 def run_once(
@@ -212,7 +229,7 @@ def _why_done(folder: RunFolder, config: TrainingRunConfig, inputs: dict[str, st
     if num_waited < config.train.patience:
         is_at_its_end = int(newest[1]["loader"]["epoch"]) >= config.train.max_epochs
         return f"{config.run} is already done" if is_at_its_end else None
-    folder.restate(config, inputs)
+    folder.restate(config, inputs, generation_read(_read_before(folder)))
     return (
         f"{config.run} is already done: its patience was at an end at step {newest[0]}, after {num_waited} "
         "evaluations without a better one, so more epochs change nothing. Set train.patience above "
@@ -232,7 +249,9 @@ def _begin(
     Otherwise write the run's first files, and return these weights.
     """
     on_main(ranks, lambda: refuse_other_run(folder, config))
-    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks)
+    before, now = _read_before(folder), inputs.semantic_ids and inputs.semantic_ids.generation
+    other = refusal(before, now) if before and now else None
+    refuse_other_inputs(folder.path("checkpoints"), inputs.checksums, ranks, other)
     # Going on gives up a result that is there: what could not be resumed is refused before that.
     if broadcast_object(ranks.is_main and exists(folder.path("metrics.json"))):
         expect_start(folder.path("checkpoints"), config.resume_from, config.checkpoints)
@@ -241,13 +260,27 @@ def _begin(
         start.expect_usable(build)
     if ranks.is_main:
         sweep_steps(folder.path("checkpoints"))
-        folder.start(config, inputs.checksums, goes_on=exists(folder.path("run.json")))
+        has_learnt = newest_loop(folder.path("checkpoints")) is not None
+        if not (before and has_learnt):  # else what it has learnt stands for the generation that it read then
+            before = now.as_read(str(config.semantic_ids)) if now else None
+        goes_on = exists(folder.path("run.json"))
+        folder.start(config, inputs.checksums, goes_on=goes_on, more=generation_read(before))
         if config.learns:
             write_known_rows(folder.uri, inputs.dataset)
         if inputs.semantic_ids:
             inputs.semantic_ids.save(folder.path(FILE))
     barrier()
     return start
+
+
+def _read_before(folder: RunFolder) -> ReadGeneration | None:
+    """Return the generation that the run that began here read."""
+    return read_before(folder.read_json("run.json")) if exists(folder.path("run.json")) else None
+
+
+def generation_read(read: ReadGeneration | None) -> dict[str, object]:
+    """Return what `run.json` says of the generation that a run reads."""
+    return {"generation": read.model_dump(mode="json")} if read else {}
 
 
 def refuse_other_run(folder: RunFolder, config: Config) -> None:
@@ -291,7 +324,7 @@ def snapshot(semantic_ids: SemanticIds | None, place: str | None) -> dict[str, b
     if place and not place.endswith(".parquet"):
         folder = join(place, TOKENIZER)
         names = [f"{TOKENIZER}/{name}" for name in (list_folder(folder) if is_folder(folder) else [])]
-        names += [QUALITY] if exists(join(place, QUALITY)) else []
+        names += [name for name in (QUALITY, GENERATION) if exists(join(place, name))]
         files |= {name: read_bytes(join(place, name)) for name in names}
     return files
 

@@ -26,6 +26,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.runtime.ranks import broadcast_object
 from trec_semid.sharding.tables import find_tables
+from trec_semid.tokenizers.generations.manifest import GENERATION, read_generation
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainingRunConfig
 from trec_semid.training.known_rows import kind_of_rows, map_rows, read_known_rows
@@ -166,7 +167,11 @@ def _refuse_other_codes(checkpoint: str, ids: SemanticIds) -> None:
     old = rows_of(ids.item_ids, before.item_ids)
     both = old >= 0
     if before.sizes != ids.sizes or not np.array_equal(before.codes[old[both]], ids.codes[both]):
+        generations = ""
+        if ids.generation and GENERATION in extra_files(folder, step):
+            then = read_generation(step_folder(folder, step)).number
+            generations = f" (generation {then}; now generation {ids.generation.number})"
         raise CheckpointError(
-            f"start_from: {checkpoint} was trained on another map than semantic_ids names. "
+            f"start_from: {checkpoint} was trained on another map than semantic_ids names{generations}. "
             f"Set semantic_ids = '{place}'."
         )

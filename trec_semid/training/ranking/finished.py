@@ -13,6 +13,7 @@ from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import StrataConfig, strata_of_counts
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.finetune.finetuning import distinct_items
 from trec_semid.training.finished import (
     FinishedRun,
@@ -60,7 +61,7 @@ class FinishedRankers:
         for run, inputs in zip(runs, self._inputs, strict=True):
             if inputs.dataset.facts.checksum != self.dataset.facts.checksum:
                 raise ConfigError(f"runs: {run.uri} reads other data than {runs[0].uri}.")
-            expect_same_inputs(run, inputs.checksums)
+            expect_same_inputs(run, inputs.checksums, inputs.semantic_ids)
             expect_checkpoint(run)
 
     @property
@@ -72,6 +73,11 @@ class FinishedRankers:
     def dataset(self) -> Dataset:
         """That all of them read."""
         return self._inputs[0].dataset
+
+    @property
+    def semantic_ids(self) -> SemanticIds | None:
+        """The map that the first run reads; None where it reads none."""
+        return self._inputs[0].semantic_ids
 
     def asked_config(self) -> dict[str, Any]:
         """Return the first run's config, and who scores with it: what a report names the arm by."""

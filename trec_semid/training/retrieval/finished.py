@@ -19,6 +19,7 @@ from trec_semid.search.ann import IndexConfig
 from trec_semid.search.code_prior import CodePriorConfig
 from trec_semid.search.graph import GraphConfig
 from trec_semid.search.interests import InterestsConfig
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.finished import (
     FinishedRun,
     config_of,
@@ -120,12 +121,17 @@ class FinishedRetrievers:
         if self.config.retriever.members:
             expect_members(self._members, self.config)
         self._inputs = read_inputs(first if len(runs) > 1 else self.config)
-        expect_same_inputs(runs[0], self._inputs.checksums)
+        expect_same_inputs(runs[0], self._inputs.checksums, self._inputs.semantic_ids)
 
     @property
     def dataset(self) -> Dataset:
         """That all of them read."""
         return self._inputs.dataset
+
+    @property
+    def semantic_ids(self) -> SemanticIds | None:
+        """The map that the first run reads; None where it reads none."""
+        return self._inputs.semantic_ids
 
     def asked_config(self) -> dict[str, Any]:
         """Return what the runs' config amounts to with the settings of now."""
@@ -257,7 +263,7 @@ def expect_members(members: Sequence[Member], config: RetrieveConfig) -> None:
         _expect_weights(run, member)
         ids = read_semantic_ids(member.semantic_ids, dataset) if member.semantic_ids else None
         codes = {"semantic_ids": ids.checksum()} if ids else {}
-        expect_same_inputs(run, {"dataset": dataset.facts.checksum, **codes})
+        expect_same_inputs(run, {"dataset": dataset.facts.checksum, **codes}, ids)
 
 
 def place_finished(member: Member, plans: RunFolder, ranks: Ranks) -> PlacedRun:
