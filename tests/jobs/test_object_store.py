@@ -17,6 +17,7 @@ import pytest
 
 from tests.commands import start_command
 from tests.jobs.test_whole_way import do, write_configs, write_raw
+from tests.tokenizers.generations.stores import append, retrain, tuples_of
 from trec_semid.checkpoints.folder import complete_steps
 from trec_semid.core.errors import DataError, LockError
 from trec_semid.core.paths import (
@@ -35,6 +36,8 @@ from trec_semid.runtime.leftovers import is_unfinished
 from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.serving.reader import Bundle
+from trec_semid.tokenizers.generations.publish import roll_back
+from trec_semid.tokenizers.generations.store import open_store, resolve
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -117,9 +120,9 @@ def test_bucket_that_is_not_there_is_not_made(bucket: str):
 def test_two_that_begin_at_once_are_told_apart_by_the_store(bucket: str):
     """Both see no lock; S3 creates an object only once."""
     one, other = (FolderLock(f"{bucket}/race/run", new_owner("rank")) for _ in range(2))
-    real = other._file._read
-    answers = iter([None])
-    other._file._read = lambda: next(answers, None) or real()
+    hidden: Any = other
+    real, answers = hidden._file._read, iter([None])
+    hidden._file._read = lambda: next(answers, None) or real()
     one.take()
     with pytest.raises(LockError, match=f"process {os.getpid()} on"):
         other.take()
@@ -192,6 +195,17 @@ def _kill_after_a_checkpoint(files: list[str], values: dict[str, Any]) -> None:
     process.kill()
     process.join()
     assert exists(lock_uri(values["run"]))
+
+
+def test_generations_are_published_and_race_on_a_store_as_on_a_disk(root: str):
+    uri = f"{root}/store"
+    retrain(uri, {"hat": (0,)}, (3,), 2)
+    seen = open_store(uri).newest()
+    assert append(uri, {"cap": (0,)}).number == 2
+    assert resolve(uri) == f"{uri}/generation-2"
+    assert tuples_of(uri, 2)[0] == {"hat": (0, 0), "cap": (0, 1)}
+    with pytest.raises(LockError, match="another process was faster"):
+        roll_back(open_store(uri), seen, 1)
 
 
 def test_writer_that_is_killed_leaves_nothing_that_looks_whole(root: str, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from trec_semid import __version__
+from trec_semid.cli import generations
 from trec_semid.cli.faults import INTERRUPTED, complain, complain_of, tell_torchrun
 from trec_semid.core.errors import SemidError
 from trec_semid.runtime.stopping import Stopped, heed_parent, heeding_signals, leave
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.add_typer(generations.app, name="generations")
 
 Files = Annotated[
     list[str],
@@ -59,6 +61,7 @@ def teach(
       trec-semid evaluate configs/evaluate.toml             finished runs -> metrics under other settings
       trec-semid report   runs/quickstart/*/seed-*          finished runs -> one page
       trec-semid assign   configs/assign.toml               new items -> semantic IDs, drift
+      trec-semid generations list STORE                     published semantic IDs, their changes
     or all of it, over seeds and in parallel:
       trec-semid study    configs/quickstart/study.toml
 
@@ -119,18 +122,25 @@ def tokenize(files: Files, sets: Sets = None) -> None:
 
 
 @app.command()
-def assign(files: Files, sets: Sets = None) -> None:
+def assign(
+    files: Files,
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="STORE", help="Append to a store, instead of `out`.")
+    ] = None,
+    sets: Sets = None,
+) -> None:
     """Give new items semantic IDs with a frozen tokenizer, in a stream.
 
     Also says how far they lie from what the tokenizer was fitted on.
 
     \b
-    Reads:    a tokenize run; new items as Parquet: item_id and a list column for each modality.
-    Writes:   OUT/semantic_ids.parquet, OUT/drift.json.
+    Reads:    a tokenize run or a store; new items as Parquet: item_id and a list column for each modality.
+    Writes:   OUT/semantic_ids.parquet, OUT/drift.json; or the next generation of STORE.
     Example:  trec-semid assign configs/assign.toml
+              trec-semid assign configs/assign.toml --into semantic_ids
     Exit:     2 and nothing written where the input is bad; the error names file, row, field and value.
     """
-    _run("assign", files, sets)
+    _run("assign", files, ["out=", *(sets or [])] if into else sets, {"into": into})
 
 
 @app.command()

@@ -60,12 +60,13 @@ def read_parquet(parts: Sequence[Part], columns: Sequence[str], batch_rows: int)
                 row += batch.num_rows
 
 
-def read_existing(file: str, sizes: Sequence[int]) -> Existing:
+def read_existing(file: str, sizes: Sequence[int], *, has_slots: bool = False) -> Existing:
     """Read a map as hashes: 16 bytes an item.
 
     Args:
         file: Parquet with `item_id` and `codes`, which states its codebook sizes.
         sizes: R codebook sizes of the tokenizer.
+        has_slots: whether the map has one more position, which tells items of one tuple apart.
 
     Raises:
         DataError: no such file, or a map of other codebooks than the tokenizer's.
@@ -74,9 +75,11 @@ def read_existing(file: str, sizes: Sequence[int]) -> Existing:
     keys: list[Hashes] = [np.zeros(0, np.uint64)]
     for chunk in read_parquet([Part(file, "")], ["item_id", "codes"], _ID_ROWS):
         stated = (chunk.table.schema.metadata or {}).get(b"codebook_sizes", b"").decode()
+        own = stated.rpartition(",")[0] if has_slots else stated
         codes: Any = chunk.table.column("codes").combine_chunks()
         flat = codes.flatten().to_numpy(zero_copy_only=False)
-        if stated != ",".join(map(str, sizes)) or len(flat) != chunk.table.num_rows * len(sizes):
+        num_positions = len(sizes) + has_slots
+        if own != ",".join(map(str, sizes)) or len(flat) != chunk.table.num_rows * num_positions:
             remedy = (
                 f"The tokenizer beside it gives codes of sizes {tuple(sizes)}: tokenize again, with "
                 "collisions = 'keep', since an extra code is not the tokenizer's to give"
@@ -85,7 +88,7 @@ def read_existing(file: str, sizes: Sequence[int]) -> Existing:
                 "map of other codebooks", file=file, field="codebook_sizes", value=stated, remedy=remedy
             )
         ids.append(_hashes(as_ids(chunk.table.column("item_id"), Where(chunk.origins, "item_id"))))
-        keys.append(tuple_keys(flat.reshape(-1, len(sizes)), sizes))
+        keys.append(tuple_keys(flat.reshape(-1, num_positions)[:, : len(sizes)], sizes))
     return Existing(file, np.concatenate(ids), np.concatenate(keys))
 
 

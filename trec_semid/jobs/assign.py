@@ -7,19 +7,20 @@ id and tuple), and 16 bytes an existing one.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from rich.table import Table
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.explain import did_you_mean
 from trec_semid.core.paths import arrow_filesystem, exists, join, staged_folder
+from trec_semid.core.processes import scratch_folder
 from trec_semid.core.text_columns import as_text
 from trec_semid.data.folder import writing
 from trec_semid.data.new_items import Existing, check_ids, read_existing, read_parquet, read_vectors
@@ -32,6 +33,10 @@ from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.drift import DriftMeter
 from trec_semid.tokenizers.encode import measure
+from trec_semid.tokenizers.generations.drafts import appended, appended_already, batch_of, checksum_of
+from trec_semid.tokenizers.generations.manifest import generation_of, tokenizer_checksum
+from trec_semid.tokenizers.generations.publish import publish
+from trec_semid.tokenizers.generations.store import open_store
 from trec_semid.tokenizers.inputs.contents import Contents
 from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
 from trec_semid.tokenizers.maps.coefficients import coefficient_schema, coefficient_table
@@ -50,12 +55,15 @@ _DRIFT = "drift.json"
 class AssignConfig(Config):
     """What `trec-semid assign` reads."""
 
-    tokenizer: Place
-    """Run folder of `tokenize` or of a tuned ranker, or a bundle; its tokenizer is used as it is."""
+    tokenizer: Place | None = None
+    """Run folder of `tokenize` or of a tuned ranker, a bundle, or a generation of a store; its tokenizer is
+    used as it is. Where not given, that of `into`."""
     items: Place
     """New items: a Parquet file, a folder of them, or a glob pattern."""
-    out: Place
+    out: Place | None = None
     """Folder to write; one that an earlier assign wrote is replaced."""
+    into: Place | None = None
+    """Store whose next generation the items become, instead of `out`: all of them, or none."""
     item_id: str = "item_id"
     """Column of the ids."""
     update_rate: float = Field(0.0, ge=0, le=1)
@@ -65,6 +73,21 @@ class AssignConfig(Config):
     `tokenizer`."""
     columns: dict[str, str] = {}
     """Modality = column of its vectors; a modality that is not named here has a column of its own name."""
+
+    @field_validator("tokenizer", "out", "into", mode="before")
+    @classmethod
+    def _empty_is_none(cls, place: object) -> object:
+        return None if place == "" else place
+
+    @model_validator(mode="after")
+    def _writes_one_place(self) -> Self:
+        if (self.out is None) == (self.into is None):
+            raise ValueError("give out, a folder to write, or into, a store to append to: one of the two")
+        if self.tokenizer is None and self.into is None:
+            raise ValueError("tokenizer: not given: name the run folder of trec-semid tokenize")
+        if self.update_rate and self.into is not None:
+            raise ValueError("update_rate: a store's tokenizer stays: set update_rate = 0, or give out")
+        return self
 
 
 class Assigned(NamedTuple):
@@ -83,24 +106,60 @@ def run(config: AssignConfig) -> Assigned:
         DataError: input that cannot be used; nothing is written then.
     """
     set_up_console()
-    with own_folder(config.out, "assign", inputs=[config.items]):
-        return _run(config)
+    if config.into is not None:
+        with own_folder(config.into, "generations", inputs=[config.items]):
+            return _append(config, config.into)
+    out, tokenizer = str(config.out), str(config.tokenizer)
+    with own_folder(out, "assign", inputs=[config.items]):
+        assigned = _assign_items(config, expect_finished(tokenizer), out)
+        _log.info("wrote %s", out)
+        return assigned
 
 
-def _run(config: AssignConfig) -> Assigned:
+def _append(config: AssignConfig, into: str) -> Assigned:
+    """Make the items the next generation of a store; what this very call appended before stays."""
+    store = open_store(into)
+    seen, current = store.newest(), store.current()
+    folder = store.folder(current.number)
+    if config.tokenizer and config.tokenizer != into:
+        used = tokenizer_checksum(join(expect_finished(config.tokenizer), TOKENIZER))
+        if used != current.tokenizer:
+            raise ConfigError(
+                f"tokenizer: {config.tokenizer} is not that of {into}, generation {current.number}. Leave it "
+                "out, or publish its run first."
+            )
+    items = [each["sha256"] for each in _fingerprints([config.items])]
+    checksum = checksum_of([items, config.item_id, dict(config.columns)])
+    done = appended_already(store, seen, current, checksum)
+    if done is None:
+        with scratch_folder() as scratch:
+            out = _assign_items(config, folder, join(scratch, "assigned")).out
+            batch = batch_of(config.items, out, join(out, FILE), checksum)
+            done = publish(into, seen, appended(store, seen, batch))
+        say(f"{into}: generation {done.number}, {done.change.added:,} items added to {done.items:,}")
+    else:
+        _log.info("generation %d of %s has these items already", done.number, into)
+    place = store.folder(done.number)
+    return Assigned(place, RunFolder(place, "assign").read_json(_DRIFT))
+
+
+def _assign_items(config: AssignConfig, folder: str, out: str) -> Assigned:
+    """Write the codes of new items, by the tokenizer of a folder, into another one."""
     parts = find_parts(config.items)
-    source = RunFolder(expect_finished(config.tokenizer), "tokenize")
+    source = RunFolder(folder, "tokenize")
     of = verify_codes(_expect_folder(source))
     quality, inputs = _quality(source), _fingerprints([config.items, source.path(FILE)])
-    if _is_finished(config, inputs):
-        _log.info("%s is already done", config.out)
-        return Assigned(config.out, RunFolder(config.out, "assign").read_json(_DRIFT))
+    if _is_finished(config, inputs, out):
+        _log.info("%s is already done", out)
+        return Assigned(out, RunFolder(out, "assign").read_json(_DRIFT))
     tokenizer = load_tokenizer(source.path("tokenizer"))
     update = _Update(tokenizer, config.update_rate) if config.update_rate else None
+    if update and _has_slots(folder):
+        raise ConfigError(f"update_rate: {folder} has slots, which are not the tokenizer's: name its run.")
     columns = _columns(config, tokenizer)
-    existing = read_existing(source.path(FILE), tokenizer.codebook_sizes)
+    existing = read_existing(source.path(FILE), tokenizer.codebook_sizes, has_slots=_has_slots(folder))
     num_items = check_ids(parts, config.item_id, existing)
-    with writing(config.out), staged_folder(config.out, "metrics.json") as staging:
+    with writing(out), staged_folder(out, "metrics.json") as staging:
         chunks = read_parquet(parts, [config.item_id, *columns.values()], _batch_rows(tokenizer))
         meter = DriftMeter(quality, tokenizer.codebook_sizes)
         with _writers(staging, tokenizer) as writers, working("assign", num_items) as work:
@@ -114,13 +173,19 @@ def _run(config: AssignConfig) -> Assigned:
                 if update:
                     update.add(contents)
                 work.advance(chunk.table.num_rows)
-        drift = _describe(config, quality, inputs, meter.report(existing.keys), existing)
+        about = {"tokenizer_run": folder, "tokenizer_checksum": tokenizer_checksum(source.path(TOKENIZER))}
+        drift = _describe(quality, about, inputs, meter.report(existing.keys), existing)
         if update:
             drift["update"] = update.write(staging, quality)
-        _finish(config, staging, of, drift)
+        _finish(config, staging, folder, of, drift)
     say(summary(drift))
-    _log.info("wrote %s", config.out)
-    return Assigned(config.out, drift)
+    return Assigned(out, drift)
+
+
+def _has_slots(folder: str) -> bool:
+    """Return whether codes of a folder have one more position than their tokenizer gives."""
+    generation = generation_of(folder)
+    return generation is not None and generation.collisions == "slots"
 
 
 def _expect_folder(source: RunFolder) -> str:
@@ -148,8 +213,8 @@ def _quality(source: RunFolder) -> dict[str, Any]:
     return quality
 
 
-def _is_finished(config: AssignConfig, inputs: list[dict[str, Any]]) -> bool:
-    folder = RunFolder(config.out, "assign")
+def _is_finished(config: AssignConfig, inputs: list[dict[str, Any]], out: str) -> bool:
+    folder = RunFolder(out, "assign")
     return folder.is_finished(config) and folder.read_json(_DRIFT)["inputs"] == inputs
 
 
@@ -259,17 +324,17 @@ def _contents(chunk: Chunk, columns: Mapping[str, str], tokenizer: Tokenizer) ->
 
 
 def _describe(
-    config: AssignConfig,
     quality: Mapping[str, Any],
+    about: Mapping[str, Any],
     inputs: Sequence[Mapping[str, Any]],
     drift: dict[str, Any],
     existing: Existing,
 ) -> dict[str, Any]:
-    about = {"tokenizer": quality["tokenizer"], "tokenizer_run": config.tokenizer}
-    return {**about, "existing_items": len(existing.ids), **drift, "inputs": list(inputs)}
+    known = {"tokenizer": quality["tokenizer"], **about}
+    return {**known, "existing_items": len(existing.ids), **drift, "inputs": list(inputs)}
 
 
-def _finish(config: AssignConfig, staging: str, of: Named, drift: dict[str, Any]) -> None:
+def _finish(config: AssignConfig, staging: str, source: str, of: Named, drift: dict[str, Any]) -> None:
     folder = RunFolder(staging, "assign")
     folder.start(config)
     folder.write_json(_DRIFT, drift)
@@ -278,7 +343,7 @@ def _finish(config: AssignConfig, staging: str, of: Named, drift: dict[str, Any]
     if every:
         metrics |= {"new/reconstruction": every["mean"], "new/outside_share": every["outside_share"]}
     known: dict[str, Any] = {
-        "seed": seed_of(config.tokenizer),
+        "seed": seed_of(source),
         "dataset": of.name,
         "dataset_checksum": of.checksum,
     }

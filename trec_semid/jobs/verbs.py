@@ -22,8 +22,11 @@ JOBS = {
     "study": "StudyConfig",  # a grid of the others
 }
 """Verb -> name of its config class; both it and `run` live in `trec_semid/jobs/<verb>.py`."""
-WITHOUT_CONFIG = ("doctor",)
-"""Verbs that read no config file; each has its `run` there too."""
+WITHOUT_CONFIG = (
+    "doctor",  # this machine -> does its stack work?
+    "generations",  # a store of semantic IDs -> what it has, or its next generation
+)
+"""Verbs that read no config file; their functions live there too."""
 
 
 @dataclass(frozen=True)
