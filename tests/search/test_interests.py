@@ -8,6 +8,7 @@ import torch
 from tests.search.planted_interests import MERGES, Problem, merged_by_hand, padded, search_for
 from trec_semid.metrics.target_positions import UNLISTED, UserItems
 from trec_semid.models.retrieval_model import Queries
+from trec_semid.search import ann
 from trec_semid.search.ann import FlatConfig, HnswConfig, IndexSearch, IvfConfig
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
@@ -70,7 +71,9 @@ def test_quotas_hold_in_every_prefix():
 
 
 @pytest.mark.parametrize("index", [IvfConfig(nprobe=10_000), HnswConfig(m=16, ef_search=200), FlatConfig()])
-def test_an_index_that_reads_all_it_has_lists_as_exact_scores_do(index):
+@pytest.mark.parametrize("few", [50_000, 0], ids=["in order of rows", "cluster by cluster"])
+def test_an_index_that_reads_all_it_has_lists_as_exact_scores_do(monkeypatch, few, index):
+    monkeypatch.setattr(ann, "_FEW_ITEMS", few)
     rng = torch.Generator().manual_seed(0)
     vectors, states = torch.randn(300, 8, generator=rng), torch.randn(40, 8, generator=rng)
     masked = torch.arange(40).repeat_interleave(torch.arange(40)) * 7 % 300

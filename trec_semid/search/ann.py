@@ -36,6 +36,10 @@ from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.retrieved import best_items, expect_no_nan, is_excluded, unlisted_rows
 from trec_semid.search.stretches import bring_together
 
+_FEW_ITEMS = 50_000
+"""Of a graph whose items lie in the order of rows."""
+_ITEMS_OF_CENTRE = 64
+"""That clusters are learnt from."""
 _SCORED_AT_ONCE = 1 << 24
 """Numbers of item vectors that are gathered to score candidates again: 64 MiB."""
 
@@ -156,7 +160,10 @@ class IndexSearch:
             lowered = -penalties[catalogue.rows].float().cpu()
             self._vectors = torch.cat([self._vectors, lowered.unsqueeze(1)], 1)
         self._vectors = self._vectors.contiguous()
-        self._index = build_index(config, self._vectors)
+        # A walk along a graph reads one item after another: those near each other are near in memory as well.
+        self._order = nearby_order(self._vectors) if config.kind == "hnsw" else None
+        ordered = self._vectors if self._order is None else self._vectors[self._order]
+        self._index = build_index(config, ordered)
 
     def is_of(self, catalogue: Catalogue) -> bool:
         """Return whether these are the item vectors that it is an index of."""
@@ -229,8 +236,11 @@ class IndexSearch:
             queries = pad(queries, (0, 1)) if self.config.space == "euclidean" else queries
             ef_search = max(self.config.ef_search, num_asked)
             parameters = cast("Any", faiss).SearchParametersHNSW(efSearch=ef_search)
-        _, places = self._index.search(queries.numpy(), num_asked, params=parameters)
-        return torch.from_numpy(places)
+        _, found = self._index.search(queries.numpy(), num_asked, params=parameters)
+        places = torch.from_numpy(found)
+        if self._order is None:
+            return places
+        return torch.where(places < 0, -1, self._order[places.clamp(min=0)])
 
     def _scores(self, queries: Tensor, places: Tensor) -> Tensor:
         """Return (B, k) float32 scores of the items at some places of this stretch."""
@@ -242,6 +252,20 @@ class IndexSearch:
                 for own, own_places in zip(queries.split(size), places.split(size), strict=True)
             ]
         )
+
+
+def nearby_order(vectors: Tensor) -> Tensor | None:
+    """Return (n,) places of vectors (n, D) on the CPU, cluster by cluster.
+
+    Clusters are the root of n of k-means over a sample. None of so few vectors that a cache has them anyway.
+    """
+    if len(vectors) < _FEW_ITEMS:
+        return None
+    kmeans: Any = faiss.Kmeans(vectors.shape[1], round(len(vectors) ** 0.5), niter=5, seed=0)
+    kmeans.cp.min_points_per_centroid, kmeans.cp.max_points_per_centroid = 1, _ITEMS_OF_CENTRE
+    kmeans.train(vectors.numpy())
+    _, clusters = kmeans.index.search(vectors.numpy(), 1)
+    return torch.from_numpy(clusters[:, 0]).argsort(stable=True)
 
 
 def build_index(config: FlatConfig | IvfConfig | HnswConfig, vectors: Tensor) -> Any:
