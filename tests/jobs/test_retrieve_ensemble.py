@@ -76,7 +76,7 @@ def test_runs_that_cannot_score_together_are_refused_by_name(members, tmp_path):
 @pytest.mark.ranks
 def test_two_ranks_ask_finished_runs_as_one_does(members, tmp_path):
     problem, runs = members
-    changes = {"model": {"kind": "ensemble", "runs": runs}, "evaluation": {"unseen_penalty": 0.05}}
+    changes = {"model": {"kind": "ensemble", "runs": runs}, "evaluation": {"unseen_penalty": 3.0}}
     problem = {"dataset": problem["dataset"]}
     one, two = (
         run_ranks(metrics_of, number, problem, str(tmp_path / str(number)), changes)[0] for number in (1, 2)
