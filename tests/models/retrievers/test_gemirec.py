@@ -76,7 +76,7 @@ def test_losses_are_those_of_the_interests_that_targets_teach(
     dictionary: str, posterior: str, taught: str, window: int, is_cosine: bool
 ):
     loss = LossConfig(item_similarity_is_cosine=is_cosine, item_temperature=0.5)
-    model = build(loss, dictionary=dictionary, posterior=posterior, taught=taught, leads_to_region=is_cosine)
+    model = build(loss, dictionary=dictionary, posterior=posterior, taught=taught, region=float(is_cosine))
     batch, place = training_batch(window=window), torch.zeros(1, 1, dtype=torch.int64)
     with torch.no_grad():
         losses, tokens = model(all_listed(), batch.places)

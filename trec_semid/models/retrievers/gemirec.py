@@ -40,9 +40,9 @@ class GemirecConfig(RetrieverConfig):
     """That reads histories."""
     hidden_dim: PositiveInt | None = None
     """H of the attention that answers questions; four times the width where not given."""
-    leads_to_region: bool = True
-    """Whether a vector has a part of the interest alone, b * R q_m. It holds the vectors of a user apart;
-    without it they overlap more and learn faster."""
+    region: NonNegativeFloat = 1.0
+    """Size of the numbers in R q_m, a vector's part of the interest alone, before training; with 0 there is
+    no such part. The larger, the less a user's lists have in common, and the slower they become good."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Of what is read."""
     num_interests: PositiveInt = 4
@@ -134,10 +134,10 @@ class GemirecModel(RetrievalModel):
         self.loss_weights = {"items": frame.loss.item_weight}
         self.source, self.own_reader, self.posterior = None, None, None
         std = math.sqrt(2 / hidden_dim)  # of a question's parts, as `xavier_normal_` has it for a few heads
-        if config.leads_to_region:
+        if config.region:
             self.region_gate = nn.Parameter(torch.zeros(dim))
             self.region = nn.Linear(hidden_dim, dim, bias=False)
-            nn.init.normal_(self.region.weight, std=math.sqrt(0.5))  # its parts are then 1 long
+            nn.init.normal_(self.region.weight, std=config.region * math.sqrt(0.5))
         if config.interests == "free":
             self.questions = nn.Parameter(torch.randn(config.num_interests, hidden_dim) * std)
             return
