@@ -373,6 +373,9 @@ def list_rule(run: FinishedRun) -> str:
         search = f"{candidates} candidates, by {proposing}, scored"
     search = search if index == "none" else f"{index} index"
     search += f", interests merged by {merge}" if merge else ""
+    prior = how.get("code_prior", {})
+    if prior.get("kind", "none") != "none":
+        search += f", codes corrected by naive Bayes (item share {prior.get('item_share', 1.0):g})"
     penalty = how.get("unseen_penalty", 0.0)
     lowered = f", items without a training event {penalty:g} lower" if penalty else ""
     return f"{search}{lowered}, history {'left out' if how.get('masks_history', True) else 'kept'}"
