@@ -4,6 +4,7 @@
 Jobs are imported inside their verb, so that `--help` does not wait for torch.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -302,6 +303,7 @@ def _run(
     from trec_semid.jobs.verbs import job_named
 
     job = job_named(verb)
+    gc.freeze()  # what was imported stays: later searches for garbage leave it out
     given = [f"{key}={toml_value(value)}" for key, value in (options or {}).items() if value]
     job.run(load_config(job.config, files, given + (sets or [])))
 

@@ -1,6 +1,8 @@
 """The jobs a config file can run: one row a verb, imported only when asked for (torch takes seconds)."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -47,5 +49,18 @@ def job_named(verb: str) -> Job:
     """
     if verb not in JOBS:
         raise ConfigError(f"no verb '{verb}'{did_you_mean(verb, JOBS)}. There are: {', '.join(JOBS)}.")
-    module = import_module(f"trec_semid.jobs.{verb}")
+    with no_search_for_garbage():
+        module = import_module(f"trec_semid.jobs.{verb}")
     return Job(getattr(module, JOBS[verb]), module.run, getattr(module, "finished", None))
+
+
+@contextmanager
+def no_search_for_garbage() -> Iterator[None]:
+    """Import in here: what modules make stays, and looking through it for garbage takes 1 s of 7."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
