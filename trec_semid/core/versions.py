@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -10,17 +11,26 @@ PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "faiss-cpu", "n
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that can change a number, and Python's."""
-    versions = {"python": platform.python_version()}
+    return dict(_versions())
+
+
+@cache
+def _versions() -> list[tuple[str, str]]:
+    versions = [("python", platform.python_version())]
     for name in ("trec-semid", *PACKAGES):
         try:
-            versions[name] = metadata.version(name)
+            versions.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             continue
     return versions
 
 
+@cache
 def code_commit() -> str:
-    """Return the checkout's commit, with '+changes' when files differ from it; 'unknown' outside one."""
+    """Return the checkout's commit, with '+changes' when files differ from it; 'unknown' outside one.
+
+    As it was when first asked, which is soon after the start: what is edited later is not what runs.
+    """
     here = Path(__file__).resolve().parent
     try:
         _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # else an enclosing checkout is meant
