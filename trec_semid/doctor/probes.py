@@ -4,6 +4,7 @@ A wrong build can kill the interpreter, so nothing here is imported by the packa
 nothing of it: `python -P probes.py NAME` prints what it is doing and, last, its facts as JSON.
 """
 
+import gc
 import importlib
 import json
 import sys
@@ -105,10 +106,13 @@ def probe_libraries() -> Facts:
 
 
 def _all_reduce(backend: str, world_size: int) -> Facts:
-    from torch.multiprocessing.spawn import spawn
+    from torch.multiprocessing.spawn import start_processes
 
+    # Forks need not import torch again; but CUDA works in none.
+    method = "spawn" if backend == "nccl" else "fork"
     with tempfile.TemporaryDirectory(prefix="trec-semid-") as folder:
-        spawn(_add_ranks, args=(backend, world_size, f"file://{folder}/store"), nprocs=world_size)
+        args = (backend, world_size, f"file://{folder}/store")
+        start_processes(_add_ranks, args=args, nprocs=world_size, start_method=method)
     return {"processes": world_size}
 
 
@@ -135,4 +139,5 @@ PROBES = {
 }
 
 if __name__ == "__main__":
+    gc.disable()  # a trial is imports for the most part: nothing of what they make is garbage
     sys.stdout.write("\n" + json.dumps(PROBES[sys.argv[1]]()) + "\n")
