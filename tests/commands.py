@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import BaseContext, ForkServerProcess
 from pathlib import Path
 
 from tests.ranks import fork_server
@@ -26,26 +26,38 @@ def start_command(
     stderr: Path,
     environment: Mapping[str, str] = os.environ,
     folder: str | None = None,
+    context: BaseContext | None = None,
 ) -> ForkServerProcess:
     """Start `python -m PROGRAM WORDS...`, or `python PROGRAM WORDS...` of a script.
 
     Output is appended to files. `exitcode` of what is returned is, after `join`, that of the command; minus
-    the number of the signal that ended it.
+    the number of the signal that ended it. `context` makes the process, where it is not the server of the
+    ranks.
     """
     asked = (program, words, str(stdout), str(stderr), dict(environment), folder or os.getcwd())
-    process = fork_server().Process(target=_be_command, args=asked)
+    process = (context or fork_server()).Process(target=_be_command, args=asked)
     process.start()
     return process
 
 
 def run_command(
-    program: str, *words: str, environment: Mapping[str, str] = os.environ, folder: str | None = None
+    program: str,
+    *words: str,
+    environment: Mapping[str, str] = os.environ,
+    folder: str | None = None,
+    context: BaseContext | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run such a command to its end, as `subprocess.run` would."""
     with tempfile.TemporaryDirectory(prefix="command-") as scratch:
         out, err = Path(scratch, "out"), Path(scratch, "err")
         process = start_command(
-            program, *words, stdout=out, stderr=err, environment=environment, folder=folder
+            program,
+            *words,
+            stdout=out,
+            stderr=err,
+            environment=environment,
+            folder=folder,
+            context=context,
         )
         process.join()
         assert process.exitcode is not None

@@ -1,10 +1,7 @@
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.commands import run_command
+from tests.jobs.exporting import IN_FORKS
 from tests.jobs.ranking import rank_config, write_problem
 from tests.jobs.test_rank_finetune import tuned
 from tests.jobs.test_rank_finetune import write_problem as write_tuned_problem
@@ -57,19 +54,8 @@ def bundle(run_folder: str) -> str:
 
 @pytest.fixture(autouse=True)
 def bundles_are_checked_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let exports within tests score their bundles in a fork, which has torch and, without a need, torchrec.
-
-    `bundle` above comes before this and is scored by an interpreter of its own, at 4 s of a processor.
-    """
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        interpreter, is_module, program, *words = command
-        assert (interpreter, is_module) == (sys.executable, "-m")
-        done = run_command(program, *words)
-        done.stdout = done.stdout.replace('"torchrec": true', '"torchrec": false')
-        return done
-
-    monkeypatch.setattr(export, "subprocess", SimpleNamespace(run=run))
+    """`bundle` above comes before this: it is scored by an interpreter of its own."""
+    monkeypatch.setattr(export, "subprocess", IN_FORKS)
 
 
 def test_the_bundle_alone_scores_like_the_run(bundle: str, run_folder: str, problem: dict[str, Any]):

@@ -1,11 +1,13 @@
 """From raw files to the report, each place named by a URI."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.ranks import fork_server
 from trec_semid.core.config import load_config, toml_value
 from trec_semid.core.paths import exists, read_bytes, remove, write_bytes
 from trec_semid.jobs.study import StudyConfig
@@ -84,7 +86,8 @@ def test_everything_can_lie_in_memory(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_study_can_lie_behind_a_file_uri(tmp_path: Path):
+def test_a_study_can_lie_behind_a_file_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork_server())
     root = f"file://{tmp_path}"
     write_raw(f"{root}/raw")
     write_configs(tmp_path, f"{root}/raw")

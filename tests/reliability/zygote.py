@@ -11,9 +11,13 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from tests.jobs.exporting import score_in_fork
 from tests.ranks import fork_server
 
 
@@ -54,6 +58,9 @@ def serve(line: Connection) -> None:
     # Workers of a study, too, have everything imported.
     real = multiprocessing.get_context
     multiprocessing.get_context = lambda method=None: real("fork" if method == "spawn" else method)
+    # So has what scores a bundle.
+    score = partial(score_in_fork, context=real("fork"))
+    import_module("trec_semid.jobs.export").subprocess = SimpleNamespace(run=score)
     while True:
         try:
             order = line.recv()
