@@ -19,7 +19,9 @@ from trec_semid.tokenizers.generations.manifest import Generation
 from trec_semid.tokenizers.generations.publish import roll_back
 from trec_semid.tokenizers.generations.store import Store, open_store
 
-SLOTS, CODES = 2, 3
+SLOTS, CODES = 3, 3
+STEPS = 6
+"""That write a generation, after it has its number."""
 ITEMS = st.sampled_from([f"item {number}" for number in range(7)])
 BATCHES = st.dictionaries(ITEMS, st.integers(0, CODES - 1), min_size=1, max_size=4)
 REMOVED = st.sets(ITEMS, max_size=2)
@@ -72,6 +74,9 @@ class Histories(RuleBasedStateMachine):
             assert change.drift == pytest.approx(shares)
         self.used.add(number)
         self.known[number], self.current = told, number
+        for model in self.known:
+            readable = readable_by(self.store, self.store.generation(model).as_read("model"))
+            assert {*readable} == {now for now in self.known if self.can_read(model, now)}
 
     @rule(batch=BATCHES)
     def publish_retrained(self, batch: dict[str, int]) -> None:
@@ -85,8 +90,25 @@ class Histories(RuleBasedStateMachine):
         self.note(retrain(self.uri, codes, (CODES,), SLOTS), Told(live, {}, None, False))
 
     @precondition(lambda self: self.current)
-    @rule(batch=st.one_of(st.just({}), BATCHES), removed=REMOVED, dies_at=st.none() | st.integers(0, 5))
-    def publish_appended(self, batch: dict[str, int], removed: set[str], dies_at: int | None) -> None:
+    @rule(batch=st.one_of(st.just({}), BATCHES), removed=REMOVED)
+    def append_anything(self, batch: dict[str, int], removed: set[str]) -> None:
+        self.publish_appended(batch, removed)
+
+    @precondition(lambda self: self.current)
+    @rule(batch=BATCHES, dies=st.booleans())
+    def add_new_ones(self, batch: dict[str, int], dies: bool) -> None:
+        live = self.known[self.current or 0].live
+        if new := {item: code for item, code in batch.items() if item not in live}:
+            self.publish_appended(new, set(), dies=dies)
+
+    @precondition(lambda self: self.current)
+    @rule(data=st.data(), batch=BATCHES)
+    def remove_some(self, data: Any, batch: dict[str, int]) -> None:
+        live = self.known[self.current or 0].live
+        removed = data.draw(st.sets(st.sampled_from(sorted(live)), min_size=1, max_size=2))
+        self.publish_appended({item: code for item, code in batch.items() if item not in live}, removed)
+
+    def publish_appended(self, batch: dict[str, int], removed: set[str], *, dies: bool = False) -> None:
         codes = {item: (code,) for item, code in batch.items()}
         before = self.known[self.current or 0]
         try:
@@ -101,11 +123,14 @@ class Histories(RuleBasedStateMachine):
             with pytest.raises(DataError):
                 append(self.uri, codes, sorted(removed))
             return
-        if dies_at is not None:
-            with pytest.raises(ZeroDivisionError), Dying(dies_at):
+        if not batch and not removed:
+            return
+        for step in range(STEPS if dies else 0):
+            with pytest.raises(ZeroDivisionError), Dying(step):
                 append(self.uri, codes, sorted(removed))
             self.used.add(self.store.newest().highest)
-            return
+            assert self.store.folders() == sorted(self.known)
+            self.what_is_published_is_as_it_was()
         gone = {item: codes for item, codes in gone.items() if item not in live}
         self.note(
             append(self.uri, codes, sorted(removed)), Told(live, gone, self.current, removes=bool(removed))
@@ -124,7 +149,6 @@ class Histories(RuleBasedStateMachine):
         keep, model = (data.draw(st.sampled_from(sorted(self.known))) for _ in range(2))
         read = self.store.generation(model).as_read("model")
         readable = {number for number in self.known if self.can_read(model, number)}
-        assert {*readable_by(self.store, read)} == readable
         collect(self.store, plan_collection(self.store, [keep], [read]))
         self.known = {
             number: told
@@ -202,4 +226,4 @@ class Dying:
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=4, stateful_step_count=12, deadline=None)
+TestHistories.settings = settings(max_examples=6, stateful_step_count=15, deadline=None)
