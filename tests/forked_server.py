@@ -1,6 +1,7 @@
 """The fork server as a fork of a test worker: what both need is imported once, at 6 s of a processor."""
 
 import faulthandler
+import logging
 import os
 import signal
 import socket
@@ -13,8 +14,7 @@ from multiprocessing import connection, forkserver, resource_tracker
 def fork_this_process() -> None:
     """Make a fork of this process the server that multiprocessing forks from, instead of a new interpreter.
 
-    Call it before pytest has collected: later on logs are caught, and torch may have threads, which a fork
-    does not take along.
+    Call it before tests run: torch may have threads then, which a fork does not take along.
     """
     import_module("tests.preloaded")
     resource_tracker.ensure_running()
@@ -44,6 +44,7 @@ def _serve(listener: int, alive: int) -> None:
             os.closerange(begin, end)
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
+        logging.getLogger().handlers.clear()  # pytest's: its file is closed, and its number another file's
         _warn_as_a_new_interpreter()
         sys.modules["torch"].set_num_threads(1)  # as OMP_NUM_THREADS asks of a server that starts anew
         sys.argv = ["fork-server"]
