@@ -16,8 +16,12 @@ from hypothesis import HealthCheck, settings
 
 from tests.forked_workers import run_in_forks
 
-# How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says how busy the machine is, not whether the code is right. Every run draws other
+# examples; `--hypothesis-profile thorough` draws more of them where a test does not say how many.
+settings.register_profile(
+    "house", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("house"), max_examples=1000)
 settings.load_profile("house")
 
 
