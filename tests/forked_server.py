@@ -39,18 +39,33 @@ def _serve(listener: int, alive: int) -> None:
         faulthandler.disable()  # it would write to pytest's copy of the standard error
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
-        first, second = sorted((listener, alive))
-        for begin, end in ((3, first), (first + 1, second), (second + 1, 4096)):
-            os.closerange(begin, end)
+        _leave_files(listener, alive)
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
-        logging.getLogger().handlers.clear()  # pytest's: its file is closed, and its number another file's
+        _log_as_a_new_interpreter()
         _warn_as_a_new_interpreter()
         sys.modules["torch"].set_num_threads(1)  # as OMP_NUM_THREADS asks of a server that starts anew
         sys.argv = ["fork-server"]
         forkserver.main(listener, alive, [])
     finally:
         os._exit(0)
+
+
+def _leave_files(*own: int) -> None:
+    """Close the worker's files, but let no other file get their numbers: who knows of one may write to it."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number not in (*own, nowhere):
+            os.dup2(nowhere, number, inheritable=False)
+
+
+def _log_as_a_new_interpreter() -> None:
+    """Leave pytest's log, and write what packages log to this process's stream instead of a test's."""
+    logging.getLogger().handlers.clear()
+    for reference in logging._handlerList:
+        handler = reference()
+        if type(handler) is logging.StreamHandler:
+            handler.stream = sys.stderr
 
 
 def _warn_as_a_new_interpreter() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
@@ -175,7 +176,8 @@ def _have_own(config: pytest.Config, line: Connection) -> None:
     """Have streams, a folder and a server of ranks that no other worker has, and no terminal."""
     gc.enable()
     plugins, folders = config.pluginmanager, config._tmp_path_factory
-    plugins.unregister(plugins.getplugin("terminalreporter"))
+    reporter = plugins.unregister(plugins.getplugin("terminalreporter"))
+    plugins.register(SimpleNamespace(_tw=reporter._tw), "terminalreporter")  # stacks of a timeout go there
     plugins.register(_Teller(config, line))
     capture = plugins.getplugin("capturemanager")
     capture.stop_global_capturing()
