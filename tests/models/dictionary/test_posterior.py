@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 
+from trec_semid.models.dictionary import posterior as module
 from trec_semid.models.dictionary.posterior import (
     InterestPosterior,
     interests_of_histories,
@@ -56,9 +57,22 @@ def test_a_wide_beam_returns_the_likeliest_of_all_tuples(num_interests: int):
         assert chosen.interests.shape == (USERS, num_interests, LEVELS)
 
 
-@pytest.mark.parametrize("width", [3, 16])
-def test_only_interests_that_some_item_has_are_returned(width: int):
-    """Also where the beam is as narrow as these are few: what none of them begins with takes no place."""
+@pytest.mark.parametrize(("width", "cells"), [(3, 64), (16, 64), (3, 0), (3, 63)])
+def test_only_interests_that_some_item_has_are_returned(
+    width: int, cells: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where the beam is as narrow as these are few: what none of them begins with takes no place.
+
+    Prefixes are looked up while a table of K^level may hold them, and searched for beyond.
+    """
+    searched: list[int] = []
+
+    def search(numbers: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
+        searched.append(len(among))
+        return (numbers.unsqueeze(-1) == among).any(-1)
+
+    monkeypatch.setattr(module, "_MOST_CELLS", cells)
+    monkeypatch.setattr(torch, "isin", search)
     made, states, rows = posterior()
     some = torch.tensor([[0, 1, 2], [3, 3, 3], [2, 0, 0]])
     with torch.no_grad():
@@ -73,6 +87,7 @@ def test_only_interests_that_some_item_has_are_returned(width: int):
         order = sorted(some.tolist(), key=lambda each: -log_prob(made, states[user], rows, each))
         assert chosen.interests[user, :3].tolist() == order
         assert chosen.log_probs[user, 3] == -torch.inf
+    assert len(searched) == sum(SIZE ** (level + 1) > cells for level in range(LEVELS))
 
 
 def test_one_level_needs_no_beam():

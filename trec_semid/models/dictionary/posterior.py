@@ -13,6 +13,9 @@ from trec_semid.models.dictionary.sources import numbers_of
 from trec_semid.models.heads.beams import Beams, NextLogProbs
 from trec_semid.models.heads.chained import ChainedHeads
 
+_MOST_CELLS = 2**24
+"""Prefixes that a table of those that items have may hold, of a byte each; more are searched for."""
+
 
 class Chosen(NamedTuple):
     """Interests of B users, likeliest first."""
@@ -90,16 +93,32 @@ def likeliest_interests(
         is_last = level == num_levels - 1
         if existing is not None:
             before = numbers_of(beams.codes, size) if level else nothing.expand(-1, totals.shape[1])
-            numbers = before.unsqueeze(2) * size + torch.arange(size, device=device)
             # The number of a tuple begins with that of its prefix, in digits of base K.
-            prefixes = (existing // size ** (num_levels - 1 - level)).unique_consecutive()
-            totals = totals.masked_fill(~torch.isin(numbers, prefixes), -torch.inf)
+            prefixes = existing // size ** (num_levels - 1 - level)
+            totals = totals.masked_fill(~_has_items(before, prefixes, size, level), -torch.inf)
         flat = totals.flatten(1)
         scores, cells = flat.topk(min(num_interests if is_last else width, flat.shape[1]))
         parents, codes = cells // size, cells % size
         told = beams.codes.gather(1, parents.unsqueeze(2).expand(-1, -1, level))
         beams = Beams(torch.cat([told, codes.unsqueeze(2)], 2), parents, scores, parents)
     return _filled(Chosen(beams.codes, beams.scores), num_interests)
+
+
+def _has_items(before: Tensor, prefixes: Tensor, size: int, level: int) -> Tensor:
+    """Return (B, n, K) bool: which codewords after (B, n) prefixes before a level begin an interest of items.
+
+    Args:
+        before: numbers of tuples of `level` codewords.
+        prefixes: (m,) numbers of those of `level + 1` that items have, ascending.
+        size: K.
+        level: 0 to C - 1.
+    """
+    if size ** (level + 1) <= _MOST_CELLS:
+        # A search for each of B x n x K numbers costs a training step far more than a table does.
+        table = torch.zeros(size ** (level + 1), dtype=torch.bool, device=before.device)
+        return table.index_fill_(0, prefixes, True).view(-1, size)[before]
+    numbers = before.unsqueeze(2) * size + torch.arange(size, device=before.device)
+    return torch.isin(numbers, prefixes.unique_consecutive())
 
 
 @torch.no_grad()
