@@ -202,6 +202,19 @@ def test_the_map_of_the_catalogue_is_refreshed_and_tells_what_moved():
     assert again["interest_moved"] == pytest.approx(changed / NUM_ITEMS)
 
 
+def test_a_run_that_goes_on_knows_the_interests_of_a_map_that_is_tuned():
+    stopped, resumed = (build(dictionary="codes") for _ in range(2))
+    for model in (stopped, resumed):
+        model.items.live.codes = CODES.clone()
+        model.items.live.tokenizer = torch.nn.Identity()  # any: it moves codes
+    stopped.note_catalogue(torch.empty(NUM_ITEMS, DIM), slice(0, NUM_ITEMS))
+    before = stopped.source.existing(stopped.items.live).tolist()
+    stopped.items.live.codes[:, 1] = 1 - stopped.items.live.codes[0, 1]
+    resumed.load_state_dict(stopped.state_dict())
+    after = [model.source.existing(model.items.live).tolist() for model in (stopped, resumed)]
+    assert after[0] == after[1] != before
+
+
 def test_semantic_ids_shorter_than_the_interests_are_refused():
     with pytest.raises(ConfigError, match=r"semantic IDs have 3 codes, not 4. Set 3 or less"):
         build(dictionary="codes", interest={"num_levels": 4})

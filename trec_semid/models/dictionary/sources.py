@@ -222,12 +222,15 @@ class CodeInterests(InterestSource):
 
     def note_catalogue(self, vectors: Tensor, rows: slice, live: LiveCodes | None) -> dict[str, float]:
         """See `InterestSource`; codes are what they are, and there is nothing to tell; (n, D) vectors."""
-        assert live is not None, "a config without codes is refused"
-        self.seen = numbers_of(live.codes[:, : self.num_levels], live.tables.num_rows).unique()
         return {}
 
     def existing(self, live: LiveCodes | None) -> Tensor | None:
-        """See `InterestSource`: (n,); there are codes before the first look, too."""
-        if self.seen is None:
-            self.note_catalogue(torch.empty(0), slice(0), live)
+        """See `InterestSource`: (n,); there are codes before the first look, too.
+
+        Where a tokenizer is tuned they are those of the map as it is now: it changes between looks, and a
+        checkpoint has it as it is.
+        """
+        assert live is not None, "a config without codes is refused"
+        if self.seen is None or live.tokenizer is not None:
+            self.seen = numbers_of(live.codes[:, : self.num_levels], live.tables.num_rows).unique()
         return self.seen
