@@ -41,7 +41,8 @@ def read_run(folder: Path, keys: str) -> dict[str, float]:
     metrics |= {key: value for key, value in done["counts"].items() if key.startswith("parameters/")}
     metrics["minutes"] = done["wall_s"] / 60
     speeds, epochs, best = list[float](), dict[int, float](), None
-    for line in (folder / "log.jsonl").read_text().splitlines():
+    log = folder / "log.jsonl"  # what learns nothing has none
+    for line in log.read_text().splitlines() if log.exists() else ():
         told = json.loads(line)
         speeds += [told["train/samples_per_s"]] if "train/samples_per_s" in told else []
         if "epoch" in told and "step" in told:

@@ -31,6 +31,7 @@ def test_rows_are_means_over_seeds_with_what_their_lists_say(tmp_path: Path):
         write_run(tmp_path / f"s/a-x/seed-{seed}", **{"test/recall@10": value, "test/other": 1.0})
         write_run(tmp_path / f"s/a-x-lists/seed-{seed}", job="evaluate", **{"test/categories@10": 4.0})
     write_run(tmp_path / "s/a-long-y/seed-0", **{"test/recall@10": 0.9})
+    (tmp_path / "s/a-long-y/seed-0/log.jsonl").unlink()
     write_run(tmp_path / "s/a-codes/seed-0", job="tokenize", **{"test/recall@10": 0.9})
     file = tmp_path / "r.json"
     before = {"label": "X", "source": "an earlier one"}
@@ -47,6 +48,7 @@ def test_rows_are_means_over_seeds_with_what_their_lists_say(tmp_path: Path):
     costs = {"minutes": 2.0, "samples_per_s": 20.0, "best_epoch": 2.0, "parameters/dense": 7.0}
     assert told == {"test/categories@10": 4.0, **costs}
     assert results.origins[row.origin or ""].dataset == "A"
+    assert set(results.rows["a-long-y"].metrics) == {"test/recall@10", "minutes", "parameters/dense"}
     assert results.origins[results.rows["a-long-y"].origin or ""].dataset == "B"
 
 
