@@ -191,14 +191,20 @@ class Pair(Config):
 
 
 def test_what_a_run_has_is_read_though_it_is_refused_today(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    kinds = "[job.tokenizer]\nkind = 'kmeans'\nlevels = 5\nturns = 3\n[job.rules.a]\nwidth = 1\n"
+    kinds = "[job.tokenizer]\nkind = 'kmeans'\nlevels = 5\nturns = 3\nkmeans = 1\n[job.rules.a]\nwidth = 1\n"
     saved = file(tmp_path, f"first = 2\nold = 1\n{kinds}")
     with pytest.raises(ConfigError, match="unknown key"):
         load_config(Pair, [saved])
     config = load_saved(Pair, saved)
     assert (config.first, config.job.tokenizer, config.job.rules) == (2, Kmeans(levels=5), {"a": Rule()})
     told = [record.message.removeprefix(f"{saved}: ").partition(":")[0] for record in caplog.records]
-    assert sorted(told) == ["first", "job.rules.a.width", "job.tokenizer.turns", "old"]
+    assert sorted(told) == [
+        "first",
+        "job.rules.a.width",
+        "job.tokenizer.kmeans",
+        "job.tokenizer.turns",
+        "old",
+    ]
     with pytest.raises(ConfigError, match=r"levels.*less than or equal to 8"):
         load_saved(Pair, file(tmp_path, "[job.tokenizer]\nkind = 'kmeans'\nlevels = 50\n"))
 

@@ -9,7 +9,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Annotated, Any, TypeVar
 
 import tomli_w
@@ -215,16 +215,26 @@ def _validated_saved(kind: type[ConfigT], values: dict[str, Any], unknown: list[
 
 
 def _remove(values: Any, location: tuple[int | str, ...]) -> str:
-    """Take a key out of nested values and return its name; tags of unions in its location are passed over."""
+    """Take a key out of nested values and return its name.
+
+    Tags of unions in its location are passed over, which a key may have the name of: the longest way that
+    leads to it counts.
+    """
     *above, last = location
-    named: list[str] = []
-    for part in above:
-        has_part = part in values if isinstance(values, dict) else isinstance(part, int)
-        if has_part:
+    ways = (way for length in range(len(above), -1, -1) for way in combinations(above, length))
+    way, holder = next((way, at) for way in ways if last in (at := _inside(values, way)))
+    del holder[last]
+    return ".".join([*(str(part) for part in way), str(last)])
+
+
+def _inside(values: Any, way: tuple[int | str, ...]) -> dict[int | str, Any]:
+    """Return the section that parts of a location lead to; an empty one where they lead to none."""
+    for part in way:
+        if isinstance(values, list) and isinstance(part, int):
             values = values[part]
-            named.append(str(part))
-    del values[last]
-    return ".".join([*named, str(last)])
+        else:
+            values = values.get(part) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
 
 
 def _validated(
