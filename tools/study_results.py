@@ -41,7 +41,7 @@ def read_run(folder: Path, keys: str) -> dict[str, float]:
     metrics |= {key: value for key, value in done["counts"].items() if key.startswith("parameters/")}
     metrics["minutes"] = done["wall_s"] / 60
     speeds, epochs, best = list[float](), dict[int, float](), None
-    log = folder / "log.jsonl"  # what learns nothing has none
+    log = folder / "log.jsonl"  # what learns nothing, or asks finished runs, has none
     for line in log.read_text().splitlines() if log.exists() else ():
         told = json.loads(line)
         speeds += [told["train/samples_per_s"]] if "train/samples_per_s" in told else []
@@ -83,9 +83,14 @@ def merge(results: dict[str, Any], study: Path, keys: str, command: str, dataset
         if name.endswith(_LISTS):
             continue
         metrics = over_seeds([chosen for _, chosen in runs])
-        if name + _LISTS in steps:
-            metrics = over_seeds([chosen for _, chosen in steps[name + _LISTS]]) | metrics
-        first = runs[0][0]
+        seeds, lists = [done["seed"] for done, _ in runs], steps.get(name + _LISTS, [])
+        if sorted(done["seed"] for done, _ in lists) == sorted(seeds):
+            metrics = over_seeds([chosen for _, chosen in lists]) | metrics
+        elif lists:
+            print(f"{study / name}{_LISTS}: other seeds than {name}: left out", file=sys.stderr)
+        checksums = {done["dataset_checksum"][:12] for done, _ in runs}
+        if len(checksums) > 1:
+            raise SystemExit(f"{study / name}: seeds over several data sets: {', '.join(sorted(checksums))}")
         # Seeds may be run one after the other, with commits between: all are named.
         commits = sorted({commit[:7] for done, _ in runs for commit in done["commits"]})
         prefix = max((p for p in datasets if name.startswith(p)), key=len, default=None)
@@ -96,11 +101,10 @@ def merge(results: dict[str, Any], study: Path, keys: str, command: str, dataset
             "command": command,
             "commit": ", ".join(commits),
             "dataset": datasets[prefix],
-            "dataset_checksum": first["dataset_checksum"][:12],
+            "dataset_checksum": checksums.pop(),
         }
         before = results["rows"].get(name, {"label": name})
-        seeds = sorted(done["seed"] for done, _ in runs)
-        results["rows"][name] = before | {"origin": origin, "seeds": seeds, "metrics": metrics}
+        results["rows"][name] = before | {"origin": origin, "seeds": sorted(seeds), "metrics": metrics}
     used = {row.get("origin") for row in results["rows"].values()}
     results["origins"] = {name: origin for name, origin in results["origins"].items() if name in used}
 

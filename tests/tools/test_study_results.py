@@ -17,6 +17,8 @@ def write_run(folder: Path, *, job: str = "retrieve", commit: str = "abc1234def"
     done: dict[str, Any] = {"job": job, "dataset_checksum": "d" * 64, "seed": int(folder.name[5:] or 0)}
     done |= {"commits": [commit], "wall_s": 120.0, "counts": {"parameters/dense": 7, "test/users": 3}}
     (folder / "metrics.json").write_text(json.dumps(done | {"metrics": metrics}))
+    if job == "evaluate":  # writes no log
+        return
     log = [
         {"step": 20, "train/samples_per_s": 10.0},
         {"step": 20, "epoch": 2.0, "valid/ndcg@10": 0.5},
@@ -50,6 +52,22 @@ def test_rows_are_means_over_seeds_with_what_their_lists_say(tmp_path: Path):
     assert results.origins[row.origin or ""].dataset == "A"
     assert set(results.rows["a-long-y"].metrics) == {"test/recall@10", "minutes", "parameters/dense"}
     assert results.origins[results.rows["a-long-y"].origin or ""].dataset == "B"
+
+
+def test_lists_of_other_seeds_are_left_out_and_other_data_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for seed in (0, 1):
+        write_run(tmp_path / f"s/a-x/seed-{seed}", **{"test/recall@10": 0.1})
+    write_run(tmp_path / "s/a-x-lists/seed-1", job="evaluate", **{"test/categories@10": 4.0})
+    file = tmp_path / "r.json"
+    study_results.main([str(tmp_path / "s"), str(file), *WORDS])
+    assert "other seeds than a-x" in capsys.readouterr().err
+    assert "test/categories@10" not in Results.model_validate_json(file.read_text()).rows["a-x"].metrics
+    other = tmp_path / "s/a-x/seed-1/metrics.json"
+    other.write_text(other.read_text().replace("d" * 64, "e" * 64))
+    with pytest.raises(SystemExit, match="several data sets"):
+        study_results.main([str(tmp_path / "s"), str(file), *WORDS])
 
 
 def test_a_row_names_all_commits_of_its_runs_and_needs_a_data_set(tmp_path: Path):
