@@ -1,6 +1,7 @@
 """A ranker that read a store's first generation, asked again while the store changes."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,8 @@ from trec_semid.jobs.evaluate import EvaluateConfig
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.jobs.rank import RankConfig
 from trec_semid.serving.reader import Bundle
+from trec_semid.tokenizers.generations.manifest import Generation
+from trec_semid.tokenizers.generations.store import Store
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.ranking.setup import read_inputs
 from trec_semid.training.run import training_ranks, with_pinned_codes
@@ -116,13 +119,24 @@ def test_a_bundle_gets_the_map_of_a_generation_of_additions(at: Path, monkeypatc
 
 
 @pytest.mark.ranks
-def test_every_rank_reads_the_generation_that_rank_0_saw(world: Path):
-    alone = read_inputs(config_of(world, "ranker")).checksums
-    assert run_ranks(read_on_ranks, 2, str(world)) == [(f"{world}/store/generation-1", alone)] * 2
+def test_every_rank_reads_the_generation_that_rank_0_saw(at: Path):
+    alone = read_inputs(config_of(at, "ranker")).checksums
+    read = run_ranks(read_on_ranks, 2, str(at))
+    assert [each[:2] for each in read] == [(f"{at}/store/generation-1", alone)] * 2
+    said = json.loads((at / "ranker/metrics.json").read_text())["metrics"]
+    for *_, asked in read:
+        assert asked == pytest.approx({key: said[key] for key in asked}, rel=1e-3, abs=1e-4)
 
 
-def read_on_ranks(folder: str) -> tuple[str | None, dict[str, str]]:
+def read_on_ranks(folder: str) -> tuple[str | None, dict[str, str], dict[str, float]]:
+    if os.environ["RANK"] != "0":
+
+        def refuse(_: Store) -> Generation:
+            raise DataError("another generation was published meanwhile")
+
+        Store.current = refuse
     config = config_of(Path(folder), "ranker")
     with training_ranks(config.train) as ranks:
         pinned = with_pinned_codes(config, ranks)
-        return pinned.semantic_ids, read_inputs(pinned).checksums
+        checksums = read_inputs(pinned).checksums
+    return pinned.semantic_ids, checksums, ask(Path(folder), "again", f"{folder}/store")

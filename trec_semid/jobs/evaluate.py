@@ -17,7 +17,7 @@ from trec_semid.evaluation.ranking import Named
 from trec_semid.evaluation.strata import StrataConfig
 from trec_semid.runtime.logs import say
 from trec_semid.runtime.own_folder import own_folder
-from trec_semid.runtime.ranks import Ranks, barrier
+from trec_semid.runtime.ranks import Ranks, barrier, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.generations.store import resolve
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
@@ -107,9 +107,14 @@ def run(config: EvaluateConfig) -> Trained:
     Raises:
         SemidError: runs, settings or folder that cannot be used; nothing is written then.
     """
-    if config.semantic_ids:  # read once: another generation may be published meanwhile
-        config = config.model_copy(update={"semantic_ids": resolve(config.semantic_ids)})
-    asked = _read(config)
+    with process_group() as ranks:
+        if place := config.semantic_ids:  # read once, for all ranks: another may be published meanwhile
+            pinned = on_main(ranks, partial(resolve, place))
+            config = config.model_copy(update={"semantic_ids": pinned})
+        return _evaluate(config, _read(config))
+
+
+def _evaluate(config: EvaluateConfig, asked: _Asked) -> Trained:
     with training_ranks(asked.config.train) as ranks, own_folder(config.run, "evaluate", ranks):
         folder = RunFolder(config.run, "evaluate")
         inputs = {"dataset": asked.dataset.facts.checksum, "runs": _checksum(asked.runs)}
