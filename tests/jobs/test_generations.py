@@ -25,6 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_map(f"{folder}/{name}.parquet", codes, (4, 4))
     write_map(f"{folder}/over.parquet", {"bob": (0, 1)}, (4, 4))
     write_map(f"{folder}/wide.parquet", {"bob": (7, 1)}, (9, 4))
+    write_map(f"{folder}/narrow.parquet", {"bob": (2, 1)}, (2, 4))  # 2 says 'missing' here
     ids_file(f"{folder}/gone.parquet", ["shoe"])
     ids_file(f"{folder}/unknown.parquet", ["hat", "no"])
     store = f"{folder}/store"
@@ -97,6 +98,12 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], str]] = [
         [STORE, "{at}/wide.parquet"],
         {"append": True},
         r"codes that do not fit generation 2, whose codebooks have \(4, 4\) codes",
+    ),
+    (
+        "add",
+        [STORE, "{at}/narrow.parquet"],
+        {"append": True},
+        r"whose codebooks have \(4, 4\) codes \(got 'codebook sizes \(2, 4\)'\)\. Assign these items with",
     ),
     ("rollback", [STORE, 9], {}, "no such generation .*There are: 1, 2, 3"),
     ("diff", [STORE, 1, 9], {}, "got 9"),

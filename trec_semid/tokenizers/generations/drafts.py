@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.ids import id_array, rows_of
-from trec_semid.core.paths import exists, join, list_folder, read_bytes
+from trec_semid.core.paths import arrow_filesystem, exists, join, list_folder, read_bytes
 from trec_semid.runtime.fingerprints import fingerprint, verify
 from trec_semid.tokenizers.generations.delta import compare_items
 from trec_semid.tokenizers.generations.items import (
@@ -30,6 +31,7 @@ from trec_semid.tokenizers.generations.manifest import (
     tokenizer_checksum,
 )
 from trec_semid.tokenizers.generations.store import Entry, Store
+from trec_semid.tokenizers.maps.code_files import stated_sizes
 from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
 from trec_semid.tokenizers.maps.coefficients import Coefficients
 from trec_semid.tokenizers.maps.origin import Origin
@@ -254,9 +256,10 @@ def batch_of(place: str, folder: str | None, file: str, checksum: str | None = N
         DataError: the map is damaged.
     """
     ids = SemanticIds.load(file)
-    return Batch(
-        NewItems(ids.item_ids, ids.codes, place), None, place, checksum or fingerprint(file).sha256, folder
-    )
+    fs, inner = arrow_filesystem(file)
+    stated = stated_sizes(pq.read_schema(inner, filesystem=fs).metadata, file)
+    new = NewItems(ids.item_ids, ids.codes, place, stated)
+    return Batch(new, None, place, checksum or fingerprint(file).sha256, folder)
 
 
 def _tokenizer_of(source: Source) -> str | None:
@@ -293,12 +296,18 @@ def _expect_sizes(new: NewItems | None, current: Generation) -> None:
     if new is None:
         return
     stem = current.sizes[:-1] if current.collisions == "slots" else current.sizes
-    fits = new.codes.shape[1] == len(stem) and bool((new.codes <= np.asarray(stem)).all())
+    # Of a smaller codebook the code that says 'missing' would be a codeword here: bounds alone cannot tell.
+    fits = (
+        new.codes.shape[1] == len(stem)
+        and new.sizes in ((), stem)
+        and bool((new.codes <= np.asarray(stem)).all())
+    )
     if not fits:
         raise DataError(
             f"codes that do not fit generation {current.number}, whose codebooks have {stem} codes",
             file=new.file,
             field="codes",
+            value=f"codebook sizes {new.sizes}" if new.sizes not in ((), stem) else None,
             remedy="Assign these items with the tokenizer of that generation",
         )
 

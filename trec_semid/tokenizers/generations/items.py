@@ -64,6 +64,8 @@ class NewItems(NamedTuple):
     """(n, R) int32, or one position less where the last one is for slots."""
     file: str
     """Where they were read, for errors."""
+    sizes: tuple[int, ...] = ()
+    """Codebook sizes that they state, for each of their positions; none where they state none."""
 
 
 class Removal(NamedTuple):
