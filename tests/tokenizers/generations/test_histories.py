@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.tokenizers.generations.stores import append, retrain, tuples_of
-from trec_semid.core.errors import DataError
+from trec_semid.core.errors import DataError, LockError
 from trec_semid.core.paths import find_files
 from trec_semid.tokenizers.generations import publish as publishing
 from trec_semid.tokenizers.generations.collect import collect, plan_collection, readable_by
@@ -95,11 +96,11 @@ class Histories(RuleBasedStateMachine):
         self.publish_appended(batch, removed)
 
     @precondition(lambda self: self.current)
-    @rule(batch=BATCHES, dies=st.booleans())
-    def add_new_ones(self, batch: dict[str, int], dies: bool) -> None:
+    @rule(batch=BATCHES, dies=st.booleans(), collects=st.booleans())
+    def add_new_ones(self, batch: dict[str, int], dies: bool, collects: bool) -> None:
         live = self.known[self.current or 0].live
         if new := {item: code for item, code in batch.items() if item not in live}:
-            self.publish_appended(new, set(), dies=dies)
+            self.publish_appended(new, set(), dies=dies, collects=collects)
 
     @precondition(lambda self: self.current)
     @rule(data=st.data(), batch=BATCHES)
@@ -108,7 +109,18 @@ class Histories(RuleBasedStateMachine):
         removed = data.draw(st.sets(st.sampled_from(sorted(live)), min_size=1, max_size=2))
         self.publish_appended({item: code for item, code in batch.items() if item not in live}, removed)
 
-    def publish_appended(self, batch: dict[str, int], removed: set[str], *, dies: bool = False) -> None:
+    def collect_leftovers(self) -> None:
+        """As a process does that took the lock over."""
+        collect(self.store, plan_collection(self.store, list(self.known)))
+
+    def nothing_was_published(self) -> None:
+        self.used.add(self.store.newest().highest)
+        assert self.store.folders() == sorted(self.known)
+        self.what_is_published_is_as_it_was()
+
+    def publish_appended(
+        self, batch: dict[str, int], removed: set[str], *, dies: bool = False, collects: bool = False
+    ) -> None:
         codes = {item: (code,) for item, code in batch.items()}
         before = self.known[self.current or 0]
         try:
@@ -126,15 +138,20 @@ class Histories(RuleBasedStateMachine):
         if not batch and not removed:
             return
         for step in range(STEPS if dies else 0):
-            with pytest.raises(ZeroDivisionError), Dying(step):
+            with pytest.raises(ZeroDivisionError), During(step, lambda: 1 / 0):
                 append(self.uri, codes, sorted(removed))
-            self.used.add(self.store.newest().highest)
-            assert self.store.folders() == sorted(self.known)
-            self.what_is_published_is_as_it_was()
+            self.nothing_was_published()
+        # On a disk the folder has its name just before the last step, in place from its first file on.
+        seen_from = 1 if self.uri.startswith("memory") else STEPS - 1
+        for step in range(seen_from, STEPS if collects else 0):
+            told = pytest.raises(LockError, match=r"was faster \(never published")
+            with told, During(step, self.collect_leftovers):
+                append(self.uri, codes, sorted(removed))
+            self.nothing_was_published()
         gone = {item: codes for item, codes in gone.items() if item not in live}
-        self.note(
-            append(self.uri, codes, sorted(removed)), Told(live, gone, self.current, removes=bool(removed))
-        )
+        with During(0, self.collect_leftovers if collects else int):
+            generation = append(self.uri, codes, sorted(removed))
+        self.note(generation, Told(live, gone, self.current, removes=bool(removed)))
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -200,11 +217,11 @@ def with_slots(live: Tuples, gone: Tuples, new: Tuples) -> Tuples:
     return live
 
 
-class Dying:
-    """Fail at the n-th of the steps that write a generation."""
+class During:
+    """Do something at the n-th of the steps that write a generation, right before it."""
 
-    def __init__(self, at: int) -> None:
-        self.left, self.patch = at, pytest.MonkeyPatch()
+    def __init__(self, at: int, act: Callable[[], object]) -> None:
+        self.left, self.act, self.patch = at, act, pytest.MonkeyPatch()
 
     def __enter__(self) -> None:
         steps = ("save_items", "write_record", "fingerprints", "utc_now", "write_bytes")
@@ -217,7 +234,9 @@ class Dying:
             if spares and spares in args:
                 return function(*args, **kwargs)
             self.left -= 1
-            return 1 / 0 if self.left < 0 else function(*args, **kwargs)
+            if self.left == -1:
+                self.act()
+            return function(*args, **kwargs)
 
         return call
 

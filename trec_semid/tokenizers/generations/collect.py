@@ -63,13 +63,17 @@ def plan_collection(
 def collect(store: Store, plan: Collected) -> None:
     """Remove what nobody needs: first by word, then from the disk.
 
+    Leftovers get an entry too: one may be the folder of a publisher whose lock was taken over. With this
+    entry between its own two, the publisher is refused before it names a folder that is gone.
+
     Who is killed in between leaves folders that nobody reads, and that the next collection removes.
 
     Raises:
         LockError: another process was faster; nothing was removed.
     """
-    if plan.collected:
-        note = f"collected {', '.join(map(str, plan.collected))}"
+    told = [("collected", plan.collected), ("never published", plan.leftovers)]
+    note = "; ".join(f"{what} {', '.join(map(str, numbers))}" for what, numbers in told if numbers)
+    if note:
         store.advance(plan.seen, "collect", 0, published=tuple(plan.needed), note=note)
     for number in (*plan.collected, *plan.leftovers):
         remove(store.folder(number))

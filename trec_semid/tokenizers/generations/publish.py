@@ -1,6 +1,9 @@
 """How a generation comes to be: written whole under its own number, and made current by one file."""
 
-from trec_semid.core.paths import exists, join, read_bytes, remove, staged_folder, write_bytes
+from collections.abc import Sequence
+
+from trec_semid.core.errors import DataError
+from trec_semid.core.paths import exists, find_files, join, read_bytes, remove, staged_folder, write_bytes
 from trec_semid.core.versions import code_commit
 from trec_semid.runtime.fingerprints import fingerprints
 from trec_semid.runtime.runs import command_line
@@ -33,6 +36,7 @@ def publish(uri: str, seen: Entry, draft: Draft, note: str = "") -> Generation:
 
     Raises:
         LockError: another process was faster; the store is as that one left it.
+        DataError: somebody removed files of it meanwhile; nothing is published.
         OSError: the disk is full, say; the store is as it was.
     """
     store = open_or_create(uri)
@@ -42,12 +46,18 @@ def publish(uri: str, seen: Entry, draft: Draft, note: str = "") -> Generation:
     try:
         with staged_folder(folder, GENERATION) as staging:
             generation = _write(staging, store, draft, note)
+            written = find_files(staging)
+        _expect_there(folder, written)
         published = (*begun.published, number)
         store.advance(begun, "publish", number, current=number, published=published, note=note)
-    except BaseException:
+    except BaseException as error:
+        newest = store.newest()
         # What interrupts right after the last file was written does not undo it.
-        if number not in store.newest().published:
+        if number not in newest.published:
             remove(folder)
+        # Who took the lock over may have removed files of it, and says so in the history.
+        if isinstance(error, (FileNotFoundError, DataError)) and newest != begun:
+            raise store.overtaken() from None
         raise
     return generation
 
@@ -64,6 +74,13 @@ def roll_back(store: Store, seen: Entry, number: int, note: str = "") -> Generat
     if seen.current != number or store.newest() != seen:
         store.advance(seen, "rollback", number, current=number, note=note)
     return generation
+
+
+def _expect_there(folder: str, written: Sequence[str]) -> None:
+    """Refuse to name a generation of which somebody removed a file meanwhile."""
+    if absent := {*written} - {*find_files(folder)}:
+        remedy = "Did someone tidy up? Nothing was published; run again, alone"
+        raise DataError("removed after it was written", file=join(folder, min(absent)), remedy=remedy)
 
 
 def _write(folder: str, store: Store, draft: Draft, note: str) -> Generation:

@@ -102,12 +102,17 @@ class Store:
         try:
             create_bytes(place, signed_json(entry.model_dump(mode="json")))
         except FileExistsError:
-            other = self.newest()
-            raise LockError(
-                f"{self.uri}: another process was faster ({other.action} of generation {other.number}, "
-                f"{other.at}: {other.command}). Nothing was changed by this one. Look at it, and run again."
-            ) from None
+            raise self.overtaken() from None
         return entry
+
+    def overtaken(self) -> LockError:
+        """Return the refusal of one that another process, named by the newest entry, was faster than."""
+        other = self.newest()
+        what = f"{other.action} of generation {other.number}" if other.number else other.note or other.action
+        return LockError(
+            f"{self.uri}: another process was faster ({what}, {other.at}: {other.command}). Nothing was "
+            "changed by this one. Look at it, and run again."
+        )
 
     def generation(self, number: int) -> Generation:
         """Return a generation that was published.
