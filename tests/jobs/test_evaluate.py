@@ -172,18 +172,31 @@ def test_all_items_as_candidates_change_nothing_and_few_say_what_they_miss(
     shares = {name: metrics.pop(name) for name in list(metrics) if "candidates_agreement" in name}
     assert metrics == pytest.approx(results_of(runs["a"]), abs=1e-6)
     assert shares == {"valid/candidates_agreement@5": 1.0, "valid/candidates_agreement@10": 1.0}
-    few = run(asked(tmp_path / "few", [runs["a"]], retrieval={**settings, "candidates": 10})).metrics
+    of_few = asked(tmp_path / "few", [runs["a"]], retrieval={**settings, "candidates": 10})
+    few = run(of_few).metrics
     assert 0.2 < few["valid/candidates_agreement@10"] < 0.98
+    if beam_width:
+        return
+    evaluated = json.loads((tmp_path / "few/evaluated.json").read_text())["config"]["evaluation"]
+    assert evaluated["code_prior"] == {"kind": "bayes", "item_share": 1.0}
+    # One of an older version, which does not say by what it corrected codes, is not taken for this one.
+    said = json.loads((tmp_path / "few/run.json").read_text())
+    del said["inputs"]["code_prior"]
+    (tmp_path / "few/run.json").write_text(json.dumps(said))
+    (tmp_path / "few/metrics.json").write_text(json.dumps({"metrics": {"valid/ndcg@10": 0.5}}))
+    assert run(of_few).metrics == few
 
 
-def test_an_ensemble_of_runs_that_list_candidates_scores_every_item(world: Any, tmp_path: Path):
+def test_runs_that_list_candidates_score_every_item_together_or_if_asked(world: Any, tmp_path: Path):
     problem, runs = world
     two_stage = {"cutoffs": [5, 10], "candidates": 20, "beam_width": 20}
     config = retrieve_config(problem, str(tmp_path / "c"), evaluation=two_stage, train={"max_epochs": 1})
     retrieve.run(config)
-    metrics = run(asked(tmp_path / "both", [str(tmp_path / "c"), runs["a"]])).metrics
-    assert "valid/ndcg@10" in metrics
-    assert not any("agreement" in name for name in metrics)
+    unset = {"candidates": 0, "beam_width": 0}  # what corrected candidates goes with these
+    for name, also, values in (("both", [runs["a"]], {}), ("alone", [], {"retrieval": unset})):
+        metrics = run(asked(tmp_path / name, [str(tmp_path / "c"), *also], **values)).metrics
+        assert "valid/ndcg@10" in metrics
+        assert not any("agreement" in name for name in metrics)
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,9 @@ def test_no_two_arms_have_one_name(arms: list[tuple[str, dict[str, object]]]):
             "500 candidates, by a beam of 600 tuples, scored, history left out",
         ),
         (
-            {"code_prior": {"kind": "bayes", "item_share": 6.0}},
-            "every item scored, codes corrected by naive Bayes (item share 6), history left out",
+            {"candidates": 500, "code_prior": {"kind": "bayes", "item_share": 6.0}},
+            "500 candidates, by the codes of every item, scored, codes corrected by naive Bayes "
+            "(item share 6), history left out",
         ),
         (
             {"unseen_penalty": 0.5},

@@ -137,8 +137,10 @@ def faults_of_unread(
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] = ()) -> ConfigT:
-    """Merge TOML files left to right, apply `a.b=c` overrides, validate.
+def load_config(
+    kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] = (), *, of_run: bool = False
+) -> ConfigT:
+    """Merge TOML files left to right, apply `a.b=c` overrides, validate; of a run as `validate_saved` does.
 
     Raises:
         ConfigError: a file cannot be read or parsed, an override has no `=`, or values do not fit;
@@ -163,7 +165,7 @@ def load_config(kind: type[ConfigT], files: Sequence[str], sets: Sequence[str] =
                 named[number] += " (it has no keys)"
     if unread:
         raise ConfigError("\n".join(unread))
-    return _validated(kind, merged, provenance, named)
+    return _validated(kind, merged, provenance, named, _SAVED if of_run else None)
 
 
 def load_saved(kind: type[ConfigT], file: str) -> ConfigT:
@@ -238,11 +240,15 @@ def _inside(values: Any, way: tuple[int | str, ...]) -> dict[int | str, Any]:
 
 
 def _validated(
-    kind: type[ConfigT], values: dict[str, Any], provenance: Provenance, files: Sequence[str]
+    kind: type[ConfigT],
+    values: dict[str, Any],
+    provenance: Provenance,
+    files: Sequence[str],
+    context: dict[str, bool] | None,
 ) -> ConfigT:
     faults: list[Any] = [_fault(*place) for place in unusable(values)]
     try:
-        config = kind.model_validate(values)
+        config = kind.model_validate(values, context=context)
     except ValidationError as error:
         raise ConfigError(explain([*faults, *error.errors()], kind, provenance, files, values)) from None
     faults += [_fault(*place) for place in _truth_values_as_numbers(values, config.model_dump())]

@@ -1,6 +1,7 @@
 """`trec-semid evaluate`: finished runs asked again, under other settings of evaluation, without training."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Protocol, Self
@@ -117,7 +118,7 @@ def run(config: EvaluateConfig) -> Trained:
 def _evaluate(config: EvaluateConfig, asked: _Asked) -> Trained:
     with training_ranks(asked.config.train) as ranks, own_folder(config.run, "evaluate", ranks):
         folder = RunFolder(config.run, "evaluate")
-        inputs = {"dataset": asked.dataset.facts.checksum, "runs": _checksum(asked.runs)}
+        inputs = {"dataset": asked.dataset.facts.checksum, "runs": _checksum(asked.runs), **_settled(asked)}
         if on_main(ranks, partial(folder.is_finished, config, inputs)):
             if ranks.is_main:
                 say(f"{config.run} is already done")
@@ -132,6 +133,16 @@ def _evaluate(config: EvaluateConfig, asked: _Asked) -> Trained:
         )
         write_results(folder, asked.dataset, asked.config.seed, ranks, results)
         return tell_results(folder, ranks)
+
+
+def _settled(asked: _Asked) -> dict[str, str]:
+    """Return a default that the runs' other keys decide, which the config of this verb does not say.
+
+    It counts as an input: an evaluation that is there with another one says nothing of this one.
+    """
+    evaluation = asked.asked_config().get("evaluation", {})
+    prior = evaluation.get("code_prior") if evaluation.get("candidates") else None
+    return {"code_prior": json.dumps(prior, sort_keys=True)} if prior else {}
 
 
 def _generation(asked: _Asked) -> dict[str, object]:

@@ -162,7 +162,7 @@ class RunFolder:
         # Equal checksums need no look at the saved config, which today's code might refuse to load.
         if self.read_json("run.json").get("config_checksum") == config_checksum(config):
             return Comparison([], False)
-        return compare(load_config(type(config), [self.path("config.toml")]), config)
+        return compare(load_config(type(config), [self.path("config.toml")], of_run=True), config)
 
     def write_json(self, name: str, content: object) -> None:
         """Write a JSON file at once, or not at all."""

@@ -10,11 +10,13 @@ import pytest
 
 from tests.datasets import describe_again, write_small_dataset
 from tests.jobs.retrieving import STILL, retrieve_config
-from trec_semid.core.config import load_config
+from trec_semid.core.config import load_config, load_saved
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.features import describe_item
 from trec_semid.data.schema import Dataset, FieldFacts
 from trec_semid.jobs.retrieve import run
+from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.code_prior import CodePriorConfig
 from trec_semid.training.retrieval import setup as retrieve_setup
 from trec_semid.training.retrieval.setup import RetrieveConfig
 
@@ -215,6 +217,28 @@ def test_keys_that_nothing_reads_are_refused(changes: dict[str, Any], words: str
 def test_the_same_keys_are_taken_where_they_count_and_when_all_are_written_out(changes: dict[str, Any]):
     config = RetrieveConfig.model_validate({"dataset": "d", "run": "r", **changes})
     assert RetrieveConfig.model_validate(config.model_dump()) == config
+
+
+def test_what_corrects_the_codes_of_candidates_is_named_in_the_config(tmp_path: Path):
+    values = {"dataset": "d", "run": "r", "semantic_ids": "s", "evaluation": {"candidates": 100}}
+    apart = RetrieveConfig.model_validate({**values, "loss": {"code_weight": 1.0}})
+    assert apart.evaluation.code_prior == CodePriorConfig(kind="bayes")
+    run = RunFolder(str(tmp_path / "r"), "retrieve")
+    run.start(apart)
+    assert load_config(RetrieveConfig, [run.path("config.toml")]) == apart
+    assert run.is_of(apart)
+    # As a run of an older version says it: candidates were those of the sum.
+    older = apart.model_copy(update={"evaluation": apart.evaluation.model_copy(update={"code_prior": None})})
+    run.start(older)
+    assert load_saved(RetrieveConfig, run.path("config.toml")).evaluation.code_prior == CodePriorConfig(
+        kind="none"
+    )
+    assert run.other_config(apart) == 'evaluation.code_prior.kind: "none" there, "bayes" now'
+    chained = {"loss": {"code_weight": 1.0, "code_heads": "chained"}}
+    lists = {"evaluation": {"candidates": 100, "beam_width": 100}}
+    assert RetrieveConfig.model_validate({**values, **chained, **lists}).evaluation.code_prior is None
+    unread = {**values, "loss": {"code_weight": 1.0}, "evaluation": {}}
+    assert RetrieveConfig.model_validate(unread).evaluation.code_prior is None
 
 
 def test_what_studies_share_is_taken_by_models_that_learn_nothing():

@@ -21,7 +21,7 @@ from trec_semid.models.retrieval_model import Queries, RetrievalModel
 from trec_semid.models.retriever import Retriever
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.catalogue import Catalogue, build_catalogue
-from trec_semid.search.code_prior import CodePrior, CodePriorConfig
+from trec_semid.search.code_prior import CodePrior
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.item_feed import ItemFeed
 
@@ -114,10 +114,8 @@ def penalties_of(data: RetrievalData, unseen_penalty: float, ranks: Ranks) -> Te
 
 
 def code_prior_of(asked: AskedModel, evaluation: EvaluationConfig) -> CodePrior | None:
-    """Return by which codes said apart are weighed: as asked for, or by naive Bayes where they propose."""
+    """Return by which codes said apart are weighed, as a config has it that names its defaults; or None."""
     config = evaluation.code_prior
-    if config is None:
-        config = CodePriorConfig(kind="bayes" if evaluation.candidates else "none")
-    if config.kind == "none" or not asked.model.has_independent_codes:
+    if config is None or config.kind == "none" or not asked.model.has_independent_codes:
         return None
     return CodePrior(torch.from_numpy(asked.data.item_counts).to(asked.ranks.device), config.item_share)

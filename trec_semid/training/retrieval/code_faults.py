@@ -7,6 +7,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.dataset import ItemConfig
 from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.models.retriever import LossConfig
+from trec_semid.search.code_prior import CodePriorConfig
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 
 OF_MIXTURES = ("content_experts", "content_hidden_dim")
@@ -209,6 +210,35 @@ def _faults_of_prior(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationC
             "or set evaluation.candidates = 500"
         ]
     return []
+
+
+def takes_prior(facts: CodeFacts, loss: LossConfig) -> bool:
+    """Return whether codes are predicted apart from each other, so that a prior corrects them.
+
+    Args:
+        facts: of the run.
+        loss: of its codes.
+    """
+    return facts.has_heads and facts.predicts_codes and loss.code_heads != "chained"
+
+
+def settled_evaluation(
+    facts: CodeFacts, loss: LossConfig, evaluation: EvaluationConfig, *, is_saved: bool
+) -> EvaluationConfig:
+    """Return the evaluation with its `code_prior` named where codes propose candidates and it was not.
+
+    It is naive Bayes. A run that says nothing of it was made when candidates were those of the sum alone.
+
+    Args:
+        facts: of the run.
+        loss: of its codes.
+        evaluation: as it was given.
+        is_saved: whether a run has it already.
+    """
+    if not evaluation.candidates or evaluation.code_prior or not takes_prior(facts, loss):
+        return evaluation
+    prior = CodePriorConfig(kind="none" if is_saved else "bayes")
+    return evaluation.model_copy(update={"code_prior": prior})
 
 
 def faults_of_width(evaluation: EvaluationConfig, longest: int) -> list[str]:

@@ -30,7 +30,8 @@ class EvaluationConfig(Config):
     codes of every item where `beam_width` is not given. All items are scored where neither is."""
     code_prior: CodePriorConfig | None = None
     """What is known of codes before any user, by which independent heads are corrected where codes list or
-    propose items: naive Bayes where they propose, and nothing elsewhere, if not given."""
+    propose items: naive Bayes where they propose, and nothing elsewhere, if not given; a run that does
+    not say so proposed by the sum of log-probabilities."""
     graph: GraphConfig | None = None
     """A graph between items of like codes that is followed by the scores of codes alone; all items are scored
     where not given."""
@@ -54,7 +55,7 @@ class EvaluationConfig(Config):
 
     @property
     def has_code_prior(self) -> bool:
-        """Whether one is asked for, beside that of candidates."""
+        """Whether codes are corrected by one."""
         return self.code_prior is not None and self.code_prior.kind != "none"
 
     @property

@@ -31,6 +31,7 @@ from trec_semid.training.finished import (
 )
 from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.retrieval.asked import AskedModel, penalties_of
+from trec_semid.training.retrieval.code_faults import takes_prior
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.listing import (
     ExactLister,
@@ -101,6 +102,8 @@ class FinishedRetrievers:
         first = named[0].config
         own = first.evaluation.model_dump() | settings.model_dump(exclude_none=True)
         own |= {name: own[name] or None for name in ("beam_width", "candidates")}
+        if settings.code_prior is None:
+            own["code_prior"] = _prior_of_candidates(first, own)
         shared = {"evaluation": own}
         if len(runs) > 1:
             # How the first run merges or looks up its own lists says nothing of scores of several.
@@ -283,6 +286,17 @@ def place_finished(member: Member, plans: RunFolder, ranks: Ranks) -> PlacedRun:
     placed = place_retriever(config, inputs, plans, ranks)
     load_weights(run, placed.model, inputs.checksums)
     return PlacedRun(placed.asked(config.retriever, inputs.data, ranks), placed.model)
+
+
+def _prior_of_candidates(first: RetrieveConfig, own: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a run's codes are corrected by where settings name nothing: its own, or naive Bayes.
+
+    The prior of its candidates goes with these where there are none now.
+    """
+    had, has = first.evaluation.candidates, own["candidates"]
+    if has and not had and own["code_prior"] is None and takes_prior(first.code_facts, first.loss):
+        return CodePriorConfig().model_dump()
+    return None if had and not has else own["code_prior"]
 
 
 def _validated(values: dict[str, Any], run: str, has: Sequence[str] = ()) -> RetrieveConfig:

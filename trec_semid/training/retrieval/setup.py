@@ -34,6 +34,7 @@ from trec_semid.training.retrieval.code_faults import (
     faults_of_items,
     faults_of_states,
     faults_of_width,
+    settled_evaluation,
 )
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.vector_faults import (
@@ -77,8 +78,9 @@ class RetrieveConfig(TrainingRunConfig):
 
     @model_validator(mode="after")
     def _makes_sense(self, info: ValidationInfo) -> Self:
-        faults = [] if is_saved(info) else self.faults_together()
-        if faults:
+        evaluation = settled_evaluation(self.code_facts, self.loss, self.evaluation, is_saved=is_saved(info))
+        object.__setattr__(self, "evaluation", evaluation)  # a default that other keys decide
+        if not is_saved(info) and (faults := self.faults_together()):
             raise ValueError("\n".join(faults))
         return self
 
@@ -109,14 +111,14 @@ class RetrieveConfig(TrainingRunConfig):
         They are told as if the remedies of the others were taken already: doing all that is said is enough.
         """
         return [
-            *faults_of_items(self._code_facts, self.item, self.finetune),
+            *faults_of_items(self.code_facts, self.item, self.finetune),
             *self._faults_of_losses(),
-            *faults_of_heads(self._code_facts, self.loss),
+            *faults_of_heads(self.code_facts, self.loss),
             *self._faults_of_rows(),
             *self._faults_of_lists(),
-            *faults_of_candidates(self._code_facts, self.evaluation),
-            *faults_of_code_lists(self._code_facts, self.loss, self.evaluation),
-            *faults_of_states(self._code_facts, self.evaluation),
+            *faults_of_candidates(self.code_facts, self.evaluation),
+            *faults_of_code_lists(self.code_facts, self.loss, self.evaluation),
+            *faults_of_states(self.code_facts, self.evaluation),
             *self._faults_of_vectors(),
             *self.retriever.faults(self.frame),
         ]
@@ -248,7 +250,8 @@ class RetrieveConfig(TrainingRunConfig):
         return self.retriever.needs.codes == "alone" or (self.predicts_codes and not self.scores_items)
 
     @property
-    def _code_facts(self) -> CodeFacts:
+    def code_facts(self) -> CodeFacts:
+        """What it has to do with codes."""
         return CodeFacts(
             self.model.kind,
             has_ids=self.semantic_ids is not None,
