@@ -1,6 +1,7 @@
 """The verb, over maps alone; with tokenizers it is tested where items are assigned and models are asked."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tokenizers.generations.stores import ids_file, tuples_of, write_map
-from trec_semid.core.errors import SemidError
+from trec_semid.core.errors import DataError, SemidError
 from trec_semid.core.paths import find_files
 from trec_semid.jobs import generations as job
+from trec_semid.tokenizers.generations.store import open_store
 
 MONDAY = {"hat": (0, 1), "cap": (0, 1), "shoe": (3, 2)}
 TUESDAY = {"beret": (0, 1), "boot": (3, 3)}
@@ -58,11 +60,22 @@ def test_a_store_says_what_it_has(place: Path, capsys: pytest.CaptureFixture[str
         {"item_id": "cap", "change": "moved", "before": [0, 1, 1], "now": [2, 0, 0]},
         {"item_id": "beret", "change": "removed", "before": [0, 1, 2], "now": None},
     ]
+    whole = (place / "out/delta.parquet").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job.pq, "write_table", partial(write_and_die, pq.write_table))
+        with pytest.raises(KeyboardInterrupt):
+            job.diff(store, 1, 2, f"{place}/out/delta.parquet")
+    assert (place / "out/delta.parquet").read_bytes() == whole
     capsys.readouterr()
     job.show(f"{store}@3")
     said = json.loads(capsys.readouterr().out)
     assert (said["kind"], said["parent"], said["lineage"], said["sizes"]) == ("retrain", 2, [], [4, 4, 3])
     assert [(one["action"], one["note"]) for one in said["history"]] == [("begin", ""), ("publish", "why")]
+
+
+def write_and_die(write: Any, *args: Any, **kwargs: Any) -> None:
+    write(*args, **kwargs)
+    raise KeyboardInterrupt
 
 
 def test_the_same_asked_again_changes_nothing(place: Path):
@@ -72,6 +85,31 @@ def test_the_same_asked_again_changes_nothing(place: Path):
     assert job.rollback(store, 2).number == 2
     assert job.collect_garbage(store, [1], dry_run=True).collected == [3]
     assert find_files(str(place)) == files
+
+
+def test_what_is_of_several_runs_needs_the_generations_of_each(place: Path, tmp_path: Path):
+    store = open_store(f"{place}/store")
+    folders = {name: tmp_path / name for name in ("a", "b", "together", "asked", "both", "plain")}
+    runs = [str(folders[name]) for name in ("a", "b")]
+    reads = [store.generation(number).as_read("x").model_dump() for number in (1, 3)]
+    named = {"a": {"generation": reads[0]}, "b": {"generation": reads[1]}}
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / "metrics.json").write_text("{}")
+        verb = "evaluate" if name in ("asked", "both") else "retrieve"
+        said = {"job": verb, **named.get("a" if name == "both" else name, {})}
+        (folder / "run.json").write_text(json.dumps(said))
+        members = f"kind = 'ensemble'\nruns = {runs}" if name == "together" else "kind = 'popularity'"
+        (folder / "config.toml").write_text(f"dataset = 'd'\nrun = 'r'\n[model]\n{members}\n")
+    for name, asked in (("asked", [str(folders["together"])]), ("both", runs)):
+        of = {"runs": [{"run": run, "step": None} for run in asked]}
+        (folders[name] / "evaluated.json").write_text(json.dumps(of))
+    for name in ("together", "asked", "both"):
+        plan = job.collect_garbage(store.uri, models=[str(folders[name])], dry_run=True)
+        assert (sorted(plan.needed), plan.collected) == ([1, 2, 3], []), name
+    assert job.collect_garbage(store.uri, models=[runs[0]], dry_run=True).collected == [3]
+    with pytest.raises(DataError, match="read no generation of a store"):
+        job.collect_garbage(store.uri, models=[str(folders["plain"])], dry_run=True)
 
 
 STORE, MAP = "{at}/store", "{at}/monday.parquet"

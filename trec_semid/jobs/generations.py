@@ -3,13 +3,16 @@
 import json
 from collections.abc import Sequence
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Column, Table
 
 from trec_semid.checkpoints.manifest import MANIFEST, read_manifest
+from trec_semid.core.config import load_saved
 from trec_semid.core.errors import ConfigError, DataError
-from trec_semid.core.paths import arrow_filesystem, exists, is_folder, join, make_folder, parent_of
+from trec_semid.core.paths import exists, is_folder, join, write_bytes
 from trec_semid.core.text_columns import as_text
+from trec_semid.evaluation.evaluated import EVALUATED
 from trec_semid.runtime.fingerprints import fingerprint
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
@@ -42,7 +45,9 @@ from trec_semid.tokenizers.generations.store import Store, is_store, nothing_don
 from trec_semid.tokenizers.maps.code_files import read_ids
 from trec_semid.tokenizers.maps.record import RECORD, TOKENIZER
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, expect_finished
+from trec_semid.training.finished import parse_run
 from trec_semid.training.matched_codes import seed_of, verified_file, verify_codes
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 
 def list_all(uri: str, models: Sequence[str] = ()) -> list[Generation]:
@@ -59,7 +64,11 @@ def list_all(uri: str, models: Sequence[str] = ()) -> list[Generation]:
     places = [Column(name, overflow="fold") for name in ("from", *(["readable by"] if models else []))]
     table = Table("number", "", *columns, *places)
     for one in generations:
-        readers = [place for place, read in zip(models, reads, strict=True) if not reading_fault(read, one)]
+        readers = [
+            place
+            for place, all_of_it in zip(models, reads, strict=True)
+            if not any(reading_fault(read, one) for read in all_of_it)
+        ]
         change = (f"{getattr(one.change, name):,}" for name in ("added", "moved", "removed"))
         mark = "current" if one.number == newest.current else ""
         numbers = (str(one.parent or ""), f"{one.items:,}", *change)
@@ -106,9 +115,9 @@ def diff(uri: str, before: int, now: int, out: str | None = None) -> Change:
     change = delta.change()
     if out:
         check_file(out)
-        make_folder(parent_of(out))
-        fs, inner = arrow_filesystem(out)
-        pq.write_table(delta_table(delta, old, new), inner, filesystem=fs)
+        whole = pa.BufferOutputStream()
+        pq.write_table(delta_table(delta, old, new), whole)
+        write_bytes(out, whole.getvalue().to_pybytes())
     say(f"generation {before} -> {now}: {_told(change)}")
     if sides[0].codebooks != sides[1].codebooks:
         say("they have other codebooks: equal codes do not mean the same there")
@@ -202,7 +211,7 @@ def collect_garbage(
     set_up_console()
     store = open_store(uri)
     with own_folder(uri, "generations"):
-        plan = plan_collection(store, keep, [_read_by(model) for model in models])
+        plan = plan_collection(store, keep, [read for model in models for read in _read_by(model)])
         if not dry_run:
             collect(store, plan)
     for number, why in plan.needed.items():
@@ -262,17 +271,36 @@ def _expect_tokenizer(current: Generation, folder: str | None, source: str) -> N
         )
 
 
-def _read_by(model: str) -> ReadGeneration:
-    """Return the generation that a run or a bundle says that it read."""
+def _read_by(model: str) -> list[ReadGeneration]:
+    """Return the generations that a run or a bundle read: of an ensemble, those of its members."""
+    reads = _all_read_by(model)
+    if not reads:
+        remedy = "Leave it out: only models of a store's generations need one. Of a study, name the runs"
+        raise DataError("a model that read no generation of a store", file=model, remedy=remedy)
+    return reads
+
+
+def _all_read_by(model: str) -> list[ReadGeneration]:
     if exists(join(model, MANIFEST)) and not exists(join(model, RECORD)):
         ids = read_manifest(model).semantic_ids
-        read = ids and ids.generation
-    else:
-        read = read_before(RunFolder(model, "").read_json("run.json"))
-    if read is None:
-        remedy = "Leave it out: only models of a store's generations need one"
-        raise DataError("a model that read no generation of a store", file=model, remedy=remedy)
-    return read
+        return [ids.generation] if ids and ids.generation else []
+    said = RunFolder(model, "").read_json("run.json")
+    own = read_before(said)
+    runs = _runs_of(model, str(said.get("job")))
+    reads = [own] if own else []
+    if own and len(runs) < 2:
+        return reads
+    # What is of several says at most which generation the first one read.
+    return reads + [read for run in runs for read in _all_read_by(parse_run(run).uri)]
+
+
+def _runs_of(model: str, job: str) -> Sequence[str]:
+    """Return the runs that an evaluation asked, or that an ensemble is of; none of other runs."""
+    if job == "evaluate":
+        return [str(one["run"]) for one in RunFolder(model, "").read_json(EVALUATED)["runs"]]
+    if job == "retrieve":
+        return load_saved(RetrieveConfig, join(model, "config.toml")).retriever.members
+    return []
 
 
 def _told(change: Change) -> str:
