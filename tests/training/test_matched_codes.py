@@ -25,6 +25,7 @@ from trec_semid.data.schema import Dataset
 from trec_semid.jobs import assign, generations, plan, rank, retrieve, tokenize
 from trec_semid.report.collect import read_run
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
+from trec_semid.training import matched_codes
 from trec_semid.training.matched_codes import read_semantic_ids, verify_codes
 
 TOKENIZER = {"kind": "rq_kmeans", "codebook_size": 6, "levels": 2}
@@ -56,7 +57,9 @@ def test_the_same_items_and_content_in_any_order_are_mapped_by_id(world: Path, t
     assert codes_by_item(ids) == codes_by_item(SemanticIds.load(str(world / "codes/semantic_ids.parquet")))
 
 
-def test_a_grown_dataset_reads_the_generation_that_its_new_items_were_added_to(world: Path, tmp_path: Path):
+def test_a_grown_dataset_reads_the_generation_that_its_new_items_were_added_to(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     store, first = f"{tmp_path}/store", Dataset(str(world / "data"))
     generations.add(store, str(world / "codes"))
     grown = Dataset(rearranged(first.uri, tmp_path / "grown", num_new=2))
@@ -73,6 +76,17 @@ def test_a_grown_dataset_reads_the_generation_that_its_new_items_were_added_to(w
     other = Dataset(changed(first.uri, tmp_path / "other", "content"))
     with pytest.raises(DataError, match="their content 'text' is another under the same item ids"):
         read_semantic_ids(store, other)
+    # The checksum is of all items of the first generation together: without one, nothing can be compared.
+    more = [*before.item_ids.to_pylist(), "more"]
+    codes = np.concatenate([before.codes, before.codes[:1]])
+    SemanticIds(id_array(more), codes, before.sizes, before.origin).save(f"{tmp_path}/more.parquet")
+    generations.add(f"{tmp_path}/larger", f"{tmp_path}/more.parquet")
+    warned: list[str] = []
+    monkeypatch.setattr(matched_codes._log, "warning", lambda told, *of: warned.append(told % of))
+    read_semantic_ids(f"{tmp_path}/larger", other)
+    (told,) = warned
+    assert "lacks items of" in told
+    assert "content is not compared" in told
 
 
 def by_rank(places: dict[str, Any], run: str) -> None:
@@ -140,7 +154,7 @@ def test_items_that_the_dataset_does_not_have_are_refused_where_codes_say_whose_
 
 
 def test_codes_that_do_not_say_whose_they_are_are_matched_by_id_with_a_message(
-    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     dataset = Dataset(changed(str(world / "data"), tmp_path / "other", "content"))
     ids = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))

@@ -68,7 +68,8 @@ def read_semantic_ids(place: str, dataset: Dataset) -> SemanticIds:
 
     Codes that say what they were computed from must be of just these items with just this content, in any
     order. Others, such as published ones, are matched by item ids alone. A generation of a store may have
-    more items than the dataset; those of the lineage's first generation must have the same content.
+    more items than the dataset; those of the lineage's first generation must have the same content, which is
+    compared where the dataset has all of them, and a warning says where not.
 
     Raises:
         DataError: a file is damaged, an item has no codes, or the codes are of other items or other content.
@@ -118,7 +119,7 @@ def _of_generation(generation: Generation, dataset: Dataset, of: Named, file: st
             _expect_same_content(origin, of, dataset, file, rows)
         else:
             told = "%s: %s lacks items of %s, so that content is not compared: matched by item ids alone"
-            _log.info(told, file, of, _named(origin))
+            _log.warning(told, file, of, _named(origin))
     live = items.live
     more = len(live.item_ids) - dataset.facts.num_items
     if more:
