@@ -73,6 +73,13 @@ def test_a_store_says_what_it_has(place: Path, capsys: pytest.CaptureFixture[str
     assert [(one["action"], one["note"]) for one in said["history"]] == [("begin", ""), ("publish", "why")]
 
 
+def test_a_generation_of_slots_that_is_published_anew_has_its_slots(place: Path, tmp_path: Path):
+    again = job.add(f"{tmp_path}/again", f"{place}/store@1")
+    assert (again.kind, again.sizes, again.collisions) == ("retrain", (4, 4, 3), "slots")
+    job.add(f"{tmp_path}/again", f"{place}/tuesday.parquet", append=True)
+    assert tuples_of(f"{tmp_path}/again", 2)[0]["beret"] == (0, 1, 2)
+
+
 def write_and_die(write: Any, *args: Any, **kwargs: Any) -> None:
     write(*args, **kwargs)
     raise KeyboardInterrupt

@@ -1,5 +1,7 @@
 """What codes and what is stored beside them add up to, beside what each tokenizer decodes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,6 +12,7 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.core.ids import id_array
 from trec_semid.models.hymirec.codebook import CodebookReader
 from trec_semid.tokenizers.cosine_rq import CosineRqConfig
+from trec_semid.tokenizers.generations.manifest import Generation
 from trec_semid.tokenizers.maps.coefficients import Coefficients
 from trec_semid.tokenizers.maps.compressed import read_compressed
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
@@ -86,8 +89,11 @@ def test_what_has_no_codebook_that_adds_up_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no codebook .* name the run folder"):
         read_compressed(f"{tmp_path}/semantic_ids.parquet", ids)
     longer = SemanticIds(ids.item_ids, np.pad(ids.codes, ((0, 0), (0, 1))), (*ids.sizes, 3))
-    with pytest.raises(ConfigError, match=r"collisions = 'keep'"):
+    with pytest.raises(ConfigError, match=r": tokenize with collisions = 'keep'"):
         read_compressed(str(tmp_path), longer)
+    slotted = Generation.model_construct(collisions="slots")
+    with pytest.raises(ConfigError, match=r"publish without --slots a run of collisions = 'keep'"):
+        read_compressed(str(tmp_path), replace(longer, generation=slotted))
     build_tokenizer(MmqConfig(codebook_size=4), DIMS).save(f"{tmp_path}/tokenizer")
     with pytest.raises(ConfigError, match=r"'mmq' .* do not add up .* tokenize with cosine_rq"):
         read_compressed(str(tmp_path), ids)

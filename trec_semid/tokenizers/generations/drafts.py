@@ -28,6 +28,7 @@ from trec_semid.tokenizers.generations.manifest import (
     Collisions,
     Generation,
     Kind,
+    generation_of,
     tokenizer_checksum,
 )
 from trec_semid.tokenizers.generations.store import Entry, Store
@@ -271,8 +272,8 @@ def _source_checksum(source: Source, slots: int | None) -> str:
 
 
 def _with_slots(ids: SemanticIds, source: Source, slots: int | None) -> tuple[SemanticIds, Collisions]:
-    resolution = _resolution(source.folder)
-    if resolution == "extra_code":
+    collisions = _collisions_of(source.folder, ids.sizes)
+    if collisions == "slots":
         if slots is not None and slots < ids.sizes[-1]:
             problem = f"the last position has {ids.sizes[-1]} codes already, which items use"
             remedy = "Set --slots to as many or more, or leave it out"
@@ -281,15 +282,22 @@ def _with_slots(ids: SemanticIds, source: Source, slots: int | None) -> tuple[Se
         return SemanticIds(ids.item_ids, ids.codes, sizes, ids.origin), "slots"
     if slots is not None:
         return with_slots(ids, slots, source.file), "slots"
-    return ids, "refuse" if resolution == "next_nearest" else "keep"
+    return ids, collisions
 
 
-def _resolution(folder: str | None) -> str:
-    """Return how a tokenize run dealt with items of equal tuples."""
-    if folder is None or not exists(join(folder, QUALITY)):
+def _collisions_of(folder: str | None, sizes: tuple[int, ...]) -> Collisions:
+    """Return how a generation, or a tokenize run, deals with items of equal tuples."""
+    if folder is None:
         return "keep"
-    said = json.loads(read_bytes(join(folder, QUALITY)))
-    return str(said.get("collisions", {}).get("resolution", "keep"))
+    # A generation of `--slots` has a position more than the run whose `quality.json` lies in it.
+    generation = generation_of(folder)
+    if generation and generation.sizes == sizes:
+        return generation.collisions
+    if not exists(join(folder, QUALITY)):
+        return "keep"
+    said = json.loads(read_bytes(join(folder, QUALITY))).get("collisions", {}).get("resolution")
+    by_resolution: dict[str, Collisions] = {"extra_code": "slots", "next_nearest": "refuse"}
+    return by_resolution.get(said, "keep")
 
 
 def _expect_sizes(new: NewItems | None, current: Generation) -> None:

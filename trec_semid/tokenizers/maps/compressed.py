@@ -54,9 +54,11 @@ def read_compressed(place: str, ids: SemanticIds) -> CompressedItems:
             "cosine_rq, rq_kmeans or opq, or set model.light_reads = 'rows'."
         )
     if ids.sizes != tokenizer.codebook_sizes:
+        is_slotted = ids.generation and ids.generation.collisions == "slots"
+        without = "publish without --slots a run of" if is_slotted else "tokenize with"
         raise ConfigError(
             f"semantic_ids: {place} has codes of sizes {ids.sizes}, its codebook {tokenizer.codebook_sizes}: "
-            "tokenize with collisions = 'keep' or 'next_nearest', or set model.light_reads = 'rows'."
+            f"{without} collisions = 'keep' or 'next_nearest', or set model.light_reads = 'rows'."
         )
     if not tokenizer.coefficient_bits:
         return CompressedItems(additive.codewords, None, None)
