@@ -154,7 +154,7 @@ def test_items_that_the_dataset_does_not_have_are_refused_where_codes_say_whose_
 
 
 def test_codes_that_do_not_say_whose_they_are_are_matched_by_id_with_a_message(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     dataset = Dataset(changed(str(world / "data"), tmp_path / "other", "content"))
     ids = SemanticIds.load(str(world / "codes/semantic_ids.parquet"))
