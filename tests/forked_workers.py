@@ -55,7 +55,7 @@ class ForkedWorkers:
                     self._stopped[0] = 1
         finally:
             for worker in self._workers:
-                worker.process.terminate()
+                worker.process.kill()  # a job in it may heed softer signals later, or never
 
     def _fork(self, tests: Tests) -> Worker:
         ours, theirs = get_context("fork").Pipe()
