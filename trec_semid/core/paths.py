@@ -225,7 +225,7 @@ def write_files(folder: str, files: Mapping[str, bytes]) -> None:
     partials = {name: partial_name(join(folder, name)) for name in files}
     try:
         for name, content in files.items():
-            _write_synced(partials[name], content)
+            write_synced(partials[name], content)
         for name, partial in partials.items():
             with not_removed(partial):
                 move(partial, join(folder, name))
@@ -235,27 +235,12 @@ def write_files(folder: str, files: Mapping[str, bytes]) -> None:
         raise
 
 
-def _write_synced(uri: str, content: bytes) -> None:
+def write_synced(uri: str, content: bytes) -> None:
+    """Write a file to the disk itself: else a power cut can leave its name with no content."""
     with open_file(uri, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())  # else a power cut can leave the new name with no content
-
-
-def create_bytes(uri: str, content: bytes) -> None:
-    """Write a whole file where there is none (FileExistsError): of several at once, one succeeds."""
-    fs, inner = filesystem(uri)
-    partial = partial_name(uri)
-    try:
-        if is_local(uri):
-            _write_synced(partial, content)
-            os.link(filesystem(partial)[1], inner)  # a rename would replace a file of that name
-        else:
-            fs.pipe_file(inner, content, mode="create")
-    except OSError as error:  # each store says in its own words that the name is taken
-        raise FileExistsError(f"{uri} is there already") if exists(uri) else error from None
-    finally:
-        remove(partial)
+        os.fsync(file.fileno())
 
 
 def partial_name(uri: str) -> str:

@@ -345,7 +345,8 @@ class _StoreObject:
             now = self._read()
             if now is None:
                 raise
-            raise _HeldError(now) from None
+            if now.token != owner.token:  # else it is written, and only the answer was lost
+                raise _HeldError(now) from None
 
 
 def cannot_lock(error: OSError) -> bool:

@@ -1,5 +1,6 @@
 """Two writers at once, damage, and places that name a generation."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 
 from tests.tokenizers.generations.stores import append, retrain, tuples_of
 from trec_semid.core.errors import DataError, LockError
-from trec_semid.core.paths import create_bytes, exists, find_files, read_bytes, write_bytes
+from trec_semid.core.paths import exists, find_files, read_bytes, write_bytes
 from trec_semid.runtime.owners import check_owner
+from trec_semid.tokenizers.generations import create as creating
 from trec_semid.tokenizers.generations import publish as publishing
 from trec_semid.tokenizers.generations.collect import collect, plan_collection
+from trec_semid.tokenizers.generations.create import create_bytes
 from trec_semid.tokenizers.generations.publish import roll_back
-from trec_semid.tokenizers.generations.store import Entry, Store, open_store, resolve
+from trec_semid.tokenizers.generations.store import Entry, Store, open_or_create, open_store, resolve
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 
 
@@ -33,8 +36,25 @@ def test_a_file_is_created_once(root: str, tmp_path: Path):
     create_bytes(f"{place}/one", b"first")
     with pytest.raises(FileExistsError, match="is there already"):
         create_bytes(f"{place}/one", b"second")
+    create_bytes(f"{place}/one", b"first")  # as where the answer to the first request was lost
     assert read_bytes(f"{place}/one") == b"first"
     assert find_files(place) == ["beside", "one"]
+
+
+def test_a_disk_without_hard_links_renames_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_links(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(creating.os, "link", no_links)
+    create_bytes(f"{tmp_path}/one", b"first")
+    with pytest.raises(FileExistsError, match="is there already"):
+        create_bytes(f"{tmp_path}/one", b"second")
+    assert read_bytes(f"{tmp_path}/one") == b"first"
+    monkeypatch.setattr(creating, "_rename", lambda *_: errno.EINVAL)
+    with pytest.raises(DataError, match=r"no hard links.* Put the store on a Linux disk"):
+        open_or_create(f"{tmp_path}/store")
+    assert find_files(str(tmp_path)) == ["one"]
+    assert not (tmp_path / "store").exists()
 
 
 def test_of_two_that_publish_at_once_one_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch):

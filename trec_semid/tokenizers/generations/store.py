@@ -22,9 +22,10 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError, LockError
-from trec_semid.core.paths import create_bytes, exists, join, list_folder, make_folder, read_bytes
+from trec_semid.core.paths import exists, join, list_folder, make_folder, read_bytes, remove
 from trec_semid.runtime.fingerprints import read_signed, signed_json
 from trec_semid.runtime.runs import command_line
+from trec_semid.tokenizers.generations.create import create_bytes
 from trec_semid.tokenizers.generations.manifest import Generation, read_generation
 
 STORE, HISTORY = "store.json", "history"
@@ -53,6 +54,8 @@ class Entry(Config):
     """UTC."""
     command: str
     note: str = ""
+    token: str = ""
+    """Tells apart entries of one command in one second; none in entries of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Store:
             LockError: another process was faster; nothing has changed.
         """
         done = {"sequence": before.sequence + 1, "action": action, "number": number}
-        said = {"at": utc_now(), "command": command_line(), "note": ""}
+        said = {"at": utc_now(), "command": command_line(), "note": "", "token": uuid.uuid4().hex}
         entry = Entry.model_validate({**before.model_dump(), **said, **done, **changes})
         place = join(self.uri, HISTORY, f"entry-{entry.sequence:08d}.json")
         try:
@@ -188,10 +191,19 @@ def open_store(uri: str) -> Store:
 
 
 def open_or_create(uri: str) -> Store:
-    """Open a store, or make an empty one where there is none."""
+    """Open a store, or make an empty one where there is none.
+
+    Raises:
+        DataError: the disk cannot hold one; nothing is left there.
+    """
+    is_new = not exists(uri)
     make_folder(join(uri, HISTORY))
-    with suppress(FileExistsError):
-        create_bytes(join(uri, STORE), signed_json({"schema_version": 1, "store": uuid.uuid4().hex}))
+    try:
+        with suppress(FileExistsError):
+            create_bytes(join(uri, STORE), signed_json({"schema_version": 1, "store": uuid.uuid4().hex}))
+    except DataError:
+        remove(uri if is_new else join(uri, HISTORY))
+        raise
     return open_store(uri)
 
 
