@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -46,6 +47,22 @@ def gone() -> ProcessId:
     child.kill()
     child.wait()
     return identity
+
+
+def test_a_lock_that_is_written_though_its_answer_was_lost_is_taken(monkeypatch):
+    folder = f"memory://locks-{uuid.uuid4().hex}/run"
+    write = MemoryFileSystem.pipe_file
+
+    def lost(self, path, value, mode="overwrite", **kwargs):
+        write(self, path, value, mode=mode, **kwargs)
+        if mode == "create":
+            raise FileExistsError(path)  # what a store says of a request that was sent again
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lost)
+    lock = FolderLock(folder, new_owner("rank"))
+    assert lock.take() is None
+    lock.release()
+    assert not exists(lock_uri(folder))
 
 
 def test_second_process_is_told_who_since_when_and_what_to_do(root):
