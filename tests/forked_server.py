@@ -39,7 +39,7 @@ def _serve(listener: int, alive: int) -> None:
         faulthandler.disable()  # it would write to pytest's copy of the standard error
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
-        _leave_files(listener, alive)
+        leave_files(listener, alive)
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
         _log_as_a_new_interpreter()
@@ -51,8 +51,11 @@ def _serve(listener: int, alive: int) -> None:
         os._exit(0)
 
 
-def _leave_files(*own: int) -> None:
-    """Close the worker's files, but let no other file get their numbers: who knows of one may write to it."""
+def leave_files(*own: int) -> None:
+    """Close what a fork has of its parent's files, but let no other file get their numbers.
+
+    An object that came along with the fork may write to its file, or close it, at any time.
+    """
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in map(int, os.listdir("/proc/self/fd")):
         if number > 2 and number not in (*own, nowhere):
