@@ -1,11 +1,9 @@
 """Fixtures that every room's tests may use, and the account of what each test costs."""
 
-import gc
 import json
 import os
 import resource
 from collections.abc import Generator
-from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.forked_workers import run_in_forks
+from tests.forked_server import fork_this_process
 
 # How long an example takes says how busy the machine is, not whether the code is right. Every run draws other
 # examples; `--hypothesis-profile thorough` draws more of them where a test does not say how many.
@@ -31,25 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--planted-rate", default=None, help="its learning rate, instead of the config's")
     parser.addoption("--kills", type=int, default=2, help="how often tests/reliability kills each verb")
     parser.addoption("--kill-seed", type=int, default=0, help="seed of the moments at which it does")
-    parser.addoption("--workers", type=int, default=0, help="run tests in so many forks, file by file")
     parser.addoption("--costs", default=None, help="write processor seconds of every test to this JSON file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Import what tests import, before they are collected: nothing that is made until they run is garbage."""
-    if config.getoption("--workers"):
-        gc.disable()
-        import_module("tests.preloaded")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Run tests in forks of what has collected them, where they are asked for."""
-    num_workers = session.config.getoption("--workers")
-    if not num_workers or session.testsfailed or session.config.option.collectonly:
-        return None
-    run_in_forks(session, num_workers)
-    return True
+    """Let a worker's ranks and commands be forks of it, as it is before pytest's filters and threads."""
+    if hasattr(config, "workerinput"):
+        fork_this_process()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,21 +62,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     global _seen_s
     report = yield
     used_s, _seen_s = _processor_s() - _seen_s, _processor_s()
-    report.processor_s = used_s  # travels with the report to the process that collected
+    report.processor_s = used_s  # travels to the controller with the report, under pytest-xdist too
     return report
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """Collect the phases."""
+    """Collect the phases; a worker's first set-up holds the worker's start and its imports."""
     _costs.setdefault(report.nodeid, {})[report.when] = getattr(report, "processor_s", 0.0)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the account, in the order in which the tests ended."""
-    if place := session.config.getoption("--costs"):
-        if session.config.getoption("--workers"):
-            own = resource.getrusage(resource.RUSAGE_SELF)
-            _costs["imports, collection and reports"] = {"setup": own.ru_utime + own.ru_stime}
+    place = session.config.getoption("--costs")
+    if place and not hasattr(session.config, "workerinput"):
         Path(place).write_text(json.dumps(_costs, indent=1))
 
 

@@ -1,7 +1,6 @@
 """The fork server as a fork of a test worker: what both need is imported once, at 6 s of a processor."""
 
 import faulthandler
-import logging
 import os
 import signal
 import socket
@@ -14,7 +13,8 @@ from multiprocessing import connection, forkserver, resource_tracker
 def fork_this_process() -> None:
     """Make a fork of this process the server that multiprocessing forks from, instead of a new interpreter.
 
-    Call it before tests run: torch may have threads then, which a fork does not take along.
+    Call it before pytest has collected: later on logs are caught, and torch may have threads, which a fork
+    does not take along.
     """
     import_module("tests.preloaded")
     resource_tracker.ensure_running()
@@ -39,36 +39,17 @@ def _serve(listener: int, alive: int) -> None:
         faulthandler.disable()  # it would write to pytest's copy of the standard error
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
-        leave_files(listener, alive)
+        first, second = sorted((listener, alive))
+        for begin, end in ((3, first), (first + 1, second), (second + 1, 4096)):
+            os.closerange(begin, end)
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
-        _log_as_a_new_interpreter()
         _warn_as_a_new_interpreter()
         sys.modules["torch"].set_num_threads(1)  # as OMP_NUM_THREADS asks of a server that starts anew
         sys.argv = ["fork-server"]
         forkserver.main(listener, alive, [])
     finally:
         os._exit(0)
-
-
-def leave_files(*own: int) -> None:
-    """Close what a fork has of its parent's files, but let no other file get their numbers.
-
-    An object that came along with the fork may write to its file, or close it, at any time.
-    """
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in map(int, os.listdir("/proc/self/fd")):
-        if number > 2 and number not in (*own, nowhere):
-            os.dup2(nowhere, number, inheritable=False)
-
-
-def _log_as_a_new_interpreter() -> None:
-    """Leave pytest's log, and write what packages log to this process's stream instead of a test's."""
-    logging.getLogger().handlers.clear()
-    for reference in logging._handlerList:
-        handler = reference()
-        if type(handler) is logging.StreamHandler:
-            handler.stream = sys.stderr
 
 
 def _warn_as_a_new_interpreter() -> None:
