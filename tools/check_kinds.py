@@ -10,6 +10,7 @@ Usage: python tools/check_kinds.py [PACKAGE_FOLDER]
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "trec_semid"
@@ -41,6 +42,7 @@ def check_file(path: Path, package: Path, kinds: set[str]) -> Iterator[str]:
         yield f"{path}:{line}: {fault}. Make the answer a member of its role."
 
 
+@cache
 def kinds_of(room: Path) -> set[str]:
     """Return the names of a room's kinds: the text in `kind: Literal["..."]` of its classes."""
     trees = (ast.parse(path.read_text(), str(path)) for path in room.rglob("*.py"))

@@ -1,7 +1,10 @@
 import errno
 import os
 import resource
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,10 +24,12 @@ from trec_semid.checkpoints.folder import complete_steps, step_fault
 from trec_semid.checkpoints.load import load_checkpoint
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
-from trec_semid.core.errors import CheckpointError, TrainingError
+from trec_semid.core.errors import CheckpointError, PeerError, TrainingError
 from trec_semid.core.paths import list_folder
+from trec_semid.runtime import stopping
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks, process_group
+from trec_semid.runtime.stopping import Stopped, heeding_signals
 from trec_semid.sharding.tables import table_shards
 from trec_semid.training.config import CheckpointsConfig
 from trec_semid.training.finite import expect_finite
@@ -126,6 +131,55 @@ def test_an_interrupt_while_saving_is_not_taken_for_a_failed_save(tmp_path, monk
     monkeypatch.setattr(storage.FileSystemWriter, "write_data", interrupted)
     with pytest.raises(Interrupt):
         save_checkpoint(str(tmp_path / "c"), 1, small())
+
+
+class InterruptedFile:
+    """A file in whose nth write this process is asked to end."""
+
+    def __init__(self, raw: Any, nth: int, ask: Callable[[], None]) -> None:
+        self._raw, self._nth, self._ask = raw, nth, ask
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def write(self, content: Any) -> int:
+        self._nth -= 1
+        if self._nth == 0:
+            self._ask()
+        return self._raw.write(content)
+
+
+def told_by_signal() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def told_by_terminal() -> None:
+    raise KeyboardInterrupt
+
+
+def told_by_peer() -> None:
+    error = PeerError("rank 1 failed: x.csv, row 7: no numbers", 2)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: stopping.interrupt(error).cancel())
+        time.sleep(1)  # the signal comes to this thread before this is over
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize(
+    ("tell", "kind"),
+    [(told_by_signal, Stopped), (told_by_terminal, KeyboardInterrupt), (told_by_peer, PeerError)],
+)
+def test_an_interruption_in_the_middle_of_a_tensor_file_is_not_called_a_full_disk(
+    tmp_path, monkeypatch, nth, tell, kind
+):
+    plain = storage._HashingStream.__init__
+    monkeypatch.setattr(
+        storage._HashingStream,
+        "__init__",
+        lambda self, raw, on_fault: plain(self, InterruptedFile(raw, nth, tell), on_fault),
+    )
+    with heeding_signals(), pytest.raises(kind):
+        save_checkpoint(str(tmp_path / "c"), 1, large())
 
 
 def test_a_failed_copy_to_host_memory_fails_the_save(tmp_path, monkeypatch):

@@ -159,3 +159,11 @@ def test_tokenize_is_not_finished_and_is_made_anew(
     assert not (tmp_path / "run/metrics.json").exists()
     assert terminal.call("tokenize", config) == 0
     assert json.loads((tmp_path / "run/metrics.json").read_text())["job"] == "tokenize"
+
+
+def test_a_signal_while_an_error_is_told_takes_none_of_its_words(
+    terminal: Terminal, capfd: pytest.CaptureFixture[str]
+):
+    at = ("trec_semid.cli.main:complain_of", 1, TERM)
+    assert terminal.call("rank", "no_such_key = 1", at) == 2
+    assert "no_such_key" in capfd.readouterr().err

@@ -1,7 +1,9 @@
+import pickle
+
 import pytest
 
 from trec_semid.core import errors
-from trec_semid.core.errors import DataError, SemidError
+from trec_semid.core.errors import DataError, PeerError, SemidError
 
 
 def test_data_error_names_file_row_field_value_and_remedy():
@@ -29,3 +31,8 @@ def test_every_error_has_an_exit_code_of_the_command_line():
     ]
     assert len(kinds) >= 8
     assert {kind.exit_code for kind in kinds} == {1, 2}
+
+
+def test_what_another_rank_ended_by_is_the_same_error_once_it_was_sent():
+    sent = pickle.loads(pickle.dumps(PeerError("rank 1 failed: x.csv, row 7", 2)))  # noqa: S301 - our own
+    assert (type(sent), str(sent), sent.exit_code) == (PeerError, "rank 1 failed: x.csv, row 7", 2)

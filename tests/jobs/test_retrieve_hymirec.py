@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-import transformers
 
 from tests.jobs.ranking import losses_of, run_until
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
@@ -52,6 +51,8 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A language model of two layers: its config, and weights."""
+    import transformers  # takes a second, which collecting all tests need not
+
     folder = tmp_path_factory.mktemp("lm")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = {**sizes, "num_key_value_heads": 2, "vocab_size": 11, "max_position_embeddings": 64}

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from trec_semid.runtime.disk import full_disk_fault
+from trec_semid.runtime.stopping import is_interruption
 
 FAILURES = (Exception, CheckpointException)
 """What a failed save or load raises: torch's `CheckpointException` is a `BaseException`."""
@@ -40,5 +41,5 @@ def expect_not_stopped(error: BaseException) -> None:
     """Raise what ends this process, such as Ctrl-C, which torch takes for a failure of the checkpoint."""
     if isinstance(error, CheckpointException):
         one, _ = error.failures.get(dist.get_rank() if dist.is_initialized() else 0, (None, None))
-        if one is not None and not isinstance(one, FAILURES):
+        if one is not None and (not isinstance(one, FAILURES) or is_interruption(one)):
             raise one

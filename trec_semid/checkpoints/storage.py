@@ -23,6 +23,7 @@ from torch.futures import Future
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import filesystem, is_local
 from trec_semid.runtime.fingerprints import Fingerprint
+from trec_semid.runtime.stopping import interruption_in
 
 _LARGE_BYTES = 1 << 20
 """A piece at least this large is hashed in a thread of its own."""
@@ -141,9 +142,11 @@ class HashingWriter(FileSystemWriter):
         try:
             yield
         except Exception as error:
-            if self.files.fault is None or error is self.files.fault:
+            # torch fails to close the zip file that an interruption broke into, and says that instead.
+            plain = self.files.fault or interruption_in(error)
+            if plain is None or error is plain:
                 raise
-            raise self.files.fault from error
+            raise plain from error
 
 
 def storage_writer(uri: str) -> HashingWriter:

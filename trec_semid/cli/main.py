@@ -16,7 +16,7 @@ from trec_semid import __version__
 from trec_semid.cli import generations
 from trec_semid.cli.faults import INTERRUPTED, complain, complain_of, tell_torchrun
 from trec_semid.core.errors import SemidError
-from trec_semid.runtime.stopping import Stopped, heed_parent, heeding_signals, leave
+from trec_semid.runtime.stopping import Stopped, heed_no_more, heed_parent, heeding_signals, leave
 
 app = typer.Typer(
     name="trec-semid",
@@ -330,6 +330,7 @@ def _exit_code_of_app() -> int:
             complain("interrupted; the same command goes on where it can")
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
+        heed_no_more()  # or a signal would end the process before it has said why
         tell_torchrun(error)
         complain_of(error)
         return error.exit_code if isinstance(error, SemidError) else 1

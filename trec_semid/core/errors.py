@@ -1,5 +1,7 @@
 """Typed errors, worded `<where>: <what is wrong> (got X, expected Y). <Remedy>` throughout."""
 
+from typing import Self
+
 
 class SemidError(Exception):
     """Anything trec_semid refuses on purpose; `exit_code` is what the command line returns."""
@@ -67,6 +69,10 @@ class PeerError(SemidError):
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        """Say how it is made again: ranks send each other their errors."""
+        return type(self), (str(self), self.exit_code)
 
 
 class StackError(SemidError):

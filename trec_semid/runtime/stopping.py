@@ -43,7 +43,7 @@ class _Asked:
 
     def __init__(self) -> None:
         self.number, self.at = 0, 0.0
-        self.deferrals = 0
+        self.deferrals = self.deferrals_before = 0
         self.error: SemidError | None = None
         self.was_raised = self.is_heeding = False
 
@@ -94,6 +94,7 @@ def heeding_signals() -> Iterator[None]:
     before[_WAKE] = signal.signal(_WAKE, _on_wake)
     wakeup_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
     _ASKED.number, _ASKED.error, _ASKED.was_raised, _ASKED.is_heeding = 0, None, False, True
+    _ASKED.deferrals_before = _ASKED.deferrals
     listener = threading.Thread(target=_listen, args=(ear,), name="signals", daemon=True)
     listener.start()
     try:
@@ -103,9 +104,36 @@ def heeding_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _ASKED.number, _ASKED.is_heeding = 0, False
+        _ASKED.deferrals = _ASKED.deferrals_before
         os.close(mouth)  # the listener reads the end of the pipe
         listener.join()
         os.close(ear)
+
+
+def heed_no_more() -> None:
+    """Only note signals until `heeding_signals` ends: what this process ends by is being told."""
+    _ASKED.deferrals += 1
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether it is the error that `interrupt` raised here, or the same one off another rank."""
+    asked = _ASKED.error
+    return asked is not None and type(error) is type(asked) and str(error) == str(asked)
+
+
+def interruption_in(error: BaseException) -> BaseException | None:
+    """Return what asked this process to end while another error came up, which it lies under; else None.
+
+    Libraries that close a file as they are left may fail at it, and then raise their own error.
+    """
+    under: BaseException | None = error
+    seen: set[int] = set()
+    while under is not None and id(under) not in seen:
+        if is_interruption(under) or not isinstance(under, Exception):
+            return under
+        seen.add(id(under))
+        under = under.__cause__ or under.__context__
+    return None
 
 
 def interrupt(error: SemidError) -> threading.Timer:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig
 from trec_semid.models.hymirec.refined_half import RefinedHalf, recent_places
@@ -67,6 +66,8 @@ def test_with_small_additions_the_language_model_stays_as_it_is(path: str):
 
 def test_a_pretrained_model_is_the_folder_s_and_small_additions_begin_at_nothing(path: str, tmp_path: Path):
     """Also where layers are computed again in backward."""
+    import transformers  # takes a second, which collecting all tests need not
+
     torch.manual_seed(7)
     saved = transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(path))
     saved.save_pretrained(tmp_path)
