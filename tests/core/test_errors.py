@@ -34,5 +34,5 @@ def test_every_error_has_an_exit_code_of_the_command_line():
 
 
 def test_what_another_rank_ended_by_is_the_same_error_once_it_was_sent():
-    sent = pickle.loads(pickle.dumps(PeerError("rank 1 failed: x.csv, row 7", 2)))  # noqa: S301 - our own
+    sent = pickle.loads(pickle.dumps(PeerError("rank 1 failed: x.csv, row 7", 2)))
     assert (type(sent), str(sent), sent.exit_code) == (PeerError, "rank 1 failed: x.csv, row 7", 2)
