@@ -33,15 +33,15 @@ from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.drift import DriftMeter
 from trec_semid.tokenizers.encode import measure
-from trec_semid.tokenizers.generations.drafts import appended, appended_already, batch_of, checksum_of
-from trec_semid.tokenizers.generations.manifest import generation_of, tokenizer_checksum
+from trec_semid.tokenizers.generations.drafts import appended, appended_already, batch_of
+from trec_semid.tokenizers.generations.manifest import checksum_of, generation_of, tokenizer_checksum
 from trec_semid.tokenizers.generations.publish import publish
 from trec_semid.tokenizers.generations.store import open_store
 from trec_semid.tokenizers.inputs.contents import Contents
 from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
 from trec_semid.tokenizers.maps.coefficients import coefficient_schema, coefficient_table
 from trec_semid.tokenizers.maps.origin import Named
-from trec_semid.tokenizers.maps.record import QUALITY, TOKENIZER, write_record
+from trec_semid.tokenizers.maps.record import DRIFT, QUALITY, TOKENIZER, write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, expect_finished
 from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
@@ -49,7 +49,6 @@ from trec_semid.training.matched_codes import seed_of, verify_codes
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 64 * 2**20
-_DRIFT = "drift.json"
 
 
 class AssignConfig(Config):
@@ -140,7 +139,7 @@ def _append(config: AssignConfig, into: str) -> Assigned:
     else:
         _log.info("generation %d of %s has these items already", done.number, into)
     place = store.folder(done.number)
-    return Assigned(place, RunFolder(place, "assign").read_json(_DRIFT))
+    return Assigned(place, RunFolder(place, "assign").read_json(DRIFT))
 
 
 def _assign_items(config: AssignConfig, folder: str, out: str) -> Assigned:
@@ -151,7 +150,7 @@ def _assign_items(config: AssignConfig, folder: str, out: str) -> Assigned:
     quality, inputs = _quality(source), _fingerprints([config.items, source.path(FILE)])
     if _is_finished(config, inputs, out):
         _log.info("%s is already done", out)
-        return Assigned(out, RunFolder(out, "assign").read_json(_DRIFT))
+        return Assigned(out, RunFolder(out, "assign").read_json(DRIFT))
     tokenizer = load_tokenizer(source.path("tokenizer"))
     update = _Update(tokenizer, config.update_rate) if config.update_rate else None
     if update and _has_slots(folder):
@@ -215,7 +214,7 @@ def _quality(source: RunFolder) -> dict[str, Any]:
 
 def _is_finished(config: AssignConfig, inputs: list[dict[str, Any]], out: str) -> bool:
     folder = RunFolder(out, "assign")
-    return folder.is_finished(config) and folder.read_json(_DRIFT)["inputs"] == inputs
+    return folder.is_finished(config) and folder.read_json(DRIFT)["inputs"] == inputs
 
 
 def _columns(config: AssignConfig, tokenizer: Tokenizer) -> dict[str, str]:
@@ -337,7 +336,7 @@ def _describe(
 def _finish(config: AssignConfig, staging: str, source: str, of: Named, drift: dict[str, Any]) -> None:
     folder = RunFolder(staging, "assign")
     folder.start(config)
-    folder.write_json(_DRIFT, drift)
+    folder.write_json(DRIFT, drift)
     every, collisions = drift["errors"]["every_modality"], drift["collisions"]
     metrics = {f"new/collisions/{key}": collisions[f"{key}_share"] for key in ("with_existing", "among_new")}
     if every:

@@ -21,13 +21,11 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.generations.collect import Collected, collect, plan_collection
 from trec_semid.tokenizers.generations.delta import compare_items, delta_table
 from trec_semid.tokenizers.generations.drafts import (
-    DRIFT,
     Batch,
     Source,
     appended,
     appended_already,
     batch_of,
-    checksum_of,
     retrained,
     retrained_already,
     verified_items,
@@ -37,13 +35,14 @@ from trec_semid.tokenizers.generations.manifest import (
     Change,
     Generation,
     ReadGeneration,
+    checksum_of,
     read_before,
     reading_fault,
 )
 from trec_semid.tokenizers.generations.publish import publish, roll_back
 from trec_semid.tokenizers.generations.store import Store, is_store, nothing_done, open_store, split_number
 from trec_semid.tokenizers.maps.code_files import read_ids
-from trec_semid.tokenizers.maps.record import RECORD, TOKENIZER
+from trec_semid.tokenizers.maps.record import DRIFT, RECORD, TOKENIZER
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, expect_finished
 from trec_semid.training.finished import parse_run
 from trec_semid.training.matched_codes import seed_of, verified_file, verify_codes

@@ -38,9 +38,3 @@ class PooledHistory(nn.Module):
         mask = mask.unsqueeze(0) if mask.dim() == 2 else mask
         shares = scores.masked_fill(~mask.unsqueeze(2), -torch.inf).softmax(3)
         return torch.bmm(shares.flatten(1, 2), memory).unflatten(1, asked.shape[1:3])
-
-
-def causal_mask(num_places: int, device: torch.device | None = None) -> Tensor:
-    """Return (L, L) bool: a place looks at itself and at those before."""
-    at = torch.arange(num_places, device=device)
-    return at <= at.unsqueeze(1)

@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from trec_semid.layers.attention import Transformer, TransformerConfig
+from trec_semid.layers.attention import Transformer, TransformerConfig, block_causal_mask
 from trec_semid.layers.dropout import Dropout
 
 
@@ -97,7 +97,7 @@ class RefinedHalf(nn.Module):
         x = torch.cat([self.drop(self.scale * items), coarse, queries], dim=1)
         always = is_there.new_ones(num_users, x.shape[1] - num_read)
         length = x.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        causal = block_causal_mask(length, 1, x.device)
         itself = torch.eye(length, dtype=torch.bool, device=x.device)
         # A missing item looks at itself: a token that looks nowhere would be no number.
         mask = (causal & torch.cat([is_there, always], dim=1).unsqueeze(1)) | itself

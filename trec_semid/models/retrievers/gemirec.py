@@ -14,9 +14,9 @@ from torch.nn.functional import pad
 
 from trec_semid.core.config import faults_of_unread
 from trec_semid.data.retrieval.places import Places
-from trec_semid.layers.attention import Transformer, TransformerConfig
+from trec_semid.layers.attention import Transformer, TransformerConfig, block_causal_mask
 from trec_semid.layers.dropout import Dropout
-from trec_semid.layers.interests.pooled_history import PooledHistory, causal_mask
+from trec_semid.layers.interests.pooled_history import PooledHistory
 from trec_semid.models.dictionary.dictionary import DictionaryConfig
 from trec_semid.models.dictionary.posterior import (
     Chosen,
@@ -267,7 +267,7 @@ class GemirecModel(RetrievalModel):
         grid = grid.unflatten(0, (num_rows, length))
         parts: list[Tensor] = []
         for rows, longest in places.by_length():
-            mask = causal_mask(longest, grid.device)
+            mask = block_causal_mask(longest, 1, grid.device)
             own = self.pooled(grid[rows, :longest], memory[rows, :longest], mask)
             parts.append(pad(own, (0, 0, 0, 0, 0, length - longest)))
         answered = torch.cat(parts)[places.order.argsort()].flatten(0, 1)[places.predicting]

@@ -1,6 +1,5 @@
 """A generation before it is written: where its codes come from, and all that can be refused of it."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from trec_semid.tokenizers.generations.manifest import (
     Collisions,
     Generation,
     Kind,
+    checksum_of,
     generation_of,
     tokenizer_checksum,
 )
@@ -37,15 +37,13 @@ from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
 from trec_semid.tokenizers.maps.coefficients import Coefficients
 from trec_semid.tokenizers.maps.origin import Origin
 from trec_semid.tokenizers.maps.record import (
+    DRIFT,
     QUALITY,
     TOKENIZER,
     read_record,
     verify_record,
 )
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
-
-DRIFT = "drift.json"
-"""What `assign` says of the items that a generation added."""
 
 
 class Source(NamedTuple):
@@ -340,8 +338,3 @@ def _joined_coefficients(folder: str, batch: Batch, before: StoredItems) -> Coef
     more = Coefficients.load(join(batch.folder, COEFFICIENTS), ids)
     joined = pa.concat_arrays([id_array(known.item_ids), id_array(ids)])
     return Coefficients(joined, np.concatenate([known.values, more.values]))
-
-
-def checksum_of(content: object) -> str:
-    """Return a sha256 of anything that JSON can say."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -180,13 +180,14 @@ def tokenizer_checksum(folder: str) -> str | None:
     """Return a sha256 over the files of a saved tokenizer, by name; None where there is no such folder."""
     names = [name for name in list_folder(folder) if ".partial-" not in name]
     files = {name: fingerprint(join(folder, name)).sha256 for name in names}
-    return _sha256(files) if files else None
+    return checksum_of(files) if files else None
 
 
 def codebooks_checksum(sizes: Sequence[int], tokenizer: str | None) -> str:
     """Return a sha256 of what codes mean: the (R,) sizes of codebooks, and the tokenizer that has them."""
-    return _sha256([list(sizes), tokenizer])
+    return checksum_of([list(sizes), tokenizer])
 
 
-def _sha256(content: Any) -> str:
+def checksum_of(content: object) -> str:
+    """Return a sha256 of anything that JSON can say; the order of keys says nothing."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ from trec_semid.core.paths import exists, find_files, join, read_bytes, remove, 
 from trec_semid.core.versions import code_commit
 from trec_semid.runtime.fingerprints import fingerprints
 from trec_semid.runtime.runs import command_line
-from trec_semid.tokenizers.generations.drafts import DRIFT, Draft, verified_items
+from trec_semid.tokenizers.generations.drafts import Draft, verified_items
 from trec_semid.tokenizers.generations.items import (
     TOMBSTONES,
     save_items,
@@ -20,6 +20,7 @@ from trec_semid.tokenizers.generations.manifest import (
 from trec_semid.tokenizers.generations.store import Entry, Store, open_or_create, utc_now
 from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
 from trec_semid.tokenizers.maps.record import (
+    DRIFT,
     RECORD,
     write_record,
 )

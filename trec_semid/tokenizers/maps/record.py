@@ -14,6 +14,8 @@ from trec_semid.tokenizers.maps.semantic_ids import FILE
 
 RECORD = "codes.json"
 TOKENIZER, QUALITY = "tokenizer", "quality.json"
+DRIFT = "drift.json"
+"""What `assign` says of the items that it added."""
 _AGAIN = "Run it again, in another folder or after removing this one"
 
 
