@@ -14,7 +14,7 @@ Search = Literal["exact", "index", "beam"]
 """How a list is made: all items are scored, an index is asked, or a beam goes over codes."""
 
 
-class NotServed(ConfigError):
+class NotServedError(ConfigError):
     """What a bundle cannot answer, and why."""
 
 
