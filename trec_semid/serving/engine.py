@@ -136,6 +136,18 @@ class Engine(Protocol):
         """
         ...
 
+    def find(self, words: str, n: int) -> list[ItemFacts]:
+        """Return the items whose readable text has all the words, at most n, best known first.
+
+        Upper and lower case are one. Codes and neighbours may be left empty; where the bundle has no readable
+        text there are none.
+        """
+        ...
+
+    def examples(self, n: int) -> tuple[str, ...]:
+        """Return ids of n items that the bundle has, or of all where these are fewer, best known first."""
+        ...
+
     def close(self) -> None:
         """Let go of the files."""
         ...

@@ -1,0 +1,102 @@
+"""What `/metrics` shows, of one process or of all workers together."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+from trec_semid.serving.server.batching import Done, Kind
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@final
+class Meters:
+    """Counts and times of one server."""
+
+    def __init__(self, *, of_several: bool) -> None:
+        """Make them; `of_several` where workers write theirs to the folder of PROMETHEUS_MULTIPROC_DIR."""
+        self._registry, self._of_several = CollectorRegistry(), of_several
+        self._latency = self._histogram("request_seconds", "From arrival to answer", ["route"], _SECONDS)
+        self._stage = self._histogram("stage_seconds", "Of answered requests, by part", ["stage"], _SECONDS)
+        self._batch = self._histogram("batch_requests", "Requests of a batch", ["kind"], _SIZES)
+        self._requests = self._counter("requests", "Answers", ["route", "status"])
+        self._unknown = self._counter(
+            "unknown_ids", "Ids of requests that the bundle does not have", ["route"]
+        )
+        self._empty = self._counter("empty_lists", "Lists without an item", [])
+        self._basis = self._counter("basis", "Answers by what stood for the user", ["route", "basis"])
+        self._swaps = self._counter("swaps", "Other bundles, by what became of them", ["outcome"])
+        self._depth = self._gauge("queue_requests", "Requests that wait", [])
+        self._version = self._gauge("bundle", "Workers that answer by a bundle", ["version"])
+        self._stages = {name: self._stage.labels(name) for name in ("read", "wait", "engine", "write")}
+
+    def _names(self, name: str) -> dict[str, Any]:
+        return {"name": name, "namespace": "trec_semid", "registry": self._registry}
+
+    def _histogram(self, name: str, words: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
+        return Histogram(documentation=words, labelnames=labels, buckets=buckets, **self._names(name))
+
+    def _counter(self, name: str, words: str, labels: Sequence[str]) -> Counter:
+        return Counter(documentation=words, labelnames=labels, **self._names(name))
+
+    def _gauge(self, name: str, words: str, labels: Sequence[str]) -> Gauge:
+        mode = "livesum"
+        return Gauge(documentation=words, labelnames=labels, multiprocess_mode=mode, **self._names(name))
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count an answer, of any status."""
+        self._requests.labels(route, str(status)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def asked(self, route: str, done: Done) -> None:
+        """Count what an answer of the engine says."""
+        answer = done.answer
+        if unknown := getattr(answer, "unknown", 0):
+            self._unknown.labels(route).inc(unknown)
+        if basis := getattr(answer, "basis", ""):
+            self._basis.labels(route, basis).inc()
+        if route == "/v1/retrieve" and not answer.items:
+            self._empty.inc()
+
+    def stages(self, read: float, wait: float, engine: float, write: float) -> None:
+        """Note how long the parts of an answer took [s]."""
+        for name, seconds in (("read", read), ("wait", wait), ("engine", engine), ("write", write)):
+            self._stages[name].observe(seconds)
+
+    def waiting(self, requests: int) -> None:
+        """Note how many requests wait."""
+        self._depth.set(requests)
+
+    def batched(self, kind: Kind, requests: int) -> None:
+        """Note how many requests were answered together."""
+        self._batch.labels(kind).observe(requests)
+
+    def swapped(self, before: str | None, now: str) -> None:
+        """Note that another bundle is served."""
+        if before is not None:
+            self._version.labels(before).set(0)
+            self._swaps.labels("taken").inc()
+        self._version.labels(now).set(1)
+
+    def not_swapped(self) -> None:
+        """Note that another bundle was refused."""
+        self._swaps.labels("refused").inc()
+
+    def text(self) -> bytes:
+        """Return the page."""
+        if not self._of_several:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        return generate_latest(registry)

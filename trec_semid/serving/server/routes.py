@@ -1,0 +1,330 @@
+"""The routes: JSON from the raw body into the engine's words, its answers into JSON, and what describes them.
+
+Bodies are read by pydantic from the bytes as they came. FastAPI would parse the JSON first, and walk through
+what came of it: that takes longer than many a model.
+"""
+
+import inspect
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Annotated, Any, NamedTuple, final
+
+from fastapi import Depends, FastAPI, Query
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from trec_semid import __version__
+from trec_semid.core.errors import SemidError
+from trec_semid.serving.server.batching import Batcher, Done, Kind
+from trec_semid.serving.server.config import ServeConfig
+from trec_semid.serving.server.front import OTHER, Front, Trace, json_response, refused, write_line
+from trec_semid.serving.server.messages import (
+    AssignReply,
+    ErrorReply,
+    FoundReply,
+    ItemReply,
+    RankReply,
+    RetrieveReply,
+    assign_content,
+    bodies,
+    found_content,
+    item_content,
+    rank_content,
+    retrieve_content,
+)
+from trec_semid.serving.server.metrics import CONTENT_TYPE, Meters
+from trec_semid.serving.server.reading import read_body
+from trec_semid.serving.server.refusals import Refusal, not_ready, of_error, of_invalid
+from trec_semid.serving.server.secrets import Secrets
+
+_log = logging.getLogger(__name__)
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_STUCK_S = 60.0
+"""A batch that is so long with the engine will not come back: the process should be started anew."""
+_MOST_FOUND = 50
+_ROUTES = (
+    "/v1/rank",
+    "/v1/retrieve",
+    "/v1/assign",
+    "/v1/items",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/",
+)
+_ITEM = "/v1/items/"
+_PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+_REFUSALS = {
+    401: "The secret is missing or wrong",
+    404: "The bundle does not serve this, or has no such item",
+    408: "The body did not come in time",
+    413: "The body, or a list in it, is too long",
+    422: "Something in the request cannot be used: `faults` says where, and what to do",
+    429: "Too many requests wait: come again after Retry-After",
+    503: "No bundle is open yet, or the server is stopping",
+    504: "No answer within the time limit",
+}
+
+
+@dataclass
+class Service:
+    """What the routes stand on."""
+
+    config: ServeConfig
+    batcher: Batcher
+    meters: Meters
+    secrets: Secrets
+    problem: Callable[[], str | None] = lambda: None
+    """Why another bundle was refused."""
+    is_stopping: bool = False
+
+
+class _Verb(NamedTuple):
+    """A route whose body goes to the engine."""
+
+    kind: Kind
+    reply: type[BaseModel]
+    content: Callable[[str, Any], Mapping[str, object]]
+    words: str
+
+
+_VERBS = (
+    _Verb("rank", RankReply, rank_content, "Score candidates"),
+    _Verb("retrieve", RetrieveReply, retrieve_content, "List items"),
+    _Verb("assign", AssignReply, assign_content, "Give new content codes"),
+)
+
+
+class Ready(BaseModel):
+    """Whether requests are answered."""
+
+    ready: bool
+    version: str | None
+    """Of the bundle that is served."""
+    problem: str | None
+    """Why another bundle was refused; null where none was."""
+
+
+@final
+class RawRoute(APIRoute):
+    """A route that FastAPI describes by its signature `(request, asked)`, and whose body pydantic reads."""
+
+    def get_route_handler(self) -> Handler:
+        """Return what answers a request."""
+        endpoint, body = self.endpoint, inspect.signature(self.endpoint).parameters["asked"].annotation
+
+        async def handle(request: Request) -> Response:
+            limits = request.app.state.service.config.limits
+            trace: Trace = request.scope["trace"]
+            content = await read_body(request, limits, trace)
+            try:
+                asked = body.model_validate_json(content)
+            except ValidationError as error:
+                raise of_invalid(error.errors(include_url=False), body) from None
+            return await endpoint(request, asked)
+
+        return handle
+
+
+def make_app(service: Service, log: Callable[[str], object] = write_line) -> ASGIApp:
+    """Return the whole application.
+
+    Args:
+        service: what it stands on.
+        log: takes a line for each request, where the config wants any.
+    """
+    app = FastAPI(
+        title="trec_semid",
+        version=__version__,
+        description="Rankings and lists of a bundle. Every answer says which version of it made it.",
+        docs_url=None,  # its page fetches scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    for verb, body in zip(_VERBS, bodies(service.config.limits), strict=True):
+        _add_verb(app, service, verb, body)
+    _add_items(app, service)
+    _add_probes(app, service)
+    _add_page(app)
+    _add_handlers(app, service)
+    return Front(
+        app,
+        route_of=_route_of,
+        admit=service.secrets,
+        body_bytes=service.config.limits.body_bytes,
+        meters=service.meters,
+        version=lambda: service.batcher.version,
+        log=log if service.config.access_log else None,
+    )
+
+
+def _route_of(path: str) -> str:
+    if path in _ROUTES:
+        return path
+    return "/v1/items/{item}" if path.startswith(_ITEM) else OTHER
+
+
+def _guards(service: Service) -> list[Any]:
+    """Return what says in the description that a secret is wanted; `Front` asks for it."""
+    return [Depends(HTTPBearer(auto_error=False))] if service.secrets.are_asked else []
+
+
+def _refusals(service: Service, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    asked = [401, *statuses] if service.secrets.are_asked else statuses
+    return {status: {"model": ErrorReply, "description": _REFUSALS[status]} for status in asked}
+
+
+async def _ask(service: Service, trace: Trace, kind: Kind, asked: Any) -> Done:
+    """Ask the engine within the time that is left."""
+    if service.is_stopping and service.batcher.engine is None:
+        raise not_ready("the server is stopping")
+    limit_s = service.config.limits.time_s
+    try:
+        done = await service.batcher.ask(kind, asked, trace.began + limit_s - time.perf_counter())
+    except Refusal:
+        raise
+    except Exception as error:
+        if not isinstance(error, SemidError):
+            _log.exception("request %s to %s failed", trace.request_id, trace.route)
+        raise of_error(error) from None
+    trace.version, trace.batch = done.version, done.batch
+    service.meters.asked(trace.route, done)
+    return done
+
+
+def _add_verb(app: FastAPI, service: Service, verb: _Verb, body: type[BaseModel]) -> None:
+    async def endpoint(request: Request, asked: Any) -> Response:
+        trace: Trace = request.scope["trace"]
+        read = time.perf_counter() - trace.began
+        done = await _ask(service, trace, verb.kind, asked.asked())
+        began = time.perf_counter()
+        response = json_response(verb.content(done.version, done.answer))
+        service.meters.stages(read, done.waited_s, done.engine_s, time.perf_counter() - began)
+        return response
+
+    given = inspect.signature(endpoint).parameters
+    parameters = [given["request"], given["asked"].replace(annotation=body)]
+    endpoint.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    endpoint.__doc__ = body.__doc__
+    app.router.add_api_route(
+        f"/v1/{verb.kind}",
+        endpoint,
+        methods=["POST"],
+        response_model=verb.reply,
+        summary=verb.words,
+        operation_id=verb.kind,
+        dependencies=_guards(service),
+        responses=_refusals(service, 404, 408, 413, 422, 429, 503, 504),
+        route_class_override=RawRoute,
+    )
+
+
+def _add_items(app: FastAPI, service: Service) -> None:
+    shared: dict[str, Any] = {"dependencies": _guards(service)}
+
+    async def find(
+        request: Request,
+        words: Annotated[
+            str, Query(min_length=1, max_length=200, description="Of title or fields", examples=["star wars"])
+        ],
+        n: Annotated[int, Query(ge=1, le=_MOST_FOUND, description="Items, at most")] = 10,
+    ) -> Response:
+        """Return items whose readable text has all the words, best known first."""
+        done = await _ask(service, request.scope["trace"], "find", (words, n))
+        return json_response(found_content(done.version, done.answer))
+
+    async def item(request: Request, item: str) -> Response:
+        """Return what the bundle knows of an item."""
+        done = await _ask(service, request.scope["trace"], "item", item)
+        return json_response(item_content(done.version, done.answer))
+
+    told = _refusals(service, 404, 422, 429, 503, 504)
+    app.get("/v1/items", response_model=FoundReply, responses=told, summary="Find items by words", **shared)(
+        find
+    )
+    app.get(
+        "/v1/items/{item:path}", response_model=ItemReply, responses=told, summary="Show an item", **shared
+    )(item)
+
+
+def _add_probes(app: FastAPI, service: Service) -> None:
+    async def healthz() -> Response:
+        """Tell whether the process works; where not, it should be started anew."""
+        is_stuck = service.batcher.busy_s > _STUCK_S
+        return json_response({"healthy": not is_stuck}, 503 if is_stuck else 200)
+
+    async def readyz() -> Response:
+        """Tell whether requests may come."""
+        version = service.batcher.version
+        is_ready = version is not None and not service.is_stopping
+        ready = Ready(ready=is_ready, version=version, problem=service.problem())
+        return json_response(ready.model_dump(), 200 if is_ready else 503)
+
+    async def metrics() -> Response:
+        """Return counts and times, for Prometheus."""
+        return Response(service.meters.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    told: dict[int | str, dict[str, Any]] = {503: {"model": Ready, "description": "Not now"}}
+    app.get("/healthz", response_model=dict[str, bool], responses={503: {"model": dict[str, bool]}})(healthz)
+    app.get("/readyz", response_model=Ready, responses=told)(readyz)
+    app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_refusals(service)},
+        dependencies=_guards(service),
+    )(metrics)
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = files("trec_semid.serving.server") / "page"
+
+    def add(path: str, name: str, kind: str) -> None:
+        content = (folder / name).read_bytes()
+
+        async def page() -> Response:
+            return Response(content, media_type=kind, headers=_PAGE_HEADERS)
+
+        app.get(path, include_in_schema=False)(page)
+
+    for path, (name, kind) in _PAGE.items():
+        add(path, name, kind)
+
+
+def _add_handlers(app: FastAPI, service: Service) -> None:
+    async def on_refusal(request: Request, error: Exception) -> Response:
+        return refused(of_error(error), request.scope["trace"], service.batcher.version)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        kind = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "refused")
+        refusal = Refusal(error.status_code, kind, str(error.detail), headers=error.headers)
+        return await on_refusal(request, refusal)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await on_refusal(request, of_invalid(error.errors()))
+
+    app.add_exception_handler(Refusal, on_refusal)
+    app.add_exception_handler(Exception, on_refusal)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
