@@ -199,7 +199,7 @@ class Served:
 async def served(engine: WholeNumbers | None, **config: Any) -> AsyncIterator[Served]:
     """Serve an engine in this process, without a socket."""
     settings = ServeConfig(bundle="unused", **config)
-    meters = Meters(of_several=False)
+    meters = Meters()
     batcher = Batcher(settings.batch, settings.limits.queue, meters)
     service = Service(settings, batcher, meters, read_secrets(settings.token))
     lines: list[str] = []

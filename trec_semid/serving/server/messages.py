@@ -24,6 +24,10 @@ from trec_semid.serving.server.config import LimitsConfig
 BodyT = TypeVar("BodyT", bound=BaseModel)
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 Ids = tuple[Id, ...]
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+"""Of content; larger ones overflow where distances are computed."""
+_LENGTH = 10
+"""Items of a list where the request does not say."""
 _MOST_NAMES = 100
 """Fields, or modalities, of a request."""
 _WIDEST = 65_536
@@ -84,7 +88,7 @@ class RetrieveRequest(Asked):
     """As in the training data; left out or unknown: the history counts, or popularity without one."""
     history: Ids | None = None
     """What the user did, oldest first; left out: what the bundle knows of the user."""
-    n: int = 10
+    n: int = _LENGTH
     """Items of the list; fewer come where fewer are allowed."""
     filters: RequestFilters = RequestFilters()
     """Which items it may hold; left out: any."""
@@ -103,11 +107,11 @@ class AssignRequest(Asked):
 
     model_config = _example(contents={"text": [0.12, -0.4, 0.33]}, n=5)
     contents: Annotated[
-        dict[str, Annotated[tuple[float, ...], Field(max_length=_WIDEST)]],
+        dict[str, Annotated[tuple[Number, ...], Field(max_length=_WIDEST)]],
         Field(min_length=1, max_length=_MOST_NAMES),
     ]
     """Modality to vector, as wide as the dataset's."""
-    n: int = 10
+    n: int = _LENGTH
     """Nearest items to name."""
 
     def asked(self) -> AssignAsked:
@@ -127,7 +131,7 @@ def bodies(limits: LimitsConfig) -> Bodies:
     """Return the classes of requests with the limits in their fields."""
     history = Annotated[Ids | None, Field(max_length=limits.history)]
     several = Field(max_length=limits.filter_ids)
-    length = Field(10, ge=1, le=limits.n)
+    length = Field(min(_LENGTH, limits.n), ge=1, le=limits.n)
     candidates = Field(min_length=1, max_length=limits.candidates)
     filters = _limited(
         RequestFilters,

@@ -1,5 +1,6 @@
 """What `/metrics` shows, of one process or of all workers together."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -11,6 +12,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
     multiprocess,
+    values,
 )
 
 from trec_semid.serving.server.batching import Done, Kind
@@ -24,9 +26,17 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Meters:
     """Counts and times of one server."""
 
-    def __init__(self, *, of_several: bool) -> None:
-        """Make them; `of_several` where workers write theirs to the folder of PROMETHEUS_MULTIPROC_DIR."""
-        self._registry, self._of_several = CollectorRegistry(), of_several
+    def __init__(self, shared: str | None = None) -> None:
+        """Make them.
+
+        Args:
+            shared: folder of files in which several processes count; None where there is only this one.
+        """
+        self._registry, self._shared = CollectorRegistry(), shared
+        if shared is not None:
+            # prometheus-client looks for the variable when it is imported, which has been.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+            values.ValueClass = values.MultiProcessValue()
         self._latency = self._histogram("request_seconds", "From arrival to answer", ["route"], _SECONDS)
         self._stage = self._histogram("stage_seconds", "Of answered requests, by part", ["stage"], _SECONDS)
         self._batch = self._histogram("batch_requests", "Requests of a batch", ["kind"], _SIZES)
@@ -95,8 +105,8 @@ class Meters:
 
     def text(self) -> bytes:
         """Return the page."""
-        if not self._of_several:
+        if self._shared is None:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
+        multiprocess.MultiProcessCollector(registry, self._shared)
         return generate_latest(registry)

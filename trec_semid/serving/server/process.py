@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 import uvicorn
@@ -32,6 +32,19 @@ _SWITCH_S = 0.0005
 """How soon a thread gives way to another: the event loop should not wait for one that opens a bundle [s]."""
 _PARENT_POLL_S = 1.0
 _ECHO_S = 1.0
+
+
+class Means(NamedTuple):
+    """What a process serves with."""
+
+    config: ServeConfig
+    own: socket.socket
+    """Listens."""
+    secrets: Secrets
+    open_engine: Callable[[str], Engine]
+    """Opens a bundle by its place."""
+    counts: str | None
+    """Folder in which several processes count together."""
 
 
 @final
@@ -62,14 +75,12 @@ def listen(host: str, port: int) -> socket.socket:
     return own
 
 
-def serve_here(
-    config: ServeConfig,
-    own: socket.socket,
-    secrets: Secrets,
-    open_engine: Callable[[str], Engine],
-    on_ready: Callable[[], object],
-) -> None:
+def serve_here(means: Means, on_ready: Callable[[], object]) -> None:
     """Serve in this process until it is told to stop.
+
+    Args:
+        means: what with.
+        on_ready: called when requests can be answered.
 
     Raises:
         SemidError: the first bundle cannot be opened, or fails its check.
@@ -79,26 +90,21 @@ def serve_here(
     gc.collect()
     gc.freeze()
     with _restored_handlers():
-        asyncio.run(_serve(config, own, secrets, open_engine, on_ready))
+        asyncio.run(_serve(means, on_ready))
 
 
-async def _serve(
-    config: ServeConfig,
-    own: socket.socket,
-    secrets: Secrets,
-    open_engine: Callable[[str], Engine],
-    on_ready: Callable[[], object],
-) -> None:
-    meters = Meters(of_several=config.workers > 1)
+async def _serve(means: Means, on_ready: Callable[[], object]) -> None:
+    config = means.config
+    meters = Meters(means.counts)
     batcher = Batcher(
         config.batch, config.limits.queue, meters, lambda: torch.set_num_threads(config.threads)
     )
-    keeper = Keeper(config.bundle, batcher, meters, open_engine)
-    service = Service(config, batcher, meters, secrets, lambda: keeper.problem)
+    keeper = Keeper(config.bundle, batcher, meters, means.open_engine)
+    service = Service(config, batcher, meters, means.secrets, lambda: keeper.problem)
     batcher.start()
     server = _Server(_uvicorn_config(make_app(service), config))
     _heed(server, service, keeper)
-    serving = asyncio.create_task(server.serve([own]))
+    serving = asyncio.create_task(server.serve([means.own]))
     tasks = [asyncio.create_task(_watch_parent(server))]
     try:
         opening = asyncio.create_task(keeper.open_first())

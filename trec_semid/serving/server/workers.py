@@ -19,6 +19,7 @@ from typing import final
 from prometheus_client import multiprocess
 
 from trec_semid.core.errors import SemidError
+from trec_semid.serving.server.config import ServeConfig
 
 _log = logging.getLogger(__name__)
 _KILL_AFTER_S = 2.0
@@ -60,12 +61,12 @@ class _Worker:
         """What there is to wait for: its end, and its words."""
         return self.process.sentinel, self._hears
 
-    def forget(self) -> int:
-        """Let go of one that has ended; return its exit code."""
+    def forget(self, counts: str) -> int:
+        """Let go of one that has ended, and of what it counted as alive; return its exit code."""
         self.process.join()
         self.listen()
         self._hears.close()
-        multiprocess.mark_process_dead(self.process.pid)  # pyright: ignore[reportArgumentType] - it ran
+        multiprocess.mark_process_dead(self.process.pid, counts)
         return self.process.exitcode or 0
 
 
@@ -73,16 +74,17 @@ class _Worker:
 class Crew:
     """So many workers, started again where one ends by itself, until a signal comes."""
 
-    def __init__(self, work: Work, size: int, stop_s: float, on_ready: Callable[[], object]) -> None:
+    def __init__(self, work: Work, config: ServeConfig, counts: str, on_ready: Callable[[], object]) -> None:
         """Name the work.
 
         Args:
             work: of each worker.
-            size: how many there are.
-            stop_s: how long they may take to end.
+            config: says how many there are, and how long they may take to end.
+            counts: folder in which they count.
             on_ready: called once, when all can answer.
         """
-        self._work, self._size, self._stop_s, self._on_ready = work, size, stop_s, on_ready
+        self._work, self._counts, self._on_ready = work, counts, on_ready
+        self._size, self._stop_s = config.workers, config.stop_s
         self._workers: list[_Worker] = []
         self._told_at: float | None = None
         self._again_s, self._not_before = _AGAIN_S[0], 0.0
@@ -103,7 +105,7 @@ class Crew:
             finally:
                 for worker in self._workers:
                     worker.process.kill()
-                    worker.forget()
+                    worker.forget(self._counts)
 
     def _look(self) -> None:
         wait([ear for worker in self._workers for ear in self._ears_of(worker)], timeout=0.5)
@@ -111,7 +113,7 @@ class Crew:
             worker.listen()
             if not worker.process.is_alive() and self._told_at is None:
                 self._workers.remove(worker)
-                self._lost(worker, worker.forget())
+                self._lost(worker, worker.forget(self._counts))
         if not self._was_ready and len(self._workers) == self._size:
             self._was_ready = all(worker.is_ready for worker in self._workers)
             if self._was_ready:
@@ -138,7 +140,7 @@ class Crew:
             wait([worker.process.sentinel for worker in self._workers], timeout=left)
             for worker in [each for each in self._workers if not each.process.is_alive()]:
                 self._workers.remove(worker)
-                worker.forget()
+                worker.forget(self._counts)
 
     @contextmanager
     def _forwarding(self) -> Iterator[None]:
