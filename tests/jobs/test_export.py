@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from tests.jobs.exporting import IN_FORKS
 from tests.jobs.ranking import rank_config, write_problem
@@ -19,14 +20,16 @@ from tests.jobs.test_rank_finetune import tuned
 from tests.jobs.test_rank_finetune import write_problem as write_tuned_problem
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.manifest import read_manifest
+from trec_semid.core.config import load_saved
 from trec_semid.core.errors import CheckpointError, DataError
-from trec_semid.data.batches import Jagged
+from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs import assign, export, rank
 from trec_semid.jobs.export import ExportConfig
-from trec_semid.serving.check import score_rows
-from trec_semid.serving.reader import Bundle
+from trec_semid.jobs.rank import RankConfig
+from trec_semid.serving.engine import RankAsked, open_engine
+from trec_semid.serving.reader import Reader
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.training.matched_codes import verify_codes
@@ -58,12 +61,79 @@ def bundles_are_checked_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "subprocess", IN_FORKS)
 
 
-def test_the_bundle_alone_scores_like_the_run(bundle: str, run_folder: str, problem: dict[str, Any]):
-    scores = score_rows(bundle, problem["dataset"], 10_000)
-    predicted = read_predictions(run_folder, "test").score
-    assert len(scores) == len(predicted) > 100
-    np.testing.assert_allclose(scores, predicted, atol=1e-5)
-    assert predicted.std() > 0.05
+def rows_of_test(problem: dict[str, Any], run_folder: str) -> RankingData:
+    ranked = load_saved(RankConfig, f"{run_folder}/config.toml")
+    dataset = Dataset(problem["dataset"])
+    ids = SemanticIds.load(problem["semantic_ids"], dataset.item_ids)
+    codes = Codes(ids.codes, ids.sizes)
+    return RankingData(dataset, ranked.features, ranked.history, ranked.representation, codes)
+
+
+def test_requests_by_ids_score_like_the_run(bundle: str, run_folder: str, problem: dict[str, Any]):
+    predicted = read_predictions(run_folder, "test")
+    rows = rows_of_test(problem, run_folder).batch_maker("test", "online").rows
+    items, users = (
+        Dataset(problem["dataset"]).item_ids,
+        Dataset(problem["dataset"]).users(["user_id"])["user_id"],
+    )
+    asked = []
+    for row in range(len(rows.labels)):
+        history, _ = rows.histories.take(np.array([row]))
+        names = tuple(items[int(item)].as_py() for item in history)
+        candidate = items[int(rows.items[row])].as_py()
+        # An id that nobody knows stands between, and counts for nothing but itself.
+        asked.append(RankAsked(users[int(rows.users[row])].as_py(), names, {}, ("nobody's", candidate)))
+    answers = open_engine(bundle).rank(asked)
+    np.testing.assert_allclose([answer.scores[1] for answer in answers], predicted.score, atol=1e-4)
+    assert len(answers) > 100
+    assert predicted.score.std() > 0.05
+    assert all(np.isnan(answer.scores[0]) and answer.unknown == 1 for answer in answers)
+    assert {answer.basis for answer in answers} == {"history"}
+
+
+def test_a_known_user_needs_no_history_and_an_unknown_one_is_said(
+    bundle: str, run_folder: str, problem: dict[str, Any]
+):
+    data, engine = rows_of_test(problem, run_folder), open_engine(bundle)
+    events, items = data.events, tuple(Dataset(problem["dataset"]).item_ids.to_pylist())
+    liked = [items[row] for row in events.items[(events.users == 5) & (events.labels > 0.5)]]
+    stored, given = engine.rank(
+        [RankAsked("u005", None, {}, items), RankAsked("u005", tuple(liked[-8:]), {}, items)]
+    )
+    np.testing.assert_array_equal(stored.scores, given.scores)
+    assert (stored.basis, given.basis, stored.unknown) == ("stored", "history", 0)
+    strange, nobody = engine.rank([RankAsked("who", None, {}, items), RankAsked(None, None, {}, items)])
+    np.testing.assert_array_equal(strange.scores, nobody.scores)
+    assert (strange.basis, strange.unknown, nobody.unknown) == ("unknown_user", 1, 0)
+    assert np.abs(strange.scores - stored.scores).max() > 0.01
+
+
+def test_context_stands_for_what_is_stored_of_a_user(bundle: str, problem: dict[str, Any]):
+    engine = open_engine(bundle)
+    values = engine.bundle.field("user", "age").values.ids_of(range(4))
+    ages = Dataset(problem["dataset"]).users(["age"])["age"].to_pylist()
+    user = next(row for row, age in enumerate(ages) if age)
+    own, name = ages[user], f"u{user:03d}"
+    asked = [RankAsked(name, None, {"age": value}, ("i001", "i002")) for value in values]
+    plain, *answers = engine.rank([RankAsked(name, None, {}, ("i001", "i002")), *asked])
+    # Number 0 is what is missing, so value k - 1 has number k.
+    np.testing.assert_array_equal(answers[own - 1].scores, plain.scores)
+    assert len({tuple(answer.scores) for answer in answers}) > 1
+    with pytest.raises(DataError, match=r"field 'height': no user field of this name\. There are: age"):
+        engine.rank([RankAsked("u005", None, {"height": "tall"}, ("i001",))])
+
+
+def test_requests_are_answered_alike_together_and_alone(bundle: str):
+    engine = open_engine(bundle)
+    asked = [
+        RankAsked("u001", None, {}, ("i003",)),
+        RankAsked(None, ("i001",), {}, ()),
+        RankAsked("u002", ("i004", "i005"), {}, ("i001", "i009")),
+    ]
+    together = engine.rank(asked)
+    for request, answer in zip(asked, together, strict=True):
+        np.testing.assert_allclose(engine.rank([request])[0].scores, answer.scores, atol=1e-6)
+    assert engine.rank([]) == []
 
 
 def test_shards_hold_the_rows_the_manifest_says(bundle: str):
@@ -71,8 +141,8 @@ def test_shards_hold_the_rows_the_manifest_says(bundle: str):
     users = next(table for table in manifest.tables if table.name == "t_user_id")
     assert [(shard.first_row, shard.num_rows) for shard in users.shards] == [(0, 25), (25, 25), (50, 10)]
     rows = [safetensors.torch.load_file(f"{bundle}/{shard.file}")["weight"] for shard in users.shards]
-    table = Bundle(bundle).tables["t_user_id"]
-    assert torch.equal(table.rows(torch.arange(60)), torch.cat(rows))
+    table = Reader(bundle).tables["t_user_id"]
+    np.testing.assert_array_equal(table.rows(np.arange(60)), torch.cat(rows).numpy())
     listed = {facts.file for facts in manifest.files()} | {"manifest.json", "manifest.json.sha256"}
     assert listed == {str(file.relative_to(bundle)) for file in Path(bundle).rglob("*") if file.is_file()}
 
@@ -90,17 +160,26 @@ def test_nothing_in_the_bundle_is_a_pickle(bundle: str):
         assert b"data.pkl" not in b"".join(contents)
 
 
-def test_tables_of_eight_bits_are_a_quarter_and_close(run_folder: str, bundle: str, tmp_path: Path):
-    out = str(tmp_path / "int8")
-    done = export.run(ExportConfig(run=run_folder, out=out, tables="int8"))
-    assert 0 < done.largest_difference < 0.02
-    small, full = Bundle(out).tables["t_item_id"], Bundle(bundle).tables["t_item_id"]
-    rows = full.rows(torch.arange(40))
-    step = (rows.amax(1) - rows.amin(1)) / 255
-    error = (small.rows(torch.arange(40)) - rows).abs().amax(1)
-    assert (error <= step * 0.5001 + 1e-7).all()
-    codes = safetensors.torch.load_file(f"{out}/tables/t_item_id/shard-00000.safetensors")
-    assert codes["codes"].dtype == torch.uint8
+@pytest.mark.parametrize(
+    ("kind", "levels", "most"), [("fp16", 2048, 1e-3), ("int8", 255, 0.02), ("int4", 15, 0.2)]
+)
+def test_smaller_tables_are_close_and_their_change_is_said(
+    run_folder: str, bundle: str, tmp_path: Path, kind: Any, levels: int, most: float
+):
+    out = str(tmp_path / kind)
+    done = export.run(ExportConfig(run=run_folder, out=out, tables=kind))
+    assert 0 < done.largest_difference < most
+    small, full = (Reader(each).tables["t_item_id"] for each in (out, bundle))
+    rows = full.rows(np.arange(40))
+    spread = np.abs(rows).max() if kind == "fp16" else rows.max(1) - rows.min(1)
+    error = np.abs(small.rows(np.arange(40)) - rows).max(1)
+    assert (error <= spread / levels * 0.5001 + 1e-7).all()
+    predicted, checked = read_predictions(run_folder, "test"), read_manifest(out).checked
+    assert checked is not None
+    assert checked.num == len(predicted.score)
+    before = roc_auc_score(predicted.label, predicted.score)
+    assert checked.metrics["auc"] - checked.change["auc"] == pytest.approx(before, abs=1e-9)
+    assert done.change == checked.change
 
 
 def test_the_map_is_that_of_the_checkpoint_and_a_changed_one_is_refused(
@@ -114,7 +193,7 @@ def test_the_map_is_that_of_the_checkpoint_and_a_changed_one_is_refused(
     shutil.copytree(bundle, copy)
     SemanticIds(ids.item_ids, ids.codes[::-1].copy(), ids.sizes).save(f"{copy}/semantic_ids.parquet")
     with pytest.raises(DataError, match=r"semantic_ids\.parquet: damaged"):
-        score_rows(str(copy), problem["dataset"], 10)
+        open_engine(str(copy))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -129,102 +208,12 @@ def test_any_flipped_byte_of_any_file_is_refused_when_the_bundle_is_opened(
     try:
         file.write_bytes(content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :])
         with pytest.raises(DataError):
-            Bundle(bundle)
+            open_engine(bundle)
         with pytest.raises(DataError):
             verify_codes(bundle)  # what assign and rankers ask
     finally:
         file.write_bytes(content)
     assert read_manifest(bundle)
-
-
-def features_of(bundle: Bundle, num_rows: int = 3, ids_each: int = 2) -> Jagged:
-    names = tuple(feature.name for feature in bundle.manifest.features)
-    values = torch.ones(len(names) * num_rows * ids_each, dtype=torch.int64)
-    return Jagged(names, values, torch.full((len(names) * num_rows,), ids_each, dtype=torch.int32))
-
-
-def with_value(features: Jagged, at: int, value: int) -> Jagged:
-    values = features.values.clone()
-    values[at] = value
-    return features._replace(values=values)
-
-
-WRONG = {
-    "floats": (lambda f: f._replace(values=f.values.float()), "'values': not a list of whole.*torch.float32"),
-    "nan": (lambda f: f._replace(values=f.values / 0 * 0), "'values': not a list of whole numbers"),
-    "booleans": (lambda f: f._replace(values=f.values.bool()), "'values': not a list of whole numbers"),
-    "bytes": (lambda f: f._replace(values=f.values.to(torch.uint8)), "'values': not a list of.*torch.uint8"),
-    "unsigned": (
-        lambda f: f._replace(values=f.values.to(torch.uint64)),
-        "'values': not a list.*torch.uint64",
-    ),
-    "no tensor": (lambda f: f._replace(values=f.values.tolist()), r"'values': not a list.*\(got 'list'\)"),
-    "a matrix": (lambda f: f._replace(values=f.values.view(-1, 2)), "'values': not a list of whole numbers"),
-    "float lengths": (
-        lambda f: f._replace(lengths=f.lengths.float()),
-        "'lengths': not a list of whole numbers",
-    ),
-    "fewer ids": (lambda f: f._replace(values=f.values[:-1]), "'lengths': .* do not cut"),
-    "more ids": (
-        lambda f: f._replace(values=torch.cat([f.values, f.values[:1]])),
-        "'lengths': .* do not cut",
-    ),
-    "a row too few": (lambda f: f._replace(lengths=f.lengths[:-1]), "'lengths': .* do not cut"),
-    "negative length": (
-        lambda f: f._replace(lengths=torch.cat([f.lengths[:-2], torch.tensor([5, -1], dtype=torch.int32)])),
-        "'lengths': .* do not cut",
-    ),
-    "other features": (lambda f: f._replace(keys=f.keys[::-1]), "features differ from the bundle's"),
-}
-
-
-@pytest.mark.parametrize("kind", list(WRONG))
-def test_batches_that_are_no_ids_are_refused_by_name(bundle: str, kind: str):
-    opened = Bundle(bundle)
-    break_it, told = WRONG[kind]
-    with pytest.raises(DataError, match=told):
-        opened.scores(break_it(features_of(opened)))
-
-
-def test_as_many_bytes_as_a_table_has_rows_are_not_taken_for_a_mask_of_them(bundle: str):
-    table = Bundle(bundle).tables["t_user_id"]
-    with pytest.raises(DataError, match=r"'t_user_id': not a list of whole numbers.*torch\.uint8"):
-        table.rows(torch.ones(table.facts.rows, dtype=torch.uint8))
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    feature=st.integers(0, 30),
-    row=st.integers(0, 2),
-    beyond=st.sampled_from([-(2**63), -7, -1, 0, 1, 2**40, 2**62]),
-    kind=st.sampled_from([torch.int64, torch.int32]),
-)
-def test_an_id_outside_its_table_is_refused_with_feature_row_and_value(bundle, feature, row, beyond, kind):
-    opened = OPENED.setdefault(bundle, Bundle(bundle)) if bundle not in OPENED else OPENED[bundle]
-    place = feature % len(opened.manifest.features)
-    facts = opened.manifest.features[place]
-    value = beyond if beyond < 0 else facts.num_rows + beyond
-    if kind == torch.int32 and not -(2**31) <= value < 2**31:
-        return
-    features = features_of(opened)
-    features = with_value(features._replace(values=features.values.to(kind)), 6 * place + 2 * row + 1, value)
-    with pytest.raises(DataError, match=rf"row {row + 1}, field '{facts.name}': .*\(got {value}\)"):
-        opened.scores(features)
-    with pytest.raises(DataError, match=rf"row 2, field '{facts.table}': .*\(got {value}\)"):
-        opened.tables[facts.table].rows(torch.tensor([0, value]))
-
-
-OPENED: dict[str, Bundle] = {}
-
-
-def test_first_and_last_rows_no_ids_and_no_rows_are_taken(bundle: str):
-    opened = Bundle(bundle)
-    features = features_of(opened)
-    for place, facts in enumerate(opened.manifest.features):
-        features = with_value(with_value(features, 6 * place, 0), 6 * place + 1, facts.num_rows - 1)
-    assert opened.scores(features).isfinite().all()
-    assert opened.scores(features_of(opened, 3, 0)).shape == (3,)
-    assert opened.scores(features_of(opened, 0)).shape == (0,)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -234,7 +223,7 @@ def test_a_damaged_shard_is_refused_by_name(bundle: str, tmp_path: Path, damage:
     shard = copy / "tables/t_item_id/shard-00001.safetensors"
     shard.unlink() if damage == "gone" else shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(DataError, match="shard-00001"):
-        Bundle(str(copy))
+        open_engine(str(copy), verify=False)
 
 
 def test_a_manifest_of_another_version_is_refused(bundle: str, tmp_path: Path):
@@ -273,7 +262,7 @@ def test_a_damaged_dataset_is_refused_before_anything_is_written(
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="not a finished rank run"):
+    with pytest.raises(DataError, match="not a finished run"):
         export.run(ExportConfig(run=str(tmp_path), out=str(tmp_path / "out")))
 
 

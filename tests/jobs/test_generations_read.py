@@ -21,7 +21,7 @@ from trec_semid.jobs import evaluate, export, generations, rank, tokenize
 from trec_semid.jobs.evaluate import EvaluateConfig
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.jobs.rank import RankConfig
-from trec_semid.serving.reader import Bundle
+from trec_semid.serving.engine import open_engine
 from trec_semid.tokenizers.generations.manifest import Generation
 from trec_semid.tokenizers.generations.store import Store
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
@@ -105,9 +105,8 @@ def test_a_bundle_gets_the_map_of_a_generation_of_additions(at: Path, monkeypatc
     append(store, {"brand new": (1, 2)})
     config = ExportConfig(run=f"{at}/ranker", out=f"{at}/more", semantic_ids=store, check_rows=50)
     assert export.run(config).largest_difference < 1e-5
-    bundle = Bundle(config.out)
-    ids, facts = bundle.semantic_ids(id_array(["brand new"])), bundle.manifest.semantic_ids
-    assert ids is not None
+    ids = SemanticIds.load(f"{config.out}/semantic_ids.parquet", id_array(["brand new"]))
+    facts = open_engine(config.out).manifest.semantic_ids
     assert ids.codes[:, :2].tolist() == [[1, 2]]
     assert facts is not None
     assert facts.generation is not None

@@ -21,8 +21,9 @@ from trec_semid.jobs import evaluate, plan, rank, report, retrieve
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.methods import RANKERS, RETRIEVERS
+from trec_semid.models.queries import Queries
 from trec_semid.models.ranker import DenseRanker, RankerConfig
-from trec_semid.models.retrieval_model import Queries, RetrievalModel
+from trec_semid.models.retrieval_model import RetrievalModel
 from trec_semid.models.retriever import Frame, Needs, Retriever, RetrieverConfig
 
 CLUSTER = 'cluster="configs/cluster/h100_1x8.toml"'

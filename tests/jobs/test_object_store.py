@@ -37,7 +37,7 @@ from trec_semid.runtime import locks
 from trec_semid.runtime.leftovers import is_unfinished
 from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
 from trec_semid.runtime.own_folder import own_folder
-from trec_semid.serving.reader import Bundle
+from trec_semid.serving.engine import open_engine
 from trec_semid.tokenizers.generations.publish import roll_back
 from trec_semid.tokenizers.generations.store import open_store
 
@@ -171,7 +171,7 @@ def _whole_way(root: str, tmp_path: Path, *, kills: bool) -> None:
     assert numbers["dataset"]["checksum"] == facts.checksum
     done = do("export", [], run=ranked, out=f"{root}/bundle")
     assert done.largest_difference < 1e-4
-    assert Bundle(f"{root}/bundle").manifest.dataset == "shop"
+    assert open_engine(f"{root}/bundle").manifest.dataset == "shop"
     write_new_items(f"{root}/new.parquet", Dataset(data).facts.modalities["about"].dim)
     assigned = do("assign", [], tokenizer=codes, items=f"{root}/new.parquet", out=f"{root}/new-codes")
     assert assigned.drift["items"] == 50

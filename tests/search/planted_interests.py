@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from trec_semid.metrics.target_positions import UserItems
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search.ann import IndexSearch
 from trec_semid.search.catalogue import Catalogue, stretch_of
 from trec_semid.search.exact import ExactSearch

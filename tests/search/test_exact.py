@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trec_semid.metrics.target_positions import UserItems
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.metrics.target_positions import UNLISTED, UserItems
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.runtime.ranks import process_group
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch

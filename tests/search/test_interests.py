@@ -7,7 +7,7 @@ import torch
 
 from tests.search.planted_interests import MERGES, Problem, merged_by_hand, padded, search_for
 from trec_semid.metrics.target_positions import UNLISTED, UserItems
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search import ann
 from trec_semid.search.ann import FlatConfig, HnswConfig, IndexSearch, IvfConfig
 from trec_semid.search.catalogue import Catalogue

@@ -9,7 +9,7 @@ import torch
 from tests.ranks import run_ranks
 from tests.search.planted_interests import MERGES, Problem, merged_by_hand, padded, search_for
 from trec_semid.metrics.target_positions import UNLISTED, UserItems
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.search.ann import FlatConfig
 from trec_semid.search.catalogue import Catalogue, stretch_of

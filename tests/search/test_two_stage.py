@@ -14,7 +14,7 @@ from tests.catalogues import autoregressive, owned_by_hand, prefix_log_probs, se
 from tests.ranks import run_ranks
 from trec_semid.metrics.target_positions import UNLISTED, UserItems
 from trec_semid.models.heads.beams import parallel_heads
-from trec_semid.models.retrieval_model import Queries, TwoStageQueries
+from trec_semid.models.queries import Queries, TwoStageQueries
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.search.catalogue import Catalogue, stretch_of
 from trec_semid.search.code_prior import CodePrior

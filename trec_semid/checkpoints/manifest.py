@@ -2,64 +2,173 @@
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes, write_bytes
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, Role
 from trec_semid.data.histories import HistoryConfig
-from trec_semid.runtime.fingerprints import Fingerprint, verify
+from trec_semid.runtime.fingerprints import Fingerprint, check_files, verify
 from trec_semid.tokenizers.generations.manifest import ReadGeneration
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sha256"
 """The manifest's own sha256, as `sha256sum manifest.json` prints it."""
-SCHEMA_VERSION = 1
-TableType = Literal["fp32", "int8"]
+SCHEMA_VERSION = 2
+TableType = Literal["fp32", "fp16", "int8", "int4"]
+ListedBy = Literal["exact", "beam", "two_stage", "popularity"]
+"""How a bundle lists on its own: every item is scored, a beam goes over codes, codes propose items that are
+scored, or training counts alone."""
+_AGAIN = "Copy or export it again"
+
+
+def _inside(file: str) -> str:
+    """Refuse what is no plain path below the bundle."""
+    parts = file.split("/")
+    if not file or any(part in ("", ".", "..") for part in parts) or any(sign in file for sign in "\\:\0"):
+        raise ValueError(f"{file!r} is no path inside the bundle")
+    return file
 
 
 class FileFacts(Config):
     """One file of the bundle."""
 
-    file: str
+    file: Annotated[str, AfterValidator(_inside)]
     """Path inside the bundle."""
-    num_bytes: int
+    num_bytes: NonNegativeInt
     sha256: str
 
 
 class ShardFacts(FileFacts):
     """Rows `first_row` to `first_row + num_rows` of a table."""
 
-    first_row: int
-    num_rows: int
+    first_row: NonNegativeInt
+    num_rows: PositiveInt
 
 
 class TableFacts(Config):
-    """One table."""
+    """One table of vectors, in the order of its rows."""
 
     name: str
-    rows: int
-    dim: int
+    rows: PositiveInt
+    dim: PositiveInt
     dtype: TableType
-    """int8: row r is codes[r] * scale[r] + low[r], 8-bit codes with their own scale and low in each row."""
+    """int8 and int4: row r is codes[r] * scale[r] + low[r], with its own scale and low in each row; two codes
+    of four bits lie in a byte, the first in its low half."""
     shards: tuple[ShardFacts, ...]
+    """In the order of rows, each of as many as the first but the last."""
 
 
 class FeatureFacts(Config):
-    """One input of the dense program: pooled rows of a table."""
+    """One input of a ranker's program: pooled rows of a table."""
 
     name: str
     role: Role
     table: str
-    num_rows: int
+    num_rows: PositiveInt
     position: int
 
     def feature(self) -> Feature:
         """Return it as the data room knows it."""
         return Feature(self.name, self.role, self.table, self.num_rows, self.position)
+
+
+class IdMapFacts(Config):
+    """Ids in the order of rows, and what finds the row of an id."""
+
+    num_ids: NonNegativeInt
+    ids: FileFacts
+    """Arrow IPC file with a column `id` of large_string."""
+    index: FileFacts
+    """safetensors: `hashes` (n,) uint64 ascending, and `rows` (n,) int64 of these."""
+
+
+class FieldFacts(Config):
+    """A side field of users or items: small numbers, 0 where missing or unknown."""
+
+    name: str
+    entity: Literal["user", "item"]
+    kind: Literal["category", "number"]
+    size: PositiveInt
+    """Numbers there are, the 0 included."""
+    column: FileFacts
+    """safetensors: `values`, and `offsets` where one entity has several, in the order of its rows."""
+    values: IdMapFacts
+    """Values by their number less 1."""
+    edges: tuple[float, ...] | None = None
+    """Of a number: x has 1 + how many of these are <= x; 0 where missing. None of categories."""
+
+
+class RankerFacts(Config):
+    """How a ranker scores."""
+
+    representation: Representation
+    features: tuple[FeatureFacts, ...]
+    """In the order of the program's input, each `dim` wide."""
+    features_config: FeaturesConfig
+    history: HistoryConfig
+    pooling: Literal["mean", "sum"]
+    dim: PositiveInt
+    program: FileFacts
+    """A `torch.export` program: (rows, features * dim) float32 to (rows,) logits."""
+
+
+class ProgramFacts(FileFacts):
+    """A `torch.export` program and what it returns."""
+
+    outputs: tuple[str, ...]
+    """Names of the tensors that it returns, in their order."""
+
+
+class MemberFacts(Config):
+    """One model that scores items."""
+
+    run: str
+    method: str
+    tokens: str | None
+    """Table of what the model reads of an item in a history: (rows, num_tokens * token_dim)."""
+    num_tokens: PositiveInt
+    token_dim: PositiveInt
+    vectors: str | None
+    """Table of item vectors; None where items are not scored by any."""
+    user: ProgramFacts
+    """(tokens of histories (B, L, F, D), lengths (B,)) to what is known of the users."""
+    least_length: PositiveInt
+    """L that histories are filled up to at least."""
+    steps: tuple[ProgramFacts, ...] = ()
+    """One a position: (codes so far (B, W, r), then what the user program said and no score reads) to
+    log-probabilities (B, W, K) of the next; none where no beam asks, or the user program says them all."""
+    codes: FileFacts | None = None
+    """safetensors: `codes` (N, R) int32 by which items are scored or listed, and `sizes` (R,) int64 without
+    'missing'."""
+    code_share: float = 0.0
+    """Of the sum of log-probabilities of an item's codes in its score."""
+    weighs_interests: bool = False
+    """Whether log-probabilities of interests count in scores."""
+
+
+class RetrieverFacts(Config):
+    """How a retriever lists."""
+
+    members: tuple[MemberFacts, ...]
+    """Whose mean is the score of an item; none of popularity."""
+    listed_by: ListedBy
+    run_listed_by: str
+    """How the run's own evaluation listed."""
+    max_len: PositiveInt
+    """Most recent items of a history that are read."""
+    masks_history: bool
+    """Whether items of the user's history are left out of lists."""
+    beam_width: PositiveInt | None = None
+    candidates: PositiveInt | None = None
+    code_prior_share: float | None = None
+    """`item_share` of what codes are corrected by; None where they are not."""
+    items: FileFacts
+    """safetensors: `counts` (N,) int64 training events, and `penalties` (N,) float32 taken off scores."""
 
 
 class MapFacts(FileFacts):
@@ -70,44 +179,92 @@ class MapFacts(FileFacts):
     sizes: tuple[int, ...]
     generation: ReadGeneration | None = None
     """Which generation of a store it is; None of any other map."""
+    rows: FileFacts
+    """safetensors: `codes` (N, R) int32 in the order of the bundle's items."""
+
+
+class Checked(Config):
+    """What the bundle was held against before it was there."""
+
+    num: NonNegativeInt
+    """Rows, or users, of the test split."""
+    largest_difference: float
+    """Of a ranker's probability, or of a retriever's scores, to the run's own."""
+    metrics: dict[str, float]
+    """Of the bundle, over these."""
+    change: dict[str, float]
+    """The same less the run's own."""
 
 
 class Manifest(Config):
     """Everything a reader needs to know; other programs read this."""
 
     schema_version: int = SCHEMA_VERSION
+    kind: Literal["ranker", "retriever"]
+    method: str
+    """`model.kind` of the run."""
     run: str
-    step: int
+    step: int | None
+    """Of the checkpoint; None of what learns nothing itself."""
     commit: str
     versions: dict[str, str]
     dataset: str
     dataset_checksum: str
-    representation: Representation
-    features: tuple[FeatureFacts, ...]
-    """In the order of the dense program's input, each `dim` wide."""
-    features_config: FeaturesConfig
-    history: HistoryConfig
-    pooling: Literal["mean", "sum"]
-    dim: int
+    items: IdMapFacts
+    users: IdMapFacts
+    fields: tuple[FieldFacts, ...]
+    readable: FileFacts | None
+    """Arrow IPC file: what people read of items, such as titles, in the order of rows."""
+    histories: FileFacts | None
+    """safetensors: `offsets` (U + 1,) int64 and `items` int32, every user's events up to the export, oldest
+    first; None where left out."""
     tables: tuple[TableFacts, ...]
-    dense: FileFacts
-    """A `torch.export` program: (B, features * dim) float32 to (B,) logits."""
+    ranker: RankerFacts | None = None
+    retriever: RetrieverFacts | None = None
     semantic_ids: MapFacts | None
     tokenizer: tuple[FileFacts, ...]
     """For new items, with how good the map is; empty where the run has none."""
+    beside: tuple[FileFacts, ...] = ()
+    """Model card and the reader that needs nothing of this package."""
     metrics: dict[str, float]
     """Of the run, at export."""
+    checked: Checked | None = None
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        if (self.ranker is None, self.retriever is None) != (self.kind != "ranker", self.kind != "retriever"):
+            raise ValueError(f"kind '{self.kind}' without what it says, or with what another kind says")
+        return self
 
     def files(self) -> list[FileFacts]:
-        """Return every file the manifest vouches for."""
-        shards = [shard for table in self.tables for shard in table.shards]
-        ids = [self.semantic_ids] if self.semantic_ids else []
-        return [*shards, self.dense, *ids, *self.tokenizer]
+        """Return every file the manifest vouches for, each once."""
+        return list({facts.file: facts for facts in _files_in(self)}.values())
+
+    def table(self, name: str) -> TableFacts:
+        """Return what is known of a table."""
+        return next(table for table in self.tables if table.name == name)
+
+
+def _files_in(value: Any) -> Iterator[FileFacts]:
+    if isinstance(value, FileFacts):
+        yield value
+    if isinstance(value, BaseModel):
+        for _, part in value:
+            yield from _files_in(part)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _files_in(part)
 
 
 def file_facts(name: str, content: bytes) -> FileFacts:
     """Describe a file by its content."""
     return FileFacts(file=name, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def write_file(bundle: str, name: str, content: bytes) -> FileFacts:
+    """Write a file of a bundle, and describe it."""
+    write_bytes(join(bundle, name), content)
+    return file_facts(name, content)
 
 
 def write_manifest(bundle: str, manifest: Manifest) -> None:
@@ -138,8 +295,13 @@ def read_manifest(bundle: str) -> Manifest:
     except FileNotFoundError:
         remedy = "Make one with: trec-semid export CONFIG.toml"
         raise DataError("no bundle here", file=uri, remedy=remedy) from None
-    except (ValidationError, ValueError) as error:
-        raise DataError(f"not a manifest: {error}", file=uri, remedy="Copy or export it again") from None
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise DataError(f"not a manifest: {error}", file=uri, remedy=_AGAIN) from None
+
+
+def manifest_version(bundle: str) -> str:
+    """Return the first characters of the manifest's sha256, by which answers name the bundle."""
+    return hashlib.sha256(read_bytes(join(bundle, MANIFEST))).hexdigest()[:12]
 
 
 def _expect_signed(bundle: str, written: bytes) -> None:
@@ -147,25 +309,31 @@ def _expect_signed(bundle: str, written: bytes) -> None:
     try:
         signature = read_bytes(uri)
     except FileNotFoundError:
-        raise DataError("missing from the bundle", file=uri, remedy="Copy or export it again") from None
+        raise DataError("missing from the bundle", file=uri, remedy=_AGAIN) from None
     if signature != _signature(written):
         problem = f"{MANIFEST} is not the one that was exported (its checksum differs)"
-        raise DataError(problem, file=uri, remedy="Copy or export it again")
+        raise DataError(problem, file=uri, remedy=_AGAIN)
 
 
 def _signature(content: bytes) -> bytes:
     return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
 
 
-def verify_bundle(bundle: str) -> Manifest:
+def verify_bundle(bundle: str, *, reads_all: bool = True) -> Manifest:
     """Check every file of a bundle against its manifest; in a process group every rank must call this.
+
+    Args:
+        bundle: folder.
+        reads_all: whether contents are compared with their sha256, and not sizes alone.
 
     Raises:
         DataError: as `read_manifest`, or a file is missing or not the one that was exported.
     """
     manifest = read_manifest(bundle)
     known = {one.file: Fingerprint(bytes=one.num_bytes, sha256=one.sha256) for one in manifest.files()}
-    verify(bundle, known, remedy="Copy or export it again")
+    check_files(bundle, known, remedy=_AGAIN, may_have=(MANIFEST, SIGNATURE))
+    if reads_all:
+        verify(bundle, known, remedy=_AGAIN)
     return manifest
 
 
@@ -179,8 +347,8 @@ def read_checked(bundle: str, facts: FileFacts) -> bytes:
     try:
         content = read_bytes(uri)
     except FileNotFoundError:
-        raise DataError("missing from the bundle", file=uri, remedy="Copy or export it again") from None
+        raise DataError("missing from the bundle", file=uri, remedy=_AGAIN) from None
     if hashlib.sha256(content).hexdigest() != facts.sha256:
         problem = "not the file that was exported (its checksum differs)"
-        raise DataError(problem, file=uri, remedy="Copy or export it again")
+        raise DataError(problem, file=uri, remedy=_AGAIN)
     return content

@@ -110,11 +110,14 @@ class HistoryIndex:
         return Ragged(starts, ends - starts, self.items)
 
 
+def may_stand_in_history(events: Events, config: HistoryConfig) -> Array:
+    """Return (N,) bool: which events histories are made of."""
+    return ~events.is_negative & (events.labels > 0.5 if config.events == "positives" else True)
+
+
 def index_histories(events: Events, config: HistoryConfig) -> dict[Protocol, HistoryIndex]:
     """Return the index of each protocol."""
-    eligible = ~events.is_negative
-    if config.events == "positives":
-        eligible &= events.labels > 0.5
+    eligible = may_stand_in_history(events, config)
     is_train = events.splits == 0
     return {
         "online": HistoryIndex(events, eligible),

@@ -207,6 +207,18 @@ class Dataset:
         values = self._table(f"fields/{field}.parquet", ["value"], size - 1)["value"]
         return pa.chunked_array([pa.nulls(1, pa.string()), *values.cast(pa.string()).chunks])
 
+    def edges(self, field: str) -> tuple[float, ...] | None:
+        """Return where the buckets of a field of numbers begin, such as `user_age`, but the first.
+
+        None where the vocabulary does not say, as one that others wrote need not.
+        """
+        entity, _, name = field.partition("_")
+        size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
+        table = self._table(f"fields/{field}.parquet", None, size - 1)
+        if "low" not in table.column_names:
+            return None
+        return tuple(float(value) for value in table["low"].to_pylist()[1:])
+
     def events(self, columns: list[str] | None = None, split: Split | None = None) -> pa.Table:
         """Read events in order, all of them or one part.
 

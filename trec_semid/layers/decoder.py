@@ -73,6 +73,12 @@ class Decoder(nn.Module):
             x = x.squeeze(1)
         return self.norm(x)
 
+    def last_of_beams(self, x: Tensor, memory: Memory) -> Tensor:
+        """Return (B, W, D) at the last of beams' tokens (B, W, T, D): what `step` says, without a cache."""
+        for layer, block in enumerate(self.blocks):
+            x, _ = block(x, memory, layer, None)
+        return self.norm(x[:, :, -1])
+
     def step(self, x: Tensor, memory: Memory, cache: Cache | None) -> tuple[Tensor, Cache]:
         """Return (B, W, D) of one more token of each beam, and the cache with it.
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from trec_semid.data.retrieval.places import Places
+from trec_semid.models.exported import Exported, HistoryProgram, of_last
 from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.retrieval_model import Queries, RetrievalModel, read_by_length
+from trec_semid.models.queries import Queries
+from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
 from trec_semid.models.retriever import LossConfig
 
 
@@ -34,9 +36,28 @@ class InterestExtractor(nn.Module, ABC):
                 on mean nothing.
         """
 
+    def at_end(self, histories: Tensor, lengths: Tensor) -> Tensor:
+        """Return interests (B, M, D) of whole histories (B, L, F, D) of (B,) lengths, 1 or more."""
+        return of_last(self(histories), lengths)
+
     def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """Return (num_rows, 1, D): what it reads of some listed items, here the sum of their tokens."""
         return tokens.total.index_select(0, rows).unsqueeze(1)
+
+
+@final
+class InterestProgram(HistoryProgram):
+    """Interests at the last item; see `HistoryProgram`."""
+
+    outputs = ("vectors",)
+
+    def __init__(self, extractor: InterestExtractor, config: LossConfig) -> None:
+        super().__init__()
+        self.extractor, self.config = extractor, config
+
+    def forward(self, histories: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """See `HistoryProgram`: (B, M, D) of (B, L, 1, D)."""
+        return (query_vectors(self.extractor.at_end(histories, lengths), self.config),)
 
 
 @final
@@ -77,6 +98,14 @@ class MultiInterestModel(RetrievalModel):
         chosen = chosen_interests(queries, vectors, places.targets)
         losses = losses_of_chosen(queries, vectors, chosen, places)
         return {"items": mean_of_targets(losses, places.targets)}, tokens
+
+    def read_of(self, tokens: Tokens, items: Tensor) -> Tensor:
+        """See `RetrievalModel`: what the extractor reads, (U, F, D)."""
+        return self.extractor.look_up(tokens, torch.arange(len(items), device=items.device))
+
+    def exported(self, code_tables: Tensor | None) -> Exported:
+        """See `RetrievalModel`; no code tables (R, K + 1, D) are read."""
+        return Exported(InterestProgram(self.extractor, self.config))
 
     def queries(self, tokens: Tokens, places: Places) -> Queries:
         """Return the interests (B, M, D) of the B users whose histories are given; zeros of an empty one."""

@@ -8,17 +8,21 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.places import Places
+from trec_semid.models.exported import Exported, HistoryProgram, of_last
 from trec_semid.models.heads.beams import NextLogProbs, parallel_heads
 from trec_semid.models.heads.chained import ChainedHeads
 from trec_semid.models.heads.code_heads import CodeHeads
+from trec_semid.models.heads.exported import steps_of
 from trec_semid.models.heads.independent import IndependentHeads
 from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.retrieval_model import Queries, RetrievalModel, TwoStageQueries, read_by_length
+from trec_semid.models.queries import Queries, TwoStageQueries
+from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
 from trec_semid.models.retriever import LossConfig
 
 
@@ -36,6 +40,37 @@ class SequenceModel(nn.Module, ABC):
     def look_up(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """Return (num_rows, F, D): what it reads of some listed items; here all their tokens."""
         return tokens.at(rows)
+
+
+@final
+class NextItemProgram(HistoryProgram):
+    """State of the last item, and what scores items by it; see `HistoryProgram`.
+
+    Log-probabilities of independent codes come whole, and `code_share` says how much they count.
+    """
+
+    code_tables: Tensor
+
+    def __init__(self, model: "NextItemModel", code_tables: Tensor | None) -> None:
+        """Take the parts of a model, and rows of codes (R, K + 1, D)."""
+        super().__init__()
+        self.sequences, self.config, self.heads = model.sequences, model.config, model.heads
+        self.has_vectors, self.says_codes = model.has_item_vectors, model.has_independent_codes
+        if code_tables is not None:
+            self.register_buffer("code_tables", code_tables)
+        vectors = ("vectors",) if self.has_vectors else ()
+        codes = ("code_log_probs",) if self.says_codes else ()
+        self.outputs = (*vectors, *codes, *(("state",) if model.heads else ()))
+
+    def forward(self, histories: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """See `HistoryProgram`; (B, L, F, D) histories."""
+        state = of_last(self.sequences(histories), lengths)
+        said = [query_vectors(state, self.config)] if self.has_vectors else []
+        if self.heads is not None:
+            if self.says_codes:
+                said.append(self.heads.log_probs(state, self.code_tables))
+            said.append(state)
+        return tuple(said)
 
 
 @final
@@ -130,6 +165,19 @@ class NextItemModel(RetrievalModel):
         assert tokens.code_tables is not None, "heads have codes"
         states = self.states_of_users(tokens, places)
         return self.heads.next_log_probs(states, tokens.code_tables)
+
+    def read_of(self, tokens: Tokens, items: Tensor) -> Tensor:
+        """See `RetrievalModel`: what the sequence model reads, (U, F, D)."""
+        return self.sequences.look_up(tokens, torch.arange(len(items), device=items.device))
+
+    def exported(self, code_tables: Tensor | None) -> Exported:
+        """See `RetrievalModel`; (R, K + 1, D) code tables."""
+        # Independent codes are said at once, by the history alone.
+        steps = ()
+        if self.heads is not None and code_tables is not None and not self.heads.is_independent:
+            steps = steps_of(self.heads, code_tables)
+        share = self.config.code_share if self.has_item_vectors else 1.0
+        return Exported(NextItemProgram(self, code_tables), steps, share)
 
     def states_of_users(self, tokens: Tokens, places: Places) -> Tensor:
         """Return (B, D) at the end of each history; zeros of an empty one, where no place predicts."""

@@ -15,42 +15,10 @@ from torch.nn.functional import pad
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.places import Places
+from trec_semid.models.exported import Exported
 from trec_semid.models.heads.beams import NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-
-
-class Queries(NamedTuple):
-    """What a model has to say of B users before items are scored: score = vector . item + sum of its codes'.
-
-    Of a user with M interests the one that scores an item highest counts: score = max_m (q_m . v + log p_m).
-    """
-
-    vectors: Tensor | None
-    """(B, D), or (B, M, D) of M interests, multiplied with item vectors; None where items are not scored by
-    vectors."""
-    code_log_probs: Tensor | None
-    """(B, R, K + 1) float32, weighted, of which an item has one a position; None where codes do not count."""
-    interest_log_probs: Tensor | None = None
-    """(B, M) float32 log p_m; None where all interests count alike. An interest of -inf lists nothing."""
-
-    @property
-    def num_users(self) -> int:
-        """B."""
-        parts = [part for part in self if part is not None]
-        return len(parts[0])
-
-
-class TwoStageQueries(NamedTuple):
-    """What a model has to say of B users where codes propose items and item vectors decide among them."""
-
-    of_items: Queries
-    """Vectors alone."""
-    next_log_probs: NextLogProbs
-    """What a beam over codes asks."""
-    code_log_probs: Tensor | None
-    """(B, R, K + 1) float32 of independent heads; None where codes depend on each other."""
-    code_share: float
-    """How much an item's log p(codes) counts in its score."""
+from trec_semid.models.queries import Queries, TwoStageQueries
 
 
 class RetrievalModel(nn.Module, ABC):
@@ -126,6 +94,22 @@ class RetrievalModel(nn.Module, ABC):
     def next_log_probs(self, tokens: Tokens, places: Places) -> NextLogProbs:
         """Return what a beam search asks, of the B users whose histories are given."""
         raise ConfigError(f"{type(self).__name__} does not predict codes. Leave out evaluation.beam_width.")
+
+    def read_of(self, tokens: Tokens, items: Tensor) -> Tensor:
+        """Return (U, F, D): what is read of the listed items (U,) in a history, which serving keeps of each.
+
+        Args:
+            tokens: listed items.
+            items: (U,) their item rows.
+        """
+        raise self._not_exported()
+
+    def exported(self, code_tables: Tensor | None) -> Exported:
+        """Return the programs that serving runs, over what `read_of` says; (R, K + 1, D) rows of codes."""
+        raise self._not_exported()
+
+    def _not_exported(self) -> ConfigError:
+        return ConfigError(f"{type(self).__name__} says no programs for serving, so it cannot be exported.")
 
 
 def retrieval_model_in(model: nn.Module) -> RetrievalModel:

@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.metrics.target_positions import TopItems, UserItems, no_items
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.retrieved import best_items, expect_no_nan, is_excluded, unlisted_rows
 from trec_semid.search.stretches import bring_together

@@ -39,6 +39,7 @@ def beam_search(
     *,
     exclude: Tensor | None = None,
     gains: Sequence[Tensor] | None = None,
+    allowed: Tensor | None = None,
 ) -> Beams:
     """Find each user's tuples of highest sum of log-probabilities, among those that exist.
 
@@ -53,6 +54,8 @@ def beam_search(
         width: beams that go on.
         exclude: (B, S) item rows to leave out for each user, filled up with -1.
         gains: R or more of (M_r,), what is added to the score of a node of each level; None adds nothing.
+        allowed: (B, N + 1) int32, how many of the items before each place in `trie.items` may be listed;
+            None where all may.
 
     Returns:
         W <= width whole tuples of each user, with the leaves of the trie as nodes.
@@ -75,7 +78,7 @@ def beam_search(
         # Gone as soon as nothing is left under it: what cannot end in an item takes no place in the beam.
         emptied = None if places is None else trie.emptied_by(position, places)
         gained = None if gains is None else gains[position]
-        beams = _advance(trie, beams, _Said(log_probs, gained), width, emptied)
+        beams = _advance(trie, beams, _Said(log_probs, gained, allowed), width, emptied)
     return beams
 
 
@@ -88,6 +91,7 @@ def decode_items(
     num_items: int,
     exclude: Tensor | None = None,
     gains: Sequence[Tensor] | None = None,
+    allowed: Tensor | None = None,
 ) -> Retrieved:
     """Return the items of the best `width` tuples that have any, by (score descending, item row ascending).
 
@@ -103,6 +107,7 @@ def decode_items(
         exclude: (B, S) item rows to leave out for each user, filled up with -1.
         gains: R + 1 of (M_r,), what is added to the score of a node of each level, and at last (N,) of an
             item by its place in `trie.items`; None adds nothing.
+        allowed: as of `beam_search`.
 
     Raises:
         ConfigError: no users, a width under 1, or lists of no items.
@@ -110,10 +115,10 @@ def decode_items(
         DataError: a log-probability is NaN.
     """
     expect_positive(num_items, "num_items")
-    beams = beam_search(trie, num_users, next_log_probs, width, exclude=exclude, gains=gains)
+    beams = beam_search(trie, num_users, next_log_probs, width, exclude=exclude, gains=gains, allowed=allowed)
     level = trie.num_positions
     counts = _live_children(trie, level, beams)
-    if gains is None:
+    if gains is None and allowed is None:
         # Of a tuple with very many items, those that cannot reach the list are not looked at: they score
         # alike, so the first ones stand for it.
         counts.clamp_(max=num_items + (0 if exclude is None else exclude.shape[1]))
@@ -123,6 +128,8 @@ def decode_items(
         owned = trie.children(level, beams.nodes[own], counts[own], num_slots)
         rows = trie.items[owned.nodes]
         left_out = ~owned.exists if exclude is None else ~owned.exists | is_excluded(rows, exclude[own])
+        if allowed is not None:
+            left_out |= _num_allowed(allowed[own], owned.nodes, owned.nodes + 1) == 0
         scores = beams.scores[own].gather(1, owned.parents)
         if gains is not None:
             scores += gains[level][owned.nodes]
@@ -190,6 +197,8 @@ class _Said(NamedTuple):
     """(B, W or 1, K_r)."""
     gains: Tensor | None
     """(M_r,) of the node that the code leads to; None for nothing."""
+    allowed: Tensor | None = None
+    """(B, N + 1) as of `beam_search`."""
 
 
 def _advance(trie: TupleTrie, beams: Beams, said: _Said, width: int, emptied: Tensor | None) -> Beams:
@@ -207,12 +216,22 @@ def _advance(trie: TupleTrie, beams: Beams, said: _Said, width: int, emptied: Te
             scores += said.gains[children.nodes]
         # Slots of users with fewer candidates hold no real score: they go before the check for NaN.
         scores.masked_fill_(~children.exists, -torch.inf)
+        if said.allowed is not None:
+            # Gone before the best are chosen: what cannot end in an item that may be listed takes no place.
+            bounds = trie.starts[position].long()
+            first, last = bounds[children.nodes], bounds[children.nodes + 1]
+            scores.masked_fill_(_num_allowed(said.allowed[own], first, last) == 0, -torch.inf)
         expect_no_nan(scores)
         best = _best_left(scores, children.nodes, None if emptied is None else emptied[own], width)
         parts.append(tuple(x.gather(1, best) for x in (codes, children.parents, scores, children.nodes)))
     codes, parents, scores, nodes = (torch.cat(column) for column in zip(*parts, strict=True))
     before = beams.codes.gather(1, parents.unsqueeze(2).expand(-1, -1, position))
     return Beams(torch.cat([before, codes.unsqueeze(2)], 2), parents, scores, nodes)
+
+
+def _num_allowed(allowed: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Return (B, C): how many items at places `first` up to `last` (B, C) may be listed, of (B, N + 1)."""
+    return allowed.gather(1, last) - allowed.gather(1, first)
 
 
 def _best_left(scores: Tensor, nodes: Tensor, emptied: Tensor | None, width: int) -> Tensor:

@@ -10,7 +10,7 @@ Legend: N items of the catalogue, n items at hand, U listed items, R positions, 
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -19,10 +19,12 @@ from torch import Tensor
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes, write_bytes
-from trec_semid.models.item_tokens import Listed
-from trec_semid.models.retrieval_model import RetrievalModel
 from trec_semid.runtime.fingerprints import read_signed, signed_json
 from trec_semid.runtime.ranks import Ranks, barrier, gather_objects
+
+if TYPE_CHECKING:  # a server lists catalogues where torchrec, which models need, is not installed
+    from trec_semid.models.item_tokens import Listed
+    from trec_semid.models.retrieval_model import RetrievalModel
 
 DESCRIPTION = "catalogue.json"
 _TABLES = "code_tables.safetensors"
@@ -71,7 +73,7 @@ def shortest_stretch(world_size: int, num_items: int) -> int:
 
 @torch.no_grad()
 def build_catalogue(
-    model: RetrievalModel, listed: Callable[[int, int], Listed], num_items: int, ranks: Ranks
+    model: "RetrievalModel", listed: "Callable[[int, int], Listed]", num_items: int, ranks: Ranks
 ) -> Catalogue:
     """Return this rank's stretch of the catalogue as the model has it now; all ranks build it together.
 

@@ -21,7 +21,7 @@ from trec_semid.metrics.target_positions import (
     locate_targets,
     no_items,
 )
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.code_scores import CodeScores
 from trec_semid.search.stretches import bring_together

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from trec_semid.core.config import Config
 from trec_semid.metrics.interests import Candidates, union_of_lists
 from trec_semid.metrics.target_positions import ListedTargets, TopItems, UserItems, positions_in_lists
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search.retrieved import unlisted_rows
 
 Merge = Literal["score", "weighted", "quota", "diversity"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from trec_semid.metrics.target_positions import Stretch, TopItems, UserItems
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search.catalogue import Catalogue
 
 

@@ -25,7 +25,7 @@ from trec_semid.metrics.target_positions import (
     list_top_items,
     positions_in_lists,
 )
-from trec_semid.models.retrieval_model import Queries, TwoStageQueries
+from trec_semid.models.queries import Queries, TwoStageQueries
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.code_prior import CodePrior

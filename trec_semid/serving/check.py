@@ -1,42 +1,60 @@
-"""Scores rows of the test part with a bundle alone, in a process of its own: `python -m ... BUNDLE DATASET`.
+"""Asks a bundle alone, in a process of its own: `python -m trec_semid.serving.check BUNDLE ASKED ANSWERED`.
 
-Prints JSON: the scores of the first rows of the split, and whether torchrec was needed.
+ASKED and ANSWERED are safetensors files. Prints JSON: whether torchrec was needed.
+
+Legend: R rows, B users, N length of the lists.
 """
 
 import json
 import sys
 
 import numpy as np
+import safetensors.numpy
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.errors import SemidError
-from trec_semid.data.ranking.dataset import Codes, RankingData
-from trec_semid.data.schema import Dataset
-from trec_semid.serving.reader import Bundle
+from trec_semid.core.paths import read_bytes, write_bytes
+from trec_semid.serving.opened import OpenBundle
+from trec_semid.serving.ranking import RankEngine, RankRows
 
 _ROWS_AT_ONCE = 1024
 
 
-def score_rows(bundle_uri: str, dataset_uri: str, num_rows: int) -> list[float]:
-    """Return the probabilities of the first rows of the test part, online protocol."""
-    bundle, dataset = Bundle(bundle_uri), Dataset(dataset_uri)
-    manifest = bundle.manifest
-    ids = bundle.semantic_ids(dataset.item_ids)
-    codes = Codes(ids.codes, ids.sizes) if ids else None
-    data = RankingData(dataset, manifest.features_config, manifest.history, manifest.representation, codes)
-    maker = data.batch_maker("test", "online")
-    rows = np.arange(min(num_rows, len(maker.rows.labels)))
-    parts = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
-    return [score for part in parts for score in bundle.scores(maker.make(part, len(part)).features).tolist()]
+def asked_of_ranker(users: Array, items: Array, histories: tuple[Array, Array] | None) -> dict[str, Array]:
+    """Return what asks for (R,) rows of users and items with their histories, item rows and (R,) lengths."""
+    nothing = np.zeros(0, np.int64), np.zeros(len(users), np.int64)
+    values, lengths = histories or nothing
+    return {"users": users, "items": items, "history": values, "history_lengths": lengths}
+
+
+def scores_of(bundle: OpenBundle, asked: dict[str, Array]) -> Array:
+    """Return (R,) probabilities of what `asked_of_ranker` asks for."""
+    engine, parts = RankEngine(bundle), list[Array]()
+    ends = np.concatenate([[0], np.cumsum(asked["history_lengths"])])
+    for first in range(0, len(asked["users"]), _ROWS_AT_ONCE):
+        users = asked["users"][first : first + _ROWS_AT_ONCE]
+        last = first + len(users)
+        rows = RankRows(
+            (users, np.ones(len(users), np.int64)),
+            (asked["history"][ends[first] : ends[last]], asked["history_lengths"][first:last]),
+            asked["items"][first:last],
+            np.arange(len(users)),
+        )
+        parts.append(engine.score(rows))
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def main() -> None:
-    """Print the scores of BUNDLE on DATASET."""
-    bundle, dataset, num_rows = sys.argv[1:4]
+    """Answer ASKED from BUNDLE."""
+    uri, asked_uri, answered_uri = sys.argv[1:4]
     try:
-        scores = score_rows(bundle, dataset, int(num_rows))
+        asked = safetensors.numpy.load(read_bytes(asked_uri))
+        bundle = OpenBundle(uri, verify=True)
+        answers = {"scores": scores_of(bundle, asked)}
     except SemidError as error:
         sys.exit(str(error))
-    sys.stdout.write(json.dumps({"scores": scores, "torchrec": "torchrec" in sys.modules}) + "\n")
+    write_bytes(answered_uri, safetensors.numpy.save(answers))
+    sys.stdout.write(json.dumps({"torchrec": "torchrec" in sys.modules}) + "\n")
 
 
 if __name__ == "__main__":

@@ -151,3 +151,21 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of the files."""
         ...
+
+
+def open_engine(uri: str, *, verify: bool = True) -> Engine:
+    """Open a bundle; its files are mapped, and nothing is decoded that is not asked for.
+
+    Args:
+        uri: of the bundle; one of an object store is copied first.
+        verify: whether the content of every file is compared with the manifest, which reads all of it.
+
+    Raises:
+        DataError: no bundle, or one that is not what was exported.
+    """
+    from trec_semid.serving.opened import OpenBundle  # these know the engine, too
+    from trec_semid.serving.ranking import RankEngine
+    from trec_semid.serving.retrieving import RetrieveEngine
+
+    bundle = OpenBundle(uri, verify=verify)
+    return RankEngine(bundle) if bundle.manifest.ranker else RetrieveEngine(bundle)

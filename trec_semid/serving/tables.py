@@ -1,64 +1,81 @@
-"""Tables of a bundle: row ranges in safetensors files, in full or in 8 bits a number.
+"""Writes tables of a bundle: row ranges in safetensors files, in full, in half, or in 8 or 4 bits a number.
 
-Legend: N rows, D width, n looked-up rows.
+`serving.reader` maps and decodes them. Legend: N rows, n of a stretch, D width.
 """
 
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterable, Iterator
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from trec_semid.checkpoints.manifest import ShardFacts, TableFacts, TableType, file_facts, read_checked
-from trec_semid.core.paths import join, write_bytes
-from trec_semid.serving.ids import check_rows
+from trec_semid.checkpoints.manifest import ShardFacts, TableFacts, TableType, write_file
+from trec_semid.core.errors import ShapeError
+
+_LARGEST_HALF = torch.finfo(torch.float16).max
 
 
-def write_table(bundle: str, name: str, weight: Tensor, dtype: TableType, *, shard_rows: int) -> TableFacts:
-    """Write a table (N, D) in shards of at most `shard_rows` rows."""
+def write_table(
+    bundle: str, name: str, stretches: Iterable[Tensor], dtype: TableType, *, shard_rows: int
+) -> TableFacts:
+    """Write a table in shards of `shard_rows` rows, the last one shorter.
+
+    Memory is that of a shard and a stretch.
+
+    Args:
+        bundle: folder.
+        name: of the table.
+        stretches: (n, D) consecutive rows each, all of one width.
+        dtype: how numbers are stored.
+        shard_rows: of each file.
+
+    Raises:
+        ShapeError: a table without rows.
+    """
     shards: list[ShardFacts] = []
-    for first in range(0, len(weight), shard_rows):
-        part = weight[first : first + shard_rows].float()
-        content = safetensors.torch.save(_encode(part, dtype))
-        file = f"tables/{name}/shard-{len(shards):05d}.safetensors"
-        write_bytes(join(bundle, file), content)
-        known = file_facts(file, content).model_dump()
-        shards.append(ShardFacts(**known, first_row=first, num_rows=len(part)))
-    return TableFacts(name=name, rows=len(weight), dim=weight.shape[1], dtype=dtype, shards=tuple(shards))
+    first, dim = 0, 0
+    for part in _regrouped(stretches, shard_rows):
+        content = safetensors.torch.save(encode(part.float(), dtype))
+        known = write_file(bundle, f"tables/{name}/shard-{len(shards):05d}.safetensors", content)
+        shards.append(ShardFacts(**known.model_dump(), first_row=first, num_rows=len(part)))
+        first, dim = first + len(part), part.shape[1]
+    if not shards:
+        raise ShapeError(f"table {name}: has no rows.")
+    return TableFacts(name=name, rows=first, dim=dim, dtype=dtype, shards=tuple(shards))
 
 
-@final
-class BundleTable:
-    """Rows of one table, decoded as they are looked up."""
-
-    def __init__(self, bundle: str, facts: TableFacts) -> None:
-        self.facts, self._bundle = facts, bundle
-        parts = list(_parts(bundle, facts))
-        self._columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """Return (n, D) float32.
-
-        Raises:
-            DataError: an id is no whole number, or outside the table.
-        """
-        check_rows(ids, self.facts.name, self.facts.rows, self._bundle)
-        if self.facts.dtype == "fp32":
-            return self._columns["weight"][ids]
-        codes, scale, low = (self._columns[name][ids] for name in ("codes", "scale", "low"))
-        return codes.float() * scale.unsqueeze(1) + low.unsqueeze(1)
+def _regrouped(stretches: Iterable[Tensor], shard_rows: int) -> Iterator[Tensor]:
+    """Yield the same rows, so many at a time."""
+    kept: list[Tensor] = []
+    num_kept = 0
+    for stretch in stretches:
+        for part in stretch.split(shard_rows):
+            kept.append(part)
+            num_kept += len(part)
+            while num_kept >= shard_rows:
+                rows = torch.cat(kept)
+                yield rows[:shard_rows]
+                kept = [rows[shard_rows:].clone()] if num_kept > shard_rows else []
+                num_kept -= shard_rows
+    if num_kept:
+        yield torch.cat(kept)
 
 
-def _parts(bundle: str, facts: TableFacts) -> Iterator[dict[str, Tensor]]:
-    for shard in facts.shards:
-        yield safetensors.torch.load(read_checked(bundle, shard))
+def encode(rows: Tensor, dtype: TableType) -> dict[str, Tensor]:
+    """Return how (n, D) float32 rows are stored; a number is off by half a step of its row at most.
 
-
-def _encode(part: Tensor, dtype: TableType) -> dict[str, Tensor]:
+    int8: (n, D) `codes`; int4: (n, (D + 1) // 2) `codes`, two a byte; both with (n,) `scale` and `low`.
+    """
     if dtype == "fp32":
-        return {"weight": part.contiguous()}
-    low, high = part.amin(1), part.amax(1)
-    scale = (high - low) / 255
-    steps = (part - low.unsqueeze(1)) / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
-    return {"codes": steps.round().clamp(0, 255).to(torch.uint8), "scale": scale, "low": low}
+        return {"weight": rows.contiguous()}
+    if dtype == "fp16":
+        return {"weight": rows.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().contiguous()}
+    levels = 255 if dtype == "int8" else 15
+    low, high = rows.amin(1), rows.amax(1)
+    scale = (high - low) / levels
+    steps = (rows - low.unsqueeze(1)) / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
+    codes = steps.round().clamp(0, levels).to(torch.uint8)
+    if dtype == "int4":
+        codes = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2))
+        codes = codes[:, ::2] | (codes[:, 1::2] << 4)
+    return {"codes": codes.contiguous(), "scale": scale, "low": low}

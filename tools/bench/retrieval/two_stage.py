@@ -37,7 +37,7 @@ from torch.nn.functional import log_softmax, normalize  # noqa: E402
 
 from trec_semid.metrics.target_positions import ListedTargets, UserItems  # noqa: E402
 from trec_semid.models.heads.beams import parallel_heads  # noqa: E402
-from trec_semid.models.retrieval_model import Queries, TwoStageQueries  # noqa: E402
+from trec_semid.models.queries import Queries, TwoStageQueries  # noqa: E402
 from trec_semid.search.catalogue import Catalogue  # noqa: E402
 from trec_semid.search.code_prior import CodePrior  # noqa: E402
 from trec_semid.search.exact import ExactSearch  # noqa: E402

@@ -12,6 +12,7 @@ from trec_semid.data.batches import Jagged, RankingBatch
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.item_rows import ItemRows, find_item_rows
 from trec_semid.data.ragged import Ragged
+from trec_semid.data.ranking.row_features import Bags, Entities, RowFeatures
 from trec_semid.runtime.prefetch import prefetch
 
 _OF_CODES = frozenset(("item_code", "history_code", "item_prefix", "history_prefix"))
@@ -56,6 +57,7 @@ class BatchMaker:
         self._described = tuple(features)
         self._features = tuple(feature for feature in features if feature.role not in is_left_out)
         self._keys = tuple(feature.name for feature in self._features)
+        self._row_features = RowFeatures(self._features, self._sources)
 
     def make(self, chosen: Array, global_size: int, num_padding: int = 0) -> RankingBatch:
         """Return the batch of (b,) row numbers, in their order, and padding rows after them."""
@@ -109,34 +111,17 @@ class BatchMaker:
             num_padding=num_padding,
         )
 
-    def _parts(self, chosen: Array) -> list[tuple[Array, Array]]:
+    def _parts(self, chosen: Array) -> list[Bags]:
         """Return (ids, lengths) of each feature."""
         one_each = np.ones(len(chosen), np.int64)
-        entities = {
-            "user": (self.rows.users[chosen], one_each),
-            "item": (self.rows.items[chosen], one_each),
-        }
-        if self.rows.histories is not None:
-            entities["history"] = self.rows.histories.take(chosen)
-        codes = {name: self._codes(rows) for name, (rows, _) in entities.items() if name != "user"}
-        return [self._part(feature, *entities[feature.entity], codes) for feature in self._features]
-
-    def _codes(self, items: Array) -> Array | None:
-        # Whole semantic IDs at once: one random read an item instead of one a code.
-        return None if self._sources.codes is None else self._sources.codes.take(items, axis=0).T
-
-    def _part(
-        self, feature: Feature, rows: Array, lengths: Array, codes: dict[str, Array | None]
-    ) -> tuple[Array, Array]:
-        if feature.name in self._sources.fields:
-            return self._sources.fields[feature.name].take(rows)
-        if feature.role in ("item_code", "history_code"):
-            of_entity = codes[feature.entity]
-            assert of_entity is not None, "code features are described with codes at hand"
-            return of_entity[feature.position], lengths
-        if self._sources.prefixes is not None and feature.role in ("item_prefix", "history_prefix"):
-            return self._sources.prefixes[rows, feature.position], lengths
-        return rows, lengths
+        histories = self.rows.histories
+        return self._row_features.of(
+            Entities(
+                (self.rows.users[chosen], one_each),
+                (self.rows.items[chosen], one_each),
+                None if histories is None else histories.take(chosen),
+            )
+        )
 
 
 @final

@@ -53,19 +53,34 @@ def causal_routing(mapped: Tensor, num_iterations: int, *, logits_at_once: int |
     return torch.cat(parts, dim=1)
 
 
+def whole_routing(mapped: Tensor, is_there: Tensor, num_iterations: int) -> Tensor:
+    """Return the capsules (B, M, D) of whole sequences, as `causal_routing` has them at their last place.
+
+    Args:
+        mapped: (B, L, M, D).
+        is_there: (B, L) bool, which places a sequence has.
+        num_iterations: as there.
+    """
+    return _routed(mapped.transpose(1, 2), is_there[:, None, None], num_iterations).squeeze(2)
+
+
 def _route(mapped: Tensor, places: range, num_iterations: int) -> Tensor:
     """Return (B, T, M, D) at these places, from (B, L', M, D) of all places up to the last of them."""
-    told = mapped.transpose(1, 2)  # (B, M, L', D)
-    fixed = told.detach()
     at = torch.arange(places.start, places.stop, device=mapped.device)
     is_read = torch.arange(mapped.shape[1], device=mapped.device) <= at.unsqueeze(1)  # (T, L')
-    shape = (*told.shape[:2], len(places), told.shape[2])
-    logits = torch.zeros(shape, dtype=torch.float32, device=mapped.device)  # (B, M, T, L')
+    return _routed(mapped.transpose(1, 2), is_read, num_iterations).transpose(1, 2)
+
+
+def _routed(told: Tensor, is_read: Tensor, num_iterations: int) -> Tensor:
+    """Return (B, M, T, D) of what (B, M, L', D) say, as T places read them: (T, L') or (B, 1, T, L')."""
+    fixed = told.detach()
+    shape = (*told.shape[:2], is_read.shape[-2], told.shape[2])
+    logits = torch.zeros(shape, dtype=torch.float32, device=told.device)  # (B, M, T, L')
     for _ in range(num_iterations - 1):
         with torch.no_grad():
             capsules = squash(_weights(logits, is_read, fixed.dtype) @ fixed)
             logits += capsules @ fixed.mT
-    return squash(_weights(logits, is_read, told.dtype) @ told).transpose(1, 2)
+    return squash(_weights(logits, is_read, told.dtype) @ told)
 
 
 def _weights(logits: Tensor, is_read: Tensor, dtype: torch.dtype) -> Tensor:

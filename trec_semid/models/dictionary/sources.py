@@ -58,8 +58,12 @@ class InterestSource(nn.Module, ABC):
         """Return (U, C) int64 interests of the listed items, of vectors (U, D)."""
 
     @abstractmethod
+    def rows_of(self, code_tables: Tensor | None) -> Tensor:
+        """Return (C, K, row_dim), codewords of each level, of (R, K + 1, D) tables where items have codes."""
+
     def rows(self, tokens: Tokens) -> Tensor:
         """Return (C, K, row_dim), the codewords of each level."""
+        return self.rows_of(tokens.code_tables)
 
     def embed(self, tokens: Tokens, interests: Tensor) -> Tensor:
         """Return (..., E): the codewords of (..., C) interests side by side, without a gradient to them."""
@@ -128,7 +132,7 @@ class LearnedInterests(InterestSource):
         """See `InterestSource`; of vectors (U, D)."""
         return self.dictionary.interests(vectors)
 
-    def rows(self, tokens: Tokens) -> Tensor:
+    def rows_of(self, code_tables: Tensor | None) -> Tensor:
         """Return (C, K, d) codewords as they are now; not the memory that training changes."""
         return self.dictionary.codewords.detach().clone()
 
@@ -215,10 +219,10 @@ class CodeInterests(InterestSource):
         assert tokens.codes is not None, "a config without codes is refused"
         return tokens.codes[:, : self.num_levels]
 
-    def rows(self, tokens: Tokens) -> Tensor:
+    def rows_of(self, code_tables: Tensor | None) -> Tensor:
         """Return (C, K + 1, D) rows of the code tables; the last one stands for 'missing'."""
-        assert tokens.code_tables is not None, "a config without codes is refused"
-        return tokens.code_tables[: self.num_levels]
+        assert code_tables is not None, "a config without codes is refused"
+        return code_tables[: self.num_levels]
 
     def note_catalogue(self, vectors: Tensor, rows: slice, live: LiveCodes | None) -> dict[str, float]:
         """See `InterestSource`; codes are what they are, and there is nothing to tell; (n, D) vectors."""

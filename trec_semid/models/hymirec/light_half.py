@@ -79,14 +79,27 @@ class LightHalf(nn.Module):
             vectors: (U, D) of the items that histories are over.
             places: histories over them.
         """
-        x = self.norm(vectors)
-        read = _Read(self.value(x), self.score(torch.tanh(self.widen(x))))
+        read = self._read(vectors)
         parts = [
             self._pooled(read, places.inputs[rows, :longest], places.lengths[rows])
             for rows, longest in self._parts(places)
         ]
         # The argsort of an order undoes it: users stand as in the batch again.
-        pooled = torch.cat(parts)[places.order.argsort()] + self.types
+        return self._fed(torch.cat(parts)[places.order.argsort()])
+
+    def of_cells(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Return (B, Q, D) of histories that bring their vectors (B, L, D) themselves, of (B,) lengths."""
+        flat = vectors.flatten(0, 1)
+        at = torch.arange(len(flat), device=flat.device).view(vectors.shape[:2])
+        read = self._read(flat)
+        return self._fed(self._pool(*read, at, lengths))
+
+    def _read(self, vectors: Tensor) -> _Read:
+        x = self.norm(vectors)
+        return _Read(self.value(x), self.score(torch.tanh(self.widen(x))))
+
+    def _fed(self, pooled: Tensor) -> Tensor:
+        pooled = pooled + self.types
         return self.out_norm(pooled + self.back(gelu(self.feed(self.feed_norm(pooled)))))
 
     def _parts(self, places: Places | CodedHistories) -> Iterator[tuple[Tensor, int]]:

@@ -14,7 +14,7 @@ from trec_semid.core.config import faults_of_unread
 from trec_semid.layers.attention import Transformer, TransformerConfig
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.prefixes.pooling import causal_softmax_pooling
-from trec_semid.layers.prefixes.routing import causal_routing
+from trec_semid.layers.prefixes.routing import causal_routing, whole_routing
 from trec_semid.models.interests import InterestExtractor, MultiInterestModel
 from trec_semid.models.item_tokens import ItemTokens
 from trec_semid.models.retriever import Frame, Needs, Retriever, RetrieverConfig
@@ -75,16 +75,34 @@ class ComirecExtractor(InterestExtractor):
 
     def forward(self, histories: Tensor) -> Tensor:
         """Return interests (B, L, M, D) from (B, L, F, D)."""
-        values, length = histories.sum(2), histories.shape[1]
-        if self.transformer is not None:
-            values = self.transformer(self.drop(self.scale * values + self.places[:length]))
-        else:
-            values = self.drop(values)
+        values = self._values(histories)
         if self.routes:
-            mapped = torch.einsum("bld,lmed->blme", values, self.maps[:length])
-            return causal_routing(mapped, self.num_iterations)
-        scores = self.attend(torch.tanh(self.hidden(values + self.places[:length])))
-        return causal_softmax_pooling(scores, values)
+            return causal_routing(self._mapped(values), self.num_iterations)
+        return causal_softmax_pooling(self._scores(values), values)
+
+    def at_end(self, histories: Tensor, lengths: Tensor) -> Tensor:
+        """See `InterestExtractor`: (B, M, D), without those of shorter prefixes of (B, L, F, D)."""
+        values = self._values(histories)
+        is_there = torch.arange(histories.shape[1], device=lengths.device) < lengths.unsqueeze(1)
+        if self.routes:
+            return whole_routing(self._mapped(values), is_there, self.num_iterations)
+        scores = self._scores(values).masked_fill(~is_there.unsqueeze(2), -torch.inf)
+        return scores.softmax(1).mT @ values
+
+    def _values(self, histories: Tensor) -> Tensor:
+        """Return (B, L, D): what is pooled or routed."""
+        values = histories.sum(2)
+        if self.transformer is None:
+            return self.drop(values)
+        return self.transformer(self.drop(self.scale * values + self.places[: values.shape[1]]))
+
+    def _mapped(self, values: Tensor) -> Tensor:
+        """Return (B, L, M, D): what each place says to each capsule."""
+        return torch.einsum("bld,lmed->blme", values, self.maps[: values.shape[1]])
+
+    def _scores(self, values: Tensor) -> Tensor:
+        """Return (B, L, M): how much each interest looks at each place."""
+        return self.attend(torch.tanh(self.hidden(values + self.places[: values.shape[1]])))
 
 
 @final

@@ -18,6 +18,7 @@ from trec_semid.layers.attention import Transformer, TransformerConfig, block_ca
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.interests.pooled_history import PooledHistory
 from trec_semid.models.dictionary.dictionary import DictionaryConfig
+from trec_semid.models.dictionary.exported import GemirecProgram
 from trec_semid.models.dictionary.posterior import (
     Chosen,
     InterestPosterior,
@@ -25,10 +26,12 @@ from trec_semid.models.dictionary.posterior import (
     likeliest_interests,
 )
 from trec_semid.models.dictionary.sources import CodeInterests, InterestSource, LearnedInterests
+from trec_semid.models.exported import Exported, without_items
 from trec_semid.models.interests import chosen_interests, losses_of_chosen, losses_of_own, of_users
 from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.retrieval_model import Queries, RetrievalModel, read_by_length
+from trec_semid.models.queries import Queries
+from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
 from trec_semid.models.retriever import Frame, Needs, Retriever, RetrieverConfig
 
 
@@ -213,10 +216,7 @@ class GemirecModel(RetrievalModel):
         return losses_of_chosen(queries, vectors, taught, places)
 
     def queries(self, tokens: Tokens, places: Places) -> Queries:
-        """Return the interests (B, M, D) of the B users whose histories are given, and how likely they are.
-
-        Zeros of an empty history.
-        """
+        """Return interests (B, M, D) of B users, and how likely they are; zeros of an empty history."""
         states, memory = self.reader.read(tokens.total, places)
         if self.source is None:
             asked = self.questions.expand(len(states), -1, -1)
@@ -226,6 +226,22 @@ class GemirecModel(RetrievalModel):
         asked = self.ask_by(self.source.embed(tokens, chosen.interests))
         vectors = self._vectors_of(asked, states, memory, places)
         return Queries(of_users(vectors.float(), places), None, of_users(chosen.log_probs.float(), places))
+
+    def read_of(self, tokens: Tokens, items: Tensor) -> Tensor:
+        """See `RetrievalModel`: (U, 1, D), or (U, 2, D) with numbers of interests where these are counted."""
+        total, source = tokens.total.unsqueeze(1), self.source
+        if source is None or self.posterior is not None:
+            return total
+        own = source.of_listed(tokens, self.item_vectors(tokens)).to(total)
+        return torch.cat([total, pad(own, (0, total.shape[2] - own.shape[1])).unsqueeze(1)], dim=1)
+
+    def exported(self, code_tables: Tensor | None) -> Exported:
+        """See `RetrievalModel`; (R, K + 1, D) code tables."""
+        rows = None if self.source is None else self.source.rows_of(code_tables)
+        existing = None if self.source is None else self.source.existing(self.items.live)
+        size = 0 if self.source is None else _codebook_size(self.items, self.config)
+        program = GemirecProgram(without_items(self), rows, existing, size)
+        return Exported(program, has_numbers=self.source is not None and self.posterior is None)
 
     def note_catalogue(self, vectors: Tensor, rows: slice) -> dict[str, float]:
         """See `RetrievalModel`: the dictionary gives all items their interests of now, (n, D) vectors."""
@@ -262,7 +278,7 @@ class GemirecModel(RetrievalModel):
             rows, at = places.predicting // length, places.predicting % length
             mask = torch.arange(length, device=at.device) <= at[:, None, None]
             answered = self.pooled(asked.unsqueeze(1), memory[rows], mask).squeeze(1)
-            return self._query_vectors(answered, asked, states)
+            return self.queries_of(answered, asked, states)
         grid = asked.new_zeros(num_rows * length, *asked.shape[1:]).index_copy(0, places.predicting, asked)
         grid = grid.unflatten(0, (num_rows, length))
         parts: list[Tensor] = []
@@ -271,9 +287,9 @@ class GemirecModel(RetrievalModel):
             own = self.pooled(grid[rows, :longest], memory[rows, :longest], mask)
             parts.append(pad(own, (0, 0, 0, 0, 0, length - longest)))
         answered = torch.cat(parts)[places.order.argsort()].flatten(0, 1)[places.predicting]
-        return self._query_vectors(answered, asked, states)
+        return self.queries_of(answered, asked, states)
 
-    def _query_vectors(self, answered: Tensor, asked: Tensor, states: Tensor) -> Tensor:
+    def queries_of(self, answered: Tensor, asked: Tensor, states: Tensor) -> Tensor:
         """Return (P, n, D) of answers (P, n, D), questions (P, n, H) and states (P, D)."""
         vectors = answered + self.state_gate * states.unsqueeze(1)
         if self.region is not None:

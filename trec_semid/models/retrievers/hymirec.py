@@ -19,14 +19,17 @@ from trec_semid.layers.attention import TransformerConfig
 from trec_semid.layers.full_softmax import Drawn, masked_softmax_loss
 from trec_semid.layers.interests.matching import MOST_INTERESTS, matched_interests
 from trec_semid.layers.quantize import sum_codewords
+from trec_semid.models.exported import Exported
 from trec_semid.models.hymirec.causal_lm import CausalLm, CausalLmConfig, expect_readable
 from trec_semid.models.hymirec.codebook import CodebookReader
+from trec_semid.models.hymirec.exported import HymirecProgram
 from trec_semid.models.hymirec.light_half import LightHalf
 from trec_semid.models.hymirec.refined_half import RefinedHalf, TransformerBackbone, recent_places
 from trec_semid.models.interests import chosen_interests
 from trec_semid.models.item_scoring import item_vectors, mean_of_targets
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
-from trec_semid.models.retrieval_model import Queries, RetrievalModel
+from trec_semid.models.queries import Queries
+from trec_semid.models.retrieval_model import RetrievalModel
 from trec_semid.models.retriever import Frame, LossConfig, Needs, Retriever, RetrieverConfig
 from trec_semid.tokenizers.maps.compressed import CompressedItems
 
@@ -140,6 +143,20 @@ class HymirecModel(RetrievalModel):
         """Return M vectors of each of the B users."""
         interests, _ = self.interests(tokens, places)
         return Queries(self.scale * interests.float(), None)
+
+    def read_of(self, tokens: Tokens, items: Tensor) -> Tensor:
+        """See `RetrievalModel`: (U, 2, D), the sum of tokens and what the light half reads; of (U,) items."""
+        total = tokens.total.unsqueeze(1)
+        if self.light is None:
+            return total
+        by_codes = _sums_of_codes(tokens)
+        if self.codebook is not None and tokens.codes is not None:
+            by_codes = self.codebook(items, tokens.codes)
+        return torch.cat([total, by_codes.unsqueeze(1)], dim=1)
+
+    def exported(self, code_tables: Tensor | None) -> Exported:
+        """See `RetrievalModel`; code tables (R, K + 1, D) are in what is read."""
+        return Exported(HymirecProgram(self.light, self.refined, self.log_scale))
 
     def interests(self, tokens: Tokens, places: Places) -> tuple[Tensor, Tensor]:
         """Return interests (B, M, D) and coarse interests (B, Q, D), of unit length."""

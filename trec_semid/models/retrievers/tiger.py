@@ -12,10 +12,11 @@ from torch.nn.functional import log_softmax, normalize
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.retrieval.places import Places
 from trec_semid.layers.attention import Transformer, TransformerConfig
-from trec_semid.layers.decoder import Cache, Decoder
+from trec_semid.layers.decoder import Cache, Decoder, Memory
 from trec_semid.layers.dropout import Dropout
 from trec_semid.layers.full_softmax import full_softmax_loss
 from trec_semid.layers.quantize import pick_codewords
+from trec_semid.models.exported import Exported, HistoryProgram, StepProgram
 from trec_semid.models.heads.beams import Beams, NextLogProbs
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
@@ -132,8 +133,63 @@ class TigerModel(RetrievalModel):
 
         return ask
 
+    def read_of(self, tokens: Tokens, items: Tensor) -> Tensor:
+        """See `RetrievalModel`: (U, R, D), a row a code; of (U,) items."""
+        return tokens.at(torch.arange(len(items), device=items.device))
+
+    def exported(self, code_tables: Tensor | None) -> Exported:
+        """See `RetrievalModel`; (R, K + 1, D) code tables."""
+        assert code_tables is not None, "items are codes"
+        steps = [TigerStep(self, code_tables, position) for position in range(len(code_tables))]
+        return Exported(TigerHistory(self), steps)
+
     def _start(self, num_rows: int) -> Tensor:
         return self.starts.new_zeros(num_rows, 1, self.starts.shape[1])
+
+
+@final
+class TigerHistory(HistoryProgram):
+    """What the decoder looks at: keys and values of each layer, and which of them are there."""
+
+    outputs = ("keys", "values", "present")
+
+    def __init__(self, model: TigerModel) -> None:
+        super().__init__()
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.places, self.types = model.places, model.types
+
+    def forward(self, histories: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """See `HistoryProgram`: two (B, layers, heads, L * R, D / heads), and (B, L * R) bool."""
+        vectors = (histories + self.places[: histories.shape[1]] + self.types).flatten(1, 2)
+        said = len(self.types) * lengths.unsqueeze(1)
+        present = torch.arange(vectors.shape[1], device=lengths.device) < said
+        memory = self.decoder.read(self.encoder(vectors, present[:, None, None]), present)
+        return torch.stack(memory.keys, dim=1), torch.stack(memory.values, dim=1), present
+
+
+@final
+class TigerStep(StepProgram):
+    """The decoder at one position, over all codes before it: they are few, and a cache would be large."""
+
+    code_tables: Tensor
+
+    def __init__(self, model: TigerModel, code_tables: Tensor, position: int) -> None:
+        """Take a model's decoder and its code tables (R, K + 1, D)."""
+        super().__init__()
+        self.decoder, self.starts = model.decoder, model.starts
+        self.scale, self.position = model.scale, position
+        self.register_buffer("code_tables", code_tables)
+
+    def forward(self, codes: Tensor, *said: Tensor) -> Tensor:
+        """See `StepProgram`: (B, W, K + 1) of (B, W, r) codes."""
+        keys, values, present = said
+        memory = Memory(keys.unbind(1), values.unbind(1), present[:, None, None])
+        rows = [self.code_tables[r][codes[:, :, r]] for r in range(self.position)]
+        first = self.starts.new_zeros(*codes.shape[:2], self.starts.shape[1])
+        token = torch.stack([first, *rows], dim=2) + self.starts[: self.position + 1]
+        state = self.decoder.last_of_beams(token, memory)
+        unit = normalize(self.code_tables[self.position], dim=-1)
+        return log_softmax(normalize(state, dim=-1) @ unit.T * self.scale, dim=-1)
 
 
 @final

@@ -17,7 +17,8 @@ from trec_semid.data.retrieval.places import Places
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.models.item_tokens import Tokens
 from trec_semid.models.live_codes import LiveCodes
-from trec_semid.models.retrieval_model import Queries, RetrievalModel
+from trec_semid.models.queries import Queries
+from trec_semid.models.retrieval_model import RetrievalModel
 from trec_semid.models.retriever import Retriever
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.catalogue import Catalogue, build_catalogue

@@ -13,7 +13,7 @@ from trec_semid.core.arrays import Array
 from trec_semid.data.ragged import Ragged
 from trec_semid.evaluation.list_metrics import ListedInterests
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
-from trec_semid.models.retrieval_model import Queries
+from trec_semid.models.queries import Queries
 from trec_semid.search.ann import IndexSearch, NoIndexConfig
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch

@@ -1,0 +1,186 @@
+"""How a bundle lists: all items scored, a beam over codes, what codes propose scored, or popularity.
+
+Legend: B users, N items, C proposed items, n items of a list.
+"""
+
+from functools import cached_property
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trec_semid.checkpoints.manifest import ListedBy, RetrieverFacts
+from trec_semid.core.arrays import Ints
+from trec_semid.core.errors import DataError
+from trec_semid.layers.tuple_trie import TupleTrie
+from trec_semid.metrics.target_positions import ChunkScorer, TopItems, UserItems, list_top_items
+from trec_semid.search.beam import decode_items
+from trec_semid.search.code_prior import CodePrior
+from trec_semid.search.exact import mean_scores
+from trec_semid.search.retrieved import Retrieved, best_items, unlisted_rows
+from trec_semid.serving.members import Said, ServedModel
+from trec_semid.serving.opened import OpenBundle
+
+Read = tuple[Ints, Ints]
+"""Item rows of histories, one after another, and (B,) lengths."""
+_WIDEST_TOGETHER = 4096
+"""Beams of more are those of one user at a time."""
+
+
+@final
+class Listers:
+    """The models of a bundle and what lists by them."""
+
+    def __init__(self, bundle: OpenBundle, facts: RetrieverFacts) -> None:
+        """Open the models.
+
+        Args:
+            bundle: that is served.
+            facts: how it lists.
+
+        Raises:
+            DataError: what it holds is not what the manifest says.
+        """
+        self._facts, self.num_items = facts, len(bundle.items)
+        self.members = [ServedModel(bundle, member, facts.max_len) for member in facts.members]
+        of_items = bundle.arrays(facts.items.file)
+        if any(of_items[name].shape != (self.num_items,) for name in ("counts", "penalties")):
+            raise DataError("not one number an item", file=bundle.uri, field=facts.items.file)
+        self._counts = torch.from_numpy(np.asarray(of_items["counts"]))
+        self._penalties = torch.from_numpy(np.asarray(of_items["penalties"]))
+
+    @property
+    def ways(self) -> tuple[ListedBy, ...]:
+        """How lists can be asked for, the bundle's own way first."""
+        can_score = bool(self.members) and all(member.scores_items for member in self.members)
+        others: tuple[ListedBy, ...] = ("exact",) if can_score and self._facts.listed_by != "exact" else ()
+        return (self._facts.listed_by, *others)
+
+    def top_items(
+        self, way: ListedBy, read: Read, users: UserItems, allowed: Tensor | None, length: int
+    ) -> TopItems:
+        """Return (B, length) lists.
+
+        Args:
+            way: how.
+            read: histories.
+            users: what may not be listed.
+            allowed: (B, N) bool of what may be; None for all.
+            length: of the lists.
+        """
+        match way:
+            case "popularity":
+                return self._scored(self._popularity(len(users.num_masked)), users, allowed, length)
+            case "exact":
+                queries = [member.queries(member.read(*read)) for member in self.members]
+                catalogues = [member.catalogue for member in self.members]
+                score = mean_scores(catalogues, queries, self._penalties)
+                return self._scored(score, users, allowed, length)
+            case "beam":
+                said = self.members[0].read(*read)
+                found = self._beam(said, users, allowed, length)
+                return TopItems(found.scores, found.items)
+            case "two_stage":
+                return self._two_stage(read, users, allowed, length)
+
+    def _popularity(self, num_users: int) -> ChunkScorer:
+        def score(items: slice) -> Tensor:
+            """Return (B, n): counts, the same for everyone."""
+            return self._counts[items].float().expand(num_users, -1).clone()
+
+        return score
+
+    def _scored(self, score: ChunkScorer, users: UserItems, allowed: Tensor | None, length: int) -> TopItems:
+        def of_allowed(items: slice) -> Tensor:
+            """Return (B, n), -inf of what may not be listed."""
+            scores = score(items)
+            return scores if allowed is None else scores.masked_fill_(~allowed[:, items], -torch.inf)
+
+        return list_top_items(of_allowed, users, self.num_items, list_length=length)
+
+    @cached_property
+    def _trie(self) -> TupleTrie:
+        codes = self.members[0].codes
+        assert codes is not None, "a beam goes over codes"
+        return TupleTrie.build(codes, self.members[0].sizes)
+
+    @cached_property
+    def _gains(self) -> tuple[Tensor, ...] | None:
+        share = self._facts.code_prior_share
+        return None if share is None else CodePrior(self._counts, share).of_nodes(self._trie)
+
+    def _beam(self, said: Said, users: UserItems, allowed: Tensor | None, length: int) -> Retrieved:
+        """Return lists of the tuples that a beam finds; it is widened for who would get fewer than exist."""
+        width = self._facts.beam_width
+        assert width, "an export without is none of a beam"
+        everyone = torch.arange(len(users.num_masked))
+        found = self._beam_of(said, everyone, users, allowed, (width, length))
+        listable = self._num_listable(users, allowed).clamp(max=length)
+        while width < self._trie.num_tuples and bool((found.lengths < listable).any()):
+            width = min(4 * width, self._trie.num_tuples)
+            short = (found.lengths < listable).nonzero().squeeze(1)
+            for some in short.split(1 if width > _WIDEST_TOGETHER else len(short)):
+                again = self._beam_of(said, some, users, allowed, (width, length))
+                for whole, part in zip(found, again, strict=True):
+                    whole[some] = part
+        return found
+
+    def _beam_of(
+        self, said: Said, some: Tensor, users: UserItems, allowed: Tensor | None, sizes: tuple[int, int]
+    ) -> Retrieved:
+        """Return the lists of some (b,) of the users, for a width and a length."""
+        exclude = unlisted_rows(users)[some]
+        before = None
+        if allowed is not None:
+            # What is excluded counts here too: else a node would seem to have items that may be listed.
+            may = allowed[some].clone()
+            rows = exclude.clamp(min=0)
+            may.scatter_(1, rows, may.gather(1, rows) & (exclude < 0))
+            counts = may[:, self._trie.items].int().cumsum(1, dtype=torch.int32)
+            before = torch.nn.functional.pad(counts, (1, 0))
+        width, length = sizes
+        return decode_items(
+            self._trie,
+            len(some),
+            self.members[0].next_log_probs(said, some),
+            width=width,
+            num_items=length,
+            exclude=exclude if exclude.shape[1] else None,
+            gains=self._gains,
+            allowed=before,
+        )
+
+    def _num_listable(self, users: UserItems, allowed: Tensor | None) -> Tensor:
+        """Return (B,) how many items may be listed."""
+        may = (
+            torch.ones(len(users.num_masked), self.num_items, dtype=torch.bool)
+            if allowed is None
+            else allowed
+        )
+        owners = torch.repeat_interleave(users.num_masked)
+        keys = (owners * self.num_items + users.masked).unique()
+        gone = may[keys // self.num_items, keys % self.num_items].long()
+        taken = torch.zeros(len(may), dtype=torch.int64).index_add_(0, keys // self.num_items, gone)
+        return may.sum(1) - taken
+
+    def _two_stage(self, read: Read, users: UserItems, allowed: Tensor | None, length: int) -> TopItems:
+        """Return what codes propose, in the order of item vectors and codes."""
+        member = self.members[0]
+        said = member.read(*read)
+        proposed = self._beam(said, users, allowed, max(length, self._facts.candidates or length))
+        rows = proposed.items.clamp(min=0)
+        vectors, queries = member.catalogue.vectors, said["vectors"]
+        assert vectors is not None, "codes propose to vectors"
+        scores = torch.einsum("bcd,bd->bc", vectors[rows], queries) - self._penalties[rows]
+        scores = scores + member.code_share * proposed.scores
+        best = best_items(
+            scores.masked_fill(proposed.items < 0, -torch.inf), _told_apart(proposed.items), length
+        )
+        return TopItems(best.scores, best.items)
+
+
+def _told_apart(items: Tensor) -> Tensor:
+    """Return (B, C) rows, with numbers of their own for what is none: ties must be told apart."""
+    apart = torch.arange(items.shape[1]) + 2**31 - 1 - items.shape[1]
+    return torch.where(items < 0, apart, items)
