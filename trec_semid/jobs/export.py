@@ -4,20 +4,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import safetensors.numpy
-import torch
 from pydantic import PositiveInt
 
 from trec_semid.checkpoints.folder import best_step, read_files
 from trec_semid.checkpoints.manifest import (
     MANIFEST,
     Checked,
-    FeatureFacts,
+    ListedBy,
     Manifest,
-    RankerFacts,
+    RetrieverFacts,
     TableType,
     write_file,
     write_manifest,
@@ -25,37 +24,42 @@ from trec_semid.checkpoints.manifest import (
 from trec_semid.checkpoints.stretches import SavedTensors
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import Place, load_saved
-from trec_semid.core.errors import CheckpointError, ConfigError, DataError
+from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_folder, write_bytes
 from trec_semid.core.processes import scratch_folder
 from trec_semid.data.folder import writing
-from trec_semid.data.histories import may_stand_in_history
-from trec_semid.data.ranking.dataset import Codes, RankingData
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
-from trec_semid.evaluation.predictions import read_predictions
-from trec_semid.metrics.auc import auc
-from trec_semid.metrics.gauc import gauc
-from trec_semid.models.methods import build_dense_ranker
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
+from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.serving.card import CARD, card_of
-from trec_semid.serving.check import asked_of_ranker
-from trec_semid.serving.programs import write_program
-from trec_semid.serving.tables import write_table
-from trec_semid.serving.writing import KnownEvents, write_dataset, write_files, write_map, write_reader
-from trec_semid.tokenizers.generations.manifest import GENERATION, ReadGeneration, read_before, refusal
-from trec_semid.tokenizers.generations.store import resolve
+from trec_semid.serving.check import asked_of_ranker, asked_of_retriever
+from trec_semid.serving.writing.card import CARD, card_of
+from trec_semid.serving.writing.comparison import compare_lists, compare_scores
+from trec_semid.serving.writing.dataset import (
+    KnownEvents,
+    write_dataset,
+    write_files,
+    write_map,
+    write_reader,
+)
+from trec_semid.serving.writing.rankers import RankerParts, write_ranker
+from trec_semid.serving.writing.retrievers import MemberParts, TableSettings, write_items, write_member
+from trec_semid.tokenizers.generations.manifest import GENERATION, read_before
 from trec_semid.tokenizers.maps.record import verify_record
-from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds, semantic_ids_file
-from trec_semid.training.finetune.finetuning import TOKENIZER
-from trec_semid.training.matched_codes import read_semantic_ids
+from trec_semid.tokenizers.maps.semantic_ids import FILE
+from trec_semid.training.finished import FinishedRun
 from trec_semid.training.ranking.setup import RankConfig
+from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 from trec_semid.training.run import QUALITY
+from trec_semid.training.served.map import ServedMap, of_tokenizer, served_map
+from trec_semid.training.served.ranker import ServedRanker
+from trec_semid.training.served.retriever import ServedMember, ServedRetriever
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.05, "int4": 1.0}
 """Largest difference of a probability to the run's own prediction; of four bits the metrics tell."""
-_ROWS_AT_ONCE = 1 << 18
+_OF_LISTS = 1e-4
+"""The same of scores of items, of tables in full; of others the metrics tell."""
 
 
 class ExportConfig(VerifyConfig):
@@ -101,194 +105,225 @@ def run(config: ExportConfig) -> Exported:
         return _run(config)
 
 
+class _Written(NamedTuple):
+    """A bundle that is written, and what it is held against."""
+
+    manifest: Manifest
+    asked: dict[str, Array]
+    compare: Any
+    """Of what the bundle answers, to `Checked`."""
+
+
 def _run(config: ExportConfig) -> Exported:
-    trained = RunFolder(config.run, "rank")
-    _expect_rank_run(trained)
-    ranked = load_saved(RankConfig, trained.path("config.toml"))
+    trained, job = _finished(config.run)
+    write = {"rank": _write_rank_run, "retrieve": _write_retrieve_run}[job]
     with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
-        manifest, data = _write(config, ranked, trained, folder)
-        checked = _check(config, data, folder)
+        manifest, asked, compare = write(config, trained, folder)
+        checked: Checked = compare(_ask(config.out, folder, asked))
         card = write_file(folder, CARD, card_of(manifest.model_copy(update={"checked": checked})).encode())
         beside = (*manifest.beside, card)
         manifest = manifest.model_copy(update={"checked": checked, "beside": beside})
         write_manifest(folder, manifest)
     num_bytes = sum(facts.num_bytes for facts in manifest.files())
     changes = ", ".join(f"{name} {change:+.5f}" for name, change in checked.change.items())
+    step = "" if manifest.step is None else f"step {manifest.step}, "
+    what = "test rows" if manifest.ranker else "test users"
     say(
-        f"{config.out}: step {manifest.step}, {len(manifest.tables)} tables ({config.tables}), "
-        f"{num_bytes / 2**20:,.1f} MiB. Scores of {checked.num:,} test rows, re-loaded in a process of "
+        f"{config.out}: {step}{len(manifest.tables)} tables ({config.tables}), "
+        f"{num_bytes / 2**20:,.1f} MiB. Scores of {checked.num:,} {what}, re-loaded in a process of "
         f"its own without torchrec, differ from the run's by at most {checked.largest_difference:.1e}"
         f"{f' ({changes})' if changes else ''}."
     )
     return Exported(config.out, checked.largest_difference, num_bytes, checked.change)
 
 
-def _expect_rank_run(trained: RunFolder) -> None:
+def _finished(run: str) -> tuple[RunFolder, str]:
+    """Return a finished run's folder, and its verb."""
+    trained = RunFolder(run, "rank")
     if not exists(trained.path("metrics.json")):
-        raise DataError("not a finished run", file=trained.path("metrics.json"), remedy="Run it to its end")
-    job = trained.read_json("run.json").get("job")
-    if job != "rank":
-        remedy = "Export the run of a ranker"
-        raise DataError(
-            "not a rank run", file=trained.path("run.json"), field="job", value=job, remedy=remedy
-        )
+        problem, remedy = "not a finished run", "Run it to its end"
+        raise DataError(problem, file=trained.path("metrics.json"), remedy=remedy)
+    job = str(trained.read_json("run.json").get("job"))
+    if job not in ("rank", "retrieve"):
+        remedy = "Export the run of a ranker or a retriever"
+        problem = "not a run of rank or retrieve"
+        raise DataError(problem, file=trained.path("run.json"), field="job", value=job, remedy=remedy)
+    return trained, job
 
 
-def _write(
-    config: ExportConfig, ranked: RankConfig, trained: RunFolder, folder: str
-) -> tuple[Manifest, RankingData]:
-    checkpoints = trained.path("checkpoints")
-    step = best_step(checkpoints)
-    if step is None:
-        raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
-    stored = read_files(checkpoints, step)
-    facts, dataset = trained.read_json("metrics.json"), open_dataset(ranked.dataset, config.verify)
-    if dataset.facts.checksum != facts["dataset_checksum"]:
+def _dataset(config: ExportConfig, trained: RunFolder, uri: str) -> Dataset:
+    dataset = open_dataset(uri, config.verify)
+    if dataset.facts.checksum != trained.read_json("metrics.json")["dataset_checksum"]:
         problem = "not the data that the run was trained on (its checksum differs)"
-        raise DataError(problem, file=ranked.dataset, remedy="Prepare that data again, or rank again")
+        raise DataError(problem, file=uri, remedy="Prepare that data again, or train again")
+    return dataset
+
+
+def _stored(trained: RunFolder, step: int | None) -> dict[str, bytes]:
+    """Return the files beside the tensors of a checkpoint, as they were when it was the best."""
+    if step is None:
+        return {}
+    stored = read_files(trained.path("checkpoints"), step)
     if exists(trained.path(FILE)):
         verify_record(trained.uri)
     if exists(trained.path(QUALITY)):  # of the codes that tuning came to
         stored[QUALITY] = read_bytes(trained.path(QUALITY))
+    return stored
+
+
+def _map(
+    config: ExportConfig, trained: RunFolder, stored: Mapping[str, bytes], dataset: Dataset
+) -> ServedMap | None:
     read = read_before(trained.read_json("run.json")) if GENERATION in stored else None
-    known = _map_of(config, read, stored, dataset)
-    codes = Codes(known.ids.codes, known.ids.sizes) if known else None
-    data = RankingData(dataset, ranked.features, ranked.history, ranked.representation, codes)
-    tensors = SavedTensors(checkpoints, step, "model/")
-    of_tables = {name.split(".")[-2]: name for name in tensors.names if name.endswith(".weight")}
-    names = dict.fromkeys(feature.table for feature in data.features)
-    manifest = Manifest(
-        kind="ranker",
-        method=ranked.model.kind,
-        run=config.run,
-        step=step,
-        commit=str(facts.get("commit", "")),
-        versions=facts["versions"],
-        **write_dataset(folder, dataset, _known_events(config, data, ranked)),
-        tables=tuple(
-            write_table(
-                folder,
-                name,
-                tensors.stretches(of_tables[name], min(config.shard_rows, _ROWS_AT_ONCE)),
-                config.tables,
-                shard_rows=config.shard_rows,
-            )
-            for name in names
-        ),
-        ranker=_write_ranker(folder, ranked, data, tensors),
-        semantic_ids=write_map(folder, known.content, known.ids, known.read) if known else None,
-        tokenizer=write_files(folder, _of_tokenizer(stored)),
-        beside=(write_reader(folder),),
-        metrics=facts["metrics"],
-    )
-    write_manifest(folder, manifest)
-    return manifest, data
+    return served_map(stored, dataset, read, config.semantic_ids)
 
 
-class _Map(NamedTuple):
-    """The map that a bundle gets."""
+class _Beside(NamedTuple):
+    """What goes along with a model."""
 
-    content: bytes
-    ids: SemanticIds
-    """In the order of the dataset's items."""
-    read: ReadGeneration | None
-
-
-def _map_of(
-    config: ExportConfig, read: ReadGeneration | None, stored: Mapping[str, bytes], dataset: Dataset
-) -> _Map | None:
-    """Return the run's map, or a generation that adds to it; None where the run reads none."""
-    if FILE not in stored:
-        if config.semantic_ids:
-            raise ConfigError("semantic_ids: the run reads none: leave semantic_ids out.")
-        return None
-    with scratch_folder() as scratch:
-        write_bytes(join(scratch, FILE), stored[FILE])
-        ids = SemanticIds.load(join(scratch, FILE), dataset.item_ids)
-    if not config.semantic_ids:
-        return _Map(stored[FILE], ids, read)
-    place = resolve(config.semantic_ids)
-    return _Map(read_bytes(semantic_ids_file(place)), ids, _added_to(ids, read, place, dataset))
+    events: tuple[Array, Array] | None
+    """User and item rows (E,) of histories; None without any."""
+    stored: Mapping[str, bytes]
+    """Files of its checkpoint."""
+    known: ServedMap | None
 
 
-def _added_to(ids: SemanticIds, read: ReadGeneration | None, place: str, dataset: Dataset) -> ReadGeneration:
-    """Return the generation that a place names, where it only adds to what a run read."""
-    now = read_semantic_ids(place, dataset)
-    if read is None or now.generation is None:
-        what = "the run's codes are not those of a generation" if read is None else "it is no generation"
-        raise ConfigError(f"semantic_ids: {place}: {what}: leave semantic_ids out.")
-    if other := refusal(read, now.generation):
-        raise ConfigError(f"semantic_ids: the run was {other}")
-    if now.checksum() != ids.checksum():
-        raise ConfigError(f"semantic_ids: {place} has other codes for the items of {dataset.uri}.")
-    return now.generation.as_read(place)
-
-
-def _of_tokenizer(stored: Mapping[str, bytes]) -> dict[str, bytes]:
+def _said(
+    config: ExportConfig, trained: RunFolder, folder: str, dataset: Dataset, beside: _Beside
+) -> dict[str, Any]:
+    """Write what bundles of any model hold; return what their manifest says of it."""
+    facts, (events, stored, known) = trained.read_json("metrics.json"), beside
+    kept = KnownEvents(*events) if events is not None and config.histories else None
     return {
-        name: content
-        for name, content in stored.items()
-        if name.startswith(f"{TOKENIZER}/") or name == QUALITY
+        "run": config.run,
+        "commit": str(facts.get("commit", "")),
+        "versions": facts["versions"],
+        **write_dataset(folder, dataset, kept),
+        "semantic_ids": write_map(folder, known.content, known.ids, known.read) if known else None,
+        "tokenizer": write_files(folder, of_tokenizer(stored)),
+        "beside": (write_reader(folder),),
+        "metrics": facts["metrics"],
     }
 
 
-def _known_events(config: ExportConfig, data: RankingData, ranked: RankConfig) -> KnownEvents | None:
-    if not config.histories or not ranked.history.max_len:
-        return None
-    chosen = may_stand_in_history(data.events, ranked.history)
-    return KnownEvents(data.events.users[chosen], data.events.items[chosen])
-
-
-def _write_ranker(folder: str, ranked: RankConfig, data: RankingData, tensors: SavedTensors) -> RankerFacts:
-    dim = ranked.tables.dim
-    dense = build_dense_ranker(ranked.model, data.features, dim)
-    prefix = next(name for name in tensors.names if ".dense." in name).partition(".dense.")[0] + ".dense."
-    own = [name for name in tensors.names if name.startswith(prefix)]
-    dense.load_state_dict({name.removeprefix(prefix): tensors.whole(name) for name in own})
-    rows = {0: torch.export.Dim("rows", min=1)}
-    example = torch.zeros(2, len(data.features) * dim)
-    return RankerFacts(
-        representation=ranked.representation,
-        features=tuple(FeatureFacts(**feature._asdict()) for feature in data.features),
-        features_config=ranked.features,
-        history=ranked.history,
-        pooling=ranked.tables.pooling,
-        dim=dim,
-        program=write_program(folder, "programs/score.pt2", dense, [example], [rows]),
+def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _Written:
+    ranked, checkpoints = load_saved(RankConfig, trained.path("config.toml")), trained.path("checkpoints")
+    step = best_step(checkpoints)
+    if step is None:
+        raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
+    dataset, stored = _dataset(config, trained, ranked.dataset), _stored(trained, step)
+    known = _map(config, trained, stored, dataset)
+    served = ServedRanker(
+        ranked, dataset, known.ids if known else None, SavedTensors(checkpoints, step, "model/")
     )
+    parts = RankerParts(
+        served.data.features,
+        ranked.representation,
+        ranked.features,
+        ranked.history,
+        ranked.tables.pooling,
+        ranked.tables.dim,
+        served.dense(),
+        served.stretches,
+    )
+    ranker, tables = write_ranker(folder, parts, config.tables, shard_rows=config.shard_rows)
+    said = _said(config, trained, folder, dataset, _Beside(served.known_events(), stored, known))
+    model: dict[str, Any] = {"method": ranked.model.kind, "step": step, "ranker": ranker, "tables": tables}
+    manifest = Manifest(kind="ranker", **model, **said)
+    write_manifest(folder, manifest)
+    rows = served.test_rows(config.run, config.check_rows)
+
+    def compare(answered: Mapping[str, Array]) -> Checked:
+        checked = compare_scores(answered["scores"], rows.predicted, rows.labels, rows.users)
+        if not checked.largest_difference <= _TOLERANCE[config.tables]:
+            told = f"{checked.largest_difference:.4f} away from the run's predictions"
+            raise CheckpointError(
+                f"{config.out}: the bundle scores {told} (allowed: {_TOLERANCE[config.tables]}). Nothing was "
+                "written. Export as fp32, or rank again."
+            )
+        return checked
+
+    histories = rows.history, rows.history_lengths
+    return _Written(manifest, asked_of_ranker(rows.users, rows.items, histories), compare)
 
 
-def _check(config: ExportConfig, data: RankingData, folder: str) -> Checked:
-    """Score test rows with the bundle alone, and compare with the run's predictions."""
-    predictions = read_predictions(config.run, "test")
-    number = min(config.check_rows, len(predictions.score))
-    rows = data.batch_maker("test", "online").rows
-    chosen = np.arange(number)
-    histories = rows.histories.take(chosen) if rows.histories else None
-    asked = asked_of_ranker(rows.users[:number], rows.items[:number], histories)
-    scores, expected = _ask(config.out, folder, asked)["scores"], predictions.score[:number]
-    difference = float(np.abs(scores - expected).max())
-    if not difference <= _TOLERANCE[config.tables]:
-        raise CheckpointError(
-            f"{config.out}: the bundle scores {difference:.4f} away from the run's predictions "
-            f"(allowed: {_TOLERANCE[config.tables]}). Nothing was written. Export as fp32, or rank again."
+def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -> _Written:
+    asked_for = load_saved(RetrieveConfig, trained.path("config.toml"))
+    dataset = _dataset(config, trained, asked_for.dataset)
+    with process_group() as ranks, scratch_folder() as plans:
+        run = FinishedRun(config.run)
+        served = ServedRetriever(run, asked_for, read_inputs(asked_for), ranks)
+        stored = _stored(trained, served.step)
+        known = _map(config, trained, stored, dataset)
+        served.place(plans)
+        settings = TableSettings(config.tables, config.shard_rows)
+        written = [
+            write_member(folder, number, _parts(member), settings)
+            for number, member in enumerate(served.members)
+        ]
+        evaluation = asked_for.evaluation
+        prior = evaluation.code_prior
+        has_prior = served.listed_by != "exact" and evaluation.has_code_prior and prior is not None
+        retriever = RetrieverFacts(
+            members=tuple(facts for facts, _ in written),
+            listed_by=cast("ListedBy", served.listed_by),
+            run_listed_by=served.run_listed_by,
+            max_len=asked_for.sequences.max_len,
+            masks_history=evaluation.masks_history,
+            beam_width=evaluation.beam_width,
+            candidates=evaluation.candidates,
+            code_prior_share=prior.item_share if prior and has_prior else None,
+            items=write_items(folder, served.data.item_counts, served.penalties()),
         )
-    labels, users = rows.labels[:number], rows.users[:number]
-    now, before = (_ranking_metrics(each, labels, users) for each in (scores, expected))
-    change = {name: value - before[name] for name, value in now.items()}
-    return Checked(num=number, largest_difference=difference, metrics=now, change=change)
+        said = _said(config, trained, folder, dataset, _Beside(served.known_events(), stored, known))
+        manifest = Manifest(
+            kind="retriever",
+            method=asked_for.model.kind,
+            step=served.step,
+            retriever=retriever,
+            tables=tuple(table for _, tables in written for table in tables),
+            **said,
+        )
+        write_manifest(folder, manifest)
+        users = served.test_users(config.check_rows)
+        length = min(max(evaluation.cutoffs), served.data.num_items)
+        expected = served.lists(users, length).scores.numpy()
+
+    def compare(answered: Mapping[str, Array]) -> Checked:
+        checked = compare_lists(
+            (answered["items"], answered["scores"]),
+            expected,
+            (users.targets, users.num_targets),
+            users.positions,
+            [cutoff for cutoff in evaluation.cutoffs if cutoff <= length],
+        )
+        if config.tables == "fp32" and not checked.largest_difference <= _OF_LISTS:
+            told = f"{checked.largest_difference:.4g} from the run's (allowed: {_OF_LISTS})"
+            raise CheckpointError(
+                f"{config.out}: scores of the bundle's lists are {told}. Nothing was written. It is a fault "
+                "of the export: report it."
+            )
+        return checked
+
+    histories, masked = (users.histories, users.history_lengths), (users.masked, users.num_masked)
+    return _Written(manifest, asked_of_retriever(histories, masked, length), compare)
 
 
-def _ranking_metrics(scores: Array, labels: Array, users: Array) -> dict[str, float]:
-    if labels.min() == labels.max():
-        return {}
-    metrics = {"auc": auc(scores, labels)}
-    per_user = gauc(scores, labels, users).gauc if _share_a_user(labels, users) else None
-    return metrics if per_user is None else {**metrics, "gauc": per_user}
-
-
-def _share_a_user(labels: Array, users: Array) -> bool:
-    return len(np.intersect1d(users[labels > 0.5], users[labels <= 0.5])) > 0
+def _parts(member: ServedMember) -> MemberParts:
+    """Return what of a model is written."""
+    asked, config = member.asked, member.config
+    live = asked.model.items.live if asked.model.predicts_codes else None
+    return MemberParts(
+        run=member.run.uri,
+        method=config.model.kind,
+        exported=member.exported,
+        tokens=member.tokens(),
+        vectors=member.catalogue.vectors,
+        codes=member.catalogue.codes,
+        sizes=live.sizes if live else (),
+        weighs_interests=config.evaluation.interests_of(config.retriever).merge == "weighted",
+        max_len=config.sequences.max_len,
+    )
 
 
 def _ask(out: str, folder: str, asked: Mapping[str, Array]) -> dict[str, Array]:

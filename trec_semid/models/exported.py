@@ -74,4 +74,5 @@ def without_items(model: ModuleT) -> ModuleT:
 
 def of_last(states: Tensor, lengths: Tensor) -> Tensor:
     """Return (B, ...): what stands at the last item of each history, of states (B, L, ...)."""
-    return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+    # `len` would fix the number of users in an export.
+    return states[torch.arange(lengths.shape[0], device=lengths.device), lengths - 1]

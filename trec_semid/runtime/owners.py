@@ -62,7 +62,8 @@ _REPLACED: dict[Verb, re.Pattern[str]] = {
     "prepare": re.compile(r"dataset\.json|config\.toml|(items|users)\.parquet|fields|events|content"),
     "assign": re.compile(r"(drift|codes|run|processes|metrics)\.json|config\.toml|semantic_ids\.parquet"),
     "export": re.compile(
-        r"manifest\.json(\.\w+)?|tables|dense|semantic_ids\.parquet|tokenizer|(quality|config)\.\w+"
+        r"manifest\.json(\.\w+)?|tables|programs|ids|fields|items|histories\.safetensors|README\.md|reader\.py"
+        r"|semantic_ids\.parquet|tokenizer|(quality|config)\.\w+"
     ),
 }
 """Verbs that replace a whole folder, and what one of theirs has in it: anything else would be lost."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from trec_semid.metrics.target_positions import (
     ListedTargets,
+    TopItems,
     UserItems,
     list_top_items,
     positions_in_lists,
@@ -30,7 +31,7 @@ from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.code_scores import CodeScores, sums_of_codes
-from trec_semid.search.retrieved import best_items
+from trec_semid.search.retrieved import Retrieved, best_items
 from trec_semid.search.stretches import highest_of_stretches
 
 _NUMBERS_AT_ONCE = 1 << 24
@@ -93,6 +94,16 @@ class TwoStageSearch:
             users: their targets, and items that are not listed.
             length: of the lists.
         """
+        best = self._best(queries, users, length)
+        positions = positions_in_lists(best.items, users.targets, users.num_targets)
+        return ListedTargets(positions, best.items[:, :length])
+
+    def top_items(self, queries: TwoStageQueries, users: UserItems, length: int) -> TopItems:
+        """Return lists (B, length) with their scores; arguments as of `places`."""
+        best = self._best(queries, users, length)
+        return TopItems(best.scores[:, :length], best.items[:, :length])
+
+    def _best(self, queries: TwoStageQueries, users: UserItems, length: int) -> Retrieved:
         proposed = self.propose(queries, users)
         scores = self._scores(queries.of_items, proposed.items)
         if queries.code_share:
@@ -100,9 +111,7 @@ class TwoStageSearch:
         if self._penalties is not None:
             scores = scores - self._penalties[proposed.items.clamp(min=0)]
         scores = scores.masked_fill(proposed.items < 0, -torch.inf)
-        best = best_items(scores, proposed.items, max(length, self.num_candidates))
-        positions = positions_in_lists(best.items, users.targets, users.num_targets)
-        return ListedTargets(positions, best.items[:, :length])
+        return best_items(scores, proposed.items, max(length, self.num_candidates))
 
     def propose(self, queries: TwoStageQueries, users: UserItems) -> Proposed:
         """Return each user's candidates: the items of highest log p(codes | u) + gain that may be listed.

@@ -16,8 +16,10 @@ from trec_semid.core.errors import SemidError
 from trec_semid.core.paths import read_bytes, write_bytes
 from trec_semid.serving.opened import OpenBundle
 from trec_semid.serving.ranking import RankEngine, RankRows
+from trec_semid.serving.retrieving import ListRows, RetrieveEngine
 
 _ROWS_AT_ONCE = 1024
+_USERS_AT_ONCE = 256
 
 
 def asked_of_ranker(users: Array, items: Array, histories: tuple[Array, Array] | None) -> dict[str, Array]:
@@ -44,13 +46,47 @@ def scores_of(bundle: OpenBundle, asked: dict[str, Array]) -> Array:
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
+def asked_of_retriever(
+    histories: tuple[Array, Array], masked: tuple[Array, Array], length: int
+) -> dict[str, Array]:
+    """Return what asks for lists of B users.
+
+    Args:
+        histories: item rows, one user's after another, and (B,) lengths.
+        masked: likewise, what may not be listed.
+        length: of the lists.
+    """
+    parts = {"values": histories[0], "lengths": histories[1], "masked": masked[0], "num_masked": masked[1]}
+    return {**parts, "list_length": np.array([length])}
+
+
+def lists_of(bundle: OpenBundle, asked: dict[str, Array]) -> dict[str, Array]:
+    """Return (B, N) items and scores of what `asked_of_retriever` asks for."""
+    engine, length = RetrieveEngine(bundle), int(asked["list_length"][0])
+    ends, masks = (np.concatenate([[0], np.cumsum(asked[name])]) for name in ("lengths", "num_masked"))
+    items, scores = list[Array](), list[Array]()
+    for first in range(0, len(asked["lengths"]), _USERS_AT_ONCE):
+        own = slice(first, first + _USERS_AT_ONCE)
+        last = min(own.stop, len(asked["lengths"]))
+        rows = ListRows(
+            asked["values"][ends[first] : ends[last]],
+            asked["lengths"][own],
+            asked["masked"][masks[first] : masks[last]],
+            asked["num_masked"][own],
+        )
+        found = engine.lists(rows, length, widens=False)
+        items.append(found.items.numpy())
+        scores.append(found.scores.numpy())
+    return {"items": np.concatenate(items), "scores": np.concatenate(scores)}
+
+
 def main() -> None:
     """Answer ASKED from BUNDLE."""
     uri, asked_uri, answered_uri = sys.argv[1:4]
     try:
         asked = safetensors.numpy.load(read_bytes(asked_uri))
         bundle = OpenBundle(uri, verify=True)
-        answers = {"scores": scores_of(bundle, asked)}
+        answers = {"scores": scores_of(bundle, asked)} if "users" in asked else lists_of(bundle, asked)
     except SemidError as error:
         sys.exit(str(error))
     write_bytes(answered_uri, safetensors.numpy.save(answers))

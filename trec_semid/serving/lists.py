@@ -4,7 +4,7 @@ Legend: B users, N items, C proposed items, n items of a list.
 """
 
 from functools import cached_property
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -22,8 +22,20 @@ from trec_semid.search.retrieved import Retrieved, best_items, unlisted_rows
 from trec_semid.serving.members import Said, ServedModel
 from trec_semid.serving.opened import OpenBundle
 
-Read = tuple[Ints, Ints]
-"""Item rows of histories, one after another, and (B,) lengths."""
+
+class Asked(NamedTuple):
+    """B users of a list."""
+
+    read: tuple[Ints, Ints]
+    """Item rows of histories, one after another, and (B,) lengths."""
+    users: UserItems
+    """What may not be listed."""
+    allowed: Tensor | None
+    """(B, N) bool of what may be; None for all."""
+    widens: bool
+    """Whether a beam is widened for who would get fewer items than exist."""
+
+
 _WIDEST_TOGETHER = 4096
 """Beams of more are those of one user at a time."""
 
@@ -57,32 +69,20 @@ class Listers:
         others: tuple[ListedBy, ...] = ("exact",) if can_score and self._facts.listed_by != "exact" else ()
         return (self._facts.listed_by, *others)
 
-    def top_items(
-        self, way: ListedBy, read: Read, users: UserItems, allowed: Tensor | None, length: int
-    ) -> TopItems:
-        """Return (B, length) lists.
-
-        Args:
-            way: how.
-            read: histories.
-            users: what may not be listed.
-            allowed: (B, N) bool of what may be; None for all.
-            length: of the lists.
-        """
+    def top_items(self, way: ListedBy, asked: Asked, length: int) -> TopItems:
+        """Return (B, length) lists, made one way or another."""
         match way:
             case "popularity":
-                return self._scored(self._popularity(len(users.num_masked)), users, allowed, length)
+                return self._scored(self._popularity(len(asked.users.num_masked)), asked, length)
             case "exact":
-                queries = [member.queries(member.read(*read)) for member in self.members]
+                queries = [member.queries(member.read(*asked.read)) for member in self.members]
                 catalogues = [member.catalogue for member in self.members]
-                score = mean_scores(catalogues, queries, self._penalties)
-                return self._scored(score, users, allowed, length)
+                return self._scored(mean_scores(catalogues, queries, self._penalties), asked, length)
             case "beam":
-                said = self.members[0].read(*read)
-                found = self._beam(said, users, allowed, length)
+                found = self._beam(self.members[0].read(*asked.read), asked, length, length)
                 return TopItems(found.scores, found.items)
             case "two_stage":
-                return self._two_stage(read, users, allowed, length)
+                return self._two_stage(asked, length)
 
     def _popularity(self, num_users: int) -> ChunkScorer:
         def score(items: slice) -> Tensor:
@@ -91,13 +91,15 @@ class Listers:
 
         return score
 
-    def _scored(self, score: ChunkScorer, users: UserItems, allowed: Tensor | None, length: int) -> TopItems:
+    def _scored(self, score: ChunkScorer, asked: Asked, length: int) -> TopItems:
+        allowed = asked.allowed
+
         def of_allowed(items: slice) -> Tensor:
             """Return (B, n), -inf of what may not be listed."""
             scores = score(items)
             return scores if allowed is None else scores.masked_fill_(~allowed[:, items], -torch.inf)
 
-        return list_top_items(of_allowed, users, self.num_items, list_length=length)
+        return list_top_items(of_allowed, asked.users, self.num_items, list_length=length)
 
     @cached_property
     def _trie(self) -> TupleTrie:
@@ -110,35 +112,29 @@ class Listers:
         share = self._facts.code_prior_share
         return None if share is None else CodePrior(self._counts, share).of_nodes(self._trie)
 
-    def _beam(self, said: Said, users: UserItems, allowed: Tensor | None, length: int) -> Retrieved:
-        """Return lists of the tuples that a beam finds; it is widened for who would get fewer than exist."""
+    def _beam(self, said: Said, asked: Asked, length: int, needed: int) -> Retrieved:
+        """Return lists of the tuples that a beam finds, widened for who would get fewer than are needed."""
         width = self._facts.beam_width
         assert width, "an export without is none of a beam"
-        everyone = torch.arange(len(users.num_masked))
-        found = self._beam_of(said, everyone, users, allowed, (width, length))
-        listable = self._num_listable(users, allowed).clamp(max=length)
+        found = self._beam_of(said, torch.arange(len(asked.users.num_masked)), asked, (width, length))
+        listable = self._num_listable(asked).clamp(max=needed) if asked.widens else found.lengths
         while width < self._trie.num_tuples and bool((found.lengths < listable).any()):
             width = min(4 * width, self._trie.num_tuples)
             short = (found.lengths < listable).nonzero().squeeze(1)
             for some in short.split(1 if width > _WIDEST_TOGETHER else len(short)):
-                again = self._beam_of(said, some, users, allowed, (width, length))
+                again = self._beam_of(said, some, asked, (width, length))
                 for whole, part in zip(found, again, strict=True):
                     whole[some] = part
         return found
 
-    def _beam_of(
-        self, said: Said, some: Tensor, users: UserItems, allowed: Tensor | None, sizes: tuple[int, int]
-    ) -> Retrieved:
+    def _beam_of(self, said: Said, some: Tensor, asked: Asked, sizes: tuple[int, int]) -> Retrieved:
         """Return the lists of some (b,) of the users, for a width and a length."""
-        exclude = unlisted_rows(users)[some]
-        before = None
-        if allowed is not None:
+        exclude, before = unlisted_rows(asked.users)[some], None
+        if asked.allowed is not None:
             # What is excluded counts here too: else a node would seem to have items that may be listed.
-            may = allowed[some].clone()
-            rows = exclude.clamp(min=0)
-            may.scatter_(1, rows, may.gather(1, rows) & (exclude < 0))
-            counts = may[:, self._trie.items].int().cumsum(1, dtype=torch.int32)
-            before = torch.nn.functional.pad(counts, (1, 0))
+            may = torch.nn.functional.pad(asked.allowed[some], (0, 1))
+            may.scatter_(1, exclude.where(exclude >= 0, self.num_items), False)
+            before = torch.nn.functional.pad(may[:, self._trie.items].cumsum(1, dtype=torch.int32), (1, 0))
         width, length = sizes
         return decode_items(
             self._trie,
@@ -151,32 +147,31 @@ class Listers:
             allowed=before,
         )
 
-    def _num_listable(self, users: UserItems, allowed: Tensor | None) -> Tensor:
+    def _num_listable(self, asked: Asked) -> Tensor:
         """Return (B,) how many items may be listed."""
-        may = (
-            torch.ones(len(users.num_masked), self.num_items, dtype=torch.bool)
-            if allowed is None
-            else allowed
-        )
+        num_users, users = len(asked.users.num_masked), asked.users
+        may = asked.allowed
+        if may is None:
+            may = torch.ones(1, self.num_items, dtype=torch.bool).expand(num_users, -1)
         owners = torch.repeat_interleave(users.num_masked)
         keys = (owners * self.num_items + users.masked).unique()
-        gone = may[keys // self.num_items, keys % self.num_items].long()
-        taken = torch.zeros(len(may), dtype=torch.int64).index_add_(0, keys // self.num_items, gone)
-        return may.sum(1) - taken
+        of = keys // self.num_items
+        gone = may[of, keys % self.num_items].long()
+        return may.sum(1) - torch.zeros(num_users, dtype=torch.int64).index_add_(0, of, gone)
 
-    def _two_stage(self, read: Read, users: UserItems, allowed: Tensor | None, length: int) -> TopItems:
+    def _two_stage(self, asked: Asked, length: int) -> TopItems:
         """Return what codes propose, in the order of item vectors and codes."""
         member = self.members[0]
-        said = member.read(*read)
-        proposed = self._beam(said, users, allowed, max(length, self._facts.candidates or length))
+        said = member.read(*asked.read)
+        candidates = max(length, self._facts.candidates or length)
+        proposed = self._beam(said, asked, min(candidates, self.num_items), length)
         rows = proposed.items.clamp(min=0)
         vectors, queries = member.catalogue.vectors, said["vectors"]
         assert vectors is not None, "codes propose to vectors"
         scores = torch.einsum("bcd,bd->bc", vectors[rows], queries) - self._penalties[rows]
         scores = scores + member.code_share * proposed.scores
-        best = best_items(
-            scores.masked_fill(proposed.items < 0, -torch.inf), _told_apart(proposed.items), length
-        )
+        scores = scores.masked_fill(proposed.items < 0, -torch.inf)
+        best = best_items(scores, _told_apart(proposed.items), length)
         return TopItems(best.scores, best.items)
 
 

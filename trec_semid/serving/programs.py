@@ -1,40 +1,19 @@
-"""`torch.export` programs of a bundle: written without a pickle, and opened only where they hold none."""
+"""`torch.export` programs of a bundle, opened only where they hold no pickle and nothing that grows."""
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from trec_semid.checkpoints.manifest import FileFacts, read_checked, write_file
+from trec_semid.checkpoints.manifest import FileFacts, read_checked
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
 
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How a pickle begins."""
 _MOST_MEMBERS = 10_000
-
-
-def write_program(
-    bundle: str, name: str, module: nn.Module, example: Sequence[Tensor], sizes: Sequence[dict[int, Any]]
-) -> FileFacts:
-    """Export a module that returns tensors.
-
-    Args:
-        bundle: folder.
-        name: of the file.
-        module: in evaluation mode; what it computes is what is exported.
-        example: (...) inputs.
-        sizes: for each of these, which of its sizes may be others.
-    """
-    program = torch.export.export(module.eval(), tuple(example), dynamic_shapes=tuple(sizes))
-    # Examples are the only part of the file that would be a pickle.
-    program._example_inputs = None  # pyright: ignore[reportPrivateUsage]
-    content = io.BytesIO()
-    torch.export.save(program, content)
-    return write_file(bundle, name, content.getvalue())
 
 
 def read_program(bundle: str, facts: FileFacts) -> Callable[..., Any]:

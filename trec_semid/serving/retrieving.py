@@ -23,7 +23,7 @@ from trec_semid.serving.engine import (
     RetrieveAsked,
 )
 from trec_semid.serving.filters import ItemFilters
-from trec_semid.serving.lists import Listers
+from trec_semid.serving.lists import Asked, Listers
 from trec_semid.serving.opened import Histories, OpenBundle
 from trec_semid.serving.unseen import UnseenItems
 
@@ -84,13 +84,16 @@ class RetrieveEngine:
         return [answer for answer in answers if answer is not None]
 
     @torch.no_grad()
-    def lists(self, rows: ListRows, length: int, search: ListedBy | None = None) -> TopItems:
+    def lists(
+        self, rows: ListRows, length: int, search: ListedBy | None = None, *, widens: bool = True
+    ) -> TopItems:
         """Return lists (B, length) of so many items, best first; -1 after the last.
 
         Args:
             rows: what to list for.
             length: of the lists.
             search: how; the bundle's own way where not given.
+            widens: whether a beam is widened for who would get fewer items than exist.
         """
         search = search or self._facts.listed_by
         length = min(length, len(self.bundle.items))
@@ -108,7 +111,9 @@ class RetrieveEngine:
                     torch.from_numpy(part.num_masked),
                 )
                 allowed = None if part.allowed is None else torch.from_numpy(part.allowed)
-                found = self._listers.top_items(way, (part.values, part.lengths), users, allowed, length)
+                found = self._listers.top_items(
+                    way, Asked((part.values, part.lengths), users, allowed, widens), length
+                )
                 at = torch.from_numpy(own)
                 top.scores[at], top.items[at] = found.scores, found.items
         return top
@@ -150,8 +155,10 @@ class RetrieveEngine:
         Raises:
             NotServed: a way to list that the bundle does not have.
         """
-        ways = [self._way(each.search) for each in asked]
-        return [(way, _places([one == way for one in ways])) for way in dict.fromkeys(ways)]
+        ways: list[ListedBy] = [self._way(each.search) for each in asked]
+        return [
+            (way, _places([one == way for one in ways])) for way in self._listers.ways if way in set(ways)
+        ]
 
     def _way(self, asked: str | None) -> ListedBy:
         if asked is None:

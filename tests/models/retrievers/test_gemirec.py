@@ -188,7 +188,7 @@ def test_the_map_of_the_catalogue_is_refreshed_and_tells_what_moved():
     encoded = model.source.dictionary.encoder(vectors)
     interests = model.source.dictionary.interests(vectors)
     assert model.source.map.tolist() == interests.tolist()
-    rows = model.source.rows(None)
+    rows = model.source.rows_of(None)
     left = encoded - rows[0, interests[:, 0]] - rows[1, interests[:, 1]]
     share = left.square().sum() / (encoded - encoded.mean(0)).square().sum()
     assert first["interest_error"] == pytest.approx(share.item(), rel=1e-4)

@@ -57,7 +57,7 @@ class GemirecProgram(HistoryProgram):
         is_there = torch.arange(histories.shape[1], device=lengths.device) < lengths.unsqueeze(1)
         chosen = None
         if self.is_free:
-            asked = model.questions.expand(len(state), -1, -1)
+            asked = model.questions.expand(state.shape[0], -1, -1)
         else:
             chosen = self._chosen(histories, lengths, state)
             flat = pick_codewords(self.rows, chosen.interests.flatten(0, 1)).flatten(1)
@@ -76,7 +76,7 @@ class GemirecProgram(HistoryProgram):
             seen = of_last(model.own_reader(histories[:, :, :1], lengths).chunk(2, dim=2)[0], lengths)
         return likeliest_interests(
             model.posterior.next_log_probs(seen.float(), self.rows),
-            (len(seen), num_levels, self.size),
+            (seen.shape[0], num_levels, self.size),
             num_interests=self.num_interests,
             width=model.config.interest_beam,
             existing=self.existing if self.has_existing else None,

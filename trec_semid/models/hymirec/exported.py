@@ -27,11 +27,11 @@ class HymirecProgram(HistoryProgram):
     def forward(self, histories: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """See `HistoryProgram`: (B, M, D) of (B, L, 2, D), or of (B, L, 1, D) without a light half."""
         in_full = histories[:, :, 0]
-        coarse = in_full.new_zeros(len(in_full), 0, in_full.shape[2])
+        coarse = in_full.new_zeros(in_full.shape[0], 0, in_full.shape[2])
         if self.light is not None:
             coarse = self.light.of_cells(histories[:, :, 1], lengths)
         recent = recent_places(lengths, self.refined.num_recent)
-        users = torch.arange(len(lengths), device=lengths.device).unsqueeze(1)
+        users = torch.arange(lengths.shape[0], device=lengths.device).unsqueeze(1)
         # An index past a history that is shorter than what is read would be one of another user.
         items = in_full[users, recent.places.clamp(max=histories.shape[1] - 1)]
         interests = self.refined(items, recent.is_there, coarse)

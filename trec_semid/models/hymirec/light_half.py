@@ -90,7 +90,7 @@ class LightHalf(nn.Module):
     def of_cells(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Return (B, Q, D) of histories that bring their vectors (B, L, D) themselves, of (B,) lengths."""
         flat = vectors.flatten(0, 1)
-        at = torch.arange(len(flat), device=flat.device).view(vectors.shape[:2])
+        at = torch.arange(flat.shape[0], device=flat.device).view(vectors.shape[:2])
         read = self._read(flat)
         return self._fed(self._pool(*read, at, lengths))
 

@@ -123,7 +123,7 @@ class ExactLister:
         """Make the vectors of all items, for each model."""
         penalties = self._penalties
         if self._prior is not None:  # of one model's codes: an ensemble has none
-            penalties = _less_gains(penalties, self._prior, self.members[0])
+            penalties = less_gains(penalties, self._prior, self.members[0])
         self._search = ExactSearch([member.catalogue() for member in self.members], penalties)
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
@@ -281,7 +281,7 @@ class GraphLister:
         graph = Graph(edges, self._start(len(codes)).to(codes.device))
         penalties = self._penalties
         if self._prior is not None:
-            penalties = _less_gains(penalties, self._prior, self._asked)
+            penalties = less_gains(penalties, self._prior, self._asked)
         self._search = GraphSearch(graph, codes, self._config, penalties)
         self._built = codes.clone(), tables.clone()
 
@@ -313,7 +313,7 @@ class GraphLister:
         return counts.sort(descending=True, stable=True).indices[: self._config.pool]
 
 
-def _less_gains(penalties: Tensor | None, prior: CodePrior, asked: AskedModel) -> Tensor:
+def less_gains(penalties: Tensor | None, prior: CodePrior, asked: AskedModel) -> Tensor:
     """Return (N,) what is taken off the sums of codes as the map is now, negative where an item gains."""
     gains = prior.of_items(asked.code_map.codes)
     return -gains if penalties is None else penalties - gains

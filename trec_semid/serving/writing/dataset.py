@@ -9,7 +9,7 @@ from trec_semid.core.arrays import Array
 from trec_semid.core.paths import join, read_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.serving import reader
-from trec_semid.serving.id_maps import (
+from trec_semid.serving.writing.ids import (
     write_arrays,
     write_fields,
     write_histories,

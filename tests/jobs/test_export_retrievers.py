@@ -1,0 +1,323 @@
+"""Every kind of retriever as a bundle: lists by ids are those of the run, and filters hold."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.jobs.exported_kinds import KINDS
+from tests.jobs.exporting import IN_FORKS
+from tests.jobs.ranking import write_problem
+from tests.jobs.retrieving import retrieve_config
+from trec_semid.checkpoints.manifest import read_manifest
+from trec_semid.core.config import load_saved
+from trec_semid.core.errors import DataError
+from trec_semid.data.retrieval.dataset import RetrievalData
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.target_positions import distinct_targets, read_target_positions
+from trec_semid.jobs import export, retrieve
+from trec_semid.jobs.export import ExportConfig
+from trec_semid.jobs.retrieve import RetrieveConfig
+from trec_semid.serving.engine import Engine, Filters, NotServed, RankAsked, RetrieveAsked, open_engine
+from trec_semid.serving.reader import Reader
+
+Bundles = Callable[[str], str]
+EVERYTHING = 40
+"""Items of the planted dataset."""
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_problem(str(tmp_path_factory.mktemp("retrievers")))
+
+
+@pytest.fixture(scope="module")
+def runs(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """Return the run of a kind, trained once."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(name: str) -> str:
+        place = str(folder / name.replace(" ", "-"))
+        if not Path(place, "metrics.json").exists():
+            changes = {**KINDS[name]}
+            own = {**problem, **{key: changes.pop(key) for key in ("semantic_ids",) if key in changes}}
+            retrieve.run(retrieve_config(own, place, train={"max_epochs": 1}, **changes))
+        return place
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def bundles(runs: Bundles) -> Bundles:
+    """Return the bundle of a kind, exported once; it has been held against the run then."""
+
+    def bundle(name: str) -> str:
+        place = f"{runs(name)}-bundle"
+        if not Path(place, "manifest.json").exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(export, "subprocess", IN_FORKS)
+                done = export.run(ExportConfig(run=runs(name), out=place, shard_rows=17))
+            assert done.largest_difference <= 1e-4
+        return place
+
+    return bundle
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_lists_by_ids_have_targets_where_the_run_has_them(
+    runs: Bundles, bundles: Bundles, problem: dict[str, Any], name: str
+):
+    run, engine = runs(name), open_engine(bundles(name))
+    config, dataset = load_saved(RetrieveConfig, f"{run}/config.toml"), Dataset(problem["dataset"])
+    data = RetrievalData(dataset, config.item, config.sequences)
+    rows = distinct_targets(data.sequences.evaluation_rows("test", config.sequences.max_len))
+    ids = dataset.item_ids.to_pylist()
+    names = [
+        tuple(ids[item] for item in rows.earlier.take(np.array([row]))[0]) for row in range(len(rows.users))
+    ]
+    lists = engine.retrieve([RetrieveAsked(None, history, 10) for history in names])
+    positions, at, num_compared = read_target_positions(run, "test").position, 0, 0
+    served_alike = name != "hybrid of candidates"  # all items are scored here
+    for row, answer in enumerate(lists):
+        assert answer.basis == ("history" if names[row] and name != "popularity" else "popularity")
+        targets, _ = rows.targets.take(np.array([row]))
+        is_open = not {ids[item] for item in targets} & set(names[row]) and served_alike
+        for item in targets:
+            position, at = int(positions[at]), at + 1
+            # Where a target is in the history the run lists it, and a server does not: places move then.
+            if position <= 10 and is_open:
+                others = np.delete(answer.scores, position - 1)
+                if np.abs(others - answer.scores[position - 1]).min() > 1e-5:
+                    assert answer.items[position - 1] == ids[item]
+                    num_compared += 1
+    assert num_compared > 10 or not served_alike
+
+
+def brute_force(engine: Engine, problem: dict[str, Any], asked: RetrieveAsked) -> list[str]:
+    """Return what may be listed in the order of a list of everything, which is asked for without filters."""
+    dataset = Dataset(problem["dataset"])
+    (everything,) = engine.retrieve([asked._replace(n=EVERYTHING, filters=Filters())])
+    filters, genres = asked.filters, dataset.items(["genres"])["genres"].to_pylist()
+    names = dataset.vocabulary("item_genres").to_pylist()
+    of_item = {
+        item: {names[number] for number in numbers or ()}
+        for item, numbers in zip(dataset.item_ids.to_pylist(), genres, strict=True)
+    }
+    wanted = filters.fields.get("genres")
+    return [
+        item
+        for item in everything.items
+        if (filters.allowed is None or item in filters.allowed)
+        and item not in filters.forbidden
+        and (wanted is None or of_item[item] & set(wanted))
+    ]
+
+
+@pytest.mark.parametrize("name", ["hybrid", "comirec", "popularity", "tiger", "rpg by a beam"])
+def test_filters_leave_the_best_of_what_is_allowed_and_never_fewer_than_there_are(
+    bundles: Bundles, problem: dict[str, Any], name: str
+):
+    engine, rng = open_engine(bundles(name)), np.random.default_rng(3)
+    ids = Dataset(problem["dataset"]).item_ids.to_pylist()
+    values = [str(value) for value in Dataset(problem["dataset"]).vocabulary("item_genres").to_pylist()[1:]]
+    asked = []
+    for _ in range(30):
+        allowed = None if rng.random() < 0.4 else tuple(rng.choice(ids, rng.integers(0, 25), replace=False))
+        fields = {} if rng.random() < 0.5 else {"genres": tuple(rng.choice(values, 2, replace=False))}
+        forbidden = tuple(rng.choice(ids, rng.integers(0, 8), replace=False))
+        history = tuple(rng.choice(ids, rng.integers(1, 15)))
+        asked.append(
+            RetrieveAsked(None, history, int(rng.integers(1, 30)), Filters(allowed, forbidden, fields))
+        )
+    answers, is_beam = engine.retrieve(asked), engine.manifest.retriever.listed_by == "beam"
+    for request, answer in zip(asked, answers, strict=True):
+        best = brute_force(engine, problem, request)
+        assert len(answer.items) == min(request.n, len(best)) == len(answer.scores)
+        assert set(answer.items) <= set(best)
+        rows = [ids.index(item) for item in answer.items]
+        order = sorted(zip((-answer.scores).tolist(), rows, strict=True))
+        assert order == list(zip((-answer.scores).tolist(), rows, strict=True))
+        if not is_beam:  # a beam of some tuples finds some of the best
+            assert list(answer.items) == best[: request.n]
+        alone = engine.retrieve([request])[0]
+        np.testing.assert_allclose(alone.scores, answer.scores, atol=1e-5)
+    assert {len(answer.items) for answer in answers} >= {0, 1}
+
+
+@pytest.mark.parametrize("name", ["tiger", "rpg by a beam"])
+def test_a_filtered_beam_as_wide_as_there_are_tuples_is_exact(
+    bundles: Bundles, problem: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+):
+    engine, rng = open_engine(bundles(name)), np.random.default_rng(4)
+    facts = engine.manifest.retriever.model_copy(update={"beam_width": 1000})
+    monkeypatch.setattr(engine._listers, "_facts", facts)
+    ids = Dataset(problem["dataset"]).item_ids.to_pylist()
+    for _ in range(10):
+        filters = Filters(tuple(rng.choice(ids, 12, replace=False)), tuple(rng.choice(ids, 4)), {})
+        request = RetrieveAsked(None, tuple(rng.choice(ids, 5)), 7, filters)
+        assert list(engine.retrieve([request])[0].items) == brute_force(engine, problem, request)[:7]
+
+
+def test_a_known_user_is_listed_for_by_what_is_stored_and_a_strange_one_gets_what_is_popular(
+    bundles: Bundles, problem: dict[str, Any]
+):
+    engine, reader = open_engine(bundles("hybrid")), Reader(bundles("hybrid"))
+    history = tuple(reader.history("u003"))
+    events = Dataset(problem["dataset"]).events(["user_row", "item_row", "label"])
+    liked = events.to_pandas().query("user_row == 3 and label > 0.5").item_row
+    assert history == tuple(f"i{row:03d}" for row in liked)
+    stored, given, strange, nothing = engine.retrieve(
+        [
+            RetrieveAsked("u003", None, 5),
+            RetrieveAsked("u003", history, 5),
+            RetrieveAsked("who", None, 5),
+            RetrieveAsked(None, ("no item",), 5),
+        ]
+    )
+    assert (stored.items, stored.basis, given.basis) == (given.items, "stored", "history")
+    counts = np.bincount(np.asarray(events.filter(_is_train(problem))["item_row"]), minlength=40)
+    popular = np.lexsort((np.arange(40), -counts))[:5]
+    assert strange.items == tuple(f"i{row:03d}" for row in popular) == nothing.items
+    assert (strange.basis, strange.unknown, nothing.unknown) == ("popularity", 1, 1)
+    np.testing.assert_array_equal(strange.scores, counts[popular])
+
+
+def _is_train(problem: dict[str, Any]) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.equal(Dataset(problem["dataset"]).events(["split"])["split"].cast("string"), "train")
+
+
+def test_an_ensemble_lists_by_the_mean_of_its_members_scores(
+    runs: Bundles, problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    of = [runs("sasrec"), runs("hybrid")]
+    own = {"dataset": problem["dataset"]}
+    model = {"kind": "ensemble", "runs": of}
+    config = retrieve_config(own, str(tmp_path / "both"), model=model, item={"fields": [], "content": []})
+    retrieve.run(config)
+    out = str(tmp_path / "bundle")
+    assert export.run(ExportConfig(run=config.run, out=out)).largest_difference <= 1e-4
+    engine, asked = open_engine(out), RetrieveAsked("u007", None, 40)
+    (mean,) = engine.retrieve([asked])
+    assert len(engine.manifest.retriever.members) == 2
+    parts = []
+    for run in of:
+        export.run(ExportConfig(run=run, out=f"{run}-member"))
+        (part,) = open_engine(f"{run}-member").retrieve([asked])
+        parts.append(dict(zip(part.items, part.scores, strict=True)))
+    expected = [(parts[0][item] + parts[1][item]) / 2 for item in mean.items]
+    np.testing.assert_allclose(mean.scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8", "int4"])
+def test_the_change_in_recall_of_smaller_tables_is_measured(
+    runs: Bundles, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    out, run = str(tmp_path / kind), runs("hybrid")
+    done = export.run(ExportConfig(run=run, out=out, tables=kind))
+    checked = read_manifest(out).checked
+    assert checked is not None
+    assert checked.change == done.change
+    assert done.change.keys() == {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
+    metrics = json.loads(Path(run, "metrics.json").read_text())["metrics"]
+    reported = metrics["test/recall@10"]
+    # Users without a history are the run's too, and get what is popular: the bundle is not held against them.
+    if checked.num == json.loads(Path(run, "metrics.json").read_text())["counts"]["test/users"]:
+        assert checked.metrics["recall@10"] - checked.change["recall@10"] == pytest.approx(reported)
+    assert 0 < done.largest_difference < {"fp16": 0.01, "int8": 0.1, "int4": 1.5}[kind]
+
+
+def test_an_interpreter_without_torchrec_answers_from_programs_of_a_decoder(runs: Bundles, tmp_path: Path):
+    done = export.run(ExportConfig(run=runs("tiger"), out=str(tmp_path / "bundle"), check_rows=5))
+    assert done.largest_difference <= 1e-4
+
+
+ALONE = """
+import json, sys
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        root = name.partition(".")[0]
+        if root not in sys.stdlib_module_names and root not in ("numpy", "pyarrow", "safetensors", "reader"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Only())
+folder, item, query = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+sys.path.insert(0, folder)
+from reader import Reader
+bundle = Reader(folder, verify=True)
+rows = bundle.items.rows_of([item, "nobody's", item])
+scores = bundle.scores(query)
+best = bundle.best(scores, 6, forbidden=[item])
+decoded = bundle.tables[bundle.manifest["retriever"]["members"][0]["vectors"]].rows(rows[rows >= 0])
+print(json.dumps({"rows": rows.tolist(), "best": best, "history": bundle.history("u004", 3),
+                  "decoded": decoded.tolist(), "codes": bundle.codes[rows[0]].tolist()}))
+"""
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int4"])
+def test_the_reader_in_the_bundle_scores_with_numpy_and_pyarrow_alone(
+    runs: Bundles, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    out = str(tmp_path / "bundle")
+    export.run(ExportConfig(run=runs("comirec"), out=out, tables=kind, shard_rows=17))
+    engine = open_engine(out)
+    said = engine._listers.members[0].read(np.array([3, 5, 3]), np.array([3]))
+    query = said["vectors"][0]
+    words = [sys.executable, "-I", "-c", ALONE, out, "i009", json.dumps(query.tolist())]
+    told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert told["rows"] == [9, -1, 9]
+    vectors = engine._listers.members[0].catalogue.vectors
+    np.testing.assert_array_equal(told["decoded"], vectors[[9, 9]])
+    scores = (query @ vectors.T).amax(0)
+    expected = [int(row) for row in scores.sort(descending=True, stable=True).indices if int(row) != 9][:6]
+    assert [item for item, _ in told["best"]] == [f"i{row:03d}" for row in expected]
+    np.testing.assert_allclose([score for _, score in told["best"]], scores[expected], atol=1e-5)
+    assert told["history"] == Reader(out).history("u004")[-3:]
+    assert told["codes"] == list(engine.item("i009").codes)
+
+
+def test_what_a_bundle_cannot_do_is_said(bundles: Bundles):
+    engine = open_engine(bundles("tiger"))
+    with pytest.raises(NotServed, match="this bundle is of a retriever"):
+        engine.rank([RankAsked(None, None, {}, ("i001",))])
+    with pytest.raises(NotServed, match=r"search = 'exact' is not in this bundle\. It lists by: beam"):
+        engine.retrieve([RetrieveAsked(None, ("i001",), 3, search="exact")])
+    with pytest.raises(NotServed, match="has no tokenizer"):
+        engine.assign([_content()])
+    with pytest.raises(DataError, match="no such item in the bundle"):
+        engine.item("i999")
+    with pytest.raises(DataError, match="no item field of this name"):
+        engine.retrieve([RetrieveAsked(None, ("i001",), 3, Filters(fields={"colour": ("red",)}))])
+    assert engine.retrieve([]) == []
+
+
+def _content() -> Any:
+    from trec_semid.serving.engine import AssignAsked
+
+    return AssignAsked({"text": (1.0,) * 16}, 3)
+
+
+def test_facts_of_an_item_are_those_of_the_dataset(bundles: Bundles, problem: dict[str, Any]):
+    engine, dataset = open_engine(bundles("hybrid")), Dataset(problem["dataset"])
+    facts = engine.item("i004")
+    assert facts.readable["title"] == dataset.items(["title"])["title"][4].as_py()
+    names = dataset.vocabulary("item_genres").to_pylist()
+    numbers = dataset.items(["genres"])["genres"][4].as_py() or []
+    assert facts.readable["genres"] == ", ".join(names[number] for number in numbers if number)
+    codes = np.asarray(Reader(bundles("hybrid")).codes)
+    assert facts.codes == tuple(codes[4])
+    shared = [len(codes[0]) if (row == codes[4]).all() else int(row[0] == codes[4][0]) for row in codes]
+    expected = [
+        row for row in np.argsort([-each for each in shared], kind="stable") if row != 4 and shared[row]
+    ]
+    assert facts.neighbours == tuple(f"i{row:03d}" for row in expected[:10])
+    assert torch.is_tensor(engine._listers.members[0].catalogue.vectors)

@@ -1,0 +1,62 @@
+"""Writes a ranker's tables and program.
+
+Legend: n rows of a stretch, F features, D table width.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trec_semid.checkpoints.manifest import FeatureFacts, RankerFacts, TableFacts, TableType
+from trec_semid.data.features import Feature, FeaturesConfig, Representation
+from trec_semid.data.histories import HistoryConfig
+from trec_semid.serving.writing.programs import write_program
+from trec_semid.serving.writing.tables import write_table
+
+
+class RankerParts(NamedTuple):
+    """What of a ranker is written."""
+
+    features: tuple[Feature, ...]
+    representation: Representation
+    features_config: FeaturesConfig
+    history: HistoryConfig
+    pooling: str
+    dim: int
+    dense: nn.Module
+    """(rows, F * D) to (rows,) logits."""
+    stretches: Callable[[str], Iterable[Tensor]]
+    """Of a table by its name: (n, D) consecutive rows each."""
+
+
+def write_ranker(
+    folder: str, parts: RankerParts, dtype: TableType, *, shard_rows: int
+) -> tuple[RankerFacts, tuple[TableFacts, ...]]:
+    """Write a ranker; memory is that of a shard.
+
+    Args:
+        folder: of the bundle.
+        parts: of the model.
+        dtype: of its tables.
+        shard_rows: of a table's files.
+    """
+    names = dict.fromkeys(feature.table for feature in parts.features)
+    tables = tuple(
+        write_table(folder, name, parts.stretches(name), dtype, shard_rows=shard_rows) for name in names
+    )
+    example = torch.zeros(2, len(parts.features) * parts.dim)
+    rows = {0: torch.export.Dim("rows", min=1)}
+    facts = RankerFacts.model_validate(
+        {
+            "representation": parts.representation,
+            "features": tuple(FeatureFacts(**feature._asdict()) for feature in parts.features),
+            "features_config": parts.features_config,
+            "history": parts.history,
+            "pooling": parts.pooling,
+            "dim": parts.dim,
+            "program": write_program(folder, "programs/score.pt2", parts.dense, [example], [rows]),
+        }
+    )
+    return facts, tables

@@ -1,0 +1,1 @@
+"""What of finished runs goes to serving, and what it is held against."""

@@ -1,0 +1,89 @@
+"""A finished ranker as it goes to serving: its tables stay in the checkpoint and are read in stretches.
+
+Legend: n rows of a stretch, R rows of the test split, D table width.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, final
+
+import numpy as np
+from torch import Tensor, nn
+
+from trec_semid.checkpoints.stretches import SavedTensors
+from trec_semid.core.arrays import Array, Ints
+from trec_semid.data.histories import may_stand_in_history
+from trec_semid.data.ranking.dataset import Codes, RankingData
+from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.predictions import read_predictions
+from trec_semid.models.methods import build_dense_ranker
+from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
+from trec_semid.training.ranking.setup import RankConfig
+
+_ROWS_AT_ONCE = 1 << 18
+
+
+class TestRows(NamedTuple):
+    """The first rows of the test split, with what the run predicted of them."""
+
+    users: Ints
+    """(R,) user rows."""
+    items: Ints
+    """(R,) item rows."""
+    labels: Array
+    """(R,) 0 or 1."""
+    history: Ints
+    """Item rows of the histories before them, one after another."""
+    history_lengths: Ints
+    """(R,)."""
+    predicted: Array
+    """(R,) probabilities."""
+
+
+@final
+class ServedRanker:
+    """What of a finished rank run is served."""
+
+    def __init__(
+        self, config: RankConfig, dataset: Dataset, ids: SemanticIds | None, at: SavedTensors
+    ) -> None:
+        """Read the dataset as the run did.
+
+        Args:
+            config: of the run.
+            dataset: that it was trained on.
+            ids: its map, in the order of the dataset's items.
+            at: tensors of its best step.
+        """
+        codes = Codes(ids.codes, ids.sizes) if ids else None
+        self.config, self._at = config, at
+        self.data = RankingData(dataset, config.features, config.history, config.representation, codes)
+        self._names = {name.split(".")[-2]: name for name in at.names if name.endswith(".weight")}
+
+    def stretches(self, table: str) -> Iterator[Tensor]:
+        """Yield (n, D) consecutive rows of a table."""
+        return self._at.stretches(self._names[table], _ROWS_AT_ONCE)
+
+    def dense(self) -> nn.Module:
+        """Return the part over embedded features, with its weights."""
+        dense = build_dense_ranker(self.config.model, self.data.features, self.config.tables.dim)
+        name = next(name for name in self._at.names if ".dense." in name)
+        prefix = name.partition(".dense.")[0] + ".dense."
+        own = [name for name in self._at.names if name.startswith(prefix)]
+        dense.load_state_dict({name.removeprefix(prefix): self._at.whole(name) for name in own})
+        return dense
+
+    def known_events(self) -> tuple[Ints, Ints] | None:
+        """Return user and item rows (E,) of the events that histories are made of; None without histories."""
+        if not self.config.history.max_len:
+            return None
+        chosen = may_stand_in_history(self.data.events, self.config.history)
+        return self.data.events.users[chosen], self.data.events.items[chosen]
+
+    def test_rows(self, run: str, number: int) -> TestRows:
+        """Return at most so many rows, under the online protocol."""
+        rows, predicted = self.data.batch_maker("test", "online").rows, read_predictions(run, "test").score
+        chosen = np.arange(min(number, len(predicted)))
+        nothing = np.zeros(0, np.int64), np.zeros(len(chosen), np.int64)
+        history = rows.histories.take(chosen) if rows.histories else nothing
+        labels = rows.labels[chosen]
+        return TestRows(rows.users[chosen], rows.items[chosen], labels, *history, predicted[chosen])

@@ -1,0 +1,242 @@
+"""A finished retriever as it goes to serving: its models placed, and the lists that they make themselves.
+
+Legend: N items, n of a stretch, B users, T their targets, F tokens of an item, D width.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trec_semid.checkpoints.folder import best_step
+from trec_semid.core.arrays import Float32s, Ints
+from trec_semid.core.errors import ConfigError
+from trec_semid.core.paths import join
+from trec_semid.data.ragged import Ragged
+from trec_semid.data.retrieval.sequences import EvaluationRows
+from trec_semid.evaluation.target_positions import distinct_targets, read_target_positions
+from trec_semid.metrics.target_positions import TopItems, UserItems, list_top_items
+from trec_semid.models.exported import Exported
+from trec_semid.models.queries import Queries, TwoStageQueries
+from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.beam import BeamSearch
+from trec_semid.search.catalogue import Catalogue
+from trec_semid.search.exact import ExactSearch
+from trec_semid.search.retrieved import unlisted_rows
+from trec_semid.search.two_stage import TwoStageSearch
+from trec_semid.training.finished import FinishedRun
+from trec_semid.training.retrieval.asked import AskedModel, code_prior_of, penalties_of
+from trec_semid.training.retrieval.finished import Member, members_of, place_finished
+from trec_semid.training.retrieval.listing import less_gains
+from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+
+_ITEMS_AT_ONCE = 65_536
+_USERS_AT_ONCE = 256
+
+
+class TestUsers(NamedTuple):
+    """The first users of the test split with a history, and where the run lists their targets."""
+
+    histories: Ints
+    """Item rows, one user's after another, as many as a model reads."""
+    history_lengths: Ints
+    """(B,)."""
+    masked: Ints
+    """Item rows that the run does not list, likewise."""
+    num_masked: Ints
+    """(B,)."""
+    targets: Ints
+    """(T,) item rows, user after user."""
+    num_targets: Ints
+    """(B,)."""
+    positions: Ints
+    """(T,) from 1."""
+
+
+class ServedMember(NamedTuple):
+    """One model that scores."""
+
+    run: FinishedRun
+    config: RetrieveConfig
+    asked: AskedModel
+    catalogue: Catalogue
+
+    @property
+    def exported(self) -> Exported:
+        """Its programs."""
+        live = self.asked.model.items.live
+        return self.asked.model.exported(live.tables().detach().clone() if live else None)
+
+    def queries(self, histories: Ragged, own: Ints) -> Queries:
+        """Return what it scores items with, of (b,) users, as its own evaluation counts interests."""
+        interests = self.config.evaluation.interests_of(self.config.retriever)
+        return interests.counted(self.asked.queries(histories, own))
+
+    def tokens(self) -> Iterator[Tensor]:
+        """Yield (n, F, D), what is read of consecutive items in a history."""
+        asked = self.asked
+        with torch.no_grad():
+            for first in range(0, asked.data.num_items, _ITEMS_AT_ONCE):
+                listed = asked.feed.chunk(first, min(first + _ITEMS_AT_ONCE, asked.data.num_items))
+                yield asked.model.read_of(asked.model.items(listed), listed.rows).float()
+
+
+@final
+class ServedRetriever:
+    """What of a finished retrieve run is served; one that learns nothing itself has members, or none."""
+
+    def __init__(
+        self, run: FinishedRun, config: RetrieveConfig, inputs: RetrieveInputs, ranks: Ranks
+    ) -> None:
+        """Take a run.
+
+        Args:
+            run: finished.
+            config: of it.
+            inputs: that it was trained on.
+            ranks: this process, alone.
+
+        Raises:
+            ConfigError: several processes, or the run was trained on other data than are there now.
+        """
+        if ranks.world_size > 1:
+            raise ConfigError("export: a retriever is exported by one process. Start it without torchrun.")
+        self.run, self.config, self.data, self._ranks = run, config, inputs.data, ranks
+        self.members: tuple[ServedMember, ...] = ()
+
+    def place(self, plans: str) -> None:
+        """Place the models that score, with their weights; plans are written below a folder."""
+        members = members_of(self.config, {})
+        members = [Member(self.run, self.config)] if self.config.learns else members
+        placed: list[ServedMember] = []
+        for number, member in enumerate(members):
+            finished = place_finished(member, RunFolder(join(plans, str(number)), "retrieve"), self._ranks)
+            finished.model.eval()
+            catalogue = finished.asked.catalogue()
+            placed.append(ServedMember(member.run, member.config, finished.asked, catalogue))
+        self.members = tuple(placed)
+
+    @property
+    def step(self) -> int | None:
+        """Of the best checkpoint; None of what learns nothing itself."""
+        return best_step(self.run.checkpoints) if self.config.learns else None
+
+    @property
+    def run_listed_by(self) -> str:
+        """How the run's own evaluation listed."""
+        evaluation = self.config.evaluation
+        search = self.config.retriever.search(evaluation.search)
+        if search == "exact" and evaluation.has_index:
+            return "index"
+        merge = evaluation.interests_of(self.config.retriever)
+        return f"exact, merged by {merge.merge}" if search == "exact" and merge.needs_lists else search
+
+    @property
+    def listed_by(self) -> str:
+        """How a bundle lists: as the run, but that all items are scored where that is the same or better."""
+        search = self.config.retriever.search(self.config.evaluation.search)
+        if not self.members:
+            return "popularity"
+        can_score = all(member.asked.model.scores_catalogue for member in self.members)
+        return search if search == "beam" or not can_score else "exact"
+
+    def penalties(self) -> Float32s:
+        """Return (N,) what is taken off scores where all items are scored."""
+        evaluation, search = self.config.evaluation, self.config.evaluation.search
+        penalties = penalties_of(self.data, evaluation.unseen_penalty, self._ranks)
+        prior = code_prior_of(self.members[0].asked, evaluation) if self.config.learns else None
+        if prior is not None and search in ("exact", "graph"):
+            penalties = less_gains(penalties, prior, self.members[0].asked)
+        return np.zeros(self.data.num_items, np.float32) if penalties is None else penalties.cpu().numpy()
+
+    def known_events(self) -> tuple[Ints, Ints]:
+        """Return user and item rows (E,) of all that users did, user after user."""
+        sequences = self.data.sequences
+        return np.repeat(np.arange(len(sequences.counts)), sequences.counts.sum(1)), sequences.items
+
+    def test_users(self, number: int) -> TestUsers:
+        """Return at most so many users; what they are to be given is not masked."""
+        rows = distinct_targets(self.data.sequences.evaluation_rows("test", self.config.sequences.max_len))
+        own = (
+            np.flatnonzero(rows.histories.lengths)[:number]
+            if self.members
+            else np.arange(len(rows.users))[:number]
+        )
+        positions = read_target_positions(self.run.uri, "test").position
+        starts = np.cumsum(rows.targets.lengths) - rows.targets.lengths
+        at, _ = Ragged(starts, rows.targets.lengths, np.arange(len(positions))).take(own)
+        targets = rows.targets.take(own)
+        return TestUsers(
+            *rows.histories.take(own), *self._masked(rows, own, targets), *targets, positions[at]
+        )
+
+    def lists(self, users: TestUsers, length: int) -> TopItems:
+        """Return the lists (B, length) that the models make, without what is masked."""
+        starts, firsts = (np.cumsum(each) - each for each in (users.history_lengths, users.num_masked))
+        histories = Ragged(starts, users.history_lengths, users.histories)
+        masked = Ragged(firsts, users.num_masked, users.masked)
+        parts: list[TopItems] = []
+        for first in range(0, len(starts), _USERS_AT_ONCE):
+            own = np.arange(first, min(first + _USERS_AT_ONCE, len(starts)))
+            nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(len(own), dtype=torch.int64)
+            kept = [torch.from_numpy(part).to(self._ranks.device) for part in masked.take(own)]
+            unlisted = UserItems(*(part.to(self._ranks.device) for part in nothing), *kept)
+            parts.append(self._list(histories, own, unlisted, length))
+        return TopItems(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def _list(self, histories: Ragged, own: Ints, users: UserItems, length: int) -> TopItems:
+        evaluation = self.config.evaluation
+        match self.listed_by:
+            case "popularity":
+                counts = torch.from_numpy(self.data.item_counts).float()
+                scores = counts.expand(len(own), -1)
+                return list_top_items(
+                    lambda items: scores[:, items].clone(), users, len(counts), list_length=length
+                )
+            case "beam":
+                member = self.members[0]
+                live, width = member.asked.code_map, evaluation.beam_width
+                assert width, "a beam has a width"
+                search = BeamSearch(
+                    live.codes, live.sizes, width, prior=code_prior_of(member.asked, evaluation)
+                )
+                asked = member.asked.model.next_log_probs(*member.asked.read(histories, own))
+                found = search.retrieve(len(own), asked, users, length)
+                return TopItems(found.scores, found.items)
+            case "two_stage":
+                return self._two_stage().top_items(self._proposing(histories, own), users, length)
+            case _:
+                penalties = torch.from_numpy(self.penalties()).to(self._ranks.device)
+                search = ExactSearch([member.catalogue for member in self.members], penalties)
+                queries = [member.queries(histories, own) for member in self.members]
+                return search.top_items(queries, users, length)
+
+    def _two_stage(self) -> TwoStageSearch:
+        asked, evaluation = self.members[0].asked, self.config.evaluation
+        live, candidates = asked.code_map, evaluation.candidates
+        assert candidates, "it is what makes two stages"
+        return TwoStageSearch(
+            self.members[0].catalogue,
+            live.codes,
+            live.sizes,
+            num_candidates=candidates,
+            beam_width=evaluation.beam_width,
+            penalties=penalties_of(self.data, evaluation.unseen_penalty, self._ranks),
+            prior=code_prior_of(asked, evaluation),
+        )
+
+    def _proposing(self, histories: Ragged, own: Ints) -> TwoStageQueries:
+        asked = self.members[0].asked
+        return asked.model.two_stage_queries(*asked.read(histories, own))
+
+    def _masked(self, rows: EvaluationRows, own: Ints, targets: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+        """Return what may not be listed, without targets, of (b,) users."""
+        if not self.config.evaluation.masks_history:
+            return np.zeros(0, np.int64), np.zeros(len(own), np.int64)
+        parts = [torch.from_numpy(part) for part in (*targets, *rows.earlier.take(own))]
+        unlisted = unlisted_rows(UserItems(*parts)).numpy()
+        return unlisted[unlisted >= 0], (unlisted >= 0).sum(1)
