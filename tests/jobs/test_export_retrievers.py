@@ -24,7 +24,7 @@ from trec_semid.evaluation.target_positions import distinct_targets, read_target
 from trec_semid.jobs import export, retrieve
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.jobs.retrieve import RetrieveConfig
-from trec_semid.serving.engine import Engine, Filters, NotServed, RankAsked, RetrieveAsked, open_engine
+from trec_semid.serving.engine import Engine, Filters, NotServedError, RankAsked, RetrieveAsked, open_engine
 from trec_semid.serving.reader import Reader
 
 Bundles = Callable[[str], str]
@@ -287,11 +287,11 @@ def test_the_reader_in_the_bundle_scores_with_numpy_and_pyarrow_alone(
 
 def test_what_a_bundle_cannot_do_is_said(bundles: Bundles):
     engine = open_engine(bundles("tiger"))
-    with pytest.raises(NotServed, match="this bundle is of a retriever"):
+    with pytest.raises(NotServedError, match="this bundle is of a retriever"):
         engine.rank([RankAsked(None, None, {}, ("i001",))])
-    with pytest.raises(NotServed, match=r"search = 'exact' is not in this bundle\. It lists by: beam"):
+    with pytest.raises(NotServedError, match=r"search = 'exact' is not in this bundle\. It lists by: beam"):
         engine.retrieve([RetrieveAsked(None, ("i001",), 3, search="exact")])
-    with pytest.raises(NotServed, match="has no tokenizer"):
+    with pytest.raises(NotServedError, match="has no tokenizer"):
         engine.assign([_content()])
     with pytest.raises(DataError, match="no such item in the bundle"):
         engine.item("i999")

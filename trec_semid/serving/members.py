@@ -17,7 +17,7 @@ from trec_semid.models.exported import OF_QUERIES
 from trec_semid.models.heads.beams import Beams, NextLogProbs, parallel_heads
 from trec_semid.models.queries import Queries
 from trec_semid.search.catalogue import Catalogue
-from trec_semid.serving.engine import NotServed
+from trec_semid.serving.engine import NotServedError
 from trec_semid.serving.opened import OpenBundle, refusing
 from trec_semid.serving.programs import read_program
 
@@ -115,10 +115,10 @@ class ServedModel:
         """Return what all items are scored with.
 
         Raises:
-            NotServed: codes count that depend on each other.
+            NotServedError: codes count that depend on each other.
         """
         if not self.scores_items:
-            raise NotServed(f"{self._bundle.uri}: codes depend on each other here: lists are a beam's.")
+            raise NotServedError(f"{self._bundle.uri}: codes depend on each other here: lists are a beam's.")
         codes, log_probs = said.get("code_log_probs"), said.get("interest_log_probs")
         codes = self.code_share * codes if codes is not None and self.code_share else None
         if log_probs is not None and not self._facts.weighs_interests:

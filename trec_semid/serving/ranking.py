@@ -20,7 +20,7 @@ from trec_semid.serving.engine import (
     AssignAnswer,
     AssignAsked,
     ItemFacts,
-    NotServed,
+    NotServedError,
     RankAnswer,
     RankAsked,
     RetrieveAnswer,
@@ -113,7 +113,7 @@ class RankEngine:
 
     def retrieve(self, asked: Sequence[RetrieveAsked]) -> list[RetrieveAnswer]:
         """Refuse: see `Engine`."""
-        raise NotServed(f"{self.bundle.uri}: this bundle is of a ranker: it has no lists.")
+        raise NotServedError(f"{self.bundle.uri}: this bundle is of a ranker: it has no lists.")
 
     def assign(self, asked: Sequence[AssignAsked]) -> list[AssignAnswer]:
         """See `Engine`."""

@@ -16,7 +16,7 @@ from trec_semid.serving.engine import (
     AssignAnswer,
     AssignAsked,
     ItemFacts,
-    NotServed,
+    NotServedError,
     RankAnswer,
     RankAsked,
     RetrieveAnswer,
@@ -61,7 +61,7 @@ class RetrieveEngine:
             return []
         for each in asked:
             if each.n < 1:
-                raise NotServed(f"n: a list has one item at least (got {each.n}).")
+                raise NotServedError(f"n: a list has one item at least (got {each.n}).")
         users = self.bundle.user_rows([each.user for each in asked])
         histories = self.bundle.histories([each.history for each in asked], users, None)
         forbidden = self.bundle.items.rows_of([item for each in asked for item in each.filters.forbidden])
@@ -120,7 +120,7 @@ class RetrieveEngine:
 
     def rank(self, asked: Sequence[RankAsked]) -> list[RankAnswer]:
         """Refuse: see `Engine`."""
-        raise NotServed(f"{self.bundle.uri}: this bundle is of a retriever: it gives no probabilities.")
+        raise NotServedError(f"{self.bundle.uri}: this bundle is of a retriever: it gives no probabilities.")
 
     def assign(self, asked: Sequence[AssignAsked]) -> list[AssignAnswer]:
         """See `Engine`."""
@@ -153,7 +153,7 @@ class RetrieveEngine:
         """Return which requests are listed for alike.
 
         Raises:
-            NotServed: a way to list that the bundle does not have.
+            NotServedError: a way to list that the bundle does not have.
         """
         ways: list[ListedBy] = [self._way(each.search) for each in asked]
         return [
@@ -167,7 +167,9 @@ class RetrieveEngine:
             if way == asked:
                 return way
         have = ", ".join(self._listers.ways)
-        raise NotServed(f"{self.bundle.uri}: search = '{asked}' is not in this bundle. It lists by: {have}.")
+        raise NotServedError(
+            f"{self.bundle.uri}: search = '{asked}' is not in this bundle. It lists by: {have}."
+        )
 
 
 def _places(flags: Sequence[bool]) -> Ints:

@@ -13,7 +13,7 @@ from torch import Tensor
 from trec_semid.core.arrays import Array, Float32s, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
-from trec_semid.serving.engine import AssignAnswer, AssignAsked, ItemFacts, NotServed
+from trec_semid.serving.engine import AssignAnswer, AssignAsked, ItemFacts, NotServedError
 from trec_semid.serving.opened import OpenBundle
 from trec_semid.serving.reader import Table, map_column
 from trec_semid.tokenizers.inputs.contents import Contents
@@ -42,7 +42,7 @@ class UnseenItems:
         the content has them) beyond the code that the content has there, summed up: 0 where all are the same.
 
         Raises:
-            NotServed: the bundle has no tokenizer.
+            NotServedError: the bundle has no tokenizer.
             DataError: a modality that it does not know, or a vector of another width, or not of numbers.
         """
         if not asked:
@@ -76,7 +76,9 @@ class UnseenItems:
     def _loaded(self) -> Tokenizer:
         names = [facts.file for facts in self._bundle.manifest.tokenizer]
         if "tokenizer/config.json" not in names or self._codes is None:
-            raise NotServed(f"{self._bundle.uri}: this bundle has no tokenizer: it gives content no codes.")
+            raise NotServedError(
+                f"{self._bundle.uri}: this bundle has no tokenizer: it gives content no codes."
+            )
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(join(self._bundle.folder, "tokenizer"))
         return self._tokenizer
