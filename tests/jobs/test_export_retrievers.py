@@ -17,7 +17,7 @@ from tests.jobs.ranking import write_problem
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.checkpoints.manifest import read_manifest
 from trec_semid.core.config import load_saved
-from trec_semid.core.errors import DataError
+from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.target_positions import distinct_targets, read_target_positions
@@ -26,6 +26,7 @@ from trec_semid.jobs.export import ExportConfig
 from trec_semid.jobs.retrieve import RetrieveConfig
 from trec_semid.serving.engine import Engine, Filters, NotServedError, RankAsked, RetrieveAsked, open_engine
 from trec_semid.serving.reader import Reader
+from trec_semid.training.served.retriever import ServedMember
 
 Bundles = Callable[[str], str]
 EVERYTHING = 40
@@ -321,3 +322,27 @@ def test_facts_of_an_item_are_those_of_the_dataset(bundles: Bundles, problem: di
     ]
     assert facts.neighbours == tuple(f"i{row:03d}" for row in expected[:10])
     assert torch.is_tensor(engine._listers.members[0].catalogue.vectors)
+
+
+def test_items_are_found_by_words_of_their_titles_best_known_first(bundles: Bundles, problem: dict[str, Any]):
+    engine, dataset = open_engine(bundles("hybrid")), Dataset(problem["dataset"])
+    titles = dataset.items(["title"])["title"].to_pylist()
+    events = dataset.events(["item_row"]).filter(_is_train(problem))
+    counts = np.bincount(np.asarray(events["item_row"]), minlength=40)
+    order = sorted(range(40), key=lambda row: (-counts[row], row))
+    found = [each.item for each in engine.find("CLUSTER 2", 100)]
+    assert found == [f"i{row:03d}" for row in order if "cluster" in titles[row] and "2" in titles[row]]
+    assert engine.find("CLUSTER 2", 1)[0].item == found[0]
+    assert engine.find("no such words", 5) == engine.find("  ", 5) == []
+    assert engine.examples(3) == tuple(f"i{row:03d}" for row in order[:3])
+
+
+def test_a_bundle_that_lists_otherwise_is_not_written(
+    runs: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    tokens = ServedMember.tokens
+    monkeypatch.setattr(ServedMember, "tokens", lambda member: (part + 0.01 for part in tokens(member)))
+    with pytest.raises(CheckpointError, match="scores of the bundle's lists are .* Nothing was written"):
+        export.run(ExportConfig(run=runs("hymirec"), out=str(tmp_path / "out")))
+    assert not list(tmp_path.iterdir())

@@ -123,6 +123,14 @@ class RankEngine:
         """See `Engine`."""
         return self._unseen.item(item)
 
+    def find(self, words: str, n: int) -> list[ItemFacts]:
+        """See `Engine`."""
+        return self._unseen.find(words, n)
+
+    def examples(self, n: int) -> tuple[str, ...]:
+        """See `Engine`."""
+        return self._unseen.examples(n)
+
     def close(self) -> None:
         """See `Engine`."""
         self.bundle.close()

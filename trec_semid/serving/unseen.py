@@ -4,9 +4,12 @@ Legend: N items, n asked for, R positions, K codes, D width.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -73,6 +76,43 @@ class UnseenItems:
             self._readable(row),
         )
 
+    def find(self, words: str, number: int) -> list[ItemFacts]:
+        """Return the items whose readable text has all the words; see `Engine`."""
+        readable, num_items = self._bundle.manifest.readable, len(self._bundle.items)
+        asked = words.split()
+        if readable is None or not asked or number < 1:
+            return []
+        path, has_all = join(self._bundle.folder, readable.file), np.ones(num_items, bool)
+        columns = [map_column(path, name) for name in self._columns(path)]
+        for word in asked:
+            options = pc.MatchSubstringOptions(word, ignore_case=True)
+            has = np.zeros(num_items, bool)
+            for column in columns:
+                found = pc.call_function("match_substring", [column], options)
+                has |= pc.call_function("coalesce", [found, pa.scalar(False)]).to_numpy(False)
+            has_all &= has
+        order = self._best_known
+        rows = order[has_all[order]][:number].tolist()
+        names = self._bundle.items.ids_of(rows)
+        return [
+            ItemFacts(name, (), (), None, self._readable(row)) for name, row in zip(names, rows, strict=True)
+        ]
+
+    def examples(self, number: int) -> tuple[str, ...]:
+        """Return ids of items, best known first; see `Engine`."""
+        return tuple(self._bundle.items.ids_of(self._best_known[:number]))
+
+    @cached_property
+    def _best_known(self) -> Ints:
+        """(N,) rows by training events, or by what histories have; the lower of equal ones first."""
+        facts, num_items = self._bundle.manifest.retriever, len(self._bundle.items)
+        counts = np.zeros(num_items, np.int64)
+        if facts is not None:
+            counts = np.asarray(self._bundle.arrays(facts.items.file)["counts"])
+        elif self._bundle.reader.histories is not None:
+            counts = np.bincount(self._bundle.reader.histories.values, minlength=num_items)
+        return np.lexsort((np.arange(num_items), -counts)).astype(np.int64)
+
     def _loaded(self) -> Tokenizer:
         names = [facts.file for facts in self._bundle.manifest.tokenizer]
         if "tokenizer/config.json" not in names or self._codes is None:
@@ -130,8 +170,6 @@ class UnseenItems:
         return told
 
     def _columns(self, path: str) -> list[str]:
-        import pyarrow as pa
-
         schema: Any = pa.ipc.open_file(pa.memory_map(path)).schema
         return list(schema.names)
 
