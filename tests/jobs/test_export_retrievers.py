@@ -343,6 +343,6 @@ def test_a_bundle_that_lists_otherwise_is_not_written(
     monkeypatch.setattr(export, "subprocess", IN_FORKS)
     tokens = ServedMember.tokens
     monkeypatch.setattr(ServedMember, "tokens", lambda member: (part + 0.01 for part in tokens(member)))
-    with pytest.raises(CheckpointError, match="scores of the bundle's lists are .* Nothing was written"):
+    with pytest.raises(CheckpointError, match=r"scores of the bundle's lists are .*\. Nothing was written"):
         export.run(ExportConfig(run=runs("hymirec"), out=str(tmp_path / "out")))
     assert not list(tmp_path.iterdir())
