@@ -187,6 +187,12 @@ def export(*args: str) -> specs.AppDef:
     ...
 
 
+@_with_flags_of(_on_ranks)
+def predict(*args: str) -> specs.AppDef:
+    """Answer every row of Parquet files by a bundle: lists of users, or probabilities of pairs."""
+    ...
+
+
 @_with_flags_of(_in_one_process)
 def report(*args: str) -> specs.AppDef:
     """Compare finished runs on one page."""

@@ -43,7 +43,7 @@ def command_of(app: AppDef) -> str:
     return app.roles[0].args[1]
 
 
-ON_RANKS = ["tokenize", "rank", "retrieve", "evaluate"]
+ON_RANKS = ["tokenize", "rank", "retrieve", "evaluate", "predict"]
 IN_ONE_PROCESS = ["prepare", "assign", "export", "report", "plan", "study"]
 
 

@@ -206,6 +206,21 @@ def export(files: Files, sets: Sets = None) -> None:
 
 
 @app.command()
+def predict(files: Files, sets: Sets = None) -> None:
+    """Answer every row of Parquet files by a bundle: lists of users, or probabilities of items.
+
+    For nightly jobs. Memory does not grow with the input. A killed job goes on with the files it lacks.
+
+    \b
+    Reads:    a bundle (or a finished run, exported first), and Parquet with users, or with users and items.
+    Writes:   OUT/predictions/part-*.parquet, one for each row group of the input, in its order.
+    Example:  trec-semid predict configs/predict.toml --set n=20
+    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main predict configs/predict.toml
+    """
+    _run("predict", files, sets)
+
+
+@app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
     out: Annotated[str | None, typer.Option("--out", metavar="FOLDER", help="Where the report goes.")] = None,

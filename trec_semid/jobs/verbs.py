@@ -19,6 +19,7 @@ JOBS = {
     "retrieve": "RetrieveConfig",  # dataset, semantic IDs -> retriever and where it ranks what came next
     "evaluate": "EvaluateConfig",  # finished runs, other settings -> their metrics and predictions
     "export": "ExportConfig",  # finished rank run -> checked bundle for serving
+    "predict": "PredictConfig",  # bundle, Parquet of users or pairs -> their lists or probabilities
     "report": "ReportConfig",  # finished runs -> one page
     "plan": "PlanConfig",  # model config -> where its tables go on a cluster
     "study": "StudyConfig",  # a grid of the others
