@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from trec_semid import __version__
-from trec_semid.cli import generations
+from trec_semid.cli import bundle, generations
 from trec_semid.cli.faults import INTERRUPTED, complain, complain_of, tell_torchrun
 from trec_semid.core.errors import SemidError
 from trec_semid.runtime.stopping import Stopped, heed_no_more, heed_parent, heeding_signals, leave
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(generations.app, name="generations")
+app.add_typer(bundle.app, name="bundle")
 
 Files = Annotated[
     list[str],

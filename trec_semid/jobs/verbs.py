@@ -27,6 +27,7 @@ JOBS = {
 """Verb -> name of its config class; both it and `run` live in `trec_semid/jobs/<verb>.py`."""
 WITHOUT_CONFIG = (
     "doctor",  # this machine -> does its stack work?
+    "bundle",  # bundles -> what they hold, what changed between two, and one made of the other by that
     "generations",  # a store of semantic IDs -> what it has, or its next generation
 )
 """Verbs that read no config file; their functions live there too."""

@@ -32,17 +32,19 @@ Verb = Literal[
     "retrieve",
     "evaluate",
     "export",
+    "delta",
     "predict",
     "report",
     "study",
     "generations",
 ]
-"""Verbs that write a folder; a folder is of the kind of its verb."""
+"""Verbs, and what else writes a folder; a folder is of the kind of who wrote it."""
 _RUN = "run.json"
 _MARKS: dict[str, Verb] = {
     "dataset.json": "prepare",
     "drift.json": "assign",
     "manifest.json": "export",
+    "delta.json": "delta",
     "study.json": "study",
     "report.json": "report",
     "store.json": "generations",
@@ -55,6 +57,7 @@ _WHAT: dict[Verb, str] = {
     "retrieve": "a retrieve run",
     "evaluate": "an evaluation",
     "export": "a bundle",
+    "delta": "a delta between bundles",
     "predict": "answers of a bundle",
     "report": "a report",
     "study": "a study",
@@ -67,6 +70,7 @@ _REPLACED: dict[Verb, re.Pattern[str]] = {
         r"manifest\.json(\.\w+)?|tables|programs|ids|fields|items|histories\.safetensors|README\.md|reader\.py"
         r"|semantic_ids\.parquet|tokenizer|(quality|config)\.\w+"
     ),
+    "delta": re.compile(r"delta\.json|target|files|rows"),
 }
 """Verbs that replace a whole folder, and what one of theirs has in it: anything else would be lost."""
 _WHOLE = {*_REPLACED, "generations"}
@@ -178,6 +182,7 @@ def _is_really(place: str, kind: str) -> bool:
         "prepare": ("dataset.json", "split_rule"),
         "assign": ("drift.json", "tokenizer_run"),
         "export": ("manifest.json", "dataset_checksum"),
+        "delta": ("delta.json", "steps"),
         "generations": ("store.json", "store"),
     }[kind]
     try:
