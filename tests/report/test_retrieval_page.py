@@ -1,5 +1,6 @@
 """Page, Markdown and JSON of a report on retrievers."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,24 @@ def test_what_a_beam_finds_of_the_exact_lists_stands_beside_the_arms_that_have_o
     for text in (render_page(report), render_markdown(report)):
         said = text[text.index("against exact scores") :]
         assert f"{AGREED:.4f}" in said[:1500]
+
+
+def test_items_that_no_list_can_hold_are_told_where_there_are_any(tmp_path: Path):
+    data = write_small_dataset(str(tmp_path / "data"), num_users=30)
+    runs = [write_retrieve_run(str(tmp_path / "none"), data)]
+    beam = {"cutoffs": (5, 10), "beam_width": 10}
+    runs.append(write_retrieve_run(str(tmp_path / "some"), data, evaluation=beam))
+    for run, share in zip(runs, (0.0, 0.1234), strict=True):
+        place = Path(run, "metrics.json")
+        said = json.loads(place.read_text())
+        said["metrics"] |= {f"all/hidden@{cutoff}": share for cutoff in (5, 10)}
+        place.write_text(json.dumps(said))
+    assert "no list can hold" not in render_page(build_report(collect_runs(runs[:1])))
+    report = build_report(collect_runs(runs), num_replicates=100)
+    assert report.reach[0].hidden == {}
+    assert set(report.reach[1].hidden.values()) == {0.1234}
+    text = render_markdown(report)
+    assert ".1234" in text[text.index("no list can hold") :][:1500]
 
 
 def test_items_without_titles_have_no_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

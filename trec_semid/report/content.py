@@ -210,6 +210,9 @@ class Reach(Config):
     where nothing is searched by a beam, or nothing exact stands beside it."""
     index_recall: dict[int, float] = {}
     """The same of an index over item vectors."""
+    hidden: dict[int, float] = {}
+    """Length of the list -> share of the catalogue that no such list can hold; empty where nothing is hidden
+    at any length, or runs do not say."""
 
 
 class ShownTarget(Config):

@@ -52,6 +52,7 @@ NUM_LENGTHS = 60
 CODE_AGREEMENTS = ("valid/beam_agreement", "valid/candidates_agreement", "valid/graph_agreement")
 INDEX_RECALL = ("valid/index_recall",)
 """What the job calls them; a run has one at most."""
+HIDDEN = ("all/hidden",)
 SAME_TARGETS = "Run both again on the same dataset, with the same sequences.events"
 
 
@@ -69,6 +70,12 @@ BEAM_CAPTION = (
 INDEX_CAPTION = (
     "An index against exact scores: share of the first N items by exact scores that are among the index's "
     "first N, for the first users of the validation part."
+)
+
+
+HIDDEN_CAPTION = (
+    "Items that no list can hold: share of the catalogue that stands behind N others of the very same score, "
+    "whoever asks. Items of one vector are told apart by more content, those of one tuple by more codes."
 )
 
 
@@ -192,7 +199,14 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Re
         recall=[round(float(value), 6) for value in recall],
         beam_agreement=_agreement(arm, CODE_AGREEMENTS),
         index_recall=_agreement(arm, INDEX_RECALL),
+        hidden=_hidden(arm),
     )
+
+
+def _hidden(arm: ArmRuns) -> dict[int, float]:
+    """Return the shares of the catalogue that no list can hold, where there are any such items."""
+    shares = _agreement(arm, HIDDEN)
+    return shares if any(shares.values()) else {}
 
 
 def _ends_early(how: Mapping[str, Any]) -> bool:
@@ -253,6 +267,7 @@ def _metrics(report: Report) -> list[Part]:
     agreements = [
         _agreement_table(BEAM_CAPTION, {each.arm: each.beam_agreement for each in report.reach}),
         _agreement_table(INDEX_CAPTION, {each.arm: each.index_recall for each in report.reach}),
+        _agreement_table(HIDDEN_CAPTION, {each.arm: each.hidden for each in report.reach}),
     ]
     return [
         results.arm_table(report),

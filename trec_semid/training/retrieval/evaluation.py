@@ -36,9 +36,10 @@ from trec_semid.models.retrieval_model import catalogue_facts
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.reach import hidden_items
 from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.asked import AskedModel, Judge, Lister
+from trec_semid.training.retrieval.asked import AskedModel, Judge, Lister, penalties_of
 from trec_semid.training.retrieval.listing import PopularityLister
 from trec_semid.training.retrieval.merging import MergingLister
 from trec_semid.training.retrieval.setup import RetrieveConfig
@@ -110,7 +111,8 @@ class Evaluator:
                 values["state_rank"] = self._state_rank(self.asked, rows)
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
-        metrics |= {f"all/{name}": value for name, value in catalogue_facts(self.model).items()}
+        of_catalogue = catalogue_facts(self.model) | self._hidden()
+        metrics |= {f"all/{name}": value for name, value in of_catalogue.items()}
         if self.config.evaluation.has_index:
             # What an index misses differs with them, so that numbers of other ranks need not be these.
             counts["all/index_stretches"] = self.ranks.world_size
@@ -195,6 +197,19 @@ class Evaluator:
             states = asked.model.states_of_users(*asked.read(first.histories, chosen))
             grams.append(gram_of(states, sum_over_ranks))
         return effective_rank(torch.stack(grams).sum(0))
+
+    @torch.no_grad()
+    def _hidden(self) -> dict[str, float]:
+        """Return the shares of the catalogue that no list can hold; nothing of several models together."""
+        if self.asked is None:
+            return {}
+        evaluation, catalogue = self.config.evaluation, self.asked.catalogue()
+        if self.asked.method.search(evaluation.search) in ("beam", "graph"):
+            catalogue = catalogue._replace(vectors=None)
+        elif catalogue.vectors is not None and not self.config.loss.code_share:
+            catalogue = catalogue._replace(codes=None)
+        penalties = penalties_of(self.data, evaluation.unseen_penalty, self.ranks)
+        return hidden_items(catalogue, penalties, evaluation.cutoffs)
 
     @property
     def _has_several_interests(self) -> bool:
