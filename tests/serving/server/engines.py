@@ -25,10 +25,11 @@ from trec_semid.serving.engine import (
     RetrieveAnswer,
     RetrieveAsked,
 )
+from trec_semid.serving.server.answering import Service
 from trec_semid.serving.server.batching import Batcher
 from trec_semid.serving.server.config import ServeConfig
 from trec_semid.serving.server.metrics import Meters
-from trec_semid.serving.server.routes import Service, make_app
+from trec_semid.serving.server.routes import make_app
 from trec_semid.serving.server.secrets import read_secrets
 
 T = TypeVar("T")

@@ -131,16 +131,15 @@ class Batcher:
             self._told.notify()
         self._thread.join()
 
-    async def ask(self, kind: Kind, asked: Any, within_s: float) -> Done:
-        """Return the engine's answer.
+    async def ask(self, kind: Kind, asked: Any) -> Done:
+        """Return the engine's answer; who cancels this is not computed for.
 
         Args:
             kind: the engine's method.
             asked: what it takes.
-            within_s: when it is too late, from now.
 
         Raises:
-            Refusal: there is no engine (503), too many wait (429), or it is too late (504).
+            Refusal: there is no engine (503), or too many wait (429).
             Exception: what the engine raised for this request.
         """
         if self._engine is None:
@@ -149,11 +148,7 @@ class Batcher:
             raise self._overload()
         entry = _Waiting(kind, asked, self._loop.create_future())
         self._put(entry)
-        alarm = self._loop.call_later(within_s, _expire, entry.future)
-        try:
-            return await entry.future
-        finally:
-            alarm.cancel()
+        return await entry.future
 
     def _overload(self) -> Refusal:
         seconds = max(1, round(self._depth / max(self._rate, 1e-3)))
@@ -220,7 +215,7 @@ class Batcher:
                 break
             entry = queue.popleft()
             self._depth -= 1
-            # Who was told that it is too late is not computed for.
+            # Who does not wait any more is not computed for.
             if entry.future.done():
                 candidates -= entry.candidates
             else:
@@ -283,8 +278,3 @@ def _item(engine: Engine, item: str) -> Any:
         raise
     except DataError as error:
         raise Refusal(404, "unknown_item", str(error)) from None
-
-
-def _expire(future: "asyncio.Future[Done]") -> None:
-    if not future.done():
-        future.set_exception(Refusal(504, "too_late", "no answer within the time limit"))

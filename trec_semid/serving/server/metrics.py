@@ -38,7 +38,7 @@ class Meters:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
             values.ValueClass = values.MultiProcessValue()
         self._latency = self._histogram("request_seconds", "From arrival to answer", ["route"], _SECONDS)
-        self._stage = self._histogram("stage_seconds", "Of answered requests, by part", ["stage"], _SECONDS)
+        stage = self._counter("stage_seconds", "Of answered requests, by part", ["stage"])
         self._batch = self._histogram("batch_requests", "Requests of a batch", ["kind"], _SIZES)
         self._requests = self._counter("requests", "Answers", ["route", "status"])
         self._unknown = self._counter(
@@ -49,7 +49,8 @@ class Meters:
         self._swaps = self._counter("swaps", "Other bundles, by what became of them", ["outcome"])
         self._depth = self._gauge("queue_requests", "Requests that wait", [])
         self._version = self._gauge("bundle", "Workers that answer by a bundle", ["version"])
-        self._stages = {name: self._stage.labels(name) for name in ("read", "wait", "engine", "write")}
+        self._stages = [stage.labels(name) for name in ("read", "wait", "engine", "write")]
+        self._of_answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def _names(self, name: str) -> dict[str, Any]:
         return {"name": name, "namespace": "trec_semid", "registry": self._registry}
@@ -66,8 +67,13 @@ class Meters:
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count an answer, of any status."""
-        self._requests.labels(route, str(status)).inc()
-        self._latency.labels(route).observe(seconds)
+        # To look up labels takes longer than to count.
+        meters = self._of_answers.get((route, status))
+        if meters is None:
+            meters = self._requests.labels(route, str(status)), self._latency.labels(route)
+            self._of_answers[route, status] = meters
+        meters[0].inc()
+        meters[1].observe(seconds)
 
     def asked(self, route: str, done: Done) -> None:
         """Count what an answer of the engine says."""
@@ -81,8 +87,8 @@ class Meters:
 
     def stages(self, read: float, wait: float, engine: float, write: float) -> None:
         """Note how long the parts of an answer took [s]."""
-        for name, seconds in (("read", read), ("wait", wait), ("engine", engine), ("write", write)):
-            self._stages[name].observe(seconds)
+        for meter, seconds in zip(self._stages, (read, wait, engine, write), strict=True):
+            meter.inc(seconds)
 
     def waiting(self, requests: int) -> None:
         """Note how many requests wait."""

@@ -20,11 +20,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from trec_semid.serving.engine import Engine
+from trec_semid.serving.server.answering import Service
 from trec_semid.serving.server.batching import Batcher
 from trec_semid.serving.server.config import ServeConfig
 from trec_semid.serving.server.keeping import Keeper
 from trec_semid.serving.server.metrics import Meters
-from trec_semid.serving.server.routes import Service, make_app
+from trec_semid.serving.server.routes import make_app
 from trec_semid.serving.server.secrets import Secrets
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ _SWITCH_S = 0.0005
 """How soon a thread gives way to another: the event loop should not wait for one that opens a bundle [s]."""
 _PARENT_POLL_S = 1.0
 _ECHO_S = 1.0
+_BACKLOG = 2048
 
 
 class Means(NamedTuple):
@@ -64,10 +66,13 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    own = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, connections send small parts at once: asyncio sees to that only then, and
+    # without it an answer's body waits 40 ms for the client's word that the head has come.
+    own = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         own.bind((host, port))
+        own.listen(_BACKLOG)
     except OSError:
         own.close()
         raise

@@ -1,32 +1,24 @@
-"""The routes: JSON from the raw body into the engine's words, its answers into JSON, and what describes them.
-
-Bodies are read by pydantic from the bytes as they came. FastAPI would parse the JSON first, and walk through
-what came of it: that takes longer than many a model.
-"""
+"""The routes, and what describes them in `/openapi.json`."""
 
 import inspect
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Annotated, Any, NamedTuple, final
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from trec_semid import __version__
-from trec_semid.core.errors import SemidError
-from trec_semid.serving.server.batching import Batcher, Done, Kind
-from trec_semid.serving.server.config import ServeConfig
-from trec_semid.serving.server.front import OTHER, Front, Trace, json_response, refused, write_line
+from trec_semid.serving.server.answering import Answering, Service
+from trec_semid.serving.server.batching import Kind
+from trec_semid.serving.server.front import OTHER, Front, json_response, refused, write_line
 from trec_semid.serving.server.messages import (
     AssignReply,
     ErrorReply,
@@ -41,10 +33,8 @@ from trec_semid.serving.server.messages import (
     rank_content,
     retrieve_content,
 )
-from trec_semid.serving.server.metrics import CONTENT_TYPE, Meters
-from trec_semid.serving.server.reading import read_body
-from trec_semid.serving.server.refusals import Refusal, not_ready, of_error, of_invalid
-from trec_semid.serving.server.secrets import Secrets
+from trec_semid.serving.server.metrics import CONTENT_TYPE
+from trec_semid.serving.server.refusals import Refusal, of_error, of_invalid
 
 _log = logging.getLogger(__name__)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -85,19 +75,6 @@ _REFUSALS = {
 }
 
 
-@dataclass
-class Service:
-    """What the routes stand on."""
-
-    config: ServeConfig
-    batcher: Batcher
-    meters: Meters
-    secrets: Secrets
-    problem: Callable[[], str | None] = lambda: None
-    """Why another bundle was refused."""
-    is_stopping: bool = False
-
-
 class _Verb(NamedTuple):
     """A route whose body goes to the engine."""
 
@@ -124,27 +101,6 @@ class Ready(BaseModel):
     """Why another bundle was refused; null where none was."""
 
 
-@final
-class RawRoute(APIRoute):
-    """A route that FastAPI describes by its signature `(request, asked)`, and whose body pydantic reads."""
-
-    def get_route_handler(self) -> Handler:
-        """Return what answers a request."""
-        endpoint, body = self.endpoint, inspect.signature(self.endpoint).parameters["asked"].annotation
-
-        async def handle(request: Request) -> Response:
-            limits = request.app.state.service.config.limits
-            trace: Trace = request.scope["trace"]
-            content = await read_body(request, limits, trace)
-            try:
-                asked = body.model_validate_json(content)
-            except ValidationError as error:
-                raise of_invalid(error.errors(include_url=False), body) from None
-            return await endpoint(request, asked)
-
-        return handle
-
-
 def make_app(service: Service, log: Callable[[str], object] = write_line) -> ASGIApp:
     """Return the whole application.
 
@@ -160,15 +116,17 @@ def make_app(service: Service, log: Callable[[str], object] = write_line) -> ASG
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
+    direct: dict[str, Answering] = {}
     for verb, body in zip(_VERBS, bodies(service.config.limits), strict=True):
-        _add_verb(app, service, verb, body)
+        _describe(app, service, verb, body)
+        direct[f"/v1/{verb.kind}"] = Answering(service, verb.kind, body, verb.content)
     _add_items(app, service)
     _add_probes(app, service)
     _add_page(app)
     _add_handlers(app, service)
     return Front(
         app,
+        direct,
         route_of=_route_of,
         admit=service.secrets,
         body_bytes=service.config.limits.body_bytes,
@@ -194,49 +152,23 @@ def _refusals(service: Service, *statuses: int) -> dict[int | str, dict[str, Any
     return {status: {"model": ErrorReply, "description": _REFUSALS[status]} for status in asked}
 
 
-async def _ask(service: Service, trace: Trace, kind: Kind, asked: Any) -> Done:
-    """Ask the engine within the time that is left."""
-    if service.is_stopping and service.batcher.engine is None:
-        raise not_ready("the server is stopping")
-    limit_s = service.config.limits.time_s
-    try:
-        done = await service.batcher.ask(kind, asked, trace.began + limit_s - time.perf_counter())
-    except Refusal:
-        raise
-    except Exception as error:
-        if not isinstance(error, SemidError):
-            _log.exception("request %s to %s failed", trace.request_id, trace.route)
-        raise of_error(error) from None
-    trace.version, trace.batch = done.version, done.batch
-    service.meters.asked(trace.route, done)
-    return done
+def _describe(app: FastAPI, service: Service, verb: _Verb, body: type[BaseModel]) -> None:
+    """Put a route into the description; `Front` has it answered directly, so that this is never called."""
 
+    async def described(asked: Any) -> Response:
+        raise AssertionError
 
-def _add_verb(app: FastAPI, service: Service, verb: _Verb, body: type[BaseModel]) -> None:
-    async def endpoint(request: Request, asked: Any) -> Response:
-        trace: Trace = request.scope["trace"]
-        read = time.perf_counter() - trace.began
-        done = await _ask(service, trace, verb.kind, asked.asked())
-        began = time.perf_counter()
-        response = json_response(verb.content(done.version, done.answer))
-        service.meters.stages(read, done.waited_s, done.engine_s, time.perf_counter() - began)
-        return response
-
-    given = inspect.signature(endpoint).parameters
-    parameters = [given["request"], given["asked"].replace(annotation=body)]
-    endpoint.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    endpoint.__doc__ = body.__doc__
-    app.router.add_api_route(
+    parameter = inspect.signature(described).parameters["asked"].replace(annotation=body)
+    described.__signature__ = inspect.Signature([parameter])  # pyright: ignore[reportFunctionMemberAccess]
+    described.__doc__ = body.__doc__
+    app.post(
         f"/v1/{verb.kind}",
-        endpoint,
-        methods=["POST"],
         response_model=verb.reply,
         summary=verb.words,
         operation_id=verb.kind,
         dependencies=_guards(service),
         responses=_refusals(service, 404, 408, 413, 422, 429, 503, 504),
-        route_class_override=RawRoute,
-    )
+    )(described)
 
 
 def _add_items(app: FastAPI, service: Service) -> None:
@@ -250,12 +182,12 @@ def _add_items(app: FastAPI, service: Service) -> None:
         n: Annotated[int, Query(ge=1, le=_MOST_FOUND, description="Items, at most")] = 10,
     ) -> Response:
         """Return items whose readable text has all the words, best known first."""
-        done = await _ask(service, request.scope["trace"], "find", (words, n))
+        done = await service.ask_in_time(request.scope["trace"], "find", (words, n))
         return json_response(found_content(done.version, done.answer))
 
     async def item(request: Request, item: str) -> Response:
         """Return what the bundle knows of an item."""
-        done = await _ask(service, request.scope["trace"], "item", item)
+        done = await service.ask_in_time(request.scope["trace"], "item", item)
         return json_response(item_content(done.version, done.answer))
 
     told = _refusals(service, 404, 422, 429, 503, 504)

@@ -1,0 +1,209 @@
+"""The server beside a bare uvicorn echo of the same bodies and a naive server, in one run.
+
+    .venv/bin/python tools/bench/serving/measure.py [--bundle B --items ITEMS] [--seconds S] [--json FILE]
+
+Without --bundle the engine is drawn numbers (12,101 items, 64 wide). Each of the three is a process of its
+own, with one thread; this one makes the load. Contestants take turns. Rank: 200 candidates and a history of
+20. Retrieve: the 10 best of all items, history of 20. At a rate: quantiles of the time from due to answered.
+As many as go: requests/s over 32 connections. Swaps: another bundle every half second at the rate of lists;
+the stall is the longest time of a request less the longest of the same load without swaps. Stages: mean times
+of a request's parts in our server, as its /metrics tell.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from load import Client, Loaded, http
+
+HERE = Path(__file__).parent
+WORK = {"rank": 200.0, "retrieve": 300.0}
+"""Requests/s of the goals."""
+CONNECTIONS = 32
+RAW = argparse.RawDescriptionHelpFormatter
+
+
+def requests(kind: str, ids: list[str]) -> list[bytes]:
+    """Return 256 requests, drawn from a fixed seed."""
+    drawn = np.random.default_rng(1)
+    made = []
+    for _ in range(256):
+        body: dict[str, Any] = {"history": [ids[row] for row in drawn.integers(len(ids), size=20)]}
+        if kind == "rank":
+            body["candidates"] = [ids[row] for row in drawn.choice(len(ids), size=200, replace=False)]
+        else:
+            body["n"] = 10
+        made.append(http(f"/v1/{kind}", json.dumps(body).encode()))
+    return made
+
+
+@contextmanager
+def serving(contestant: str, *words: str) -> Iterator[int]:
+    """Start a server; yield its port."""
+    command = [sys.executable, str(HERE / "servers.py"), contestant, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line.startswith("PORT"):
+            raise SystemExit(f"{contestant} did not start")
+        yield int(line.split()[1])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def stages(port: int) -> dict[str, float]:
+    """Return the mean of each stage [ms], and the mean size of a batch."""
+    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    values = dict(re.findall(r"^(\S+) (\S+)$", page, re.M))
+    answered = sum(float(value) for name, value in values.items() if 'requests_total{route="/v1/' in name)
+    found = {}
+    for stage in ("read", "wait", "engine", "write"):
+        total = float(values[f'trec_semid_stage_seconds_total{{stage="{stage}"}}'])
+        found[f"{stage}_ms"] = 1000 * total / max(answered, 1)
+    found["batch"] = sum_of(values, "sum") / max(sum_of(values, "count"), 1)
+    return found
+
+
+def sum_of(values: dict[str, str], what: str) -> float:
+    """Return the sum over kinds of what batches count."""
+    name = f"trec_semid_batch_requests_{what}"
+    return sum(float(value) for each, value in values.items() if each.startswith(name))
+
+
+def told(loaded: Loaded) -> dict[str, float]:
+    """Return what there is to tell of a load."""
+    return {
+        "p50_ms": loaded.at(0.5),
+        "p99_ms": loaded.at(0.99),
+        "max_ms": float(loaded.ms.max()),
+        "mean_ms": float(loaded.ms.mean()),
+        "requests_per_s": loaded.requests_per_s,
+        "failed": loaded.failed,
+    }
+
+
+def measure(contestant: str, kind: str, ids: list[str], words: list[str]) -> dict[str, Any]:
+    """Return the times at a rate, and the most requests/s, of one contestant."""
+    made = requests(kind, ids)
+    found: dict[str, Any] = {}
+    for name in ("at_rate", "as_many_as_go"):
+        with serving(contestant, *words) as port:
+            client = Client(port, made)
+
+            async def ask(client: Client = client, name: str = name) -> Loaded:
+                await client.as_many_as_go(4, 1.0)  # warm
+                if name == "at_rate":
+                    loaded = await client.at_rate(WORK[kind], OPTIONS.seconds)
+                else:
+                    loaded = await client.as_many_as_go(CONNECTIONS, OPTIONS.seconds)
+                client.close()
+                return loaded
+
+            found[name] = told(asyncio.run(ask()))
+            if contestant == "ours":
+                found[name]["stages"] = stages(port)
+    return found
+
+
+def measure_swaps(ids: list[str], words: list[str], pointed: Path) -> dict[str, float]:
+    """Return what swaps do to a load of lists."""
+    made = requests("retrieve", ids)
+    moments: list[float] = []
+
+    async def ask(port: int, swaps: bool) -> Loaded:
+        client = Client(port, made)
+        await client.as_many_as_go(4, 1.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        async def swap() -> None:
+            for number in range(int(OPTIONS.seconds / 0.5) - 1):
+                await asyncio.sleep(0.5)
+                (pointed / "manifest.json.sha256").write_text(str(number))
+                moments.append(loop.time() - began)
+
+        swapping = asyncio.create_task(swap()) if swaps else None
+        loaded = await client.at_rate(WORK["retrieve"], OPTIONS.seconds)
+        if swapping:
+            await swapping
+        client.close()
+        return loaded
+
+    with serving("ours", *words, "--set", "look_every_s=0.05", "--set", "verify=false") as port:
+        calm = asyncio.run(ask(port, swaps=False))
+        swapped = asyncio.run(ask(port, swaps=True))
+    return {
+        "swaps": len(moments),
+        "failed": swapped.failed,
+        "p99_ms": swapped.at(0.99),
+        "max_ms": float(swapped.ms.max()),
+        "calm_p99_ms": calm.at(0.99),
+        "calm_max_ms": float(calm.ms.max()),
+        "stall_ms": float(swapped.ms.max() - calm.ms.max()),
+    }
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    with tempfile.TemporaryDirectory() as folder:
+        pointed = Path(folder)
+        for name in ("manifest.json", "manifest.json.sha256"):
+            (pointed / name).write_text("drawn")
+        bundle = ["--bundle", OPTIONS.bundle] if OPTIONS.bundle else ["--pointed", folder]
+        ids = (
+            Path(OPTIONS.items).read_text().split()
+            if OPTIONS.items
+            else [f"B{row:09d}" for row in range(12_101)]
+        )
+        found: dict[str, Any] = {}
+        for kind in OPTIONS.kinds.split(","):
+            for contestant in ("echo", "naive", "ours"):
+                found[f"{kind}/{contestant}"] = measure(contestant, kind, ids, bundle)
+                show(kind, contestant, found[f"{kind}/{contestant}"])
+        if not OPTIONS.bundle:
+            found["swaps"] = measure_swaps(ids, bundle, pointed)
+            print("swaps", {name: round(value, 2) for name, value in found["swaps"].items()})
+    for kind in OPTIONS.kinds.split(","):
+        ours, naive, echo = (found[f"{kind}/{name}"] for name in ("ours", "naive", "echo"))
+        most = [each["as_many_as_go"]["requests_per_s"] for each in (ours, naive, echo)]
+        print(f"{kind}: ours {most[0] / most[1]:.2f} x naive, {most[0] / most[2]:.2f} x echo in requests/s")
+    if OPTIONS.json:
+        Path(OPTIONS.json).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def show(kind: str, contestant: str, found: dict[str, Any]) -> None:
+    """Print one contestant's numbers."""
+    rate, most = found["at_rate"], found["as_many_as_go"]
+    print(
+        f"{kind:9} {contestant:6} at {WORK[kind]:.0f}/s: p50 {rate['p50_ms']:.2f}, p99 {rate['p99_ms']:.2f}, "
+        f"max {rate['max_ms']:.2f} ms, {rate['failed']} failed; most: {most['requests_per_s']:.0f}/s, "
+        f"p99 {most['p99_ms']:.1f} ms, {most['failed']} failed"
+    )
+    for name in ("at_rate", "as_many_as_go"):
+        if "stages" in found[name]:
+            print(" " * 10, name, {key: round(value, 3) for key, value in found[name]["stages"].items()})
+
+
+if __name__ == "__main__":
+    PARSER = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    PARSER.add_argument("--bundle", help="of a retriever or a ranker; drawn numbers without")
+    PARSER.add_argument("--items", help="text file of item ids, one a line, of that bundle")
+    PARSER.add_argument("--kinds", default="rank,retrieve", help="what to ask")
+    PARSER.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    PARSER.add_argument("--json", help="write the numbers here too")
+    OPTIONS = PARSER.parse_args()
+    main()
