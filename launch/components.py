@@ -194,6 +194,12 @@ def predict(*args: str) -> specs.AppDef:
 
 
 @_with_flags_of(_in_one_process)
+def serve(*args: str) -> specs.AppDef:
+    """Answer requests from a bundle over HTTP, until the job is stopped."""
+    ...
+
+
+@_with_flags_of(_in_one_process)
 def report(*args: str) -> specs.AppDef:
     """Compare finished runs on one page."""
     ...

@@ -44,7 +44,7 @@ def command_of(app: AppDef) -> str:
 
 
 ON_RANKS = ["tokenize", "rank", "retrieve", "evaluate", "predict"]
-IN_ONE_PROCESS = ["prepare", "assign", "export", "report", "plan", "study"]
+IN_ONE_PROCESS = ["prepare", "assign", "export", "serve", "report", "plan", "study"]
 
 
 def test_every_verb_that_a_config_runs_has_a_component():

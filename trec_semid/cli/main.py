@@ -62,6 +62,8 @@ def teach(
       trec-semid retrieve configs/quickstart/retrieve.toml  dataset, semantic IDs -> retriever
       trec-semid evaluate configs/evaluate.toml             finished runs -> metrics under other settings
       trec-semid report   runs/quickstart/*/seed-*          finished runs -> one page
+      trec-semid export   configs/export.toml               finished run -> bundle for serving
+      trec-semid serve    configs/serve.toml                bundle -> answers over HTTP
       trec-semid assign   configs/assign.toml               new items -> semantic IDs, drift
       trec-semid generations list STORE                     published semantic IDs, their changes
     or all of it, over seeds and in parallel:
@@ -219,6 +221,24 @@ def predict(files: Files, sets: Sets = None) -> None:
     Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main predict configs/predict.toml
     """
     _run("predict", files, sets)
+
+
+@app.command()
+def serve(files: Files, sets: Sets = None) -> None:
+    """Answer requests from a bundle over HTTP: rankings and lists.
+
+    Requests that wait go to the model together. Where the config names a text file that holds the path of a
+    bundle, another path in it takes over without a failed request; a bundle that cannot be opened does not.
+
+    \b
+    Reads:    a bundle of export; wants the extra: pip install "trec-semid[serve]".
+    Writes:   a line of JSON for each request, on the standard output.
+    Example:  trec-semid serve configs/serve.toml --set bundle=bundles/ppnet --set port=8000
+              curl localhost:8000/readyz; then open http://localhost:8000 to try it
+    Exit:     0 after SIGTERM or SIGINT, when what had begun is answered; 2 where the bundle, the address or
+              the secret cannot be had. SIGHUP looks for another bundle at once.
+    """
+    _run("serve", files, sets)
 
 
 @app.command()

@@ -20,6 +20,7 @@ JOBS = {
     "evaluate": "EvaluateConfig",  # finished runs, other settings -> their metrics and predictions
     "export": "ExportConfig",  # finished rank run -> checked bundle for serving
     "predict": "PredictConfig",  # bundle, Parquet of users or pairs -> their lists or probabilities
+    "serve": "ServeConfig",  # bundle -> answers over HTTP, until it is told to stop
     "report": "ReportConfig",  # finished runs -> one page
     "plan": "PlanConfig",  # model config -> where its tables go on a cluster
     "study": "StudyConfig",  # a grid of the others
