@@ -18,6 +18,7 @@ FOLDERS = ("trec_semid", "launch", "tools", "tests")
 MAX_FILE_LINES = 400
 MAX_FOLDER_FILES = 15
 LARGER_FOLDERS = {
+    "trec_semid/jobs": 20,  # one file a verb, which `check_verbs` holds
     "trec_semid/layers": 17,  # one small module a layer, each known by its name: a cut would only hide them
 }
 MAX_FUNCTION_LINES = 60
