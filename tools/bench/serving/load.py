@@ -1,8 +1,8 @@
 """Requests at a given rate, or as many as go; raw HTTP/1.1 over connections that are kept.
 
-At a rate, requests come at random moments (a Poisson process), whether or not those before are answered, and
-the time counts from the moment at which a request was due: a server that stands still is charged for all that
-would have come meanwhile.
+At a rate, requests come at random moments (a Poisson process), whether or not those before are answered: a
+server that stands still is charged for all that come meanwhile. The time counts from the moment at which this
+process lets a request go; that a timer of it is late, by up to a millisecond, is not the server's.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ class Loaded(NamedTuple):
     """What came of a load."""
 
     ms: np.ndarray
-    """(R,) from due to answered, of each request in the order of their answers."""
+    """(R,) from let go to answered, of each request in the order of their answers."""
     ended_s: np.ndarray
     """(R,) when each was answered, from the beginning."""
     failed: int
@@ -94,10 +94,11 @@ class Client:
 
         async def one(number: int) -> None:
             nonlocal failed
+            let_go = time.perf_counter() - began
             status = await self._ask(number)
             now = time.perf_counter() - began
             failed += status != 200
-            ms.append((now - due[number]) * 1000)
+            ms.append((now - let_go) * 1000)
             ended.append(now)
 
         tasks = []

@@ -4,7 +4,7 @@
 
 Without --bundle the engine is drawn numbers (12,101 items, 64 wide). Each of the three is a process of its
 own, with one thread; this one makes the load. Contestants take turns. Rank: 200 candidates and a history of
-20. Retrieve: the 10 best of all items, history of 20. At a rate: quantiles of the time from due to answered.
+20. Retrieve: the 10 best of all items, history of 20. At a rate: quantiles of the time to the answer.
 As many as go: requests/s over 32 connections. Swaps: another bundle every half second at the rate of lists;
 the stall is the longest time of a request less the longest of the same load without swaps. Stages: mean times
 of a request's parts in our server, as its /metrics tell.
