@@ -9,8 +9,9 @@ from tests.checkpoints.training import contents, save_checkpoint, set_up, train
 from tests.ranks import run_ranks
 from tests.sharding.models import DIM, ROWS
 from trec_semid.checkpoints.folder import complete_steps, read_facts, read_file
-from trec_semid.checkpoints.load import load_checkpoint
+from trec_semid.checkpoints.load import load_checkpoint, read_tensors
 from trec_semid.checkpoints.save import CheckpointWriter
+from trec_semid.checkpoints.stretches import SavedTensors
 from trec_semid.core.errors import CheckpointError
 from trec_semid.runtime.ranks import process_group
 
@@ -143,3 +144,20 @@ def test_the_marker_says_who_saved(facts: dict[str, Any]):
     saved = read_facts(str(folder / "two"), 3)
     assert (saved.step, saved.world_size, saved.is_best) == (3, 2, False)
     assert b'"epoch": 1' in read_file(str(folder / "two"), 3, "loop.json")
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 1000])
+def test_stretches_of_rows_are_those_of_the_whole_tables_of_two_ranks(facts: dict[str, Any], num_rows: int):
+    saved = SavedTensors(f"{facts['folder']}/two", 3, "model/")
+    expected = read_tensors(f"{facts['folder']}/two", 3, "model/")
+    assert sorted(saved.names) == sorted(expected)
+    for name, values in expected.items():
+        assert saved.shape(name) == tuple(values.shape)
+        assert torch.equal(saved.whole(name), values)
+        if values.dim() == 2:
+            parts = list(saved.stretches(name, num_rows))
+            assert max(len(part) for part in parts) <= num_rows
+            assert torch.equal(torch.cat(parts), values)
+    tables = {name.split(".")[-2]: values for name, values in expected.items() if name.endswith(".weight")}
+    for name in ROWS:
+        np.testing.assert_array_equal(tables[name], whole(of_ranks(facts, "at save"), name))

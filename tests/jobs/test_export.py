@@ -28,8 +28,9 @@ from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs import assign, export, rank
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.jobs.rank import RankConfig
-from trec_semid.serving.engine import RankAsked, open_engine
+from trec_semid.serving.engine import AssignAsked, RankAsked, open_engine
 from trec_semid.serving.reader import Reader
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.training.matched_codes import verify_codes
@@ -328,3 +329,57 @@ def test_a_run_of_another_job_and_other_data_are_refused(run_folder: str, tmp_pa
     with pytest.raises(DataError, match="not a rank run"):
         export.run(ExportConfig(run=str(copy), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
+
+
+def test_content_gets_the_codes_of_the_tokenizer_and_its_nearest_items(tmp_path: Path):
+    problem = write_tuned_problem(str(tmp_path / "problem"))
+    config = rank_config(problem, str(tmp_path / "run"), train={"max_epochs": 1})
+    rank.run(config)
+    out = str(tmp_path / "bundle")
+    export.run(ExportConfig(run=config.run, out=out, histories=False))
+    engine, dataset, tokenizer = (
+        open_engine(out),
+        Dataset(problem["dataset"]),
+        load_tokenizer(f"{out}/tokenizer"),
+    )
+    catalogue = ItemContents(
+        {name: dataset.content(name) for name in tokenizer.dims},
+        {name: dataset.content_mask(name) for name in tokenizer.dims},
+    )
+    rows = np.array([0, 1, 4, 9])
+    asked = [
+        AssignAsked(
+            {
+                name: tuple(np.asarray(dataset.content(name)[row], np.float32).tolist())
+                for name in tokenizer.dims
+                if dataset.content_mask(name)[row]
+            },
+            5,
+        )
+        for row in rows
+    ]
+    contents = catalogue.batch(rows)
+    with torch.no_grad():
+        codes = tokenizer.encode(contents)
+        each = [tokenizer.distances(contents, codes, r) for r in range(codes.shape[1])]
+    of_items = SemanticIds.load(f"{out}/semantic_ids.parquet", dataset.item_ids).codes
+    for at, answer in enumerate(engine.assign(asked)):
+        assert answer.codes == tuple(codes[at].tolist())
+        distances = []
+        for item in of_items:
+            far = 0.0
+            for r, own in enumerate(codes[at].tolist()):
+                if own < len(each[r][at]):
+                    code = int(item[r])
+                    to = each[r][at][code] if code < len(each[r][at]) else each[r][at].max()
+                    far += float(to - each[r][at][own])
+            distances.append(far)
+        best = sorted(range(len(distances)), key=lambda row: (round(distances[row], 4), row))[:5]
+        np.testing.assert_allclose(answer.distances, [distances[row] for row in best], atol=1e-3)
+        assert answer.distances[0] <= 1e-5 or rows[at] not in best
+    with pytest.raises(DataError, match="field 'sound': no such modality"):
+        engine.assign([AssignAsked({"sound": (1.0,)}, 1)])
+    with pytest.raises(DataError, match="field 'text': a vector of 2 numbers"):
+        engine.assign([AssignAsked({"text": (1.0, 2.0)}, 1)])
+    assert engine.manifest.histories is None
+    assert engine.rank([RankAsked("u001", None, {}, ("i001",))])[0].basis == "stored"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from trec_semid.jobs.export import ExportConfig
 from trec_semid.jobs.retrieve import RetrieveConfig
 from trec_semid.serving.engine import Engine, Filters, NotServedError, RankAsked, RetrieveAsked, open_engine
 from trec_semid.serving.reader import Reader
+from trec_semid.serving.retrieving import RetrieveEngine
 from trec_semid.training.served.retriever import ServedMember
 
 Bundles = Callable[[str], str]
@@ -79,25 +81,28 @@ def test_lists_by_ids_have_targets_where_the_run_has_them(
     data = RetrievalData(dataset, config.item, config.sequences)
     rows = distinct_targets(data.sequences.evaluation_rows("test", config.sequences.max_len))
     ids = dataset.item_ids.to_pylist()
-    names = [
-        tuple(ids[item] for item in rows.earlier.take(np.array([row]))[0]) for row in range(len(rows.users))
-    ]
-    lists = engine.retrieve([RetrieveAsked(None, history, 10) for history in names])
+    earlier = (rows.earlier.take(np.array([row]))[0] for row in range(len(rows.users)))
+    names = [tuple(ids[item] for item in items) for items in earlier]
+    # Codes propose as many as the run asked them for, or as are asked for now where these are more.
+    length = EVERYTHING if engine.manifest.retriever.beam_width is None else 10
+    as_in_the_run = partialmethod(RetrieveEngine.lists, widens=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RetrieveEngine, "lists", as_in_the_run)
+        lists = engine.retrieve([RetrieveAsked(None, history, length) for history in names])
     positions, at, num_compared = read_target_positions(run, "test").position, 0, 0
-    served_alike = name != "hybrid of candidates"  # all items are scored here
     for row, answer in enumerate(lists):
         assert answer.basis == ("history" if names[row] and name != "popularity" else "popularity")
-        targets, _ = rows.targets.take(np.array([row]))
-        is_open = not {ids[item] for item in targets} & set(names[row]) and served_alike
-        for item in targets:
-            position, at = int(positions[at]), at + 1
-            # Where a target is in the history the run lists it, and a server does not: places move then.
-            if position <= 10 and is_open:
-                others = np.delete(answer.scores, position - 1)
-                if np.abs(others - answer.scores[position - 1]).min() > 1e-5:
-                    assert answer.items[position - 1] == ids[item]
-                    num_compared += 1
-    assert num_compared > 10 or not served_alike
+        targets = [ids[item] for item in rows.targets.take(np.array([row]))[0]]
+        own, at = positions[at : at + len(targets)], at + len(targets)
+        # A target of the history is listed by the run and not by a server, which moves the others.
+        if name == "hybrid of candidates" or set(targets) & set(names[row]):
+            continue
+        for target, position in zip(targets, own.tolist(), strict=True):
+            if position <= len(answer.items):
+                score = answer.scores[answer.items.index(target)]
+                assert abs(score - answer.scores[position - 1]) <= 1e-4
+                num_compared += 1
+    assert num_compared > 3 or name == "hybrid of candidates"  # all items are scored there
 
 
 def brute_force(engine: Engine, problem: dict[str, Any], asked: RetrieveAsked) -> list[str]:
@@ -148,7 +153,9 @@ def test_filters_leave_the_best_of_what_is_allowed_and_never_fewer_than_there_ar
             assert list(answer.items) == best[: request.n]
         alone = engine.retrieve([request])[0]
         np.testing.assert_allclose(alone.scores, answer.scores, atol=1e-5)
-    assert {len(answer.items) for answer in answers} >= {0, 1}
+    assert len({len(answer.items) for answer in answers}) > 5
+    (nothing,) = engine.retrieve([RetrieveAsked(None, ("i001",), 3, Filters(allowed=()))])
+    assert (nothing.items, nothing.scores.tolist()) == ((), [])
 
 
 @pytest.mark.parametrize("name", ["tiger", "rpg by a beam"])
@@ -247,7 +254,8 @@ import json, sys
 class Only:
     def find_spec(self, name, path=None, target=None):
         root = name.partition(".")[0]
-        if root not in sys.stdlib_module_names and root not in ("numpy", "pyarrow", "safetensors", "reader"):
+        is_own = root in sys.stdlib_module_names or root.startswith("_sysconfigdata")
+        if not is_own and root not in ("numpy", "pyarrow", "safetensors", "reader"):
             raise ImportError(name)
 sys.meta_path.insert(0, Only())
 folder, item, query = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -342,7 +350,7 @@ def test_a_bundle_that_lists_otherwise_is_not_written(
 ):
     monkeypatch.setattr(export, "subprocess", IN_FORKS)
     tokens = ServedMember.tokens
-    monkeypatch.setattr(ServedMember, "tokens", lambda member: (part + 0.01 for part in tokens(member)))
+    monkeypatch.setattr(ServedMember, "tokens", lambda member: (part.roll(1, 2) for part in tokens(member)))
     with pytest.raises(CheckpointError, match=r"scores of the bundle's lists are .*\. Nothing was written"):
         export.run(ExportConfig(run=runs("hymirec"), out=str(tmp_path / "out")))
     assert not list(tmp_path.iterdir())

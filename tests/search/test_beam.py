@@ -268,3 +268,18 @@ def test_a_search_of_nothing_is_refused():
         beam_search(trie, 0, step, 1)
     with pytest.raises(ConfigError, match=r"num_items.*got 0"):
         decode_items(trie, 1, step, width=1, num_items=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(catalogues, widths, st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_what_may_be_listed_is_found_as_if_all_else_were_left_out(catalogue, width, seed, share):
+    trie, heads = trie_of(catalogue), parallel_heads(draw_heads(seed, USERS, catalogue.sizes))
+    num_items = len(catalogue.codes)
+    may = torch.rand(USERS, num_items, generator=torch.Generator().manual_seed(seed % 2**31)) < share
+    before = torch.nn.functional.pad(may[:, trie.items].cumsum(1, dtype=torch.int32), (1, 0))
+    others = torch.arange(num_items).masked_fill(may, -1)
+    asked = {"width": width, "num_items": 4}
+    allowed = decode_items(trie, USERS, heads, **asked, allowed=before)
+    left_out = decode_items(trie, USERS, heads, **asked, exclude=others)
+    for user in range(USERS):
+        assert found_items(allowed, user) == found_items(left_out, user)

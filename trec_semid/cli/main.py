@@ -194,15 +194,15 @@ def evaluate(files: Files, sets: Sets = None) -> None:
 
 @app.command()
 def export(files: Files, sets: Sets = None) -> None:
-    """Write the best checkpoint of a rank run as a bundle for serving.
+    """Write a finished run of rank or retrieve as a bundle that answers requests by ids.
 
-    The bundle is re-loaded in a clean process without torchrec and must score like the run, or nothing
-    is written.
+    The bundle is re-loaded in a clean process without torchrec and must score and list like the run, or
+    nothing is written. What fewer bits a number change in the metrics stands in its manifest.
 
     \b
-    Reads:    a finished run folder of rank, and its dataset for the check.
-    Writes:   OUT/manifest.json, tables/*/shard-*.safetensors, dense/program.pt2, semantic_ids.parquet,
-              tokenizer/ where one was tuned.
+    Reads:    a finished run folder of rank or retrieve, and its dataset.
+    Writes:   OUT/manifest.json, README.md, ids/, fields/, items/, histories.safetensors, tables/,
+              programs/, semantic_ids.parquet, tokenizer/ where there is one, reader.py.
     Example:  trec-semid export configs/export.toml --set run=runs/ppnet --set out=bundles/ppnet
     """
     _run("export", files, sets)

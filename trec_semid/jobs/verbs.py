@@ -18,7 +18,7 @@ JOBS = {
     "rank": "RankConfig",  # dataset, semantic IDs -> ranker and its predictions
     "retrieve": "RetrieveConfig",  # dataset, semantic IDs -> retriever and where it ranks what came next
     "evaluate": "EvaluateConfig",  # finished runs, other settings -> their metrics and predictions
-    "export": "ExportConfig",  # finished rank run -> checked bundle for serving
+    "export": "ExportConfig",  # finished run -> checked bundle for serving
     "predict": "PredictConfig",  # bundle, Parquet of users or pairs -> their lists or probabilities
     "serve": "ServeConfig",  # bundle -> answers over HTTP, until it is told to stop
     "report": "ReportConfig",  # finished runs -> one page

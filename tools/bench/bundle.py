@@ -1,0 +1,46 @@
+"""How long a large bundle takes to open: a bundle is copied, given a table of so many MiB, and opened.
+
+Usage: python tools/bench/bundle.py BUNDLE [MIB]
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+
+import psutil
+import torch
+
+from trec_semid.checkpoints.manifest import read_manifest, write_manifest
+from trec_semid.serving.engine import open_engine
+from trec_semid.serving.writing.tables import write_table
+
+WIDTH = 64
+
+
+def main() -> None:
+    bundle, mib = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1024
+    num_rows = mib * 2**20 // (4 * WIDTH)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = f"{folder}/bundle"
+        shutil.copytree(bundle, copy)
+        generator = torch.Generator().manual_seed(0)
+        stretches = (
+            torch.randn(min(65_536, num_rows - first), WIDTH, generator=generator)
+            for first in range(0, num_rows, 65_536)
+        )
+        table = write_table(copy, "large", stretches, "fp32", shard_rows=1_000_000)
+        manifest = read_manifest(copy)
+        write_manifest(copy, manifest.model_copy(update={"tables": (*manifest.tables, table)}))
+        open_engine(bundle).close()  # what is imported is imported now
+        for verify in (False, True):
+            before, start = psutil.Process().memory_info().rss, time.perf_counter()
+            engine = open_engine(copy, verify=verify)
+            seconds = time.perf_counter() - start
+            grown = (psutil.Process().memory_info().rss - before) / 2**20
+            print(f"verify={verify}: opened {mib:,} MiB in {seconds:.2f} s, {grown:,.0f} MiB more memory")
+            engine.close()
+
+
+if __name__ == "__main__":
+    main()
