@@ -1,6 +1,6 @@
 """How long a large bundle takes to open: a bundle is copied, given a table of so many MiB, and opened.
 
-Usage: python tools/bench/bundle.py BUNDLE [MIB]
+Usage: python tools/bench/serving/opening.py BUNDLE [MIB]
 """
 
 import shutil
