@@ -103,6 +103,28 @@ class FieldFacts(Config):
     """Of a number: x has 1 + how many of these are <= x; 0 where missing. None of categories."""
 
 
+class CompiledFacts(FileFacts):
+    """A program compiled by AOTInductor: native code, which is only run where a caller asks for it."""
+
+    machine: str
+    """Kind of processor, as `uname -m` says it."""
+    instructions: str
+    """Its vector instructions, as torch calls them."""
+    torch: str
+    """Version whose runtime it calls."""
+
+
+class ProgramFacts(FileFacts):
+    """A `torch.export` program, what it returns, and its other forms."""
+
+    outputs: tuple[str, ...]
+    """Names of the tensors that it returns, in their order."""
+    onnx: FileFacts | None = None
+    """The same for other runtimes; None where it was not asked for, or ONNX has no such operations."""
+    compiled: CompiledFacts | None = None
+    """The same for one kind of processor."""
+
+
 class RankerFacts(Config):
     """How a ranker scores."""
 
@@ -113,15 +135,8 @@ class RankerFacts(Config):
     history: HistoryConfig
     pooling: Literal["mean", "sum"]
     dim: PositiveInt
-    program: FileFacts
-    """A `torch.export` program: (rows, features * dim) float32 to (rows,) logits."""
-
-
-class ProgramFacts(FileFacts):
-    """A `torch.export` program and what it returns."""
-
-    outputs: tuple[str, ...]
-    """Names of the tensors that it returns, in their order."""
+    program: ProgramFacts
+    """(rows, features * dim) float32 to (rows,) logits."""
 
 
 class MemberFacts(Config):

@@ -43,8 +43,10 @@ from trec_semid.serving.writing.dataset import (
     write_map,
     write_reader,
 )
+from trec_semid.serving.writing.forms import Forms
 from trec_semid.serving.writing.rankers import RankerParts, write_ranker
-from trec_semid.serving.writing.retrievers import MemberParts, TableSettings, write_items, write_member
+from trec_semid.serving.writing.retrievers import MemberParts, write_items, write_member
+from trec_semid.serving.writing.settings import WriteSettings
 from trec_semid.tokenizers.generations.manifest import GENERATION, read_before
 from trec_semid.tokenizers.maps.record import verify_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE
@@ -76,10 +78,20 @@ class ExportConfig(VerifyConfig):
     """`fp16` keeps 16 bits a number; `int8` and `int4` 8 and 4, with a scale and a low for each row."""
     shard_rows: PositiveInt = 1_000_000
     """Of a file of a table; memory is that of one."""
+    onnx: bool = False
+    """Whether programs are written as ONNX as well, for other runtimes, where their operations allow."""
+    compiled: bool = False
+    """Whether they are written as machine code as well (AOTInductor), for processors like this one. It is run
+    only by who asks for it (`serve` with `compiled = true`); others run the portable program."""
     histories: bool = True
     """Whether what users have done goes along, so that a request needs no more than the user's id."""
     check_rows: PositiveInt = 4096
     """Rows, or users, of the test split whose scores must be those of the run."""
+
+    @property
+    def settings(self) -> WriteSettings:
+        """How models are written."""
+        return WriteSettings(self.tables, self.shard_rows, Forms(self.onnx, self.compiled))
 
 
 class Exported(NamedTuple):
@@ -101,6 +113,7 @@ def run(config: ExportConfig) -> Exported:
         CheckpointError: no best checkpoint, or the bundle does not score like the run.
     """
     set_up_console()
+    config.settings.forms.expect_available()
     with own_folder(config.out, "export"):
         return _run(config)
 
@@ -226,7 +239,7 @@ def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _W
         served.dense(),
         served.stretches,
     )
-    ranker, tables = write_ranker(folder, parts, config.tables, shard_rows=config.shard_rows)
+    ranker, tables = write_ranker(folder, parts, config.settings)
     said = _said(config, trained, folder, dataset, _Beside(served.known_events(), stored, known))
     model: dict[str, Any] = {"method": ranked.model.kind, "step": step, "ranker": ranker, "tables": tables}
     manifest = Manifest(kind="ranker", **model, **said)
@@ -256,9 +269,8 @@ def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -
         stored = _stored(trained, served.step)
         known = _map(config, trained, stored, dataset)
         served.place(plans)
-        settings = TableSettings(config.tables, config.shard_rows)
         written = [
-            write_member(folder, number, _parts(member), settings)
+            write_member(folder, number, _parts(member), config.settings)
             for number, member in enumerate(served.members)
         ]
         evaluation = asked_for.evaluation

@@ -153,12 +153,14 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(uri: str, *, verify: bool = True) -> Engine:
+def open_engine(uri: str, *, verify: bool = True, compiled: bool = False) -> Engine:
     """Open a bundle; its files are mapped, and nothing is decoded that is not asked for.
 
     Args:
         uri: of the bundle; one of an object store is copied first.
         verify: whether the content of every file is compared with the manifest, which reads all of it.
+        compiled: whether machine code of the bundle is run where it is of this processor: only of bundles
+            that are trusted like a program that one installs.
 
     Raises:
         DataError: no bundle, or one that is not what was exported.
@@ -167,5 +169,5 @@ def open_engine(uri: str, *, verify: bool = True) -> Engine:
     from trec_semid.serving.ranking import RankEngine
     from trec_semid.serving.retrieving import RetrieveEngine
 
-    bundle = OpenBundle(uri, verify=verify)
+    bundle = OpenBundle(uri, verify=verify, compiled=compiled)
     return RankEngine(bundle) if bundle.manifest.ranker else RetrieveEngine(bundle)

@@ -19,7 +19,6 @@ from trec_semid.models.queries import Queries
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.serving.engine import NotServedError
 from trec_semid.serving.opened import OpenBundle, refusing
-from trec_semid.serving.programs import read_program
 
 Said = dict[str, Tensor]
 """What the user program says of B users, by name."""
@@ -41,8 +40,8 @@ class ServedModel:
             DataError: programs, tables or codes are not what the manifest says.
         """
         self._bundle, self._facts, self._max_len = bundle, facts, max_len
-        self._user: Any = read_program(bundle.folder, facts.user)
-        self._steps: list[Any] = [read_program(bundle.folder, step) for step in facts.steps]
+        self._user: Any = bundle.program(facts.user)
+        self._steps: list[Any] = [bundle.program(step) for step in facts.steps]
         self._expect_fits()
 
     @property

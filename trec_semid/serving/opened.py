@@ -3,17 +3,24 @@
 Legend: n ids, B requests.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from trec_semid.checkpoints.manifest import FieldFacts, Manifest, manifest_version, verify_bundle
+from trec_semid.checkpoints.manifest import (
+    FieldFacts,
+    Manifest,
+    ProgramFacts,
+    manifest_version,
+    verify_bundle,
+)
 from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, local_copy
 from trec_semid.data.ragged import Ragged
+from trec_semid.serving.programs import read_program
 from trec_semid.serving.reader import BundleError, IdMap, Reader, map_tensors
 
 
@@ -32,17 +39,18 @@ class Histories(NamedTuple):
 class OpenBundle:
     """Files of a bundle, found by what they are."""
 
-    def __init__(self, uri: str, *, verify: bool) -> None:
+    def __init__(self, uri: str, *, verify: bool, compiled: bool = False) -> None:
         """Open a bundle; one of an object store is copied first.
 
         Args:
             uri: of the bundle.
             verify: whether the content of every file is compared with the manifest, and not sizes alone.
+            compiled: as of `serving.programs.read_program`.
 
         Raises:
             DataError: no bundle, or one that is not what was exported.
         """
-        self.uri, self._held = uri, ExitStack()
+        self.uri, self._held, self._compiled = uri, ExitStack(), compiled
         self.manifest: Manifest = verify_bundle(uri, reads_all=verify)
         self.version = manifest_version(uri)
         self.folder = self._held.enter_context(local_copy(uri))
@@ -62,6 +70,14 @@ class OpenBundle:
     def users(self) -> IdMap:
         """Ids of users."""
         return self.reader.users
+
+    def program(self, facts: ProgramFacts) -> Callable[..., Any]:
+        """Return what calls a program, with (...) inputs in their order.
+
+        Raises:
+            DataError: it is not the one that was exported, or an archive that no export writes.
+        """
+        return read_program(self.folder, facts, compiled=self._compiled)
 
     def arrays(self, file: str) -> dict[str, Array]:
         """Return the (...) arrays of a file."""

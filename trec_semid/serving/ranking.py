@@ -27,7 +27,6 @@ from trec_semid.serving.engine import (
     RetrieveAsked,
 )
 from trec_semid.serving.opened import OpenBundle, context_of, refusing
-from trec_semid.serving.programs import read_program
 from trec_semid.serving.unseen import UnseenItems
 
 _ROWS_AT_ONCE = 1 << 16
@@ -56,7 +55,7 @@ class RankEngine:
         facts = bundle.manifest.ranker
         assert facts is not None, "opened as what the manifest says"
         self.bundle, self.manifest, self.version, self._facts = bundle, bundle.manifest, bundle.version, facts
-        self._program: Any = read_program(bundle.folder, facts.program)
+        self._program: Any = bundle.program(facts.program)
         features = tuple(feature.feature() for feature in facts.features)
         self._features = RowFeatures(features, _sources(bundle, facts))
         _expect_tables(bundle, facts)

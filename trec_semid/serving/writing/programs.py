@@ -5,23 +5,33 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from trec_semid.checkpoints.manifest import FileFacts, write_file
+from trec_semid.checkpoints.manifest import ProgramFacts, write_file
 from trec_semid.core.errors import ConfigError
+from trec_semid.serving.writing.forms import Forms, write_compiled, write_onnx
 
 
 def write_program(
-    bundle: str, name: str, module: nn.Module, example: Sequence[Tensor], sizes: Sequence[dict[int, Any]]
-) -> FileFacts:
+    bundle: str,
+    name: str,
+    module: nn.Module,
+    example: Sequence[Any],
+    sizes: Sequence[Any],
+    *,
+    outputs: tuple[str, ...],
+    forms: Forms = Forms(),  # noqa: B008 - a tuple, which nobody can change
+) -> ProgramFacts:
     """Export a module that returns tensors.
 
     Args:
         bundle: folder.
-        name: of the file.
+        name: of the file, without an ending.
         module: what it computes in evaluation mode is exported.
         example: (...) inputs.
         sizes: for each of these, which of its sizes may be others.
+        outputs: what it returns, by name.
+        forms: in which it is written besides.
 
     Raises:
         ConfigError: torch cannot export it.
@@ -34,8 +44,11 @@ def write_program(
     except Exception as error:  # torch raises as many kinds as there are reasons
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{name}: torch cannot export this model: {told}") from error
+    onnx = write_onnx(bundle, f"{name}.onnx", program, example) if forms.onnx else None
+    compiled = write_compiled(bundle, f"{name}.compiled.pt2", program) if forms.compiled else None
     # Examples are the only part of the file that would be a pickle.
     program._example_inputs = None  # pyright: ignore[reportPrivateUsage]
     content = io.BytesIO()
     torch.export.save(program, content)
-    return write_file(bundle, name, content.getvalue())
+    known = write_file(bundle, f"{name}.pt2", content.getvalue())
+    return ProgramFacts(**known.model_dump(), outputs=outputs, onnx=onnx, compiled=compiled)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trec_semid.checkpoints.manifest import FeatureFacts, RankerFacts, TableFacts, TableType
+from trec_semid.checkpoints.manifest import FeatureFacts, RankerFacts, TableFacts
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.serving.writing.programs import write_program
+from trec_semid.serving.writing.settings import WriteSettings
 from trec_semid.serving.writing.tables import write_table
 
 
@@ -32,22 +33,31 @@ class RankerParts(NamedTuple):
 
 
 def write_ranker(
-    folder: str, parts: RankerParts, dtype: TableType, *, shard_rows: int
+    folder: str, parts: RankerParts, settings: WriteSettings
 ) -> tuple[RankerFacts, tuple[TableFacts, ...]]:
     """Write a ranker; memory is that of a shard.
 
     Args:
         folder: of the bundle.
         parts: of the model.
-        dtype: of its tables.
-        shard_rows: of a table's files.
+        settings: of its tables and its program.
     """
     names = dict.fromkeys(feature.table for feature in parts.features)
     tables = tuple(
-        write_table(folder, name, parts.stretches(name), dtype, shard_rows=shard_rows) for name in names
+        write_table(folder, name, parts.stretches(name), settings.dtype, shard_rows=settings.shard_rows)
+        for name in names
     )
     example = torch.zeros(2, len(parts.features) * parts.dim)
     rows = {0: torch.export.Dim("rows", min=1)}
+    program = write_program(
+        folder,
+        "programs/score",
+        parts.dense,
+        [example],
+        [rows],
+        outputs=("logits",),
+        forms=settings.forms,
+    )
     facts = RankerFacts.model_validate(
         {
             "representation": parts.representation,
@@ -56,7 +66,7 @@ def write_ranker(
             "history": parts.history,
             "pooling": parts.pooling,
             "dim": parts.dim,
-            "program": write_program(folder, "programs/score.pt2", parts.dense, [example], [rows]),
+            "program": program,
         }
     )
     return facts, tables

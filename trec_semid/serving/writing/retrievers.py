@@ -14,8 +14,10 @@ from torch import Tensor
 from trec_semid.checkpoints.manifest import FileFacts, MemberFacts, ProgramFacts, TableFacts, TableType
 from trec_semid.core.arrays import Array
 from trec_semid.models.exported import OF_QUERIES, Exported
+from trec_semid.serving.writing.forms import Forms
 from trec_semid.serving.writing.ids import write_arrays
 from trec_semid.serving.writing.programs import write_program
+from trec_semid.serving.writing.settings import WriteSettings
 from trec_semid.serving.writing.tables import write_table
 
 _MOST_OF_SIZE = 1 << 20
@@ -40,15 +42,8 @@ class MemberParts(NamedTuple):
     max_len: int
 
 
-class TableSettings(NamedTuple):
-    """How tables are written."""
-
-    dtype: TableType
-    shard_rows: int
-
-
 def write_member(
-    folder: str, number: int, parts: MemberParts, settings: TableSettings
+    folder: str, number: int, parts: MemberParts, settings: WriteSettings
 ) -> tuple[MemberFacts, tuple[TableFacts, ...]]:
     """Write one model.
 
@@ -56,7 +51,7 @@ def write_member(
         folder: of the bundle.
         number: which member it is, from 0.
         parts: of the model.
-        settings: of its tables.
+        settings: of its tables and programs.
 
     Raises:
         ConfigError: torch cannot export its programs.
@@ -80,7 +75,7 @@ def write_member(
         }
         codes = write_arrays(folder, f"items/{at}/codes.safetensors", arrays)
     num_tokens, width = shape
-    user, steps, least = _write_programs(folder, f"programs/{at}", parts, (num_tokens, width))
+    user, steps, least = _write_programs(folder, f"programs/{at}", parts, (num_tokens, width), settings.forms)
     facts = MemberFacts(
         run=parts.run,
         method=parts.method,
@@ -115,7 +110,7 @@ def _flat(tokens: Iterable[Tensor], shape: list[int]) -> Iterable[Tensor]:
 
 
 def _write_programs(
-    folder: str, at: str, parts: MemberParts, token: tuple[int, int]
+    folder: str, at: str, parts: MemberParts, token: tuple[int, int], forms: Forms
 ) -> tuple[ProgramFacts, tuple[ProgramFacts, ...], int]:
     """Return what the user program and the steps are, and the least L."""
     exported, max_len = parts.exported, parts.max_len
@@ -127,8 +122,15 @@ def _write_programs(
         of_histories[1] = torch.export.Dim("items", min=least, max=max_len)
         longest = least + 1
     example = torch.zeros(3, longest, *token), torch.full((3,), longest)
-    known = write_program(folder, f"{at}/user.pt2", exported.user, example, [of_histories, {0: users}])
-    user = ProgramFacts(**known.model_dump(), outputs=exported.user.outputs)
+    user = write_program(
+        folder,
+        f"{at}/user",
+        exported.user,
+        example,
+        [of_histories, {0: users}],
+        outputs=exported.user.outputs,
+        forms=forms,
+    )
     if not exported.steps:
         return user, (), least
     with torch.no_grad():
@@ -141,6 +143,6 @@ def _write_programs(
         # What is remembered may be as long as the history is, which torch finds out.
         others = [dict.fromkeys(range(1, part.dim()), torch.export.Dim.AUTO) for part in memory]
         sizes: list[Any] = [{0: users, 1: beams}, tuple({0: users, **each} for each in others)]
-        known = write_program(folder, f"{at}/step-{position}.pt2", step, [codes, *memory], sizes)
-        steps.append(ProgramFacts(**known.model_dump(), outputs=("log_probs",)))
+        inputs, name = [codes, *memory], f"{at}/step-{position}"
+        steps.append(write_program(folder, name, step, inputs, sizes, outputs=("log_probs",), forms=forms))
     return user, tuple(steps), least
