@@ -18,4 +18,4 @@ def run(config: ServeConfig) -> None:
         SemidError: the address, the secret or the first bundle cannot be had.
     """
     set_up_console()
-    serve(config, partial(open_engine, verify=config.verify))
+    serve(config, partial(open_engine, verify=config.verify, compiled=config.compiled))
