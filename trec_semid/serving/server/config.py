@@ -72,7 +72,7 @@ class ServeConfig(Config):
     verify: bool = True
     """Whether every file of a bundle is compared with its manifest before it is served."""
     compiled: bool = False
-    """Whether machine code of a bundle (`export` with `compiled = true`) is run where it is of this processor:
+    """Whether machine code of a bundle (`export` with `compiled = true`) runs where it is of this processor:
     only of bundles that are trusted like a program that one installs."""
     look_every_s: NonNegativeFloat = 1.0
     """How often it is looked for another bundle; 0: only when SIGHUP comes [s]."""
