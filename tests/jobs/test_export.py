@@ -326,7 +326,7 @@ def test_a_run_of_another_job_and_other_data_are_refused(run_folder: str, tmp_pa
         export.run(ExportConfig(run=str(copy), out=str(tmp_path / "out")))
     made = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**made, "job": "tokenize"}))
-    with pytest.raises(DataError, match="not a rank run"):
+    with pytest.raises(DataError, match="not a run of rank or retrieve"):
         export.run(ExportConfig(run=str(copy), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
