@@ -169,6 +169,14 @@ def test_sigterm_lets_what_has_begun_finish_and_takes_nothing_more(tmp_path: Pat
             Caller(program.url)("/readyz")
 
 
+def test_sigterm_while_another_bundle_is_opened_ends_well(tmp_path: Path):
+    with running(tmp_path, "v1") as program:
+        program.swap("endless")
+        time.sleep(0.5)
+        assert Caller(program.url)("/v1/rank", RANK)[1]["version"] == "v1"
+        assert program.stop() == 0, program.said
+
+
 def test_workers_share_one_socket_count_together_and_end_together(tmp_path: Path):
     with running(tmp_path, "v1", "workers = 3") as program:
         first = psutil.Process(program.process.pid)

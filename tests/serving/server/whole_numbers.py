@@ -5,6 +5,7 @@ Versions that begin with `slow` take half a second for a batch.
 """
 
 import sys
+import time
 from pathlib import Path
 
 from tests.serving.server.engines import WholeNumbers
@@ -19,6 +20,8 @@ from trec_semid.serving.server.start import serve
 
 def open_numbers(uri: str) -> WholeNumbers:
     version = (Path(uri) / "manifest.json").read_text()
+    if version == "endless":
+        time.sleep(3600)
     if version == "broken":
         raise DataError("not the file that was exported", file=uri)
     return WholeNumbers(version, seconds=0.5 if version.startswith("slow") else 0.0)

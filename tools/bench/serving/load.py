@@ -34,6 +34,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.answered: asyncio.Future[int] | None = None
+        self.is_open = True
         self._got, self._wanted = bytearray(), 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,6 +64,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits."""
+        self.is_open = False
         if self.answered and not self.answered.done():
             self.answered.set_result(0)
 
@@ -75,9 +77,8 @@ class Client:
         self._idle: list[Connection] = []
 
     async def _ask(self, number: int) -> int:
-        if self._idle:
-            connection = self._idle.pop()
-        else:
+        connection = self._idle.pop() if self._idle else None
+        if connection is None or not connection.is_open:
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
         status = await connection.ask(self._requests[number % len(self._requests)])

@@ -1,11 +1,11 @@
 """The server beside a bare uvicorn echo of the same bodies and a naive server, in one run.
 
-    .venv/bin/python tools/bench/serving/measure.py [--bundle B --items ITEMS] [--seconds S] [--json FILE]
+    .venv/bin/python tools/bench/serving/measure.py [--rank B] [--retrieve B] [--seconds S] [--json FILE]
 
-Without --bundle the engine is drawn numbers (12,101 items, 64 wide). Each of the three is a process of its
+Without bundles the engine is drawn numbers (12,101 items, 64 wide). Each of the three is a process of its
 own, with one thread; this one makes the load. Contestants take turns. Rank: 200 candidates and a history of
 20. Retrieve: the 10 best of all items, history of 20. At a rate: quantiles of the time to the answer.
-As many as go: requests/s over 32 connections. Swaps: another bundle every half second at the rate of lists;
+As many as go: requests/s over 32 connections. Swaps: another bundle every second at the same rate;
 the stall is the longest time of a request less the longest of the same load without swaps. Stages: mean times
 of a request's parts in our server, as its /metrics tell.
 """
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from typing import Any
 
 import numpy as np
 from load import Client, Loaded, http
+
+from trec_semid.serving.engine import open_engine
 
 HERE = Path(__file__).parent
 WORK = {"rank": 200.0, "retrieve": 300.0}
@@ -117,35 +120,41 @@ def measure(contestant: str, kind: str, ids: list[str], words: list[str]) -> dic
     return found
 
 
-def measure_swaps(ids: list[str], words: list[str], pointed: Path) -> dict[str, float]:
-    """Return what swaps do to a load of lists."""
-    made = requests("retrieve", ids)
-    moments: list[float] = []
+def measure_swaps(kind: str, ids: list[str], bundle: str | None, folder: Path) -> dict[str, float]:
+    """Return what swaps do to a load: to and fro between two names of a bundle, by a file that names one."""
+    made = requests(kind, ids)
+    words, _ = place_of(bundle, kind, folder)
+    names = [str(folder / f"{kind}-{number}") for number in range(2)]
+    for name in names:
+        shutil.copytree(words[1], name)
+    pointer = folder / f"{kind}-pointer"
+    pointer.write_text(names[0])
 
-    async def ask(port: int, swaps: bool) -> Loaded:
+    async def ask(port: int, num_swaps: int) -> Loaded:
         client = Client(port, made)
         await client.as_many_as_go(4, 1.0)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
 
         async def swap() -> None:
-            for number in range(int(OPTIONS.seconds / 0.5) - 1):
-                await asyncio.sleep(0.5)
-                (pointed / "manifest.json.sha256").write_text(str(number))
-                moments.append(loop.time() - began)
+            for number in range(num_swaps):
+                await asyncio.sleep(OPTIONS.swap_every)
+                (folder / "part").write_text(names[(number + 1) % 2])
+                (folder / "part").replace(pointer)
 
-        swapping = asyncio.create_task(swap()) if swaps else None
-        loaded = await client.at_rate(WORK["retrieve"], OPTIONS.seconds)
-        if swapping:
-            await swapping
+        swapping = asyncio.create_task(swap())
+        loaded = await client.at_rate(WORK[kind], OPTIONS.seconds)
+        await swapping
         client.close()
         return loaded
 
-    with serving("ours", *words, "--set", "look_every_s=0.05", "--set", "verify=false") as port:
-        calm = asyncio.run(ask(port, swaps=False))
-        swapped = asyncio.run(ask(port, swaps=True))
+    sets = ["--set", "look_every_s=0.05"]
+    with serving("ours", words[0], str(pointer), *sets) as port:
+        calm = asyncio.run(ask(port, 0))
+        num_swaps = int(OPTIONS.seconds / OPTIONS.swap_every) - 1
+        swapped = asyncio.run(ask(port, num_swaps))
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    taken = re.search(r'trec_semid_swaps_total{outcome="taken"} (\S+)', page)
     return {
-        "swaps": len(moments),
+        "swaps": float(taken[1]) if taken else 0.0,
         "failed": swapped.failed,
         "p99_ms": swapped.at(0.99),
         "max_ms": float(swapped.ms.max()),
@@ -157,30 +166,36 @@ def measure_swaps(ids: list[str], words: list[str], pointed: Path) -> dict[str, 
 
 def main() -> None:
     """Measure, print and keep."""
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        pointed = Path(folder)
-        for name in ("manifest.json", "manifest.json.sha256"):
-            (pointed / name).write_text("drawn")
-        bundle = ["--bundle", OPTIONS.bundle] if OPTIONS.bundle else ["--pointed", folder]
-        ids = (
-            Path(OPTIONS.items).read_text().split()
-            if OPTIONS.items
-            else [f"B{row:09d}" for row in range(12_101)]
-        )
-        found: dict[str, Any] = {}
         for kind in OPTIONS.kinds.split(","):
+            bundle = getattr(OPTIONS, kind)
+            words, ids = place_of(bundle, kind, Path(folder))
             for contestant in ("echo", "naive", "ours"):
-                found[f"{kind}/{contestant}"] = measure(contestant, kind, ids, bundle)
+                found[f"{kind}/{contestant}"] = measure(contestant, kind, ids, words)
                 show(kind, contestant, found[f"{kind}/{contestant}"])
-        if not OPTIONS.bundle:
-            found["swaps"] = measure_swaps(ids, bundle, pointed)
-            print("swaps", {name: round(value, 2) for name, value in found["swaps"].items()})
-    for kind in OPTIONS.kinds.split(","):
-        ours, naive, echo = (found[f"{kind}/{name}"] for name in ("ours", "naive", "echo"))
-        most = [each["as_many_as_go"]["requests_per_s"] for each in (ours, naive, echo)]
-        print(f"{kind}: ours {most[0] / most[1]:.2f} x naive, {most[0] / most[2]:.2f} x echo in requests/s")
+            ours, naive, echo = (found[f"{kind}/{name}"] for name in ("ours", "naive", "echo"))
+            most = [each["as_many_as_go"]["requests_per_s"] for each in (ours, naive, echo)]
+            print(f"{kind}: {most[0] / most[1]:.2f} x naive, {most[0] / most[2]:.2f} x echo in requests/s")
+            if OPTIONS.swaps:
+                found[f"{kind}/swaps"] = swaps = measure_swaps(kind, ids, bundle, Path(folder))
+                print(f"{kind}: swaps", {name: round(value, 2) for name, value in swaps.items()})
     if OPTIONS.json:
         Path(OPTIONS.json).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def place_of(bundle: str | None, kind: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Return the words that name a bundle to a contestant, and ids of its items."""
+    if bundle:
+        engine = open_engine(bundle)
+        ids = list(engine.examples(1_000_000))
+        engine.close()
+        return ["--bundle", bundle], ids
+    place = folder / kind
+    place.mkdir(exist_ok=True)
+    for name in ("manifest.json", "manifest.json.sha256"):
+        (place / name).write_text("drawn")
+    return ["--pointed", str(place)], [f"B{row:09d}" for row in range(12_101)]
 
 
 def show(kind: str, contestant: str, found: dict[str, Any]) -> None:
@@ -200,8 +215,10 @@ if __name__ == "__main__":
     PARSER = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    PARSER.add_argument("--bundle", help="of a retriever or a ranker; drawn numbers without")
-    PARSER.add_argument("--items", help="text file of item ids, one a line, of that bundle")
+    PARSER.add_argument("--rank", help="bundle of a ranker; drawn numbers without")
+    PARSER.add_argument("--retrieve", help="bundle of a retriever; drawn numbers without")
+    PARSER.add_argument("--swaps", action="store_true", help="measure swaps too")
+    PARSER.add_argument("--swap-every", type=float, default=1.0, help="[s]")
     PARSER.add_argument("--kinds", default="rank,retrieve", help="what to ask")
     PARSER.add_argument("--seconds", type=float, default=10.0, help="of each load")
     PARSER.add_argument("--json", help="write the numbers here too")

@@ -87,6 +87,8 @@ class Batcher:
         self._retired: list[Engine] = []
         self._rate = _REQUESTS_A_SECOND
         self._busy_since: float | None = None
+        self._idle = threading.Event()
+        self._idle.set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +117,13 @@ class Batcher:
         """How long the batch that is with the engine has been there [s]; 0 where none is."""
         since = self._busy_since
         return time.perf_counter() - since if since is not None else 0.0
+
+    def let_pass(self, at_most_s: float) -> bool:
+        """Wait while a batch is with the engine; return whether there was any."""
+        if self._busy_since is None:
+            return False
+        self._idle.wait(at_most_s)
+        return True
 
     def use(self, engine: Engine) -> None:
         """Answer by this engine from the next batch on; the one before is closed after its last batch."""
@@ -170,10 +179,12 @@ class Batcher:
         while batch := self._next():
             engine, entries = batch
             if entries:
+                self._idle.clear()
                 self._busy_since = time.perf_counter()
                 results = _ask_together(engine, entries)
                 took = time.perf_counter() - self._busy_since
                 self._busy_since = None
+                self._idle.set()
                 self._rate = 0.9 * self._rate + 0.1 * len(entries) / max(took, 1e-6)
                 self._loop.call_soon_threadsafe(self._tell, entries, results)
             del engine

@@ -6,12 +6,15 @@ and left alone for a while: the one before stays.
 """
 
 import asyncio
+import gc
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import NamedTuple, TypeVar, final
 
 import numpy as np
@@ -26,9 +29,13 @@ from trec_semid.serving.server.metrics import Meters
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LONGEST_NAME = 4096
+THREAD = "bundle"
+"""Name of the threads that open bundles."""
 _AGAIN_S = (10.0, 600.0)
 """How soon a bundle that was refused is tried again, at first and at most: it may have been half copied."""
 _EXAMPLES = 20
+_MOMENT_S, _PAUSE_S = 0.0005, 0.05
+"""How long the opening of a bundle goes on beside a batch at least, and waits for its end at most [s]."""
 
 
 class Found(NamedTuple):
@@ -194,12 +201,13 @@ class Keeper:
         _log.info("%s: version %s is served; opened in %.1f s", found.uri, engine.version, took)
 
     def _opened(self, found: Found) -> tuple[Engine, frozenset[str]]:
-        engine = self._open(found.uri)
-        try:
-            return engine, check_engine(engine, self._able)
-        except BaseException:
-            engine.close()
-            raise
+        with _giving_way(self._batcher):
+            engine = self._open(found.uri)
+            try:
+                return engine, check_engine(engine, self._able)
+            except BaseException:
+                engine.close()
+                raise
 
     def _refuse(self, found: Found, error: Exception) -> None:
         self._refused = found
@@ -212,6 +220,31 @@ class Keeper:
         if problem != self.problem:
             _log.warning("%s", problem)
         self.problem = problem
+
+
+@contextmanager
+def _giving_way(batcher: Batcher) -> Iterator[None]:
+    """Work in this thread while no batch is with the engine, and for a moment now and then.
+
+    A pass of a model is hundreds of small operations, and before each it may have to wait for a thread that
+    runs Python: without this, passes take ten times as long while a bundle is opened. Python tells of every
+    call of a function, and there this thread stops. Of a search for garbage, which nothing can break into,
+    there is none meanwhile.
+    """
+    resumed = time.perf_counter()
+
+    def stop_for_batch(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal resumed
+        if event == "call" and time.perf_counter() - resumed > _MOMENT_S and batcher.let_pass(_PAUSE_S):
+            resumed = time.perf_counter()
+
+    gc.disable()
+    sys.setprofile(stop_for_batch)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        gc.enable()
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
@@ -235,5 +268,5 @@ async def _in_thread(work: Callable[[], T]) -> T:
         if not loop.is_closed():
             loop.call_soon_threadsafe(tell, result, error)
 
-    threading.Thread(target=be_thread, name="bundle", daemon=True).start()
+    threading.Thread(target=be_thread, name=THREAD, daemon=True).start()
     return await future

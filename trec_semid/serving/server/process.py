@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, final
@@ -19,11 +20,12 @@ import torch
 import uvicorn
 from starlette.types import ASGIApp
 
+from trec_semid.runtime.stopping import leave
 from trec_semid.serving.engine import Engine
 from trec_semid.serving.server.answering import Service
 from trec_semid.serving.server.batching import Batcher
 from trec_semid.serving.server.config import ServeConfig
-from trec_semid.serving.server.keeping import Keeper
+from trec_semid.serving.server.keeping import THREAD, Keeper
 from trec_semid.serving.server.metrics import Meters
 from trec_semid.serving.server.routes import make_app
 from trec_semid.serving.server.secrets import Secrets
@@ -34,6 +36,9 @@ _SWITCH_S = 0.0005
 _PARENT_POLL_S = 1.0
 _ECHO_S = 1.0
 _BACKLOG = 2048
+_KEEP_ALIVE_S = 75
+"""A connection that is idle is closed after this: later than proxies do, which is after 60 s, so that none
+sends a request to one that is just being closed."""
 
 
 class Means(NamedTuple):
@@ -91,11 +96,11 @@ def serve_here(means: Means, on_ready: Callable[[], object]) -> None:
         SemidError: the first bundle cannot be opened, or fails its check.
     """
     sys.setswitchinterval(_SWITCH_S)
-    # What was imported stays: later searches for garbage, which hold up everything, leave it out.
-    gc.collect()
-    gc.freeze()
     with _restored_handlers():
         asyncio.run(_serve(means, on_ready))
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        # A bundle is being opened by a library whose threads do not survive the end of an interpreter.
+        leave(0)
 
 
 async def _serve(means: Means, on_ready: Callable[[], object]) -> None:
@@ -116,6 +121,9 @@ async def _serve(means: Means, on_ready: Callable[[], object]) -> None:
         await asyncio.wait([opening, serving], return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
             await opening
+            # What is there by now stays: searches for garbage, which hold up everything for a quarter of a
+            # second, leave it out. What later bundles bring is searched in 2 ms.
+            gc.freeze()
             on_ready()
             tasks.append(asyncio.create_task(keeper.watch(config.look_every_s)))
         await serving
@@ -137,6 +145,7 @@ def _uvicorn_config(app: ASGIApp, config: ServeConfig) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(config.stop_s)),
     )
 

@@ -4,6 +4,7 @@ They are forks of one process that has imported everything and opened nothing. E
 itself: its files are mapped into memory, so that all share the same pages.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -96,6 +97,7 @@ class Crew:
         Raises:
             WorkerError: a worker ended before all were ready for the first time.
         """
+        gc.freeze()  # a search for garbage in a worker would write to the pages that all share
         with self._forwarding():
             self._workers = [_Worker(self._work) for _ in range(self._size)]
             try:
