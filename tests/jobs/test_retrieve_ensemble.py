@@ -32,6 +32,8 @@ def test_a_run_with_itself_is_the_run(members, tmp_path):
     problem, (first, _) = members
     alone = run(retrieve_config(problem, first, train={"max_epochs": 2})).metrics
     twice = run(ensemble_of(problem, tmp_path / "twice", [first, first])).metrics
+    # Which items no list can hold is said of one model's vectors.
+    alone = {key: value for key, value in alone.items() if not key.startswith("all/hidden")}
     assert twice == pytest.approx(alone, abs=1e-6)
 
 
