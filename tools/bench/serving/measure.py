@@ -171,17 +171,23 @@ def main() -> None:
         for kind in OPTIONS.kinds.split(","):
             bundle = getattr(OPTIONS, kind)
             words, ids = place_of(bundle, kind, Path(folder))
-            for contestant in ("echo", "naive", "ours"):
-                found[f"{kind}/{contestant}"] = measure(contestant, kind, ids, words)
-                show(kind, contestant, found[f"{kind}/{contestant}"])
-            ours, naive, echo = (found[f"{kind}/{name}"] for name in ("ours", "naive", "echo"))
-            most = [each["as_many_as_go"]["requests_per_s"] for each in (ours, naive, echo)]
-            print(f"{kind}: {most[0] / most[1]:.2f} x naive, {most[0] / most[2]:.2f} x echo in requests/s")
-            if OPTIONS.swaps:
+            if not OPTIONS.only_swaps:
+                compare(kind, ids, words, found)
+            if OPTIONS.swaps or OPTIONS.only_swaps:
                 found[f"{kind}/swaps"] = swaps = measure_swaps(kind, ids, bundle, Path(folder))
                 print(f"{kind}: swaps", {name: round(value, 2) for name, value in swaps.items()})
     if OPTIONS.json:
         Path(OPTIONS.json).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def compare(kind: str, ids: list[str], words: list[str], found: dict[str, Any]) -> None:
+    """Measure the three contestants, and add what they come to."""
+    for contestant in ("echo", "naive", "ours"):
+        found[f"{kind}/{contestant}"] = measure(contestant, kind, ids, words)
+        show(kind, contestant, found[f"{kind}/{contestant}"])
+    ours, naive, echo = (found[f"{kind}/{name}"] for name in ("ours", "naive", "echo"))
+    most = [each["as_many_as_go"]["requests_per_s"] for each in (ours, naive, echo)]
+    print(f"{kind}: {most[0] / most[1]:.2f} x naive, {most[0] / most[2]:.2f} x echo in requests/s")
 
 
 def place_of(bundle: str | None, kind: str, folder: Path) -> tuple[list[str], list[str]]:
@@ -222,5 +228,9 @@ if __name__ == "__main__":
     PARSER.add_argument("--kinds", default="rank,retrieve", help="what to ask")
     PARSER.add_argument("--seconds", type=float, default=10.0, help="of each load")
     PARSER.add_argument("--json", help="write the numbers here too")
+    PARSER.add_argument("--rate", type=float, help="requests/s, instead of those of the goals")
+    PARSER.add_argument("--only-swaps", action="store_true", help="measure nothing else")
     OPTIONS = PARSER.parse_args()
+    if OPTIONS.rate:
+        WORK = dict.fromkeys(WORK, OPTIONS.rate)
     main()
