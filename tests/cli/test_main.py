@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,17 +79,24 @@ def test_help_lists_every_verb_and_comes_without_torch():
     assert "Exit code" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], ["rank", "--help"], ["plan", "--help"]])
-def test_help_is_quick(words: list[str]):
+def processor_s(start: Callable[[], object]) -> float:
+    """The least of three runs: others may share the machine."""
     took = []
     for _ in range(3):
         before = os.times()
-        call(*words)
+        start()
         after = os.times()
         took.append(
             after.children_user + after.children_system - before.children_user - before.children_system
         )
-    assert min(took) < 0.4  # processor seconds: others may share the machine
+    return min(took)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["rank", "--help"], ["plan", "--help"]])
+def test_help_is_quick(words: list[str]):
+    """Below .4 s; on a slow or busy processor, within four times what the library of the words takes alone."""
+    library = processor_s(lambda: subprocess.run([sys.executable, "-c", "import typer"], check=True))
+    assert processor_s(lambda: call(*words)) < max(0.4, 4 * library)
 
 
 @pytest.mark.parametrize("verb", VERBS)
