@@ -94,7 +94,7 @@ def processor_s(start: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("words", [["--help"], ["rank", "--help"], ["plan", "--help"]])
 def test_help_is_quick(words: list[str]):
-    """Below .4 s; on a slow or busy processor, within four times what the library of the words takes alone."""
+    """Below .4 s; on a slow or busy processor, within four times what the library of the words takes."""
     library = processor_s(lambda: subprocess.run([sys.executable, "-c", "import typer"], check=True))
     assert processor_s(lambda: call(*words)) < max(0.4, 4 * library)
 
