@@ -27,7 +27,7 @@ HOLE = "…"
 NOT_KEYS = re.compile(r".*\.(toml|json|parquet|npy|py|csv|md|save)|torch\..*|e\.g")
 DOTTED = re.compile(rf"(?<![\w./{HOLE}])([a-z_]+(?:\.[a-z_][a-z_{HOLE}]*)+)(?![\w/({HOLE}])")
 ASSIGNED = re.compile(r"(?<![\w.])([a-z_][a-z_.]*) = ('[^']*'|\"[^\"]*\"|true|false|\[\]|-?\d+(?:\.\d+)?)")
-SECTION = re.compile(r"\[([a-z_]+)\](?!\()")
+SECTION = re.compile(r"(?<!\w)\[([a-z_]+)\](?!\()")  # not the extra of a package
 UNITS = ("nats", "bits", "bytes")
 
 
