@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
-def serve(config: ServeConfig, open_engine: "Callable[[str], Engine]") -> None:
+def serve(config: ServeConfig, open_engine: Callable[[str], "Engine"]) -> None:
     """Serve until told to stop.
 
     Args:
