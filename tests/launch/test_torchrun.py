@@ -115,12 +115,13 @@ def test_launcher_that_is_killed_or_told_to_stop_takes_its_ranks_along_and_the_r
     fault = {"rank": 0, "at": STEP, "call": 5, "do": "term-launcher"}
     code, said = Launch(run, [fault], SAVES).end()
     assert code != 0
-    assert "rank 0: stopped by SIGTERM" in said
+    # Where rank 1 ends first, rank 0 may hear of that before it tells of its own signal; all is saved.
+    assert re.search(r"rank 0: (stopped by|error: rank 1 was stopped by) SIGTERM", said)
     saved = latest_step(str(run / "checkpoints"))
     assert saved is not None
-    assert {"event": "stop", "step": saved, "signal": 15}.items() <= read_events(str(run / "log.jsonl"))[
-        -1
-    ].items()
+    last = read_events(str(run / "log.jsonl"))[-1]
+    told = {"event": "stop", "signal": 15} if "rank 0: stopped" in said else {"event": "checkpoint"}
+    assert ({"step": saved} | told).items() <= last.items()
     assert not (run / "metrics.json").exists()
 
     code, said = Launch(run, [], SAVES).end()

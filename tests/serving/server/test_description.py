@@ -64,7 +64,8 @@ def test_requests_drawn_from_the_description_are_answered_as_it_says(
             case.validate_response(response, checks=CHECKS)
 
         ask()
-    assert {200, 404} <= statuses if mode == GenerationMode.POSITIVE else {413, 422} <= statuses
+    # Which other refusals are drawn differs from run to run.
+    assert (200 if mode == GenerationMode.POSITIVE else 422) in statuses
 
 
 def test_worked_examples_of_requests_are_answered_and_those_of_answers_are_of_their_kind(
