@@ -247,6 +247,7 @@ def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _W
     rows = served.test_rows(config.run, config.check_rows)
 
     def compare(answered: Mapping[str, Array]) -> Checked:
+        """Hold (R,) probabilities against the run's own."""
         checked = compare_scores(answered["scores"], rows.predicted, rows.labels, rows.users)
         if not checked.largest_difference <= _TOLERANCE[config.tables]:
             told = f"{checked.largest_difference:.4f} away from the run's predictions"
@@ -302,6 +303,7 @@ def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -
         expected = served.lists(users, length).scores.numpy()
 
     def compare(answered: Mapping[str, Array]) -> Checked:
+        """Hold lists (B, N) against those of the run's model."""
         checked = compare_lists(
             (answered["items"], answered["scores"]),
             expected,

@@ -117,7 +117,7 @@ class ServedModel:
             NotServedError: codes count that depend on each other.
         """
         if not self.scores_items:
-            raise NotServedError(f"{self._bundle.uri}: codes depend on each other here: lists are a beam's.")
+            raise NotServedError("codes depend on each other here: lists are a beam's.")
         codes, log_probs = said.get("code_log_probs"), said.get("interest_log_probs")
         codes = self.code_share * codes if codes is not None and self.code_share else None
         if log_probs is not None and not self._facts.weighs_interests:

@@ -17,17 +17,11 @@ from trec_semid.data.features import Sources
 from trec_semid.data.prefixes import prefix_ids
 from trec_semid.data.ranking.row_features import Bags, Entities, RowFeatures
 from trec_semid.serving.engine import (
-    AssignAnswer,
-    AssignAsked,
-    ItemFacts,
-    NotServedError,
     RankAnswer,
     RankAsked,
-    RetrieveAnswer,
-    RetrieveAsked,
 )
+from trec_semid.serving.of_bundle import BundleEngine
 from trec_semid.serving.opened import OpenBundle, context_of, refusing
-from trec_semid.serving.unseen import UnseenItems
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -48,18 +42,18 @@ class RankRows(NamedTuple):
 
 
 @final
-class RankEngine:
+class RankEngine(BundleEngine):
     """Tables and program of one exported ranker; an `Engine`."""
 
     def __init__(self, bundle: OpenBundle) -> None:
         facts = bundle.manifest.ranker
         assert facts is not None, "opened as what the manifest says"
-        self.bundle, self.manifest, self.version, self._facts = bundle, bundle.manifest, bundle.version, facts
+        super().__init__(bundle)
+        self._facts = facts
         self._program: Any = bundle.program(facts.program)
         features = tuple(feature.feature() for feature in facts.features)
         self._features = RowFeatures(features, _sources(bundle, facts))
         _expect_tables(bundle, facts)
-        self._unseen = UnseenItems(bundle)
 
     def rank(self, asked: Sequence[RankAsked]) -> list[RankAnswer]:
         """See `Engine`; an unknown user is one of whom nothing but the history and the context is known."""
@@ -109,30 +103,6 @@ class RankEngine:
             parts = [part[owners[here]] if is_shared else part[here] for part, is_shared in pooled]
             scores[here] = torch.sigmoid(self._run(torch.cat(parts, dim=1))).numpy()
         return scores
-
-    def retrieve(self, asked: Sequence[RetrieveAsked]) -> list[RetrieveAnswer]:
-        """Refuse: see `Engine`."""
-        raise NotServedError(f"{self.bundle.uri}: this bundle is of a ranker: it has no lists.")
-
-    def assign(self, asked: Sequence[AssignAsked]) -> list[AssignAnswer]:
-        """See `Engine`."""
-        return self._unseen.assign(asked)
-
-    def item(self, item: str) -> ItemFacts:
-        """See `Engine`."""
-        return self._unseen.item(item)
-
-    def find(self, words: str, n: int) -> list[ItemFacts]:
-        """See `Engine`."""
-        return self._unseen.find(words, n)
-
-    def examples(self, n: int) -> tuple[str, ...]:
-        """See `Engine`."""
-        return self._unseen.examples(n)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self.bundle.close()
 
     def _run(self, rows: Tensor) -> Tensor:
         # A program takes any number of rows but is traced for two or more.

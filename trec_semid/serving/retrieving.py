@@ -13,19 +13,14 @@ from trec_semid.checkpoints.manifest import ListedBy, RetrieverFacts
 from trec_semid.core.arrays import Flags, Ints
 from trec_semid.metrics.target_positions import TopItems, UserItems, no_items
 from trec_semid.serving.engine import (
-    AssignAnswer,
-    AssignAsked,
-    ItemFacts,
     NotServedError,
-    RankAnswer,
-    RankAsked,
     RetrieveAnswer,
     RetrieveAsked,
 )
 from trec_semid.serving.filters import ItemFilters
 from trec_semid.serving.lists import Asked, Listers
+from trec_semid.serving.of_bundle import BundleEngine
 from trec_semid.serving.opened import Histories, OpenBundle
-from trec_semid.serving.unseen import UnseenItems
 
 
 class ListRows(NamedTuple):
@@ -44,15 +39,15 @@ class ListRows(NamedTuple):
 
 
 @final
-class RetrieveEngine:
+class RetrieveEngine(BundleEngine):
     """Models, items and popularity of one exported retriever; an `Engine`."""
 
     def __init__(self, bundle: OpenBundle) -> None:
         facts = bundle.manifest.retriever
         assert facts is not None, "opened as what the manifest says"
-        self.bundle, self.manifest, self.version = bundle, bundle.manifest, bundle.version
+        super().__init__(bundle)
         self._facts: RetrieverFacts = facts
-        self._filters, self._unseen = ItemFilters(bundle), UnseenItems(bundle)
+        self._filters = ItemFilters(bundle)
         self._listers = Listers(bundle, facts)
 
     def retrieve(self, asked: Sequence[RetrieveAsked]) -> list[RetrieveAnswer]:
@@ -118,30 +113,6 @@ class RetrieveEngine:
                 top.scores[at], top.items[at] = found.scores, found.items
         return top
 
-    def rank(self, asked: Sequence[RankAsked]) -> list[RankAnswer]:
-        """Refuse: see `Engine`."""
-        raise NotServedError(f"{self.bundle.uri}: this bundle is of a retriever: it gives no probabilities.")
-
-    def assign(self, asked: Sequence[AssignAsked]) -> list[AssignAnswer]:
-        """See `Engine`."""
-        return self._unseen.assign(asked)
-
-    def item(self, item: str) -> ItemFacts:
-        """See `Engine`."""
-        return self._unseen.item(item)
-
-    def find(self, words: str, n: int) -> list[ItemFacts]:
-        """See `Engine`."""
-        return self._unseen.find(words, n)
-
-    def examples(self, n: int) -> tuple[str, ...]:
-        """See `Engine`."""
-        return self._unseen.examples(n)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self.bundle.close()
-
     def _rows(self, asked: Sequence[RetrieveAsked], histories: Histories, forbidden: Ints) -> ListRows:
         """Return histories, and what may not be listed: forbidden items, and those of the history."""
         own = np.zeros(len(asked), np.int64), np.zeros(0, np.int64)
@@ -175,9 +146,7 @@ class RetrieveEngine:
             if way == asked:
                 return way
         have = ", ".join(self._listers.ways)
-        raise NotServedError(
-            f"{self.bundle.uri}: search = '{asked}' is not in this bundle. It lists by: {have}."
-        )
+        raise NotServedError(f"search = '{asked}' is not in this bundle. It lists by: {have}.")
 
 
 def _places(flags: Sequence[bool]) -> Ints:

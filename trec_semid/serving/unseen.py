@@ -116,9 +116,7 @@ class UnseenItems:
     def _loaded(self) -> Tokenizer:
         names = [facts.file for facts in self._bundle.manifest.tokenizer]
         if "tokenizer/config.json" not in names or self._codes is None:
-            raise NotServedError(
-                f"{self._bundle.uri}: this bundle has no tokenizer: it gives content no codes."
-            )
+            raise NotServedError("this bundle has no tokenizer: it gives content no codes.")
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(join(self._bundle.folder, "tokenizer"))
         return self._tokenizer

@@ -58,6 +58,7 @@ class _Waiting:
 
     @property
     def candidates(self) -> int:
+        """How much of a batch it is: rows to score, or one."""
         return len(self.asked.candidates) if isinstance(self.asked, RankAsked) else 1
 
 
@@ -288,4 +289,4 @@ def _item(engine: Engine, item: str) -> Any:
     except NotServedError:
         raise
     except DataError as error:
-        raise Refusal(404, "unknown_item", str(error)) from None
+        raise Refusal(404, "unknown_item", f"{item}: {error.problem}") from None

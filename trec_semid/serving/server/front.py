@@ -111,6 +111,7 @@ class Front:
         """Return what sends an answer, with the request's id and the bundle's version in its headers."""
 
         async def send_with_headers(message: Message) -> None:
+            """Add headers where the answer begins."""
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 headers: list[tuple[bytes, bytes]] = message["headers"]

@@ -234,6 +234,7 @@ def _giving_way(batcher: Batcher) -> Iterator[None]:
     resumed = time.perf_counter()
 
     def stop_for_batch(frame: FrameType, event: str, arg: object) -> None:
+        """Let a batch that waits go first, at most once a moment."""
         nonlocal resumed
         if event == "call" and time.perf_counter() - resumed > _MOMENT_S and batcher.let_pass(_PAUSE_S):
             resumed = time.perf_counter()
@@ -253,6 +254,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
     future: asyncio.Future[T] = loop.create_future()
 
     def tell(result: T | None, error: BaseException | None) -> None:
+        """Hand over what came of the work, in the loop's thread."""
         if future.done():
             return
         if error is not None:
@@ -261,6 +263,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
             future.set_result(result)  # pyright: ignore[reportArgumentType] - of T where there is no error
 
     def be_thread() -> None:
+        """Do the work, and tell the loop where there still is one."""
         try:
             result, error = work(), None
         except BaseException as raised:

@@ -155,6 +155,7 @@ def _heed(server: uvicorn.Server, service: Service, keeper: Keeper) -> None:
     told_at = 0.0
 
     def stop() -> None:
+        """Take no more; at a second signal do not wait either."""
         nonlocal told_at
         # A signal that comes again at once is the same one: terminals send it to all processes.
         if told_at and loop.time() - told_at > _ECHO_S:
