@@ -101,10 +101,11 @@ def test_a_known_user_needs_no_history_and_an_unknown_one_is_said(
     stored, given = engine.rank(
         [RankAsked("u005", None, {}, items), RankAsked("u005", tuple(liked[-8:]), {}, items)]
     )
-    np.testing.assert_array_equal(stored.scores, given.scores)
+    # A place in a batch may round otherwise, as matrix products add in another order there.
+    np.testing.assert_allclose(stored.scores, given.scores, rtol=1e-6)
     assert (stored.basis, given.basis, stored.unknown) == ("stored", "history", 0)
     strange, nobody = engine.rank([RankAsked("who", None, {}, items), RankAsked(None, None, {}, items)])
-    np.testing.assert_array_equal(strange.scores, nobody.scores)
+    np.testing.assert_allclose(strange.scores, nobody.scores, rtol=1e-6)
     assert (strange.basis, strange.unknown, nobody.unknown) == ("unknown_user", 1, 0)
     assert np.abs(strange.scores - stored.scores).max() > 0.01
 
@@ -118,7 +119,7 @@ def test_context_stands_for_what_is_stored_of_a_user(bundle: str, problem: dict[
     asked = [RankAsked(name, None, {"age": value}, ("i001", "i002")) for value in values]
     plain, *answers = engine.rank([RankAsked(name, None, {}, ("i001", "i002")), *asked])
     # Number 0 is what is missing, so value k - 1 has number k.
-    np.testing.assert_array_equal(answers[own - 1].scores, plain.scores)
+    np.testing.assert_allclose(answers[own - 1].scores, plain.scores, rtol=1e-6)
     assert len({tuple(answer.scores) for answer in answers}) > 1
     with pytest.raises(DataError, match=r"field 'height': no user field of this name\. There are: age"):
         engine.rank([RankAsked("u005", None, {"height": "tall"}, ("i001",))])
