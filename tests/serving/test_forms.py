@@ -14,6 +14,7 @@ from trec_semid.checkpoints.manifest import ProgramFacts
 from trec_semid.core.errors import StackError
 from trec_semid.models.item_transformer import ItemTransformer
 from trec_semid.models.retrievers.sasrec import SasrecConfig
+from trec_semid.serving.graphs import Graph
 from trec_semid.serving.programs import read_program, this_processor
 from trec_semid.serving.writing import forms
 from trec_semid.serving.writing.forms import Forms
@@ -105,13 +106,13 @@ def test_compiled_code_runs_where_it_is_asked_for_and_of_this_processor(tmp_path
     x = torch.randn(7, 6)
     expected = dense()(x)
     native = read_program(str(tmp_path), facts, compiled=True)
-    assert not isinstance(native, nn.Module)
+    assert not isinstance(native, Graph)
     assert torch.allclose(native(x), expected, atol=1e-6)
-    assert isinstance(read_program(str(tmp_path), facts), nn.Module)
+    assert isinstance(read_program(str(tmp_path), facts), Graph)
     for name in this_processor():
         other = facts.model_copy(update={"compiled": facts.compiled.model_copy(update={name: "other"})})
         portable = read_program(str(tmp_path), other, compiled=True)
-        assert isinstance(portable, nn.Module)
+        assert isinstance(portable, Graph)
         assert torch.allclose(portable(x), expected, atol=1e-6)
         assert f"{name} other, here" in caplog.text
 

@@ -13,6 +13,7 @@ from torch._inductor import aoti_load_package  # torch documents it under this n
 from trec_semid.checkpoints.manifest import CompiledFacts, ProgramFacts, read_checked
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
+from trec_semid.serving.graphs import GraphError, read_graph
 
 _log = logging.getLogger(__name__)
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -38,10 +39,10 @@ def read_program(bundle: str, facts: ProgramFacts, *, compiled: bool = False) ->
     uri = join(bundle, facts.file)
     _expect_harmless(content, uri)
     try:
-        module: Any = torch.export.load(io.BytesIO(content)).module()
-    except Exception as error:  # whatever torch makes of a file that is none of its own
-        raise _refused(uri, f"not a program: {str(error).splitlines()[:1]}") from error
-    return module
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return read_graph(archive)
+    except GraphError as error:
+        raise _refused(uri, f"not a program: {error}") from error
 
 
 def _compiled(bundle: str, facts: CompiledFacts | None) -> Callable[..., Any] | None:

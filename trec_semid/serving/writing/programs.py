@@ -38,14 +38,17 @@ def write_program(
     """
     try:
         # Strict tracing refuses named tuples and closures that it need not look into.
-        program = torch.export.export(
-            module.eval(), tuple(example), dynamic_shapes=tuple(sizes), strict=False
-        )
+        with torch.no_grad():
+            program = torch.export.export(
+                module.eval(), tuple(example), dynamic_shapes=tuple(sizes), strict=False
+            )
     except Exception as error:  # torch raises as many kinds as there are reasons
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{name}: torch cannot export this model: {told}") from error
     onnx = write_onnx(bundle, f"{name}.onnx", program, example) if forms.onnx else None
     compiled = write_compiled(bundle, f"{name}.compiled.pt2", program) if forms.compiled else None
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine
     # Examples are the only part of the file that would be a pickle.
     program._example_inputs = None  # pyright: ignore[reportPrivateUsage]
     content = io.BytesIO()
