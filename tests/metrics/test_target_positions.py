@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError, ShapeError
+from trec_semid.metrics import target_positions
 from trec_semid.metrics.target_positions import (
     CHUNK_SCORES,
     UNLISTED,
     UserItems,
+    list_top_items,
     locate_targets,
     positions_in_lists,
 )
@@ -83,6 +85,23 @@ def test_positions_and_lists_are_those_of_the_sorted_list(batch, num_chunks, sto
         stored_scores=stored_scores,
     )
     check(found, batch, list_length)
+
+
+@settings(deadline=None)
+@given(batches(), st.sampled_from([1, 3, 20, 250]), st.booleans())
+def test_lists_alone_are_those_of_the_sorted_list(batch, list_length, is_large):
+    scores, targets, masked = batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target_positions, "_FEW", 0 if is_large else 1 << 16)
+        top = list_top_items(
+            scorer(scores), user_items(targets, masked), scores.shape[1], list_length=list_length
+        )
+    for items, best, own, expected in zip(
+        top.items.tolist(), top.scores.tolist(), scores, listed(scores, targets, masked), strict=True
+    ):
+        short = list_length - len(expected[:list_length])
+        assert items == expected[:list_length] + [-1] * short
+        assert best == own[expected[:list_length]].tolist() + [-math.inf] * short
 
 
 @pytest.mark.parametrize("stored_scores", [0, 70, 1000])

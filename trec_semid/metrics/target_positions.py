@@ -35,6 +35,8 @@ CHUNK_SCORES = 1 << 21
 """Scores of a chunk, unless its number of items is given: 8 MiB, so that work stays near the processor."""
 STORED_SCORES = 1 << 26
 """Scores stored between the two looks at them: 256 MiB. Chunks beyond that are scored twice."""
+_FEW = 1 << 16
+"""Items of a catalogue whose best are selected at once."""
 _BLOCK = 64
 """Items whose largest score tells whether one of them can enter the lists."""
 
@@ -191,6 +193,10 @@ def list_top_items(
     items = stretch.items if stretch else slice(0, num_items)
     for number, chunk in enumerate(_chunks(items, num_users, None)):
         scores = _masked_scores(score, chunk, masked, num_users)
+        if stretch is None and chunk == slice(0, num_items) and num_items <= _FEW:
+            best = _of_few(scores, list_length)
+            if best is not None:
+                return best
         top = _with_chunk(top, scores, chunk.start, is_first=number == 0)
     return stretch.merge(top) if stretch else top
 
@@ -260,6 +266,28 @@ def _with_chunk(top: TopItems, scores: Tensor, start: int, *, is_first: bool) ->
     return TopItems(best[:, :length], all_items.gather(1, order[:, :length]))
 
 
+def _of_few(scores: Tensor, length: int) -> TopItems | None:
+    """Return the lists of (B, n) scores of all items; None where others tie with the last of a list.
+
+    One selection: of a small catalogue it takes a fifth of the time of what `_with_chunk` does.
+    """
+    num_listed = min(length, scores.shape[1])
+    best, items = scores.topk(min(length + 1, scores.shape[1]))
+    _expect_numbers(best)  # NaN counts as the highest
+    if best.shape[1] > num_listed:
+        last = best[:, num_listed - 1]
+        if ((last == best[:, num_listed]) & (last > -torch.inf)).any():
+            return None
+        best, items = best[:, :num_listed], items[:, :num_listed]
+    items, order = items.sort(1)
+    best, order = best.gather(1, order).sort(dim=1, descending=True, stable=True)
+    items = items.gather(1, order).masked_fill_(best == -torch.inf, -1)
+    if num_listed < length:
+        best = functional.pad(best, (0, length - num_listed), value=-torch.inf)
+        items = functional.pad(items, (0, length - num_listed), value=-1)
+    return TopItems(best, items)
+
+
 def _first_block(num_items: int, length: int) -> int:
     """Return a power of two: small enough for twice as many blocks as places, if there are as many items."""
     return min(_BLOCK, 1 << (max(num_items // (2 * length), 1).bit_length() - 1))
@@ -319,6 +347,8 @@ def _targets_and_masked(users: UserItems, num_items: int) -> tuple[_Pairs, _Pair
             row, remedy = int(outside[0]), f"The catalogue has rows 0 to {num_items - 1}"
             value = int(pairs.items[row])
             raise DataError("no such item", row=row + 1, field=name, value=value, remedy=remedy)
+    if not len(targets.items):
+        return targets, masked
     keys, masked_keys = (pairs.users * num_items + pairs.items for pairs in (targets, masked))
     different, times = keys.unique(return_counts=True)
     if len(different) < len(keys):

@@ -131,8 +131,9 @@ class OpenBundle:
 
     def user_rows(self, users: Sequence[str | None]) -> Ints:
         """Return (B,) rows of users; -1 of unknown ones and of none."""
-        rows = self.users.rows_of([user or "" for user in users])
-        rows[[user is None for user in users]] = -1
+        named = [at for at, user in enumerate(users) if user is not None]
+        rows = np.full(len(users), -1, np.int64)
+        rows[named] = self.users.rows_of([users[at] or "" for at in named])
         return rows
 
     def close(self) -> None:

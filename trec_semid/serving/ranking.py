@@ -111,6 +111,8 @@ class RankEngine(BundleEngine):
         return self._program(rows)
 
     def _pooled(self, vectors: Array, lengths: Array) -> Tensor:
+        if (lengths == 1).all():
+            return torch.from_numpy(np.ascontiguousarray(vectors))
         each = torch.from_numpy(np.asarray(lengths, np.int64))
         pooled = torch.zeros(len(each), self._facts.dim)
         pooled.index_add_(0, torch.repeat_interleave(each), torch.from_numpy(np.ascontiguousarray(vectors)))
