@@ -18,7 +18,7 @@ from trec_semid.models.live_codes import FinetuneConfig, LiveCodes
 from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig
 from trec_semid.tokenizers.inputs.contents import ItemContents, Standardised
 from trec_semid.tokenizers.learned import LearnedTokenizer
-from trec_semid.tokenizers.mmq import Mmq, MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmq, PublishedMmqConfig
 
 NUM_ITEMS, NUM_USERS, DIM, CODES, TEMPERATURE = 40, 9, 8, 7, 0.2
 TUNING = FinetuneConfig(reconstruction_weight=0.5, auxiliary_weight=0.25)
@@ -34,11 +34,11 @@ def catalogue() -> ItemContents:
 def tokenizer() -> LearnedTokenizer:
     """Return an MMQ tokenizer at its random start, standardised."""
     torch.manual_seed(1)
-    config = MmqConfig(
+    config = PublishedMmqConfig(
         codebook_size=CODES, num_shared=1, num_specific=2, latent_dim=5, temperature=TEMPERATURE
     )
     items = catalogue()
-    made = Mmq(config, items.dims)
+    made = PublishedMmq(config, items.dims)
     made.standardiser.fit(items, items.rows_with_content())
     return made
 

@@ -11,7 +11,7 @@ from trec_semid.tokenizers.cosine_rq import CosineRqConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.methods import build_tokenizer
-from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
@@ -21,7 +21,7 @@ DIMS = {"text": 6, "picture": 8}
 FIT = CodebookFitConfig(epochs=2, warmup_epochs=1, batch_size=1000, revive_every=1, kmeans_items=200)
 SMALL: dict[str, Any] = {"codebook_size": NUM_CODES, "latent_dim": 4, "fit": FIT}
 CONFIGS = {
-    "mmq": MmqConfig(**SMALL, decoder_widths=(8,), auxiliary_widths=(8,)),
+    "mmq": PublishedMmqConfig(**SMALL, decoder_widths=(8,), auxiliary_widths=(8,)),
     "rq_vae": RqVaeConfig(**SMALL, levels=4, hidden_widths=(8,), modalities="separated"),
     "rq_kmeans": RqKmeansConfig(codebook_size=NUM_CODES, levels=2, modalities="separated", items_per_code=4),
     "cosine_rq": CosineRqConfig(

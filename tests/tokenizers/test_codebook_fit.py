@@ -6,15 +6,17 @@ from pydantic import ValidationError
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.errors import TrainingError
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig, revive_codes, start_codebooks
-from trec_semid.tokenizers.mmq import Mmq, MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmq, PublishedMmqConfig
 
 NUM_ITEMS = 200
 
 
-def build(**fit) -> Mmq:
+def build(**fit) -> PublishedMmq:
     torch.manual_seed(0)
     quick = CodebookFitConfig(**{"epochs": 8, "warmup_epochs": 2, "batch_size": 64} | fit)
-    mmq = Mmq(MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(32,), fit=quick), DIMS)
+    mmq = PublishedMmq(
+        PublishedMmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(32,), fit=quick), DIMS
+    )
     mmq.standardiser.fit(plant(NUM_ITEMS).catalogue, np.arange(NUM_ITEMS))
     return mmq
 
@@ -89,7 +91,7 @@ def test_codes_that_died_are_revived_while_training_and_only_in_its_first_half()
     assert all(count == 0 for epoch, count in revived.items() if epoch > 6)
 
 
-def latent_mean(mmq: Mmq, catalogue) -> torch.Tensor:
+def latent_mean(mmq: PublishedMmq, catalogue) -> torch.Tensor:
     latents, _ = mmq.latents(catalogue.batch(np.arange(NUM_ITEMS)))
     # Far from every latent: minus the sum of all clusters' directions.
     return torch.nn.functional.normalize(latents, dim=-1).mean(0)

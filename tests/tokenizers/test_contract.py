@@ -15,12 +15,14 @@ from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import build_tokenizer, load_tokenizer
 from trec_semid.tokenizers.mhq import MhqConfig
 from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
 
 NUM_ITEMS, NUM_CLUSTERS, SIZE = 240, 6, 10
 QUICK = CodebookFitConfig(epochs=8, warmup_epochs=2, batch_size=64, learning_rate=5e-3)
+CARRYING = QUICK.model_copy(update={"warmup_epochs": 0, "learning_rate": 1e-3})
 LONGER = QUICK.model_copy(update={"epochs": 16, "warmup_epochs": 5})
 WAYS = {
     "concat": {},
@@ -39,8 +41,17 @@ METHODS = {
     "cosine_rq": lambda **way: CosineRqConfig(codebook_size=SIZE, levels=5, **way),
 }
 CONFIGS = {
-    "mmq": MmqConfig(codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), fit=QUICK),
-    "mmq by distance": MmqConfig(
+    "mmq": MmqConfig(codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), fit=CARRYING),
+    "mmq by angle": MmqConfig(
+        codebook_size=SIZE,
+        latent_dim=16,
+        expert_hidden_dim=8,
+        decoder_widths=(64,),
+        similarity="cosine",
+        fit=CARRYING,
+    ),
+    "published": PublishedMmqConfig(codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), fit=QUICK),
+    "published by distance": PublishedMmqConfig(
         codebook_size=SIZE, latent_dim=16, decoder_widths=(64,), similarity="euclidean", fit=QUICK
     ),
     "mhq": MhqConfig(
@@ -111,7 +122,7 @@ def test_two_codes_recover_the_planted_clusters(learned):
     name, planted, tokenizer, _ = learned
     codes = tokenizer.encode(all_of(planted.catalogue)).numpy()
     has_vision = planted.catalogue.present["vision"]
-    if name.startswith("mmq") or name.endswith("separated"):
+    if name.startswith("published") or name.endswith("separated"):
         positions = {m: [r for r, at in enumerate(tokenizer.position_names) if m in at][:2] for m in DIMS}
         for modality, at in positions.items():
             found = purity(codes[has_vision][:, at], planted.clusters[modality][has_vision])
@@ -126,7 +137,7 @@ def test_missing_modality_has_missing_codes_or_none_at_all(learned):
     name, planted, tokenizer, _ = learned
     codes = tokenizer.encode(all_of(planted.catalogue)).numpy()
     missing = ~planted.catalogue.present["vision"]
-    if name.startswith("mmq") or name.endswith("separated"):
+    if name.startswith(("mmq", "published")) or name.endswith("separated"):
         of_vision = [r for r, at in enumerate(tokenizer.position_names) if at.startswith("vision")]
         expected = missing[:, None] & np.isin(np.arange(codes.shape[1]), of_vision)
         np.testing.assert_array_equal(codes == SIZE, expected)
@@ -188,12 +199,14 @@ def test_distances_rank_the_codes_of_a_position(learned):
         distances = tokenizer.distances(contents, codes, position)
         assert distances.shape == (NUM_ITEMS, SIZE)
         is_last = (
-            tokenizer.position_names[position].split("_")[0]
-            != "".join(tokenizer.position_names[position + 1 : position + 2]).split("_")[0]
+            position + 1 == codes.shape[1]
+            if name.startswith("mmq")
+            else (
+                tokenizer.position_names[position].split("_")[0]
+                != "".join(tokenizer.position_names[position + 1 : position + 2]).split("_")[0]
+            )
         )
-        if (
-            name.startswith("mmq") or name.startswith("opq") or is_last
-        ):  # residual levels choose before later ones do
+        if name.startswith(("published", "opq")) or is_last:  # residual levels choose before later ones do
             here = codes[:, position] < SIZE
             assert torch.equal(distances.argmin(1)[here], codes[here, position])
 
@@ -234,7 +247,9 @@ def test_errors_from_the_chosen_codewords_are_the_reported_ones_and_teach_everyt
         [book[code.clamp(max=SIZE - 1)] for book, code in zip(tokenizer.codebooks, codes.T, strict=True)], 1
     )
     errors = tokenizer.errors(views, chosen)
-    assert set(errors) == ({"reconstruction", "auxiliary"} if name.startswith("mmq") else {"reconstruction"})
+    assert set(errors) == (
+        {"reconstruction", "auxiliary"} if name.startswith("published") else {"reconstruction"}
+    )
     rebuilt = tokenizer.reconstruct(contents, codes)
     expected = tokenizer.standardiser.errors(tokenizer.standardiser(contents), rebuilt, contents.present)
     torch.testing.assert_close(errors["reconstruction"], expected.sum(1), rtol=1e-4, atol=1e-5)

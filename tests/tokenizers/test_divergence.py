@@ -11,7 +11,7 @@ from trec_semid.core.errors import TrainingError
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.inputs.alignment import ContrastiveConfig
 from trec_semid.tokenizers.methods import build_tokenizer
-from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
@@ -23,7 +23,7 @@ SPACE: dict[str, Any] = {
     "contrastive": ContrastiveConfig(dim=8, epochs=4, batch_size=64),
 }
 CONFIGS = {
-    "mmq": MmqConfig(codebook_size=4, latent_dim=8, decoder_widths=(16,), fit=FIT),
+    "mmq_published": PublishedMmqConfig(codebook_size=4, latent_dim=8, decoder_widths=(16,), fit=FIT),
     "rq_vae": RqVaeConfig(codebook_size=4, levels=2, latent_dim=8, hidden_widths=(16,), fit=FIT),
     "rq_vae contrastive": RqVaeConfig(codebook_size=4, levels=2, fit=FIT, **SPACE),
     "rq_kmeans contrastive": RqKmeansConfig(codebook_size=4, levels=2, **SPACE),

@@ -9,7 +9,7 @@ from trec_semid.layers.experts import Experts
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.inputs.contents import ItemContents
-from trec_semid.tokenizers.mmq import Mmq, MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmq, PublishedMmqConfig
 
 NUM_ITEMS, CODES = 3000, 16
 WORLD = World(
@@ -29,20 +29,20 @@ def catalogue() -> ItemContents:
     return ItemContents(vectors, {name: np.ones(NUM_ITEMS, bool) for name in vectors})
 
 
-def fitted(**changes: float) -> tuple[Mmq, np.ndarray]:
-    config = MmqConfig.model_validate(
+def fitted(**changes: float) -> tuple[PublishedMmq, np.ndarray]:
+    config = PublishedMmqConfig.model_validate(
         {"codebook_size": CODES, "latent_dim": 8, "decoder_widths": (32,), "fit": FIT, **changes}
     )
     torch.manual_seed(0)
     items = catalogue()
-    tokenizer = Mmq(config, items.dims)
+    tokenizer = PublishedMmq(config, items.dims)
     for _ in tokenizer.fit(items, np.arange(NUM_ITEMS), 0):
         pass
     return tokenizer, encode_catalogue(tokenizer, items).codes
 
 
 @pytest.fixture(scope="module")
-def both_kinds() -> tuple[Mmq, np.ndarray]:
+def both_kinds() -> tuple[PublishedMmq, np.ndarray]:
     return fitted(num_shared=2, num_specific=2)
 
 
@@ -57,7 +57,9 @@ def bits(codes: np.ndarray, factor: np.ndarray) -> float:
     return information - (len(table) - 1) / (2 * len(codes) * np.log(2))  # Miller and Madow
 
 
-def test_only_shared_experts_find_what_lies_in_both_modalities_together(both_kinds: tuple[Mmq, np.ndarray]):
+def test_only_shared_experts_find_what_lies_in_both_modalities_together(
+    both_kinds: tuple[PublishedMmq, np.ndarray],
+):
     tokenizer, codes = both_kinds
     synergy = WORLD.factors.synergy[:, 0]
     found = {name: bits(codes[:, r], synergy) for r, name in enumerate(tokenizer.position_names)}
@@ -66,7 +68,7 @@ def test_only_shared_experts_find_what_lies_in_both_modalities_together(both_kin
         assert found[name] < 0.01
 
 
-def test_specific_experts_hold_the_factors_of_their_own_modality(both_kinds: tuple[Mmq, np.ndarray]):
+def test_specific_experts_hold_the_factors_of_their_own_modality(both_kinds: tuple[PublishedMmq, np.ndarray]):
     tokenizer, codes = both_kinds
     of = {"text": WORLD.factors.text[:, 0], "vision": WORLD.factors.vision[:, 0]}
     for r, name in enumerate(tokenizer.position_names[2:], 2):

@@ -19,6 +19,7 @@ from trec_semid.tokenizers.methods import (
 )
 from trec_semid.tokenizers.mhq import MhqConfig
 from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
@@ -26,6 +27,7 @@ from trec_semid.tokenizers.rq_vae import RqVaeConfig
 QUICK = CodebookFitConfig(epochs=8, warmup_epochs=2, batch_size=64)
 CONFIGS = {
     MmqConfig: MmqConfig(codebook_size=10, latent_dim=16, decoder_widths=(64,), fit=QUICK),
+    PublishedMmqConfig: PublishedMmqConfig(codebook_size=10, latent_dim=16, decoder_widths=(64,), fit=QUICK),
     RqVaeConfig: RqVaeConfig(codebook_size=10, levels=4, latent_dim=16, fit=QUICK),
     RqKmeansConfig: RqKmeansConfig(codebook_size=10, levels=4),
     OpqConfig: OpqConfig(codebook_size=10, subspaces=4, turns=2),
@@ -87,5 +89,5 @@ def test_cut_off_files_are_refused(saved):
 def test_kinds_that_learn_are_those_whose_codebooks_are_parameters():
     built = {config.kind: build_tokenizer(config, DIMS) for config in CONFIGS.values()}
     with_parameters = {kind for kind, each in built.items() if "codebooks" in dict(each.named_parameters())}
-    assert set(learning_kinds()) == with_parameters == {"mmq", "rq_vae"}
+    assert set(learning_kinds()) == with_parameters == {"mmq", "mmq_published", "rq_vae"}
     assert {kind for kind, each in built.items() if as_learned(each) is each} == with_parameters

@@ -4,7 +4,8 @@ import torch
 
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.errors import ConfigError
-from trec_semid.tokenizers.facet_fit import Averages, FacetFitConfig, moving_averages, quantize_facets
+from trec_semid.tokenizers.averages import Averages, moving_averages
+from trec_semid.tokenizers.facet_fit import FacetFitConfig, quantize_facets
 from trec_semid.tokenizers.mhq import Mhq, MhqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 

@@ -20,6 +20,7 @@ from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import build_tokenizer
 from trec_semid.tokenizers.mhq import MhqConfig
 from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
@@ -28,8 +29,9 @@ NUM_ITEMS = 203  # not a multiple of the ranks or of the batch
 FIT = CodebookFitConfig(epochs=6, warmup_epochs=1, batch_size=50, revive_every=1)
 SMALL = {"codebook_size": 30, "latent_dim": 16, "decoder_widths": (32,), "fit": FIT}
 CONFIGS = {
-    "soft_index": MmqConfig(**SMALL),
-    "straight_through": MmqConfig(**SMALL, codebook_learning="straight_through"),
+    "mmq": MmqConfig(**SMALL, decay=0.5),
+    "soft_index": PublishedMmqConfig(**SMALL),
+    "straight_through": PublishedMmqConfig(**SMALL, codebook_learning="straight_through"),
     "rq_vae": RqVaeConfig(
         codebook_size=30, levels=3, latent_dim=16, hidden_widths=(32,), modalities="separated", fit=FIT
     ),

@@ -219,12 +219,12 @@ def _is_finished(config: AssignConfig, inputs: list[dict[str, Any]], out: str) -
 
 def _columns(config: AssignConfig, tokenizer: Tokenizer) -> dict[str, str]:
     for name in config.columns:
-        if name not in tokenizer.dims:
-            known = f"It reads: {', '.join(tokenizer.dims)}."
+        if name not in tokenizer.inputs:
+            known = f"It reads: {', '.join(tokenizer.inputs)}."
             raise ConfigError(
-                f"columns: the tokenizer reads no '{name}'{did_you_mean(name, tokenizer.dims)}. {known}"
+                f"columns: the tokenizer reads no '{name}'{did_you_mean(name, tokenizer.inputs)}. {known}"
             )
-    return {name: config.columns.get(name, name) for name in tokenizer.dims}
+    return {name: config.columns.get(name, name) for name in tokenizer.inputs}
 
 
 def _batch_rows(tokenizer: Tokenizer) -> int:
@@ -316,10 +316,11 @@ def _copy_existing(source: RunFolder, writers: Sequence[pq.ParquetWriter]) -> No
 
 
 def _contents(chunk: Chunk, columns: Mapping[str, str], tokenizer: Tokenizer) -> Contents:
-    """Return the vectors of a batch, modalities in the tokenizer's order."""
-    read = [read_vectors(chunk, columns[name], dim) for name, dim in tokenizer.dims.items()]
+    """Return what the tokenizer reads of a batch, modalities in its order."""
+    read = [read_vectors(chunk, columns[name], dim) for name, dim in tokenizer.inputs.items()]
     vectors = tuple(torch.from_numpy(values) for values, _ in read)
-    return Contents(vectors, torch.from_numpy(np.stack([present for _, present in read], axis=1)))
+    present = torch.from_numpy(np.stack([present for _, present in read], axis=1))
+    return tokenizer.complete(Contents(vectors, present))
 
 
 def _describe(

@@ -5,9 +5,10 @@ from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from pydantic import NonNegativeInt
 
-from trec_semid.core.arrays import Array, Ints
+from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
@@ -21,6 +22,7 @@ from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_g
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
 from trec_semid.tokenizers.encode import coefficients_of, encode_catalogue
+from trec_semid.tokenizers.inputs.behaviour import BEHAVIOUR, BehaviourConfig, BehaviourView, training_pairs
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import my_rank
 from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
@@ -49,6 +51,9 @@ class TokenizeConfig(DatasetConfig):
     collisions: Resolution = "keep"
     """What happens to items of equal tuples: nothing; `extra_code`: one more position numbers them;
     `next_nearest`: all but the first move to the nearest tuple that is free."""
+    behaviour: BehaviourConfig | None = None
+    """A further modality, `behaviour`, that is learnt from content and training events alone. It is a
+    function of content: new items have it, and whoever assigns or serves them brings the content."""
     tokenizer: TokenizerConfig
 
 
@@ -87,16 +92,19 @@ def _inputs(dataset: Dataset) -> dict[str, str]:
 
 
 def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks: Ranks) -> None:
-    catalogue = _open_catalogue(config, dataset)
-    rows = _rows_to_fit(config, dataset, catalogue)
-    seed_everything(config.seed, "tokenizer")
-    tokenizer = build_tokenizer(config.tokenizer, catalogue.dims).to(ranks.device)
+    content = _open_catalogue(config, dataset)
+    rows = _rows_to_fit(config, dataset, content)
     if ranks.is_main:
         folder.start(config, _inputs(dataset))
     barrier()
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
-        log.event("start", items=catalogue.num_items, fitted_items=len(rows), modalities=catalogue.dims)
+        log.event("start", items=content.num_items, fitted_items=len(rows), modalities=content.dims)
+        view = _learn_view(config, dataset, content, rows, log)
+        catalogue = content if view is None else view.complete_catalogue(content)
+        seed_everything(config.seed, "tokenizer")
+        tokenizer = build_tokenizer(config.tokenizer, catalogue.dims).to(ranks.device)
+        tokenizer.behaviour = view
         _fit(tokenizer, catalogue, rows, config, log)
         encoded = encode_catalogue(tokenizer.eval(), catalogue)
         if ranks.is_main:
@@ -105,7 +113,7 @@ def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks
                 tokenizer, config.tokenizer.kind, catalogue, resolved, rows, seed=config.seed
             )
             facts = dataset.facts
-            origin = origin_of(Named(facts.name, facts.checksum), dataset.item_ids, catalogue)
+            origin = origin_of(Named(facts.name, facts.checksum), dataset.item_ids, content)
             ids = SemanticIds(dataset.item_ids, resolved.codes, resolved.sizes(tokenizer), origin)
             beside = coefficients_of(tokenizer, catalogue, resolved.encoded.codes)
             _write(folder, config, tokenizer, Written(ids, beside, quality))
@@ -121,6 +129,11 @@ def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> ItemContents:
             known = f"It has: {', '.join(have) or 'none'}."
             raise ConfigError(f"modalities: no '{name}' in {dataset.uri}{did_you_mean(name, have)}. {known}")
     names = config.modalities or tuple(have)
+    if config.behaviour and BEHAVIOUR in names:
+        raise ConfigError(
+            f"behaviour: {dataset.uri} has a modality of this name, which the view takes. Leave [behaviour] "
+            "out, or name other modalities."
+        )
     return ItemContents(
         {name: dataset.content(name) for name in names}, {name: dataset.content_mask(name) for name in names}
     )
@@ -131,12 +144,37 @@ def _rows_to_fit(config: TokenizeConfig, dataset: Dataset, catalogue: ItemConten
     if config.fit_on == "train_items":
         seen = np.zeros(catalogue.num_items, dtype=bool)
         for batch in dataset.event_batches(["item_row", "split", "behaviour"]):
-            # A sampled negative is no event of its item.
-            observed = np.asarray(batch["behaviour"].cast("string")) != "negative"
-            in_train = np.asarray(batch["split"].cast("string")) == "train"
-            seen[np.asarray(batch["item_row"])[in_train & observed]] = True
+            seen[np.asarray(batch["item_row"])[_in_training(batch)]] = True
         rows = rows[seen[rows]]
     return rows
+
+
+def _in_training(events: pa.RecordBatch) -> Flags:
+    """Return (E,) which events are of training; a sampled negative is no event of its item."""
+    observed = np.asarray(events["behaviour"].cast("string")) != "negative"
+    return observed & (np.asarray(events["split"].cast("string")) == "train")
+
+
+def _learn_view(
+    config: TokenizeConfig, dataset: Dataset, content: ItemContents, rows: Ints, log: RunLog
+) -> BehaviourView | None:
+    """Learn the behaviour view from content and training events; None where the config has none."""
+    if config.behaviour is None:
+        return None
+    users, items = list[Array](), list[Array]()
+    for batch in dataset.event_batches(["user_row", "item_row", "label", "split", "behaviour"]):
+        # Events without a label count; what a user did not like does not.
+        liked = np.nan_to_num(batch["label"].to_numpy(zero_copy_only=False).astype(np.float32), nan=1.0) > 0
+        counts = _in_training(batch) & liked
+        users.append(np.asarray(batch["user_row"])[counts])
+        items.append(np.asarray(batch["item_row"])[counts])
+    pairs = training_pairs(
+        np.concatenate(users), np.concatenate(items), content.num_items, config.behaviour.window
+    )
+    view = BehaviourView(config.behaviour, content.dims)
+    for epoch, loss in enumerate(view.fit(content, rows, pairs, config.seed), 1):
+        log.scalars({"behaviour/loss": loss}, step=epoch)
+    return view
 
 
 def _fit(

@@ -1,4 +1,6 @@
-"""Contrastive loss between two views of the same items."""
+"""Contrastive losses: between two views of the same items, and between items that belong together."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,3 +21,33 @@ def info_nce(left: Tensor, right: Tensor, *, temperature: float) -> Tensor:
     logits = left @ right.T / temperature
     labels = torch.arange(len(left), device=left.device)
     return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+
+
+class PairedItems(NamedTuple):
+    """One side of P pairs."""
+
+    vectors: Tensor
+    """(P, D) unit length."""
+    items: Tensor
+    """(P,) int64: which item it is, in numbers that both sides share."""
+    penalty: Tensor
+    """(P,): taken off the score of the item where it stands among those to choose from."""
+
+
+def paired_info_nce(left: PairedItems, right: PairedItems, *, temperature: float) -> Tensor:
+    """Return the mean over pairs (i, j) of -log softmax_j(h_i . h_j / temperature - penalty_j), both ways.
+
+    The other items of the batch are negatives, but neither j again, nor i itself. With log(events of j)
+    as penalty it is the sampled softmax over all items (On Sampling Strategies for Neural Network-based
+    Collaborative Filtering, 2017; logQ correction), as items occur in a batch by their events.
+    """
+    logits = left.vectors @ right.vectors.T / temperature
+    return (_one_way(logits, left, right) + _one_way(logits.T, right, left)) / 2
+
+
+def _one_way(logits: Tensor, asked: PairedItems, choices: PairedItems) -> Tensor:
+    items = choices.items
+    is_same = (items == items.unsqueeze(1)) | (items == asked.items.unsqueeze(1))
+    is_same.fill_diagonal_(False)
+    labels = torch.arange(len(items), device=items.device)
+    return cross_entropy((logits - choices.penalty).masked_fill(is_same, -torch.inf), labels)

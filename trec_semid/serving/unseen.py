@@ -184,22 +184,22 @@ def _cosines(table: Table, row: int) -> Float32s:
 
 
 def _contents_of(tokenizer: Tokenizer, asked: Sequence[AssignAsked]) -> Contents:
-    """Return the content of requests in the tokenizer's order of modalities; what is not given is missing."""
+    """Return what the tokenizer reads of requests, in its order; what is not given is missing."""
     for number, request in enumerate(asked):
         for name, vector in request.contents.items():
-            width = tokenizer.dims.get(name)
+            width = tokenizer.inputs.get(name)
             if width is None:
-                remedy = f"The tokenizer reads: {', '.join(tokenizer.dims)}"
+                remedy = f"The tokenizer reads: {', '.join(tokenizer.inputs)}"
                 raise DataError("no such modality", row=number + 1, field=name, remedy=remedy)
             if len(vector) != width:
                 problem = f"a vector of {len(vector)} numbers, and the tokenizer reads {width}"
                 raise DataError(problem, row=number + 1, field=name)
             if not np.isfinite(vector).all() or not np.any(vector):
                 raise DataError("a vector that is zeros, or not of numbers", row=number + 1, field=name)
-    nothing = {name: (0.0,) * width for name, width in tokenizer.dims.items()}
+    nothing = {name: (0.0,) * width for name, width in tokenizer.inputs.items()}
     vectors = tuple(
         torch.tensor([request.contents.get(name, nothing[name]) for request in asked]).float()
-        for name in tokenizer.dims
+        for name in tokenizer.inputs
     )
-    present = torch.tensor([[name in request.contents for name in tokenizer.dims] for request in asked])
-    return Contents(vectors, present)
+    present = torch.tensor([[name in request.contents for name in tokenizer.inputs] for request in asked])
+    return tokenizer.complete(Contents(vectors, present))

@@ -18,6 +18,13 @@ from trec_semid.core.errors import TrainingError
 from trec_semid.core.finite import first_not_finite
 from trec_semid.core.seeds import derive_seed, numpy_generator
 from trec_semid.layers.kmeans import fit_kmeans
+from trec_semid.tokenizers.averages import (
+    Averages,
+    codewords_of,
+    even_averages,
+    moving_averages,
+    restarted,
+)
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.draw import draw_for_positions
 from trec_semid.tokenizers.inputs.shards import (
@@ -29,7 +36,7 @@ from trec_semid.tokenizers.inputs.shards import (
     sum_over_ranks,
     world_size,
 )
-from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.learned import LearnedTokenizer, Objective
 from trec_semid.tokenizers.tokenizer import FitReport
 
 _CHUNK_ROWS = 4096
@@ -79,13 +86,17 @@ def fit_codebooks(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
     best, best_epoch, steps = float("inf"), 0, -(-len(rows) // config.batch_size)
+    following = _Following(model, config.batch_size)
     for epoch in range(1, config.epochs + 1):
         quantized = epoch > config.warmup_epochs
         if epoch == config.warmup_epochs + 1:
             model.take_spread(latent_variance(model, catalogue, rows, seed))
             start_codebooks(model, catalogue, rows, seed=seed, num_items=config.kmeans_items)
+            following.start()
         epoch_rows = numpy_generator(seed, "epoch", epoch).permutation(rows)
-        usage, scalars = _train_epoch(model, optimizer, catalogue, epoch_rows, config, quantized=quantized)
+        usage, scalars = _train_epoch(
+            model, optimizer, following, catalogue, epoch_rows, config, quantized=quantized
+        )
         schedule.step()
         # Losses are those before a step: what the epoch's last step did shows in the weights alone.
         bad = first_not_finite(model.named_parameters())
@@ -96,6 +107,7 @@ def fit_codebooks(
             revived = 0
             if epoch <= config.epochs // 2 and epoch % config.revive_every == 0:
                 revived = revive_codes(model, optimizer, catalogue, rows, usage, derive_seed(seed, epoch))
+                following.restart(usage == 0)
             scalars |= _describe(usage) | {"revived_codes": revived}
         yield FitReport(epoch, config.epochs, scalars)
         # Losses without quantisation do not compare with those after: the warm-up sets no best, and patience
@@ -109,6 +121,7 @@ def fit_codebooks(
 def _train_epoch(
     model: LearnedTokenizer,
     optimizer: torch.optim.Optimizer,
+    following: "_Following",
     catalogue: ItemContents,
     rows: Ints,
     config: CodebookFitConfig,
@@ -128,6 +141,7 @@ def _train_epoch(
         (losses.items / len(batch) + losses.weights / world_size()).backward()
         sum_gradients(model.parameters())
         optimizer.step()
+        following.step(losses)
         usage.scatter_add_(1, losses.codes.T, torch.ones_like(losses.codes.T, dtype=usage.dtype))
         for name, value in losses.terms.items():
             sums[name] = sums.get(name, 0) + value.detach()
@@ -135,6 +149,32 @@ def _train_epoch(
     if not totals.isfinite().all():
         raise TrainingError("tokenizer: the loss is not finite. Lower fit.learning_rate.")
     return sum_over_ranks(usage)[:, :-1], dict(zip(sums, totals.tolist(), strict=True))
+
+
+class _Following:
+    """Codebooks of a model that are moving averages; does nothing where they learn by gradient."""
+
+    def __init__(self, model: LearnedTokenizer, batch_size: int) -> None:
+        self._model, self._batch_size = model, batch_size
+        self._averages: Averages | None = None
+
+    def start(self) -> None:
+        """Begin where codebooks are."""
+        if self._model.decay is not None:
+            self._averages = even_averages(self._model.codebooks, self._batch_size)
+
+    @torch.no_grad()
+    def step(self, losses: Objective) -> None:
+        """Move codebooks towards what chose them in a step."""
+        if self._averages and losses.points is not None and self._model.decay is not None:
+            codebooks = self._model.codebooks
+            self._averages = moving_averages(self._averages, losses.points, losses.codes, self._model.decay)
+            codebooks.copy_(codewords_of(self._averages, codebooks))
+
+    def restart(self, is_new: Tensor) -> None:
+        """Forget what codes (R, K) that were moved had gathered elsewhere."""
+        if self._averages:
+            self._averages = restarted(self._averages, self._model.codebooks, is_new, self._batch_size)
 
 
 @torch.no_grad()
@@ -219,7 +259,8 @@ def revive_codes(
     samples = draw_for_positions(model, catalogue, rows, drawn, least=num_codes, seed=seed)
     latents = _Latents(model, catalogue)
     candidates_of = [latents.of(position, sample) for position, sample in enumerate(samples)]
-    moments = [value for key, value in optimizer.state[model.codebooks].items() if key != "step"]
+    state = optimizer.state.get(model.codebooks, {})
+    moments = [value for key, value in state.items() if key != "step"]
     for position, candidates in enumerate(candidates_of):
         codes = dead[position].nonzero().flatten()[: len(candidates)]
         model.codebooks[position, codes] = candidates[: len(codes)]

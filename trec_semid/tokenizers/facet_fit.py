@@ -21,6 +21,7 @@ from trec_semid.layers.kmeans import fit_kmeans
 from trec_semid.layers.product import deal_directions, principal_directions
 from trec_semid.layers.quantize import nearest_codes, pick_codewords
 from trec_semid.metrics.effective_rank import effective_rank
+from trec_semid.tokenizers.averages import Averages, codewords_of, moving_averages, restarted
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import (
     copy_from,
@@ -35,8 +36,6 @@ from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.tokenizers.tokenizer import FitReport
 
 _CHUNK_ROWS = 8192
-_FEWEST = 1e-5
-"""Moving counts below this have not met an item for so long that their average means nothing."""
 
 
 class FacetFitConfig(Config):
@@ -92,38 +91,6 @@ def quantize_facets(projected: Tensor, codebooks: Tensor, num_facets: int) -> Fa
         codes.append(chosen)
         left = left - pick_codewords(codebook, chosen)
     return Faceted(torch.stack(points, 2).flatten(1, 2), torch.stack(codes, 2).flatten(1), left)
-
-
-class Averages(NamedTuple):
-    """Moving sums that codewords are the quotients of."""
-
-    counts: Tensor
-    """(R, K): items of a batch that choose each code."""
-    sums: Tensor
-    """(R, K, S): of what they choose it for."""
-
-
-def moving_averages(averages: Averages, points: Tensor, codes: Tensor, decay: float) -> Averages:
-    """Return N_k <- decay N_k + (1 - decay) n_k and S_k <- decay S_k + (1 - decay) sum of the points of k.
-
-    C_k = S_k / N_k is then the codeword. Items are summed over all ranks. Source: Neural Discrete
-    Representation Learning, 2017, appendix A.1.
-
-    Args:
-        averages: of (R, K) codes.
-        points: (B, R, S).
-        codes: (B, R) int64.
-        decay: how much stays as it was.
-    """
-    num_positions, num_codes = averages.counts.shape
-    flat = (codes + torch.arange(num_positions, device=codes.device) * num_codes).flatten()
-    sums = torch.zeros_like(averages.sums).flatten(0, 1).index_add_(0, flat, points.flatten(0, 1))
-    counts = torch.bincount(flat, minlength=num_positions * num_codes).to(sums)
-    # In one exchange.
-    both = sum_over_ranks(torch.cat([counts.unsqueeze(1), sums], dim=1)).unflatten(0, averages.counts.shape)
-    return Averages(
-        averages.counts.lerp(both[..., 0], 1 - decay), averages.sums.lerp(both[..., 1:], 1 - decay)
-    )
 
 
 @final
@@ -242,7 +209,7 @@ class FacetFit:
             if config.orthogonality == "exact":
                 self._make_orthogonal()
             averages = moving_averages(averages, chosen.points, chosen.codes, config.decay)
-            self._follow(averages)
+            self.codebooks = codewords_of(averages, self.codebooks)
             usage += _counts(chosen.codes, self.num_codes)
             ahead = torch.stack([error.detach(), apart / world_size(), strayed.detach() / world_size()])
             totals += ahead * len(batch)
@@ -278,12 +245,6 @@ class FacetFit:
         for _ in range(3):
             self.rotation.copy_(1.5 * self.rotation - 0.5 * self.rotation @ (self.rotation.T @ self.rotation))
 
-    def _follow(self, averages: Averages) -> None:
-        counts = averages.counts.unsqueeze(2)
-        self.codebooks = torch.where(
-            counts > _FEWEST, averages.sums / counts.clamp(min=_FEWEST), self.codebooks
-        )
-
     @torch.no_grad()
     def _revive(
         self, averages: Averages, usage: Tensor, catalogue: ItemContents, rows: Ints, epoch: int
@@ -301,10 +262,8 @@ class FacetFit:
         place = (dead.cumsum(1) - 1).clamp(0, len(drawn) - 1)
         candidates = points.transpose(0, 1).gather(1, place.unsqueeze(2).expand(-1, -1, points.shape[2]))
         self.codebooks = copy_from(0, torch.where(dead.unsqueeze(2), candidates, self.codebooks))
-        # As heavy as a code of average use, so that a few items do not carry it off.
-        counts = torch.where(dead, self.config.batch_size / self.num_codes, averages.counts)
-        sums = torch.where(dead.unsqueeze(2), self.codebooks * counts.unsqueeze(2), averages.sums)
-        return Averages(counts, sums), int(dead.sum())
+        averages = restarted(averages, self.codebooks, dead, self.config.batch_size)
+        return averages, int(dead.sum())
 
     @torch.no_grad()
     def _describe(self, usage: Tensor | None = None) -> dict[str, float]:

@@ -39,6 +39,8 @@ class Objective(NamedTuple):
     """(B, R) int64; K where missing."""
     terms: dict[str, Tensor]
     """Each unweighted term, summed over the items, for the log; holds `reconstruction`."""
+    points: Tensor | None = None
+    """(B, R, D_latent): what moving averages average; None where codebooks learn by gradient."""
 
 
 class LearnedTokenizer(Tokenizer):
@@ -66,6 +68,11 @@ class LearnedTokenizer(Tokenizer):
         Args:
             variance: (R,) of each position's latents when the warm-up ends, summed over dimensions.
         """
+
+    @property
+    def decay(self) -> float | None:
+        """How much of a codeword a step of fitting leaves as it was; None where the loss moves codewords."""
+        return None
 
     @property
     def stages(self) -> tuple[tuple[int, ...], ...]:

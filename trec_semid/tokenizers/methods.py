@@ -12,20 +12,23 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes
 from trec_semid.tokenizers.cosine_rq import CosineRq, CosineRqConfig
+from trec_semid.tokenizers.inputs.behaviour import BehaviourView
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.mhq import Mhq, MhqConfig
 from trec_semid.tokenizers.mmq import Mmq, MmqConfig
+from trec_semid.tokenizers.mmq_published import PublishedMmq, PublishedMmqConfig
 from trec_semid.tokenizers.opq import Opq, OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVae, RqVaeConfig
-from trec_semid.tokenizers.tokenizer import FORMAT_VERSION, Tokenizer
+from trec_semid.tokenizers.tokenizer import FORMAT_VERSION, VIEW_WEIGHTS, Tokenizer
 
 TokenizerConfig = Annotated[
-    MmqConfig | RqVaeConfig | RqKmeansConfig | OpqConfig | CosineRqConfig | MhqConfig,
+    MmqConfig | PublishedMmqConfig | RqVaeConfig | RqKmeansConfig | OpqConfig | CosineRqConfig | MhqConfig,
     Field(discriminator="kind"),
 ]
 TOKENIZERS: dict[type[Config], type[Tokenizer]] = {
-    MmqConfig: Mmq,  # shared and specific experts, cosine codebooks
+    MmqConfig: Mmq,  # shared and specific experts that carry the error on, moving averages
+    PublishedMmqConfig: PublishedMmq,  # shared and specific experts side by side, cosine codebooks
     RqVaeConfig: RqVae,  # autoencoder with residual codebooks
     RqKmeansConfig: RqKmeans,  # residual k-means, no gradients
     OpqConfig: Opq,  # rotation and product codebooks, no gradients
@@ -63,10 +66,13 @@ def load_tokenizer(uri: str) -> Tokenizer:
         DataError: no such folder, or files that do not belong to this version or to each other.
     """
     described = _read(join(uri, "config.json"))
-    weights_uri = join(uri, "weights.safetensors")
+    weights_uri, view_uri = join(uri, "weights.safetensors"), join(uri, VIEW_WEIGHTS)
     try:
         tokenizer = build_tokenizer(_CONFIGS.validate_python(described["config"]), described["modalities"])
         tokenizer.load_state_dict(safetensors.torch.load(read_bytes(weights_uri)))
+        if view := described.get("behaviour"):
+            weights_uri = view_uri
+            tokenizer.behaviour = BehaviourView.restored(view, read_bytes(view_uri))
     except (KeyError, ValidationError) as error:
         raise DataError(f"not a tokenizer: {error}", file=join(uri, "config.json")) from None
     except (FileNotFoundError, RuntimeError, safetensors.SafetensorError) as error:

@@ -13,10 +13,12 @@ from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import join, staged_folder, write_bytes
+from trec_semid.tokenizers.inputs.behaviour import BehaviourView
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 FORMAT_VERSION = 1
+VIEW_WEIGHTS = "behaviour.safetensors"
 
 
 class FitReport(NamedTuple):
@@ -62,11 +64,26 @@ class Tokenizer(nn.Module, ABC):
         self.dims = dict(dims)
         """Modality to width, in the order contents come in."""
         self.standardiser = Standardiser(dims, scaled=scaled)
+        self.behaviour: BehaviourView | None = None
+        """What makes the last modality of the others; None where all of them are brought."""
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.standardiser.mean.device
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """Modality to width of what has to be brought of an item."""
+        return self.dims if self.behaviour is None else self.behaviour.dims
+
+    def complete(self, contents: Contents) -> Contents:
+        """Return what the tokenizer reads, of the content that is brought of (B,) items."""
+        return contents if self.behaviour is None else self.behaviour.complete(contents)
+
+    def complete_catalogue(self, catalogue: ItemContents) -> ItemContents:
+        """Return what the tokenizer reads of all items."""
+        return catalogue if self.behaviour is None else self.behaviour.complete_catalogue(catalogue)
 
     @property
     @abstractmethod
@@ -142,14 +159,17 @@ class Tokenizer(nn.Module, ABC):
                 write_bytes(join(folder, name), content)
 
     def files(self) -> dict[str, bytes]:
-        """Return `weights.safetensors` and `config.json` (config, modalities)."""
+        """Return `weights.safetensors` and `config.json` (config, modalities), and those of the view."""
         described = {
             "format": FORMAT_VERSION,
             "modalities": self.dims,
             "config": self.config.model_dump(mode="json"),
         }
+        view = self.behaviour
+        described |= {} if view is None else {"behaviour": view.described()}
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         return {
             "weights.safetensors": safetensors.torch.save(weights),
             "config.json": (json.dumps(described, indent=1) + "\n").encode(),
+            **({} if view is None else {VIEW_WEIGHTS: view.weights()}),
         }

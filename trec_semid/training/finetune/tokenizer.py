@@ -87,13 +87,13 @@ def open_content(dataset: Dataset, tokenizer: LearnedTokenizer) -> ItemContents:
         ConfigError: the dataset lacks a modality, or has it in another width.
     """
     have = dataset.facts.modalities
-    absent = [name for name in tokenizer.dims if name not in have]
+    absent = [name for name in tokenizer.inputs if name not in have]
     if absent:
         raise ConfigError(f"finetune: the tokenizer reads '{absent[0]}', which {dataset.uri} does not have.")
     catalogue = ItemContents(
-        {name: dataset.content(name) for name in tokenizer.dims},
-        {name: dataset.content_mask(name) for name in tokenizer.dims},
+        {name: dataset.content(name) for name in tokenizer.inputs},
+        {name: dataset.content_mask(name) for name in tokenizer.inputs},
     )
-    if catalogue.dims != tokenizer.dims:
-        raise ConfigError(f"finetune: tokenizer of widths {tokenizer.dims}, content of {catalogue.dims}.")
-    return catalogue
+    if catalogue.dims != tokenizer.inputs:
+        raise ConfigError(f"finetune: tokenizer of widths {tokenizer.inputs}, content of {catalogue.dims}.")
+    return tokenizer.complete_catalogue(catalogue)
