@@ -1,0 +1,29 @@
+import math
+
+import torch
+from torch.nn.functional import normalize
+
+from trec_semid.layers.contrastive import PairedItems, paired_info_nce
+
+
+def test_loss_of_pairs_is_that_of_the_formula_worked_out_pair_by_pair():
+    generator = torch.Generator().manual_seed(0)
+    vectors = normalize(torch.randn(6, 4, generator=generator), dim=1)
+    penalties = torch.rand(6, generator=generator)
+    left, right = (
+        torch.tensor([0, 1, 2, 0, 4]),
+        torch.tensor([1, 2, 1, 3, 5]),
+    )  # items come back on both sides
+
+    def one_way(asked: list[int], choices: list[int]) -> float:
+        total = 0.0
+        for i, j in zip(asked, choices, strict=True):
+            own = float(vectors[i] @ vectors[j]) / 0.1 - float(penalties[j])
+            others = [k for k in choices if k not in (i, j)]
+            scores = [float(vectors[i] @ vectors[k]) / 0.1 - float(penalties[k]) for k in others]
+            total -= own - math.log(sum(math.exp(score) for score in (own, *scores)))
+        return total / len(asked)
+
+    sides = [PairedItems(vectors[side], side, penalties[side]) for side in (left, right)]
+    expected = (one_way(left.tolist(), right.tolist()) + one_way(right.tolist(), left.tolist())) / 2
+    assert abs(float(paired_info_nce(*sides, temperature=0.1)) - expected) < 1e-5
