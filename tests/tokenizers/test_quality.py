@@ -6,8 +6,10 @@ import torch
 
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.tokenizers import quality as quality_module
+from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.mmq_published import PublishedMmq, PublishedMmqConfig
 from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 
@@ -84,6 +86,69 @@ def test_tuples_are_counted(described):
     assert quality["items_in_collisions"] == len(colliding)
     assert quality["collision_groups"] == len(set(colliding))
     assert quality["largest_group"] == max(tuples.count(item) for item in tuples)
+
+
+def test_what_positions_say_together_and_alone_is_in_the_file(described):
+    _, _, encoded, quality = described
+    tuples = [tuple(row) for row in encoded.codes.tolist()]
+    alone = sum(tuples.count(own) == 1 for own in tuples)
+    assert quality["alone_share"] == pytest.approx(alone / NUM_ITEMS)
+    assert [(pair["left"], pair["right"]) for pair in quality["pairs"]] == [
+        ("level_0", "level_1"),
+        ("level_0", "level_2"),
+        ("level_1", "level_2"),
+    ]
+    for key, name in (("shared_information", "shared"), ("joint_entropy", "joint_entropy")):
+        assert quality[key] == pytest.approx(np.mean([pair[name] for pair in quality["pairs"]]))
+    assert quality["reconstruction_from_codes"] == pytest.approx(quality["reconstruction"], rel=1e-5)
+    assert set(quality["readout_by_modality"]) == set(DIMS)
+    assert 0.2 < quality["readout"] < 1
+    assert quality["readout"] == pytest.approx(
+        np.mean(list(quality["readout_by_modality"].values())), abs=0.2
+    )
+
+
+def test_codes_that_say_the_same_twice_and_a_decoder_that_reads_content_are_called_by_name():
+    catalogue = plant(NUM_ITEMS, missing=0.2).catalogue
+    torch.manual_seed(0)
+    small = PublishedMmqConfig(
+        codebook_size=4,
+        num_shared=2,
+        num_specific=2,
+        latent_dim=6,
+        decoder_widths=(16,),
+        fit=CodebookFitConfig(epochs=30, warmup_epochs=10, batch_size=50),
+    )
+    tokenizer = PublishedMmq(small, DIMS)
+    list(tokenizer.fit(catalogue, np.arange(NUM_ITEMS), 0))
+    encoded = encode_catalogue(tokenizer, catalogue)
+    twice = encoded._replace(codes=encoded.codes[:, [0, 0, 2, 3, 4, 5]])
+    quality = describe(tokenizer, catalogue, twice, np.arange(NUM_ITEMS))
+    assert "positions shared_0 and shared_1 say the same: 100% of what" in quality["remarks"][0]
+    assert any("of the items share their tuple" in remark for remark in quality["remarks"])
+    # Decoded by hand with the gates of x = 0: an item of which nothing is known.
+    contents = catalogue.batch(np.arange(NUM_ITEMS))
+    gates = torch.cat(
+        [
+            torch.ones(2),
+            *(
+                torch.softmax(gate(torch.zeros(dim)), 0)
+                for gate, dim in zip(tokenizer.gates, DIMS.values(), strict=True)
+            ),
+        ]
+    )
+    here = torch.cat([contents.present.new_ones(NUM_ITEMS, 2), contents.present.repeat_interleave(2, 1)], 1)
+    words = torch.stack(
+        [
+            book[c.clamp(max=3)]
+            for book, c in zip(tokenizer.codebooks, torch.from_numpy(twice.codes).long().T, strict=True)
+        ],
+        1,
+    )
+    rebuilt = tokenizer.decoder((words * (gates * here).unsqueeze(2)).sum(1)).detach()
+    x = tokenizer.standardiser(contents)
+    expected = tokenizer.standardiser.errors(x, rebuilt, contents.present).sum(1).mean()
+    assert quality["reconstruction_from_codes"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_near_items_share_more_codes_than_pairs_drawn_by_chance(described):

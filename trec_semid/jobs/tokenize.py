@@ -35,6 +35,8 @@ from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
+_MOST_REMARKS = 5
+"""Of those in `quality.json`, worst first."""
 
 
 class TokenizeConfig(DatasetConfig):
@@ -231,7 +233,19 @@ def summary(quality: dict[str, Any]) -> str:
             f"unique tuples {quality['unique_share']:.1%}, largest group {quality['largest_group']} "
             f"({collisions['resolution']}: {collisions['before']['items_in_groups']} -> "
             f"{collisions['after']['items_in_groups']} items in collisions)",
+            f"items alone in their tuple {quality['alone_share']:.1%}{_together(quality)}",
             f"codes in common: neighbours {agreement['mean_code_overlap_of_neighbours']:.1%}, "
             f"random pairs {agreement['mean_code_overlap_of_random_pairs']:.1%}",
+            *(f"! {remark}" for remark in quality["remarks"][:_MOST_REMARKS]),
         ]
     )
+
+
+def _together(quality: dict[str, Any]) -> str:
+    told = ""
+    if quality["shared_information"] is not None:
+        told += f", two positions: {quality['shared_information']:.2f} in common, "
+        told += f"{quality['joint_entropy']:.2f} nats together"
+    if quality["readout"] is not None:
+        told += f", read out of codes {quality['readout']:.1%}"
+    return told

@@ -187,7 +187,7 @@ def codebook_parts(shown: Sequence[Codebooks]) -> list[Part]:
             f"Run {each.run}{readers}."
         )
         usage = [(picture, name, numbers) for name, numbers, picture in _usage_pictures(each)]
-        parts += [Heading(f"Tokenizer {each.name}"), Words(said, is_note=True)]
+        parts += [Heading(f"Tokenizer {each.name}"), *_remarks(each), Words(said, is_note=True)]
         parts += [*figures(*usage, are_tiny=True), _position_table(each)]
     agreement = _agreement_picture(first_runs)
     if agreement is not None:
@@ -206,6 +206,10 @@ def _quality_table(codebooks: Sequence[Codebooks]) -> Table:
         Column("Utilisation", "mean over positions"),
         Column("Entropy", "nats, mean"),
         Column("Unique", "distinct tuples"),
+        Column("Alone", "in their tuple"),
+        Column("In common", "two positions"),
+        Column("Together", "nats, two positions"),
+        Column("Read out", "of codes, linear"),
         Column("In collisions", "items"),
         Column("Largest group", "items"),
         Column("Neighbours", "codes in common"),
@@ -215,7 +219,9 @@ def _quality_table(codebooks: Sequence[Codebooks]) -> Table:
     convention = codebooks[0].quality.get("reconstruction_convention", "") if codebooks else ""
     caption = (
         "Neighbours: mean share of positions in which an item and "
-        f"its nearest neighbours by content have the same code. Reconstruction: {convention}."
+        "its nearest neighbours by content have the same code. In common: what part of the one position "
+        "follows from the other, beyond chance. Read out: share of the content that a linear model of the "
+        f"codes tells of items it was not fitted on. Reconstruction: {convention}."
     )
     return Table(caption, columns, [Block("", rows)])
 
@@ -230,6 +236,10 @@ def _quality(quality: dict[str, Any]) -> list[Cell]:
         Cell(share(quality["utilisation"], 1)),
         Cell(figure(quality["entropy"], 2)),
         Cell(share(quality["unique_share"], 1), (tuples,)),
+        Cell(_share_or_none(quality.get("alone_share"))),
+        Cell(_figure_or_none(quality.get("shared_information"))),
+        Cell(_figure_or_none(quality.get("joint_entropy"))),
+        Cell(_share_or_none(quality.get("readout"))),
         Cell(
             count(colliding), (f"{share(colliding, num_items)}, {count(quality['collision_groups'])} groups",)
         ),
@@ -246,6 +256,16 @@ def _by_modality(quality: dict[str, Any]) -> tuple[str, ...]:
 
 def _share_or_none(value: float | None) -> str:
     return NONE if value is None else share(value, 1)
+
+
+def _figure_or_none(value: float | None) -> str:
+    return NONE if value is None else figure(value, 2)
+
+
+def _remarks(codebooks: Codebooks) -> list[Part]:
+    """Return what is wrong with the codes, in a sentence; nothing where nothing stands out."""
+    told = "; ".join(codebooks.quality.get("remarks") or [])
+    return [Words(f"What stands out: {told}.")] if told else []
 
 
 def _position_table(codebooks: Codebooks) -> Table:

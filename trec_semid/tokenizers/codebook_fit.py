@@ -81,9 +81,8 @@ def fit_codebooks(
         TrainingError: a loss, or a weight after an epoch's last step, that is not finite.
         DataError: fewer items than codes at a position.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    groups = model.rates(config.learning_rate)
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
     best, best_epoch, steps = float("inf"), 0, -(-len(rows) // config.batch_size)
     following = _Following(model, config.batch_size)

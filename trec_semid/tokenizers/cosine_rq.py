@@ -134,7 +134,9 @@ class CosineRq(Tokenizer):
     @torch.no_grad()
     def decode(self, codes: Tensor, coefficients: Tensor | None) -> Tensor:
         """Return x_hat (B, D) of codes (B, L) and of what is stored beside them (B, L)."""
-        along = self._restored(codes, coefficients)
+        return self._decoded(codes, self._restored(codes, coefficients))
+
+    def _decoded(self, codes: Tensor, along: Tensor) -> Tensor:
         sums = [
             (self._directions(c, codes) * along[:, c.positions, None]).sum(1) for c in self.fusion.channels
         ]
@@ -158,6 +160,12 @@ class CosineRq(Tokenizer):
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
         """Return x_hat (B, D), decoded with the coefficients that the content has for these codes."""
         return self.decode(codes, self.coefficients(contents, codes))
+
+    @torch.no_grad()
+    def reconstruct_from_codes(self, contents: Contents, codes: Tensor) -> Tensor:
+        """Return x_hat (B, D), decoded with the mean coefficient of each code's items."""
+        del contents
+        return self._decoded(codes, self._mean_coefficients(codes))
 
     @torch.no_grad()
     def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:
@@ -281,12 +289,15 @@ class CosineRq(Tokenizer):
     def _restored(self, codes: Tensor, stored: Tensor | None) -> Tensor:
         """Return (B, L) float32 of what `_stored` made."""
         if stored is None:
-            chosen = codes.clamp(max=self.rq_config.codebook_size - 1)
-            return self.means.gather(1, chosen.T).T
+            return self._mean_coefficients(codes)
         if self.rq_config.coefficients == "float16":
             return stored.float()
         low, step = self.grid
         return low + stored * step
+
+    def _mean_coefficients(self, codes: Tensor) -> Tensor:
+        """Return (B, L)."""
+        return self.means.gather(1, codes.clamp(max=self.rq_config.codebook_size - 1).T).T
 
     def _draw(self, index: int, catalogue: ItemContents, rows: Ints, seed: int) -> Tensor:
         size = self.rq_config.codebook_size * self.rq_config.items_per_code

@@ -4,7 +4,7 @@ Legend: B items, R positions, K codes, D sum of the modalities' widths, D_latent
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -73,6 +73,10 @@ class LearnedTokenizer(Tokenizer):
     def decay(self) -> float | None:
         """How much of a codeword a step of fitting leaves as it was; None where the loss moves codewords."""
         return None
+
+    def rates(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Return what the optimizer of fitting moves, group by group, each with its rate."""
+        return [{"params": list(self.parameters()), "lr": learning_rate}]
 
     @property
     def stages(self) -> tuple[tuple[int, ...], ...]:

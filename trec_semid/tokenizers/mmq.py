@@ -5,7 +5,7 @@ Legend: B items, M modalities, R positions (= experts), K codes, D latent width.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -56,11 +56,14 @@ class MmqConfig(Config):
     """Of the moving averages that codewords are: how much of them a step of fitting leaves as it was."""
     commitment: NonNegativeFloat = 0.1
     """Weight of what draws latents to their codewords, in units of the variance of the first latents."""
+    expert_rate: PositiveFloat = 0.1
+    """What part of the learning rate experts learn at. All shared experts have one gradient, that of their
+    sum: fast ones drift alike, positions come to say the same, and codewords fall behind."""
     temperature: PositiveFloat = 0.1
     """Of a ranker's soft index: over cosines, or over squared distances in units of the variance of each
     position's latents."""
     fit: CodebookFitConfig = CodebookFitConfig(
-        epochs=12, warmup_epochs=0, batch_size=256, learning_rate=1e-4, weight_decay=0.0, revive_every=2
+        epochs=12, warmup_epochs=0, batch_size=256, learning_rate=1e-3, weight_decay=0.0, revive_every=2
     )
 
 
@@ -155,6 +158,15 @@ class Mmq(LearnedTokenizer):
         self._start(catalogue, rows, seed)
         yield from fit_codebooks(self, catalogue, rows, seed=seed, config=self.mmq_config.fit)
         self.spread.copy_(latent_variance(self, catalogue, rows, seed))
+
+    def rates(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Let experts learn slower than the decoder, see `MmqConfig.expert_rate`."""
+        slow = [*self.experts.parameters(), *self.second.parameters()]
+        fast = [self.codebooks, *self.linear.parameters(), *self.decoder.parameters()]
+        return [
+            {"params": fast, "lr": learning_rate},
+            {"params": slow, "lr": learning_rate * self.mmq_config.expert_rate},
+        ]
 
     def take_spread(self, variance: Tensor) -> None:
         """Measure in the variance of the first latents, of (R,); the others' depend on codebooks to come."""

@@ -136,11 +136,17 @@ class PublishedMmq(LearnedTokenizer):
     @torch.no_grad()
     def reconstruct(self, contents: Contents, codes: Tensor) -> Tensor:
         """Return x_hat (B, D)."""
+        return self._decode(codes, self._gates(self.standardiser(contents), contents.present))
+
+    @torch.no_grad()
+    def reconstruct_from_codes(self, contents: Contents, codes: Tensor) -> Tensor:
+        """Return x_hat (B, D) with the gates of an average item."""
+        average = self.standardiser.mean.new_zeros(len(codes), sum(self.dims.values()))
+        return self._decode(codes, self._gates(average, contents.present))
+
+    def _decode(self, codes: Tensor, gates: Tensor) -> Tensor:
         codewords = pick_codewords(self.codebooks, codes.clamp(max=self.mmq_config.codebook_size - 1))
-        fused = torch.einsum(
-            "br,brd->bd", self._gates(self.standardiser(contents), contents.present), codewords
-        )
-        return self.decoder(fused)
+        return self.decoder(torch.einsum("br,brd->bd", gates, codewords))
 
     @torch.no_grad()
     def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:

@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from trec_semid.core.arrays import Ints
 from trec_semid.core.seeds import derive_seed, numpy_generator
+from trec_semid.metrics.code_pairs import code_pairs
 from trec_semid.metrics.codes import CodeUsage, code_usage, neighbour_agreement
+from trec_semid.metrics.readout import read_out
 from trec_semid.tokenizers.collisions import Resolved, describe_resolution
 from trec_semid.tokenizers.drift import describe_errors
 from trec_semid.tokenizers.encode import Encoded
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.standardise import RECONSTRUCTION_CONVENTION
+from trec_semid.tokenizers.remarks import remarks_on
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 NUM_NEIGHBOURS = 10
@@ -37,7 +41,8 @@ def describe_quality(
     """
     encoded, collisions = resolved.encoded, resolved.after
     usage = code_usage(encoded.codes, tokenizer.codebook_sizes)
-    return {
+    compared = _compared_items(catalogue, seed)
+    described = {
         "tokenizer": kind,
         "num_items": catalogue.num_items,
         "positions": [
@@ -57,10 +62,14 @@ def describe_quality(
         "items_in_collisions": collisions.items_in_groups,
         "largest_group": collisions.largest_group,
         "collisions": describe_resolution(resolved),
-        "neighbour_agreement": _describe_neighbours(tokenizer, catalogue, encoded, seed),
+        "neighbour_agreement": _describe_neighbours(tokenizer, catalogue, encoded, compared, seed),
         "modalities": _describe_modalities(catalogue, encoded),
         "training_errors": _describe_training(catalogue, encoded, fitted),
+        "alone_share": 1 - collisions.items_in_groups / catalogue.num_items,
+        **_describe_pairs(tokenizer, encoded, compared, seed),
+        **_describe_codes_alone(tokenizer, catalogue, encoded, compared, seed),
     }
+    return described | {"remarks": remarks_on(described)}
 
 
 def quality_metrics(quality: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
@@ -75,6 +84,9 @@ def quality_metrics(quality: dict[str, Any]) -> tuple[dict[str, float], dict[str
     agreement = quality["neighbour_agreement"]
     metrics["all/neighbour_overlap"] = agreement["mean_code_overlap_of_neighbours"]
     metrics["all/random_overlap"] = agreement["mean_code_overlap_of_random_pairs"]
+    names = ("alone_share", "shared_information", "joint_entropy", "reconstruction_from_codes", "readout")
+    metrics |= {f"all/{name}": quality[name] for name in names if quality[name] is not None}
+    metrics |= {f"all/readout/{name}": value for name, value in quality["readout_by_modality"].items()}
     names = ("unique_tuples", "collision_groups", "items_in_collisions", "largest_group")
     counts = {"all/items": quality["num_items"], "fitted/items": quality["fitted_items"]} | {
         f"all/{name}": quality[name] for name in names
@@ -125,12 +137,53 @@ def _describe_modalities(catalogue: ItemContents, encoded: Encoded) -> dict[str,
     return described
 
 
-def _describe_neighbours(
-    tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded, seed: int
-) -> dict[str, Any]:
+def _compared_items(catalogue: ItemContents, seed: int) -> Ints:
     rows = np.arange(catalogue.num_items)
     if len(rows) > MAX_COMPARED_ITEMS:
         rows = np.sort(numpy_generator(seed, "compared items").permutation(rows)[:MAX_COMPARED_ITEMS])
+    return rows
+
+
+def _describe_pairs(tokenizer: Tokenizer, encoded: Encoded, rows: Ints, seed: int) -> dict[str, Any]:
+    """Return what every two positions say together; means are None of a single position."""
+    sizes, names = tokenizer.codebook_sizes, tokenizer.position_names
+    pairs = code_pairs(encoded.codes[rows], sizes, seed=derive_seed(seed, "pairs"))
+    told = [pair._asdict() | {"left": names[pair.left], "right": names[pair.right]} for pair in pairs]
+    return {
+        "shared_information": float(np.mean([pair.shared for pair in pairs])) if pairs else None,
+        "joint_entropy": float(np.mean([pair.joint_entropy for pair in pairs])) if pairs else None,
+        "pairs": told,
+    }
+
+
+@torch.no_grad()
+def _describe_codes_alone(
+    tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded, rows: Ints, seed: int
+) -> dict[str, Any]:
+    """Rebuild content from codes alone: by the decoder, and by a linear model for items new to it."""
+    contents, of = catalogue.batch(rows).to(tokenizer.device), tokenizer.standardiser
+    x, codes = of(contents), torch.from_numpy(encoded.codes[rows]).long().to(tokenizer.device)
+    rebuilt = tokenizer.reconstruct_from_codes(contents, codes)
+    told: dict[str, Any] = {
+        "reconstruction_from_codes": float(of.errors(x, rebuilt, contents.present).sum(1).mean())
+    }
+    read = read_out(encoded.codes[rows], tokenizer.codebook_sizes, (x * of.std).cpu().numpy(), seed=seed)
+    by_modality: dict[str, float] = {}
+    if read is not None:
+        shares = {name: of.columns(name) for name in tokenizer.dims}
+        by_modality = {
+            name: 1 - float(read.errors[at].sum() / max(read.squares[at].sum(), 1e-12))
+            for name, at in shares.items()
+        }
+        # The view is made of the content, and is not counted twice.
+        brought = np.concatenate([np.arange(len(read.errors))[shares[name]] for name in tokenizer.inputs])
+        told["readout"] = 1 - float(read.errors[brought].sum() / max(read.squares[brought].sum(), 1e-12))
+    return {"readout": None, **told, "readout_by_modality": by_modality}
+
+
+def _describe_neighbours(
+    tokenizer: Tokenizer, catalogue: ItemContents, encoded: Encoded, rows: Ints, seed: int
+) -> dict[str, Any]:
     vectors = tokenizer.standardiser.unit(catalogue.batch(rows).to(tokenizer.device)).cpu().numpy()
     agreement = neighbour_agreement(
         vectors,

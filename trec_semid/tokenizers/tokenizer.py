@@ -113,6 +113,10 @@ class Tokenizer(nn.Module, ABC):
         The content is for methods whose decoder reads more of it than the codes (MMQ's gates).
         """
 
+    def reconstruct_from_codes(self, contents: Contents, codes: Tensor) -> Tensor:
+        """Return what `reconstruct` would, had it nothing but the codes and which modalities are there."""
+        return self.reconstruct(contents, codes)
+
     @abstractmethod
     def distances(self, contents: Contents, codes: Tensor, position: int) -> Tensor:
         """Return (B, K) how far each code of a position is from the item, all its other codes as they are.

@@ -40,7 +40,7 @@ def load_learned(
     if finetune.estimator == "gumbel" and len(tokenizer.stages) > 1:
         raise ConfigError(
             "finetune: noise on the codes of residual levels would leave later levels with residuals of "
-            "other codes. Use estimator = 'straight_through', or an mmq tokenizer."
+            "other codes. Use estimator = 'straight_through', or mmq_published."
         )
     return tokenizer
 
