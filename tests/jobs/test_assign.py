@@ -23,7 +23,7 @@ from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
-from trec_semid.tokenizers.quality import describe_quality
+from trec_semid.tokenizers.measures.quality import describe_quality
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 from trec_semid.training.matched_codes import verify_codes
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trec_semid.metrics.code_pairs import code_pairs
+from trec_semid.metrics.codes import code_pairs
 
 
 def entropy(values: list[object]) -> float:

@@ -31,7 +31,6 @@ from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.runtime.logs import say, set_up_console, working
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.tokenizers.drift import DriftMeter
 from trec_semid.tokenizers.encode import measure
 from trec_semid.tokenizers.generations.drafts import appended, appended_already, batch_of
 from trec_semid.tokenizers.generations.manifest import checksum_of, generation_of, tokenizer_checksum
@@ -43,6 +42,7 @@ from trec_semid.tokenizers.maps.coefficients import coefficient_schema, coeffici
 from trec_semid.tokenizers.maps.origin import Named
 from trec_semid.tokenizers.maps.record import DRIFT, QUALITY, TOKENIZER, write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, expect_finished
+from trec_semid.tokenizers.measures.drift import DriftMeter
 from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.tokenizers.tokenizer import Tokenizer
 from trec_semid.training.matched_codes import seed_of, verify_codes

@@ -30,8 +30,8 @@ from trec_semid.tokenizers.maps.coefficients import Coefficients
 from trec_semid.tokenizers.maps.origin import Named, origin_of
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
+from trec_semid.tokenizers.measures.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.methods import TokenizerConfig, build_tokenizer
-from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)

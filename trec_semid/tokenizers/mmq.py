@@ -45,7 +45,7 @@ class MmqConfig(Config):
     positions: tuple[str, ...] = (SHARED, SHARED, EACH, EACH)
     """What each position reads, in order: `shared` all modalities, a modality's name that one alone; `each`
     stands for one position of every modality. The first one is shared."""
-    latent_dim: PositiveInt = 256
+    latent_dim: PositiveInt = 128
     expert_hidden_dim: PositiveInt | None = None
     """None: one linear map per expert, as published; a width adds a second layer beside it."""
     decoder_widths: tuple[PositiveInt, ...] = (512,)

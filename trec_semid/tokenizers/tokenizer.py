@@ -114,7 +114,7 @@ class Tokenizer(nn.Module, ABC):
         """
 
     def reconstruct_from_codes(self, contents: Contents, codes: Tensor) -> Tensor:
-        """Return what `reconstruct` would, had it nothing but the codes and which modalities are there."""
+        """Return (B, D) as `reconstruct`, with nothing read but codes and which modalities there are."""
         return self.reconstruct(contents, codes)
 
     @abstractmethod

@@ -19,7 +19,7 @@ from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
-from trec_semid.tokenizers.quality import describe_quality, quality_metrics
+from trec_semid.tokenizers.measures.quality import describe_quality, quality_metrics
 from trec_semid.training.finetune.code_watch import CodeWatch
 from trec_semid.training.finetune.tokenizer import TOKENIZER, kind_of
 from trec_semid.training.placement import PlacedContent

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from tests.tokenizers.planted import DIMS, plant
-from trec_semid.tokenizers import quality as quality_module
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.collisions import resolve_collisions
 from trec_semid.tokenizers.encode import Encoded, encode_catalogue
+from trec_semid.tokenizers.measures import quality as quality_module
+from trec_semid.tokenizers.measures.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.mmq_published import PublishedMmq, PublishedMmqConfig
-from trec_semid.tokenizers.quality import describe_quality, quality_metrics
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig
 
 NUM_ITEMS = 150

@@ -9,15 +9,14 @@ import torch
 
 from trec_semid.core.arrays import Ints
 from trec_semid.core.seeds import derive_seed, numpy_generator
-from trec_semid.metrics.code_pairs import code_pairs
-from trec_semid.metrics.codes import CodeUsage, code_usage, neighbour_agreement
+from trec_semid.metrics.codes import CodeUsage, code_pairs, code_usage, neighbour_agreement
 from trec_semid.metrics.readout import read_out
 from trec_semid.tokenizers.collisions import Resolved, describe_resolution
-from trec_semid.tokenizers.drift import describe_errors
 from trec_semid.tokenizers.encode import Encoded
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.standardise import RECONSTRUCTION_CONVENTION
-from trec_semid.tokenizers.remarks import remarks_on
+from trec_semid.tokenizers.measures.drift import describe_errors
+from trec_semid.tokenizers.measures.remarks import remarks_on
 from trec_semid.tokenizers.tokenizer import Tokenizer
 
 NUM_NEIGHBOURS = 10

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trec_semid.core.hashing import tuple_keys
-from trec_semid.tokenizers.drift import (
+from trec_semid.tokenizers.measures.drift import (
     DriftMeter,
     describe_errors,
     divergence,

@@ -1,0 +1,1 @@
+"""How good codes are: of the items a tokenizer was fitted on, and of new ones."""
