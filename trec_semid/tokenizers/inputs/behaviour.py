@@ -168,8 +168,9 @@ class BehaviourView:
             raise DataError(problem, field="behaviour", value=len(usable), remedy=remedy)
         seed_everything(seed, BEHAVIOUR)
         self.mlp = Mlp(self.mlp.in_dim, [*config.hidden_widths, config.dim], dropout=config.dropout)
-        weights = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-        optimizer = torch.optim.AdamW(self.mlp.parameters(), fused=True, **weights)
+        optimizer = torch.optim.AdamW(
+            self.mlp.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
         losses: list[float] = []
         with working("learn behaviour", config.epochs * len(usable)) as work:
             for epoch in range(config.epochs):
