@@ -31,6 +31,7 @@ class Everything(nn.Module):
         first, *others = states[:, :, self.order].unbind(-1)
         states = torch.stack([first, *reversed(others)], -1) + torch.cat([histories[..., :4]] * 2, -1)
         is_there = torch.arange(longest)[None] < lengths[:, None]
+        is_there = (is_there | is_there) & ~(is_there ^ is_there)
         scores = torch.einsum("blw,wk->blk", states, nn.functional.normalize(self.weight, dim=0))
         scores = scores.masked_fill(~is_there[:, :, None], -torch.inf).softmax(1)
         filled = scores.new_zeros(num_users * longest, 3)

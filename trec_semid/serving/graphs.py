@@ -17,7 +17,16 @@ from torch import Tensor
 _MAJOR = 8
 """Of the schema of `torch._export.serde.schema`, which is this one since torch 2.5."""
 _ATEN = "torch.ops.aten."
-_PRIVATE = ("_to_copy", "_softmax", "_log_softmax", "_unsafe_view", "_native_multi_head_attention")
+_PRIVATE = (
+    "_to_copy",
+    "_softmax",
+    "_log_softmax",
+    "__and__",
+    "__or__",
+    "__xor__",
+    "__lshift__",
+    "__rshift__",
+)
 """Operations of a leading underscore that check their inputs as public ones do."""
 _REFUSED = ("from_file", "set_", "record_stream")
 """Public operations that reach beyond their inputs."""
