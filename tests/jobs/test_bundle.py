@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.exported_kinds import IDS_ALONE
-from tests.jobs.exporting import IN_FORKS
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import write_problem
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.core.errors import DataError
@@ -26,7 +26,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def bundles_are_checked_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    export_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def runs(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> l
 @pytest.fixture(scope="module")
 def bundles(runs: list[str]) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "subprocess", IN_FORKS)
+        export_quickly(patch)
         return [export.run(ExportConfig(run=run, out=f"{run}-bundle", shard_rows=15)).out for run in runs]
 
 

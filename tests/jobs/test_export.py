@@ -2,7 +2,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from tests.jobs.exporting import IN_FORKS
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import rank_config, write_problem
 from tests.jobs.test_rank_finetune import tuned
 from tests.jobs.test_rank_finetune import write_problem as write_tuned_problem
@@ -51,15 +51,17 @@ def run_folder(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def bundle(run_folder: str) -> str:
     out = f"{run_folder}-bundle"
-    done = export.run(ExportConfig(run=run_folder, out=out, shard_rows=25))
+    with pytest.MonkeyPatch.context() as patch:
+        export_quickly(patch)
+        done = export.run(ExportConfig(run=run_folder, out=out, shard_rows=25))
     assert done.largest_difference < 1e-5
     return out
 
 
 @pytest.fixture(autouse=True)
 def bundles_are_checked_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`bundle` above comes before this: it is scored by an interpreter of its own."""
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    """A bundle of `test_export_retrievers.py` is scored by an interpreter of its own."""
+    export_quickly(monkeypatch)
 
 
 def rows_of_test(problem: dict[str, Any], run_folder: str) -> RankingData:
@@ -292,13 +294,29 @@ def test_a_tuned_run_of_two_ranks_exports_its_own_tokenizer_and_map(tmp_path: Pa
     assert {"quality.json", "tokenizer/config.json"} <= {facts.file for facts in read_manifest(out).tokenizer}
 
 
-def test_frozen_codes_bring_the_tokenizer_that_gave_them_and_assign_takes_the_bundle(tmp_path: Path):
-    problem = write_tuned_problem(str(tmp_path / "problem"))
-    config = rank_config(problem, str(tmp_path / "run"), train={"max_epochs": 1})
+class WithTokenizer(NamedTuple):
+    """A bundle without histories, of a ranker over the codes of a tokenizer."""
+
+    dataset: Dataset
+    bundle: str
+
+
+@pytest.fixture(scope="module")
+def with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> WithTokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    problem = write_tuned_problem(str(folder / "problem"))
+    config = rank_config(problem, str(folder / "run"), train={"max_epochs": 1})
     rank.run(config)
-    out = str(tmp_path / "bundle")
-    export.run(ExportConfig(run=config.run, out=out))
-    dataset = Dataset(problem["dataset"])
+    with pytest.MonkeyPatch.context() as patch:
+        export_quickly(patch)
+        export.run(ExportConfig(run=config.run, out=str(folder / "bundle"), histories=False))
+    return WithTokenizer(Dataset(problem["dataset"]), str(folder / "bundle"))
+
+
+def test_frozen_codes_bring_the_tokenizer_that_gave_them_and_assign_takes_the_bundle(
+    with_tokenizer: WithTokenizer, tmp_path: Path
+):
+    dataset, out = with_tokenizer
     columns: dict[str, Any] = {"item_id": [f"new-{row}" for row in range(dataset.facts.num_items)]}
     for name in ("text", "image"):
         pairs = zip(dataset.content(name).astype(np.float32), dataset.content_mask(name), strict=True)
@@ -332,17 +350,9 @@ def test_a_run_of_another_job_and_other_data_are_refused(run_folder: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_content_gets_the_codes_of_the_tokenizer_and_its_nearest_items(tmp_path: Path):
-    problem = write_tuned_problem(str(tmp_path / "problem"))
-    config = rank_config(problem, str(tmp_path / "run"), train={"max_epochs": 1})
-    rank.run(config)
-    out = str(tmp_path / "bundle")
-    export.run(ExportConfig(run=config.run, out=out, histories=False))
-    engine, dataset, tokenizer = (
-        open_engine(out),
-        Dataset(problem["dataset"]),
-        load_tokenizer(f"{out}/tokenizer"),
-    )
+def test_content_gets_the_codes_of_the_tokenizer_and_its_nearest_items(with_tokenizer: WithTokenizer):
+    dataset, out = with_tokenizer
+    engine, tokenizer = open_engine(out), load_tokenizer(f"{out}/tokenizer")
     catalogue = ItemContents(
         {name: dataset.content(name) for name in tokenizer.dims},
         {name: dataset.content_mask(name) for name in tokenizer.dims},

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import safetensors.numpy
 
-from tests.jobs.exporting import IN_FORKS
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import rank_config, write_problem
 from trec_semid.core.errors import DataError
 from trec_semid.jobs import export, rank
@@ -25,7 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = rank_config(write_problem(str(folder)), str(folder / "run"), train={"max_epochs": 1})
     rank.run(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "subprocess", IN_FORKS)
+        export_quickly(patch)
         export.run(ExportConfig(run=config.run, out=str(folder / "bundle")))
     return str(folder / "bundle")
 

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partialmethod
+from functools import cache, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.jobs.exported_kinds import KINDS
-from tests.jobs.exporting import IN_FORKS
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import write_problem
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.checkpoints.manifest import read_manifest
@@ -23,7 +23,7 @@ from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.target_positions import distinct_targets, read_target_positions
 from trec_semid.jobs import export, retrieve
-from trec_semid.jobs.export import ExportConfig
+from trec_semid.jobs.export import ExportConfig, Exported
 from trec_semid.jobs.retrieve import RetrieveConfig
 from trec_semid.serving.engine import Engine, Filters, NotServedError, RankAsked, RetrieveAsked, open_engine
 from trec_semid.serving.reader import Reader
@@ -58,13 +58,16 @@ def runs(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> B
 
 @pytest.fixture(scope="module")
 def bundles(runs: Bundles) -> Bundles:
-    """Return the bundle of a kind, exported once; it has been held against the run then."""
+    """Return the bundle of a kind, exported once; it has been held against the run then.
+
+    That of a decoder in steps was scored by an interpreter that never had torchrec.
+    """
 
     def bundle(name: str) -> str:
         place = f"{runs(name)}-bundle"
         if not Path(place, "manifest.json").exists():
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(export, "subprocess", IN_FORKS)
+                export_quickly(patch, in_forks=name != "tiger")
                 done = export.run(ExportConfig(run=runs(name), out=place, shard_rows=17))
             assert done.largest_difference <= 1e-4
         return place
@@ -203,10 +206,11 @@ def _is_train(problem: dict[str, Any]) -> Any:
 
 
 def test_an_ensemble_lists_by_the_mean_of_its_members_scores(
-    runs: Bundles, problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Bundles, problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
-    of = [runs("sasrec"), runs("hybrid")]
+    export_quickly(monkeypatch)
+    alone = [bundles("sasrec"), bundles("hybrid")]
+    of = [read_manifest(each).run for each in alone]
     own = {"dataset": problem["dataset"]}
     model = {"kind": "ensemble", "runs": of}
     config = retrieve_config(own, str(tmp_path / "both"), model=model, item={"fields": [], "content": []})
@@ -217,21 +221,33 @@ def test_an_ensemble_lists_by_the_mean_of_its_members_scores(
     (mean,) = engine.retrieve([asked])
     assert len(engine.manifest.retriever.members) == 2
     parts = []
-    for run in of:
-        export.run(ExportConfig(run=run, out=f"{run}-member"))
-        (part,) = open_engine(f"{run}-member").retrieve([asked])
+    for each in alone:
+        (part,) = open_engine(each).retrieve([asked])
         parts.append(dict(zip(part.items, part.scores, strict=True)))
     expected = [(parts[0][item] + parts[1][item]) / 2 for item in mean.items]
     np.testing.assert_allclose(mean.scores, expected, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def of_bits(runs: Bundles) -> Callable[[str], Exported]:
+    """Return the export of one model with tables of a kind, done once."""
+
+    @cache
+    def exported(kind: str) -> Exported:
+        config = {"run": runs("comirec"), "out": f"{runs('comirec')}-{kind}", "tables": kind}
+        with pytest.MonkeyPatch.context() as patch:
+            export_quickly(patch)
+            return export.run(ExportConfig.model_validate({**config, "shard_rows": 17}))
+
+    return exported
+
+
 @pytest.mark.parametrize("kind", ["fp16", "int8", "int4"])
 def test_the_change_in_recall_of_smaller_tables_is_measured(
-    runs: Bundles, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+    runs: Bundles, of_bits: Callable[[str], Exported], kind: str
 ):
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
-    out, run = str(tmp_path / kind), runs("hybrid")
-    done = export.run(ExportConfig(run=run, out=out, tables=kind))
+    run, done = runs("comirec"), of_bits(kind)
+    out = done.out
     checked = read_manifest(out).checked
     assert checked is not None
     assert checked.change == done.change
@@ -242,11 +258,6 @@ def test_the_change_in_recall_of_smaller_tables_is_measured(
     if checked.num == json.loads(Path(run, "metrics.json").read_text())["counts"]["test/users"]:
         assert checked.metrics["recall@10"] - checked.change["recall@10"] == pytest.approx(reported)
     assert 0 < done.largest_difference < {"fp16": 0.01, "int8": 0.1, "int4": 1.5}[kind]
-
-
-def test_an_interpreter_without_torchrec_answers_from_programs_of_a_decoder(runs: Bundles, tmp_path: Path):
-    done = export.run(ExportConfig(run=runs("tiger"), out=str(tmp_path / "bundle"), check_rows=5))
-    assert done.largest_difference <= 1e-4
 
 
 ALONE = """
@@ -273,11 +284,9 @@ print(json.dumps({"rows": rows.tolist(), "best": best, "history": bundle.history
 
 @pytest.mark.parametrize("kind", ["fp32", "int4"])
 def test_the_reader_in_the_bundle_scores_with_numpy_and_pyarrow_alone(
-    runs: Bundles, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+    bundles: Bundles, of_bits: Callable[[str], Exported], kind: str
 ):
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
-    out = str(tmp_path / "bundle")
-    export.run(ExportConfig(run=runs("comirec"), out=out, tables=kind, shard_rows=17))
+    out = bundles("comirec") if kind == "fp32" else of_bits(kind).out
     engine = open_engine(out)
     said = engine._listers.members[0].read(np.array([3, 5, 3]), np.array([3]))
     query = said["vectors"][0]
@@ -348,9 +357,9 @@ def test_items_are_found_by_words_of_their_titles_best_known_first(bundles: Bund
 def test_a_bundle_that_lists_otherwise_is_not_written(
     runs: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    export_quickly(monkeypatch)
     tokens = ServedMember.tokens
     monkeypatch.setattr(ServedMember, "tokens", lambda member: (part.roll(1, 2) for part in tokens(member)))
     with pytest.raises(CheckpointError, match=r"scores of the bundle's lists are .*\. Nothing was written"):
-        export.run(ExportConfig(run=runs("hymirec"), out=str(tmp_path / "out")))
+        export.run(ExportConfig(run=runs("sasrec"), out=str(tmp_path / "out")))
     assert not list(tmp_path.iterdir())

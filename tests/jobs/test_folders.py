@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.jobs.exporting import IN_FORKS
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import rank_config, write_problem
 from tests.jobs.retrieving import retrieve_config
 from tests.occupants import VERBS, contents, occupy
@@ -21,7 +21,6 @@ from tests.ranks import run_ranks
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError, LockError, SemidError
 from trec_semid.core.paths import exists, find_files, join, write_bytes
-from trec_semid.jobs import export
 from trec_semid.jobs.verbs import job_named
 from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
 from trec_semid.runtime.own_folder import own_folder
@@ -177,7 +176,7 @@ def files_end_at(num_bytes: int):
 
 @pytest.mark.parametrize("verb", ["prepare", "tokenize", "assign", "rank", "retrieve", "export", "report"])
 def test_every_verb_says_that_the_disk_is_full_and_works_once_it_is_not(tmp_path, world, monkeypatch, verb):
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    export_quickly(monkeypatch)
     out = str(tmp_path / "out")
     limit = 1500 if verb == "tokenize" else 8 << 10
     with files_end_at(limit), pytest.raises(SemidError, match=r"the disk is full.*(Free|free)") as error:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import start_command
-from tests.jobs.exporting import IN_FORKS
+from tests.jobs.exporting import export_quickly
 from tests.jobs.test_whole_way import do, write_configs, write_raw
 from tests.tokenizers.generations.stores import append, retrain, tuples_of
 from trec_semid.checkpoints.folder import complete_steps
@@ -32,7 +32,6 @@ from trec_semid.core.paths import (
     write_bytes,
 )
 from trec_semid.data.schema import Dataset
-from trec_semid.jobs import export
 from trec_semid.runtime import locks
 from trec_semid.runtime.leftovers import is_unfinished
 from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
@@ -146,7 +145,7 @@ def test_from_raw_files_to_new_items_on_s3_through_a_kill(bucket: str, tmp_path:
 
 @pytest.fixture(autouse=True)
 def bundles_are_scored_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "subprocess", IN_FORKS)
+    export_quickly(monkeypatch)
 
 
 def _whole_way(root: str, tmp_path: Path, *, kills: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.exported_kinds import KINDS
-from tests.jobs.exporting import IN_FORKS
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import write_problem
 from tests.jobs.retrieving import retrieve_config
 from tests.serving.server.engines import served
@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     own = {**problem, **{key: changes.pop(key) for key in ("semantic_ids",) if key in changes}}
     retrieve.run(retrieve_config(own, str(folder / "run"), train={"max_epochs": 1}, **changes))
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(export, "subprocess", IN_FORKS)
+        export_quickly(patches)
         export.run(ExportConfig(run=str(folder / "run"), out=str(folder / "bundle")))
     return str(folder / "bundle")
 
