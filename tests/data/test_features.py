@@ -7,7 +7,8 @@ from tests.datasets import describe_again, write_small_dataset
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.features import FeaturesConfig, describe_features
 from trec_semid.data.histories import HistoryConfig
-from trec_semid.data.ranking.dataset import Codes, RankingData
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.source import Codes
 from trec_semid.data.schema import Dataset
 
 
@@ -89,7 +90,7 @@ def test_an_event_without_a_label_is_refused_by_row(folder):
     replace(path, "label", labels, pa.float32())
     data = read(folder)
     with pytest.raises(DataError, match="row 1703, field 'label': event without a label"):
-        data.batch_maker("valid", "online")
+        data.rows("valid", "online")
 
 
 def test_two_features_of_one_name_are_refused(folder):

@@ -7,7 +7,8 @@ from trec_semid.core.errors import ConfigError
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.prefixes import PrefixConfig, prefix_ids, prefix_rows
-from trec_semid.data.ranking.dataset import Codes, RankingData
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.source import Codes
 from trec_semid.data.schema import Dataset
 
 SIZES = (4, 3, 5)
@@ -90,7 +91,7 @@ def test_ranking_batches_carry_the_prefixes_of_targets_and_histories(tmp_path):
     sizes = {feature.name: (feature.table, feature.num_rows) for feature in data.features}
     assert sizes["item_prefix_2"] == sizes["history_prefix_2"] == ("t_prefix_2", 25)
     assert sizes["item_prefix_3"] == ("t_prefix_3", 50)
-    maker = data.batch_maker("train", "frozen")
+    maker = data.maker_of(data.rows("train", "frozen"))
     batch = maker.make(np.arange(30, 50), 20)
     lengths = batch.features.lengths.view(len(data.features), -1)
     parts = dict(zip(batch.features.keys, batch.features.values.split(lengths.sum(1).tolist()), strict=True))

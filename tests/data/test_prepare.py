@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from tests.data.raw_tables import ITEMS, LOG, T0, USERS, config, write
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.data.features import FeaturesConfig
+from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
-from trec_semid.data.schema import SPLITS, Dataset
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.row_files import RowFiles
+from trec_semid.data.ranking.rows import joined
+from trec_semid.data.schema import SPLITS, Dataset, RowFacts
 
 
 def test_folder_holds_what_the_schema_says(tmp_path):
@@ -40,6 +45,29 @@ def test_folder_holds_what_the_schema_says(tmp_path):
         entity = "item" if name in facts.item_fields else "user"
         assert len(data.vocabulary(f"{entity}_{name}")) == field.size
     assert [file["size"] for file in facts.source["files"]] == [len(LOG), len(ITEMS), len(USERS)]
+
+
+def as_lists(columns) -> list:
+    return [np.asarray(column).tolist() for column in columns]
+
+
+@pytest.mark.parametrize("negatives", [None, {"per_positive": 1}])
+def test_rows_to_stream_are_those_of_the_events(tmp_path, negatives):
+    write(tmp_path)
+    rows = {"history": {"max_len": 3}, "rows_per_group": 7, "rows_per_file": 20}
+    facts = prepare_dataset(config(tmp_path, rows=rows, negatives=negatives))
+    data, history = Dataset(str(tmp_path / "out")), HistoryConfig(max_len=3)
+    assert facts.rows == RowFacts(max_len=3, events="positives")
+    whole, files = RankingData(data, FeaturesConfig(), history, "item", None), RowFiles(data, history)
+    for split, protocol in (("train", "frozen"), ("valid", "online"), ("test", "frozen"), ("test", "online")):
+        read = joined([files.read(group, protocol) for group in files.groups(split)])
+        assert read.numbers is not None
+        assert len(read.labels) == files.num_rows(split) == whole.num_rows(split)
+        expected = whole.rows(split, protocol).take(np.arange(len(read.labels)))
+        for ours, theirs in zip(read.take(np.argsort(read.numbers)), expected, strict=True):
+            assert as_lists(ours) == as_lists(theirs)
+    ours, theirs = files.train_counts(), whole.train_counts()
+    assert [counts.tolist() for counts in ours] == [counts.tolist() for counts in theirs]
 
 
 @pytest.mark.parametrize("title", [{"v": 1}, [["a"]], [{"v": 1}]])

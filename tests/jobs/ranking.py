@@ -18,7 +18,13 @@ from trec_semid.training import loop as training_loop
 
 def write_problem(folder: str) -> dict[str, Any]:
     """Write a dataset and semantic IDs that tell its item clusters; return the config keys that name them."""
-    dataset = Dataset(write_small_dataset(f"{folder}/data"))
+    write_small_dataset(f"{folder}/data")
+    return write_codes(folder)
+
+
+def write_codes(folder: str) -> dict[str, Any]:
+    """Write semantic IDs of the dataset that is there; return the config keys that name both."""
+    dataset = Dataset(f"{folder}/data")
     rng = np.random.default_rng(1)
     clusters = [int(title.rsplit(" ", 1)[1]) for title in dataset.items(["title"])["title"].to_pylist()]
     codes = np.stack([clusters, rng.integers(0, 6, len(clusters))], 1).astype(np.int32)

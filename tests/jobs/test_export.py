@@ -22,7 +22,8 @@ from tests.ranks import run_ranks
 from trec_semid.checkpoints.manifest import read_manifest
 from trec_semid.core.config import load_saved
 from trec_semid.core.errors import CheckpointError, DataError
-from trec_semid.data.ranking.dataset import Codes, RankingData
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.source import Codes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs import assign, export, rank
@@ -74,7 +75,7 @@ def rows_of_test(problem: dict[str, Any], run_folder: str) -> RankingData:
 
 def test_requests_by_ids_score_like_the_run(bundle: str, run_folder: str, problem: dict[str, Any]):
     predicted = read_predictions(run_folder, "test")
-    rows = rows_of_test(problem, run_folder).batch_maker("test", "online").rows
+    rows = rows_of_test(problem, run_folder).rows("test", "online")
     items, users = (
         Dataset(problem["dataset"]).item_ids,
         Dataset(problem["dataset"]).users(["user_id"])["user_id"],

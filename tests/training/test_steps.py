@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from tests.jobs.ranking import rank_config, write_problem
 from trec_semid.core.errors import TrainingError
-from trec_semid.data.ranking.loader import TrainLoader
+from trec_semid.data.ranking.source import Asked
 from trec_semid.embeddings.tables import initial_rows
 from trec_semid.runtime.ranks import process_group
 from trec_semid.sharding.apply import shard_model
@@ -26,9 +26,7 @@ STEPS = 6
 def setting(tmp_path_factory):
     config = rank_config(write_problem(str(tmp_path_factory.mktemp("steps"))), "unused")
     inputs = read_inputs(config)
-    maker = inputs.data.batch_maker("train", "frozen")
-    loader = TrainLoader(maker, batch_size=250, seed=0, rank=0, world_size=1)
-    return config, inputs, list(loader.batches())[:STEPS]
+    return config, inputs, list(inputs.data.training(Asked(250), seed=0).batches())[:STEPS]
 
 
 def by_hand(setting, clip_norm=None) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -108,7 +106,10 @@ def test_the_sharded_loop_equals_the_training_written_out_in_plain_torch(setting
 def test_batches_of_a_step_add_up_to_one_of_their_rows(setting):
     """Adam's tables are replicated, so that nothing is updated before the step's last batch."""
     _, inputs, batches = setting
-    maker, adam = inputs.data.batch_maker("train", "frozen"), SparseOptimizerConfig(kind="adam")
+    maker, adam = (
+        inputs.data.maker_of(inputs.data.rows("train", "frozen")),
+        SparseOptimizerConfig(kind="adam"),
+    )
     # Parts of unlike size: the mean is over rows, not over batches.
     parts = [
         maker.make(rows, len(rows))

@@ -42,7 +42,8 @@ from torch import Tensor, nn  # noqa: E402
 from trec_semid.data.batches import RankingBatch  # noqa: E402
 from trec_semid.data.features import Feature, Sources  # noqa: E402
 from trec_semid.data.ragged import Ragged  # noqa: E402
-from trec_semid.data.ranking.loader import BatchMaker, DistinctItems, RankingRows  # noqa: E402
+from trec_semid.data.ranking.batch_maker import BatchMaker, DistinctItems  # noqa: E402
+from trec_semid.data.ranking.rows import RankingRows  # noqa: E402
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.content_tables import ContentTables  # noqa: E402

@@ -40,7 +40,8 @@ from torch.nn import functional  # noqa: E402
 from trec_semid.data.batches import RankingBatch  # noqa: E402
 from trec_semid.data.features import Feature, Sources  # noqa: E402
 from trec_semid.data.ragged import Ragged  # noqa: E402
-from trec_semid.data.ranking.loader import BatchMaker, RankingRows  # noqa: E402
+from trec_semid.data.ranking.batch_maker import BatchMaker  # noqa: E402
+from trec_semid.data.ranking.rows import RankingRows  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402

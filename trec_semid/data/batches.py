@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trec_semid.core.arrays import Array
 from trec_semid.data.item_rows import ItemRows
 
 
@@ -34,6 +35,15 @@ class Jagged(NamedTuple):
         return Jagged(self.keys, self.values.pin_memory(), self.lengths.pin_memory())
 
 
+class Rows(NamedTuple):
+    """Whose rows a batch has, those of padding left out; they stay on the host. b rows."""
+
+    users: Array
+    """(b,) user rows."""
+    items: Array
+    """(b,) item rows."""
+
+
 class RankingBatch(NamedTuple):
     """One rank's rows of one global batch."""
 
@@ -44,6 +54,7 @@ class RankingBatch(NamedTuple):
     """(B,) float32: 1, or 0 for a padding row."""
     rows: Tensor
     """(B,) int64: positions in the split's events, for joining predictions back; -1 for padding."""
+    of: Rows
     global_size: int
     """Real rows of this batch over all ranks; the loss is the mean over these."""
     items: ItemRows | None = None
@@ -56,6 +67,7 @@ class RankingBatch(NamedTuple):
             self.labels.to(device, non_blocking=non_blocking),
             self.weights.to(device, non_blocking=non_blocking),
             self.rows.to(device, non_blocking=non_blocking),
+            self.of,
             self.global_size,
             self.items and self.items.to(device, non_blocking=non_blocking),
         )
@@ -67,6 +79,7 @@ class RankingBatch(NamedTuple):
             self.labels.pin_memory(),
             self.weights.pin_memory(),
             self.rows.pin_memory(),
+            self.of,
             self.global_size,
             self.items and self.items.pinned(),
         )

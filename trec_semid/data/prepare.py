@@ -35,6 +35,8 @@ from trec_semid.data.folder import (
     write_events,
     writing,
 )
+from trec_semid.data.histories import Events
+from trec_semid.data.ranking.row_files import RowsConfig, write_rows
 from trec_semid.data.raw.inputs import describe_inputs
 from trec_semid.data.raw.times import text_of
 from trec_semid.data.schema import DatasetFacts, ModalityFacts, RowCounts, SimilarIds
@@ -92,6 +94,8 @@ class PrepareConfig(Config):
     ties: TieRule = "shuffled"
     """Order of events of equal time: shuffled with the seed, or as published (`order` column, then row)."""
     negatives: NegativesConfig | None = None
+    rows: RowsConfig | None = None
+    """Given where `rank` is to stream rows from files, instead of holding all events in memory."""
     content: dict[Name, ContentConfig] = {}
     cache: Place | None = None
     """Folder for encoded content, shared by all datasets."""
@@ -106,6 +110,8 @@ class PrepareConfig(Config):
                 "split 'global_temporal' needs timestamps: map that column, or split 'leave_one_out' or "
                 "'per_user_temporal'"
             )
+        if self.rows and self.label.kind == "none":
+            raise ValueError("rows are for ranking, which needs labels: label.kind is 'none'")
         if self.negatives and self.label.kind == "none":
             raise ValueError("negatives need positives: label.kind is 'none'")
         if self.negatives and isinstance(self.split, ItemHoldout):
@@ -146,6 +152,8 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
         user_fields = _write_linked(folder, links.users, config.users)
         modalities = _write_content(folder, links.items, config)
         write_events(folder, timeline)
+        if config.rows:
+            _write_rows(folder, timeline, links, config.rows, config)
         write_bytes(join(folder, CONFIG), dump_toml(config).encode())
         files = describe_files(folder)
         facts = DatasetFacts(
@@ -161,6 +169,7 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
             label_rule=label_rule(config.label) + (config.negatives.rule() if config.negatives else ""),
             unlabelled_events=_unlabelled(timeline),
             sampled_negatives=int(timeline.is_negative.sum()),
+            rows=config.rows and config.rows.facts(),
             filter_rule=config.filter.rule(config.items.keep_where),
             read=links.read,
             dropped=_dropped(links, timeline),
@@ -185,6 +194,24 @@ def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline]:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
     check_classes(config.label, timeline.labels, source.events.file)
     return source, links, timeline
+
+
+def _write_rows(
+    folder: str, timeline: Timeline, links: Links, rows: RowsConfig, config: PrepareConfig
+) -> None:
+    assert timeline.labels is not None, "asked for by the config"
+    events = Events(
+        timeline.users.astype(np.int64),
+        timeline.items.astype(np.int64),
+        timeline.labels,
+        timeline.order if timeline.times is None else timeline.times,
+        timeline.parts,
+        timeline.is_negative,
+    )
+    num_users, num_items = len(links.users.ids), len(links.items.ids)
+    write_rows(
+        folder, events, rows, num_users=num_users, num_items=num_items, seed=config.seed, file=config.out
+    )
 
 
 def _unlabelled(timeline: Timeline) -> int:

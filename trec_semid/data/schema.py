@@ -12,6 +12,7 @@ events/part-*.parquet   user_row, item_row (int64), label (float32 or null), tim
 exact in the `timestamp_unit` of dataset.json; or null), order (int64), split (train | valid | test),
 behaviour; sorted by order. Sampled negatives (label 0, behaviour 'negative') follow their positive and repeat
 its timestamp, order and split.
+rows/                   where asked for: rows that a ranker streams, see `ranking.row_files`
 """
 
 from collections.abc import Iterator
@@ -129,6 +130,13 @@ class SimilarIds(Config):
     """Some of them, those that look alike together."""
 
 
+class RowFacts(Config):
+    """What stands in the histories of `rows/`."""
+
+    max_len: int
+    events: Literal["positives", "all"]
+
+
 class DatasetFacts(Config):
     """`dataset.json`."""
 
@@ -152,6 +160,8 @@ class DatasetFacts(Config):
     """Events without a label, which `label.missing = "null"` accepts."""
     sampled_negatives: int = 0
     """Of `num_events`: drawn, not observed."""
+    rows: RowFacts | None = None
+    """Of the rows that `rank` can stream; None without."""
     has_timestamps: bool
     timestamp_unit: TimeUnit | None = None
     """The coarsest unit that holds every time of the source exactly; None without timestamps."""
@@ -191,11 +201,11 @@ class Dataset:
 
     def items(self, columns: list[str] | None = None) -> pa.Table:
         """Read items.parquet, in row order."""
-        return self._table("items.parquet", columns, self.facts.num_items)
+        return self.table("items.parquet", columns, self.facts.num_items)
 
     def users(self, columns: list[str] | None = None) -> pa.Table:
         """Read users.parquet, in row order."""
-        return self._table("users.parquet", columns, self.facts.num_users)
+        return self.table("users.parquet", columns, self.facts.num_users)
 
     def vocabulary(self, field: str) -> pa.ChunkedArray:
         """Return (size,) text: the values of a side field, such as `item_genres`, by their ids.
@@ -204,7 +214,7 @@ class Dataset:
         """
         entity, _, name = field.partition("_")
         size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
-        values = self._table(f"fields/{field}.parquet", ["value"], size - 1)["value"]
+        values = self.table(f"fields/{field}.parquet", ["value"], size - 1)["value"]
         return pa.chunked_array([pa.nulls(1, pa.string()), *values.cast(pa.string()).chunks])
 
     def edges(self, field: str) -> tuple[float, ...] | None:
@@ -214,7 +224,7 @@ class Dataset:
         """
         entity, _, name = field.partition("_")
         size = (self.facts.item_fields if entity == "item" else self.facts.user_fields)[name].size
-        table = self._table(f"fields/{field}.parquet", None, size - 1)
+        table = self.table(f"fields/{field}.parquet", None, size - 1)
         if "low" not in table.column_names:
             return None
         return tuple(float(value) for value in table["low"].to_pylist()[1:])
@@ -225,7 +235,7 @@ class Dataset:
         Memory: 8 bytes a row for each int64 column asked for; ask for what is needed.
         """
         row_filter = None if split is None else pads.field("split") == split
-        with _reading(join(self.uri, "events")):
+        with reading(join(self.uri, "events")):
             table = self.event_files().to_table(columns=columns, filter=row_filter).combine_chunks()
         self._check_events(table.num_rows, split)
         return table
@@ -233,7 +243,7 @@ class Dataset:
     def event_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Stream the events in order."""
         num_rows = 0
-        with _reading(join(self.uri, "events")):
+        with reading(join(self.uri, "events")):
             for batch in self.event_files().to_batches(columns=columns):
                 num_rows += batch.num_rows
                 yield batch
@@ -257,10 +267,11 @@ class Dataset:
         """(num_items,) ids in row order."""
         return id_array(self.items(["item_id"])["item_id"])
 
-    def _table(self, name: str, columns: list[str] | None, num_rows: int) -> pa.Table:
+    def table(self, name: str, columns: list[str] | None, num_rows: int) -> pa.Table:
+        """Read a Parquet file of the folder whole, which has so many rows."""
         uri = join(self.uri, name)
         fs, inner = arrow_filesystem(uri)
-        with _reading(uri):
+        with reading(uri):
             table = pq.read_table(inner, filesystem=fs, columns=columns).combine_chunks()
         _check_rows(uri, table.num_rows, num_rows)
         return table
@@ -276,7 +287,7 @@ class Dataset:
                 f"no modality '{modality}'", file=join(self.uri, "dataset.json"), remedy=f"It has: {have}"
             )
         uri = join(self.uri, name)
-        with _reading(uri), local_copy(uri) as path:
+        with reading(uri), local_copy(uri) as path:
             # The copy of a remote file vanishes with the context, so only local files stay mapped.
             array = np.load(path, mmap_mode="r" if is_local(self.uri) else None)
         _check_rows(uri, len(array), self.facts.num_items)
@@ -334,7 +345,7 @@ _AGAIN = "Prepare the dataset again, in another `out` or after removing this one
 
 
 @contextmanager
-def _reading(uri: str) -> Iterator[None]:
+def reading(uri: str) -> Iterator[None]:
     """Word what a damaged dataset makes readers say.
 
     Raises:

@@ -8,9 +8,10 @@ from tests.datasets import write_small_dataset
 from trec_semid.data.batches import RankingBatch
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
-from trec_semid.data.ranking.dataset import Codes, RankingData
-from trec_semid.data.ranking.loader import TrainLoader, evaluation_batches, part_of
-from trec_semid.data.schema import Dataset
+from trec_semid.data.ranking.batch_maker import BatchMaker, part_of
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.source import Asked, Codes, TrainBatches
+from trec_semid.data.schema import Dataset, Split
 from trec_semid.runtime.prefetch import prefetch
 
 
@@ -29,6 +30,10 @@ def ranking_data(dataset, codes, representation="both", **history) -> RankingDat
     return RankingData(dataset, FeaturesConfig(), HistoryConfig(**history), representation, codes)
 
 
+def maker_of(data: RankingData, split: Split) -> BatchMaker:
+    return data.maker_of(data.rows(split, "online"))
+
+
 def features_of(batch: RankingBatch) -> dict[str, list[list[int]]]:
     num_rows = len(batch.labels)
     lists, at = {}, 0
@@ -43,7 +48,7 @@ def features_of(batch: RankingBatch) -> dict[str, list[list[int]]]:
 
 
 def test_a_batch_equals_one_put_together_row_by_row(dataset, codes):
-    maker = ranking_data(dataset, codes, max_len=6).batch_maker("test", "online")
+    maker = maker_of(ranking_data(dataset, codes, max_len=6), "test")
     chosen = np.array([5, 0, 200, 17])
     found = features_of(maker.make(chosen, 4))
     events = dataset.events().to_pandas()
@@ -97,9 +102,8 @@ def test_parts_of_ranks_are_contiguous_cover_all_and_differ_by_one_row(num_rows,
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def loader(dataset, codes, *, rank=0, world_size=1, batch_size=400, seed=3) -> TrainLoader:
-    maker = ranking_data(dataset, codes, max_len=4).batch_maker("train", "frozen")
-    return TrainLoader(maker, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+def loader(dataset, codes, *, rank=0, world_size=1, batch_size=400, seed=3) -> TrainBatches:
+    return ranking_data(dataset, codes, max_len=4).training(Asked(batch_size, rank, world_size), seed)
 
 
 def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(dataset, codes):
@@ -129,7 +133,7 @@ def test_ranks_together_hold_the_batch_of_one_rank_in_equal_shapes(dataset, code
 
 
 def test_a_padding_row_has_no_ids_and_weight_zero(dataset, codes):
-    maker = ranking_data(dataset, codes).batch_maker("valid", "online")
+    maker = maker_of(ranking_data(dataset, codes), "valid")
     batch = maker.make_part(np.array([4]), 1, 3)
     assert batch.rows.tolist() == [-1]
     assert batch.weights.tolist() == [0]
@@ -161,8 +165,8 @@ def test_a_position_at_the_end_of_an_epoch_goes_on_with_the_next(dataset, codes)
 
 
 def test_evaluation_reads_a_split_in_order_over_all_ranks(dataset, codes):
-    maker = ranking_data(dataset, codes).batch_maker("test", "frozen")
-    ranks = [list(evaluation_batches(maker, batch_size=50, rank=r, world_size=2)) for r in range(2)]
+    data = ranking_data(dataset, codes)
+    ranks = [list(data.evaluation("test", "frozen", Asked(50, r, 2))) for r in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == 5
     rows = torch.cat([batch.rows for batches in ranks for batch in batches])
     assert sorted(rows[rows >= 0].tolist()) == list(range(210))
@@ -186,7 +190,7 @@ def iter_all(items, seen):
 
 
 def test_batches_can_be_copied_to_a_device(dataset, codes):
-    maker = ranking_data(dataset, codes).batch_maker("valid", "online")
+    maker = maker_of(ranking_data(dataset, codes), "valid")
     batch = maker.make(np.arange(3), 3)
     moved = batch.to(torch.device("cpu"))
     assert moved.features.keys == batch.features.keys

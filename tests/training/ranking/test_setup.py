@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import DataError
-from trec_semid.data.histories import Events
 from trec_semid.data.prepare import PrepareConfig
+from trec_semid.data.ranking.source import counts_of_labels
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.prepare import run as prepare
 from trec_semid.jobs.rank import RankConfig
@@ -102,6 +103,19 @@ def test_validation_without_a_user_of_both_labels_is_told_apart(folder: Path):
         assert f"valid/{name}" in rank(config).metrics
 
 
+class Labelled(NamedTuple):
+    """What `expect_selectable` asks of rows."""
+
+    counts: tuple[np.ndarray, np.ndarray]
+    size: int
+
+    def label_counts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.counts
+
+    def num_rows(self, split: str) -> int:
+        return self.size
+
+
 row = st.tuples(st.integers(0, 3), st.booleans(), st.sampled_from([0, 1, 2]))
 
 
@@ -117,13 +131,12 @@ def test_what_is_refused_is_what_the_metric_does_not_define(
         "gauc": any(len(set(own)) == 2 and roc_auc_score(own, own) == 1 for own in by_user),
         "log_loss": True,
     }[select_by] or not valid.any()
-    zeros = np.zeros(len(users), np.int64)
-    events = Events(users, zeros, labels.astype(np.float32), zeros, splits.astype(np.int8), zeros > 0)
+    data = Labelled(counts_of_labels(users[valid], labels[valid], 4), int(valid.sum()))
     if is_defined:
-        expect_selectable(select_by, events, dataset)
+        expect_selectable(select_by, data, dataset)
     else:
         with pytest.raises(DataError, match=r"train\.select_by"):
-            expect_selectable(select_by, events, dataset)
+            expect_selectable(select_by, data, dataset)
 
 
 @pytest.fixture(scope="module")

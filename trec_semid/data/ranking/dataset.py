@@ -1,37 +1,25 @@
 """Everything ranking batches are built from, read once and held in memory."""
 
-from typing import NamedTuple, final
+from collections.abc import Iterator
+from typing import final
 
 import numpy as np
-import torch
 
 from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
-from trec_semid.data.features import (
-    Feature,
-    FeaturesConfig,
-    Representation,
-    check_ids,
-    describe_features,
-    read_sources,
-)
+from trec_semid.core.seeds import numpy_generator
+from trec_semid.data.batches import RankingBatch
+from trec_semid.data.features import Feature, FeaturesConfig, Representation, check_ids
 from trec_semid.data.histories import HistoryConfig, Protocol, index_histories, read_events
-from trec_semid.data.prefixes import prefix_ids
-from trec_semid.data.ranking.loader import BatchMaker, DistinctItems, RankingRows
+from trec_semid.data.ranking.batch_maker import BatchMaker
+from trec_semid.data.ranking.rows import RankingRows
+from trec_semid.data.ranking.source import Asked, Codes, RankingSource, TrainBatches, counts_of_labels
 from trec_semid.data.schema import SPLITS, Dataset, Split
-
-
-class Codes(NamedTuple):
-    """Semantic IDs of all items in row order, as `data` knows them."""
-
-    codes: Array
-    """(num_items, R) integers."""
-    sizes: tuple[int, ...]
-    """Codebook size of each position; a code equal to it means 'missing'."""
+from trec_semid.runtime.prefetch import prefetch
 
 
 @final
-class RankingData:
+class RankingData(RankingSource):
     """A dataset as ranking rows, features and histories.
 
     Every id is checked here, once, for all rows. Memory: three int64 columns, label and split of every event,
@@ -46,58 +34,18 @@ class RankingData:
         representation: Representation,
         codes: Codes | None,
     ) -> None:
-        sizes = codes.sizes if codes and representation != "item" else ()
-        self.features = describe_features(
-            dataset, features, representation, sizes, with_history=history.max_len > 0
-        )
-        used = codes if sizes else None
-        prefixes = None
-        if used and features.prefixes:
-            prefixes = prefix_ids(torch.tensor(used.codes), used.sizes, features.prefixes).numpy()
-        self._sources = read_sources(dataset, self.features, used.codes if used else None, prefixes)
+        super().__init__(dataset, features, history, representation, codes)
         self._file, self._history = dataset.uri, history
         self.events = read_events(dataset)
         self._check_events(dataset.facts.num_items)
         self._indexes = index_histories(self.events, history)
 
-    def batch_maker(
-        self,
-        split: Split,
-        protocol: Protocol,
-        *,
-        distinct_items: DistinctItems | None = None,
-        pinned: bool = False,
-    ) -> BatchMaker:
-        """Return what makes batches of a split's rows.
-
-        Args:
-            split: which rows.
-            protocol: which earlier events stand in histories. Training rows are given the frozen one,
-                which holds no evaluation rows whatever the split rule.
-            distinct_items: given where batches bring items by row instead of their codes.
-            pinned: whether batches lie in page-locked memory.
+    def rows(self, split: Split, protocol: Protocol) -> RankingRows:
+        """Return the rows of a split, with histories under a protocol.
 
         Raises:
             DataError: the split is empty or a row has no label.
         """
-        return BatchMaker(
-            self._rows(split, protocol),
-            self.features,
-            self._sources,
-            distinct_items=distinct_items,
-            pinned=pinned,
-        )
-
-    def train_counts(self) -> tuple[Array, Array]:
-        """Return how many training events each user (num_users,) and each item (num_items,) has.
-
-        Sampled negatives are left out: popularity and activity are of what was observed.
-        """
-        is_train = (self.events.splits == 0) & ~self.events.is_negative
-        users, items = self.events.users[is_train], self.events.items[is_train]
-        return np.bincount(users, minlength=self._num_users), np.bincount(items, minlength=self._num_items)
-
-    def _rows(self, split: Split, protocol: Protocol) -> RankingRows:
         events = self.events
         chosen = np.flatnonzero(events.splits == SPLITS.index(split))
         if not len(chosen):
@@ -115,8 +63,73 @@ class RankingData:
         histories = self._indexes[protocol].before(users, when, max_len) if max_len else None
         return RankingRows(users, events.items[chosen], labels, histories)
 
+    def num_rows(self, split: Split) -> int:
+        """See `RankingSource`."""
+        return int((self.events.splits == SPLITS.index(split)).sum())
+
+    def mean_lengths(self) -> dict[str, float]:
+        """See `RankingSource`."""
+        return self.maker_of(self.rows("train", "frozen")).mean_lengths()
+
+    def train_counts(self) -> tuple[Array, Array]:
+        """See `RankingSource`: (num_users,) and (num_items,)."""
+        is_train = (self.events.splits == 0) & ~self.events.is_negative
+        users, items = self.events.users[is_train], self.events.items[is_train]
+        return np.bincount(users, minlength=self._num_users), np.bincount(items, minlength=self._num_items)
+
+    def label_counts(self, split: Split) -> tuple[Array, Array]:
+        """See `RankingSource`: (num_users,) twice."""
+        here = self.events.splits == SPLITS.index(split)
+        return counts_of_labels(self.events.users[here], self.events.labels[here], self._num_users)
+
+    def training(self, asked: Asked, seed: int) -> TrainBatches:
+        """See `RankingSource`."""
+        return TrainLoader(self.maker_of(self.rows("train", "frozen"), asked), asked, seed)
+
+    def evaluation(self, split: Split, protocol: Protocol, asked: Asked) -> Iterator[RankingBatch]:
+        """See `RankingSource`."""
+        maker = self.maker_of(self.rows(split, protocol), asked)
+        num_rows = len(maker.rows.labels)
+        for start in range(0, num_rows, asked.batch_size):
+            rows = np.arange(start, min(start + asked.batch_size, num_rows))
+            yield maker.make_part(rows, asked.rank, asked.world_size)
+
     def _check_events(self, num_items: int) -> None:
         user = next(feature for feature in self.features if feature.role == "user")
         self._num_users, self._num_items = user.num_rows, num_items
         check_ids(user._replace(name="user_row"), self.events.users, self._file)
         check_ids(Feature("item_row", "item", "t_item_id", num_items), self.events.items, self._file)
+
+
+@final
+class TrainLoader(TrainBatches):
+    """Shuffled batches of rows in memory.
+
+    Every epoch is a permutation seeded by (seed, epoch). Global batch i holds its rows i * batch_size and
+    on; ranks take contiguous parts whose sizes differ by one at most, so all ranks make the same number of
+    steps and the rows of a step do not depend on the number of ranks.
+    """
+
+    def __init__(self, maker: BatchMaker, asked: Asked, seed: int) -> None:
+        self._maker, self._asked, self._seed = maker, asked, seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """See `TrainBatches`."""
+        return -(-len(self._maker.rows.labels) // self._asked.batch_size)
+
+    def batches(self) -> Iterator[RankingBatch]:
+        """See `TrainBatches`."""
+        num_rows = len(self._maker.rows.labels)
+        order = numpy_generator(self._seed, "epoch", self.epoch).permutation(num_rows)
+        for step, batch in enumerate(prefetch(self._epoch_batches(order, self.step)), self.step):
+            # Moved as a batch is handed out, not as it is built ahead: whoever goes on from here skips none.
+            self.step = step + 1
+            yield batch
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def _epoch_batches(self, order: Array, first_step: int) -> Iterator[RankingBatch]:
+        size = self._asked.batch_size
+        for step in range(first_step, self.steps_per_epoch):
+            rows = order[step * size : (step + 1) * size]
+            yield self._maker.make_part(rows, self._asked.rank, self._asked.world_size)

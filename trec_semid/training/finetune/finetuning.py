@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import TrainingError
 from trec_semid.core.seeds import derive_seed
-from trec_semid.data.ranking.loader import DistinctItems
+from trec_semid.data.ranking.batch_maker import DistinctItems
 from trec_semid.layers.soft_index import GumbelNoise
 from trec_semid.models.live_codes import FinetuneConfig, LiveCodes
 from trec_semid.runtime.logs import RunLog

@@ -126,8 +126,7 @@ class FinishedRankers:
     def _place(self, number: int, plans: RunFolder, ranks: Ranks) -> Scorer:
         config, inputs = self._configs[number], self._inputs[number]
         items = distinct_items(config.finetune)
-        lengths = inputs.data.batch_maker("train", "frozen", distinct_items=items).mean_lengths()
-        model, plan = place_ranker(config, inputs, lengths, ranks)
+        model, plan = place_ranker(config, inputs, inputs.data.mean_lengths(), ranks)
         tell_plan(plans, plan, ranks)
         load_weights(self.runs[number], model, inputs.checksums)
         return Scorer(model, inputs.data, items)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from trec_semid.core.arrays import Array
+from trec_semid.data.batches import RankingBatch
 from trec_semid.data.histories import Protocol
-from trec_semid.data.ranking.dataset import RankingData
-from trec_semid.data.ranking.loader import BatchMaker, DistinctItems, evaluation_batches
+from trec_semid.data.ranking.batch_maker import DistinctItems
+from trec_semid.data.ranking.source import Asked, RankingSource
 from trec_semid.data.schema import Split
 from trec_semid.evaluation.predictions import PREDICTION_SCHEMA, PredictionWriter
 from trec_semid.evaluation.ranking import Named, RankAccumulator
@@ -33,6 +34,12 @@ class Scored(NamedTuple):
     """(n,) int64: positions in the split."""
     scores: Array
     """(n,) float32: probability of label 1."""
+    labels: Array
+    """(n,) float32."""
+    users: Array
+    """(n,) user rows."""
+    items: Array
+    """(n,) item rows."""
 
 
 class Scorer(NamedTuple):
@@ -40,7 +47,7 @@ class Scorer(NamedTuple):
 
     model: nn.Module
     """A `RankerWithLoss` with the weights that count."""
-    data: RankingData
+    data: RankingSource
     items: DistinctItems | None
     """What its batches bring beside features."""
 
@@ -56,17 +63,15 @@ class Scoring(NamedTuple):
     """What rows' histories hold: all events before, or training events only."""
 
 
-def predict(model: nn.Module, maker: BatchMaker, *, batch_size: int, ranks: Ranks) -> Iterator[Scored]:
+def predict(model: nn.Module, batches: Iterator[RankingBatch], ranks: Ranks) -> Iterator[Scored]:
     """Yield the scores of this rank's part of a split; all ranks run it to the end.
 
     Args:
         model: a `RankerWithLoss`, sharded or not.
-        maker: gives the split and the protocol of its histories.
-        batch_size: rows of a global batch.
+        batches: of the split, as many on every rank.
         ranks: this process among its peers.
     """
     model.eval()
-    batches = evaluation_batches(maker, batch_size=batch_size, rank=ranks.rank, world_size=ranks.world_size)
     for on_host in batches:
         leave_if_asked()
         batch = on_host.to(ranks.device, non_blocking=True)
@@ -75,14 +80,15 @@ def predict(model: nn.Module, maker: BatchMaker, *, batch_size: int, ranks: Rank
         # Rows of -1 fill batches up and are not in the split.
         is_real = on_host.rows.numpy() >= 0
         scores = torch.sigmoid(output.logits).float().cpu().numpy()
-        yield Scored(on_host.rows.numpy()[is_real], scores[is_real])
+        rows, labels = on_host.rows.numpy()[is_real], on_host.labels.numpy()[is_real]
+        yield Scored(rows, scores[is_real], labels, *on_host.of)
 
 
-def evaluate(model: nn.Module, maker: BatchMaker, *, batch_size: int, ranks: Ranks) -> Named:
+def evaluate(model: nn.Module, batches: Iterator[RankingBatch], ranks: Ranks) -> Named:
     """Return metrics and counts of a split over all ranks, without strata, the same on each rank."""
     accumulator = RankAccumulator()
-    for rows, scores in predict(model, maker, batch_size=batch_size, ranks=ranks):
-        accumulator.update(scores, maker.rows.labels[rows], maker.rows.users[rows])
+    for scored in predict(model, batches, ranks):
+        accumulator.update(scored.scores, scored.labels, scored.users)
     return accumulator.result()
 
 
@@ -111,7 +117,7 @@ def _write_split(
     scorers: Sequence[Scorer], scoring: Scoring, folder: RunFolder, ranks: Ranks, split: Split
 ) -> list[Named]:
     """Return metrics and counts of a split by each protocol."""
-    rows = scorers[0].data.batch_maker(split, scoring.protocols[0]).rows
+    num_rows = scorers[0].data.num_rows(split)
     left_out = {column for protocol, column in _COLUMNS.items() if protocol not in scoring.protocols}
     accumulators = [RankAccumulator(scoring.strata) for _ in scoring.protocols]
     with (
@@ -120,17 +126,16 @@ def _write_split(
             split,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            num_rows=len(rows.labels),
+            num_rows=num_rows,
             schema=pa.schema([field for field in PREDICTION_SCHEMA if field.name not in left_out]),
         ) as writer,
-        working(f"score {split}", len(rows.labels), shown=ranks.is_main) as work,
+        working(f"score {split}", num_rows, shown=ranks.is_main) as work,
     ):
         by_protocol = [_scores(scorers, scoring, ranks, split, protocol) for protocol in scoring.protocols]
         # Side by side, not one protocol after the other: a row's scores stand in one line of the file.
         for scored in zip(*by_protocol, strict=True):
-            chosen = scored[0].rows
+            chosen, _, label, user, item = scored[0]
             work.advance(len(chosen) * ranks.world_size)
-            label, user, item = rows.labels[chosen], rows.users[chosen], rows.items[chosen]
             columns: dict[str, Array] = {}
             for protocol, accumulator, each in zip(scoring.protocols, accumulators, scored, strict=True):
                 columns[_COLUMNS[protocol]] = each.scores
@@ -146,12 +151,13 @@ def _scores(
     each = [
         predict(
             scorer.model,
-            scorer.data.batch_maker(split, protocol, distinct_items=scorer.items),
-            batch_size=scoring.batch_size,
-            ranks=ranks,
+            scorer.data.evaluation(
+                split, protocol, Asked(scoring.batch_size, ranks.rank, ranks.world_size, scorer.items)
+            ),
+            ranks,
         )
         for scorer in scorers
     ]
     for parts in zip(*each, strict=True):
         scores = parts[0].scores if len(parts) == 1 else np.mean([part.scores for part in parts], axis=0)
-        yield Scored(parts[0].rows, scores)
+        yield parts[0]._replace(scores=scores)

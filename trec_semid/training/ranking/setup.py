@@ -2,16 +2,17 @@
 
 from typing import Literal, NamedTuple, Self
 
-import numpy as np
 import torch
 from pydantic import model_validator
 
 from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import seed_everything
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
-from trec_semid.data.histories import Events, HistoryConfig
-from trec_semid.data.ranking.dataset import Codes, RankingData
-from trec_semid.data.schema import SPLITS, Dataset, open_dataset
+from trec_semid.data.histories import HistoryConfig
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.source import Codes, RankingSource
+from trec_semid.data.ranking.streamed import StreamConfig, StreamedData
+from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.embeddings.code_tables import CodeTable, CodeTables
 from trec_semid.embeddings.collection import PooledTables
 from trec_semid.embeddings.tables import TablesConfig, TableSpec
@@ -44,6 +45,9 @@ class RankConfig(TrainingRunConfig):
     """What stands for an item, as target and in histories: its ID, its codes, or both."""
     features: FeaturesConfig = FeaturesConfig()
     history: HistoryConfig = HistoryConfig.model_validate({})
+    stream: StreamConfig | None = None
+    """Given where rows are read from the files that `prepare` writes for [rows], instead of all events being
+    held in memory."""
     tables: TablesConfig = TablesConfig.model_validate({})
     model: AnyRankerConfig = PpnetConfig.model_validate({})
     # Frozen, so a narrower type is sound.
@@ -72,7 +76,7 @@ class RankInputs(NamedTuple):
     """What is read before training."""
 
     dataset: Dataset
-    data: RankingData
+    data: RankingSource
     semantic_ids: SemanticIds | None
     """None where only item IDs stand for items."""
 
@@ -94,48 +98,45 @@ def read_inputs(config: RankConfig) -> RankInputs:
     if config.semantic_ids:
         semantic_ids = read_semantic_ids(config.semantic_ids, dataset)
     codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
-    data = RankingData(dataset, config.features, config.history, config.representation, codes)
-    expect_selectable(config.train.select_by, data.events, dataset)
+    read = dataset, config.features, config.history, config.representation, codes
+    data = StreamedData(*read, stream=config.stream) if config.stream else RankingData(*read)
+    expect_selectable(config.train.select_by, data, dataset)
     return RankInputs(dataset, data, semantic_ids)
 
 
-def expect_selectable(select_by: SelectBy, events: Events, dataset: Dataset) -> None:
+def expect_selectable(select_by: SelectBy, data: RankingSource, dataset: Dataset) -> None:
     """Refuse validation events that do not define the metric, before anything is trained.
 
     AUC needs events of both labels, GAUC a user who has both; log loss needs neither.
 
     Args:
         select_by: the metric.
-        events: all events; validation without events, or with unknown labels, is refused elsewhere.
+        data: rows; validation without rows, or with unknown labels, is refused elsewhere.
         dataset: that they are of.
 
     Raises:
         DataError: says which labels there are, and what to do.
     """
-    is_valid = events.splits == SPLITS.index("valid")
-    users, labels = events.users[is_valid], events.labels[is_valid]
-    if select_by == "log_loss" or not len(labels) or np.isnan(labels).any():
+    zeros, ones = data.label_counts("valid")
+    num_zeros, num_ones = int(zeros.sum()), int(ones.sum())
+    if select_by == "log_loss" or num_zeros + num_ones < max(1, data.num_rows("valid")):
         return
-    has_both = labels.min() < labels.max()
-    if has_both and (select_by == "auc" or _share_a_user(users, labels)):
+    has_both = num_zeros > 0 and num_ones > 0
+    if has_both and (select_by == "auc" or bool(((zeros > 0) & (ones > 0)).any())):
         return
     if has_both:
         problem = "no user has events of both labels in the valid split, so there is no GAUC"
         remedy = "Set train.select_by = 'auc' or train.select_by = 'log_loss'"
     else:
-        label, name = int(labels[0]), select_by.upper()
-        problem = f"all {len(labels):,} events of the valid split have label {label}, and {name} needs both"
+        label, name = int(num_ones > 0), select_by.upper()
+        num_rows = num_zeros + num_ones
+        problem = f"all {num_rows:,} events of the valid split have label {label}, and {name} needs both"
         remedy = "Set train.select_by = 'log_loss'"
     remedy += ", or prepare the dataset with another [split] or [label]"
     # Negatives stand beside positives, and an item holdout takes none.
-    if labels.max() > 0 and not dataset.facts.split_rule.startswith("item holdout"):
+    if num_ones and not dataset.facts.split_rule.startswith("item holdout"):
         remedy += ", or with [negatives] that negatives.splits puts into 'valid'"
     raise DataError(problem, file=dataset.uri, field="train.select_by", value=str(select_by), remedy=remedy)
-
-
-def _share_a_user(users: np.ndarray, labels: np.ndarray) -> bool:
-    """Tell whether some user has events of both labels."""
-    return len(np.intersect1d(users[labels > 0.5], users[labels <= 0.5])) > 0
 
 
 def build_ranker(

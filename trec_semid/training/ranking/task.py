@@ -6,7 +6,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.data.batches import RankingBatch
-from trec_semid.data.ranking.loader import BatchMaker, TrainLoader
+from trec_semid.data.ranking.source import Asked, RankingSource
 from trec_semid.embeddings.content_tables import PREFIX
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks
@@ -40,19 +40,11 @@ def ranking_task(
         ConfigError: the tokenizer cannot learn in the loop.
         PlanError: the tables do not fit.
     """
-    items = distinct_items(config.finetune)
-    pinned = ranks.device.type == "cuda"
-    train = inputs.data.batch_maker("train", "frozen", distinct_items=items, pinned=pinned)
-    valid = inputs.data.batch_maker("valid", "online", distinct_items=items, pinned=pinned)
-    model, plan = place_ranker(config, inputs, train.mean_lengths(), ranks)
+    items, is_pinned = distinct_items(config.finetune), ranks.device.type == "cuda"
+    asked = Asked(config.train.batch_size, ranks.rank, ranks.world_size, items, is_pinned)
+    model, plan = place_ranker(config, inputs, inputs.data.mean_lengths(), ranks)
     tell_plan(folder, plan, ranks)
-    batches = TrainLoader(
-        train,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
+    batches = inputs.data.training(asked, config.seed)
     steps_per_epoch = config.train.steps_of(batches.steps_per_epoch)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
     use = ContentUse(
@@ -75,7 +67,13 @@ def ranking_task(
         ),
         batches=batches,
         arguments=partial(_with_content, finetuning) if finetuning else plain_arguments,
-        evaluate=partial(_evaluate, model, valid, config.train.evaluation_batch_size, ranks),
+        evaluate=partial(
+            _evaluate,
+            model,
+            inputs.data,
+            asked._replace(batch_size=config.train.evaluation_batch_size),
+            ranks,
+        ),
         select_by=config.train.select_by,
         shown=("auc", "gauc", "log_loss"),
         inputs=inputs.checksums,
@@ -135,5 +133,5 @@ def _with_content(finetuning: Finetuning, batch: RankingBatch, step: int) -> Arg
     return Arguments((*plain.positional, contents), {"noise": finetuning.noise(step)})
 
 
-def _evaluate(model: nn.Module, valid: BatchMaker, batch_size: int, ranks: Ranks) -> dict[str, float]:
-    return evaluate(model, valid, batch_size=batch_size, ranks=ranks)[0]
+def _evaluate(model: nn.Module, data: RankingSource, asked: Asked, ranks: Ranks) -> dict[str, float]:
+    return evaluate(model, data.evaluation("valid", "online", asked), ranks)[0]

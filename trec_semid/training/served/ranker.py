@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from trec_semid.checkpoints.stretches import SavedTensors
 from trec_semid.core.arrays import Array, Ints
 from trec_semid.data.histories import may_stand_in_history
-from trec_semid.data.ranking.dataset import Codes, RankingData
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.ranking.source import Codes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.models.methods import build_dense_ranker
@@ -81,7 +82,7 @@ class ServedRanker:
 
     def test_rows(self, run: str, number: int) -> TestRows:
         """Return at most so many rows, under the online protocol."""
-        rows, predicted = self.data.batch_maker("test", "online").rows, read_predictions(run, "test").score
+        rows, predicted = self.data.rows("test", "online"), read_predictions(run, "test").score
         chosen = np.arange(min(number, len(predicted)))
         nothing = np.zeros(0, np.int64), np.zeros(len(chosen), np.int64)
         history = rows.histories.take(chosen) if rows.histories else nothing

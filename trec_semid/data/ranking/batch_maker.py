@@ -1,33 +1,19 @@
-"""Ranking batches from arrays in memory: no Python loop over rows, equal steps on every rank."""
+"""Batches of any ranking rows that lie in memory, without a Python loop over rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
 
 from trec_semid.core.arrays import Array
-from trec_semid.core.seeds import numpy_generator
-from trec_semid.data.batches import Jagged, RankingBatch
+from trec_semid.data.batches import Jagged, RankingBatch, Rows
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.item_rows import ItemRows, find_item_rows
-from trec_semid.data.ragged import Ragged
 from trec_semid.data.ranking.row_features import Bags, Entities, RowFeatures
-from trec_semid.runtime.prefetch import prefetch
+from trec_semid.data.ranking.rows import RankingRows
 
 _OF_CODES = frozenset(("item_code", "history_code", "item_prefix", "history_prefix"))
-
-
-class RankingRows(NamedTuple):
-    """The rows of one split with their histories under one protocol. N rows."""
-
-    users: Array
-    """(N,) int64."""
-    items: Array
-    """(N,) int64."""
-    labels: Array
-    """(N,) float32."""
-    histories: Ragged | None
 
 
 class DistinctItems(NamedTuple):
@@ -73,7 +59,8 @@ class BatchMaker:
             torch.from_numpy(np.append(self.rows.labels[chosen], padding).astype(np.float32)),
             torch.from_numpy(np.repeat(np.array([1, 0], np.float32), [len(chosen), num_padding])),
             # Padding is row -1, with weight 0 above.
-            torch.from_numpy(np.append(chosen, padding - 1)),
+            torch.from_numpy(np.append(self.rows.numbers_of(chosen), padding - 1)),
+            Rows(self.rows.users[chosen], self.rows.items[chosen]),
             global_size,
             self._items(chosen, num_padding),
         )
@@ -122,59 +109,6 @@ class BatchMaker:
                 None if histories is None else histories.take(chosen),
             )
         )
-
-
-@final
-class TrainLoader:
-    """Shuffled training batches; the position is (epoch, step) and can be set to go on from there.
-
-    Every epoch is a permutation seeded by (seed, epoch). Global batch i holds its rows i * batch_size and
-    on; ranks take contiguous parts whose sizes differ by one at most, so all ranks make the same number of
-    steps and the rows of a step do not depend on the number of ranks.
-    """
-
-    def __init__(self, maker: BatchMaker, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        self._maker, self._batch_size, self._seed = maker, batch_size, seed
-        self._rank, self._world_size = rank, world_size
-        self.epoch, self.step = 0, 0
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches in an epoch, the last and smaller one included."""
-        return -(-len(self._maker.rows.labels) // self._batch_size)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position of the next batch."""
-        return {"epoch": self.epoch, "step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        self.epoch, self.step = state["epoch"], state["step"]
-
-    def batches(self) -> Iterator[RankingBatch]:
-        """Yield what is left of this epoch; the position moves as batches are taken."""
-        num_rows = len(self._maker.rows.labels)
-        order = numpy_generator(self._seed, "epoch", self.epoch).permutation(num_rows)
-        for step, batch in enumerate(prefetch(self._epoch_batches(order, self.step)), self.step):
-            # Moved as a batch is handed out, not as it is built ahead: whoever goes on from here skips none.
-            self.step = step + 1
-            yield batch
-        self.epoch, self.step = self.epoch + 1, 0
-
-    def _epoch_batches(self, order: Array, first_step: int) -> Iterator[RankingBatch]:
-        for step in range(first_step, self.steps_per_epoch):
-            rows = order[step * self._batch_size : (step + 1) * self._batch_size]
-            yield self._maker.make_part(rows, self._rank, self._world_size)
-
-
-def evaluation_batches(
-    maker: BatchMaker, *, batch_size: int, rank: int, world_size: int
-) -> Iterator[RankingBatch]:
-    """Yield this rank's part of a split in order, in the same number of batches on every rank."""
-    num_rows = len(maker.rows.labels)
-    for start in range(0, num_rows, batch_size):
-        rows = np.arange(start, min(start + batch_size, num_rows))
-        yield maker.make_part(rows, rank, world_size)
 
 
 def part_of(rows: Array, rank: int, world_size: int) -> Array:
