@@ -29,6 +29,12 @@ from trec_semid.data.schema import SPLITS, Dataset, RowFacts, Split, reading
 from trec_semid.runtime.logs import working
 
 _COLUMNS: dict[Protocol, str] = {"frozen": "history", "online": "history_online"}
+_FORM: dict[str, Any] = {
+    # Rows by lot repeat too little for a dictionary of them. Of what is small this is read fastest.
+    "use_dictionary": False,
+    "compression": "lz4",
+    "column_encoding": {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in _COLUMNS.values()},
+}
 _COUNTS = "rows/train_counts/{}s.parquet"
 
 
@@ -89,8 +95,7 @@ def write_rows(
             for part, first in enumerate(range(0, len(chosen), config.rows_per_file)):
                 of_file = places[first : first + config.rows_per_file]
                 fs, inner = arrow_filesystem(join(folder, "rows", split, f"part-{part:05d}.parquet"))
-                # Numbers of a lot repeat too little for a dictionary of them.
-                with pq.ParquetWriter(inner, _schema(protocols), filesystem=fs, use_dictionary=False) as to:
+                with pq.ParquetWriter(inner, _schema(protocols), filesystem=fs, **_FORM) as to:
                     for start in range(0, len(of_file), config.rows_per_group):
                         rows = of_file[start : start + config.rows_per_group]
                         own = chosen[rows]

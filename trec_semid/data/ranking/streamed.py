@@ -120,7 +120,7 @@ class StreamedData(RankingSource):
                 rows = joined([self._read(group, "frozen") for group in of_window])
                 lot = numpy_generator(seed, *keys, *([number] if number else [])).permutation(size)
                 # Dealt in the order of events, so that it does not matter how rows lie in files.
-                order = np.argsort(rows.numbers_of(np.arange(size)), kind="stable")[lot]
+                order = np.argsort(rows.numbers_of(np.arange(size)))[lot]
                 yield _Window(rows, order[skipped:])
             skipped = max(0, skipped - size)
 
