@@ -1,6 +1,6 @@
 """Ranking batches from streamed row files beside those of rows in memory, at growing numbers of events.
 
-    .venv/bin/python tools/bench/streamed.py [--events N ...] [--history N] [--batch N] [--json FILE]
+    .venv/bin/python tools/bench/data/streamed.py [--events N ...] [--history N] [--batch N] [--json FILE]
 
 A dataset of so many random events, with rows, is written to a temporary folder. Then each way of reading
 opens it in a process of its own and makes batches for a while:
@@ -15,6 +15,7 @@ Ratios are of the streamed way over the one in memory, of the same run.
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 from multiprocessing import get_context
@@ -33,8 +34,8 @@ OPTIONS = PARSER.parse_args()
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
-from resident import peak_mib, resident_mib  # noqa: E402
 
 from trec_semid.core.paths import make_folder  # noqa: E402
 from trec_semid.data.events.timeline import Timeline  # noqa: E402
@@ -116,7 +117,7 @@ def write(folder: str, num_events: int) -> float:
 
 def read(way: str, folder: str) -> dict[str, float]:
     """Return what one way of reading costs, in this process."""
-    before, started = resident_mib(), time.perf_counter()
+    before, started = psutil.Process().memory_info().rss, time.perf_counter()
     given = Dataset(folder), FeaturesConfig(), HISTORY, "item", None
     stream = StreamConfig(window=OPTIONS.window)
     data = RankingData(*given) if way == "memory" else StreamedData(*given, stream=stream)
@@ -130,7 +131,7 @@ def read(way: str, folder: str) -> dict[str, float]:
         "opened_s": opened,
         "rows_per_s": num_rows / (time.perf_counter() - started),
         "rows_per_processor_s": num_rows / (time.process_time() - used),
-        "mib": peak_mib() - before,
+        "mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20,
     }
 
 
