@@ -19,19 +19,22 @@ cosines, have one graph either way.
 Legend: B users, N length of the lists, S masked items of a user, k items asked for, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self, cast, final
 
 import faiss
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
+from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
-from trec_semid.core.errors import ConfigError
+from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.metrics.target_positions import TopItems, UserItems, no_items
 from trec_semid.models.queries import Queries
+from trec_semid.search.ann_saved import arrays_of, fill
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.retrieved import best_items, expect_no_nan, is_excluded, unlisted_rows
 from trec_semid.search.stretches import bring_together
@@ -139,7 +142,11 @@ class IndexSearch:
     """Lists the catalogue by an index over its item vectors, less penalties; a `VectorSearch`."""
 
     def __init__(
-        self, config: FlatConfig | IvfConfig | HnswConfig, catalogue: Catalogue, penalties: Tensor | None
+        self,
+        config: FlatConfig | IvfConfig | HnswConfig,
+        catalogue: Catalogue,
+        penalties: Tensor | None,
+        saved: Mapping[str, Array] | None = None,
     ) -> None:
         """Build the index over the items that are here.
 
@@ -147,9 +154,11 @@ class IndexSearch:
             config: of the index.
             catalogue: with item vectors.
             penalties: (N_all,) taken off the scores of all items; None where nothing is.
+            saved: `arrays` of an index over these items, or nearly these, that is not built again.
 
         Raises:
             ConfigError: more lists than items.
+            DataError: what is saved is no index of so many items.
         """
         assert catalogue.vectors is not None, "a config without item vectors is refused"
         self.config, self.is_shared, self._rows = config, catalogue.is_shared, catalogue.rows
@@ -161,9 +170,17 @@ class IndexSearch:
             self._vectors = torch.cat([self._vectors, lowered.unsqueeze(1)], 1)
         self._vectors = self._vectors.contiguous()
         # A walk along a graph reads one item after another: those near each other are near in memory as well.
-        self._order = nearby_order(self._vectors) if config.kind == "hnsw" else None
+        if saved is None:
+            self._order = nearby_order(self._vectors) if config.kind == "hnsw" else None
+        else:
+            self._order = _saved_order(saved, len(self._vectors))
         ordered = self._vectors if self._order is None else self._vectors[self._order]
-        self._index = build_index(config, ordered)
+        self._index = build_index(config, ordered, saved)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the index without the vectors: see `search.ann_saved`; `order` (n,) where items have one."""
+        order = {} if self._order is None else {"order": self._order.numpy()}
+        return {**arrays_of(self._index), **order}
 
     def is_of(self, catalogue: Catalogue) -> bool:
         """Return whether these are the item vectors that it is an index of."""
@@ -268,15 +285,33 @@ def nearby_order(vectors: Tensor) -> Tensor | None:
     return torch.from_numpy(clusters[:, 0]).argsort(stable=True)
 
 
-def build_index(config: FlatConfig | IvfConfig | HnswConfig, vectors: Tensor) -> Any:
+def _saved_order(saved: Mapping[str, Array], count: int) -> Tensor | None:
+    """Return (n,) places of vectors as they are saved.
+
+    Raises:
+        DataError: not each place once.
+    """
+    if "order" not in saved:
+        return None
+    order = np.asarray(saved["order"])
+    if order.shape != (count,) or not np.array_equal(np.sort(order), np.arange(count)):
+        raise DataError("not an index: not one place an item", field="index")
+    return torch.from_numpy(order.astype(np.int64))
+
+
+def build_index(
+    config: FlatConfig | IvfConfig | HnswConfig, vectors: Tensor, saved: Mapping[str, Array] | None = None
+) -> Any:
     """Return a faiss index, in which items are nearest that have the largest inner products.
 
     Args:
         config: of the index.
         vectors: (n, D) float32 on the CPU; no index is needed, and none returned, of no items.
+        saved: what was built before.
 
     Raises:
         ConfigError: more lists than items.
+        DataError: what is saved is no such index.
     """
     if not len(vectors):
         return None
@@ -289,14 +324,18 @@ def build_index(config: FlatConfig | IvfConfig | HnswConfig, vectors: Tensor) ->
             index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, config.lists_of(len(vectors)), inner)
             index.nprobe = config.nprobe
             index.cp.min_points_per_centroid = 1  # faiss would warn of few, on the console
-            index.train(vectors.numpy())
+            if saved is None:
+                index.train(vectors.numpy())
         case HnswConfig():
             metric = inner
             if config.space == "euclidean":
                 vectors, metric = _of_one_length(vectors), faiss.METRIC_L2
             index = faiss.IndexHNSWFlat(vectors.shape[1], config.m, metric)
             index.hnsw.efConstruction = config.ef_construction
-    index.add(vectors.numpy())
+    if saved is not None:
+        fill(index, vectors, saved)
+    else:
+        index.add(vectors.numpy())
     return index
 
 
