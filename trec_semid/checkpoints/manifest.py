@@ -20,9 +20,9 @@ SIGNATURE = "manifest.json.sha256"
 """The manifest's own sha256, as `sha256sum manifest.json` prints it."""
 SCHEMA_VERSION = 2
 TableType = Literal["fp32", "fp16", "int8", "int4"]
-ListedBy = Literal["exact", "beam", "two_stage", "popularity"]
-"""How a bundle lists on its own: every item is scored, a beam goes over codes, codes propose items that are
-scored, or training counts alone."""
+ListedBy = Literal["exact", "beam", "two_stage", "popularity", "index"]
+"""How lists are made: every item is scored, a beam goes over codes, codes propose items that are scored,
+training counts alone, or, of a request that asks for it, an index."""
 _AGAIN = "Copy or export it again"
 
 
@@ -166,6 +166,15 @@ class MemberFacts(Config):
     """Whether log-probabilities of interests count in scores."""
 
 
+class IndexFacts(FileFacts):
+    """An index over item vectors, and how much of exact lists it has; arrays of `search.ann_saved`."""
+
+    settings: dict[str, str | int | None]
+    """Of its config in `search.ann`."""
+    recall: dict[str, float]
+    """`recall@N`: share of the exact first N that its first N have, over what the bundle was held against."""
+
+
 class RetrieverFacts(Config):
     """How a retriever lists."""
 
@@ -184,6 +193,7 @@ class RetrieverFacts(Config):
     """`item_share` of what codes are corrected by; None where they are not."""
     items: FileFacts
     """safetensors: `counts` (N,) int64 training events, and `penalties` (N,) float32 taken off scores."""
+    index: IndexFacts | None = None
 
 
 class MapFacts(FileFacts):

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import safetensors.numpy
+import torch
 from pydantic import PositiveInt
 
 from trec_semid.checkpoints.folder import best_step, read_files
 from trec_semid.checkpoints.manifest import (
     MANIFEST,
     Checked,
+    IndexFacts,
     ListedBy,
     Manifest,
     RetrieverFacts,
@@ -29,10 +31,13 @@ from trec_semid.core.paths import exists, join, read_bytes, shared_copy, staged_
 from trec_semid.core.processes import scratch_folder
 from trec_semid.data.folder import writing
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
+from trec_semid.metrics.target_positions import TopItems
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.ann import IndexConfig, NoIndexConfig
+from trec_semid.search.retrieved import agreement
 from trec_semid.serving.check import asked_of_ranker, asked_of_retriever
 from trec_semid.serving.writing.card import CARD, card_of
 from trec_semid.serving.writing.comparison import compare_lists, compare_scores
@@ -44,6 +49,7 @@ from trec_semid.serving.writing.dataset import (
     write_reader,
 )
 from trec_semid.serving.writing.forms import Forms
+from trec_semid.serving.writing.index import expect_indexable, write_index
 from trec_semid.serving.writing.rankers import RankerParts, write_ranker
 from trec_semid.serving.writing.retrievers import MemberParts, write_items, write_member
 from trec_semid.serving.writing.settings import WriteSettings
@@ -56,7 +62,7 @@ from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
 from trec_semid.training.run import QUALITY
 from trec_semid.training.served.map import ServedMap, of_tokenizer, served_map
 from trec_semid.training.served.ranker import ServedRanker
-from trec_semid.training.served.retriever import ServedMember, ServedRetriever
+from trec_semid.training.served.retriever import ServedMember, ServedRetriever, TestUsers
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.05, "int4": 1.0}
 """Largest difference of a probability to the run's own prediction; of four bits the metrics tell."""
@@ -83,6 +89,8 @@ class ExportConfig(VerifyConfig):
     compiled: bool = False
     """Whether they are written as machine code as well (AOTInductor), for processors like this one. It is run
     only by who asks for it (`serve` with `compiled = true`); others run the portable program."""
+    index: IndexConfig | None = None
+    """Index over item vectors, for requests that say `search = "index"`; lists with filters are exact."""
     histories: bool = True
     """Whether what users have done goes along, so that a request needs no more than the user's id."""
     check_rows: PositiveInt = 4096
@@ -275,6 +283,9 @@ def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -
             for number, member in enumerate(served.members)
         ]
         evaluation = asked_for.evaluation
+        users = served.test_users(config.check_rows)
+        length = min(max(evaluation.cutoffs), served.data.num_items)
+        top = served.lists(users, length)
         prior = evaluation.code_prior
         has_prior = served.listed_by != "exact" and evaluation.has_code_prior and prior is not None
         retriever = RetrieverFacts(
@@ -287,6 +298,7 @@ def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -
             candidates=evaluation.candidates,
             code_prior_share=prior.item_share if prior and has_prior else None,
             items=write_items(folder, served.data.item_counts, served.penalties()),
+            index=_write_index(config.index, folder, served, (users, top)),
         )
         said = _said(config, trained, folder, dataset, _Beside(served.known_events(), stored, known))
         manifest = Manifest(
@@ -298,29 +310,44 @@ def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -
             **said,
         )
         write_manifest(folder, manifest)
-        users = served.test_users(config.check_rows)
-        length = min(max(evaluation.cutoffs), served.data.num_items)
-        expected = served.lists(users, length).scores.numpy()
 
     def compare(answered: Mapping[str, Array]) -> Checked:
         """Hold lists (B, N) against those of the run's model."""
         checked = compare_lists(
             (answered["items"], answered["scores"]),
-            expected,
+            top.scores.numpy(),
             (users.targets, users.num_targets),
             users.positions,
             [cutoff for cutoff in evaluation.cutoffs if cutoff <= length],
         )
         if config.tables == "fp32" and not checked.largest_difference <= _OF_LISTS:
-            told = f"{checked.largest_difference:.4g} from the run's (allowed: {_OF_LISTS})"
             raise CheckpointError(
-                f"{config.out}: scores of the bundle's lists are {told}. Nothing was written. It is a fault "
-                "of the export: report it."
+                f"{config.out}: scores of the bundle's lists are {checked.largest_difference:.4g} from the "
+                f"run's (allowed: {_OF_LISTS}). Nothing was written. It is a fault of the export: report it."
             )
         return checked
 
     histories, masked = (users.histories, users.history_lengths), (users.masked, users.num_masked)
     return _Written(manifest, asked_of_retriever(histories, masked, length), compare)
+
+
+def _write_index(
+    config: IndexConfig | None, folder: str, served: ServedRetriever, exact: tuple[TestUsers, TopItems]
+) -> IndexFacts | None:
+    """Write an index where one is asked for; its recall is against exact lists of some users."""
+    if config is None or isinstance(config, NoIndexConfig):
+        return None
+    users, top = exact
+    catalogues = [member.catalogue for member in served.members]
+    expect_indexable(catalogues, served.listed_by, lambda: served.is_one_vector(users))
+    facts, search = write_index(folder, config, catalogues[0], torch.from_numpy(served.penalties()))
+    listed = served.lists(users, top.items.shape[1], search).items
+    recall = {
+        f"recall@{cutoff}": float(agreement(listed[:, :cutoff], top.items[:, :cutoff]).mean())
+        for cutoff in served.config.evaluation.cutoffs
+        if cutoff <= top.items.shape[1]
+    }
+    return facts.model_copy(update={"recall": recall})
 
 
 def _parts(member: ServedMember) -> MemberParts:

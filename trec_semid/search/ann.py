@@ -125,6 +125,7 @@ class HnswConfig(_IndexConfig):
     """What neighbours are near by; see the head of this module."""
 
 
+Indexed = Annotated[FlatConfig | IvfConfig | HnswConfig, Field(discriminator="kind")]
 IndexConfig = Annotated[NoIndexConfig | FlatConfig | IvfConfig | HnswConfig, Field(discriminator="kind")]
 
 

@@ -7,7 +7,7 @@ Legend: n items, D width, C centres.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -24,11 +24,11 @@ def arrays_of(index: Any) -> dict[str, Array]:
     `offsets` (n + 1,), `neighbours` and `entry` (2,): the item where walks begin, and the highest level.
     """
     if isinstance(index, faiss.IndexIVFFlat):
-        lists = np.empty(index.ntotal, np.int64)
+        lists, held = np.empty(index.ntotal, np.int64), cast("Any", index.invlists)
         for number in range(index.nlist):
-            size = index.invlists.list_size(number)
+            size = held.list_size(number)
             if size:
-                lists[faiss.rev_swig_ptr(index.invlists.get_ids(number), size)] = number
+                lists[faiss.rev_swig_ptr(held.get_ids(number), size)] = number
         return {"centres": index.quantizer.reconstruct_n(0, index.nlist), "lists": lists}
     if isinstance(index, faiss.IndexHNSWFlat):
         graph: Any = index.hnsw

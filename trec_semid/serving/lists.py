@@ -8,6 +8,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from trec_semid.checkpoints.manifest import ListedBy, RetrieverFacts
@@ -15,6 +16,7 @@ from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import DataError
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_positions import ChunkScorer, TopItems, UserItems, list_top_items
+from trec_semid.search.ann import Indexed, IndexSearch
 from trec_semid.search.beam import decode_items
 from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.exact import mean_scores
@@ -61,13 +63,14 @@ class Listers:
             raise DataError("not one number an item", file=bundle.uri, field=facts.items.file)
         self._counts = torch.from_numpy(np.asarray(of_items["counts"]))
         self._penalties = torch.from_numpy(np.asarray(of_items["penalties"]))
+        self._index = self._opened(bundle)
 
     @property
     def ways(self) -> tuple[ListedBy, ...]:
         """How lists can be asked for, the bundle's own way first."""
         can_score = bool(self.members) and all(member.scores_items for member in self.members)
         others: tuple[ListedBy, ...] = ("exact",) if can_score and self._facts.listed_by != "exact" else ()
-        return (self._facts.listed_by, *others)
+        return (self._facts.listed_by, *others, *(() if self._index is None else ("index",)))
 
     def top_items(self, way: ListedBy, asked: Asked, length: int) -> TopItems:
         """Return (B, length) lists, made one way or another."""
@@ -83,6 +86,37 @@ class Listers:
                 return TopItems(found.scores, found.items)
             case "two_stage":
                 return self._two_stage(asked, length)
+            case "index":
+                return self._by_index(asked, length)
+
+    def _opened(self, bundle: OpenBundle) -> IndexSearch | None:
+        """Return the index, where there is one.
+
+        Raises:
+            DataError: it is none, or not over these items.
+        """
+        facts = self._facts.index
+        if facts is None:
+            return None
+        if len(self.members) != 1 or self.members[0].catalogue.vectors is None:
+            raise DataError("an index of what has no vectors", file=bundle.uri, field=facts.file)
+        try:
+            config = TypeAdapter(Indexed).validate_python(facts.settings)
+        except ValidationError as error:
+            problem = f"not an index: {error.errors()[0]['msg']}"
+            raise DataError(problem, file=bundle.uri, field=facts.file) from None
+        return IndexSearch(config, self.members[0].catalogue, self._penalties, bundle.arrays(facts.file))
+
+    def _by_index(self, asked: Asked, length: int) -> TopItems:
+        """Return what the index lists; where that is less than there is, all items are scored after all."""
+        assert self._index is not None, "asked where there is one"
+        queries = self.members[0].queries(self.members[0].read(*asked.read))
+        if asked.allowed is None:
+            top = self._index.top_items([queries], asked.users, length)
+            if bool((top.items >= 0).all()):
+                return top
+        score = mean_scores([self.members[0].catalogue], [queries], self._penalties)
+        return self._scored(score, asked, length)
 
     def _popularity(self, num_users: int) -> ChunkScorer:
         def score(items: slice) -> Tensor:

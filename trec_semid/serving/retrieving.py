@@ -135,6 +135,10 @@ class RetrieveEngine(BundleEngine):
             NotServedError: a way to list that the bundle does not have.
         """
         ways: list[ListedBy] = [self._way(each.search) for each in asked]
+        for at, (way, each) in enumerate(zip(ways, asked, strict=True)):
+            # An index knows nothing of filters, and a list must hold all that they leave.
+            if way == "index" and (each.filters.allowed is not None or each.filters.fields):
+                ways[at] = "exact"
         return [
             (way, _places([one == way for one in ways])) for way in self._listers.ways if way in set(ways)
         ]

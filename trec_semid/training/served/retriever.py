@@ -22,6 +22,7 @@ from trec_semid.models.exported import Exported
 from trec_semid.models.queries import Queries, TwoStageQueries
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.search.ann import IndexSearch
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
@@ -173,8 +174,16 @@ class ServedRetriever:
             *rows.histories.take(own), *self._masked(rows, own, targets), *targets, positions[at]
         )
 
-    def lists(self, users: TestUsers, length: int) -> TopItems:
-        """Return the lists (B, length) that the models make, without what is masked."""
+    def is_one_vector(self, users: TestUsers) -> bool:
+        """Whether a user is one vector, and no distribution over codes besides."""
+        own = np.arange(min(1, len(users.history_lengths)))
+        starts = np.cumsum(users.history_lengths) - users.history_lengths
+        with torch.no_grad():
+            said = self.members[0].queries(Ragged(starts, users.history_lengths, users.histories), own)
+        return said.vectors is not None and said.vectors.dim() == 2 and said.code_log_probs is None
+
+    def lists(self, users: TestUsers, length: int, index: IndexSearch | None = None) -> TopItems:
+        """Return the lists (B, length) that the models make, or an index, without what is masked."""
         starts, firsts = (np.cumsum(each) - each for each in (users.history_lengths, users.num_masked))
         histories = Ragged(starts, users.history_lengths, users.histories)
         masked = Ragged(firsts, users.num_masked, users.masked)
@@ -184,7 +193,12 @@ class ServedRetriever:
             nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(len(own), dtype=torch.int64)
             kept = [torch.from_numpy(part).to(self._ranks.device) for part in masked.take(own)]
             unlisted = UserItems(*(part.to(self._ranks.device) for part in nothing), *kept)
-            parts.append(self._list(histories, own, unlisted, length))
+            if index is None:
+                parts.append(self._list(histories, own, unlisted, length))
+            else:
+                with torch.no_grad():
+                    queries = [member.queries(histories, own) for member in self.members]
+                    parts.append(index.top_items(queries, unlisted, length))
         return TopItems(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
     @torch.no_grad()
