@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trec_semid.layers.experts import Experts, weight_overlap
+from trec_semid.layers.experts import Experts, output_overlap, weight_overlap
 
 
 def test_each_expert_is_a_linear_map_of_its_own():
@@ -55,3 +55,20 @@ def test_following_the_overlap_makes_experts_orthogonal():
         optimizer.step()
     assert before > 5
     assert float(experts.overlap().detach()) < 0.01
+
+
+def test_outputs_overlap_by_their_correlations_and_a_rotation_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(40, 3, 4, generator=generator)
+    latents[:, 2] = latents[:, 0] + 0.5 * latents[:, 2]
+    expected = []
+    for r, k in ((0, 1), (0, 2), (1, 2)):
+        both = torch.cat([latents[:, r], latents[:, k]], dim=1).T
+        expected.append(float(torch.corrcoef(both)[:4, 4:].square().sum()) / 4)
+    assert float(output_overlap(latents)) == pytest.approx(sum(expected) / 3, rel=1e-4)
+    assert float(output_overlap(latents[:, :1])) == 0
+    # Weights that are orthogonal, but whose outputs are the same but for a rotation.
+    turned, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator))
+    whitened = torch.linalg.qr(latents[:, 0] - latents[:, 0].mean(0))[0]
+    same = torch.stack([whitened, whitened @ turned], dim=1)
+    assert float(output_overlap(same)) == pytest.approx(1, abs=1e-4)

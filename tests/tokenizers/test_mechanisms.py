@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tokenizers.planted import plant
 from trec_semid.data.synthetic.world import CountsConfig, SyntheticConfig, World
 from trec_semid.layers.experts import Experts
+from trec_semid.metrics.codes import code_pairs
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.inputs.contents import ItemContents
@@ -87,3 +89,25 @@ def test_orthogonality_keeps_experts_apart():
     without, published, strong = overlap(0.0), overlap(0.005), overlap(1.0)
     assert strong < 0.1 * without
     assert 0.8 * without < published < without  # the published weight of 0.005 keeps them apart only a little
+
+
+def test_decorrelated_positions_of_the_published_mmq_have_less_in_common():
+    catalogue = plant(400, 8, noise=0.6).catalogue
+    fit = CodebookFitConfig(epochs=15, warmup_epochs=5, batch_size=100)
+    shared: list[float] = []
+    for weight in (0.0, 30.0):
+        torch.manual_seed(0)
+        config = PublishedMmqConfig(
+            codebook_size=8,
+            num_shared=3,
+            num_specific=1,
+            latent_dim=8,
+            decoder_widths=(32,),
+            decorrelation_weight=weight,
+            fit=fit,
+        )
+        mmq = PublishedMmq(config, catalogue.dims)
+        list(mmq.fit(catalogue, np.arange(400), 0))
+        codes = mmq.encode(catalogue.batch(np.arange(400))).numpy()[:, :3]
+        shared.append(float(np.mean([pair.shared for pair in code_pairs(codes, (8, 8, 8), seed=0)])))
+    assert shared[1] < 0.8 * shared[0]

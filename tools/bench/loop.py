@@ -63,7 +63,8 @@ from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E
 from trec_semid.sharding.initialise import initialise_tables  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
 from trec_semid.tokenizers.inputs.contents import ItemContents, Standardised  # noqa: E402
-from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
+from trec_semid.tokenizers.mmq_published import PublishedMmq as Mmq  # noqa: E402
+from trec_semid.tokenizers.mmq_published import PublishedMmqConfig as MmqConfig  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
 from trec_semid.training.placement import fill_content  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402

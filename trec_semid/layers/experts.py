@@ -64,6 +64,29 @@ def weight_overlap(weights: Tensor) -> Tensor:
     return (cosines - torch.eye(len(rows), device=rows.device, dtype=rows.dtype)).square().sum()
 
 
+def output_overlap(latents: Tensor) -> Tensor:
+    """Return the mean over pairs of positions r < k of |corr(z_r, z_k)|_F^2 / D, over the items of a batch.
+
+    Zero where no dimension of one position is correlated with one of another. Orthogonal weights do not see
+    to that: W and a rotation of W partition items alike, and inputs are correlated anyway. Independent
+    positions have D / B by chance.
+
+    Args:
+        latents: (B, R, D).
+
+    Returns:
+        () float; 0 of one position, or of less than two items.
+    """
+    num_items, num_positions, dim = latents.shape
+    if num_items < 2 or num_positions < 2:
+        return latents.sum() * 0.0
+    centred = latents - latents.mean(0)
+    flat = (centred / centred.square().mean(0).clamp(min=1e-12).sqrt()).flatten(1)
+    squares = (flat.T @ flat / num_items).square().unflatten(0, (num_positions, dim)).unflatten(2, (-1, dim))
+    own = torch.ones(num_positions, num_positions, device=latents.device).triu(1)
+    return (squares.sum((1, 3)) * own).sum() / (dim * own.sum())
+
+
 def _uniform(*shape: int, fan_in: int) -> Tensor:
     bound = 1.0 / math.sqrt(fan_in)
     return torch.empty(*shape).uniform_(-bound, bound)

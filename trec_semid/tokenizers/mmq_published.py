@@ -13,7 +13,7 @@ from torch.nn.functional import normalize, softmax
 
 from trec_semid.core.arrays import Ints
 from trec_semid.core.config import Config
-from trec_semid.layers.experts import Experts
+from trec_semid.layers.experts import Experts, output_overlap
 from trec_semid.layers.mlp import Mlp
 from trec_semid.layers.quantize import (
     Quantized,
@@ -56,6 +56,8 @@ class PublishedMmqConfig(Config):
     reconstruction_weight: NonNegativeFloat = 12.0
     auxiliary_weight: NonNegativeFloat = 10.0
     orthogonality_weight: NonNegativeFloat = 0.005
+    decorrelation_weight: NonNegativeFloat = 0.0
+    """Of what positions' latents have in common, which the paper lacks; taken over each rank's own items."""
     quantization_weight: NonNegativeFloat = 0.05
     """Of the codebook learning's own loss, which the paper lacks. More of it makes positions alike, and
     tuples collide; `straight_through` codebooks learn from nothing else."""
@@ -188,6 +190,8 @@ class PublishedMmq(LearnedTokenizer):
         items = config.reconstruction_weight * terms["reconstruction"]
         items = items + config.auxiliary_weight * terms["auxiliary"]
         items = items + config.quantization_weight * terms["quantization"]
+        if config.decorrelation_weight:
+            items = items + config.decorrelation_weight * len(views.x) * output_overlap(views.latents)
         codes = torch.where(views.present, chosen.codes, config.codebook_size)
         return Objective(items, config.orthogonality_weight * self._overlap(), codes, terms)
 
