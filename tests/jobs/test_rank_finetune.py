@@ -22,7 +22,7 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer
-from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq import MmqConfig, MmqFitConfig
 from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 from trec_semid.tokenizers.rq_vae import RqVaeConfig
@@ -31,7 +31,8 @@ from trec_semid.training.finetune.finetuning import live_codes_of
 from trec_semid.training.loop import Loop
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
-MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=FIT)
+CARRYING = MmqFitConfig(**FIT.model_dump())
+MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=CARRYING)
 PUBLISHED = PublishedMmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=FIT)
 TUNING = {"learning_rate": 0.003, "warmup_epochs": 1}
 

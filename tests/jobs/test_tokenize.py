@@ -21,11 +21,12 @@ from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer
-from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq import MmqConfig, MmqFitConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
-MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=FIT)
+CARRYING = MmqFitConfig(**FIT.model_dump())
+MMQ = MmqConfig(codebook_size=6, latent_dim=8, decoder_widths=(16,), fit=CARRYING)
 RQ = RqKmeansConfig(codebook_size=6, levels=3)
 
 

@@ -14,7 +14,7 @@ from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import build_tokenizer, load_tokenizer
 from trec_semid.tokenizers.mhq import MhqConfig
-from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq import MmqConfig, MmqFitConfig
 from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
@@ -22,7 +22,7 @@ from trec_semid.tokenizers.rq_vae import RqVaeConfig
 
 NUM_ITEMS, NUM_CLUSTERS, SIZE = 240, 6, 10
 QUICK = CodebookFitConfig(epochs=8, warmup_epochs=2, batch_size=64, learning_rate=5e-3)
-CARRYING = QUICK.model_copy(update={"warmup_epochs": 0, "learning_rate": 1e-3})
+CARRYING = MmqFitConfig(epochs=8, batch_size=64)
 LONGER = QUICK.model_copy(update={"epochs": 16, "warmup_epochs": 5})
 WAYS = {
     "concat": {},

@@ -26,7 +26,7 @@ from trec_semid.tokenizers.rq_vae import RqVaeConfig
 
 QUICK = CodebookFitConfig(epochs=8, warmup_epochs=2, batch_size=64)
 CONFIGS = {
-    MmqConfig: MmqConfig(codebook_size=10, latent_dim=16, decoder_widths=(64,), fit=QUICK),
+    MmqConfig: MmqConfig(codebook_size=10, latent_dim=16, decoder_widths=(64,)),
     PublishedMmqConfig: PublishedMmqConfig(codebook_size=10, latent_dim=16, decoder_widths=(64,), fit=QUICK),
     RqVaeConfig: RqVaeConfig(codebook_size=10, levels=4, latent_dim=16, fit=QUICK),
     RqKmeansConfig: RqKmeansConfig(codebook_size=10, levels=4),

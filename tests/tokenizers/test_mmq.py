@@ -6,12 +6,11 @@ from torch.nn.functional import normalize
 
 from tests.tokenizers.planted import DIMS, plant
 from trec_semid.core.errors import ConfigError
-from trec_semid.tokenizers.codebook_fit import CodebookFitConfig
 from trec_semid.tokenizers.inputs.contents import Contents
-from trec_semid.tokenizers.mmq import Mmq, MmqConfig
+from trec_semid.tokenizers.mmq import Mmq, MmqConfig, MmqFitConfig
 
 NUM_ITEMS, SIZE = 300, 8
-QUICK = CodebookFitConfig(epochs=8, warmup_epochs=0, batch_size=64, learning_rate=1e-3)
+QUICK = MmqFitConfig(epochs=8, batch_size=64)
 SMALL = MmqConfig(codebook_size=SIZE, latent_dim=12, decoder_widths=(32,), fit=QUICK)
 PLANTED = plant(NUM_ITEMS, 8, missing=0.25, noise=0.3).catalogue
 

@@ -19,7 +19,7 @@ from trec_semid.tokenizers.inputs.shards import my_share, sum_over_ranks
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import build_tokenizer
 from trec_semid.tokenizers.mhq import MhqConfig
-from trec_semid.tokenizers.mmq import MmqConfig
+from trec_semid.tokenizers.mmq import MmqConfig, MmqFitConfig
 from trec_semid.tokenizers.mmq_published import PublishedMmqConfig
 from trec_semid.tokenizers.opq import OpqConfig
 from trec_semid.tokenizers.rq_kmeans import RqKmeansConfig
@@ -29,7 +29,7 @@ NUM_ITEMS = 203  # not a multiple of the ranks or of the batch
 FIT = CodebookFitConfig(epochs=6, warmup_epochs=1, batch_size=50, revive_every=1)
 SMALL = {"codebook_size": 30, "latent_dim": 16, "decoder_widths": (32,), "fit": FIT}
 CONFIGS = {
-    "mmq": MmqConfig(**SMALL, decay=0.5),
+    "mmq": MmqConfig(**SMALL | {"fit": MmqFitConfig(**FIT.model_dump())}, decay=0.5),
     "soft_index": PublishedMmqConfig(**SMALL),
     "straight_through": PublishedMmqConfig(**SMALL, codebook_learning="straight_through"),
     "rq_vae": RqVaeConfig(

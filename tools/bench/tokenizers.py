@@ -36,9 +36,8 @@ import faiss  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from trec_semid.tokenizers.codebook_fit import CodebookFitConfig  # noqa: E402
 from trec_semid.tokenizers.inputs.contents import ItemContents  # noqa: E402
-from trec_semid.tokenizers.mmq import Mmq, MmqConfig  # noqa: E402
+from trec_semid.tokenizers.mmq import Mmq, MmqConfig, MmqFitConfig  # noqa: E402
 from trec_semid.tokenizers.rq_kmeans import RqKmeans, RqKmeansConfig  # noqa: E402
 from trec_semid.tokenizers.tokenizer import Tokenizer  # noqa: E402
 
@@ -64,7 +63,7 @@ def build(kind: str) -> Tokenizer:
     if kind == "RQ-KMeans":
         config = RqKmeansConfig(codebook_size=OPTIONS.codebook, levels=LEVELS, iterations=OPTIONS.iterations)
         return RqKmeans(config, dims)
-    fit = CodebookFitConfig(epochs=OPTIONS.iterations, warmup_epochs=1, batch_size=BATCH)
+    fit = MmqFitConfig(epochs=OPTIONS.iterations, batch_size=BATCH)
     return Mmq(MmqConfig(codebook_size=OPTIONS.codebook, latent_dim=OPTIONS.latent, fit=fit), dims)
 
 

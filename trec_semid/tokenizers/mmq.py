@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -37,6 +37,17 @@ from trec_semid.tokenizers.tokenizer import FitReport
 SHARED, EACH = "shared", "each"
 
 
+class MmqFitConfig(CodebookFitConfig):
+    """How MMQ learns. Ten thousand items are 40 steps an epoch: much smaller catalogues need more epochs."""
+
+    epochs: PositiveInt = 12
+    warmup_epochs: NonNegativeInt = 0
+    batch_size: PositiveInt = 256
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+    revive_every: PositiveInt = 2
+
+
 class MmqConfig(Config):
     """MMQ whose experts carry the error on."""
 
@@ -62,9 +73,7 @@ class MmqConfig(Config):
     temperature: PositiveFloat = 0.1
     """Of a ranker's soft index: over cosines, or over squared distances in units of the variance of each
     position's latents."""
-    fit: CodebookFitConfig = CodebookFitConfig(
-        epochs=12, warmup_epochs=0, batch_size=256, learning_rate=1e-3, weight_decay=0.0, revive_every=2
-    )
+    fit: MmqFitConfig = MmqFitConfig()
 
 
 class Carried(NamedTuple):

@@ -3,7 +3,7 @@
 Legend: B items, N items, P pairs, M modalities, H width of the view.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -28,6 +28,8 @@ from trec_semid.tokenizers.inputs.standardise import Standardiser
 BEHAVIOUR = "behaviour"
 """The view's name among the modalities of a tokenizer."""
 _CHUNK_ROWS = 8192
+_MOST_BYTES = 2 * 2**30
+"""Of standardised content that is held in memory while the view is learnt; more is read batch by batch."""
 
 
 class BehaviourConfig(Config):
@@ -171,13 +173,13 @@ class BehaviourView:
         optimizer = torch.optim.AdamW(
             self.mlp.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        losses: list[float] = []
+        losses, read = list[float](), self._reader(catalogue)
         with working("learn behaviour", config.epochs * len(usable)) as work:
             for epoch in range(config.epochs):
                 order, total = numpy_generator(seed, BEHAVIOUR, epoch).permutation(usable), 0.0
                 # A single pair has nothing to be told apart from: batches are of about one size.
                 for batch in np.array_split(order, max(1, len(order) // config.batch_size)):
-                    loss = self._loss(catalogue, pairs, batch)
+                    loss = self._loss(read, pairs, batch)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -189,10 +191,20 @@ class BehaviourView:
             raise TrainingError("behaviour view: weights are not finite. Lower behaviour.learning_rate.")
         return losses
 
-    def _loss(self, catalogue: ItemContents, pairs: TrainingPairs, batch: Ints) -> Tensor:
+    def _reader(self, catalogue: ItemContents) -> Callable[[Ints], Tensor]:
+        """Return what gives standardised content (n, D) of (n,) item rows."""
+        shape = (catalogue.num_items, self.mlp.in_dim)
+        if 4 * shape[0] * shape[1] > _MOST_BYTES:
+            return lambda rows: self.standardiser(catalogue.batch(rows))
+        x = torch.zeros(shape)
+        for rows, contents in catalogue.chunks(catalogue.rows_with_content(), _CHUNK_ROWS):
+            x[torch.from_numpy(rows)] = self.standardiser(contents)
+        return lambda rows: x[torch.from_numpy(rows)]
+
+    def _loss(self, read: Callable[[Ints], Tensor], pairs: TrainingPairs, batch: Ints) -> Tensor:
         # An item of several pairs goes through the network once.
         items, places = np.unique(np.stack([pairs.left[batch], pairs.right[batch]]), return_inverse=True)
-        h = normalize(self.mlp(self.standardiser(catalogue.batch(items))), dim=1)
+        h = normalize(self.mlp(read(items)), dim=1)
         places = torch.from_numpy(places.reshape(2, -1))
         rated = self.config.popularity_correction * torch.from_numpy(np.log1p(pairs.counts[items])).float()
         left, right = (PairedItems(h[side], side, rated[side]) for side in places)
