@@ -27,3 +27,18 @@ def test_loss_of_pairs_is_that_of_the_formula_worked_out_pair_by_pair():
     sides = [PairedItems(vectors[side], side, penalties[side]) for side in (left, right)]
     expected = (one_way(left.tolist(), right.tolist()) + one_way(right.tolist(), left.tolist())) / 2
     assert abs(float(paired_info_nce(*sides, temperature=0.1)) - expected) < 1e-5
+
+
+def test_gradient_of_the_loss_of_pairs_is_its_slope():
+    generator = torch.Generator().manual_seed(1)
+    sides = [
+        torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    ]
+    left, right = torch.tensor([0, 1, 2, 0, 4]), torch.tensor([1, 2, 1, 3, 0])
+    penalties = torch.rand(5, generator=generator, dtype=torch.float64)
+
+    def loss(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        pairs = PairedItems(one, left, penalties[left]), PairedItems(other, right, penalties[right])
+        return 3 * paired_info_nce(*pairs, temperature=0.5)
+
+    assert torch.autograd.gradcheck(loss, sides)

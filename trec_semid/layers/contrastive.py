@@ -1,9 +1,10 @@
 """Contrastive losses: between two views of the same items, and between items that belong together."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
 
@@ -29,7 +30,7 @@ class PairedItems(NamedTuple):
     vectors: Tensor
     """(P, D) unit length."""
     items: Tensor
-    """(P,) int64: which item it is, in numbers that both sides share."""
+    """(P,) ints: which item it is, in numbers that both sides share."""
     penalty: Tensor
     """(P,): taken off the score of the item where it stands among those to choose from."""
 
@@ -41,13 +42,56 @@ def paired_info_nce(left: PairedItems, right: PairedItems, *, temperature: float
     as penalty it is the sampled softmax over all items (On Sampling Strategies for Neural Network-based
     Collaborative Filtering, 2017; logQ correction), as items occur in a batch by their events.
     """
-    logits = left.vectors @ right.vectors.T / temperature
-    return (_one_way(logits, left, right) + _one_way(logits.T, right, left)) / 2
+    return _PairedInfoNce.apply(left.vectors, right.vectors, left[1:], right[1:], 1 / temperature)
 
 
-def _one_way(logits: Tensor, asked: PairedItems, choices: PairedItems) -> Tensor:
-    items = choices.items
-    is_same = (items == items.unsqueeze(1)) | (items == asked.items.unsqueeze(1))
+class _PairedInfoNce(torch.autograd.Function):
+    """Vectors of both sides (P, D) to the loss; the gradient of all scores is at hand once they are.
+
+    Written out because a step of a small network is little beside twenty passes over (P, P) scores.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        left: Tensor,
+        right: Tensor,
+        asked: tuple[Tensor, Tensor],
+        choices: tuple[Tensor, Tensor],
+        sharpness: float,
+    ) -> Tensor:
+        """Return () the loss."""
+        scores = (left @ right.T).mul_(sharpness)
+        crossed = asked[0].unsqueeze(1) == choices[0]
+        rows, row_losses = _told_apart(scores - choices[1], crossed | _again(choices[0]), dim=1)
+        columns, column_losses = _told_apart(
+            scores.sub_(asked[1].unsqueeze(1)), crossed | _again(asked[0]), dim=0
+        )
+        # Of each way, d loss / d scores = (softmax - identity) / P, and half of both counts.
+        gradient = rows.add_(columns).mul_(0.5 / len(left))
+        gradient.diagonal().sub_(1 / len(left))
+        ctx.save_for_backward(left, right, gradient.mul_(sharpness))
+        return (row_losses.mean() + column_losses.mean()) / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Send the gradient of the scores to both sides."""
+        left, right, gradient = ctx.saved_tensors
+        return gradient @ right * grads[0], gradient.T @ left * grads[0], None, None, None
+
+
+def _again(items: Tensor) -> Tensor:
+    """Return (P, P) bool: where another pair has the same item on this side."""
+    return items == items.unsqueeze(1)
+
+
+def _told_apart(scores: Tensor, is_same: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the softmax (P, P) of scores, which are overwritten, and -log of its diagonal (P,)."""
     is_same.fill_diagonal_(False)
-    labels = torch.arange(len(items), device=items.device)
-    return cross_entropy((logits - choices.penalty).masked_fill(is_same, -torch.inf), labels)
+    scores.masked_fill_(is_same, -torch.inf)
+    own, top = scores.diagonal().clone(), scores.amax(dim, keepdim=True)
+    total = scores.sub_(top).exp_().sum(dim, keepdim=True)
+    return scores.div_(total), (total.log() + top).flatten() - own

@@ -205,7 +205,7 @@ class BehaviourView:
         # An item of several pairs goes through the network once.
         items, places = np.unique(np.stack([pairs.left[batch], pairs.right[batch]]), return_inverse=True)
         h = normalize(self.mlp(read(items)), dim=1)
-        places = torch.from_numpy(places.reshape(2, -1))
+        places = torch.from_numpy(places.reshape(2, -1).astype(np.int32))
         rated = self.config.popularity_correction * torch.from_numpy(np.log1p(pairs.counts[items])).float()
         left, right = (PairedItems(h[side], side, rated[side]) for side in places)
         return paired_info_nce(left, right, temperature=self.config.temperature)
