@@ -1,6 +1,6 @@
 """The behaviour view: what it knows of events to come, and its pairs/s beside its matrix products.
 
-    .venv/bin/python tools/bench/behaviour_view.py DATASET [--modalities A B] [--epochs N] [--seed N]
+    .venv/bin/python tools/bench/retrieval/behaviour_view.py DATASET [--modalities A B] [--epochs N]
 
 What it knows: how often the cosine of a user's last training item and next (validation) item is above that
 of the same item and one drawn at random, by content as it is and by the view. The view is learnt from
