@@ -124,7 +124,7 @@ def test_context_stands_for_what_is_stored_of_a_user(bundle: str, problem: dict[
     # Number 0 is what is missing, so value k - 1 has number k.
     np.testing.assert_allclose(answers[own - 1].scores, plain.scores, rtol=1e-6)
     assert len({tuple(answer.scores) for answer in answers}) > 1
-    with pytest.raises(DataError, match=r"field 'height': no user field of this name\. There are: age"):
+    with pytest.raises(DataError, match=r"field 'context.height': no user field.*\. There are: age"):
         engine.rank([RankAsked("u005", None, {"height": "tall"}, ("i001",))])
 
 

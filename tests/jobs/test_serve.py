@@ -69,6 +69,7 @@ def test_lists_of_a_bundle_over_http_are_those_of_its_engine_and_stay_so_when_it
             assert (refused.status_code, refused.json()["error"]) == (404, "not_served")
             wrong = await server.post("retrieve", filters={"fields": {"no such": ["x"]}})
             assert (wrong.status_code, len(wrong.json()["faults"])) == (422, 1)
+            assert wrong.json()["faults"][0]["path"] == "filters.fields.no such"
 
     asyncio.run(scenario())
     engine.close()

@@ -11,7 +11,7 @@ import numpy as np
 
 from trec_semid.core.arrays import Bytes, Flags, Ints
 from trec_semid.serving.engine import Filters
-from trec_semid.serving.opened import OpenBundle
+from trec_semid.serving.opened import OpenBundle, at_place
 
 _MOST_KEPT = 256
 """Values of fields whose items are kept as bits, N / 8 bytes each."""
@@ -23,6 +23,9 @@ class ItemFilters:
 
     def __init__(self, bundle: OpenBundle) -> None:
         self._bundle, self._kept = bundle, OrderedDict[tuple[str, str], Bytes]()
+        for facts in bundle.manifest.fields:
+            if facts.entity == "item":  # opened now, so that no request waits for it
+                bundle.field("item", facts.name)
 
     def allowed(self, filters: Sequence[Filters]) -> tuple[Flags | None, Ints]:
         """Return (B, N) which items may be listed, None where all may; and (B,) ids that are unknown.
@@ -44,8 +47,10 @@ class ItemFilters:
                 flags[number, rows[rows >= 0]] = True
             for name, values in each.fields.items():
                 has = np.zeros(len(self._bundle.items), bool)
-                for value in values:
-                    has |= self._with_value(name, value)
+                with at_place(f"filters.fields.{name}"):
+                    self._bundle.field("item", name)  # also of no values
+                    for value in values:
+                        has |= self._with_value(name, value)
                 flags[number] &= has
         return flags, unknown
 

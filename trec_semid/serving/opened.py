@@ -169,8 +169,27 @@ class Field(NamedTuple):
 
 
 def context_of(bundle: OpenBundle, context: Mapping[str, str | float]) -> dict[str, int]:
-    """Return the numbers of the user fields that a request gives."""
-    return {name: bundle.field("user", name).number_of(value) for name, value in context.items()}
+    """Return the numbers of the user fields that a request gives.
+
+    Raises:
+        DataError: names the place in the request of what cannot be used.
+    """
+    numbers: dict[str, int] = {}
+    for name, value in context.items():
+        with at_place(f"context.{name}"):
+            numbers[name] = bundle.field("user", name).number_of(value)
+    return numbers
+
+
+@contextmanager
+def at_place(path: str) -> Iterator[None]:
+    """Say of what is wrong with a request where it stands there."""
+    try:
+        yield
+    except DataError as error:
+        if error.file is not None:  # a fault of the bundle
+            raise
+        raise DataError(error.problem, field=path, value=error.value, remedy=error.remedy) from None
 
 
 @contextmanager

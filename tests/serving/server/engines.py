@@ -98,6 +98,7 @@ class WholeNumbers:
         self.is_closed = False
         self.threads: set[int] = set()
         self.poison: str | None = None
+        self.fault: Exception = RuntimeError("a fault of the engine's own")
 
     def _begin(self, kind: str, size: int) -> None:
         assert not self.is_closed, "asked after it was closed"
@@ -110,7 +111,7 @@ class WholeNumbers:
 
     def _user(self, user: str | None, history: tuple[str, ...] | None) -> tuple[list[int], str, int]:
         if self.poison is not None and user == self.poison:
-            raise RuntimeError("a fault of the engine's own")
+            raise self.fault
         basis = "history" if history is not None else "stored" if user in STORED else "unknown_user"
         items = history if history is not None else STORED.get(user or "", ())
         rows = [row_of(item) for item in items]

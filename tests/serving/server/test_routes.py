@@ -17,6 +17,7 @@ from tests.serving.server.engines import (
     expected_rank,
     served,
 )
+from trec_semid.core.errors import DataError
 
 PARTS = ("read", "wait", "engine", "write")
 ids = st.sampled_from([*(f"i{row}" for row in range(ITEMS)), "nobody", "ü", "x" * 40])
@@ -194,6 +195,19 @@ def test_fault_of_the_engine_spoils_no_other_request_and_shows_nothing_of_the_in
         assert answers[2].json()["scores"] == expected_rank("v1", STORED["bob"], ["i1"])
 
     with_server(scenario, engine)
+
+
+def test_damaged_file_of_the_bundle_is_no_fault_of_the_request(caplog: pytest.LogCaptureFixture):
+    engine = WholeNumbers()
+    engine.poison, engine.fault = "mallory", DataError("cut off", file="/srv/bundle/tables/x")
+
+    async def scenario(server: Served) -> None:
+        answer = await server.post("rank", user="mallory", candidates=["i1"])
+        assert (answer.status_code, answer.json()["error"]) == (500, "failed")
+        assert "srv" not in answer.text
+
+    with_server(scenario, engine)
+    assert "cut off" in caplog.text
 
 
 def test_probes_tell_when_requests_may_come():

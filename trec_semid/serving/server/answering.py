@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.types import Receive
 
-from trec_semid.core.errors import SemidError
 from trec_semid.serving.server.batching import Batcher, Done, Kind
 from trec_semid.serving.server.config import ServeConfig
 from trec_semid.serving.server.front import Trace
@@ -25,6 +24,7 @@ from trec_semid.serving.server.refusals import Refusal, body_too_large, of_error
 from trec_semid.serving.server.secrets import Secrets
 
 _log = logging.getLogger(__name__)
+_FAILED = 500
 _CLIENT_LEFT = 499
 """Status of a request whose client did not wait, as proxies have it: for the log, as nobody reads it."""
 
@@ -56,9 +56,10 @@ class Service:
         except Refusal:
             raise
         except Exception as error:
-            if not isinstance(error, SemidError):
+            refusal = of_error(error)
+            if refusal.status == _FAILED:
                 _log.exception("request %s to %s failed", trace.request_id, trace.route)
-            raise of_error(error) from None
+            raise refusal from None
         trace.version, trace.batch = done.version, done.batch
         self.meters.asked(trace.route, done)
         return done

@@ -108,7 +108,7 @@ def of_error(error: BaseException) -> Refusal:
             return error
         case NotServedError():
             return Refusal(404, "not_served", str(error))
-        case DataError():
+        case DataError() if error.file is None:  # a file is the bundle's, whose faults are not the request's
             value = None if error.value is None else shown(error.value)
             remedy = error.remedy or _OTHER_REMEDY
             fault = Fault(error.field or "(body)", error.problem, value, remedy)
