@@ -93,7 +93,9 @@ def test_an_epoch_has_every_row_once_in_as_many_steps_on_every_rank(
     ranks = [data.training(Asked(batch_size, rank, world_size), seed=1) for rank in range(world_size)]
     for rank in ranks:
         rank.load_state_dict({"epoch": epoch, "step": 0})
+    # As many as in memory, or one more where rows of ranks and of their parts of a batch divide otherwise.
     assert len({rank.steps_per_epoch for rank in ranks}) == 1
+    assert 0 <= ranks[0].steps_per_epoch - -(-1701 // batch_size) <= 1
     steps = list(zip(*(list(rank.batches()) for rank in ranks), strict=True))
     assert len(steps) == ranks[0].steps_per_epoch
     for parts in steps:
@@ -164,7 +166,7 @@ def test_counts_are_those_of_events_in_memory(dataset):
 def test_what_rows_do_not_have_is_refused(dataset, tmp_path):
     with pytest.raises(DataError, match="max_len = 6") as refused:
         streamed(dataset, max_len=7)
-    assert "got 7 positives" in str(refused.value) or "7 positives" in str(refused.value)
+    assert "7 positives" in str(refused.value)
     with pytest.raises(DataError, match="rows"):
         streamed(Dataset(write_small_dataset(str(tmp_path / "plain"))))
     with pytest.raises(DataError, match="3 rows for 4 ranks"):

@@ -53,13 +53,15 @@ class RowsConfig(Config):
 
 
 class RowGroup(NamedTuple):
-    """A row group of a file."""
+    """A row group of a file, or a stretch of it."""
 
     file: str
     """Its URI."""
     number: int
     """Within the file."""
     num_rows: int
+    first: int = 0
+    """Row of the group where the stretch begins."""
 
 
 def write_rows(
@@ -168,6 +170,7 @@ class RowFiles:
         fs, inner = arrow_filesystem(group.file)
         with reading(group.file), pq.ParquetFile(inner, filesystem=fs) as file:
             table = file.read_row_group(group.number, columns=names, use_threads=False)
+        table = table.slice(group.first, group.num_rows)
         row, users, items, labels = (table[name].to_numpy() for name in names[:4])
         histories = _last(ragged_from_arrow(table[names[4]]), self._max_len) if self._max_len else None
         return RankingRows(users, items, labels, histories, row)

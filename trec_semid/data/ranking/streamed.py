@@ -1,12 +1,15 @@
 """Ranking rows that are read from files as they are needed, and never lie in memory all at once.
 
-Row groups are dealt to ranks once, each to the rank that has fewest rows. In every epoch a rank goes through
-its own in an order drawn anew, a window of them at a time, whose rows are shuffled together. A global batch
-has a fixed number of rows of each rank while it has any, so all ranks know from the sizes alone how many
-steps there are and how many rows a step has. Which rows a step has therefore depends on the number of ranks,
-unlike those of `RankingData`; where one rank's window holds all rows, the batches are the same.
+Each rank has a stretch of the rows, of equal length to a row, and of the row groups there. In every epoch it
+goes through these in an order drawn anew, a window of them at a time, whose rows are shuffled together. A
+global batch has a fixed number of rows of each rank, so all ranks know from the sizes alone how many steps
+there are and how many rows a step has. Which rows a step has therefore depends on the number of ranks,
+unlike those of `RankingData`; where one rank's window holds all rows, the batches are the same. A run that
+goes on with another number of ranks inside an epoch goes on at its step: of this epoch some rows come twice
+and some not at all.
 
-Memory: the rows of two windows, 8 bytes a user and an item, and the semantic IDs of all items.
+Memory: the rows of up to four windows (one in use with what is left of the one before, one read ahead), 8
+bytes a user and an item, and the semantic IDs of all items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -185,7 +188,7 @@ class Shares(NamedTuple):
 
 
 def shares_of(groups: Sequence[RowGroup], asked: Asked) -> Shares:
-    """Deal row groups to ranks, large ones first, each to the rank with fewest rows; the same on every rank.
+    """Deal rows to ranks in stretches of equal length, to a row; two ranks read a group that is cut.
 
     Raises:
         DataError: a batch has fewer rows than there are ranks.
@@ -194,13 +197,22 @@ def shares_of(groups: Sequence[RowGroup], asked: Asked) -> Shares:
     if asked.batch_size < world_size:
         problem = f"a batch of {asked.batch_size} rows for {world_size} ranks, each of which streams its own"
         raise DataError(problem, field="train.batch_size", remedy=f"Set it to {world_size} or more")
-    num_rows, owners = np.zeros(world_size, np.int64), np.zeros(len(groups), np.int64)
-    for at in sorted(range(len(groups)), key=lambda at: -groups[at].num_rows):
-        owners[at] = np.argmin(num_rows)
-        num_rows[owners[at]] += groups[at].num_rows
-    sizes = asked.batch_size // world_size + (np.arange(world_size) < asked.batch_size % world_size)
-    own = [group for group, owner in zip(groups, owners, strict=True) if owner == asked.rank]
+    ends = np.cumsum([group.num_rows for group in groups])
+    num_rows, sizes = (_parts(whole, world_size) for whole in (int(ends[-1]), asked.batch_size))
+    first = int(num_rows[: asked.rank].sum())
+    last = first + int(num_rows[asked.rank])
+    own: list[RowGroup] = []
+    for group, end in zip(groups, ends.tolist(), strict=True):
+        start = end - group.num_rows
+        begins, ends_at = max(first, start), min(last, end)
+        if begins < ends_at:
+            own.append(group._replace(num_rows=ends_at - begins, first=begins - start))
     return Shares(own, num_rows, sizes)
+
+
+def _parts(whole: int, world_size: int) -> Array:
+    """Return (W,) sizes of the parts of so many rows that ranks have; earlier ranks have one more."""
+    return whole // world_size + (np.arange(world_size) < whole % world_size)
 
 
 def _after(here: _Window, at: int, then: _Window) -> _Window:

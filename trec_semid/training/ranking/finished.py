@@ -55,7 +55,10 @@ class FinishedRankers:
             DataError: what they read is gone or damaged.
         """
         self.runs, self.settings = runs, settings
-        self._configs = [config_of(RankConfig, run, changes) for run in runs]
+        configs = [config_of(RankConfig, run, changes) for run in runs]
+        # Streamed rows come in another order than those in memory, and all members score the same ones.
+        are_streamed = all(config.stream == configs[0].stream for config in configs)
+        self._configs = configs if are_streamed else [_in_memory(config) for config in configs]
         expect_codes_are_read(self._configs, changes.get("semantic_ids"))
         self._inputs = [read_inputs(config) for config in self._configs]
         for run, inputs in zip(runs, self._inputs, strict=True):
@@ -130,6 +133,10 @@ class FinishedRankers:
         tell_plan(plans, plan, ranks)
         load_weights(self.runs[number], model, inputs.checksums)
         return Scorer(model, inputs.data, items)
+
+
+def _in_memory(config: RankConfig) -> RankConfig:
+    return config.model_copy(update={"stream": None})
 
 
 def scoring_of(config: RankConfig, inputs: RankInputs, strata: StrataConfig | None = None) -> Scoring:
