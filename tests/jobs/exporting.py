@@ -10,7 +10,6 @@ import hashlib
 import subprocess
 import sys
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import nn
 
 from tests.commands import run_command
 from trec_semid.checkpoints.manifest import ProgramFacts, write_file
+from trec_semid.core.paths import join, read_bytes
 from trec_semid.jobs import export
 from trec_semid.serving.writing import rankers, retrievers
 from trec_semid.serving.writing.programs import write_program
@@ -48,7 +48,7 @@ def write_once(bundle: str, name: str, module: nn.Module, *given: Any, **more: A
     known = described.hexdigest()
     if known not in _traced:
         facts = write_program(bundle, name, module, *given, **more)
-        _traced[known] = facts, Path(bundle, facts.file).read_bytes()
+        _traced[known] = facts, read_bytes(join(bundle, facts.file))
     facts, content = _traced[known]
     write_file(bundle, facts.file, content)
     return facts
