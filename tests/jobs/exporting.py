@@ -42,8 +42,8 @@ _traced: dict[str, tuple[ProgramFacts, bytes]] = {}
 
 def write_once(bundle: str, name: str, module: nn.Module, *given: Any, **more: Any) -> ProgramFacts:
     """Stand in for `write_program`."""
-    described = hashlib.sha256(f"{name} {module} {more}".encode())
-    for key, values in module.state_dict().items():
+    described = hashlib.sha256(f"{name} {module} {given} {more}".encode())
+    for key, values in (*module.named_parameters(), *module.named_buffers()):
         described.update(key.encode() + values.detach().cpu().numpy().tobytes())
     known = described.hexdigest()
     if known not in _traced:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from trec_semid.core.arrays import AnyInts, Float32s
 from trec_semid.core.seeds import numpy_generator
@@ -46,11 +47,13 @@ def read_out(
     order = numpy_generator(seed, "held out").permutation(len(codes))
     held, fitted = np.split(order, [max(1, round(_HELD_OUT * len(order)))])
     starts = np.cumsum([0, *widths[:-1]])
-    features = torch.from_numpy(codes.astype(np.int64) + starts)
-    x, y = torch.zeros(len(codes), sum(widths)).scatter_(1, features, 1.0), torch.from_numpy(content)
-    of_fitted, known = x[fitted], y[fitted]
-    normal = of_fitted.T @ of_fitted
+    num_items, num_codes = codes.shape
+    ends = np.arange(0, codes.size + 1, num_codes)
+    columns = (codes.astype(np.int64) + starts).ravel()
+    x = csr_array((np.ones(codes.size, np.float32), columns, ends), shape=(num_items, sum(widths)))
+    of_fitted, known = x[fitted], content[fitted]
+    normal = torch.from_numpy((of_fitted.T @ of_fitted).toarray())
     normal.diagonal().add_(ridge)
-    weights = torch.cholesky_solve(of_fitted.T @ known, torch.linalg.cholesky(normal))
-    missed = y[held] - x[held] @ weights
-    return Readout(missed.square().sum(0).numpy(), y[held].square().sum(0).numpy())
+    weights = torch.cholesky_solve(torch.from_numpy(of_fitted.T @ known), torch.linalg.cholesky(normal))
+    missed = content[held] - x[held] @ weights.numpy()
+    return Readout(np.square(missed).sum(0), np.square(content[held]).sum(0))

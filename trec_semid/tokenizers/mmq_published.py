@@ -72,7 +72,8 @@ class PublishedMmq(LearnedTokenizer):
     z_q = sum_i C_s,i[c] + sum_m sum_i g_m,i C_m,i[c], e_hat = decoder(z_q).
     Source: MMQ: Multimodal Mixture-of-Quantization tokenization, 2025, eq 2-8, for N modalities.
     Differs: x is standardised content, so decoders predict (e - mean) / std; a missing modality's
-    terms leave the sum, while shared experts read its neutral zero.
+    terms leave the sum, while shared experts read its neutral zero; codebooks learn by the second stage's
+    soft index from the start, where the paper has z + sg(c - z): `codebook_learning = "straight_through"`.
     """
 
     length: Tensor
