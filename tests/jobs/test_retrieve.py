@@ -9,7 +9,7 @@ import pytest
 from tests.datasets import write_small_dataset
 from tests.jobs.ranking import losses_of, run_until
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
-from tests.jobs.test_rank_finetune import MMQ, write_problem
+from tests.jobs.test_rank_finetune import PUBLISHED, side_by_side, write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import CheckpointError, ConfigError
 from trec_semid.data.schema import Dataset
@@ -32,7 +32,7 @@ HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory):
-    return write_problem(str(tmp_path_factory.mktemp("retrieval")))
+    return side_by_side(write_problem(str(tmp_path_factory.mktemp("retrieval"))))
 
 
 def test_a_finished_run_is_left_and_tells_its_metrics_again(finished, problem, capsys):
@@ -77,7 +77,7 @@ def crowd(tmp_path_factory):
     """Codes tell the clusters: about ten of forty items are of a user's own, and liked six times as often."""
     folder = str(tmp_path_factory.mktemp("crowd"))
     dataset = write_small_dataset(f"{folder}/data", num_users=500)
-    config = {"dataset": dataset, "run": f"{folder}/mmq", "tokenizer": MMQ.model_dump()}
+    config = {"dataset": dataset, "run": f"{folder}/mmq", "tokenizer": PUBLISHED.model_dump()}
     tokenize.run(tokenize.TokenizeConfig.model_validate(config))
     return {"dataset": dataset, "semantic_ids": f"{folder}/mmq"}
 

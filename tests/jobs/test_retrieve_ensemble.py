@@ -4,7 +4,7 @@ import pytest
 
 from tests.datasets import describe_again
 from tests.jobs.retrieving import retrieve_config
-from tests.jobs.test_rank_finetune import write_problem
+from tests.jobs.test_rank_finetune import side_by_side, write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.jobs.retrieve import run
@@ -14,7 +14,7 @@ SEVERAL = {"kind": "comirec", "num_interests": 3, "dropout": 0.0}
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
-    problem = write_problem(str(tmp_path_factory.mktemp("members")))
+    problem = side_by_side(write_problem(str(tmp_path_factory.mktemp("members"))))
     folder = tmp_path_factory.mktemp("runs")
     # One state a user in the first, several interests in the second.
     for number, changes in enumerate(({}, {"model": SEVERAL, "loss": {"code_weight": 0.0}})):
