@@ -11,8 +11,9 @@ from tests.jobs.ranking import losses_of, rank_config, run_until, write_codes
 from tests.ranks import run_ranks
 from trec_semid.core.errors import DataError
 from trec_semid.data.batches import RankingBatch
+from trec_semid.data.epochs import EpochBatches
 from trec_semid.data.ranking.batch_maker import BatchMaker
-from trec_semid.data.ranking.source import Asked, TrainBatches
+from trec_semid.data.ranking.source import Asked
 from trec_semid.data.ranking.streamed import StreamedData
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.jobs.evaluate import EvaluateConfig
@@ -60,21 +61,20 @@ def on_rank(config: RankConfig) -> dict[str, float]:
     return run(config).metrics
 
 
-class Together(TrainBatches):
+class Together(EpochBatches[RankingBatch]):
     """Batches of one rank that hold the rows of two in each step."""
 
-    def __init__(self, ranks: list[TrainBatches], maker: BatchMaker) -> None:
+    def __init__(self, ranks: list[EpochBatches[RankingBatch]], maker: BatchMaker) -> None:
         self._ranks, self._maker = ranks, maker
 
     @property
     def steps_per_epoch(self) -> int:
         return self._ranks[0].steps_per_epoch
 
-    def batches(self) -> Iterator[RankingBatch]:
+    def make_epoch(self, first_step: int) -> Iterator[RankingBatch]:
         for parts in zip(*(rank.batches() for rank in self._ranks), strict=True):
             rows = np.concatenate([part.rows[part.rows >= 0].numpy() for part in parts])
             yield self._maker.make(rows, len(rows))
-        self.epoch += 1
 
 
 @pytest.mark.ranks
@@ -83,7 +83,7 @@ def test_two_ranks_train_as_one_on_the_rows_of_both(problem, tmp_path, monkeypat
     assert one == other
     of_ranks = StreamedData.training
 
-    def together(data: StreamedData, asked: Asked, seed: int) -> TrainBatches:
+    def together(data: StreamedData, asked: Asked, seed: int) -> EpochBatches[RankingBatch]:
         ranks = [of_ranks(data, asked._replace(rank=rank, world_size=2), seed) for rank in range(2)]
         whole = read_inputs(rank_config(problem, "unused")).data
         return Together(ranks, whole.maker_of(whole.rows("train", "frozen")))

@@ -108,15 +108,18 @@ class Listers:
         return IndexSearch(config, self.members[0].catalogue, self._penalties, bundle.arrays(facts.file))
 
     def _by_index(self, asked: Asked, length: int) -> TopItems:
-        """Return what the index lists; where that is less than there is, all items are scored after all."""
+        """Return what the index lists; for a user with filters, or with too short a list, all are scored."""
         assert self._index is not None, "asked where there is one"
         queries = self.members[0].queries(self.members[0].read(*asked.read))
-        if asked.allowed is None:
-            top = self._index.top_items([queries], asked.users, length)
-            if bool((top.items >= 0).all()):
-                return top
-        score = mean_scores([self.members[0].catalogue], [queries], self._penalties)
-        return self._scored(score, asked, length)
+        top = self._index.top_items([queries], asked.users, length)
+        is_scored = (top.items < 0).any(1)
+        if asked.allowed is not None:
+            is_scored |= ~asked.allowed.all(1)
+        if bool(is_scored.any()):
+            score = mean_scores([self.members[0].catalogue], [queries], self._penalties)
+            for listed, scored in zip(top, self._scored(score, asked, length), strict=True):
+                listed[is_scored] = scored[is_scored]
+        return top
 
     def _popularity(self, num_users: int) -> ChunkScorer:
         def score(items: slice) -> Tensor:

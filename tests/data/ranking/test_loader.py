@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 
 from tests.datasets import write_small_dataset
 from trec_semid.data.batches import RankingBatch
+from trec_semid.data.epochs import EpochBatches
 from trec_semid.data.features import FeaturesConfig
 from trec_semid.data.histories import HistoryConfig
 from trec_semid.data.ranking.batch_maker import BatchMaker, part_of
 from trec_semid.data.ranking.dataset import RankingData
-from trec_semid.data.ranking.source import Asked, Codes, TrainBatches
+from trec_semid.data.ranking.source import Asked, Codes
 from trec_semid.data.schema import Dataset, Split
 from trec_semid.runtime.prefetch import prefetch
 
@@ -102,7 +103,7 @@ def test_parts_of_ranks_are_contiguous_cover_all_and_differ_by_one_row(num_rows,
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def loader(dataset, codes, *, rank=0, world_size=1, batch_size=400, seed=3) -> TrainBatches:
+def loader(dataset, codes, *, rank=0, world_size=1, batch_size=400, seed=3) -> EpochBatches[RankingBatch]:
     return ranking_data(dataset, codes, max_len=4).training(Asked(batch_size, rank, world_size), seed)
 
 

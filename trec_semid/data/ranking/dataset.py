@@ -9,13 +9,13 @@ from trec_semid.core.arrays import Array
 from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.batches import RankingBatch
+from trec_semid.data.epochs import EpochBatches
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, check_ids
 from trec_semid.data.histories import HistoryConfig, Protocol, index_histories, read_events
 from trec_semid.data.ranking.batch_maker import BatchMaker
 from trec_semid.data.ranking.rows import RankingRows
-from trec_semid.data.ranking.source import Asked, Codes, RankingSource, TrainBatches, counts_of_labels
+from trec_semid.data.ranking.source import Asked, Codes, RankingSource, counts_of_labels
 from trec_semid.data.schema import SPLITS, Dataset, Split
-from trec_semid.runtime.prefetch import prefetch
 
 
 @final
@@ -82,7 +82,7 @@ class RankingData(RankingSource):
         here = self.events.splits == SPLITS.index(split)
         return counts_of_labels(self.events.users[here], self.events.labels[here], self._num_users)
 
-    def training(self, asked: Asked, seed: int) -> TrainBatches:
+    def training(self, asked: Asked, seed: int) -> EpochBatches[RankingBatch]:
         """See `RankingSource`."""
         return TrainLoader(self.maker_of(self.rows("train", "frozen"), asked), asked, seed)
 
@@ -102,7 +102,7 @@ class RankingData(RankingSource):
 
 
 @final
-class TrainLoader(TrainBatches):
+class TrainLoader(EpochBatches[RankingBatch]):
     """Shuffled batches of rows in memory.
 
     Every epoch is a permutation seeded by (seed, epoch). Global batch i holds its rows i * batch_size and
@@ -115,20 +115,13 @@ class TrainLoader(TrainBatches):
 
     @property
     def steps_per_epoch(self) -> int:
-        """See `TrainBatches`."""
+        """See `EpochBatches`."""
         return -(-len(self._maker.rows.labels) // self._asked.batch_size)
 
-    def batches(self) -> Iterator[RankingBatch]:
-        """See `TrainBatches`."""
+    def make_epoch(self, first_step: int) -> Iterator[RankingBatch]:
+        """See `EpochBatches`."""
         num_rows = len(self._maker.rows.labels)
         order = numpy_generator(self._seed, "epoch", self.epoch).permutation(num_rows)
-        for step, batch in enumerate(prefetch(self._epoch_batches(order, self.step)), self.step):
-            # Moved as a batch is handed out, not as it is built ahead: whoever goes on from here skips none.
-            self.step = step + 1
-            yield batch
-        self.epoch, self.step = self.epoch + 1, 0
-
-    def _epoch_batches(self, order: Array, first_step: int) -> Iterator[RankingBatch]:
         size = self._asked.batch_size
         for step in range(first_step, self.steps_per_epoch):
             rows = order[step * size : (step + 1) * size]

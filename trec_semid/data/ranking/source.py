@@ -9,6 +9,7 @@ import torch
 
 from trec_semid.core.arrays import Array
 from trec_semid.data.batches import RankingBatch
+from trec_semid.data.epochs import EpochBatches
 from trec_semid.data.features import FeaturesConfig, Representation, describe_features, read_sources
 from trec_semid.data.histories import HistoryConfig, Protocol
 from trec_semid.data.prefixes import prefix_ids
@@ -37,30 +38,6 @@ class Asked(NamedTuple):
     """Given where batches bring items by row instead of their codes."""
     pinned: bool = False
     """Whether batches lie in page-locked memory."""
-
-
-class TrainBatches(ABC):
-    """Batches of training rows that know where they are: the position is (epoch, step), and can be set."""
-
-    epoch: int = 0
-    step: int = 0
-
-    @property
-    @abstractmethod
-    def steps_per_epoch(self) -> int:
-        """Global batches in an epoch, the last and smaller ones included."""
-
-    @abstractmethod
-    def batches(self) -> Iterator[RankingBatch]:
-        """Yield what is left of this epoch; the position moves as batches are taken."""
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position of the next batch."""
-        return {"epoch": self.epoch, "step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        self.epoch, self.step = state["epoch"], state["step"]
 
 
 class RankingSource(ABC):
@@ -110,7 +87,7 @@ class RankingSource(ABC):
         """Return how many rows of label 0 and of label 1 each user has, both (num_users,)."""
 
     @abstractmethod
-    def training(self, asked: Asked, seed: int) -> TrainBatches:
+    def training(self, asked: Asked, seed: int) -> EpochBatches[RankingBatch]:
         """Return shuffled training rows; their histories hold training events only, whatever the split rule.
 
         Raises:

@@ -8,8 +8,8 @@ unlike those of `RankingData`; where one rank's window holds all rows, the batch
 goes on with another number of ranks inside an epoch goes on at its step: of this epoch some rows come twice
 and some not at all.
 
-Memory: the rows of up to four windows (one in use with what is left of the one before, one read ahead), 8
-bytes a user and an item, and the semantic IDs of all items.
+Memory: the rows of up to three windows (one in use, one read ahead, one as it is read), 8 bytes a user and
+an item, and the semantic IDs of all items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,11 +23,12 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.batches import RankingBatch
+from trec_semid.data.epochs import EpochBatches
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, check_ids
 from trec_semid.data.histories import HistoryConfig, Protocol
 from trec_semid.data.ranking.row_files import RowFiles, RowGroup
 from trec_semid.data.ranking.rows import RankingRows, joined, no_rows
-from trec_semid.data.ranking.source import Asked, Codes, RankingSource, TrainBatches, counts_of_labels
+from trec_semid.data.ranking.source import Asked, Codes, RankingSource, counts_of_labels
 from trec_semid.data.schema import Dataset, Split
 from trec_semid.runtime.prefetch import prefetch
 
@@ -93,7 +94,7 @@ class StreamedData(RankingSource):
             ones += of_group[1]
         return zeros, ones
 
-    def training(self, asked: Asked, seed: int) -> TrainBatches:
+    def training(self, asked: Asked, seed: int) -> EpochBatches[RankingBatch]:
         """See `RankingSource`."""
         shares = shares_of(self._groups("train"), asked)
         return StreamedBatches(self, shares, asked, seed)
@@ -138,17 +139,28 @@ class StreamedData(RankingSource):
             asked: the batches.
             first_step: of the batches.
         """
-        here, at = _Window(no_rows(with_histories=self._has_history), np.zeros(0, np.int64)), 0
-        maker = self.maker_of(here.rows, asked)
+        # The window in use: what makes batches of it, and the order in which its rows are taken.
+        maker, order = self.maker_of(no_rows(with_histories=self._has_history), asked), np.zeros(0, np.int64)
+        at = 0
         for step in range(first_step, shares.num_steps):
             of_ranks = shares.rows_of(step)
             size = int(of_ranks[asked.rank])
-            while len(here.order) - at < size:
-                here, at = _after(here, at, next(windows)), 0
-                maker = self.maker_of(here.rows, asked)
-            chosen = here.order[at : at + size]
-            yield maker.make(chosen, int(of_ranks.sum()), int(of_ranks.max()) - size)
-            at += size
+            padding = int(of_ranks.max()) - size
+            chosen = order[at : at + size]
+            at += len(chosen)
+            if len(chosen) == size:
+                yield maker.make(chosen, int(of_ranks.sum()), padding)
+                continue
+            # What is left of one window, and the first rows of those after it.
+            parts = [maker.rows.take(chosen)]
+            missing = size - len(chosen)
+            while missing:
+                rows, order = next(windows)
+                maker, at = self.maker_of(rows, asked), min(missing, len(order))
+                parts.append(rows.take(order[:at]))
+                missing -= at
+            together = self.maker_of(joined(parts), asked)
+            yield together.make(np.arange(size), int(of_ranks.sum()), padding)
 
     def _groups(self, split: Split) -> list[RowGroup]:
         groups = self._files.groups(split)
@@ -215,17 +227,8 @@ def _parts(whole: int, world_size: int) -> Array:
     return whole // world_size + (np.arange(world_size) < whole % world_size)
 
 
-def _after(here: _Window, at: int, then: _Window) -> _Window:
-    """Return what is left of a window from a place on, and the next one after it."""
-    if at == len(here.order):
-        return then
-    left = here.rows.take(here.order[at:])
-    num_left = len(left.labels)
-    return _Window(joined([left, then.rows]), np.append(np.arange(num_left), then.order + num_left))
-
-
 @final
-class StreamedBatches(TrainBatches):
+class StreamedBatches(EpochBatches[RankingBatch]):
     """Shuffled training batches of a rank's row groups."""
 
     def __init__(self, data: StreamedData, shares: Shares, asked: Asked, seed: int) -> None:
@@ -233,18 +236,11 @@ class StreamedBatches(TrainBatches):
 
     @property
     def steps_per_epoch(self) -> int:
-        """See `TrainBatches`."""
+        """See `EpochBatches`."""
         return self._shares.num_steps
 
-    def batches(self) -> Iterator[RankingBatch]:
-        """See `TrainBatches`."""
-        for step, batch in enumerate(prefetch(self._epoch(self.step)), self.step):
-            # Moved as a batch is handed out, not as it is built ahead: whoever goes on from here skips none.
-            self.step = step + 1
-            yield batch
-        self.epoch, self.step = self.epoch + 1, 0
-
-    def _epoch(self, first_step: int) -> Iterator[RankingBatch]:
+    def make_epoch(self, first_step: int) -> Iterator[RankingBatch]:
+        """See `EpochBatches`."""
         shares, rank = self._shares, self._asked.rank
         # The first rank's keys are those of the loader of rows in memory.
         keys = ["epoch", self.epoch, *(["rank", rank] if rank else [])]

@@ -47,7 +47,7 @@ class BehaviourConfig(Config):
     temperature: PositiveFloat = 0.07
     epochs: PositiveInt = 4
     batch_size: PositiveInt = 1024
-    """Pairs that are told apart in a step."""
+    """Pairs that are told apart in a step, at least: all are dealt to steps of about one size."""
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 1e-4
 
