@@ -1,12 +1,20 @@
 import math
 
+import pytest
 import torch
 from torch.nn.functional import normalize
 
+from trec_semid.layers import contrastive
 from trec_semid.layers.contrastive import PairedItems, paired_info_nce
 
 
-def test_loss_of_pairs_is_that_of_the_formula_worked_out_pair_by_pair():
+@pytest.fixture(autouse=True)
+def stretches_of_two_rows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(contrastive, "_ROWS_AT_ONCE", 2)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.004])  # exp(1 / .004) is no number of single precision
+def test_loss_of_pairs_is_that_of_the_formula_worked_out_pair_by_pair(temperature: float):
     generator = torch.Generator().manual_seed(0)
     vectors = normalize(torch.randn(6, 4, generator=generator), dim=1)
     penalties = torch.rand(6, generator=generator)
@@ -18,15 +26,16 @@ def test_loss_of_pairs_is_that_of_the_formula_worked_out_pair_by_pair():
     def one_way(asked: list[int], choices: list[int]) -> float:
         total = 0.0
         for i, j in zip(asked, choices, strict=True):
-            own = float(vectors[i] @ vectors[j]) / 0.1 - float(penalties[j])
+            own = float(vectors[i] @ vectors[j]) / temperature - float(penalties[j])
             others = [k for k in choices if k not in (i, j)]
-            scores = [float(vectors[i] @ vectors[k]) / 0.1 - float(penalties[k]) for k in others]
-            total -= own - math.log(sum(math.exp(score) for score in (own, *scores)))
+            scores = [float(vectors[i] @ vectors[k]) / temperature - float(penalties[k]) for k in others]
+            top = max(own, *scores)
+            total -= own - top - math.log(sum(math.exp(score - top) for score in (own, *scores)))
         return total / len(asked)
 
     sides = [PairedItems(vectors[side], side, penalties[side]) for side in (left, right)]
     expected = (one_way(left.tolist(), right.tolist()) + one_way(right.tolist(), left.tolist())) / 2
-    assert abs(float(paired_info_nce(*sides, temperature=0.1)) - expected) < 1e-5
+    assert float(paired_info_nce(*sides, temperature=temperature)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_of_the_loss_of_pairs_is_its_slope():
@@ -38,6 +47,7 @@ def test_gradient_of_the_loss_of_pairs_is_its_slope():
     penalties = torch.rand(5, generator=generator, dtype=torch.float64)
 
     def loss(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        one, other = normalize(one, dim=1), normalize(other, dim=1)
         pairs = PairedItems(one, left, penalties[left]), PairedItems(other, right, penalties[right])
         return 3 * paired_info_nce(*pairs, temperature=0.5)
 

@@ -1,11 +1,21 @@
 """Contrastive losses: between two views of the same items, and between items that belong together."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
+
+from trec_semid.core.arrays import Ints
+
+_ROWS_AT_ONCE = 256
+"""Of scores; a MiB for 1,024 pairs."""
+_LARGEST_EXPONENT = 70.0
+"""Single precision ends at exp(88); sums of a batch's terms and products of two need room."""
 
 
 def info_nce(left: Tensor, right: Tensor, *, temperature: float) -> Tensor:
@@ -46,9 +56,12 @@ def paired_info_nce(left: PairedItems, right: PairedItems, *, temperature: float
 
 
 class _PairedInfoNce(torch.autograd.Function):
-    """Vectors of both sides (P, D) to the loss; the gradient of all scores is at hand once they are.
+    """Vectors of both sides (P, D) to the loss, and their gradients with it.
 
-    Written out because a step of a small network is little beside twenty passes over (P, P) scores.
+    Written out because a step of a small network is little beside passes over (P, P) scores. Both ways share
+    E_ij = exp(h_i . h_j / temperature): penalties are of columns or of rows alone, so they weigh its sums,
+    and both softmaxes are E times a number of the row and one of the column. Rows are worked through in
+    stretches that a processor's cache holds.
     """
 
     @staticmethod
@@ -61,37 +74,111 @@ class _PairedInfoNce(torch.autograd.Function):
         sharpness: float,
     ) -> Tensor:
         """Return () the loss."""
-        scores = (left @ right.T).mul_(sharpness)
-        crossed = asked[0].unsqueeze(1) == choices[0]
-        rows, row_losses = _told_apart(scores - choices[1], crossed | _again(choices[0]), dim=1)
-        columns, column_losses = _told_apart(
-            scores.sub_(asked[1].unsqueeze(1)), crossed | _again(asked[0]), dim=0
-        )
+        dtype = _wide_enough(left.dtype, sharpness, asked[1], choices[1])
+        one, other = left.to(dtype), right.to(dtype)
+        # Of a choice's terms: on the right, where the left is asked, and on the left.
+        weights = [torch.exp(-penalty.to(dtype)) for penalty in (choices[1], asked[1])]
+        stretches = _stretches(asked[0], choices[0])
+        terms, totals = _terms(one * sharpness, other, weights, stretches)
+        own = sharpness * (one * other).sum(1)
+        penalties = choices[1], asked[1]
+        losses = [total.log() - own + penalty for total, penalty in zip(totals, penalties, strict=True)]
         # Of each way, d loss / d scores = (softmax - identity) / P, and half of both counts.
-        gradient = rows.add_(columns).mul_(0.5 / len(left))
-        gradient.diagonal().sub_(1 / len(left))
-        ctx.save_for_backward(left, right, gradient.mul_(sharpness))
-        return (row_losses.mean() + column_losses.mean()) / 2
+        scale = sharpness / len(left)
+        of_rows = torch.stack([0.5 * scale / totals[0], weights[1]], 1)
+        of_columns = torch.stack([weights[0], 0.5 * scale / totals[1]])
+        to_left, to_right = -scale * other, -scale * one
+        for rows, _, *again in stretches:
+            factors = of_rows[rows] @ of_columns
+            for way, (at, beside) in enumerate(again):
+                factors[at, beside] -= of_rows[rows][at, way] * of_columns[way, beside]
+            gradient = terms[rows].mul_(factors)
+            to_left[rows].addmm_(gradient, other)
+            to_right.addmm_(gradient.T, one[rows])
+        ctx.save_for_backward(to_left.to(left.dtype), to_right.to(left.dtype))
+        return (losses[0].mean() + losses[1].mean()).to(left.dtype) / 2
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Send the gradient of the scores to both sides."""
-        left, right, gradient = ctx.saved_tensors
-        return gradient @ right * grads[0], gradient.T @ left * grads[0], None, None, None
+        """Send the gradient to both sides."""
+        to_left, to_right = ctx.saved_tensors
+        return to_left * grads[0], to_right * grads[0], None, None, None
 
 
-def _again(items: Tensor) -> Tensor:
-    """Return (P, P) bool: where another pair has the same item on this side."""
-    return items == items.unsqueeze(1)
+class _Places(NamedTuple):
+    """Some places of a stretch of (P, P)."""
+
+    rows: Tensor
+    """Counted from the stretch's first."""
+    columns: Tensor
 
 
-def _told_apart(scores: Tensor, is_same: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the softmax (P, P) of scores, which are overwritten, and -log of its diagonal (P,)."""
-    is_same.fill_diagonal_(False)
-    scores.masked_fill_(is_same, -torch.inf)
-    own, top = scores.diagonal().clone(), scores.amax(dim, keepdim=True)
-    total = scores.sub_(top).exp_().sum(dim, keepdim=True)
-    return scores.div_(total), (total.log() + top).flatten() - own
+class _Stretch(NamedTuple):
+    """Neighbouring rows of (P, P), and places off the diagonal where items are the same."""
+
+    rows: slice
+    crossed: _Places
+    """The one asked with and the choice: left out both ways."""
+    again_right: _Places
+    """The row's own choice and the column's: left out where the left side asks."""
+    again_left: _Places
+    """The same of the left side: left out where the right side asks."""
+
+
+def _stretches(left: Tensor, right: Tensor) -> list[_Stretch]:
+    """Return the stretches of pairs of (P,) items on the left and (P,) on the right."""
+    firsts, device = range(0, len(left), _ROWS_AT_ONCE), left.device
+    one, other = left.cpu().numpy(), right.cpu().numpy()
+    split: list[list[_Places]] = []
+    for at, beside in (_equal(one, other), _equal(other, other), _equal(one, one)):
+        bounds = np.searchsorted(at, [*firsts, len(one)]).tolist()
+        places = torch.from_numpy(np.stack([at, beside])).to(device)
+        parts = zip(firsts, bounds, bounds[1:], strict=False)
+        split.append([_Places(places[0, a:b] - first, places[1, a:b]) for first, a, b in parts])
+    slices = (slice(first, first + _ROWS_AT_ONCE) for first in firsts)
+    return [_Stretch(rows, *places) for rows, *places in zip(slices, *split, strict=True)]
+
+
+def _equal(rows: Ints, columns: Ints) -> tuple[Ints, Ints]:
+    """Return rows, ascending, and columns of the places off the diagonal where (P,) and (P,) are the same."""
+    order = np.argsort(columns)
+    ordered = columns[order]
+    first, last = (np.searchsorted(ordered, rows, side) for side in ("left", "right"))
+    counts = last - first
+    at = np.repeat(np.arange(len(rows)), counts)
+    others = order[np.arange(len(at)) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+    apart = at != others
+    return at[apart], others[apart]
+
+
+def _terms(
+    one: Tensor, other: Tensor, weights: list[Tensor], stretches: list[_Stretch]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return E (P, P), 0 where crossed, and its weighted sums (P,) of rows and of columns."""
+    terms, of_rows = one.new_empty(len(one), len(one)), one.new_empty(len(one))
+    of_columns = one.new_zeros(len(one))
+    for rows, crossed, again_right, again_left in stretches:
+        part = torch.mm(one[rows], other.T, out=terms[rows]).exp_()
+        part[crossed] = 0
+        with _left_out(part, again_right):
+            torch.mv(part, weights[0], out=of_rows[rows])
+        with _left_out(part, again_left):
+            of_columns.addmv_(part.T, weights[1][rows])
+    return terms, (of_rows, of_columns)
+
+
+@contextmanager
+def _left_out(part: Tensor, places: _Places) -> Iterator[None]:
+    values = part[places]
+    part[places] = 0
+    yield
+    part[places] = values
+
+
+def _wide_enough(dtype: torch.dtype, sharpness: float, *penalties: Tensor) -> torch.dtype:
+    """Return a type whose range holds exp of all scores of unit-length vectors, less their penalties."""
+    largest = sharpness + max(float(penalty.abs().max()) for penalty in penalties)
+    return dtype if largest < _LARGEST_EXPONENT else torch.float64

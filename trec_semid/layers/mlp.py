@@ -6,6 +6,7 @@ from typing import final
 from torch import Tensor, nn
 
 from trec_semid.core.errors import ConfigError
+from trec_semid.layers.dropout import Dropout
 
 
 @final
@@ -29,7 +30,7 @@ class Mlp(nn.Module):
             layers.append(nn.Linear(fan_in, fan_out))
             if depth < len(widths) - 1 or activate_last:
                 layers.append(nn.ReLU())
-                layers += [nn.Dropout(dropout)] if dropout > 0 else []
+                layers += [Dropout(dropout)] if dropout > 0 else []
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -41,10 +41,10 @@ class BehaviourConfig(Config):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     window: PositiveInt = 1
     """Two training events of a user are a pair where at most so many steps lie between them."""
-    popularity_correction: NonNegativeFloat = 1.0
+    popularity_correction: float = Field(default=1.0, ge=0, le=10)
     """How much of the logarithm of an item's training events is taken off its score; 0 lets popular items be
     near everything."""
-    temperature: PositiveFloat = 0.07
+    temperature: float = Field(default=0.07, ge=0.005)
     epochs: PositiveInt = 4
     batch_size: PositiveInt = 1024
     """Pairs that are told apart in a step, at least: all are dealt to steps of about one size."""
@@ -192,14 +192,16 @@ class BehaviourView:
         return losses
 
     def _reader(self, catalogue: ItemContents) -> Callable[[Ints], Tensor]:
-        """Return what gives standardised content (n, D) of (n,) item rows."""
+        """Return what gives standardised content (n, D) of (n,) item rows, until it is called again."""
         shape = (catalogue.num_items, self.mlp.in_dim)
         if 4 * shape[0] * shape[1] > _MOST_BYTES:
             return lambda rows: self.standardiser(catalogue.batch(rows))
         x = torch.zeros(shape)
         for rows, contents in catalogue.chunks(catalogue.rows_with_content(), _CHUNK_ROWS):
             x[torch.from_numpy(rows)] = self.standardiser(contents)
-        return lambda rows: x[torch.from_numpy(rows)]
+        # Memory that is asked for anew at every step costs more than what is copied to it.
+        place = torch.empty(min(shape[0], 4 * self.config.batch_size), shape[1])
+        return lambda rows: torch.index_select(x, 0, torch.from_numpy(rows), out=place[: len(rows)])
 
     def _loss(self, read: Callable[[Ints], Tensor], pairs: TrainingPairs, batch: Ints) -> Tensor:
         # An item of several pairs goes through the network once.
