@@ -64,10 +64,15 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path):
     ("changes", "problem"),
     [
         ({"format": 99}, r"another format \(got 99\)"),
-        ({"config": {"kind": "mmq", "codebook": 3}}, "not a tokenizer"),
+        (
+            {"config": {"kind": "mmq", "codebook": 3}},
+            r"config\.json: not a tokenizer of this version: config\.codebook: unknown key; did you mean",
+        ),
+        ({"config": {"kind": "mqm"}}, r"config\.kind: no such kind \(got 'mqm'\); did you mean 'mmq'\?"),
+        ({"modalities": {"text": 0}}, "`modalities` are no names with widths"),
         (
             {"modalities": {"text": 12, "vision": 21}},
-            r"weights\.safetensors: weights do not fit config\.json",
+            r"weights\.safetensors: not the weights of kind '\w+' as .*: \S+ is \(.*, not \(",
         ),
     ],
 )
@@ -78,8 +83,35 @@ def test_files_that_do_not_belong_together_are_refused(saved, changes, problem):
         load_tokenizer(saved)
 
 
+def test_what_was_saved_under_a_name_that_another_method_has_now_is_said_to_be_that(tmp_path):
+    path = f"{tmp_path}/config.json"
+    build_tokenizer(CONFIGS[PublishedMmqConfig], DIMS).save(str(tmp_path))
+    described = json.loads(read_bytes(path))
+    described["config"]["kind"] = "mmq"  # as that form was called
+    write_bytes(path, json.dumps(described).encode())
+    with pytest.raises(DataError, match=r"num_shared: unknown key.*'mmq_published', as this version"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "weights.safetensors").unlink()
+    with pytest.raises(DataError, match=r"weights\.safetensors: missing beside config\.json\. Copy"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_state_of_another_kind_is_named_tensor_by_tensor(tmp_path):
+    for config in (RqKmeansConfig, OpqConfig):
+        build_tokenizer(CONFIGS[config], DIMS).save(f"{tmp_path}/{config.__name__}")
+    weights = read_bytes(f"{tmp_path}/OpqConfig/weights.safetensors")
+    write_bytes(f"{tmp_path}/RqKmeansConfig/weights.safetensors", weights)
+    with pytest.raises(
+        DataError, match=r"kind 'rq_kmeans' .*: rotations.0.matrix is no part of it; codebooks is"
+    ):
+        load_tokenizer(f"{tmp_path}/RqKmeansConfig")
+
+
 def test_cut_off_files_are_refused(saved):
-    for name, problem in (("weights.safetensors", "weights do not fit"), ("config.json", "not JSON")):
+    for name, problem in (
+        ("weights.safetensors", "do not fit.*Copy the folder again"),
+        ("config.json", "not JSON"),
+    ):
         path = f"{saved}/{name}"
         write_bytes(path, read_bytes(path)[:50])
         with pytest.raises(DataError, match=problem):

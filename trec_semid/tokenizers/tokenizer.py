@@ -18,7 +18,7 @@ from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 
 FORMAT_VERSION = 1
-VIEW_WEIGHTS = "behaviour.safetensors"
+WEIGHTS, VIEW_WEIGHTS = "weights.safetensors", "behaviour.safetensors"
 
 
 class FitReport(NamedTuple):
@@ -173,7 +173,7 @@ class Tokenizer(nn.Module, ABC):
         described |= {} if view is None else {"behaviour": view.described()}
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         return {
-            "weights.safetensors": safetensors.torch.save(weights),
+            WEIGHTS: safetensors.torch.save(weights),
             "config.json": (json.dumps(described, indent=1) + "\n").encode(),
             **({} if view is None else {VIEW_WEIGHTS: view.weights()}),
         }
