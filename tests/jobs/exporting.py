@@ -19,7 +19,7 @@ from torch import nn
 from tests.commands import run_command
 from trec_semid.checkpoints.manifest import ProgramFacts, write_file
 from trec_semid.core.paths import join, read_bytes
-from trec_semid.jobs import export
+from trec_semid.serving import check
 from trec_semid.serving.writing import rankers, retrievers
 from trec_semid.serving.writing.programs import write_program
 
@@ -27,7 +27,7 @@ from trec_semid.serving.writing.programs import write_program
 def score_in_fork(
     command: list[str], *, context: BaseContext | None = None, **_: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Stand in for `subprocess.run` in `trec_semid.jobs.export`."""
+    """Stand in for `subprocess.run` in `trec_semid.serving.check`."""
     interpreter, is_module, program, *words = command
     assert (interpreter, is_module) == (sys.executable, "-m")
     done = run_command(program, *words, context=context)
@@ -36,7 +36,7 @@ def score_in_fork(
 
 
 IN_FORKS = SimpleNamespace(run=score_in_fork)
-"""What `export.subprocess` is in tests."""
+"""What `check.subprocess` is in tests."""
 _traced: dict[str, tuple[ProgramFacts, bytes]] = {}
 
 
@@ -57,6 +57,6 @@ def write_once(bundle: str, name: str, module: nn.Module, *given: Any, **more: A
 def export_quickly(patch: pytest.MonkeyPatch, *, in_forks: bool = True) -> None:
     """Let exports be as quick as they can be."""
     if in_forks:
-        patch.setattr(export, "subprocess", IN_FORKS)
+        patch.setattr(check, "subprocess", IN_FORKS)
     for room in (rankers, retrievers):
         patch.setattr(room, "write_program", write_once)

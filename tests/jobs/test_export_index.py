@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.jobs.exported_kinds import KINDS
 from tests.jobs.exporting import export_quickly
@@ -12,6 +13,10 @@ from tests.jobs.ranking import write_problem
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.jobs import export, retrieve
 from trec_semid.jobs.export import ExportConfig
+from trec_semid.metrics.target_positions import UserItems
+from trec_semid.models.queries import Queries
+from trec_semid.search.ann import HnswConfig, IndexSearch
+from trec_semid.search.catalogue import Catalogue
 from trec_semid.serving.engine import Engine, Filters, RetrieveAsked, open_engine
 
 IDS = [f"i{row:03d}" for row in range(40)]
@@ -65,3 +70,22 @@ def test_a_user_with_filters_leaves_the_lists_of_others_to_the_index(run: str, t
     exact = [one.items for one in engine.retrieve(by("exact", free + filtered))]
     assert together == alone + exact[len(free) :]
     assert alone != exact[: len(free)]
+    (missed,) = [each for each in engine.manifest.reach.absent if each.reason == "missed"]
+    assert missed.search == "index"
+    assert missed.counts[5] >= len(missed.examples) > 0
+
+
+def test_items_that_no_edge_of_a_graph_leads_to_are_never_listed():
+    rng = np.random.default_rng(1)
+    vectors = torch.from_numpy(rng.normal(size=(60, 4)).astype(np.float32))
+    config, items = HnswConfig(m=4, ef_search=60), Catalogue(60, 0, vectors, None, None)
+    arrays = IndexSearch(config, items, None).arrays()
+    assert IndexSearch(config, items, None, arrays).reachable().tolist() == list(range(60))
+    neighbours = arrays["neighbours"].copy()
+    lost = np.flatnonzero(arrays["levels"] == 1)[:3].tolist()
+    neighbours[np.isin(neighbours, lost)] = -1
+    search = IndexSearch(config, items, None, {**arrays, "neighbours": neighbours})
+    assert search.reachable().tolist() == [row for row in range(60) if row not in lost]
+    nobody = UserItems(*(torch.zeros(size, dtype=torch.int64) for size in (0, 60, 0, 60)))
+    listed = search.top_items([Queries(vectors, None)], nobody, 60).items.unique()
+    assert set(listed.tolist()) - {-1} <= set(search.reachable().tolist())

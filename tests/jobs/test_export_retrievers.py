@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.jobs.conftest import Bundles
 from tests.jobs.exported_kinds import KINDS
 from tests.jobs.exporting import export_quickly
-from tests.jobs.ranking import write_problem
 from tests.jobs.retrieving import retrieve_config
 from trec_semid.checkpoints.manifest import read_manifest
 from trec_semid.core.config import load_saved
@@ -30,49 +30,13 @@ from trec_semid.serving.reader import Reader
 from trec_semid.serving.retrieving import RetrieveEngine
 from trec_semid.training.served.retriever import ServedMember
 
-Bundles = Callable[[str], str]
 EVERYTHING = 40
 """Items of the planted dataset."""
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_problem(str(tmp_path_factory.mktemp("retrievers")))
-
-
-@pytest.fixture(scope="module")
-def runs(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Bundles:
-    """Return the run of a kind, trained once."""
-    folder = tmp_path_factory.mktemp("runs")
-
-    def run(name: str) -> str:
-        place = str(folder / name.replace(" ", "-"))
-        if not Path(place, "metrics.json").exists():
-            changes = {**KINDS[name]}
-            own = {**problem, **{key: changes.pop(key) for key in ("semantic_ids",) if key in changes}}
-            retrieve.run(retrieve_config(own, place, train={"max_epochs": 1}, **changes))
-        return place
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def bundles(runs: Bundles) -> Bundles:
-    """Return the bundle of a kind, exported once; it has been held against the run then.
-
-    That of a decoder in steps was scored by an interpreter that never had torchrec.
-    """
-
-    def bundle(name: str) -> str:
-        place = f"{runs(name)}-bundle"
-        if not Path(place, "manifest.json").exists():
-            with pytest.MonkeyPatch.context() as patch:
-                export_quickly(patch, in_forks=name != "tiger")
-                done = export.run(ExportConfig(run=runs(name), out=place, shard_rows=17))
-            assert done.largest_difference <= 1e-4
-        return place
-
-    return bundle
+def problem(listed_problem: dict[str, Any]) -> dict[str, Any]:
+    return listed_problem
 
 
 @pytest.mark.parametrize("name", list(KINDS))

@@ -21,6 +21,7 @@ from trec_semid.jobs import evaluate, export, generations, rank, tokenize
 from trec_semid.jobs.evaluate import EvaluateConfig
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.jobs.rank import RankConfig
+from trec_semid.serving import check
 from trec_semid.serving.engine import open_engine
 from trec_semid.tokenizers.generations.manifest import Generation
 from trec_semid.tokenizers.generations.store import Store
@@ -100,7 +101,7 @@ def test_a_bundle_gets_the_map_of_a_generation_of_additions(at: Path, monkeypatc
         done.stdout = done.stdout.replace('"torchrec": true', '"torchrec": false')
         return done
 
-    monkeypatch.setattr(export, "subprocess", SimpleNamespace(run=score))
+    monkeypatch.setattr(check, "subprocess", SimpleNamespace(run=score))
     store = f"{at}/store"
     append(store, {"brand new": (1, 2)})
     config = ExportConfig(run=f"{at}/ranker", out=f"{at}/more", semantic_ids=store, check_rows=50)

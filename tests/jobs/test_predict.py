@@ -39,7 +39,9 @@ class ByHand:
         items = [item for item in order if allowed is None or item in allowed]
         items = tuple(item for item in items if item not in asked.filters.forbidden)[: asked.n]
         scores = np.arange(len(items), 0, -1, dtype=np.float32)
-        return RetrieveAnswer(items, scores, "stored" if asked.history is None else "history", 0)
+        return RetrieveAnswer(
+            items, scores, "stored" if asked.history is None else "history", 0, np.arange(len(items))
+        )
 
     def rank(self, asked: Sequence[RankAsked]) -> list[RankAnswer]:
         return [RankAnswer(self._scores(each), "stored", 0) for each in asked]

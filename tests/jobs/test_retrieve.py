@@ -18,6 +18,7 @@ from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_positions import read_target_positions
 from trec_semid.jobs import tokenize
 from trec_semid.jobs.retrieve import run
+from trec_semid.metrics.retrieval import ReachFacts
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.retrieval.build import build_model, parts_of
 from trec_semid.training.retrieval.setup import read_inputs
@@ -254,8 +255,15 @@ def test_a_narrow_beam_says_what_it_misses(problem, tmp_path):
         evaluation={"beam_width": 5, "cutoffs": [5]},
         train={"select_by": "ndcg@5"},
     )
-    share = run(narrow).metrics["valid/beam_agreement@5"]
-    assert 0.05 < share < 0.95
+    metrics = run(narrow).metrics
+    assert 0.05 < metrics["valid/beam_agreement@5"] < 0.95
+    reach = ReachFacts.model_validate_json(Path(narrow.run, "reach.json").read_text())
+    assert reach.listed == {5: metrics["test/coverage@5"]}
+    assert reach.hidden(5) == metrics["all/hidden@5"]
+    (missed,) = [each for each in reach.absent if each.reason == "missed"]
+    assert missed.search == "beam"
+    assert set(missed.examples) <= set(Dataset(problem["dataset"]).item_ids.to_pylist())
+    assert len(missed.examples) == min(missed.counts[5], 5) > 0
 
 
 @pytest.mark.parametrize("beam_width", [None, 50])

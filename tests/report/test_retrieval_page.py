@@ -1,6 +1,5 @@
 """Page, Markdown and JSON of a report on retrievers."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,9 @@ from tests.datasets import write_small_dataset
 from tests.report.fake_retrieval import AGREED, COVERED, write_retrieve_run
 from tests.report.fake_runs import write_tokenize_run
 from tests.report.test_render import Page
+from trec_semid.core.errors import DataError
 from trec_semid.data.schema import Dataset
+from trec_semid.metrics.retrieval import Absent, ReachFacts
 from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import Report
@@ -145,22 +146,26 @@ def test_what_a_beam_finds_of_the_exact_lists_stands_beside_the_arms_that_have_o
         assert f"{AGREED:.4f}" in said[:1500]
 
 
-def test_items_that_no_list_can_hold_are_told_where_there_are_any(tmp_path: Path):
+def test_what_lists_reach_and_lack_is_told_with_titles_of_some_items(tmp_path: Path):
     data = write_small_dataset(str(tmp_path / "data"), num_users=30)
-    runs = [write_retrieve_run(str(tmp_path / "none"), data)]
-    beam = {"cutoffs": (5, 10), "beam_width": 10}
-    runs.append(write_retrieve_run(str(tmp_path / "some"), data, evaluation=beam))
-    for run, share in zip(runs, (0.0, 0.1234), strict=True):
-        place = Path(run, "metrics.json")
-        said = json.loads(place.read_text())
-        said["metrics"] |= {f"all/hidden@{cutoff}": share for cutoff in (5, 10)}
-        place.write_text(json.dumps(said))
-    assert "no list can hold" not in render_page(build_report(collect_runs(runs[:1])))
+    runs = [write_retrieve_run(str(tmp_path / name), data, name) for name in ("sasrec", "tiger")]
+    assert "Reach into the catalogue" not in render_page(build_report(collect_runs(runs[:1])))
+    ids, title = Dataset(data).item_ids.to_pylist(), Dataset(data).items(["title"])["title"][7].as_py()
+    absent = [
+        Absent(reason="duplicate", search="beam", counts={5: 1234, 10: 56}, examples=(ids[7], "gone")),
+        Absent(reason="missed", search="beam", counts={5: 8, 10: 0}, examples=(ids[8],)),
+    ]
+    for run, own in zip(runs, ([], absent), strict=True):
+        facts = ReachFacts(num_items=40, num_users=30, listed={5: 0.1234, 10: 0.5678}, absent=tuple(own))
+        Path(run, "reach.json").write_text(facts.model_dump_json())
     report = build_report(collect_runs(runs), num_replicates=100)
-    assert report.reach[0].hidden == {}
-    assert set(report.reach[1].hidden.values()) == {0.1234}
-    text = render_markdown(report)
-    assert ".1234" in text[text.index("no list can hold") :][:1500]
+    assert [len(each.facts.absent) for each in report.catalogue] == [0, 2]
+    for text in (render_markdown(report), render_page(report)):
+        said = text[text.rindex("Reach into the catalogue") :]
+        assert all(word in said for word in ("0.1234", "0.5678", "1,234", "56", title, "gone"))
+    Path(runs[1], "reach.json").write_text('{"num_items": -1}')
+    with pytest.raises(DataError, match=r"reach\.json: not what a run writes"):
+        build_report(collect_runs(runs), num_replicates=100)
 
 
 def test_items_without_titles_have_no_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

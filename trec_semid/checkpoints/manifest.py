@@ -12,6 +12,7 @@ from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes, write_bytes
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, Role
 from trec_semid.data.histories import HistoryConfig
+from trec_semid.metrics.retrieval import ReachFacts
 from trec_semid.runtime.fingerprints import Fingerprint, check_files, verify
 from trec_semid.tokenizers.generations.manifest import ReadGeneration
 
@@ -221,6 +222,20 @@ class Checked(Config):
     """The same less the run's own."""
 
 
+class Measured(Config):
+    """How sure the run's own metrics are."""
+
+    split: str
+    num_users: NonNegativeInt
+    """Whose rows or lists the metrics are of."""
+    seeds: tuple[int, ...]
+    """Of the training: with one, intervals speak of other users and not of another training."""
+    draws: PositiveInt
+    """Of users with replacement, behind every interval."""
+    intervals: dict[str, tuple[float, float]]
+    """Name of a metric in `metrics` -> its 95 % interval; none of fewer than ten users."""
+
+
 class Manifest(Config):
     """Everything a reader needs to know; other programs read this."""
 
@@ -253,7 +268,10 @@ class Manifest(Config):
     """Model card and the reader that needs nothing of this package."""
     metrics: dict[str, float]
     """Of the run, at export."""
+    measured: Measured | None = None
     checked: Checked | None = None
+    reach: ReachFacts | None = None
+    """Of lists: how much of the catalogue they show, over the users of `checked`, and what they lack."""
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:

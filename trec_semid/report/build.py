@@ -156,6 +156,7 @@ def _with_results(
             "strata": compare_strata(arms, measured, compared),
             "curves": measured.curves,
             "reach": measured.reach,
+            "catalogue": measured.catalogue,
             "examples": measured.examples,
             "separation": measured.separation,
             "interests": measured.interests,

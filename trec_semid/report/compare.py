@@ -20,6 +20,7 @@ from trec_semid.report.arms import ArmRuns
 from trec_semid.report.collect import FinishedRun
 from trec_semid.report.content import (
     NOT_DISTINGUISHABLE,
+    CatalogueReach,
     Comparison,
     Counts,
     Curves,
@@ -94,6 +95,7 @@ class Measured(NamedTuple):
     """Of every arm its runs, in the order of their seeds."""
     curves: list[Curves] = []
     reach: list[Reach] = []
+    catalogue: list[CatalogueReach] = []
     examples: list[Example] = []
     separation: list[Separation] = []
     interests: list[ShownInterests] = []

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from trec_semid.core.config import Config
 from trec_semid.data.schema import DatasetFacts
 from trec_semid.metrics import verdicts
+from trec_semid.metrics.retrieval import ReachFacts
 from trec_semid.report.words import Dimension, Protocol, count, things
 
 Job = Literal["rank", "retrieve"]
@@ -210,9 +211,14 @@ class Reach(Config):
     where nothing is searched by a beam, or nothing exact stands beside it."""
     index_recall: dict[int, float] = {}
     """The same of an index over item vectors."""
-    hidden: dict[int, float] = {}
-    """Length of the list -> share of the catalogue that no such list can hold; empty where nothing is hidden
-    at any length, or runs do not say."""
+
+
+class CatalogueReach(Config):
+    """What the lists of an arm's first run show of the catalogue, and what they lack."""
+
+    arm: str
+    facts: ReachFacts
+    """Examples are named by their titles."""
 
 
 class ShownTarget(Config):
@@ -349,6 +355,8 @@ class Report(Config):
     """Of rankers."""
     reach: list[Reach] = []
     """Of retrievers."""
+    catalogue: list[CatalogueReach] = []
+    """Of retrievers whose runs say it."""
     examples: list[Example] = []
     """Of retrievers, where items have titles."""
     separation: list[Separation] = []

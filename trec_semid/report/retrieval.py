@@ -41,6 +41,7 @@ from trec_semid.report.page.parts import (
     figures,
 )
 from trec_semid.report.page.results import METRIC_CAPTION, TEST_WORDS, arm_legend, estimate_cell
+from trec_semid.report.reach import reach_parts, read_reach
 from trec_semid.report.words import PROTOCOLS, RETRIEVAL_METRICS, figure, metric
 from trec_semid.runtime.logs import track
 
@@ -52,7 +53,6 @@ NUM_LENGTHS = 60
 CODE_AGREEMENTS = ("valid/beam_agreement", "valid/candidates_agreement", "valid/graph_agreement")
 INDEX_RECALL = ("valid/index_recall",)
 """What the job calls them; a run has one at most."""
-HIDDEN = ("all/hidden",)
 SAME_TARGETS = "Run both again on the same dataset, with the same sequences.events"
 
 
@@ -70,12 +70,6 @@ BEAM_CAPTION = (
 INDEX_CAPTION = (
     "An index against exact scores: share of the first N items by exact scores that are among the index's "
     "first N, for the first users of the validation part."
-)
-
-
-HIDDEN_CAPTION = (
-    "Items that no list can hold: share of the catalogue that stands behind N others of the very same score, "
-    "whoever asks. Items of one vector are told apart by more content, those of one tuple by more codes."
 )
 
 
@@ -107,14 +101,16 @@ def measure_retrieval(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap)
         measured.append(runs)
         reach.append(_reach(arm, tests, dataset.facts.num_items))
         firsts[arm.arm.name] = tests[0]
+    titles = item_titles(dataset)
     examples = choose_examples(firsts, dataset, arms[0].runs[0].config, seed=how.seed)
     return Measured(
         asked,
         measured,
         reach=reach,
+        catalogue=read_reach(arms, dataset, titles),
         examples=examples,
         separation=separation_of(arms),
-        interests=read_shown_interests(arms, item_titles(dataset)),
+        interests=read_shown_interests(arms, titles),
         notes=_notes(arms),
     )
 
@@ -199,14 +195,7 @@ def _reach(arm: ArmRuns, tests: Sequence[TargetPositions], num_items: int) -> Re
         recall=[round(float(value), 6) for value in recall],
         beam_agreement=_agreement(arm, CODE_AGREEMENTS),
         index_recall=_agreement(arm, INDEX_RECALL),
-        hidden=_hidden(arm),
     )
-
-
-def _hidden(arm: ArmRuns) -> dict[int, float]:
-    """Return the shares of the catalogue that no list can hold, where there are any such items."""
-    shares = _agreement(arm, HIDDEN)
-    return shares if any(shares.values()) else {}
 
 
 def _ends_early(how: Mapping[str, Any]) -> bool:
@@ -255,6 +244,7 @@ def retrieval_sections(report: Report) -> list[Section]:
         Section("metrics", "Metrics", _metrics(report)),
         Section("differences", "Differences", _differences(report)),
         Section("slices", "By popularity and activity", _slices(report)),
+        Section("reach", "Reach into the catalogue", reach_parts(report)),
         Section("interests", "Interests", interest_parts(report)),
         Section("examples", "Examples", example_parts(report)),
     ]
@@ -267,7 +257,6 @@ def _metrics(report: Report) -> list[Part]:
     agreements = [
         _agreement_table(BEAM_CAPTION, {each.arm: each.beam_agreement for each in report.reach}),
         _agreement_table(INDEX_CAPTION, {each.arm: each.index_recall for each in report.reach}),
-        _agreement_table(HIDDEN_CAPTION, {each.arm: each.hidden for each in report.reach}),
     ]
     return [
         results.arm_table(report),

@@ -29,12 +29,12 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trec_semid.core.arrays import Array
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.metrics.target_positions import TopItems, UserItems, no_items
 from trec_semid.models.queries import Queries
-from trec_semid.search.ann_saved import arrays_of, fill
+from trec_semid.search.ann_saved import arrays_of, fill, reachable_places
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.retrieved import best_items, expect_no_nan, is_excluded, unlisted_rows
 from trec_semid.search.stretches import bring_together
@@ -182,6 +182,12 @@ class IndexSearch:
         """Return the index without the vectors: see `search.ann_saved`; `order` (n,) where items have one."""
         order = {} if self._order is None else {"order": self._order.numpy()}
         return {**arrays_of(self._index), **order}
+
+    def reachable(self) -> Ints:
+        """Return (k,) item rows, ascending, that some walk or list of the index leads to."""
+        places = np.flatnonzero(reachable_places(self._index, len(self._vectors)))
+        rows = places if self._order is None else np.sort(self._order.numpy()[places])
+        return rows + self._rows.start
 
     def is_of(self, catalogue: Catalogue) -> bool:
         """Return whether these are the item vectors that it is an index of."""

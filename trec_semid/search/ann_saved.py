@@ -13,8 +13,10 @@ import faiss
 import numpy as np
 from torch import Tensor
 
-from trec_semid.core.arrays import Array
+from trec_semid.core.arrays import Array, Flags
 from trec_semid.core.errors import DataError
+from trec_semid.data.ragged import Ragged
+from trec_semid.search.reach import reached_from
 
 
 def arrays_of(index: Any) -> dict[str, Array]:
@@ -39,6 +41,19 @@ def arrays_of(index: Any) -> dict[str, Array]:
             "entry": np.array([graph.entry_point, graph.max_level], np.int64),
         }
     return {}
+
+
+def reachable_places(index: Any, count: int) -> Flags:
+    """Return (n,) which items a search can come to: all, but for those that no edge of a graph leads to.
+
+    A walk goes along edges of every level, from the item where walks begin.
+    """
+    if not isinstance(index, faiss.IndexHNSWFlat):
+        return np.ones(count, bool)
+    arrays = arrays_of(index)
+    offsets, neighbours = arrays["offsets"], arrays["neighbours"]
+    edges = Ragged(offsets[:-1], np.diff(offsets), neighbours)
+    return reached_from(arrays["entry"][:1], lambda places: edges.take(places)[0], count)
 
 
 def fill(index: Any, vectors: Tensor, arrays: Mapping[str, Array]) -> None:

@@ -6,14 +6,18 @@ Legend: R rows, B users, N length of the lists.
 """
 
 import json
+import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from trec_semid.core.arrays import Array
-from trec_semid.core.errors import SemidError
-from trec_semid.core.paths import read_bytes, write_bytes
+from trec_semid.core.errors import CheckpointError, SemidError
+from trec_semid.core.paths import join, read_bytes, shared_copy, write_bytes
+from trec_semid.core.processes import scratch_folder
 from trec_semid.serving.opened import OpenBundle
 from trec_semid.serving.ranking import RankEngine, RankRows
 from trec_semid.serving.retrieving import ListRows, RetrieveEngine
@@ -78,6 +82,31 @@ def lists_of(bundle: OpenBundle, asked: dict[str, Array]) -> dict[str, Array]:
         items.append(found.items.numpy())
         scores.append(found.scores.numpy())
     return {"items": np.concatenate(items), "scores": np.concatenate(scores)}
+
+
+def ask_alone(out: str, folder: str, asked: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what the bundle alone answers, in a process of its own that must not need torchrec.
+
+    Args:
+        out: of the bundle, for errors.
+        folder: where it is written.
+        asked: (...) arrays of `asked_of_ranker` or `asked_of_retriever`.
+
+    Raises:
+        CheckpointError: it cannot be read back, or not without torchrec.
+    """
+    with shared_copy(folder) as bundle, scratch_folder() as scratch:
+        place, answered = join(scratch, "asked.safetensors"), join(scratch, "answered.safetensors")
+        kept = {name: np.ascontiguousarray(values) for name, values in asked.items()}
+        write_bytes(place, safetensors.numpy.save(kept))
+        words = ["-m", "trec_semid.serving.check", bundle, place, answered]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise CheckpointError(f"{out}: the bundle cannot be read back: {done.stderr.strip()[-500:]}")
+        said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        if said["torchrec"]:
+            raise CheckpointError(f"{out}: reading the bundle needed torchrec.")
+        return safetensors.numpy.load(read_bytes(answered))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from trec_semid.checkpoints.manifest import Manifest
-from trec_semid.core.arrays import Float32s
+from trec_semid.core.arrays import Float32s, Ints
 from trec_semid.core.errors import ConfigError
 
 Search = Literal["exact", "index", "beam"]
@@ -74,6 +74,8 @@ class RetrieveAnswer(NamedTuple):
     """What the list is made of: the history of the request, that of the bundle, or training counts."""
     unknown: int
     """Ids that are not in the bundle."""
+    rows: Ints
+    """(n,) rows of the items in the bundle."""
 
 
 class AssignAsked(NamedTuple):

@@ -75,7 +75,9 @@ class RetrieveEngine(BundleEngine):
                 basis = "history" if asked[at].history is not None else "stored"
                 basis = basis if histories.lengths[at] and self._facts.members else "popularity"
                 names = tuple(self.bundle.items.ids_of(items[:num]))
-                answers[at] = RetrieveAnswer(names, scores[:num].copy(), basis, int(unknown[at]))
+                answers[at] = RetrieveAnswer(
+                    names, scores[:num].copy(), basis, int(unknown[at]), items[:num].copy()
+                )
         return [answer for answer in answers if answer is not None]
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import httpx
@@ -85,7 +86,7 @@ def expected_list(
 class WholeNumbers:
     """Computes by arrays what `expected_rank` and `expected_list` tell one by one; notes how it is used."""
 
-    manifest: Any = None
+    manifest: Any = SimpleNamespace(kind="retriever", items=SimpleNamespace(num_ids=ITEMS), reach=None)
 
     def __init__(
         self, version: str = "v1", *, seconds: float = 0.0, can: Sequence[str] = ("rank", "retrieve")
@@ -149,7 +150,7 @@ class WholeNumbers:
             items = tuple(f"i{row}" for row in best)
             answers.append(
                 RetrieveAnswer(
-                    items, scores[best].astype(np.float32), basis if rows else "popularity", unknown
+                    items, scores[best].astype(np.float32), basis if rows else "popularity", unknown, best
                 )
             )
         return answers
@@ -209,6 +210,7 @@ async def served(engine: WholeNumbers | None, **config: Any) -> AsyncIterator[Se
     batcher.start()
     if engine is not None:
         batcher.use(engine)
+        meters.swapped(None, engine)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

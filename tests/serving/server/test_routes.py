@@ -246,6 +246,8 @@ def test_counts_tell_what_was_asked_and_answered():
         assert counts['trec_semid_batch_requests_count{kind="rank"}'] == "1.0"
         assert counts['trec_semid_basis_total{basis="popularity",route="/v1/retrieve"}'] == "1.0"
         assert counts["trec_semid_queue_requests"] == "0.0"
+        assert counts['trec_semid_catalogue_items{version="v1"}'] == f"{ITEMS}.0"
+        assert counts['trec_semid_listed_items{version="v1"}'] == "0.0"
         parts = [counts[f'trec_semid_stage_seconds_total{{stage="{part}"}}'] for part in PARTS]
         assert all(0 < float(part) < 1 for part in parts)
 

@@ -60,7 +60,7 @@ def tell(asked: argparse.Namespace, config: RetrieveConfig, plans: RunFolder, ra
         evaluation = EvaluationConfig(cutoffs=cutoffs, masks_history=config.evaluation.masks_history)
         own = config.model_copy(update={"evaluation": evaluation})
         evaluator = Evaluator(beam, model, inputs.data, own, ranks)
-        shares = agreement_with(evaluator, Judge(exact, asked.users))
+        shares = agreement_with(evaluator, Judge(exact, asked.users)).shares
         print(row(f"beam of {width}", shares, timed(evaluator)), flush=True)
 
 

@@ -62,7 +62,7 @@ class NumbersEngine:
             best = np.argpartition(own, -each.n)[-each.n :]
             best = best[np.argsort(-own[best], kind="stable")]
             basis = "history" if rows else "popularity"
-            answers.append(RetrieveAnswer(tuple(self.ids[row] for row in best), own[best], basis, 0))
+            answers.append(RetrieveAnswer(tuple(self.ids[row] for row in best), own[best], basis, 0, best))
         return answers
 
     def assign(self, asked: Sequence[AssignAsked]) -> list[AssignAnswer]:

@@ -3,9 +3,10 @@
 from typing import Literal, NoReturn, final
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field, PositiveInt, field_validator
 
-from trec_semid.core.arrays import Array
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
@@ -82,6 +83,10 @@ class RetrievalData:
     def negatives(self, which: Negatives) -> Array:
         """Return (n,) the item rows that a loss takes for wrong answers, ascending."""
         return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
+
+    def item_ids(self, rows: Ints) -> list[str]:
+        """Return the ids of (n,) item rows."""
+        return self._dataset.item_ids.take(pa.array(rows)).to_pylist()
 
     def categories(self, field: str, key: str = "item.fields") -> Array:
         """Return (num_items, V) int64 categories of items, by a side field; -1 where an item has fewer.

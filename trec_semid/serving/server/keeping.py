@@ -195,7 +195,7 @@ class Keeper:
         engine, able = await _in_thread(lambda: self._opened(found))
         before = self._batcher.version
         self._batcher.use(engine)
-        self._meters.swapped(before, engine.version)
+        self._meters.swapped(before, engine)
         self._served, self._able, self._refused, self.problem = found, able, None, None
         took = time.perf_counter() - began
         _log.info("%s: version %s is served; opened in %.1f s", found.uri, engine.version, took)

@@ -15,7 +15,9 @@ from prometheus_client import (
     values,
 )
 
+from trec_semid.serving.engine import Engine, RetrieveAnswer
 from trec_semid.serving.server.batching import Done, Kind
+from trec_semid.serving.server.reach import ListedItems
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -48,6 +50,8 @@ class Meters:
         self._basis = self._counter("basis", "Answers by what stood for the user", ["route", "basis"])
         self._swaps = self._counter("swaps", "Other bundles, by what became of them", ["outcome"])
         self._depth = self._gauge("queue_requests", "Requests that wait", [])
+        self._listed = ListedItems(shared)
+        self._registry.register(self._listed)
         self._version = self._gauge("bundle", "Workers that answer by a bundle", ["version"])
         self._stages = [stage.labels(name) for name in ("read", "wait", "engine", "write")]
         self._of_answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -82,8 +86,10 @@ class Meters:
             self._unknown.labels(route).inc(unknown)
         if basis := getattr(answer, "basis", ""):
             self._basis.labels(route, basis).inc()
-        if route == "/v1/retrieve" and not answer.items:
-            self._empty.inc()
+        if isinstance(answer, RetrieveAnswer):
+            self._listed.add(done.version, answer.rows)
+            if not answer.items:
+                self._empty.inc()
 
     def stages(self, read: float, wait: float, engine: float, write: float) -> None:
         """Note how long the parts of an answer took [s]."""
@@ -98,12 +104,13 @@ class Meters:
         """Note how many requests were answered together."""
         self._batch.labels(kind).observe(requests)
 
-    def swapped(self, before: str | None, now: str) -> None:
+    def swapped(self, before: str | None, engine: Engine) -> None:
         """Note that another bundle is served."""
+        self._listed.begin(engine)
         if before is not None:
             self._version.labels(before).set(0)
             self._swaps.labels("taken").inc()
-        self._version.labels(now).set(1)
+        self._version.labels(engine.version).set(1)
 
     def not_swapped(self) -> None:
         """Note that another bundle was refused."""
@@ -115,4 +122,5 @@ class Meters:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, self._shared)
+        registry.register(self._listed)
         return generate_latest(registry)

@@ -4,9 +4,16 @@ import json
 from collections.abc import Iterator, Mapping
 
 from trec_semid.checkpoints.manifest import Manifest
+from trec_semid.metrics.retrieval import Reason
 
 CARD = "README.md"
 _TASKS = {"ranker": "tabular-classification", "retriever": "other"}
+_REASONS: dict[Reason, str] = {
+    "duplicate": "in no list: as many others have the very same score",
+    "blank": "in no list, likewise: nothing is known of them",
+    "no_path": "in no list by `{search}`: nothing leads to them",
+    "missed": "missed by `{search}`: exact lists of some of these users have them",
+}
 _SHOWN = ("auc", "gauc", "log_loss", "recall@10", "ndcg@10", "recall@50", "ndcg@50")
 
 
@@ -47,12 +54,10 @@ def _text(manifest: Manifest) -> Iterator[str]:
     yield "What users have done is in it." if manifest.histories else "What users have done is not in it."
     yield ""
     yield "## Metrics"
-    yield "Of the run, at export; how far they could differ by chance tells its report (`trec-semid report`)."
-    yield ""
-    of_run = [(name, f"{value:.4f}") for name, value in _shown(manifest.metrics).items()]
-    yield from _table(("metric", "value"), of_run)
+    yield from _of_run(manifest)
     yield from _checked(manifest)
     yield ""
+    yield from _reach(manifest)
     yield "## Tables"
     kinds = ", ".join(sorted({table.dtype for table in manifest.tables})) or "none"
     num_bytes = sum(facts.num_bytes for facts in manifest.files())
@@ -60,6 +65,47 @@ def _text(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield "## Limits"
     yield from _limits(manifest)
+
+
+def _of_run(manifest: Manifest) -> Iterator[str]:
+    """Yield the run's metrics with their intervals."""
+    measured = manifest.measured
+    intervals = measured.intervals if measured else {}
+    yield "Of the run, at export."
+    if measured:
+        seeds = ", ".join(map(str, measured.seeds)) or "none"
+        yield (
+            f"Over {measured.num_users:,} users of the {measured.split} split; seed of the training: "
+            f"{seeds}. Intervals are of 95 %, by {measured.draws:,} draws of these users: they tell how "
+            "metrics differ with other users, not with another training."
+        )
+    yield ""
+    rows = [
+        (name, f"{value:.4f}", "to".join(f" {end:.4f} " for end in intervals.get(name, ())).strip())
+        for name, value in _shown(manifest.metrics).items()
+    ]
+    yield from _table(("metric", "value", "interval"), rows)
+
+
+def _reach(manifest: Manifest) -> Iterator[str]:
+    """Yield what lists show of the catalogue, and what they lack."""
+    facts = manifest.reach
+    if facts is None:
+        return
+    yield "## Reach"
+    yield f"Of {facts.num_items:,} items, over the lists of {facts.num_users:,} users of the test split:"
+    yield ""
+    lengths = sorted(facts.listed)
+    heads = ("items", *(f"first {length}" for length in lengths), "such as")
+    rows = [("in anyone's list", *(f"{facts.listed[length]:.2%}" for length in lengths), "")]
+    for each in facts.absent:
+        told = _REASONS[each.reason].format(search=each.search)
+        counts = (f"{each.counts.get(length, 0):,}" for length in lengths)
+        rows.append((told, *counts, ", ".join(f"`{item}`" for item in each.examples)))
+    yield from _table(heads, rows)
+    yield ""
+    yield "What stands behind others of the same score moves up for a user whose history has some of these."
+    yield ""
 
 
 def _checked(manifest: Manifest) -> Iterator[str]:

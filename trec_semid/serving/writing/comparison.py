@@ -7,11 +7,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trec_semid.checkpoints.manifest import Checked
+from trec_semid.checkpoints.manifest import Checked, TableType
 from trec_semid.core.arrays import Array, Floats, Ints
+from trec_semid.core.errors import CheckpointError
 from trec_semid.metrics.auc import auc
 from trec_semid.metrics.gauc import gauc
 from trec_semid.metrics.retrieval import per_user_retrieval
+
+_OF_SCORES: dict[TableType, float] = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.05, "int4": 1.0}
+"""Largest difference of a probability to the run's own prediction; of four bits the metrics tell."""
+_OF_LISTS = 1e-4
+"""The same of scores of items, of tables in full; of others the metrics tell."""
+
+
+def expect_scores(out: str, tables: TableType, checked: Checked) -> None:
+    """Refuse a ranker's bundle that scores otherwise than the run.
+
+    Raises:
+        CheckpointError: says by how much.
+    """
+    if not checked.largest_difference <= _OF_SCORES[tables]:
+        raise CheckpointError(
+            f"{out}: the bundle scores {checked.largest_difference:.4f} away from the run's predictions "
+            f"(allowed: {_OF_SCORES[tables]}). Nothing was written. Export as fp32, or rank again."
+        )
+
+
+def expect_lists(out: str, tables: TableType, checked: Checked) -> None:
+    """Refuse a retriever's bundle whose lists have other scores than the run's.
+
+    Raises:
+        CheckpointError: says by how much.
+    """
+    if tables == "fp32" and not checked.largest_difference <= _OF_LISTS:
+        raise CheckpointError(
+            f"{out}: scores of the bundle's lists are {checked.largest_difference:.4g} from the run's "
+            f"(allowed: {_OF_LISTS}). Nothing was written. It is a fault of the export: report it."
+        )
 
 
 def compare_scores(scores: Array, expected: Array, labels: Array, users: Array) -> Checked:

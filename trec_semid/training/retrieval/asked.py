@@ -19,10 +19,11 @@ from trec_semid.models.item_tokens import Tokens
 from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.queries import Queries
 from trec_semid.models.retrieval_model import RetrievalModel
-from trec_semid.models.retriever import Retriever
+from trec_semid.models.retriever import Retriever, SearchKind
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.catalogue import Catalogue, build_catalogue
 from trec_semid.search.code_prior import CodePrior
+from trec_semid.search.reach import Scored
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.item_feed import ItemFeed
 
@@ -120,3 +121,37 @@ def code_prior_of(asked: AskedModel, evaluation: EvaluationConfig) -> CodePrior 
     if config is None or config.kind == "none" or not asked.model.has_independent_codes:
         return None
     return CodePrior(torch.from_numpy(asked.data.item_counts).to(asked.ranks.device), config.item_share)
+
+
+def scored_by(
+    asked: AskedModel, catalogue: Catalogue, evaluation: EvaluationConfig, search: SearchKind, share: float
+) -> Scored:
+    """Return what tells a model's items apart when it lists one way.
+
+    Args:
+        asked: the model.
+        catalogue: of it.
+        evaluation: its settings.
+        search: how lists are made.
+        share: of codes in the score of an item (`loss.code_share`).
+    """
+    if search in ("beam", "graph"):
+        catalogue = catalogue._replace(vectors=None)
+    elif search == "exact" and catalogue.vectors is not None and not share:
+        catalogue = catalogue._replace(codes=None)
+    penalties = penalties_of(asked.data, evaluation.unseen_penalty, asked.ranks)
+    prior = code_prior_of(asked, evaluation) if catalogue.codes is not None else None
+    if prior is not None:
+        penalties = _less(penalties, prior, asked, share if search == "two_stage" else 1.0)
+    is_varied = evaluation.interests_of(asked.method).merge == "diversity"
+    return Scored(
+        (catalogue,),
+        penalties,
+        None if catalogue.codes is None else asked.code_map.sizes,
+        max(evaluation.cutoffs) if is_varied else 0,
+    )
+
+
+def _less(penalties: Tensor | None, prior: CodePrior, asked: AskedModel, share: float) -> Tensor:
+    gains = share * prior.of_items(asked.code_map.codes)
+    return -gains if penalties is None else penalties - gains

@@ -3,7 +3,7 @@
 Legend: B users of a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -31,15 +31,16 @@ from trec_semid.evaluation.shown_interests import SHOWN_INTERESTS
 from trec_semid.evaluation.strata import Strata, StrataConfig, strata_of_counts
 from trec_semid.evaluation.target_positions import TARGET_SCHEMA, distinct_targets
 from trec_semid.metrics.effective_rank import effective_rank, gram_of
+from trec_semid.metrics.retrieval import REACH
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.models.retrieval_model import catalogue_facts
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.search.reach import hidden_items
+from trec_semid.search.reach import Missing, Shown, missing_of, reach_of
 from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.asked import AskedModel, Judge, Lister, penalties_of
+from trec_semid.training.retrieval.asked import AskedModel, Judge, Lister, scored_by
 from trec_semid.training.retrieval.listing import PopularityLister
 from trec_semid.training.retrieval.merging import MergingLister
 from trec_semid.training.retrieval.setup import RetrieveConfig
@@ -111,13 +112,17 @@ class Evaluator:
                 values["state_rank"] = self._state_rank(self.asked, rows)
             metrics |= {f"{split}/{name}": value for name, value in values.items()}
             counts |= {f"{split}/{name}": value for name, value in sizes.items()}
-        of_catalogue = catalogue_facts(self.model) | self._hidden()
+        judged = agreement_with(self, judge) if (judge := self.lister.exact()) else None
+        cutoffs = self.config.evaluation.cutoffs
+        listed = {n: metrics[name] for n in cutoffs if (name := f"test/coverage@{n}") in metrics}
+        shown = Shown(cutoffs, counts.get("test/users", 0), listed)
+        reach = self._reach(folder, shown, [judged.missing] if judged else [])
+        of_catalogue = catalogue_facts(self.model) | reach
         metrics |= {f"all/{name}": value for name, value in of_catalogue.items()}
         if self.config.evaluation.has_index:
             # What an index misses differs with them, so that numbers of other ranks need not be these.
             counts["all/index_stretches"] = self.ranks.world_size
-        judge = self.lister.exact()
-        return (metrics | agreement_with(self, judge) if judge else metrics), counts
+        return (metrics | judged.shares if judged else metrics), counts
 
     def rows(self, split: Split) -> EvaluationRows:
         """Return the users of a split with what they did before, and each of their targets once."""
@@ -199,17 +204,21 @@ class Evaluator:
         return effective_rank(torch.stack(grams).sum(0))
 
     @torch.no_grad()
-    def _hidden(self) -> dict[str, float]:
-        """Return the shares of the catalogue that no list can hold; nothing of several models together."""
+    def _reach(self, folder: RunFolder, shown: Shown, missing: Sequence[Missing]) -> dict[str, float]:
+        """Write how far lists reach, and return the shares of the catalogue that none can hold.
+
+        Nothing of several models together; all ranks call it.
+        """
         if self.asked is None:
             return {}
-        evaluation, catalogue = self.config.evaluation, self.asked.catalogue()
-        if self.asked.method.search(evaluation.search) in ("beam", "graph"):
-            catalogue = catalogue._replace(vectors=None)
-        elif catalogue.vectors is not None and not self.config.loss.code_share:
-            catalogue = catalogue._replace(codes=None)
-        penalties = penalties_of(self.data, evaluation.unseen_penalty, self.ranks)
-        return hidden_items(catalogue, penalties, evaluation.cutoffs)
+        evaluation, search = self.config.evaluation, self.asked.method.search(self.config.evaluation.search)
+        share = self.config.loss.code_share
+        scored = scored_by(self.asked, self.asked.catalogue(), evaluation, search, share)
+        way = "index" if search == "exact" and evaluation.has_index else search
+        facts = reach_of(scored, way, shown, self.data.item_ids, missing)
+        if self.ranks.is_main:
+            folder.write_json(REACH, facts.model_dump(mode="json"))
+        return {f"hidden@{cutoff}": facts.hidden(cutoff) for cutoff in evaluation.cutoffs}
 
     @property
     def _has_several_interests(self) -> bool:
@@ -269,11 +278,19 @@ def _take(accumulator: RetrievalAccumulator, rows: EvaluationRows, lists: Lists)
     accumulator.update(rows.users[lists.rows], lengths, targets, positions, shown)
 
 
-def agreement_with(guessing: Evaluator, judge: Judge) -> dict[str, float]:
-    """Return, for each N, the share of the exact first N items that stand in the first N that are guessed.
+class Judged(NamedTuple):
+    """What exact lists of some users say of those that are guessed."""
 
-    A mean over users, over all ranks; all ranks call it. Users without a history are left out: no model is
-    asked for them.
+    shares: dict[str, float]
+    """Of the exact first N items that stand in the first N that are guessed: a mean over users."""
+    missing: Missing
+    """Items that exact lists have and guessed ones lack."""
+
+
+def agreement_with(guessing: Evaluator, judge: Judge) -> Judged:
+    """Hold guessed lists against exact ones, over all ranks; all ranks call it.
+
+    Users without a history are left out: no model is asked for them.
 
     Args:
         guessing: whose lists are judged.
@@ -282,12 +299,14 @@ def agreement_with(guessing: Evaluator, judge: Judge) -> dict[str, float]:
     rows = _first_users(guessing.rows("valid"), judge.num_users)
     guessed, exact = _top_items(guessing, rows), _top_items(replace(guessing, lister=judge.lister), rows)
     shares: dict[str, float] = {}
-    for cutoff in guessing.config.evaluation.cutoffs:
+    cutoffs = guessing.config.evaluation.cutoffs
+    for cutoff in cutoffs:
         of_users = agreement(guessed[:, :cutoff], exact[:, :cutoff])
         sums = torch.stack([of_users.sum(), of_users.new_tensor(len(of_users))]).double()
         total, num_users = sum_over_ranks(sums.to(guessing.ranks.device)).tolist()
         shares[f"valid/{judge.metric}@{cutoff}"] = total / max(num_users, 1.0)
-    return shares
+    search = judge.metric.partition("_")[0]
+    return Judged(shares, missing_of(search, guessed, exact, guessing.data.num_items, cutoffs))
 
 
 def _first_users(rows: EvaluationRows, num_users: int) -> EvaluationRows:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from trec_semid.checkpoints.folder import read_files
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.paths import join, read_bytes, write_bytes
+from trec_semid.core.paths import exists, join, read_bytes, write_bytes
 from trec_semid.core.processes import scratch_folder
 from trec_semid.data.schema import Dataset
+from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.generations.manifest import ReadGeneration, refusal
 from trec_semid.tokenizers.generations.store import resolve
+from trec_semid.tokenizers.maps.record import verify_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds, semantic_ids_file
 from trec_semid.training.finetune.finetuning import TOKENIZER
 from trec_semid.training.matched_codes import read_semantic_ids
@@ -52,6 +55,23 @@ def served_map(
         return ServedMap(stored[FILE], ids, read)
     at = resolve(place)
     return ServedMap(read_bytes(semantic_ids_file(at)), ids, _added_to(ids, read, at, dataset))
+
+
+def stored_files(trained: RunFolder, step: int | None) -> dict[str, bytes]:
+    """Return the files beside the tensors of a checkpoint, as they were when it was the best.
+
+    Args:
+        trained: the run.
+        step: of the checkpoint; None of what learns nothing, which has none.
+    """
+    if step is None:
+        return {}
+    stored = read_files(trained.path("checkpoints"), step)
+    if exists(trained.path(FILE)):
+        verify_record(trained.uri)
+    if exists(trained.path(QUALITY)):  # of the codes that tuning came to
+        stored[QUALITY] = read_bytes(trained.path(QUALITY))
+    return stored
 
 
 def of_tokenizer(stored: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ Legend: N items, n of a stretch, B users, T their targets, F tokens of an item, 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from trec_semid.evaluation.target_positions import distinct_targets, read_target
 from trec_semid.metrics.target_positions import TopItems, UserItems, list_top_items
 from trec_semid.models.exported import Exported
 from trec_semid.models.queries import Queries, TwoStageQueries
+from trec_semid.models.retriever import SearchKind
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.ann import IndexSearch
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
-from trec_semid.search.retrieved import unlisted_rows
+from trec_semid.search.retrieved import agreement, unlisted_rows
 from trec_semid.search.two_stage import TwoStageSearch
 from trec_semid.training.finished import FinishedRun
 from trec_semid.training.retrieval.asked import AskedModel, code_prior_of, penalties_of
@@ -105,7 +106,7 @@ class ServedRetriever:
         """
         if ranks.world_size > 1:
             raise ConfigError("export: a retriever is exported by one process. Start it without torchrun.")
-        self.run, self.config, self.data, self._ranks = run, config, inputs.data, ranks
+        self.run, self.config, self.data, self.ranks = run, config, inputs.data, ranks
         self.members: tuple[ServedMember, ...] = ()
 
     def place(self, plans: str) -> None:
@@ -114,7 +115,7 @@ class ServedRetriever:
         members = [Member(self.run, self.config)] if self.config.learns else members
         placed: list[ServedMember] = []
         for number, member in enumerate(members):
-            finished = place_finished(member, RunFolder(join(plans, str(number)), "retrieve"), self._ranks)
+            finished = place_finished(member, RunFolder(join(plans, str(number)), "retrieve"), self.ranks)
             finished.model.eval()
             catalogue = finished.asked.catalogue()
             placed.append(ServedMember(member.run, member.config, finished.asked, catalogue))
@@ -136,7 +137,7 @@ class ServedRetriever:
         return f"exact, merged by {merge.merge}" if search == "exact" and merge.needs_lists else search
 
     @property
-    def listed_by(self) -> str:
+    def listed_by(self) -> SearchKind:
         """How a bundle lists: as the run, but that all items are scored where that is the same or better."""
         search = self.config.retriever.search(self.config.evaluation.search)
         if not self.members:
@@ -144,10 +145,32 @@ class ServedRetriever:
         can_score = all(member.asked.model.scores_catalogue for member in self.members)
         return search if search == "beam" or not can_score else "exact"
 
+    def ways(self) -> dict[str, Any]:
+        """Return how lists are made, as a manifest says it."""
+        evaluation, prior = self.config.evaluation, self.config.evaluation.code_prior
+        has_prior = self.listed_by != "exact" and evaluation.has_code_prior and prior is not None
+        return {
+            "listed_by": self.listed_by,
+            "run_listed_by": self.run_listed_by,
+            "max_len": self.config.sequences.max_len,
+            "masks_history": evaluation.masks_history,
+            "beam_width": evaluation.beam_width,
+            "candidates": evaluation.candidates,
+            "code_prior_share": prior.item_share if prior and has_prior else None,
+        }
+
+    def shares_of(self, lists: TopItems, exact: TopItems) -> dict[str, float]:
+        """Return `recall@n`: how much of the exact first n items lists (B, N) have, at the run's cutoffs."""
+        return {
+            f"recall@{cutoff}": float(agreement(lists.items[:, :cutoff], exact.items[:, :cutoff]).mean())
+            for cutoff in self.config.evaluation.cutoffs
+            if cutoff <= exact.items.shape[1]
+        }
+
     def penalties(self) -> Float32s:
         """Return (N,) what is taken off scores where all items are scored."""
         evaluation, search = self.config.evaluation, self.config.evaluation.search
-        penalties = penalties_of(self.data, evaluation.unseen_penalty, self._ranks)
+        penalties = penalties_of(self.data, evaluation.unseen_penalty, self.ranks)
         prior = code_prior_of(self.members[0].asked, evaluation) if self.config.learns else None
         if prior is not None and search in ("exact", "graph"):
             penalties = less_gains(penalties, prior, self.members[0].asked)
@@ -182,19 +205,36 @@ class ServedRetriever:
             said = self.members[0].queries(Ragged(starts, users.history_lengths, users.histories), own)
         return said.vectors is not None and said.vectors.dim() == 2 and said.code_log_probs is None
 
-    def lists(self, users: TestUsers, length: int, index: IndexSearch | None = None) -> TopItems:
-        """Return the lists (B, length) that the models make, or an index, without what is masked."""
+    def lists(
+        self,
+        users: TestUsers,
+        length: int,
+        index: IndexSearch | None = None,
+        *,
+        way: str | None = None,
+        most_users: int | None = None,
+    ) -> TopItems:
+        """Return the lists (B, length) that the models make, or an index, without what is masked.
+
+        Args:
+            users: to list for.
+            length: of the lists.
+            index: that lists instead of the models.
+            way: how the models list; the bundle's way where not given.
+            most_users: of these the first so many.
+        """
         starts, firsts = (np.cumsum(each) - each for each in (users.history_lengths, users.num_masked))
         histories = Ragged(starts, users.history_lengths, users.histories)
         masked = Ragged(firsts, users.num_masked, users.masked)
         parts: list[TopItems] = []
-        for first in range(0, len(starts), _USERS_AT_ONCE):
-            own = np.arange(first, min(first + _USERS_AT_ONCE, len(starts)))
+        num_users = min(len(starts), most_users or len(starts))
+        for first in range(0, num_users, _USERS_AT_ONCE):
+            own = np.arange(first, min(first + _USERS_AT_ONCE, num_users))
             nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(len(own), dtype=torch.int64)
-            kept = [torch.from_numpy(part).to(self._ranks.device) for part in masked.take(own)]
-            unlisted = UserItems(*(part.to(self._ranks.device) for part in nothing), *kept)
+            kept = [torch.from_numpy(part).to(self.ranks.device) for part in masked.take(own)]
+            unlisted = UserItems(*(part.to(self.ranks.device) for part in nothing), *kept)
             if index is None:
-                parts.append(self._list(histories, own, unlisted, length))
+                parts.append(self._list(way or self.listed_by, (histories, own), unlisted, length))
             else:
                 with torch.no_grad():
                     queries = [member.queries(histories, own) for member in self.members]
@@ -202,9 +242,9 @@ class ServedRetriever:
         return TopItems(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
     @torch.no_grad()
-    def _list(self, histories: Ragged, own: Ints, users: UserItems, length: int) -> TopItems:
-        evaluation = self.config.evaluation
-        match self.listed_by:
+    def _list(self, way: str, asked_for: tuple[Ragged, Ints], users: UserItems, length: int) -> TopItems:
+        evaluation, (histories, own) = self.config.evaluation, asked_for
+        match way:
             case "popularity":
                 counts = torch.from_numpy(self.data.item_counts).float()
                 scores = counts.expand(len(own), -1)
@@ -224,7 +264,7 @@ class ServedRetriever:
             case "two_stage":
                 return self._two_stage().top_items(self._proposing(histories, own), users, length)
             case _:
-                penalties = torch.from_numpy(self.penalties()).to(self._ranks.device)
+                penalties = torch.from_numpy(self.penalties()).to(self.ranks.device)
                 search = ExactSearch([member.catalogue for member in self.members], penalties)
                 queries = [member.queries(histories, own) for member in self.members]
                 return search.top_items(queries, users, length)
@@ -239,7 +279,7 @@ class ServedRetriever:
             live.sizes,
             num_candidates=candidates,
             beam_width=evaluation.beam_width,
-            penalties=penalties_of(self.data, evaluation.unseen_penalty, self._ranks),
+            penalties=penalties_of(self.data, evaluation.unseen_penalty, self.ranks),
             prior=code_prior_of(asked, evaluation),
         )
 
