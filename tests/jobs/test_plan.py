@@ -1,4 +1,6 @@
 import json
+import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +157,6 @@ def test_histories_count_as_full_unless_told_otherwise():
         ),
         (["reprsentation=item"], ConfigError, "unknown key; did you mean 'representation'"),
         (['sharding.tables.t_itm_id.sharding_types=["row_wise"]'], ConfigError, "did you mean 't_item_id'"),
-        (["sizes.num_items=4_000_000_000", "sizes.num_users=4_000_000_000"], PlanError, "largest table 't_"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(sets: list[str], error: type[Exception], text: str):
@@ -213,3 +214,78 @@ def test_an_unknown_cluster_file_is_refused(rank_file: str):
 def test_the_same_config_gives_the_same_plan(rank_file: str):
     first, second = (plan(files=(rank_file,), cluster="h100_8x8") for _ in range(2))
     assert first.plan.to_json() == second.plan.to_json()
+
+
+def test_each_way_to_fit_that_is_told_fits_and_one_step_less_does_not(rank_file: str):
+    """The oracle plans what the message says, in its own words, and the next smaller step of it."""
+    too_large = ["sizes.num_items=28_000_000", "tables.dim=32", "optimizers.tables.kind=adagrad"]
+    too_large += ["train.batch_size=4096", 'sharding.tables.t_item_id.sharding_types=["table_wise"]']
+
+    def fits(*sets: str) -> bool:
+        try:
+            plan(*too_large, *sets, files=(rank_file,), cluster="laptop_cpu")
+        except PlanError:
+            return False
+        return True
+
+    with pytest.raises(PlanError, match="laptop_cpu: the tables cannot be placed") as raised:
+        plan(*too_large, files=(rank_file,), cluster="laptop_cpu")
+    _, told = str(raised.value).split("Any one of these makes it fit; each was planned:\n")
+    assert told.splitlines() == [
+        "  --set tables.dim=16 (now 32)",
+        "  --set optimizers.tables.kind=row_wise_adagrad (now adagrad)",
+        "  without the rule [sharding.tables.'t_item_id'] (now {'sharding_types': ['table_wise']})",
+    ]
+    assert fits("tables.dim=16")
+    assert not fits("tables.dim=20")
+    assert fits("optimizers.tables.kind=row_wise_adagrad")
+    assert fits('sharding.tables.t_item_id.sharding_types=["table_wise", "row_wise"]')
+
+
+def test_the_smallest_cluster_that_holds_the_tables_is_told(rank_file: str, tmp_path: Path):
+    sets = ["sizes.num_items=200_000_000", "tables.dim=16"]
+    with pytest.raises(PlanError, match=r"num_nodes = (\d+) in the cluster's file \(now 1\)") as raised:
+        plan(*sets, files=(rank_file,), cluster="laptop_cpu")
+    nodes = int(re.findall(r"num_nodes = (\d+)", str(raised.value))[0])
+    for number, is_enough in ((nodes, True), (nodes - 1, False)):
+        file = tmp_path / "cluster.toml"
+        text = Path("configs/cluster/laptop_cpu.toml").read_text()
+        file.write_text(text.replace("num_nodes = 1", f"num_nodes = {number}"))
+        config = load_config(PlanConfig, [rank_file], [*sets, f"cluster={file}"])
+        with nullcontext() if is_enough else pytest.raises(PlanError):
+            run(config)
+
+
+def test_what_no_single_change_helps_says_so(rank_file: str):
+    with pytest.raises(PlanError) as raised:
+        plan("sizes.num_items=4_000_000_000", "tables.dim=256", files=(rank_file,), cluster="laptop_cpu")
+    assert "of which the largest table 't_item_id' (4,000,000,000 x 256)" in str(raised.value)
+    assert "No single change of nodes, width, batch, optimizer or rules makes it fit" in str(raised.value)
+
+
+def test_a_plan_says_what_differs_from_another(rank_file: str, capsys: pytest.CaptureFixture[str]):
+    before = plan("out=before.json", files=(rank_file,), cluster="laptop_cpu")
+    capsys.readouterr()
+    plan("against=before.json", files=(rank_file,), cluster="laptop_cpu")
+    assert "0 tables lie otherwise, 7 as before" in capsys.readouterr().out
+    after = plan(
+        "against=before.json",
+        "sizes.num_items=4000",
+        "representation=item",
+        "semantic_ids=",
+        files=(rank_file,),
+        cluster="laptop_cpu",
+    )
+    told = capsys.readouterr().out.split("Beside the plan for laptop_cpu: ")[1]
+    assert told.startswith("3 tables lie otherwise, 4 as before.")
+    lines = {line.split("  ")[0]: line for line in told.splitlines()}
+    assert "40 x 8 float32" in lines["t_item_id"]
+    assert "4,000 x 8 float32" in lines["t_item_id"]
+    assert lines["t_code_0"].endswith("  -")
+    slowest = [max(load.time_ms for load in each.plan.rank_loads()) for each in (before, after)]
+    assert lines["time/step, slowest"].split()[-4::2] == [f"{time:.2f}" for time in slowest]
+    with pytest.raises(ConfigError, match=r"against: nowhere\.json: no such file"):
+        plan("against=nowhere.json", files=(rank_file,))
+    Path("no.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"against: no\.json: not a saved plan"):
+        plan("against=no.json", files=(rank_file,))

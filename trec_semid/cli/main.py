@@ -271,6 +271,9 @@ def plan(
         typer.Option("--cluster", metavar="FILE...", help="TOML files of clusters: a pattern, or repeated."),
     ],
     out: Annotated[str | None, typer.Option("--out", metavar="PLACE", help="JSON file, or folder/.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="PLAN", help="JSON file of a plan to compare with.")
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Place a model's tables on any cluster, offline.
@@ -284,14 +287,16 @@ def plan(
               placement and memory of every rank.
     Example:  trec-semid plan configs/quickstart/rank.toml --cluster configs/cluster/h100_8x8.toml
               trec-semid plan configs/plan/industrial.toml --cluster configs/cluster/*.toml
-    Exit:     1 where the tables do not fit one of the clusters (the others are planned).
+              trec-semid plan configs/quickstart/rank.toml --cluster big.toml --against plans/rank-small.json
+    Exit:     1 where the tables do not fit one of the clusters (the others are planned); it then says
+              which single changes would make them fit: nodes, width, batch, optimizer, rules.
     """
     from trec_semid.jobs.plan import sort_files
 
     # The shell makes the second file of a pattern look like a config.
     configs, more = sort_files(files)
     name = os.path.basename(configs[0]).removesuffix(".toml") if configs else None
-    _run("plan", configs, sets, {"cluster": [*cluster, *more], "name": name, "out": out})
+    _run("plan", configs, sets, {"cluster": [*cluster, *more], "name": name, "out": out, "against": against})
 
 
 @app.command()

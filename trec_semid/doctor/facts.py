@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trec_semid.doctor.checks import BUILDS, Facts, Probe
+from trec_semid.runtime.memory import free_memory_bytes
 
 QUICK = ("torch", "fbgemm", "torchrec", "libraries")
 FULL = (*QUICK, "kernels", "gloo")
@@ -130,20 +131,6 @@ def list_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
-
-
-def free_memory_bytes() -> int:
-    """Return memory that can be had without swapping, a container's limit heeded."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        return min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or 'max'
-        return free
 
 
 def num_cores() -> int:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trec_semid.core.config import Config, Place, load_config
 from trec_semid.core.errors import ConfigError, PlanError
-from trec_semid.core.paths import find_files, join, parent_of, write_files
+from trec_semid.core.paths import find_files, join, parent_of, read_bytes, write_files
 from trec_semid.core.toml_text import read_toml
 from trec_semid.data.schema import DESCRIPTION, open_dataset
 from trec_semid.models.methods import RETRIEVER_KINDS
@@ -20,7 +20,8 @@ from trec_semid.runtime.logs import say, set_up_console, working
 from trec_semid.runtime.owners import check_file
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.topology import ClusterConfig
-from trec_semid.training.plan_sizes import SizesConfig
+from trec_semid.training.planning.sizes import SizesConfig
+from trec_semid.training.planning.ways_to_fit import ways_to_fit
 from trec_semid.training.ranking.plan import plan_ranker
 from trec_semid.training.ranking.setup import RankConfig
 from trec_semid.training.retrieval.plan import plan_retriever
@@ -47,6 +48,8 @@ class PlanConfig(Config):
     out: Place | None = None
     """JSON file for the plan; a folder for several clusters, or where it ends in /. None is
     `plans/<name>-<cluster>.json`."""
+    against: Place | None = None
+    """A saved plan, perhaps of another cluster or config: what differs from it is printed below each."""
 
     @field_validator("cluster", mode="before")
     @classmethod
@@ -122,6 +125,7 @@ def _run(config: PlanConfig) -> list[Planned]:
     model = config.retrieve or config.rank
     if model and config.sizes.reads_dataset and _holds_data(model.dataset):
         open_dataset(model.dataset, model.verify)
+    before = _saved(config.against) if config.against else None
     places = _places(config, clusters)
     for place in places:
         check_file(place)
@@ -132,13 +136,27 @@ def _run(config: PlanConfig) -> list[Planned]:
             try:
                 plans = _plans(config, cluster)
             except PlanError as error:
-                refusals.append(str(error))
+                refusals.append(f"{error}\n{_what_would_fit(config, cluster)}")
             else:
-                planned += _save({_beside(place, name): plan for name, plan in plans.items()})
+                planned += _save({_beside(place, name): plan for name, plan in plans.items()}, before)
             work.advance()
     if refusals:
         raise PlanError("\n".join(refusals))
     return planned
+
+
+def _what_would_fit(config: PlanConfig, cluster: ClusterConfig) -> str:
+    if config.retrieve:
+        ways = ways_to_fit(
+            lambda *each: plan_retriever(each[0], config.sizes, each[1]), config.retrieve, cluster
+        )
+    else:
+        assert config.rank, "checked by PlanConfig"
+        ways = ways_to_fit(lambda *each: plan_ranker(each[0], config.sizes, each[1]), config.rank, cluster)
+    if not ways:
+        return "No single change of nodes, width, batch, optimizer or rules makes it fit: combine them."
+    lines = [f"  {way.change} (now {way.now})" for way in ways]
+    return "Any one of these makes it fit; each was planned:\n" + "\n".join(lines)
 
 
 def _holds_data(dataset: str) -> bool:
@@ -163,12 +181,24 @@ def _beside(place: str, name: str) -> str:
     return f"{place.removesuffix('.json')}-{name}.json" if name else place
 
 
-def _save(plans: dict[str, TablePlan]) -> list[Planned]:
-    """Write the plans of a cluster, by their places in one folder, and print them."""
+def _saved(place: str) -> TablePlan:
+    """Read a plan that was saved: by this verb, or by a run, which has it as plan.json."""
+    try:
+        return TablePlan.from_json(read_bytes(place).decode())
+    except FileNotFoundError:
+        raise ConfigError(f"against: {place}: no such file. Name the JSON file of a plan.") from None
+    except (PlanError, UnicodeDecodeError) as error:
+        raise ConfigError(f"against: {place}: {error}") from None
+
+
+def _save(plans: dict[str, TablePlan], before: TablePlan | None) -> list[Planned]:
+    """Write the plans of a cluster into one folder; print them, and how they differ from before."""
     files = {place.rsplit("/", 1)[-1]: plan.to_json().encode() for place, plan in plans.items()}
     write_files(parent_of(next(iter(plans))), files)
     for place, plan in plans.items():
         say(f"{plan.as_text()}\nPlan saved: {place}")
+    if before:
+        say(next(iter(plans.values())).changes_since(before))
     return [Planned(plan, place) for place, plan in plans.items()]
 
 

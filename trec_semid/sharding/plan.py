@@ -16,7 +16,7 @@ from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.placement import PlacedTable, RankLoad, rank_loads
 from trec_semid.sharding.plan_json import decode_plan, encode_plan
-from trec_semid.sharding.plan_text import describe
+from trec_semid.sharding.plan_text import describe, describe_changes
 from trec_semid.sharding.search import Workload, search
 from trec_semid.sharding.tables import table_weights
 from trec_semid.sharding.topology import GIB, ClusterConfig
@@ -70,6 +70,10 @@ class TablePlan:
     def as_text(self) -> str:
         """Return the plan as plain text for people."""
         return describe(self.cluster, self.batch_size, self.tables)
+
+    def changes_since(self, before: "TablePlan") -> str:
+        """Return as plain text what differs from another plan, of any cluster."""
+        return describe_changes(before, self)
 
 
 def plan_tables(

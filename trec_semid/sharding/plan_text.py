@@ -1,9 +1,24 @@
 """A plan as plain text: one line per table, one per group of equally loaded ranks."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from trec_semid.sharding.placement import PlacedTable, RankLoad, rank_loads
 from trec_semid.sharding.topology import GIB, ClusterConfig
+
+
+class Placed(Protocol):
+    """A plan, as far as it is described."""
+
+    @property
+    def cluster(self) -> ClusterConfig:
+        """What it is for."""
+        ...
+
+    @property
+    def tables(self) -> Sequence[PlacedTable]:
+        """Where each table lies."""
+        ...
 
 
 def describe(cluster: ClusterConfig, batch_size: int, tables: Sequence[PlacedTable]) -> str:
@@ -19,6 +34,25 @@ def describe(cluster: ClusterConfig, batch_size: int, tables: Sequence[PlacedTab
     placed = align([columns, *(_table_line(table) for table in tables)])
     ranks = align([["ranks", "device memory", "host memory", "time/step"], *_rank_lines(cluster, tables)])
     return f"{head}\n{placed}\n\n{ranks}\n"
+
+
+def describe_changes(before: Placed, after: Placed) -> str:
+    """Return what differs between two plans: tables by name, and the fullest and the slowest rank of each."""
+    columns = ["table", "before", "after"]
+    earlier, later = ({table.name: table for table in each.tables} for each in (before, after))
+    changed = [
+        [name, *(_placement(tables.get(name)) for tables in (earlier, later))]
+        for name in {**earlier, **later}
+        if _placement(earlier.get(name)) != _placement(later.get(name))
+    ]
+    ranks = [[name, *each] for name, *each in zip(_EXTREMES, *map(_extremes, (before, after)), strict=True)]
+    same = len({**earlier, **later}) - len(changed)
+    parts = [
+        f"Beside the plan for {before.cluster.name}: {len(changed)} tables lie otherwise, {same} as before.",
+        *([align([columns, *changed])] if changed else []),
+        align([["", *columns[1:]], *ranks]),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:
@@ -37,6 +71,22 @@ def in_ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+_EXTREMES = ("ranks", "device memory, fullest", "host memory, fullest", "time/step, slowest")
+
+
+def _extremes(plan: Placed) -> tuple[str, ...]:
+    loads = rank_loads(plan.tables, plan.cluster.world_size)
+    hbm, ddr, time_ms = (max(each) for each in zip(*(load[1:] for load in loads), strict=True))
+    return str(len(loads)), _size(hbm), _size(ddr), f"{time_ms:.2f} ms"
+
+
+def _placement(table: PlacedTable | None) -> str:
+    if table is None:
+        return "-"
+    size = f"{table.rows:,} x {table.dim} {table.dtype}"
+    return f"{size}, {table.sharding_type}, {table.kernel}, {len(table.shards)} shards"
 
 
 def _table_line(table: PlacedTable) -> list[str]:

@@ -14,6 +14,7 @@ from torchrec.distributed.planner.types import (
 )
 
 from trec_semid.core.config import Config
+from trec_semid.runtime.memory import total_memory_bytes
 from trec_semid.runtime.ranks import Ranks
 
 GIB = 1024**3
@@ -90,7 +91,7 @@ class ClusterConfig(Config):
             devices_per_node=devices_per_node,
             device="cuda" if is_gpu else "cpu",
             hbm_gib=round(hbm_bytes / GIB, 2),
-            ddr_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 2),
+            ddr_gib=round(total_memory_bytes() / GIB, 2),
         )
 
 

@@ -6,7 +6,7 @@ from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import ClusterConfig
 from trec_semid.training.finetune.finetuning import live_items
 from trec_semid.training.placement import NOTHING_KEPT
-from trec_semid.training.plan_sizes import SizesConfig
+from trec_semid.training.planning.sizes import SizesConfig
 from trec_semid.training.ranking.setup import RankConfig, build_model
 
 

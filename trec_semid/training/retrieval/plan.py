@@ -13,7 +13,7 @@ from trec_semid.sharding.plan import TablePlan, plan_tables
 from trec_semid.sharding.topology import GIB, ClusterConfig
 from trec_semid.tokenizers.maps.compressed import CompressedItems
 from trec_semid.training.placement import NOTHING_KEPT
-from trec_semid.training.plan_sizes import SizesConfig
+from trec_semid.training.planning.sizes import SizesConfig
 from trec_semid.training.retrieval.build import RetrieverParts, build_model, items_at_once
 from trec_semid.training.retrieval.setup import RetrieveConfig, expect_scorable
 

@@ -1,0 +1,61 @@
+"""What memory this process may have: the machine's, or less where a container has a limit."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+
+
+def total_memory_bytes(groups: Path = _GROUPS, own: Path = _OWN) -> int:
+    """Return the memory that this process and its siblings may fill [bytes].
+
+    Args:
+        groups: where control groups are mounted.
+        own: says in which group this process is.
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(group.limit for group in _limits(groups, own))])
+
+
+def free_memory_bytes(groups: Path = _GROUPS, own: Path = _OWN) -> int:
+    """Return the memory that can be had without swapping [bytes]; arguments as above."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free, *(group.limit - group.used for group in _limits(groups, own))])
+
+
+class _Limit(NamedTuple):
+    limit: int
+    used: int
+
+
+def _limits(groups: Path, own: Path) -> Iterator[_Limit]:
+    """Yield the limits of this process's group and of all above it: the smallest of them counts.
+
+    A container may see its own group as the root, or the host's path that it has no such folder of.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2: one tree for all
+            root, files = groups, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):  # version 1: a tree a controller
+            root, files = groups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = root / path.strip("/")
+        for folder in [group, *group.parents]:
+            with suppress(OSError, ValueError):  # no such folder, or 'max': no limit
+                yield _Limit(*(int((folder / file).read_text()) for file in files))
+            if folder == root:
+                break

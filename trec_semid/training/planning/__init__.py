@@ -1,0 +1,1 @@
+"""Sizes that tables are planned for, and what would make them fit."""
