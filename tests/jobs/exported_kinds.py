@@ -28,7 +28,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "loss": {"code_heads": "chained", "code_share": 0.3},
         "evaluation": {"candidates": 30, "beam_width": 30, "unseen_penalty": 0.5},
     },
-    "heterrec": {"model": {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}},
+    "heterrec": {
+        "model": {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0},
+        "item": {"id_min_events": 42},
+    },
     "rpg": {"model": {"kind": "rpg", "transformer": STILL, "dropout": 0.0}, **CODES_ALONE},
     "rpg by a beam": {
         "model": {"kind": "rpg", "transformer": STILL, "dropout": 0.0},

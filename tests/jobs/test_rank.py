@@ -300,3 +300,8 @@ def test_item_ids_beside_semantic_ids_that_nothing_reads_are_refused_with_how_to
     ):
         RankConfig.model_validate(values)
     assert RankConfig.model_validate({**values, "semantic_ids": ""}).semantic_ids is None
+    values |= {"representation": "semantic", "features": {"id_min_events": 5}}
+    with pytest.raises(
+        ValidationError, match=r"id_min_events \(5\): representation 'semantic' reads no item"
+    ):
+        RankConfig.model_validate(values)

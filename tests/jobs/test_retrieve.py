@@ -197,6 +197,14 @@ def test_a_tuned_tokenizer_moves_codes_and_is_kept_with_its_map(
 
 
 def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
+    with pytest.raises(ValueError, match=r"item\.id_min_events: items are nothing but their IDs"):
+        retrieve_config(
+            problem,
+            "run",
+            semantic_ids=None,
+            loss={},
+            item={"id_min_events": 3, "fields": [], "content": []},
+        )
     with pytest.raises(ValueError, match="made of nothing"):
         retrieve_config(
             {**problem, "semantic_ids": None}, "r", item={"id": False, "fields": [], "content": []}

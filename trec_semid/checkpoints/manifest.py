@@ -134,6 +134,8 @@ class RankerFacts(Config):
     """In the order of the program's input, each `dim` wide."""
     features_config: FeaturesConfig
     history: HistoryConfig
+    item_counts: FileFacts | None = None
+    """safetensors: `counts` (N,) int64 training events; where `features_config.id_min_events` asks."""
     pooling: Literal["mean", "sum"]
     dim: PositiveInt
     program: ProgramFacts

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic import NonNegativeInt
 
 from trec_semid.core.arrays import Array
 from trec_semid.core.config import Config
@@ -55,6 +56,9 @@ class FeaturesConfig(Config):
     prefixes: PrefixConfig | None = None
     """Hashed tables of semantic-ID prefixes beside one table a position, for residual tokenizers; none
     where not given."""
+    id_min_events: NonNegativeInt = 0
+    """Items of fewer training events, as targets and in histories, are without their ID: they are known by
+    their codes and fields alone."""
 
 
 class Sources(NamedTuple):
@@ -65,6 +69,12 @@ class Sources(NamedTuple):
     """(num_items, R) int32; None without semantic IDs."""
     prefixes: Array | None = None
     """(num_items, P) int64 rows of the prefix tables; None without."""
+    has_id: Array | None = None
+    """(num_items,) bool: which items' IDs are looked up; None where all are."""
+
+    def gated(self, counts: Array, least: int) -> "Sources":
+        """Return these, with the IDs of items of at least so many of (num_items,) training events alone."""
+        return self._replace(has_id=counts >= least) if least else self
 
 
 def describe_features(

@@ -224,6 +224,7 @@ def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _W
         ranked.representation,
         ranked.features,
         ranked.history,
+        served.data.train_counts()[1],
         ranked.tables.pooling,
         ranked.tables.dim,
         served.dense(),

@@ -130,14 +130,17 @@ def _sources(bundle: OpenBundle, facts: RankerFacts) -> Sources:
         for feature in facts.features
         if feature.role in ("user_field", "item_field")
     }
-    ids = bundle.manifest.semantic_ids
-    if ids is None or facts.representation == "item":
-        return Sources(fields, None)
-    codes = bundle.arrays(ids.rows.file)["codes"]
-    config = facts.features_config.prefixes
-    if config is None:
-        return Sources(fields, codes)
-    return Sources(fields, codes, prefix_ids(torch.tensor(np.asarray(codes)), ids.sizes, config).numpy())
+    ids, config = bundle.manifest.semantic_ids, facts.features_config
+    sources = Sources(fields, None)
+    if ids is not None and facts.representation != "item":
+        codes = bundle.arrays(ids.rows.file)["codes"]
+        sources = Sources(fields, codes)
+        if config.prefixes is not None:
+            rows = prefix_ids(torch.tensor(np.asarray(codes)), ids.sizes, config.prefixes)
+            sources = Sources(fields, codes, rows.numpy())
+    if facts.item_counts is None:
+        return sources
+    return sources.gated(np.asarray(bundle.arrays(facts.item_counts.file)["counts"]), config.id_min_events)
 
 
 def _with_context(name: str, ids: Array, lengths: Array, contexts: Sequence[dict[str, int]]) -> Bags:

@@ -27,8 +27,9 @@ def codes(dataset):
     return Codes(rng.integers(0, [5, 7], size=(dataset.facts.num_items, 2)).astype(np.int32), (4, 6))
 
 
-def ranking_data(dataset, codes, representation="both", **history) -> RankingData:
-    return RankingData(dataset, FeaturesConfig(), HistoryConfig(**history), representation, codes)
+def ranking_data(dataset, codes, representation="both", least=0, **history) -> RankingData:
+    features = FeaturesConfig(id_min_events=least)
+    return RankingData(dataset, features, HistoryConfig(**history), representation, codes)
 
 
 def maker_of(data: RankingData, split: Split) -> BatchMaker:
@@ -68,6 +69,20 @@ def test_a_batch_equals_one_put_together_row_by_row(dataset, codes):
         for position in range(2):
             assert found[f"item_code_{position}"][at] == [codes.codes[event.item_row, position]]
             assert found[f"history_code_{position}"][at] == codes.codes[history, position].tolist()
+
+
+def test_items_of_few_training_events_are_without_their_ids_and_nothing_else_changes(dataset, codes):
+    whole, gated = (maker_of(ranking_data(dataset, codes, least=n, max_len=6), "test") for n in (0, 42))
+    events = dataset.events().to_pandas()
+    counts = events[events.split == "train"].item_row.value_counts()
+    has_id = {item for item, number in counts.items() if number >= 42}
+    chosen = np.arange(len(whole.rows.labels))
+    expected, found = (features_of(maker.make(chosen, len(chosen))) for maker in (whole, gated))
+    for name in ("item_id", "history_item"):
+        expected[name] = [[item for item in bag if item in has_id] for bag in expected[name]]
+    assert found == expected
+    assert 5 < len(has_id) < 35
+    assert gated.make_part(chosen[:1], 1, 2).features.lengths.tolist() == [0] * len(expected)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def streamed(dataset, max_len=6, window=3) -> StreamedData:
 def read_with(dataset, max_len):
     rng = np.random.default_rng(0)
     codes = Codes(rng.integers(0, [5, 7], size=(dataset.facts.num_items, 2)).astype(np.int32), (4, 6))
-    return dataset, FeaturesConfig(), HistoryConfig(max_len=max_len), "both", codes
+    return dataset, FeaturesConfig(id_min_events=40), HistoryConfig(max_len=max_len), "both", codes
 
 
 def expect_rows(batches: Iterable[RankingBatch], maker: BatchMaker) -> list[int]:

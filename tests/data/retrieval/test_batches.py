@@ -25,6 +25,15 @@ FEATURES = (
 ITEM_FEATURES = ItemFeatures(FEATURES, Sources({"item_kind": FIELD}, None))
 
 
+def test_items_without_ids_have_an_empty_bag_of_them_and_their_fields():
+    has_id = np.arange(NUM_ITEMS) % 2 == 0
+    rows = np.array([3, 4, 0, 9, 4])
+    whole = ITEM_FEATURES.of(rows)
+    gated = ItemFeatures(FEATURES, Sources({"item_kind": FIELD}, None, has_id=has_id)).of(rows)
+    assert gated.lengths.tolist() == [0, 1, 1, 0, 1, *whole.lengths[5:].tolist()]
+    assert gated.values.tolist() == [4, 0, 4, *whole.values[5:].tolist()]
+
+
 def ragged(rows: list[list[int]]) -> Ragged:
     lengths = np.array([len(row) for row in rows], np.int64)
     values = np.array([item for row in rows for item in row], np.int64)

@@ -39,6 +39,7 @@ class RankingData(RankingSource):
         self.events = read_events(dataset)
         self._check_events(dataset.facts.num_items)
         self._indexes = index_histories(self.events, history)
+        self._sources = self._sources.gated(self.train_counts()[1], features.id_min_events)
 
     def rows(self, split: Split, protocol: Protocol) -> RankingRows:
         """Return the rows of a split, with histories under a protocol.

@@ -53,7 +53,16 @@ class RowFeatures:
             return of_entity[feature.position], lengths
         if self._sources.prefixes is not None and feature.role in ("item_prefix", "history_prefix"):
             return self._sources.prefixes[rows, feature.position], lengths
+        if self._sources.has_id is not None and feature.role in ("item", "history"):
+            return chosen_of(rows, lengths, self._sources.has_id[rows])
         return rows, lengths
+
+
+def chosen_of(rows: Array, lengths: Array, stays: Array) -> Bags:
+    """Return the bags of (n,) lengths with those of their rows alone that stay (sum of lengths,)."""
+    up_to = np.concatenate([[0], np.cumsum(stays)])
+    ends = np.cumsum(lengths)
+    return rows[stays], (up_to[ends] - up_to[ends - lengths]).astype(lengths.dtype)
 
 
 def _at_known(each: Array, lengths: Array) -> Array:

@@ -71,6 +71,7 @@ class StreamedData(RankingSource):
         super().__init__(dataset, features, history, representation, codes)
         self._dataset, self._window, self._has_history = dataset, stream.window, history.max_len > 0
         self._files = RowFiles(dataset, history)
+        self._sources = self._sources.gated(self.train_counts()[1], features.id_min_events)
 
     def num_rows(self, split: Split) -> int:
         """See `RankingSource`."""

@@ -70,7 +70,7 @@ class ItemFeatures:
     """Makes the ids of items: one bag an item and feature."""
 
     def __init__(self, features: Sequence[Feature], sources: Sources) -> None:
-        self.features, self._fields = tuple(features), sources.fields
+        self.features, self._fields, self._has_id = tuple(features), sources.fields, sources.has_id
         self._keys = tuple(feature.name for feature in features)
 
     def of(self, rows: Array) -> Jagged:
@@ -91,6 +91,8 @@ class ItemFeatures:
     def _part(self, feature: Feature, rows: Array) -> tuple[Array, Array]:
         if feature.name in self._fields:
             return self._fields[feature.name].take(rows)
+        if self._has_id is not None:
+            return rows[self._has_id[rows]], self._has_id[rows].astype(np.int64)
         return rows, np.ones(len(rows), np.int64)
 
 

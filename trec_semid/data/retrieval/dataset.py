@@ -4,7 +4,7 @@ from typing import Literal, NoReturn, final
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Config
@@ -30,6 +30,8 @@ class ItemConfig(Config):
 
     id: bool = True
     """The item's own row in a table."""
+    id_min_events: NonNegativeInt = 0
+    """Items of fewer training events are without it: they are known by all else alone."""
     fields: list[str] = []
     """Side fields, a table each; several values of a field are pooled."""
     content: list[str] = []
@@ -69,7 +71,6 @@ class RetrievalData:
 
     def __init__(self, dataset: Dataset, item: ItemConfig, sequences: SequencesConfig) -> None:
         self.features: tuple[Feature, ...] = describe_item(dataset, item.fields, has_id=item.id)
-        self.item_features = ItemFeatures(self.features, read_sources(dataset, self.features, None))
         self.num_items, self.num_users = dataset.facts.num_items, dataset.facts.num_users
         self._config, self._uri, self._dataset = sequences, dataset.uri, dataset
         events = read_events(dataset)
@@ -79,6 +80,8 @@ class RetrievalData:
         trains = events.splits == 0
         self.item_counts = np.bincount(events.items[trains & ~events.is_negative], minlength=self.num_items)
         self.user_counts = np.bincount(events.users[trains & ~events.is_negative], minlength=self.num_users)
+        sources = read_sources(dataset, self.features, None).gated(self.item_counts, item.id_min_events)
+        self.item_features = ItemFeatures(self.features, sources)
 
     def negatives(self, which: Negatives) -> Array:
         """Return (n,) the item rows that a loss takes for wrong answers, ascending."""

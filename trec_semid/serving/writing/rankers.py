@@ -6,12 +6,15 @@ Legend: n rows of a stretch, F features, D table width.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trec_semid.checkpoints.manifest import FeatureFacts, RankerFacts, TableFacts
+from trec_semid.checkpoints.manifest import FeatureFacts, FileFacts, RankerFacts, TableFacts
+from trec_semid.core.arrays import Array
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
+from trec_semid.serving.writing.ids import write_arrays
 from trec_semid.serving.writing.programs import write_program
 from trec_semid.serving.writing.settings import WriteSettings
 from trec_semid.serving.writing.tables import write_table
@@ -24,6 +27,8 @@ class RankerParts(NamedTuple):
     representation: Representation
     features_config: FeaturesConfig
     history: HistoryConfig
+    item_counts: Array
+    """(N,) training events of each item."""
     pooling: str
     dim: int
     dense: nn.Module
@@ -64,9 +69,17 @@ def write_ranker(
             "features": tuple(FeatureFacts(**feature._asdict()) for feature in parts.features),
             "features_config": parts.features_config,
             "history": parts.history,
+            "item_counts": _write_counts(folder, parts),
             "pooling": parts.pooling,
             "dim": parts.dim,
             "program": program,
         }
     )
     return facts, tables
+
+
+def _write_counts(folder: str, parts: RankerParts) -> FileFacts | None:
+    if not parts.features_config.id_min_events:
+        return None
+    counts = np.asarray(parts.item_counts, np.int64)
+    return write_arrays(folder, "items/counts.safetensors", {"counts": counts})

@@ -64,6 +64,11 @@ class RankConfig(TrainingRunConfig):
                 f"representation 'item' reads no semantic_ids (got '{self.semantic_ids}'): set it to "
                 "'semantic' or 'both', or take them back with semantic_ids = ''"
             )
+        if self.features.id_min_events and self.representation == "semantic":
+            raise ValueError(
+                f"features.id_min_events ({self.features.id_min_events}): representation 'semantic' reads no "
+                "item IDs: set it to 'both', or leave id_min_events out"
+            )
         if self.finetune and self.finetune.warmup_epochs >= self.train.max_epochs:
             raise ValueError(
                 f"finetune.warmup_epochs ({self.finetune.warmup_epochs:g}) leaves no epoch of "

@@ -50,7 +50,7 @@ def faults_of_items(facts: CodeFacts, item: ItemConfig, finetune: FinetuneConfig
         item: what stands for an item beside its codes.
         finetune: of the tokenizer that gives the codes; None where it is frozen.
     """
-    faults = _faults_of_content(item)
+    faults = [*_faults_of_content(item), *_faults_of_rare_items(facts, item)]
     other_parts = item.id or item.fields or item.content
     if not (facts.has_ids and item.codes) and not other_parts and not facts.are_items_codes:
         remedy = "set item.codes = true" if facts.has_ids else "give semantic_ids"
@@ -80,6 +80,14 @@ def faults_of_items(facts: CodeFacts, item: ItemConfig, finetune: FinetuneConfig
             "finetune.recent_items = 'all'"
         )
     return faults
+
+
+def _faults_of_rare_items(facts: CodeFacts, item: ItemConfig) -> list[str]:
+    has_other_parts = bool((facts.has_ids and item.codes) or item.fields or item.content)
+    if not item.id_min_events or (item.id and has_other_parts):
+        return []
+    what = "items are nothing but their IDs" if item.id else "items have no IDs"
+    return [f"item.id_min_events: {what}: set item.id_min_events = 0"]
 
 
 def faults_of_code_lists(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationConfig) -> list[str]:
