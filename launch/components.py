@@ -23,6 +23,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 """Two threads a rank collapse where ranks share cores."""
 RANK_ENVIRONMENT = ENVIRONMENT | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Every start of the ranks has a store of its own."""
+STEPS = ("prepare", "tokenize", "assign", "rank", "retrieve", "evaluate", "export", "predict", "report")
+"""Verbs of a pipeline. Of those of one process, the first rank works and the others leave."""
 
 
 def _on_ranks(
@@ -123,8 +125,47 @@ def _in_one_process(
     return specs.AppDef(name=name.rpartition("/")[2], roles=[role])
 
 
-def _with_flags_of(kind: Component) -> Callable[[Component], Component]:
-    """Give a verb the flags of its kind, in the forms that TorchX reads: signature and docstring."""
+def _step_by_step(*args: str, verb: str, name: str, port: int = 29500, **flags: Any) -> specs.AppDef:
+    """Run verbs one after another, each under torchrun on every node; a fault ends the chain.
+
+    The same command goes on where it ended: a step that is finished leaves its work as it is.
+
+    Args:
+        args: the steps in their order, each VERB=CONFIG or VERB=CONFIG,CONFIG
+        verb: name of the role
+        name: name of the job, or experiment/name
+        port: port of the first node in the first step, where several nodes meet; steps count up from it
+        flags: those of a verb on ranks
+    """
+    steps = [_step(text) for text in args]
+    if not steps:
+        raise ValueError("no step (expected VERB=CONFIG, such as rank=configs/quickstart/rank.toml)")
+    # Nodes reach a step at different times: with a port a step none meets the store of the step before.
+    apps = [
+        _on_ranks(*files, verb=step, name=name, port=port + number, **flags)
+        for number, (step, files) in enumerate(steps)
+    ]
+    role = apps[0].roles[0]
+    role.name = verb
+    role.args = [role.args[0], " && ".join(app.roles[0].args[1] for app in apps)]
+    return apps[0]
+
+
+def _step(text: str) -> tuple[str, list[str]]:
+    verb, is_given, files = text.partition("=")
+    if not is_given or not files or verb not in STEPS:
+        raise ValueError(f"{text!r} is no step (expected VERB=CONFIG with a verb of: {', '.join(STEPS)})")
+    return verb, files.split(",")
+
+
+def _with_flags_of(kind: Component, run: Optional[Component] = None) -> Callable[[Component], Component]:
+    """Give a verb the flags of its kind, in the forms that TorchX reads: signature and docstring.
+
+    Args:
+        kind: has the flags.
+        run: makes the job, and says what its words are; the kind itself where not given.
+    """
+    make, own = run or kind, _described(run) if run else {}
 
     def component_of(declared: Component) -> Component:
         verb = declared.__name__
@@ -133,16 +174,22 @@ def _with_flags_of(kind: Component) -> Callable[[Component], Component]:
         shown = [flag.replace(default=verb) if flag.name == "name" else flag for flag in shown]
 
         def component(*args: str, name: str = verb, **given: Any) -> specs.AppDef:
-            return kind(*args, verb=verb, name=name, **given)
+            return make(*args, verb=verb, name=name, **given)
 
         component.__name__ = component.__qualname__ = verb
         component.__signature__ = flags.replace(parameters=shown)  # pyright: ignore[reportFunctionMemberAccess]
-        described = inspect.cleandoc(kind.__doc__ or "").partition("Args:")[2]
-        described = described.replace("\n    verb: name of the verb", "")
-        component.__doc__ = f"{inspect.cleandoc(declared.__doc__ or '')}\n\nArgs:{described}"
+        described = {key: own.get(key, text) for key, text in _described(kind).items()}
+        lines = [f"    {key}: {text}" for key, text in described.items() if key != "verb"]
+        component.__doc__ = "\n".join([inspect.cleandoc(declared.__doc__ or ""), "", "Args:", *lines])
         return component
 
     return component_of
+
+
+def _described(kind: Component) -> dict[str, str]:
+    """Return what a kind's docstring says of each argument."""
+    lines = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2].splitlines()
+    return {key: text for key, _, text in (line.strip().partition(": ") for line in lines)}
 
 
 @_with_flags_of(_in_one_process)
@@ -214,4 +261,10 @@ def plan(*args: str) -> specs.AppDef:
 @_with_flags_of(_in_one_process)
 def study(*args: str) -> specs.AppDef:
     """Run a grid of jobs over seeds, side by side on one node; its workers take the node's GPUs in turn."""
+    ...
+
+
+@_with_flags_of(_on_ranks, _step_by_step)
+def pipeline(*args: str) -> specs.AppDef:
+    """Run verbs one after another as one job that goes on where it ended: give each as VERB=CONFIG."""
     ...

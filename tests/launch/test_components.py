@@ -1,6 +1,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,35 @@ def test_what_would_be_submitted_is_as_agreed(scheduler: str, verb: str):
     assert golden(scheduler, verb) == golden_file(scheduler, verb).read_text()
 
 
+def test_a_pipeline_runs_its_steps_in_order_each_with_a_port_of_its_own():
+    app = components.pipeline(
+        "prepare=a.toml", "rank=b.toml,c.toml", "export=d.toml", j="2x8", max_restarts=1
+    )
+    steps = command_of(app).split(" && ")
+    assert [step.partition(" -m trec_semid.cli.main ")[2] for step in steps] == [
+        "prepare a.toml",
+        "rank b.toml c.toml",
+        "export d.toml",
+    ]
+    assert all(step.startswith("torchrun --max-restarts 1 ") and "--nnodes 2" in step for step in steps)
+    assert [re.findall(r":(\d+) ", step) for step in steps] == [["29500"], ["29501"], ["29502"]]
+    assert (app.name, app.roles[0].name, app.roles[0].num_replicas) == ("pipeline", "pipeline", 2)
+    assert validate(str(ROOT / FILE), "pipeline") == []
+    _, flags = get_fn_docstring(components.pipeline)
+    assert "VERB=CONFIG" in flags["args"]
+    assert set(flags) == set(inspect.signature(components.pipeline).parameters)
+
+
+@pytest.mark.parametrize("word", ["rank", "rank=", "study=a.toml", "renk=a.toml"])
+def test_a_word_that_is_no_step_is_refused(word: str):
+    with pytest.raises(
+        ValueError, match=r"is no step \(expected VERB=CONFIG with a verb of: prepare, tokenize"
+    ):
+        components.pipeline("prepare=a.toml", word)
+    with pytest.raises(ValueError, match="no step"):
+        components.pipeline()
+
+
 def test_ranks_have_one_thread_and_a_store_of_their_own_unless_told_otherwise():
     plain = components.rank("a.toml").roles[0].env
     assert (plain["OMP_NUM_THREADS"], plain["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"]) == ("1", "1")
@@ -141,37 +171,37 @@ def run_torchx(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ranks
-@pytest.mark.slow
-def test_torchx_runs_tokenize_and_then_rank_on_two_ranks(tmp_path: Path):
-    dataset = write_small_dataset(str(tmp_path / "dataset"))
-    tokenize, rank = tmp_path / "tokenize.toml", tmp_path / "rank.toml"
-    tokenize.write_text(TOKENIZE)
-    rank.write_text(RANK)
-    for verb, file, more in (
-        ("tokenize", tokenize, []),
-        ("rank", rank, [f"--set=semantic_ids={tmp_path}/tokenize", "--set=seed=3"]),
-    ):
-        paths = [f"--set=dataset={dataset}", f"--set=run={tmp_path}/{verb}"]
-        done = run_torchx(f"{FILE}:{verb}", "-j", "1x2", "--", str(file), *paths, *more, folder=tmp_path)
-        assert done.returncode == 0, done.stderr[-4000:]
-
-    codes = SemanticIds.load(f"{tmp_path}/tokenize/semantic_ids.parquet")
-    assert (codes.codes.shape, codes.sizes) == ((40, 2), (4, 4))
-    plan = TablePlan.from_json((tmp_path / "rank" / "plan.json").read_text())
-    assert plan.cluster.world_size == 2
-    finished = json.loads((tmp_path / "rank" / "metrics.json").read_text())
-    for split in SPLITS[1:]:
-        parts = [tmp_path / "rank" / "predictions" / f"{split}-rank-{number}.parquet" for number in (0, 1)]
-        rows = sorted(row for part in parts for row in pq.read_table(part)["row"].to_pylist())
-        assert rows == list(range(Dataset(dataset).facts.splits[split].events))
-        assert 0 < finished["metrics"][f"{split}/auc"] < 1
-    step = latest_step(f"{tmp_path}/rank/checkpoints")
-    assert step is not None
-    assert read_facts(f"{tmp_path}/rank/checkpoints", step).world_size == 2
-
-
-@pytest.mark.ranks
 def test_a_job_that_fails_under_torchx_fails_the_command_and_says_why(tmp_path: Path):
     failed = run_torchx(f"{FILE}:tokenize", "-j", "1x1", "--", "no-such.toml", folder=tmp_path)
     assert failed.returncode != 0
     assert "no-such.toml: no such file" in failed.stderr + failed.stdout
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_a_pipeline_on_two_ranks_does_what_comes_before_a_step_that_fails(tmp_path: Path):
+    dataset = write_small_dataset(str(tmp_path / "dataset"))
+    files = {verb: tmp_path / f"{verb}.toml" for verb in ("tokenize", "rank", "export")}
+    files["tokenize"].write_text(f'dataset = "{dataset}"\nrun = "{tmp_path}/codes"\n{TOKENIZE}')
+    files["rank"].write_text(
+        f'dataset = "{dataset}"\nrun = "{tmp_path}/run"\nsemantic_ids = "{tmp_path}/codes"\n{RANK}'
+    )
+    files["export"].write_text(f'run = "{tmp_path}/nowhere"\nout = "{tmp_path}/bundle"\n')
+    words = ["-j", "1x2", "--max_restarts", "0", "--", *(f"{verb}={file}" for verb, file in files.items())]
+    broken = run_torchx(f"{FILE}:pipeline", *words, folder=tmp_path)
+    assert broken.returncode != 0
+    assert "nowhere" in broken.stderr + broken.stdout
+
+    codes = SemanticIds.load(f"{tmp_path}/codes/semantic_ids.parquet")
+    assert (codes.codes.shape, codes.sizes) == ((40, 2), (4, 4))
+    plan = TablePlan.from_json((tmp_path / "run" / "plan.json").read_text())
+    assert plan.cluster.world_size == 2
+    finished = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for split in SPLITS[1:]:
+        parts = [tmp_path / "run" / "predictions" / f"{split}-rank-{number}.parquet" for number in (0, 1)]
+        rows = sorted(row for part in parts for row in pq.read_table(part)["row"].to_pylist())
+        assert rows == list(range(Dataset(dataset).facts.splits[split].events))
+        assert 0 < finished["metrics"][f"{split}/auc"] < 1
+    step = latest_step(f"{tmp_path}/run/checkpoints")
+    assert step is not None
+    assert read_facts(f"{tmp_path}/run/checkpoints", step).world_size == 2

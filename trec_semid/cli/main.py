@@ -341,8 +341,10 @@ def _run(
     verb: str, files: list[str], sets: list[str] | None, options: Mapping[str, object] | None = None
 ) -> None:
     from trec_semid.core.config import load_config, toml_value
-    from trec_semid.jobs.verbs import job_named
+    from trec_semid.jobs.verbs import ALONE, job_named
 
+    if verb in ALONE and int(os.environ.get("RANK", "0")):
+        return
     job = job_named(verb)
     gc.freeze()  # what was imported stays: later searches for garbage leave it out
     given = [f"{key}={toml_value(value)}" for key, value in (options or {}).items() if value]

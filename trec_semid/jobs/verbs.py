@@ -26,6 +26,8 @@ JOBS = {
     "study": "StudyConfig",  # a grid of the others
 }
 """Verb -> name of its config class; both it and `run` live in `trec_semid/jobs/<verb>.py`."""
+ALONE = ("assign", "export", "report", "plan")
+"""Verbs of one process: under torchrun the first rank works, and the others leave at once."""
 WITHOUT_CONFIG = (
     "doctor",  # this machine -> does its stack work?
     "bundle",  # bundles -> what they hold, what changed between two, and one made of the other by that
