@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.exported_kinds import KINDS
+from tests.jobs.exported_kinds import KINDS, MERGED
 from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import write_problem
 from tests.jobs.retrieving import retrieve_config
@@ -30,7 +30,7 @@ def runs(listed_problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
     def run(name: str) -> str:
         place = str(folder / name.replace(" ", "-"))
         if not Path(place, "metrics.json").exists():
-            changes = {**KINDS[name]}
+            changes = {**(KINDS | MERGED)[name]}
             own = {**listed_problem, **{key: changes.pop(key) for key in ("semantic_ids",) if key in changes}}
             retrieve.run(retrieve_config(own, place, train={"max_epochs": 1}, **changes))
         return place

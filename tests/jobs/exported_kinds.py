@@ -75,3 +75,19 @@ KINDS: dict[str, dict[str, Any]] = {
         "item": {"fields": [], "content": []},
     },
 }
+MERGED: dict[str, dict[str, Any]] = {
+    "comirec by quota": {
+        "model": {"kind": "comirec", "num_interests": 3},
+        "loss": READS | COSINE,
+        "evaluation": {"interests": {"merge": "quota"}},
+    },
+    "gemirec by variety": {
+        "model": GEMIREC,
+        "loss": READS,
+        "evaluation": {
+            "interests": {"merge": "diversity", "diversity_field": "genres", "diversity_weight": 0.5},
+            "unseen_penalty": 0.2,
+        },
+    },
+}
+"""Kinds of several interests whose lists are merged."""

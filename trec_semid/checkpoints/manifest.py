@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from trec_semid.checkpoints.measured import Checked, Measured
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes, write_bytes
@@ -21,9 +22,10 @@ SIGNATURE = "manifest.json.sha256"
 """The manifest's own sha256, as `sha256sum manifest.json` prints it."""
 SCHEMA_VERSION = 2
 TableType = Literal["fp32", "fp16", "int8", "int4"]
-ListedBy = Literal["exact", "beam", "two_stage", "popularity", "index"]
-"""How lists are made: every item is scored, a beam goes over codes, codes propose items that are scored,
-training counts alone, or, of a request that asks for it, an index."""
+ListedBy = Literal["exact", "merged", "beam", "two_stage", "popularity", "index"]
+"""How lists are made: every item is scored, or that for each interest and these lists are merged, a beam goes
+over codes, codes propose items that are scored, training counts alone, or, of a request that asks for it, an
+index."""
 _AGAIN = "Copy or export it again"
 
 
@@ -178,6 +180,18 @@ class IndexFacts(FileFacts):
     """`recall@N`: share of the exact first N that its first N have, over what the bundle was held against."""
 
 
+class MergeFacts(Config):
+    """How the lists of a user's interests become one."""
+
+    kind: Literal["quota", "diversity"]
+    field: str | None = None
+    """Item field with the categories, for `diversity`."""
+    weight: float = 0.0
+    """Worth of each listed item of another category, for `diversity`."""
+    length: PositiveInt
+    """Items that every interest lists at least, though fewer are asked for: the run's longest list."""
+
+
 class RetrieverFacts(Config):
     """How a retriever lists."""
 
@@ -192,6 +206,8 @@ class RetrieverFacts(Config):
     """Whether items of the user's history are left out of lists."""
     beam_width: PositiveInt | None = None
     candidates: PositiveInt | None = None
+    merge: MergeFacts | None = None
+    """Where lists of interests are merged."""
     code_prior_share: float | None = None
     """`item_share` of what codes are corrected by; None where they are not."""
     items: FileFacts
@@ -209,33 +225,6 @@ class MapFacts(FileFacts):
     """Which generation of a store it is; None of any other map."""
     rows: FileFacts
     """safetensors: `codes` (N, R) int32 in the order of the bundle's items."""
-
-
-class Checked(Config):
-    """What the bundle was held against before it was there."""
-
-    num: NonNegativeInt
-    """Rows, or users, of the test split."""
-    largest_difference: float
-    """Of a ranker's probability, or of a retriever's scores, to the run's own."""
-    metrics: dict[str, float]
-    """Of the bundle, over these."""
-    change: dict[str, float]
-    """The same less the run's own."""
-
-
-class Measured(Config):
-    """How sure the run's own metrics are."""
-
-    split: str
-    num_users: NonNegativeInt
-    """Whose rows or lists the metrics are of."""
-    seeds: tuple[int, ...]
-    """Of the training: with one, intervals speak of other users and not of another training."""
-    draws: PositiveInt
-    """Of users with replacement, behind every interval."""
-    intervals: dict[str, tuple[float, float]]
-    """Name of a metric in `metrics` -> its 95 % interval; none of fewer than ten users."""
 
 
 class Manifest(Config):

@@ -23,6 +23,8 @@ from trec_semid.models.queries import Queries
 from trec_semid.search.retrieved import unlisted_rows
 
 Merge = Literal["score", "weighted", "quota", "diversity"]
+_PAIRS_AT_ONCE = 1 << 22
+"""Merged items and items of lists that are held against each other: 32 MiB."""
 
 
 class InterestsConfig(Config):
@@ -176,6 +178,25 @@ class InterestSearch:
         """
         merged = self.merge(self.lists(queries, users, length), queries.interest_log_probs, length)
         return ListedTargets(positions_in_lists(merged.items, users.targets, users.num_targets), merged.items)
+
+
+def scores_of_merged(lists: InterestLists, merged: MergedLists) -> Tensor:
+    """Return (B, N) float32: the score of each merged item in the list it comes from; -inf after the last.
+
+    Args:
+        lists: of all interests.
+        merged: of these.
+    """
+    num_users, _, length = lists.items.shape
+    scores = torch.full(merged.items.shape, -torch.inf, device=merged.items.device)
+    at_once = max(1, _PAIRS_AT_ONCE // max(length * merged.items.shape[1], 1))
+    for first in range(0, num_users, at_once):
+        own = slice(first, first + at_once)
+        turn = merged.listed_by[own].clamp(min=0).unsqueeze(2).expand(-1, -1, length)
+        is_it = lists.items[own].gather(1, turn) == merged.items[own].unsqueeze(2)
+        found = lists.scores[own].gather(1, turn).masked_fill_(~is_it, -torch.inf).amax(2)
+        scores[own] = found.masked_fill_(merged.items[own] < 0, -torch.inf)
+    return scores
 
 
 def merge_by_score(candidates: Candidates, scores: Tensor) -> MergedLists:

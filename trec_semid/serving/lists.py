@@ -3,6 +3,7 @@
 Legend: B users, N items, C proposed items, n items of a list.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, final
 
@@ -14,12 +15,15 @@ from torch import Tensor
 from trec_semid.checkpoints.manifest import ListedBy, RetrieverFacts
 from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import DataError
+from trec_semid.data.ragged import positions
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.metrics.target_positions import ChunkScorer, TopItems, UserItems, list_top_items
+from trec_semid.models.queries import Queries
 from trec_semid.search.ann import Indexed, IndexSearch
 from trec_semid.search.beam import decode_items
 from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.exact import mean_scores
+from trec_semid.search.interests import InterestsConfig, InterestSearch, scores_of_merged
 from trec_semid.search.retrieved import Retrieved, best_items, unlisted_rows
 from trec_semid.serving.members import Said, ServedModel
 from trec_semid.serving.opened import OpenBundle
@@ -63,7 +67,7 @@ class Listers:
             raise DataError("not one number an item", file=bundle.uri, field=facts.items.file)
         self._counts = torch.from_numpy(np.asarray(of_items["counts"]))
         self._penalties = torch.from_numpy(np.asarray(of_items["penalties"]))
-        self._index = self._opened(bundle)
+        self._index, self._merge = self._opened(bundle), _merge_of(bundle, facts)
 
     @property
     def ways(self) -> tuple[ListedBy, ...]:
@@ -81,6 +85,8 @@ class Listers:
                 queries = [member.queries(member.read(*asked.read)) for member in self.members]
                 catalogues = [member.catalogue for member in self.members]
                 return self._scored(mean_scores(catalogues, queries, self._penalties), asked, length)
+            case "merged":
+                return self._merged(asked, length)
             case "beam":
                 found = self._beam(self.members[0].read(*asked.read), asked, length, length)
                 return TopItems(found.scores, found.items)
@@ -106,6 +112,21 @@ class Listers:
             problem = f"not an index: {error.errors()[0]['msg']}"
             raise DataError(problem, file=bundle.uri, field=facts.file) from None
         return IndexSearch(config, self.members[0].catalogue, self._penalties, bundle.arrays(facts.file))
+
+    def _merged(self, asked: Asked, length: int) -> TopItems:
+        """Return the merged lists of every user's interests; scores are those of the interest that lists."""
+        assert self._merge is not None, "opened where lists are merged"
+        member = self.members[0]
+        queries = member.queries(member.read(*asked.read), weighs_interests=True)
+        search = InterestSearch(_OfAllowed(self, asked.allowed), *self._merge)
+        lists = search.lists(queries, asked.users, length)
+        merged = search.merge(lists, queries.interest_log_probs, length)
+        return TopItems(scores_of_merged(lists, merged), merged.items)
+
+    def of_interests(self, queries: Sequence[Queries], asked: Asked, length: int) -> TopItems:
+        """Return (B, length) lists of what scores as users of one vector do."""
+        catalogues = [member.catalogue for member in self.members]
+        return self._scored(mean_scores(catalogues, queries, self._penalties), asked, length)
 
     def _by_index(self, asked: Asked, length: int) -> TopItems:
         """Return what the index lists; for a user with filters, or with too short a list, all are scored."""
@@ -134,7 +155,11 @@ class Listers:
         def of_allowed(items: slice) -> Tensor:
             """Return (B, n), -inf of what may not be listed."""
             scores = score(items)
-            return scores if allowed is None else scores.masked_fill_(~allowed[:, items], -torch.inf)
+            if allowed is None:
+                return scores
+            # Of users with several interests each of these is a row.
+            barred = ~allowed[:, items].repeat_interleave(len(scores) // len(allowed), 0)
+            return scores.masked_fill_(barred, -torch.inf)
 
         return list_top_items(of_allowed, asked.users, self.num_items, list_length=length)
 
@@ -210,6 +235,43 @@ class Listers:
         scores = scores.masked_fill(proposed.items < 0, -torch.inf)
         best = best_items(scores, _told_apart(proposed.items), length)
         return TopItems(best.scores, best.items)
+
+
+@final
+class _OfAllowed:
+    """Lists for interests what their users may be given; a `VectorSearch`."""
+
+    is_shared = False
+
+    def __init__(self, listers: Listers, allowed: Tensor | None) -> None:
+        self._listers, self._allowed, self.num_items = listers, allowed, listers.num_items
+
+    def top_items(self, queries: Sequence[Queries], users: UserItems, length: int) -> TopItems:
+        """See there."""
+        nothing = np.zeros(0, np.int64)
+        asked = Asked((nothing, nothing), users, self._allowed, widens=False)
+        return self._listers.of_interests(queries, asked, length)
+
+
+def _merge_of(bundle: OpenBundle, facts: RetrieverFacts) -> tuple[InterestsConfig, Tensor | None] | None:
+    """Return how lists of interests are merged, and (N, V) categories; None where they are not.
+
+    Raises:
+        DataError: what is merged has no vectors, or there is no such field.
+    """
+    merge = facts.merge
+    if facts.listed_by != "merged":
+        return None
+    if merge is None or len(facts.members) != 1 or facts.members[0].vectors is None:
+        raise DataError("lists of interests without vectors", file=bundle.uri, field="retriever.merge")
+    config = InterestsConfig(merge=merge.kind, diversity_field=merge.field, diversity_weight=merge.weight)
+    if merge.kind != "diversity":
+        return config, None
+    starts, lengths, values = bundle.field("item", merge.field or "").column
+    table = np.full((len(lengths), max(1, int(lengths.max(initial=0)))), -1, np.int64)
+    numbers = np.asarray(values)[positions(starts, lengths)]
+    table[np.arange(table.shape[1]) < lengths[:, None]] = np.where(numbers > 0, numbers, -1)
+    return config, torch.from_numpy(table)
 
 
 def _told_apart(items: Tensor) -> Tensor:

@@ -110,8 +110,13 @@ class ServedModel:
         outputs = self._facts.user.outputs
         return {name: part[: len(lengths)] for name, part in zip(outputs, said, strict=True)}
 
-    def queries(self, said: Said) -> Queries:
+    def queries(self, said: Said, *, weighs_interests: bool | None = None) -> Queries:
         """Return what all items are scored with.
+
+        Args:
+            said: of the users.
+            weighs_interests: whether log-probabilities of interests are told; as they count in scores where
+                not given.
 
         Raises:
             NotServedError: codes count that depend on each other.
@@ -120,7 +125,8 @@ class ServedModel:
             raise NotServedError("codes depend on each other here: lists are a beam's.")
         codes, log_probs = said.get("code_log_probs"), said.get("interest_log_probs")
         codes = self.code_share * codes if codes is not None and self.code_share else None
-        if log_probs is not None and not self._facts.weighs_interests:
+        weighs = self._facts.weighs_interests if weighs_interests is None else weighs_interests
+        if log_probs is not None and not weighs:
             # An interest that is none lists nothing, also where the others all count alike.
             log_probs = torch.zeros_like(log_probs).masked_fill_(log_probs == -torch.inf, -torch.inf)
         return Queries(said.get("vectors"), codes, log_probs)

@@ -68,8 +68,8 @@ class RetrieveEngine(BundleEngine):
         unknown = histories.unknown + unknown_allowed
         unknown += np.bincount(owners[forbidden < 0], minlength=len(asked))
         unknown += (users < 0) & np.array([each.user is not None for each in asked])
-        for search, chosen in self._by_search(asked):
-            top = self.lists(_some(rows, chosen), max(asked[at].n for at in chosen), search)
+        for search, length, chosen in self._by_search(asked):
+            top = self.lists(_some(rows, chosen), length, search)
             for at, items, scores in zip(chosen, top.items.numpy(), top.scores.numpy(), strict=True):
                 num = min(asked[at].n, int((items >= 0).sum()))
                 basis = "history" if asked[at].history is not None else "stored"
@@ -130,8 +130,8 @@ class RetrieveEngine(BundleEngine):
         num_masked = np.bincount(owners[order], minlength=len(asked))
         return ListRows(histories.values, histories.lengths, masked[order], num_masked)
 
-    def _by_search(self, asked: Sequence[RetrieveAsked]) -> list[tuple[ListedBy, Ints]]:
-        """Return which requests are listed for alike.
+    def _by_search(self, asked: Sequence[RetrieveAsked]) -> list[tuple[ListedBy, int, Ints]]:
+        """Return ways and lengths of lists, and which requests are listed for alike.
 
         Raises:
             NotServedError: a way to list that the bundle does not have.
@@ -141,8 +141,17 @@ class RetrieveEngine(BundleEngine):
             # An index knows nothing of filters, and a list must hold all that they leave.
             if way == "index" and (each.filters.allowed is not None or each.filters.fields):
                 ways[at] = "exact"
+        lengths = [each.n for each in asked]
+        if (merge := self._facts.merge) is not None:
+            # Variety is chosen among what interests list, so that a list depends on how long theirs are.
+            lengths = [
+                max(n, merge.length) if way == "merged" else n for way, n in zip(ways, lengths, strict=True)
+            ]
+        alike: dict[tuple[ListedBy, int], list[int]] = {}
+        for at, (way, length) in enumerate(zip(ways, lengths, strict=True)):
+            alike.setdefault((way, length if way == "merged" else 0), []).append(at)
         return [
-            (way, _places([one == way for one in ways])) for way in self._listers.ways if way in set(ways)
+            (way, max(lengths[at] for at in own), np.array(own, np.int64)) for (way, _), own in alike.items()
         ]
 
     def _way(self, asked: str | None) -> ListedBy:
@@ -153,10 +162,6 @@ class RetrieveEngine(BundleEngine):
                 return way
         have = ", ".join(self._listers.ways)
         raise NotServedError(f"search = '{asked}' is not in this bundle. It lists by: {have}.")
-
-
-def _places(flags: Sequence[bool]) -> Ints:
-    return np.flatnonzero(np.array(flags)).astype(np.int64)
 
 
 def _some(rows: ListRows, chosen: Ints) -> ListRows:

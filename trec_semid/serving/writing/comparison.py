@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trec_semid.checkpoints.manifest import Checked, TableType
+from trec_semid.checkpoints.manifest import TableType
+from trec_semid.checkpoints.measured import Checked
 from trec_semid.core.arrays import Array, Floats, Ints
 from trec_semid.core.errors import CheckpointError
 from trec_semid.metrics.auc import auc

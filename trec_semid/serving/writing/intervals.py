@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trec_semid.checkpoints.manifest import Measured
+from trec_semid.checkpoints.measured import Measured
 from trec_semid.evaluation.comparison import MIN_USERS
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.resampling import Draws, RunReader, choose_draws, ranker_metrics

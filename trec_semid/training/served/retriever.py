@@ -27,6 +27,7 @@ from trec_semid.search.ann import IndexSearch
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
+from trec_semid.search.interests import InterestsConfig, InterestSearch, scores_of_merged
 from trec_semid.search.retrieved import agreement, unlisted_rows
 from trec_semid.search.two_stage import TwoStageSearch
 from trec_semid.training.finished import FinishedRun
@@ -133,8 +134,7 @@ class ServedRetriever:
         search = self.config.retriever.search(evaluation.search)
         if search == "exact" and evaluation.has_index:
             return "index"
-        merge = evaluation.interests_of(self.config.retriever)
-        return f"exact, merged by {merge.merge}" if search == "exact" and merge.needs_lists else search
+        return "merged" if search == "exact" and self._interests.needs_lists else search
 
     @property
     def listed_by(self) -> SearchKind:
@@ -157,7 +157,31 @@ class ServedRetriever:
             "beam_width": evaluation.beam_width,
             "candidates": evaluation.candidates,
             "code_prior_share": prior.item_share if prior and has_prior else None,
-        }
+        } | self._merge()
+
+    def _merge(self) -> dict[str, Any]:
+        """Return what a manifest says of lists that are merged."""
+        merge = self._interests
+        if self.listed_by != "exact" or not merge.needs_lists:
+            return {}
+        field = merge.diversity_field if merge.merge == "diversity" else None
+        weight = merge.diversity_weight if field else 0.0
+        length = max(self.config.evaluation.cutoffs)
+        facts = {"kind": merge.merge, "field": field, "weight": weight, "length": length}
+        return {"listed_by": "merged", "merge": facts}
+
+    @property
+    def _interests(self) -> InterestsConfig:
+        return self.config.evaluation.interests_of(self.config.retriever)
+
+    def _merging(self) -> InterestSearch:
+        """Return what lists for every interest and merges."""
+        field, categories = self._interests.diversity_field, None
+        if field is not None:
+            categories = torch.from_numpy(self.data.categories(field)).to(self.ranks.device)
+        penalties = torch.from_numpy(self.penalties()).to(self.ranks.device)
+        exact = ExactSearch([member.catalogue for member in self.members], penalties)
+        return InterestSearch(exact, self._interests, categories)
 
     def shares_of(self, lists: TopItems, exact: TopItems) -> dict[str, float]:
         """Return `recall@n`: how much of the exact first n items lists (B, N) have, at the run's cutoffs."""
@@ -263,6 +287,11 @@ class ServedRetriever:
                 return TopItems(found.scores, found.items)
             case "two_stage":
                 return self._two_stage().top_items(self._proposing(histories, own), users, length)
+            case "exact" if self._interests.needs_lists:
+                merging, queries = self._merging(), self.members[0].asked.queries(histories, own)
+                lists = merging.lists(queries, users, length)
+                merged = merging.merge(lists, queries.interest_log_probs, length)
+                return TopItems(scores_of_merged(lists, merged), merged.items)
             case _:
                 penalties = torch.from_numpy(self.penalties()).to(self.ranks.device)
                 search = ExactSearch([member.catalogue for member in self.members], penalties)
