@@ -171,13 +171,6 @@ def run_torchx(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.ranks
-def test_a_job_that_fails_under_torchx_fails_the_command_and_says_why(tmp_path: Path):
-    failed = run_torchx(f"{FILE}:tokenize", "-j", "1x1", "--", "no-such.toml", folder=tmp_path)
-    assert failed.returncode != 0
-    assert "no-such.toml: no such file" in failed.stderr + failed.stdout
-
-
-@pytest.mark.ranks
 @pytest.mark.slow
 def test_a_pipeline_on_two_ranks_does_what_comes_before_a_step_that_fails(tmp_path: Path):
     dataset = write_small_dataset(str(tmp_path / "dataset"))
