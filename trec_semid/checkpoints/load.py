@@ -69,7 +69,8 @@ def load_checkpoint(
     On as many ranks and with the placement it was saved with, training goes on as if it had never stopped.
     On another number of ranks the tensors are cut anew and random generators start from another rank's.
     Optimizers left out of `trainable` are not loaded. A module that is `Particular` has the last word.
-    Tensors that are `mapped`, by name, take over rows as told; each is read as a whole on every rank in turn.
+    Tensors that are `mapped`, by name, take over rows as told, and so does the optimizer state of their rows;
+    each is read as a whole on every rank in turn.
 
     Raises:
         CheckpointError: there is no complete step, a file is damaged, or model and checkpoint differ.
@@ -84,16 +85,17 @@ def load_checkpoint(
     # Before names are taken: a fresh optimizer has no state yet, and what has no name is not read.
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
-    _expect_fit(at, saved, trainable, tensors, mapped or {})
+    by_row = _with_state(mapped or {}, _relevant(saved, trainable))
+    _expect_fit(at, saved, trainable, tensors, by_row)
     # torch loads into tensors of the saved shape; mapped ones may have other rows and are read as a whole
-    # below.
-    apart = {name: tensors.pop(name) for name in mapped or {}}
+    # below. Of optimizer state a rank has that of its own shards only.
+    apart = {name: tensors.pop(name) for name in by_row if name in tensors}
     _read(tensors, at, is_alone=not dist.is_initialized())
-    take_over(trainable, tensors | apart)
-    for name, rows in (mapped or {}).items():
+    for name, now in apart.items():
         whole = {name: torch.empty(saved[name], dtype=_saved_entries(at)[name].properties.dtype)}
         _read(whole, at, is_alone=True)
-        take_rows(apart[name], whole[name], rows)
+        take_rows(now, whole[name], by_row[name])
+    take_over(trainable, tensors | apart)
     # After the mapped rows too: a module is to judge what it ends up with.
     for module in _particular(trainable.model):
         module.expect_loaded()
@@ -109,7 +111,9 @@ def expect_fit(folder: str, trainable: Trainable, *, step: int, mapped: Mapping[
         CheckpointError: model and checkpoint differ, as `load_checkpoint` would say it.
     """
     at = join(step_folder(folder, step), TENSORS)
-    _expect_fit(at, _saved_shapes(at), trainable, named_tensors(trainable), mapped)
+    saved = _saved_shapes(at)
+    by_row = _with_state(mapped, _relevant(saved, trainable))
+    _expect_fit(at, saved, trainable, named_tensors(trainable), by_row)
 
 
 def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
@@ -187,6 +191,17 @@ def _relevant(saved: Mapping[str, tuple[int, ...]], trainable: Trainable) -> dic
     return {name: shape for name, shape in saved.items() if name.startswith(prefixes)}
 
 
+def _with_state(mapped: Mapping[str, RowMap], saved: Mapping[str, tuple[int, ...]]) -> dict[str, RowMap]:
+    """Return mapped tensors together with saved optimizer state that has a number or more for each row."""
+    by_row = dict(mapped)
+    for name, shape in saved.items():
+        parameter = name.split("/")[2] if name.startswith("optimizer/") else ""
+        rows = mapped.get(f"model/{parameter}")
+        if rows and shape[:1] == (rows.num_old,):
+            by_row[name] = rows
+    return by_row
+
+
 def _particular(model: nn.Module) -> Iterator[Particular]:
     for module in model.modules():
         if isinstance(module, Particular):
@@ -204,7 +219,8 @@ def _expect_fit(
     relevant = {name: shape for name, shape in _relevant(saved, trainable).items() if name not in mapped}
     _check_fit(at, {name: one for name, one in tensors.items() if name not in mapped}, relevant)
     for name, rows in mapped.items():
-        expect_mappable(name, saved.get(name, ()), shape_of(tensors[name]), rows)
+        if name in tensors:
+            expect_mappable(name, saved.get(name, ()), shape_of(tensors[name]), rows)
 
 
 def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]]) -> None:

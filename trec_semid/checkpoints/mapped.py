@@ -40,9 +40,11 @@ def expect_mappable(name: str, saved: tuple[int, ...], now: tuple[int, ...], row
 
 @torch.no_grad()
 def take_rows(weight: Any, saved: Tensor, rows: RowMap) -> None:
-    """Copy rows of a whole saved tensor (rows, D) into the parts of a table on this rank; others stay."""
+    """Copy rows of a whole saved tensor (rows, D) or (rows,) into its parts on this rank; others stay."""
     for first_row, first_column, part in table_shards(weight):
         old = torch.from_numpy(rows.old_rows[first_row : first_row + part.shape[0]])
         is_taken = old >= 0
-        columns = slice(first_column, first_column + part.shape[1])
-        part[is_taken.to(part.device)] = saved[old[is_taken], columns].to(part)
+        taken = saved[old[is_taken]]
+        if taken.ndim > 1:
+            taken = taken[:, first_column : first_column + part.shape[1]]
+        part[is_taken.to(part.device)] = taken.to(part)

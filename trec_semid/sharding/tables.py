@@ -153,10 +153,11 @@ def offered_types(pooling: Pooling, device: str) -> list[str]:
 
 
 def table_shards(weight: Any) -> list[tuple[int, int, Tensor]]:
-    """Return the parts (rows, D) of a state-dict value on this rank, each with its first row and column."""
+    """Return the parts (rows, D) of a state-dict value on this rank, each with its first row and column.
+
+    State of an optimizer may have parts (rows,), whose first column is 0.
+    """
     if not isinstance(weight, ShardedTensor):
         return [(0, 0, weight)]
-    return [
-        (shard.metadata.shard_offsets[0], shard.metadata.shard_offsets[1], shard.tensor)
-        for shard in weight.local_shards()
-    ]
+    parts = ((shard.metadata.shard_offsets, shard.tensor) for shard in weight.local_shards())
+    return [(offsets[0], offsets[1] if len(offsets) > 1 else 0, part) for offsets, part in parts]

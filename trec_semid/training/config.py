@@ -1,6 +1,6 @@
 """Configs of what every verb that trains a model does."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -69,7 +69,13 @@ class TrainingRunConfig(DatasetConfig):
     checkpoints: Annotated[CheckpointsConfig, MayChange()] = Field(default_factory=CheckpointsConfig)
     start_from: Annotated[Place | None, SamePlace()] = None
     """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
-    tokenizer and its map; optimizers begin anew."""
+    tokenizer and its map."""
+    start_optimizers: bool = False
+    """Whether the state of its optimizers is taken over too, that of a row with the row; otherwise they begin
+    anew. Rates are those of this config."""
+    start_codes: Literal["same", "anew"] = "same"
+    """Which semantic IDs that run may have read: `same` for the items of both, or it is refused; `anew` where
+    the codes are others: their tables begin anew, all else is taken over."""
     resume_from: Annotated[PositiveInt | None, MayChange(reopens="other")] = None
     """A step of this run's own checkpoints to go on from; the newest one where not given. Steps after it are
     removed once a new one is complete."""
@@ -86,6 +92,15 @@ class TrainingRunConfig(DatasetConfig):
         if "finetune" in values:
             raise ValueError("tuning and finetune are one section by two names: give finetune alone")
         return {"finetune" if key == "tuning" else key: value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> Self:
+        if self.start_from is None and (self.start_optimizers or self.start_codes != "same"):
+            key = "start_optimizers" if self.start_optimizers else "start_codes"
+            raise ValueError(f"{key}: there is nothing to start from: give start_from, or leave {key} out")
+        if self.start_codes == "anew" and self.finetune:
+            raise ValueError("start_codes = 'anew': a tokenizer in the loop starts with its own codes")
+        return self
 
     @field_validator("semantic_ids", mode="before")
     @classmethod

@@ -1,6 +1,7 @@
 """Finished runs as people name them: `runs/x` with its best weights, or `runs/x/checkpoints/step-12`."""
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
@@ -10,7 +11,7 @@ from trec_semid.checkpoints.load import load_checkpoint, read_loop
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.config import load_saved
 from trec_semid.core.errors import ConfigError
-from trec_semid.core.paths import exists, join, parent_of
+from trec_semid.core.paths import exists, join, parent_of, read_bytes
 from trec_semid.runtime.ranks import broadcast_object
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.generations.manifest import read_before, refusal
@@ -146,3 +147,18 @@ def load_weights(run: FinishedRun, model: nn.Module, inputs: dict[str, str]) -> 
     if loop["inputs"] != inputs:
         raise ConfigError(f"{run.uri} was trained on other data or codes than are there now.")
     load_checkpoint(run.checkpoints, Trainable(model), step=run.step or loop["selection"]["best_step"])
+
+
+def checksum_of_results(runs: Sequence[str]) -> str:
+    """Return a checksum of what finished runs came to.
+
+    Raises:
+        ConfigError: one of them is not finished.
+    """
+    digest = hashlib.sha256()
+    for run in runs:
+        place = join(run, "metrics.json")
+        if not exists(place):
+            raise ConfigError(f"model.runs: {run} is not a finished run. Run it to its end.")
+        digest.update(read_bytes(place))
+    return digest.hexdigest()

@@ -136,7 +136,7 @@ class Loop:
         start = find_start(self.checkpoints, resume_from, saving, self.ranks, self.log)
         if start is None:
             if weights:
-                weights.load(self.task.model)
+                weights.load(self._trainable())
             return
         step, loop = start.step, start.loop
         load_checkpoint(self.checkpoints, self._trainable(), step=step, is_checked=True)

@@ -1,7 +1,7 @@
 """`start_from`: the weights of another run, their rows matched by what they stand for."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from trec_semid.checkpoints.folder import (
 )
 from trec_semid.checkpoints.load import expect_fit, load_checkpoint, read_loop
 from trec_semid.checkpoints.mapped import RowMap
-from trec_semid.checkpoints.tensors import Trainable
+from trec_semid.checkpoints.tensors import Trainable, hyperparameters, set_hyperparameters
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.ids import rows_of
 from trec_semid.core.paths import join, parent_of
@@ -74,6 +74,10 @@ class StartWeights(NamedTuple):
     """Of item rows, for the item -> code map of the model."""
     told: tuple[str, ...] = ()
     """What is said once the weights are loaded: how many rows are taken over, of what."""
+    with_optimizers: bool = False
+    """Whether the state of the optimizers is taken over too."""
+    without_codes: frozenset[str] | None = None
+    """Given where codes are others: the tables that are of ids and values. All others begin anew."""
 
     def expect_usable(self, build: Callable[[], nn.Module]) -> None:
         """Read every file of the checkpoint and compare shapes; all ranks make the same call.
@@ -90,16 +94,20 @@ class StartWeights(NamedTuple):
         model = build()
         expect_fit(self.folder, Trainable(model), step=self.step, mapped=self._mapped(model))
 
-    def load(self, model: nn.Module) -> None:
-        """Load the weights, which `expect_usable` has checked; optimizers begin anew.
+    def load(self, trainable: Trainable) -> None:
+        """Load the weights, which `expect_usable` has checked, and optimizer state where that is asked for.
 
-        All ranks make the same call.
+        Rates stay those of the optimizers. All ranks make the same call.
 
         Raises:
             CheckpointError: they do not fit the model.
         """
-        mapped = self._mapped(model)
-        load_checkpoint(self.folder, Trainable(model), step=self.step, is_checked=True, mapped=mapped)
+        started = trainable if self.with_optimizers else Trainable(trainable.model)
+        rates = {name: hyperparameters(optimizer) for name, optimizer in started.optimizers.items()}
+        mapped = self._mapped(started.model)
+        load_checkpoint(self.folder, started, step=self.step, is_checked=True, mapped=mapped)
+        for name, optimizer in started.optimizers.items():
+            set_hyperparameters(optimizer, rates[name])
         for each in self.told:
             _log.info("%s", each)
 
@@ -108,6 +116,9 @@ class StartWeights(NamedTuple):
         mapped = {
             f"model/{one.key}": self.tables[one.name] for one in find_tables(model) if one.name in self.tables
         }
+        if self.without_codes is not None:
+            of_codes = (one for one in find_tables(model) if one.name not in self.without_codes)
+            mapped |= {f"model/{one.key}": _all_anew(one.rows, one.rows) for one in of_codes}
         if self.items is not None:
             maps = [module.codes.data_ptr() for module in model.modules() if isinstance(module, LiveCodes)]
             state = model.state_dict()
@@ -134,18 +145,34 @@ def find_start_weights(config: TrainingRunConfig, inputs: StartInputs) -> StartW
         return None  # the other run may be gone by now
     folder, step = parse_step_folder(config.start_from)
     before = read_loop(folder, step)["inputs"]
-    if inputs.semantic_ids and config.finetune is None:
+    is_anew = config.start_codes == "anew"
+    if inputs.semantic_ids and config.finetune is None and not is_anew:
         _refuse_other_codes(config.start_from, inputs.semantic_ids)
-    if before.get("dataset") == inputs.dataset.facts.checksum:
-        return StartWeights(folder, step, {}, None)
-    run = parent_of(folder)
-    known = read_known_rows(run)
+    start = StartWeights(folder, step, {}, None, with_optimizers=config.start_optimizers)
     kinds = {feature.table: kind for feature in inputs.data.features if (kind := kind_of_rows(feature))}
-    maps = map_rows(run, known, inputs.dataset, dict.fromkeys([*kinds.values(), "items"]))
-    told = tuple(_counts(kind, rows, known.dataset, inputs.dataset.facts.name) for kind, rows in maps.items())
-    return StartWeights(
-        folder, step, {table: maps[kind] for table, kind in kinds.items()}, maps["items"], told
-    )
+    if before.get("dataset") != inputs.dataset.facts.checksum:
+        run = parent_of(folder)
+        known = read_known_rows(run)
+        maps = map_rows(run, known, inputs.dataset, dict.fromkeys([*kinds.values(), "items"]))
+        named = known.dataset, inputs.dataset.facts.name
+        start = start._replace(
+            tables={table: maps[kind] for table, kind in kinds.items()},
+            items=maps["items"],
+            told=tuple(_counts(kind, rows, *named) for kind, rows in maps.items()),
+        )
+    return _with_other_codes(start, kinds, inputs) if is_anew else start
+
+
+def _with_other_codes(start: StartWeights, kinds: Mapping[str, str], inputs: StartInputs) -> StartWeights:
+    """Return a start that leaves tables of codes, and the codes of items, as they are made now."""
+    num_items = inputs.dataset.facts.num_items
+    items = _all_anew(num_items, start.items.num_old if start.items else num_items)
+    told = (*start.told, "start_from: other codes: their tables begin anew")
+    return start._replace(items=items, told=told, without_codes=frozenset(kinds))
+
+
+def _all_anew(num_rows: int, num_old: int) -> RowMap:
+    return RowMap(np.full(num_rows, -1), num_old)
 
 
 def _counts(kind: str, rows: RowMap, before: str, now: str) -> str:
@@ -173,5 +200,5 @@ def _refuse_other_codes(checkpoint: str, ids: SemanticIds) -> None:
             generations = f" (generation {then}; now generation {ids.generation.number})"
         raise CheckpointError(
             f"start_from: {checkpoint} was trained on another map than semantic_ids names{generations}. "
-            f"Set semantic_ids = '{place}'."
+            f"Set semantic_ids = '{place}'; or start_codes = 'anew', and tables of codes begin anew."
         )

@@ -125,6 +125,14 @@ def _faults_of_graph(facts: CodeFacts, loss: LossConfig, evaluation: EvaluationC
     return faults
 
 
+def faults_of_start(facts: CodeFacts, start_codes: str) -> list[str]:
+    """Refuse to go on with heads that predict codes which are others now."""
+    if start_codes == "anew" and (facts.predicts_codes or facts.are_items_codes):
+        told = "heads that predict codes would go on with other ones: begin without start_from"
+        return [f"start_codes = 'anew': {told}"]
+    return []
+
+
 def faults_of_states(facts: CodeFacts, evaluation: EvaluationConfig) -> list[str]:
     """Return what makes no sense of what is said of states, with what to do.
 

@@ -1,7 +1,5 @@
 """Config of `trec-semid retrieve`, and the data it reads."""
 
-import hashlib
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import PositiveInt, ValidationInfo, model_validator
@@ -9,7 +7,6 @@ from pydantic import PositiveInt, ValidationInfo, model_validator
 from trec_semid.core.config import faults_of_unread, is_saved, keys_given
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
-from trec_semid.core.paths import exists, join, read_bytes
 from trec_semid.data.retrieval.dataset import ItemConfig, RetrievalData, SampledConfig
 from trec_semid.data.retrieval.sequences import SequencesConfig
 from trec_semid.data.schema import Dataset, open_dataset
@@ -22,6 +19,7 @@ from trec_semid.search.catalogue import shortest_stretch
 from trec_semid.tokenizers.maps.compressed import CompressedItems, read_compressed
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
+from trec_semid.training.finished import checksum_of_results
 from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.retrieval.code_faults import (
     OF_CODE_LOSSES,
@@ -32,6 +30,7 @@ from trec_semid.training.retrieval.code_faults import (
     faults_of_code_lists,
     faults_of_heads,
     faults_of_items,
+    faults_of_start,
     faults_of_states,
     faults_of_width,
     settled_evaluation,
@@ -121,6 +120,7 @@ class RetrieveConfig(TrainingRunConfig):
             *faults_of_states(self.code_facts, self.evaluation),
             *self._faults_of_vectors(),
             *self.retriever.faults(self.frame),
+            *faults_of_start(self.code_facts, self.start_codes),
         ]
 
     def _of_no_effect(self) -> list[str]:
@@ -353,7 +353,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
         ids = read_semantic_ids(config.semantic_ids, dataset)
         expect_facets(config.loss, len(ids.sizes))
     runs = config.retriever.members
-    members = _checksum_of_runs(runs) if runs else None
+    members = checksum_of_results(runs) if runs else None
     data = RetrievalData(dataset, config.item, config.sequences)
     expect_category_fields(dataset, config.evaluation)
     if (index := config.evaluation.index) is not None:
@@ -383,18 +383,3 @@ def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
             f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: "
             "set loss.item_weight = 0, loss.code_weight = 1."
         )
-
-
-def _checksum_of_runs(runs: Sequence[str]) -> str:
-    """Return a checksum of what finished runs came to.
-
-    Raises:
-        ConfigError: one of them is not finished.
-    """
-    digest = hashlib.sha256()
-    for run in runs:
-        place = join(run, "metrics.json")
-        if not exists(place):
-            raise ConfigError(f"model.runs: {run} is not a finished run. Run it to its end.")
-        digest.update(read_bytes(place))
-    return digest.hexdigest()
