@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from trec_semid.core.arrays import Floats, Ints
 from trec_semid.core.config import Config
@@ -26,12 +26,21 @@ class CategoryField(Config):
 
 
 class NumberField(Config):
-    """A number in quantile buckets; edges are fitted on the entities of the dataset and stored."""
+    """A number in buckets; edges are quantiles of the entities of the dataset, or given, and stored."""
 
     kind: Literal["number"] = "number"
     column: str
     buckets: int = Field(10, ge=2, le=10_000)
     """Equal values never lie in two buckets, so there can be fewer."""
+    edges: list[float] | None = Field(default=None, min_length=1)
+    """Where buckets begin, but the first; the same for every dataset that they are given for."""
+
+    @field_validator("edges")
+    @classmethod
+    def _rise(cls, edges: list[float] | None) -> list[float] | None:
+        if edges and not np.all(np.diff(edges) > 0):
+            raise ValueError("edges: each has to be larger than the one before")
+        return edges
 
 
 FieldConfig = Annotated[CategoryField | NumberField, Field(discriminator="kind")]
@@ -61,7 +70,9 @@ def build_field(config: CategoryField | NumberField, entities: Entities, rows: I
     column, where = entities.column(config.column)
     if isinstance(config, NumberField):
         numbers = as_numbers(column, where, nan_is_missing=True)
-        return _bucket(numbers[rows], config.buckets)
+        own = numbers[rows]
+        edges = _quantiles(own, config.buckets) if config.edges is None else np.array(config.edges)
+        return _bucket(own, edges, has_buckets=config.edges is not None or not np.isnan(own).all())
     return _index(_values(config, column, where).gather(rows), config.min_count)
 
 
@@ -106,14 +117,20 @@ def _index(values: pl.Series, min_count: int) -> SideField:
     return SideField(facts, pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)), table)
 
 
-def _bucket(numbers: Floats, buckets: int) -> SideField:
+def _quantiles(numbers: Floats, buckets: int) -> Floats:
+    """Return where buckets begin that hold about as many each, but the first."""
     known = numbers[~np.isnan(numbers)]
+    if not len(known):
+        return np.zeros(0)
     # Edges are values that occur, so that whole numbers stay readable.
     shares = np.linspace(0, 1, buckets + 1)[1:-1]
-    edges = np.unique(np.quantile(known, shares, method="higher")) if len(known) else np.zeros(0)
-    edges = edges[edges > known.min()] if len(known) else edges
+    edges = np.unique(np.quantile(known, shares, method="higher"))
+    return edges[edges > known.min()]
+
+
+def _bucket(numbers: Floats, edges: Floats, *, has_buckets: bool) -> SideField:
     ids = np.where(np.isnan(numbers), 0, 1 + np.searchsorted(edges, numbers, side="right")).astype(np.int32)
-    num_buckets = len(edges) + 1 if len(known) else 0
+    num_buckets = len(edges) + 1 if has_buckets else 0
     low = [None, *edges.tolist()][:num_buckets]
     high = [*edges.tolist(), None][:num_buckets]
     table = pa.table(

@@ -78,6 +78,11 @@ def read_events(dataset: Dataset) -> Events:
     )
 
 
+def as_of_test(events: Events) -> Events:
+    """Return the events with those of validation as training: all that came before those of test."""
+    return events._replace(splits=np.where(events.splits == SPLITS.index("valid"), np.int8(0), events.splits))
+
+
 @final
 class HistoryIndex:
     """Eligible events sorted by (user, time, order), searched by composite keys.

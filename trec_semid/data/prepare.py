@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from trec_semid.core.config import Config, Place, dump_toml
+from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, staged_folder, write_bytes
 from trec_semid.data.content import ContentConfig, write_contents
 from trec_semid.data.encoders.arrays import NpyConfig
@@ -22,7 +23,14 @@ from trec_semid.data.events.labels import (
 from trec_semid.data.events.linking import Kept, Links, link
 from trec_semid.data.events.negatives import NegativesConfig
 from trec_semid.data.events.ordering import TieRule, tie_rule
-from trec_semid.data.events.splits import ItemHoldout, SplitConfig, needs_times, split_rule
+from trec_semid.data.events.splits import (
+    EMPTY_DAY,
+    ItemHoldout,
+    SplitConfig,
+    later_events,
+    needs_times,
+    split_rule,
+)
 from trec_semid.data.events.timeline import Timeline, arrange, describe_splits, with_negatives
 from trec_semid.data.fields import FieldConfig, SideField, build_field
 from trec_semid.data.folder import (
@@ -107,7 +115,7 @@ class PrepareConfig(Config):
         check_label_columns(self.label, has_rating=has_rating, has_behaviour=has_behaviour)
         if needs_times(self.split) and columns.timestamp is None:
             raise ValueError(
-                "split 'global_temporal' needs timestamps: map that column, or split 'leave_one_out' or "
+                f"split '{self.split.kind}' needs timestamps: map that column, or split 'leave_one_out' or "
                 "'per_user_temporal'"
             )
         if self.rows and self.label.kind == "none":
@@ -146,7 +154,7 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
         DataError: input that cannot be used, or a place that cannot be written.
     """
     check_owner(config.out, "prepare", [*config.inputs(), *config.picture_folders()])
-    source, links, timeline = _read(config)
+    source, links, timeline, num_later = _read(config)
     with writing(config.out), staged_folder(config.out, DESCRIPTION) as folder:
         item_fields = _write_linked(folder, links.items, config.items)
         user_fields = _write_linked(folder, links.users, config.users)
@@ -171,8 +179,8 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
             sampled_negatives=int(timeline.is_negative.sum()),
             rows=config.rows and config.rows.facts(),
             filter_rule=config.filter.rule(config.items.keep_where),
-            read=links.read,
-            dropped=_dropped(links, timeline),
+            read=links.read.model_copy(update={"events": links.read.events + num_later}),
+            dropped=_dropped(links, timeline, num_later),
             duplicate_events=links.duplicates,
             similar_ids=_similar_ids(source),
             source=_origin(config),
@@ -184,16 +192,25 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
     return facts
 
 
-def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline]:
+def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline, int]:
+    """Return what there is, joined and in order, and how many events come after all that the split knows."""
     source = read_source(config.source, config.needs())
-    labels = make_labels(config.label, source.events)
-    links = link(source, labels, config.filter, config.items.keep_where)
-    names = source.events.behaviour_names
-    timeline = arrange(links.events, names, config.split, config.ties, config.seed, file=source.events.file)
+    raw, num_later = source.events, 0
+    if (later := later_events(config.split, raw.times)) is not None:
+        # Before all else: nothing of them may count, be it in the order of ids or in a filter.
+        if later.all():
+            remedy = "Name a day of the log, or one after it has begun"
+            raise DataError(f"no event by then ({split_rule(config.split)})", field=EMPTY_DAY, remedy=remedy)
+        raw, num_later = raw.select(~later), int(later.sum())
+        source = source._replace(events=raw)
+    links = link(source, make_labels(config.label, raw), config.filter, config.items.keep_where)
+    how = {"unit": raw.times.unit} if raw.times else {}
+    names = raw.behaviour_names
+    timeline = arrange(links.events, names, config.split, config.ties, config.seed, file=raw.file, **how)
     if config.negatives:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
-    check_classes(config.label, timeline.labels, source.events.file)
-    return source, links, timeline
+    check_classes(config.label, timeline.labels, raw.file)
+    return source, links, timeline, num_later
 
 
 def _write_rows(
@@ -220,9 +237,10 @@ def _unlabelled(timeline: Timeline) -> int:
     return int(np.isnan(timeline.labels).sum())
 
 
-def _dropped(links: Links, timeline: Timeline) -> dict[str, RowCounts]:
+def _dropped(links: Links, timeline: Timeline, num_later: int) -> dict[str, RowCounts]:
+    later = {"later": RowCounts(events=num_later)} if num_later else {}
     held_out = {"item_holdout": RowCounts(events=timeline.held_out)} if timeline.held_out else {}
-    return links.dropped | held_out
+    return later | links.dropped | held_out
 
 
 def _clock(config: PrepareConfig, source: Source, timeline: Timeline) -> dict[str, Any]:

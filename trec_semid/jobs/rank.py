@@ -13,7 +13,14 @@ from trec_semid.training.ranking.finished import scoring_of
 from trec_semid.training.ranking.predict import Scorer, write_predictions
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker, read_inputs
 from trec_semid.training.ranking.task import ranking_task
-from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks, with_pinned_codes
+from trec_semid.training.run import (
+    Trained,
+    run_once,
+    train_after_test,
+    train_and_write,
+    training_ranks,
+    with_pinned_codes,
+)
 from trec_semid.training.start_weights import StartWeights
 
 __all__ = ["RankConfig", "run"]
@@ -39,5 +46,8 @@ def _rank(
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task = ranking_task(config, inputs, folder, ranks, log)
         scorer = Scorer(task.model, inputs.data, distinct_items(config.finetune))
-        write = partial(write_predictions, [scorer], scoring_of(config, inputs), folder, ranks)
-        return train_and_write(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)
+        scoring, train = scoring_of(config, inputs), train_and_write
+        if config.test_then_train:
+            scoring, train = scoring._replace(splits=("test",)), train_after_test
+        write = partial(write_predictions, [scorer], scoring, folder, ranks)
+        return train(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)

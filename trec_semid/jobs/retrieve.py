@@ -13,7 +13,14 @@ from trec_semid.training.retrieval.build import build_retriever
 from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members, members_of
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
 from trec_semid.training.retrieval.task import retrieval_task
-from trec_semid.training.run import Trained, run_once, train_and_write, training_ranks, with_pinned_codes
+from trec_semid.training.run import (
+    Trained,
+    run_once,
+    train_after_test,
+    train_and_write,
+    training_ranks,
+    with_pinned_codes,
+)
 from trec_semid.training.start_weights import StartWeights
 
 __all__ = ["RetrieveConfig", "run"]
@@ -48,5 +55,7 @@ def _retrieve(
         return evaluator_without_model(config, inputs, folder, ranks).write(folder)
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task, evaluator = retrieval_task(config, inputs, folder, ranks, log)
-        write = partial(evaluator.write, folder)
-        return train_and_write(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)
+        write, train = partial(evaluator.write, folder), train_and_write
+        if config.test_then_train:
+            write, train = partial(evaluator.write, folder, splits=("test",)), train_after_test
+        return train(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)

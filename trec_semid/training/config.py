@@ -76,6 +76,9 @@ class TrainingRunConfig(DatasetConfig):
     start_codes: Literal["same", "anew"] = "same"
     """Which semantic IDs that run may have read: `same` for the items of both, or it is refused; `anew` where
     the codes are others: their tables begin anew, all else is taken over."""
+    test_then_train: bool = False
+    """Whether test events are what it trains on, once it has been evaluated on them: a day of
+    `trec-semid daily`. Validation counts as training then; nothing is selected."""
     resume_from: Annotated[PositiveInt | None, MayChange(reopens="other")] = None
     """A step of this run's own checkpoints to go on from; the newest one where not given. Steps after it are
     removed once a new one is complete."""
@@ -100,6 +103,8 @@ class TrainingRunConfig(DatasetConfig):
             raise ValueError(f"{key}: there is nothing to start from: give start_from, or leave {key} out")
         if self.start_codes == "anew" and self.finetune:
             raise ValueError("start_codes = 'anew': a tokenizer in the loop starts with its own codes")
+        if self.test_then_train and self.finetune:
+            raise ValueError("test_then_train: codes that move need validation: leave [finetune] out")
         return self
 
     @field_validator("semantic_ids", mode="before")

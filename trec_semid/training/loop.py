@@ -111,7 +111,7 @@ class Loop:
     ) -> None:
         self.task, self.config, self.folder, self.ranks, self.log = task, config, folder, ranks, log
         self.checkpoints = folder.path("checkpoints")
-        self.selection = Selection(task.select_by, config.train.patience)
+        self.selection = Selection(task.select_by or "", config.train.patience)
         self.steps = 0  # optimizer steps done
         self._steps_per_epoch = config.train.steps_of(task.batches.steps_per_epoch)
         self._writer = CheckpointWriter(
@@ -167,6 +167,9 @@ class Loop:
                     self._evaluate()
                 while self.task.batches.epoch < epochs and not self._is_over:
                     self._train_epoch(work)
+                if self.task.select_by is None and self.selection.best_step != self.steps:
+                    self.selection.take(self.steps)
+                    self._save(is_best=True)
                 self._writer.wait()
                 leave_if_asked()
         except BaseException:
@@ -203,7 +206,11 @@ class Loop:
             # Before an evaluation that is due: the saved step owes it, and a run that goes on makes it first.
             if self._signal.is_asked():
                 self._save_and_stop()
-            if train.evaluate_every_steps and report.step % train.evaluate_every_steps == 0:
+            if (
+                self.task.select_by
+                and train.evaluate_every_steps
+                and report.step % train.evaluate_every_steps == 0
+            ):
                 with self._pace.paused():
                     self._evaluate()
                 if self._is_over:
@@ -224,6 +231,8 @@ class Loop:
     def _end_epoch(self) -> None:
         self._read_losses()
         is_last = self.task.batches.epoch == self.config.train.max_epochs
+        if not self.task.select_by:
+            return
         if self._last_evaluated < self.steps and (is_last or not self.config.train.evaluate_every_steps):
             self._evaluate()
 
@@ -233,8 +242,8 @@ class Loop:
 
         A last step of fewer batches than the others takes the last of the epoch before it is done.
         """
-        if self._forgot_best or self._last_evaluated == self.steps:
-            return self._forgot_best
+        if not self.task.select_by or self._forgot_best or self._last_evaluated == self.steps:
+            return bool(self.task.select_by) and self._forgot_best
         every = self.config.train.evaluate_every_steps
         at_an_end = self.task.batches.epoch > 0 and self.task.batches.state_dict()["step"] == 0
         is_last = self.task.batches.epoch == self.config.train.max_epochs
@@ -259,6 +268,7 @@ class Loop:
         except Stopped:  # on all ranks at once
             self._save_and_stop()
         select_by = self.task.select_by
+        assert select_by, "otherwise nothing is evaluated"
         if select_by not in metrics:
             problem = f"the events of the valid split do not define {select_by}"
             remedy = "Prepare the dataset with another [split]"

@@ -29,13 +29,15 @@ from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.known_rows import write_known_rows
-from trec_semid.training.loop import note_time, train
+from trec_semid.training.loop import Loop, note_time, train
 from trec_semid.training.resume import expect_start, newest_loop, refuse_other_inputs
 from trec_semid.training.start_weights import StartInputs, StartWeights, find_start_weights
 from trec_semid.training.task import Task
 
 QUALITY = "quality.json"
 """How good a map is, and what training's errors were: `assign` compares new items with these."""
+_TESTED = "tested.json"
+"""What a run that tests, then trains, came to before its first step."""
 T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound=TrainingRunConfig)
 _log = logging.getLogger(__name__)
@@ -195,6 +197,44 @@ def train_and_write(
         metrics = metrics | task.finetuning.write(folder)
     log.event("finish", step=finished.steps, best_step=finished.best_step)
     return metrics, counts | parameter_counts(task.model)
+
+
+def train_after_test(
+    task: Task,
+    write: Callable[[], Named],
+    *,
+    config: TrainingRunConfig,
+    start: StartWeights | None,
+    folder: RunFolder,
+    ranks: Ranks,
+    log: RunLog,
+) -> Named:
+    """Evaluate what training starts from, then train to the end; return metrics and counts of before.
+
+    Args:
+        task: what is trained; nothing is selected.
+        write: evaluates its model and returns metrics and counts.
+        config: of the run.
+        start: another run's weights to start from.
+        folder: of the run.
+        ranks: this process among its peers.
+        log: of this rank.
+    """
+    loop = Loop(task, config, folder, ranks, log)
+    try:
+        loop.resume(start)
+        if not loop.steps:  # nothing of what is asked has been seen yet
+            metrics, counts = write()
+            log.event("tested", **{name: value for name, value in metrics.items() if name.count("/") == 1})
+            if ranks.is_main:
+                folder.write_json(_TESTED, {"metrics": metrics, "counts": counts})
+            barrier()
+        loop.run()
+    finally:
+        note_time(folder, ranks)
+    log.event("finish", step=loop.steps, best_step=loop.steps)
+    tested = on_main(ranks, lambda: folder.read_json(_TESTED))
+    return tested["metrics"], tested["counts"] | parameter_counts(task.model)
 
 
 @contextmanager

@@ -28,6 +28,10 @@ class Selection:
         self.best_step, self.best_value, self.num_waited = step, value, 0
         return True
 
+    def take(self, step: int) -> None:
+        """Take a step as the best, whatever it is worth."""
+        self.best_step = step
+
     def restart(self) -> None:
         """Forget what came before: the next evaluation is the best so far."""
         self.best_value, self.num_waited = None, 0

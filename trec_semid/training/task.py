@@ -49,8 +49,8 @@ class Task:
     """Of the model, from a batch on this rank's device and the number of its step."""
     evaluate: Callable[[], dict[str, float]]
     """Returns metrics of the validation split over all ranks, without the split's name."""
-    select_by: str
-    """The metric that decides which step is best."""
+    select_by: str | None
+    """The metric that decides which step is best; None where the last one is, and nothing is evaluated."""
     shown: tuple[str, ...]
     """Metrics that the log and the console say."""
     inputs: dict[str, str]

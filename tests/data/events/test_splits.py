@@ -1,3 +1,4 @@
+from datetime import UTC, date, datetime
 from fractions import Fraction
 from math import floor
 
@@ -13,14 +14,17 @@ from trec_semid.data.events.splits import (
     TEST,
     TRAIN,
     VALID,
+    ByDay,
     GlobalTemporal,
     ItemHoldout,
     LeaveOneOut,
     PerUserTemporal,
     SplitConfig,
+    later_events,
     split_events,
     split_rule,
 )
+from trec_semid.data.raw.times import PER_SECOND, Times
 
 AMOUNTS = st.one_of(st.integers(1, 4), st.sampled_from([0.1, 0.2, 0.25, 0.3]))
 USERS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
@@ -29,7 +33,8 @@ USERS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 def split(config, users, times=None, items=None):
     users = np.array(users)
     items = np.zeros(len(users), int) if items is None else items
-    return split_events(config, users, items, times, np.argsort(users, kind="stable"))
+    clock = None if times is None else Times(np.asarray(times), "s")
+    return split_events(config, users, items, clock, np.argsort(users, kind="stable"))
 
 
 def slow_per_user(users, test, valid):
@@ -143,3 +148,26 @@ def test_a_fold_that_does_not_exist_is_refused():
 def test_every_rule_says_itself_in_words(kind):
     config = TypeAdapter(SplitConfig).validate_python({"kind": kind})
     assert split_rule(config).replace("-", "_").replace(" ", "_").startswith(kind)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 9 * 86_400), min_size=1, max_size=40),
+    st.integers(1, 3),
+    st.sampled_from(["s", "ms", "ns"]),
+)
+def test_a_day_is_what_calendars_say_and_what_comes_later_is_marked(seconds, num_days, unit):
+    config = ByDay(day=date(1970, 1, 5), num_days=num_days)
+    times = Times(np.sort(seconds) * PER_SECOND[unit], unit)
+    ages = [datetime.fromtimestamp(int(one), UTC).date() - config.day for one in np.sort(seconds)]
+    later = later_events(config, times)
+    assert later is not None
+    assert later.tolist() == [age.days >= num_days for age in ages]
+    known = [age.days for age in ages if age.days < num_days]
+    expected = [TEST if age >= 0 else VALID if age >= -num_days else TRAIN for age in known]
+    users = np.zeros(len(known), int)
+    if TEST not in expected:
+        with pytest.raises(DataError, match="split 'test' is empty"):
+            split_events(config, users, users, Times(times.values[~later], unit), users)
+        return
+    assert split_events(config, users, users, Times(times.values[~later], unit), users).tolist() == expected

@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError
+from trec_semid.data.features import Sources
 from trec_semid.data.histories import Events
+from trec_semid.data.retrieval.batches import ItemFeatures, SequenceMaker, Window
 from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
 from trec_semid.data.schema import SPLITS
 
@@ -92,3 +94,43 @@ def test_splits_that_do_not_rise_are_refused():
     events = Events(two, two, np.ones(2, np.float32), np.arange(2), np.array([1, 0], np.int8), two > 0)
     with pytest.raises(DataError, match=r"earlier split comes after"):
         build_sequences(events, SequencesConfig(), 1)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.sampled_from(["dense", "last", "sliding"]),
+    st.integers(1, 3),
+)
+def test_every_test_item_with_one_before_it_is_a_target_once_and_no_other_is(parts, max_len, rows, window):
+    of_users = [sorted(each) for each in parts]
+    users = np.repeat(np.arange(len(parts)), [len(each) for each in parts])
+    if not len(users):
+        return
+    items = np.arange(len(users))
+    splits = np.array([split for each in of_users for split in each], np.int8)
+    none = np.zeros(len(users))
+    events = Events(users, items, none, items, splits, none.astype(bool))
+    config = SequencesConfig(max_len=max_len, rows=rows)
+    windows, taught = build_sequences(events, config, len(parts)).rows_of_test(config, window)
+    ahead = window if rows == "sliding" else 1
+    maker = SequenceMaker(
+        windows, ItemFeatures((), Sources({}, None)), Window(ahead, rows == "sliding", taught)
+    )
+    seen: list[int] = []
+    for row in range(len(windows.lengths)):
+        batch = maker.make(np.array([row]), 1, np.random.default_rng(0))
+        own, (history,) = batch.items.numpy(), batch.places.inputs.numpy()
+        for place, targets in zip(batch.places.predicting.numpy(), batch.places.targets.numpy(), strict=True):
+            named = own[targets[targets >= 0]].tolist()
+            last = int(own[history[place]])
+            assert named == list(range(last + 1, last + 1 + len(named)))
+            assert place < max_len
+            seen += named
+        assert maker.num_places(np.array([row])) == len(batch.places.predicting)
+    firsts = set((np.cumsum([len(each) for each in parts]) - [len(each) for each in parts]).tolist())
+    expected = [item for item in items.tolist() if splits[item] == 2 and item not in firsts]
+    if rows == "last":
+        assert set(seen) <= set(expected)
+    else:
+        assert sorted(seen) == expected

@@ -1,19 +1,23 @@
 """Training, validation and test events, by time, by place in each user's sequence, or by item."""
 
 import math
+from datetime import date, timedelta
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from trec_semid.core.arrays import Flags, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.seeds import numpy_generator
+from trec_semid.data.raw.times import PER_SECOND, Times, TimeUnit
 
 TRAIN, VALID, TEST, DROPPED = 0, 1, 2, 3
 Parts = np.ndarray[Any, np.dtype[np.int8]]
 """(n,) TRAIN, VALID, TEST or DROPPED of every event, in order."""
+EMPTY_DAY = "split.day"
+"""The field that an error names where a day has no events."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Amount = Annotated[int, Field(ge=1)] | Fraction
 
@@ -50,6 +54,24 @@ class LeaveOneOut(Config):
     kind: Literal["leave_one_out"] = "leave_one_out"
 
 
+class ByDay(Config):
+    """What was known when a day was over: its events are test, and whatever came later is not there.
+
+    The stretch before is validation, all before that training; both may be empty.
+    """
+
+    kind: Literal["by_day"] = "by_day"
+    day: date
+    """First day of the test part, in UTC."""
+    num_days: PositiveInt = 1
+    """Days of the test part, and of the validation part before it."""
+
+    @property
+    def last(self) -> date:
+        """Last day of the test part."""
+        return self.day + timedelta(days=self.num_days - 1)
+
+
 BaseSplit = Annotated[GlobalTemporal | PerUserTemporal | LeaveOneOut, Field(discriminator="kind")]
 
 
@@ -78,13 +100,25 @@ class ItemHoldout(Config):
 
 
 SplitConfig = Annotated[
-    GlobalTemporal | PerUserTemporal | LeaveOneOut | ItemHoldout, Field(discriminator="kind")
+    GlobalTemporal | PerUserTemporal | LeaveOneOut | ByDay | ItemHoldout, Field(discriminator="kind")
 ]
 
 
 def needs_times(config: SplitConfig) -> bool:
     """Return whether the rule asks when events happened."""
-    return isinstance(config.base if isinstance(config, ItemHoldout) else config, GlobalTemporal)
+    rule = config.base if isinstance(config, ItemHoldout) else config
+    return isinstance(rule, GlobalTemporal | ByDay)
+
+
+def later_events(config: SplitConfig, times: Times | None) -> Flags | None:
+    """Return (n,) which events come after all that the rule knows; None where it knows all of them."""
+    if not isinstance(config, ByDay) or times is None:
+        return None
+    return times.values >= _start_of(config.last + timedelta(days=1), times.unit)
+
+
+def _start_of(day: date, unit: TimeUnit) -> int:
+    return (day - date(1970, 1, 1)).days * 86_400 * PER_SECOND[unit]
 
 
 def split_rule(config: SplitConfig) -> str:
@@ -101,6 +135,11 @@ def split_rule(config: SplitConfig) -> str:
             return f"per-user temporal: last {_say(config.test)} test, {_say(config.valid)} before valid"
         case LeaveOneOut():
             return "leave-one-out: each user's last event test, the one before valid (from 3 events)"
+        case ByDay():
+            return (
+                f"by day: test is {config.day} to {config.last}, valid the days before, as many, train all "
+                "before that; later events are left out"
+            )
         case ItemHoldout():
             return (
                 f"item holdout, part {config.fold} of {config.folds} (seed {config.seed}): of the rule that "
@@ -113,7 +152,7 @@ def split_events(
     config: SplitConfig,
     users: Ints,
     items: Ints,
-    times: Ints | None,
+    times: Times | None,
     by_user: Ints,
     file: str | None = None,
 ) -> Parts:
@@ -123,7 +162,7 @@ def split_events(
         config: the rule.
         users: (n,) user rows of events in order.
         items: (n,) their item rows.
-        times: (n,) not decreasing; None where unknown.
+        times: n of them, not decreasing; None where unknown.
         by_user: (n,) stable argsort of `users`.
         file: where the events come from, for errors.
 
@@ -133,21 +172,25 @@ def split_events(
     parts = _parts(config, users, items, times, by_user)
     sizes = np.bincount(parts, minlength=4)
     for part, name in ((TRAIN, "train"), (VALID, "valid"), (TEST, "test")):
+        if isinstance(config, ByDay) and part != TEST:
+            continue  # a first day has nothing before it
         if sizes[part] == 0:
             remedy = "Change [split], or filter less"
             raise DataError(
                 f"split '{name}' is empty: {len(users)} events under '{split_rule(config)}'",
                 file=file,
-                field="split",
+                field=EMPTY_DAY if isinstance(config, ByDay) else "split",
                 remedy=remedy,
             )
     return parts
 
 
-def _parts(config: SplitConfig, users: Ints, items: Ints, times: Ints | None, by_user: Ints) -> Parts:
+def _parts(config: SplitConfig, users: Ints, items: Ints, times: Times | None, by_user: Ints) -> Parts:
     match config:
         case GlobalTemporal():
-            return _global(config, times, len(users))
+            return _global(config, times and times.values, len(users))
+        case ByDay():
+            return _by_day(config, times)
         case PerUserTemporal():
             return _per_user(config.test, config.valid, users, by_user)
         case LeaveOneOut():
@@ -174,6 +217,13 @@ def _global(config: GlobalTemporal, times: Ints | None, num_events: int) -> Part
     parts[valid_from:] = VALID
     parts[test_from:] = TEST
     return parts
+
+
+def _by_day(config: ByDay, times: Times | None) -> Parts:
+    assert times is not None, "the config asks for them"
+    before = config.day - timedelta(days=config.num_days)
+    edges = [_start_of(day, times.unit) for day in (before, config.day)]
+    return np.searchsorted(edges, times.values, side="right").astype(np.int8)
 
 
 def _boundary(times: Ints, share: float) -> int:

@@ -10,6 +10,7 @@ from trec_semid.data.events.linking import Linked
 from trec_semid.data.events.negatives import NEGATIVE, NegativesConfig, add_negatives
 from trec_semid.data.events.ordering import TieRule, count_ties, sort_events, stable_argsort
 from trec_semid.data.events.splits import DROPPED, TRAIN, SplitConfig, split_events
+from trec_semid.data.raw.times import Times, TimeUnit
 from trec_semid.data.schema import SPLITS, Split, SplitFacts
 from trec_semid.runtime.logs import working
 
@@ -50,9 +51,19 @@ def arrange(
     ties: TieRule,
     seed: int,
     *,
+    unit: TimeUnit = "s",
     file: str | None = None,
 ) -> Timeline:
-    """Sort the events, split them, and drop what no part keeps; `file` is where they come from, for errors.
+    """Sort the events, split them, and drop what no part keeps.
+
+    Args:
+        events: that stay.
+        behaviour_names: of their kinds.
+        split: the rule.
+        ties: order of events of equal time.
+        seed: of that order.
+        unit: of times.
+        file: where they come from, for errors.
 
     Raises:
         DataError: a part comes out empty, the split needs times that are not there, or a behaviour is called
@@ -67,14 +78,14 @@ def arrange(
             value=NEGATIVE,
             remedy=remedy,
         )
-    num_events = len(events.users)
     with working("sort events"):
-        index = sort_events(events.times, events.positions, num_events, ties, seed)
+        index = sort_events(events.times, events.positions, len(events.users), ties, seed)
     users, items = events.users[index], events.items[index]
     times = None if events.times is None else events.times[index]
     by_user = stable_argsort(users)
     tied = None if times is None else count_ties(users, times, by_user)
-    parts = split_events(split, users, items, times, by_user, file)
+    clock = None if times is None else Times(times, unit)
+    parts = split_events(split, users, items, clock, by_user, file)
     remaining = np.flatnonzero(parts != DROPPED)
     index = index[remaining]
     behaviours = np.zeros(len(remaining), np.int8)
@@ -91,7 +102,7 @@ def arrange(
         behaviour_names or [EVENT],
         np.zeros(len(remaining), bool),
         tied,
-        num_events - len(remaining),
+        len(events.users) - len(remaining),
     )
 
 

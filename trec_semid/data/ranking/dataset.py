@@ -11,7 +11,7 @@ from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.batches import RankingBatch
 from trec_semid.data.epochs import EpochBatches
 from trec_semid.data.features import Feature, FeaturesConfig, Representation, check_ids
-from trec_semid.data.histories import HistoryConfig, Protocol, index_histories, read_events
+from trec_semid.data.histories import HistoryConfig, Protocol, as_of_test, index_histories, read_events
 from trec_semid.data.ranking.batch_maker import BatchMaker
 from trec_semid.data.ranking.rows import RankingRows
 from trec_semid.data.ranking.source import Asked, Codes, RankingSource, counts_of_labels
@@ -33,10 +33,14 @@ class RankingData(RankingSource):
         history: HistoryConfig,
         representation: Representation,
         codes: Codes | None,
+        *,
+        test_then_train: bool = False,
     ) -> None:
+        """Read a dataset; with `test_then_train` its test events are trained on, all before them is known."""
         super().__init__(dataset, features, history, representation, codes)
         self._file, self._history = dataset.uri, history
-        self.events = read_events(dataset)
+        self._trained: tuple[Split, Protocol] = ("test", "online") if test_then_train else ("train", "frozen")
+        self.events = as_of_test(read_events(dataset)) if test_then_train else read_events(dataset)
         self._check_events(dataset.facts.num_items)
         self._indexes = index_histories(self.events, history)
         self._sources = self._sources.gated(self.train_counts()[1], features.id_min_events)
@@ -70,7 +74,7 @@ class RankingData(RankingSource):
 
     def mean_lengths(self) -> dict[str, float]:
         """See `RankingSource`."""
-        return self.maker_of(self.rows("train", "frozen")).mean_lengths()
+        return self.maker_of(self.rows(*self._trained)).mean_lengths()
 
     def train_counts(self) -> tuple[Array, Array]:
         """See `RankingSource`: (num_users,) and (num_items,)."""
@@ -85,7 +89,7 @@ class RankingData(RankingSource):
 
     def training(self, asked: Asked, seed: int) -> EpochBatches[RankingBatch]:
         """See `RankingSource`."""
-        return TrainLoader(self.maker_of(self.rows("train", "frozen"), asked), asked, seed)
+        return TrainLoader(self.maker_of(self.rows(*self._trained), asked), asked, seed)
 
     def evaluation(self, split: Split, protocol: Protocol, asked: Asked) -> Iterator[RankingBatch]:
         """See `RankingSource`."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import field_validator, model_validator
 
-from trec_semid.core.arrays import Array, Ints
+from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.raw.columns import Where, as_ids, as_integers
@@ -87,6 +87,8 @@ class RawEvents(NamedTuple):
     behaviour_names: list[str]
     origins: Origins
     """First event, file and row number of every chunk that was read."""
+    rows: Array | None = None
+    """(n,) which of the events that were read these are; None where they are all."""
 
     @property
     def file(self) -> str | None:
@@ -95,7 +97,41 @@ class RawEvents(NamedTuple):
 
     def locate(self, event: int) -> tuple[str, int]:
         """Return the file and row an event came from."""
-        return locate(self.origins, event)
+        return locate(self.origins, event if self.rows is None else int(self.rows[event]))
+
+    def select(self, chosen: Flags) -> "RawEvents":
+        """Return the events that are true among (n,), as if there had never been others.
+
+        Ids and behaviours are numbered by first appearance among these.
+        """
+        users, user_ids = _renumbered(self.users[chosen], self.user_ids)
+        items, item_ids = _renumbered(self.items[chosen], self.item_ids)
+        behaviours, names = None, self.behaviour_names
+        if self.behaviours is not None:
+            behaviours, kinds = _renumbered(self.behaviours[chosen], pa.array(names, pa.string()))
+            names = kinds.to_pylist()
+        return RawEvents(
+            users,
+            items,
+            self.ratings and self.ratings._replace(codes=self.ratings.codes[chosen]),
+            self.times and self.times._replace(values=self.times.values[chosen]),
+            None if self.positions is None else self.positions[chosen],
+            behaviours,
+            user_ids,
+            item_ids,
+            names,
+            self.origins,
+            np.flatnonzero(chosen) if self.rows is None else self.rows[chosen],
+        )
+
+
+def _renumbered(codes: Array, texts: pa.Array) -> tuple[Array, pa.Array]:
+    """Return (n,) codes by first appearance, and the texts that they stand for."""
+    used, first = np.unique(codes, return_index=True)
+    order = np.argsort(first)
+    numbers = np.zeros(len(texts), np.int32)
+    numbers[used[order]] = np.arange(len(used))
+    return numbers[codes], texts.take(pa.array(used[order]))
 
 
 class _Codes:

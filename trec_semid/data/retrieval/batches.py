@@ -138,10 +138,17 @@ class Window(NamedTuple):
     is_last_only: bool
     """Whether the position before a row's last W items alone predicts, and these are not read (sliding rows);
     a row of W items or fewer reads its first."""
+    taught: Array | None = None
+    """(rows,) last items of each row that may be targets; all but the first where not given."""
 
-    def num_read(self, lengths: Array) -> Array:
-        """Return (n,): how many items a model reads of rows of (n,) items; all others are targets alone."""
-        return lengths - (np.minimum(self.num_targets, lengths - 1) if self.is_last_only else 1)
+    def num_read(self, lengths: Array, taught: Array) -> Array:
+        """Return (n,): how many items a model reads of rows; all others are targets alone.
+
+        Args:
+            lengths: (n,) items of rows.
+            taught: (n,) last items of each that may be targets.
+        """
+        return lengths - (np.minimum(self.num_targets, taught) if self.is_last_only else 1)
 
 
 @final
@@ -175,6 +182,7 @@ class SequenceMaker:
             pinned: whether batches lie in page-locked memory.
         """
         self.windows, self._features, self._config = windows, item_features, config
+        self._taught = windows.lengths - 1 if config.taught is None else config.taught
         self._listed, self._sampled, self._num_in_full = listed, sampled, num_in_full
         self._finds_named, self._pinned = finds_named and (listed is not None or sampled is not None), pinned
         if listed is not None:  # once for all batches, which then share it
@@ -183,7 +191,7 @@ class SequenceMaker:
 
     def num_places(self, rows: Array) -> int:
         """Return how many positions of (b,) rows predict."""
-        return len(rows) if self._config.is_last_only else int((self.windows.lengths[rows] - 1).sum())
+        return len(rows) if self._config.is_last_only else int(self._taught[rows].sum())
 
     def make(self, rows: Array, global_size: int, generator: np.random.Generator) -> SequenceBatch:
         """Return the batch of the given row numbers, in their order.
@@ -194,7 +202,8 @@ class SequenceMaker:
             generator: draws the sampled items.
         """
         values, lengths = self.windows.take(rows)
-        read, coded = self._config.num_read(lengths), None
+        taught, coded = self._taught[rows], None
+        read = self._config.num_read(lengths, taught)
         if self._num_in_full is not None:
             assert self._config.is_last_only, "a config of other rows is refused"
             coded = coded_histories(values[positions(np.cumsum(lengths) - lengths, read)], read)
@@ -204,8 +213,10 @@ class SequenceMaker:
         named, sampled = places_in_list[: len(values)], places_in_list[len(values) :]
         starts = np.cumsum(lengths) - lengths
         inputs = filled_up(named[positions(starts, read)], read)
-        is_read = np.arange(inputs.shape[1]) < read[:, None]
-        predicting, targets = self._targets(named, starts, lengths, is_read)
+        place = np.arange(inputs.shape[1])
+        first = read - 1 if self._config.is_last_only else lengths - 1 - taught
+        predicts = (place < read[:, None]) & (place >= first[:, None])
+        predicting, targets = self._targets(named, starts, lengths, predicts)
         places = Places(
             torch.from_numpy(inputs),
             torch.from_numpy(read),
@@ -233,15 +244,13 @@ class SequenceMaker:
             return self._listed, self._place[named]
         return distinct_items(named)
 
-    def _targets(self, named: Array, starts: Array, lengths: Array, is_read: Array) -> tuple[Array, Array]:
+    def _targets(self, named: Array, starts: Array, lengths: Array, predicts: Array) -> tuple[Array, Array]:
         """Return predicting (P,) and targets (P, W)."""
-        if self._config.is_last_only:
-            is_read = is_read & (np.arange(is_read.shape[1]) == is_read.sum(1, keepdims=True) - 1)
-        row, place = np.nonzero(is_read)
+        row, place = np.nonzero(predicts)
         ahead = place[:, None] + 1 + np.arange(self._config.num_targets)
         exists = ahead < lengths[row][:, None]
         at = np.where(exists, starts[row][:, None] + ahead, 0)
-        return np.flatnonzero(is_read), np.where(exists, named[at] if len(named) else 0, -1)
+        return np.flatnonzero(predicts), np.where(exists, named[at] if len(named) else 0, -1)
 
 
 def _named(inputs: Array, targets: Array) -> Array:

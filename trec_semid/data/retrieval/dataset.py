@@ -10,7 +10,7 @@ from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
-from trec_semid.data.histories import read_events
+from trec_semid.data.histories import as_of_test, read_events
 from trec_semid.data.retrieval.batches import (
     ItemFeatures,
     SampledItems,
@@ -69,23 +69,37 @@ class SampledConfig(Config):
 class RetrievalData:
     """Sequences of all users, features of all items. Every id is checked here, once."""
 
-    def __init__(self, dataset: Dataset, item: ItemConfig, sequences: SequencesConfig) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        item: ItemConfig,
+        sequences: SequencesConfig,
+        *,
+        test_then_train: bool = False,
+    ) -> None:
+        """Read a dataset; with `test_then_train` its test events are trained on, all before them is known."""
         self.features: tuple[Feature, ...] = describe_item(dataset, item.fields, has_id=item.id)
         self.num_items, self.num_users = dataset.facts.num_items, dataset.facts.num_users
         self._config, self._uri, self._dataset = sequences, dataset.uri, dataset
-        events = read_events(dataset)
+        events = as_of_test(read_events(dataset)) if test_then_train else read_events(dataset)
         check_ids(Feature("user_row", "user", "t_user_id", self.num_users), events.users, dataset.uri)
         check_ids(Feature("item_row", "item", "t_item_id", self.num_items), events.items, dataset.uri)
         self.sequences = build_sequences(events, sequences, self.num_users)
-        trains = events.splits == 0
-        self.item_counts = np.bincount(events.items[trains & ~events.is_negative], minlength=self.num_items)
-        self.user_counts = np.bincount(events.users[trains & ~events.is_negative], minlength=self.num_users)
+        self._tests_first = test_then_train
+        knows = (events.splits == 0) & ~events.is_negative
+        self.item_counts = np.bincount(events.items[knows], minlength=self.num_items)
+        self.user_counts = np.bincount(events.users[knows], minlength=self.num_users)
+        # What a loss counts: with `test_then_train` it knows test events, which evaluation does not.
+        happened = events.items[~events.is_negative]
+        self._loss_counts = (
+            np.bincount(happened, minlength=self.num_items) if test_then_train else self.item_counts
+        )
         sources = read_sources(dataset, self.features, None).gated(self.item_counts, item.id_min_events)
         self.item_features = ItemFeatures(self.features, sources)
 
     def negatives(self, which: Negatives) -> Array:
         """Return (n,) the item rows that a loss takes for wrong answers, ascending."""
-        return np.arange(self.num_items) if which == "all" else np.flatnonzero(self.item_counts)
+        return np.arange(self.num_items) if which == "all" else np.flatnonzero(self._loss_counts)
 
     def item_ids(self, rows: Ints) -> list[str]:
         """Return the ids of (n,) item rows."""
@@ -116,6 +130,9 @@ class RetrievalData:
             DataError: no user has two training events, or none one of the validation split in its sequence.
         """
         training, validation = self.sequences.counts[:, 0], self.sequences.counts[:, SPLITS.index("valid")]
+        if self._tests_first:
+            validation = self.sequences.counts[:, SPLITS.index("test")]
+            training = self.sequences.counts.sum(1) * (validation > 0)
         if not (training > 1).any():
             self._refuse("no user with two training events", "What comes after the first is learnt")
         if not validation.any():
@@ -157,12 +174,17 @@ class RetrievalData:
         drawn: SampledItems | None = None
         if sampled:
             drawn = sampled_by_popularity(
-                self.item_counts, sampled.num_sampled, sampled.power, draws_unseen=negatives == "all"
+                self._loss_counts, sampled.num_sampled, sampled.power, draws_unseen=negatives == "all"
             )
+        taught: Array | None = None
+        if self._tests_first:
+            windows, taught = self.sequences.rows_of_test(self._config, num_targets)
+        else:
+            windows = self.sequences.training_rows(self._config, num_targets)
         return SequenceMaker(
-            self.sequences.training_rows(self._config, num_targets),
+            windows,
             self.item_features,
-            Window(num_targets, self._config.rows == "sliding"),
+            Window(num_targets, self._config.rows == "sliding", taught),
             listed=listed,
             sampled=drawn,
             num_in_full=num_in_full,

@@ -65,15 +65,36 @@ class Sequences(NamedTuple):
             config: says how long rows are, and where they end.
             num_targets: W.
         """
-        counts = self.counts[:, 0]
+        return self._rows(config, num_targets, self.counts[:, 0], self.counts[:, 0] - 1)[0]
+
+    def rows_of_test(self, config: SequencesConfig, num_targets: int = 1) -> tuple[Ragged, Array]:
+        """Return windows as `training_rows` does, of all events, in which test items alone are targets.
+
+        Args:
+            config: says how long rows are, and where they end.
+            num_targets: W.
+
+        Returns:
+            The windows, and (n,) how many of each one's last items are targets.
+        """
+        counts = self.counts.sum(1)
+        # A user's very first event has nothing before it that could predict it.
+        return self._rows(config, num_targets, counts, np.minimum(self.counts[:, 2], counts - 1))
+
+    def _rows(
+        self, config: SequencesConfig, num_targets: int, counts: Array, taught: Array
+    ) -> tuple[Ragged, Array]:
+        """Return rows of each user's first `counts` (U,) items; the last `taught` (U,) are targets."""
         ahead, stride = (num_targets, num_targets) if config.rows == "sliding" else (1, config.max_len)
-        each = -(-np.maximum(counts - 1, 0) // stride)
+        each = -(-np.maximum(taught, 0) // stride)
         if config.rows == "last":
             each = np.minimum(each, 1)
         back = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
         up_to = np.repeat(counts, each) - back * stride
-        lengths = np.minimum(up_to, config.max_len + ahead)
-        return Ragged(np.repeat(self.starts[:-1], each) + up_to - lengths, lengths, self.items)
+        left = np.minimum(np.repeat(taught, each) - back * stride, stride)
+        lengths = np.minimum(up_to, config.max_len + np.minimum(left, ahead))
+        rows = Ragged(np.repeat(self.starts[:-1], each) + up_to - lengths, lengths, self.items)
+        return rows, np.minimum(left, lengths - 1)
 
     def evaluation_rows(self, split: Split, max_len: int) -> EvaluationRows:
         """Return the users with an event in the split, what they did before, and what they did then."""

@@ -69,6 +69,8 @@ class RankConfig(TrainingRunConfig):
                 f"features.id_min_events ({self.features.id_min_events}): representation 'semantic' reads no "
                 "item IDs: set it to 'both', or leave id_min_events out"
             )
+        if self.stream and self.test_then_train:
+            raise ValueError("stream: test_then_train holds the events in memory: leave [stream] out")
         if self.finetune and self.finetune.warmup_epochs >= self.train.max_epochs:
             raise ValueError(
                 f"finetune.warmup_epochs ({self.finetune.warmup_epochs:g}) leaves no epoch of "
@@ -104,8 +106,12 @@ def read_inputs(config: RankConfig) -> RankInputs:
         semantic_ids = read_semantic_ids(config.semantic_ids, dataset)
     codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
     read = dataset, config.features, config.history, config.representation, codes
-    data = StreamedData(*read, stream=config.stream) if config.stream else RankingData(*read)
-    expect_selectable(config.train.select_by, data, dataset)
+    if config.stream:
+        data: RankingSource = StreamedData(*read, stream=config.stream)
+    else:
+        data = RankingData(*read, test_then_train=config.test_then_train)
+    if not config.test_then_train:
+        expect_selectable(config.train.select_by, data, dataset)
     return RankInputs(dataset, data, semantic_ids)
 
 

@@ -74,7 +74,7 @@ def ranking_task(
             asked._replace(batch_size=config.train.evaluation_batch_size),
             ranks,
         ),
-        select_by=config.train.select_by,
+        select_by=None if config.test_then_train else config.train.select_by,
         shown=("auc", "gauc", "log_loss"),
         inputs=inputs.checksums,
         snapshot=finetuning.files if finetuning else frozen_codes,

@@ -354,7 +354,8 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
         expect_facets(config.loss, len(ids.sizes))
     runs = config.retriever.members
     members = checksum_of_results(runs) if runs else None
-    data = RetrievalData(dataset, config.item, config.sequences)
+    then_trains = {"test_then_train": config.test_then_train}
+    data = RetrievalData(dataset, config.item, config.sequences, **then_trains)
     expect_category_fields(dataset, config.evaluation)
     if (index := config.evaluation.index) is not None:
         index.expect_fits(shortest_stretch(num_ranks(), data.num_items))

@@ -70,7 +70,7 @@ def retrieval_task(
         batches=loader,
         arguments=partial(_arguments, feed, finetuning),
         evaluate=evaluator.metrics,
-        select_by=config.train.select_by,
+        select_by=None if config.test_then_train else config.train.select_by,
         shown=tuple(dict.fromkeys(("recall@10", "ndcg@10", config.train.select_by, *asked.model.noted))),
         inputs=inputs.checksums,
         snapshot=finetuning.files if finetuning else frozen_codes,
