@@ -223,6 +223,12 @@ def retrieve(*args: str) -> specs.AppDef:
 
 
 @_with_flags_of(_on_ranks)
+def daily(*args: str) -> specs.AppDef:
+    """Train day by day, warm-started from the day before, tested on each day before it is trained on."""
+    ...
+
+
+@_with_flags_of(_on_ranks)
 def evaluate(*args: str) -> specs.AppDef:
     """Ask finished rankers or retrievers again, under other settings of evaluation."""
     ...

@@ -44,7 +44,7 @@ def command_of(app: AppDef) -> str:
     return app.roles[0].args[1]
 
 
-ON_RANKS = ["tokenize", "rank", "retrieve", "evaluate", "predict"]
+ON_RANKS = ["tokenize", "rank", "retrieve", "daily", "evaluate", "predict"]
 IN_ONE_PROCESS = ["prepare", "assign", "export", "serve", "report", "plan", "study"]
 
 

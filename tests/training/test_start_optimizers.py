@@ -153,6 +153,7 @@ def test_on_a_grown_dataset_rows_bring_their_state_and_new_ones_have_none(
     expect_grown(world, name, saved(str(tmp_path), 1))
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_so_do_tables_that_are_cut_over_two_ranks(world: World, tmp_path: Path):
     more = {"start_optimizers": True, "seed": 8, "sharding": ROW_WISE}

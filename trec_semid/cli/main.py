@@ -60,6 +60,7 @@ def teach(
       trec-semid tokenize configs/quickstart/mmq.toml       dataset -> semantic IDs
       trec-semid rank     configs/quickstart/rank.toml      dataset, semantic IDs -> ranker
       trec-semid retrieve configs/quickstart/retrieve.toml  dataset, semantic IDs -> retriever
+      trec-semid daily    configs/daily/ml100k.toml         days of a log -> tested, then trained, one by one
       trec-semid evaluate configs/evaluate.toml             finished runs -> metrics under other settings
       trec-semid report   runs/quickstart/*/seed-*          finished runs -> one page
       trec-semid export   configs/export.toml               finished run -> bundle for serving
@@ -175,6 +176,22 @@ def retrieve(files: Files, sets: Sets = None) -> None:
     Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main retrieve configs/quickstart/retrieve.toml
     """
     _run("retrieve", files, sets)
+
+
+@app.command()
+def daily(files: Files, sets: Sets = None) -> None:
+    """Train day by day: each day is what the model of the day before is tested on, then what it learns.
+
+    Weights and optimizers go on; users, items and semantic IDs that are new get rows of their own.
+
+    \b
+    Reads:    the log, by a config of prepare, or a dataset a day; a config of rank or of retrieve.
+    Writes:   RUN/days.json, RUN/days/<day>/ run folders, RUN/data/<day>/, RUN/semantic_ids/.
+    Example:  trec-semid daily configs/daily/ml100k.toml --set last_day=1998-01-11
+    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main daily configs/daily/ml100k.toml
+    Exit:     2 where a config is bad, or a day is missing and `missing.then` is 'stop'.
+    """
+    _run("daily", files, sets)
 
 
 @app.command()

@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trec_semid.core.arrays import Array, Flags, Float32s
+from trec_semid.core.arrays import Array, Flags, Float32s, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.core.hashing import Hashes, tuple_keys
-from trec_semid.core.paths import arrow_filesystem
+from trec_semid.core.paths import arrow_filesystem, make_folder, parent_of
 from trec_semid.data.encoders.narrow import narrow
 from trec_semid.data.raw.columns import Where, as_ids
 from trec_semid.data.raw.formats.chunks import Chunk, check_columns
 from trec_semid.data.raw.formats.files import reading
 from trec_semid.data.raw.formats.parts import Part, to_read, with_partitions
+from trec_semid.data.schema import Dataset
 
 _ID_ROWS = 1 << 16
 
@@ -58,6 +60,21 @@ def read_parquet(parts: Sequence[Part], columns: Sequence[str], batch_rows: int)
                 if batch.num_rows:
                     yield with_partitions(Chunk(pa.Table.from_batches([batch]), file, row, 0), said)
                 row += batch.num_rows
+
+
+def write_items(dataset: Dataset, rows: Ints, uri: str) -> None:
+    """Write ids and content of (n,) items of a dataset in the form in which `assign` reads new ones."""
+    columns: dict[str, pa.Array] = {"item_id": dataset.item_ids.take(pa.array(rows))}
+    for name, facts in dataset.facts.modalities.items():
+        vectors = np.ascontiguousarray(dataset.content(name)[rows], np.float32)
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), facts.dim)
+        is_there = pa.array(np.asarray(dataset.content_mask(name)[rows]))
+        columns[name] = pc.call_function(
+            "if_else", [is_there, lists.cast(pa.list_(pa.float32())), pa.scalar(None, pa.list_(pa.float32()))]
+        )
+    make_folder(parent_of(uri))
+    fs, inner = arrow_filesystem(uri)
+    pq.write_table(pa.table(columns), inner, filesystem=fs)
 
 
 def read_existing(file: str, sizes: Sequence[int], *, has_slots: bool = False) -> Existing:

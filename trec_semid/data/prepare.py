@@ -204,9 +204,15 @@ def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline, int]:
         raw, num_later = raw.select(~later), int(later.sum())
         source = source._replace(events=raw)
     links = link(source, make_labels(config.label, raw), config.filter, config.items.keep_where)
-    how = {"unit": raw.times.unit} if raw.times else {}
-    names = raw.behaviour_names
-    timeline = arrange(links.events, names, config.split, config.ties, config.seed, file=raw.file, **how)
+    timeline = arrange(
+        links.events,
+        raw.behaviour_names,
+        config.split,
+        config.ties,
+        config.seed,
+        unit=raw.times.unit if raw.times else "s",
+        file=raw.file,
+    )
     if config.negatives:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
     check_classes(config.label, timeline.labels, raw.file)

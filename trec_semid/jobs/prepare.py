@@ -27,15 +27,28 @@ def run(config: PrepareConfig) -> DatasetFacts:
     Raises:
         SemidError: input or a place that cannot be used.
     """
-    read = [*config.inputs(), *config.picture_folders()]
     with process_group(has_lone_work=True) as ranks:
         set_up_console(ranks)
-        with own_folder(config.out, "prepare", ranks, inputs=read):
+        with own_folder(config.out, "prepare", ranks, inputs=_read_by(config)):
             if ranks.is_main:
                 facts = _make(config)
                 say(summary(facts))
             barrier()
     return Dataset(config.out).facts
+
+
+def make(config: PrepareConfig) -> DatasetFacts:
+    """Make the dataset as `run` does, by this process alone.
+
+    Raises:
+        SemidError: input or a place that cannot be used.
+    """
+    with own_folder(config.out, "prepare", inputs=_read_by(config)):
+        return _make(config)
+
+
+def _read_by(config: PrepareConfig) -> list[str]:
+    return [*config.inputs(), *config.picture_folders()]
 
 
 def _make(config: PrepareConfig) -> DatasetFacts:

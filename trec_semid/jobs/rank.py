@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog
@@ -46,8 +47,17 @@ def _rank(
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task = ranking_task(config, inputs, folder, ranks, log)
         scorer = Scorer(task.model, inputs.data, distinct_items(config.finetune))
-        scoring, train = scoring_of(config, inputs), train_and_write
+        scoring = scoring_of(config, inputs)
+        of_run: dict[str, Any] = {
+            "config": config,
+            "start": start,
+            "folder": folder,
+            "ranks": ranks,
+            "log": log,
+        }
         if config.test_then_train:
-            scoring, train = scoring._replace(splits=("test",)), train_after_test
-        write = partial(write_predictions, [scorer], scoring, folder, ranks)
-        return train(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)
+            of_test = scoring._replace(splits=("test",))
+            return train_after_test(
+                task, lambda into: write_predictions([scorer], of_test, into, ranks), **of_run
+            )
+        return train_and_write(task, partial(write_predictions, [scorer], scoring, folder, ranks), **of_run)

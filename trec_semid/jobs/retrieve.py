@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog
@@ -55,7 +56,13 @@ def _retrieve(
         return evaluator_without_model(config, inputs, folder, ranks).write(folder)
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task, evaluator = retrieval_task(config, inputs, folder, ranks, log)
-        write, train = partial(evaluator.write, folder), train_and_write
+        of_run: dict[str, Any] = {
+            "config": config,
+            "start": start,
+            "folder": folder,
+            "ranks": ranks,
+            "log": log,
+        }
         if config.test_then_train:
-            write, train = partial(evaluator.write, folder, splits=("test",)), train_after_test
-        return train(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)
+            return train_after_test(task, partial(evaluator.write, splits=("test",)), **of_run)
+        return train_and_write(task, partial(evaluator.write, folder), **of_run)

@@ -17,6 +17,7 @@ JOBS = {
     "assign": "AssignConfig",  # new items, frozen tokenizer -> their semantic IDs, and how they drift
     "rank": "RankConfig",  # dataset, semantic IDs -> ranker and its predictions
     "retrieve": "RetrieveConfig",  # dataset, semantic IDs -> retriever and where it ranks what came next
+    "daily": "DailyConfig",  # a range of days -> a ranker or a retriever that is tested on each, then trained
     "evaluate": "EvaluateConfig",  # finished runs, other settings -> their metrics and predictions
     "export": "ExportConfig",  # finished run -> checked bundle for serving
     "predict": "PredictConfig",  # bundle, Parquet of users or pairs -> their lists or probabilities

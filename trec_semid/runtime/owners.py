@@ -36,6 +36,7 @@ Verb = Literal[
     "predict",
     "report",
     "study",
+    "daily",
     "generations",
 ]
 """Verbs, and what else writes a folder; a folder is of the kind of who wrote it."""
@@ -61,6 +62,7 @@ _WHAT: dict[Verb, str] = {
     "predict": "answers of a bundle",
     "report": "a report",
     "study": "a study",
+    "daily": "a daily training",
     "generations": "a store of semantic IDs",
 }
 _REPLACED: dict[Verb, re.Pattern[str]] = {
@@ -76,7 +78,7 @@ _REPLACED: dict[Verb, re.Pattern[str]] = {
 _WHOLE = {*_REPLACED, "generations"}
 """Verbs whose folders have no room for anything else."""
 _OWN_FILES = re.compile(
-    r"config\.toml|(run|processes|metrics|quality|codes|evaluated|report|study|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer"
+    r"config\.toml|(run|processes|metrics|quality|codes|evaluated|report|study|days|\w*plan)\.\w+|semantic_ids\.parquet|tokenizer"
     r"|predictions|checkpoints|rows|members"
 )
 """What other verbs write into a folder that may hold other things beside."""
@@ -243,5 +245,5 @@ def _verb(name: str) -> Verb:
 
 
 def _remedy(verb: Verb) -> str:
-    key = "run" if verb in ("tokenize", "rank", "retrieve") else "out"
+    key = "run" if verb in ("tokenize", "rank", "retrieve", "daily") else "out"
     return f"Choose another `{key}`, or remove it"

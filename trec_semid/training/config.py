@@ -6,10 +6,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.identity import MayChange, SamePlace
+from trec_semid.core.paths import join
 from trec_semid.data.schema import DatasetConfig
 from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
+
+AFTER = "after"
+"""Folder in a run that tested, then trained: predictions of its last weights, which `export` holds a bundle
+against. They are of events that were trained on, and no test."""
 
 
 class TrainConfig(Config):
@@ -111,6 +116,10 @@ class TrainingRunConfig(DatasetConfig):
     @classmethod
     def _empty_is_none(cls, place: object) -> object:
         return None if place == "" else place
+
+    def predictions_of(self, run: str) -> str:
+        """Return the folder where predictions by a run's last weights lie."""
+        return join(run, AFTER) if self.test_then_train else run
 
     @property
     def learns(self) -> bool:

@@ -26,7 +26,7 @@ from trec_semid.tokenizers.generations.manifest import GENERATION, ReadGeneratio
 from trec_semid.tokenizers.generations.store import resolve
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
-from trec_semid.training.config import TrainConfig, TrainingRunConfig
+from trec_semid.training.config import AFTER, TrainConfig, TrainingRunConfig
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.known_rows import write_known_rows
 from trec_semid.training.loop import Loop, note_time, train
@@ -201,7 +201,7 @@ def train_and_write(
 
 def train_after_test(
     task: Task,
-    write: Callable[[], Named],
+    write: Callable[[RunFolder], Named],
     *,
     config: TrainingRunConfig,
     start: StartWeights | None,
@@ -213,7 +213,7 @@ def train_after_test(
 
     Args:
         task: what is trained; nothing is selected.
-        write: evaluates its model and returns metrics and counts.
+        write: evaluates its model, writes predictions into a folder, and returns metrics and counts.
         config: of the run.
         start: another run's weights to start from.
         folder: of the run.
@@ -224,12 +224,15 @@ def train_after_test(
     try:
         loop.resume(start)
         if not loop.steps:  # nothing of what is asked has been seen yet
-            metrics, counts = write()
-            log.event("tested", **{name: value for name, value in metrics.items() if name.count("/") == 1})
+            metrics, counts = write(folder)
+            log.event(
+                "tested", step=0, **{name: value for name, value in metrics.items() if name.count("/") == 1}
+            )
             if ranks.is_main:
                 folder.write_json(_TESTED, {"metrics": metrics, "counts": counts})
             barrier()
         loop.run()
+        write(RunFolder(folder.path(AFTER), folder.job))
     finally:
         note_time(folder, ranks)
     log.event("finish", step=loop.steps, best_step=loop.steps)

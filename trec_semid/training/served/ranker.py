@@ -82,7 +82,8 @@ class ServedRanker:
 
     def test_rows(self, run: str, number: int) -> TestRows:
         """Return at most so many rows, under the online protocol."""
-        rows, predicted = self.data.rows("test", "online"), read_predictions(run, "test").score
+        rows = self.data.rows("test", "online")
+        predicted = read_predictions(self.config.predictions_of(run), "test").score
         chosen = np.arange(min(number, len(predicted)))
         nothing = np.zeros(0, np.int64), np.zeros(len(chosen), np.int64)
         history = rows.histories.take(chosen) if rows.histories else nothing

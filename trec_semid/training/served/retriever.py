@@ -213,7 +213,7 @@ class ServedRetriever:
             if self.members
             else np.arange(len(rows.users))[:number]
         )
-        positions = read_target_positions(self.run.uri, "test").position
+        positions = read_target_positions(self.config.predictions_of(self.run.uri), "test").position
         starts = np.cumsum(rows.targets.lengths) - rows.targets.lengths
         at, _ = Ragged(starts, rows.targets.lengths, np.arange(len(positions))).take(own)
         targets = rows.targets.take(own)

@@ -1,0 +1,1 @@
+"""A range of days: what is asked for."""
