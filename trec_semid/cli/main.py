@@ -182,8 +182,6 @@ def retrieve(files: Files, sets: Sets = None) -> None:
 def daily(files: Files, sets: Sets = None) -> None:
     """Train day by day: each day is what the model of the day before is tested on, then what it learns.
 
-    Weights and optimizers go on; users, items and semantic IDs that are new get rows of their own.
-
     \b
     Reads:    the log, by a config of prepare, or a dataset a day; a config of rank or of retrieve.
     Writes:   RUN/days.json, RUN/days/<day>/ run folders, RUN/data/<day>/, RUN/semantic_ids/.

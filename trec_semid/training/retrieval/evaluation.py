@@ -296,7 +296,8 @@ def agreement_with(guessing: Evaluator, judge: Judge) -> Judged:
         guessing: whose lists are judged.
         judge: lists every item with the same model, for the first so many users of the validation split.
     """
-    rows = _first_users(guessing.rows("valid"), judge.num_users)
+    split: Split = "test" if guessing.config.test_then_train else "valid"
+    rows = _first_users(guessing.rows(split), judge.num_users)
     guessed, exact = _top_items(guessing, rows), _top_items(replace(guessing, lister=judge.lister), rows)
     shares: dict[str, float] = {}
     cutoffs = guessing.config.evaluation.cutoffs
@@ -304,7 +305,7 @@ def agreement_with(guessing: Evaluator, judge: Judge) -> Judged:
         of_users = agreement(guessed[:, :cutoff], exact[:, :cutoff])
         sums = torch.stack([of_users.sum(), of_users.new_tensor(len(of_users))]).double()
         total, num_users = sum_over_ranks(sums.to(guessing.ranks.device)).tolist()
-        shares[f"valid/{judge.metric}@{cutoff}"] = total / max(num_users, 1.0)
+        shares[f"{split}/{judge.metric}@{cutoff}"] = total / max(num_users, 1.0)
     search = judge.metric.partition("_")[0]
     return Judged(shares, missing_of(search, guessed, exact, guessing.data.num_items, cutoffs))
 
