@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 import torch
 
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import losses_of, run_until
 from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
 from tests.jobs.test_rank_finetune import write_problem
@@ -17,9 +18,10 @@ from tests.jobs.test_retrieve import TUNED
 from tests.ranks import run_ranks
 from trec_semid.core.config import dump_toml, load_config
 from trec_semid.core.errors import ConfigError, StackError
-from trec_semid.jobs import evaluate, plan, tokenize
+from trec_semid.jobs import evaluate, export, plan, tokenize
 from trec_semid.jobs.retrieve import run
 from trec_semid.models.hymirec import causal_lm
+from trec_semid.serving.engine import RetrieveAsked, open_engine
 from trec_semid.tokenizers.cosine_rq import CosineRqConfig
 
 LOSS = {"code_weight": 0.0, "code_share": 0.1, "item_similarity_is_cosine": True, "item_temperature": 0.2}
@@ -148,13 +150,29 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
 
 @pytest.mark.parametrize("settings", [{}, {"checkpoints_gradients": True}], ids=["plain", "checkpointed"])
-def test_a_language_model_reads_in_the_place_of_the_transformer(
-    problem: dict[str, Any], lm: str, tmp_path: Path, settings: dict[str, Any]
+def test_a_language_model_reads_in_the_place_of_the_transformer_and_goes_into_a_bundle(
+    problem: dict[str, Any],
+    lm: str,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     config = retrieve_config(problem, str(tmp_path / "run"), **of_lm(lm, **settings))
     run(config)
     losses = losses_of(config.run)
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    if settings:
+        return
+    export_quickly(monkeypatch)
+    out = f"{tmp_path}/bundle"
+    # Its layers are in the program: what reads the bundle knows nothing of language models.
+    assert export.run(export.ExportConfig(run=config.run, out=out)).largest_difference <= 1e-4
+    engine = open_engine(out)
+    alone, together = (
+        RetrieveAsked("u001", None, 5),
+        [RetrieveAsked(f"u{row:03d}", None, 5) for row in range(4)],
+    )
+    assert engine.retrieve([alone])[0].items == engine.retrieve(together)[1].items
 
 
 def test_a_language_model_that_is_not_there_or_reads_too_little_is_refused(

@@ -73,7 +73,7 @@ class CausalLm(Backbone):
         said: Any = self.model(
             inputs_embeds=inputs,
             attention_mask=hidden,
-            position_ids=positions.expand(len(x), -1),
+            position_ids=positions.expand(x.shape[0], -1),  # `len` would fix it in an export
             use_cache=False,
         )
         return self.out(said.last_hidden_state)
