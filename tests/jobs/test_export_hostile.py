@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -17,6 +18,8 @@ from trec_semid.core.errors import DataError
 from trec_semid.jobs import export, rank
 from trec_semid.jobs.export import ExportConfig
 from trec_semid.serving.engine import RankAsked, open_engine
+from trec_semid.serving.opened import OpenBundle
+from trec_semid.serving.ranking import RankEngine
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +119,19 @@ def test_codes_outside_their_tables_are_refused_and_never_read(bundle: str, tmp_
     engine = open_engine(resigned(bundle, tmp_path / "copy", names_a_row_that_is_none))
     with pytest.raises(DataError, match=r"not what was exported: .*rows are 0 to"):
         engine.rank([RankAsked("u001", ("i001",), {}, ("i002",))])
+
+
+def test_a_program_that_reads_requests_once_scores_as_the_one_of_rows_does(bundle: str):
+    once, opened = open_engine(bundle), OpenBundle(bundle, verify=False)
+    assert once.manifest.ranker.of_requests is not None
+    facts = opened.manifest.ranker.model_copy(update={"of_requests": None})  # as of an older bundle
+    opened.manifest = opened.manifest.model_copy(update={"ranker": facts})
+    items = tuple(f"i{row:03d}" for row in range(40))
+    asked = [
+        RankAsked("u003", None, {}, items),
+        RankAsked(None, items[:3], {}, items[4:5]),
+        RankAsked(None, None, {}, items[7:]),
+    ]
+    for some in (asked, asked[:1], asked[1:2]):
+        for one, other in zip(once.rank(some), RankEngine(opened).rank(some), strict=True):
+            np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)

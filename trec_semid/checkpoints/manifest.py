@@ -142,6 +142,10 @@ class RankerFacts(Config):
     dim: PositiveInt
     program: ProgramFacts
     """(rows, features * dim) float32 to (rows,) logits."""
+    of_requests: ProgramFacts | None = None
+    """The same with what is of a request computed once: (requests, shared * dim), (rows, own * dim) float32,
+    and (rows,) int64, the request of each row, to (rows,) logits. Features are shared unless they are of the
+    item; both kinds are in feature order. None of models that win nothing by it."""
 
 
 class MemberFacts(Config):

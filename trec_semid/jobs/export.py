@@ -219,6 +219,7 @@ def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _W
     served = ServedRanker(
         ranked, dataset, known.ids if known else None, SavedTensors(checkpoints, step, "model/")
     )
+    dense = served.dense()
     parts = RankerParts(
         served.data.features,
         ranked.representation,
@@ -227,7 +228,8 @@ def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _W
         served.data.train_counts()[1],
         ranked.tables.pooling,
         ranked.tables.dim,
-        served.dense(),
+        dense,
+        served.of_requests(dense),
         served.stretches,
     )
     ranker, tables = write_ranker(folder, parts, config.settings)

@@ -23,4 +23,8 @@ class GateUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gates of (..., in_dim) inputs."""
-        return self.gamma * torch.sigmoid(self.outer(torch.relu(self.inner(x))))
+        return self.open(torch.relu(self.inner(x)))
+
+    def open(self, read: Tensor) -> Tensor:
+        """Return the gates of (..., hidden_dim) what the inner layer has read."""
+        return self.gamma * torch.sigmoid(self.outer(read))

@@ -1,6 +1,7 @@
 """What every ranker is: pooled tables, a dense part over them, and the loss outside the serving path."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 import torch
@@ -30,6 +31,17 @@ class DenseRanker(nn.Module, ABC):
     @abstractmethod
     def forward(self, embedded: Tensor) -> Tensor:
         """Return one logit a row."""
+
+    def of_requests(self, is_shared: Sequence[bool]) -> nn.Module | None:
+        """Return what gives the same logits and reads a request once; None where nothing is won.
+
+        It takes what is shared of Q requests, (Q, S * dim), what is a row's own, (B, I * dim), and which
+        request each row is of, (B,) int64; either in feature order. It returns (B,) logits, as in evaluation.
+
+        Args:
+            is_shared: F, of features that are alike for all rows of a request: S are, and I are not.
+        """
+        return None
 
 
 @final

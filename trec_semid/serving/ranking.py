@@ -50,7 +50,7 @@ class RankEngine(BundleEngine):
         assert facts is not None, "opened as what the manifest says"
         super().__init__(bundle)
         self._facts = facts
-        self._program: Any = bundle.program(facts.program)
+        self._program: Any = bundle.program(facts.of_requests or facts.program)
         features = tuple(feature.feature() for feature in facts.features)
         self._features = RowFeatures(features, _sources(bundle, facts))
         _expect_tables(bundle, facts)
@@ -98,17 +98,27 @@ class RankEngine(BundleEngine):
             pooled.append((self._pooled(vectors, lengths), feature.feature().entity != "item"))
         owners = torch.from_numpy(rows.owners)
         scores = np.empty(len(owners), np.float32)
+        run = self._by_rows if self._facts.of_requests is None else self._by_requests
         for first in range(0, len(owners), _ROWS_AT_ONCE):
             here = slice(first, first + _ROWS_AT_ONCE)
-            parts = [part[owners[here]] if is_shared else part[here] for part, is_shared in pooled]
-            scores[here] = torch.sigmoid(self._run(torch.cat(parts, dim=1))).numpy()
+            own = [(part if is_shared else part[here], is_shared) for part, is_shared in pooled]
+            scores[here] = torch.sigmoid(run(own, owners[here])).numpy()
         return scores
 
-    def _run(self, rows: Tensor) -> Tensor:
-        # A program takes any number of rows but is traced for two or more.
-        if len(rows) == 1:
-            return self._program(torch.cat([rows, rows]))[:1]
-        return self._program(rows)
+    def _by_requests(self, parts: Sequence[tuple[Tensor, bool]], owners: Tensor) -> Tensor:
+        """Return (R,) logits of parts of features, with those of requests read once."""
+        shared, own = (
+            torch.cat([part for part, is_shared in parts if is_shared == kind], dim=1)
+            for kind in (True, False)
+        )
+        # Programs take any number of requests and rows but are traced for two or more of each.
+        inputs = (_two(shared), _two(own), _two(owners))
+        return self._program(*inputs)[: len(owners)]
+
+    def _by_rows(self, parts: Sequence[tuple[Tensor, bool]], owners: Tensor) -> Tensor:
+        """Return (R,) logits of parts of features, row by row."""
+        columns = [part[owners] if is_shared else part for part, is_shared in parts]
+        return self._program(_two(torch.cat(columns, dim=1)))[: len(owners)]
 
     def _pooled(self, vectors: Array, lengths: Array) -> Tensor:
         if (lengths == 1).all():
@@ -122,6 +132,11 @@ class RankEngine(BundleEngine):
         basis = "history" if asked.history is not None else "stored" if is_known else "unknown_user"
         is_unknown = not is_known and asked.user is not None
         return RankAnswer(scores, basis, unknown + int(np.isnan(scores).sum()) + is_unknown)
+
+
+def _two(rows: Tensor) -> Tensor:
+    """Return (n, ...) rows, or the one of them twice."""
+    return torch.cat([rows, rows]) if len(rows) == 1 else rows
 
 
 def _sources(bundle: OpenBundle, facts: RankerFacts) -> Sources:

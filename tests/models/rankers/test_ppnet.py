@@ -69,6 +69,20 @@ def test_logits_equal_the_equations_in_numpy_with_codes_added_and_another_prior(
     np.testing.assert_allclose(model(x).detach().numpy(), oracle(model, main, prior), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "config", [{}, {"gate": "gate_output"}, {"code_fusion": "sum", "priors": ["user_age"]}]
+)
+def test_what_reads_a_request_once_says_the_same_of_its_rows(config):
+    model = build(**config).eval()
+    is_shared = [feature.entity != "item" for feature in FEATURES]
+    assert is_shared == [True, True, False, False, False, False, True, True, True]
+    shared, own, owners = torch.randn(3, 5 * DIM), torch.randn(11, 4 * DIM), torch.arange(11) % 3
+    rows = torch.cat([shared[owners][:, : 2 * DIM], own, shared[owners][:, 2 * DIM :]], 1)
+    once = model.of_requests(is_shared)
+    torch.testing.assert_close(once(shared, own, owners), model(rows), rtol=1e-5, atol=1e-6)
+    assert model.of_requests([True] * 9) is model.of_requests([False] * 9) is None
+
+
 def test_there_is_one_gate_for_each_layers_input_or_each_hidden_output():
     assert [gate.outer.out_features for gate in build(gate="gate_input").gates] == [36, 6, 5]
     assert [gate.outer.out_features for gate in build(gate="gate_output").gates] == [6, 5]

@@ -70,12 +70,20 @@ class Ppnet(DenseRanker):
         )
         self.dropout = nn.Dropout(config.dropout)
 
+    @property
+    def gate_units(self) -> list[GateUnit]:
+        """Its gates, in the order of what they multiply."""
+        return [gate for gate in self.gates if isinstance(gate, GateUnit)]
+
     def forward(self, embedded: Tensor) -> Tensor:
         """Return (B,) logits of (B, F * D) embedded features."""
         expect_shape(embedded, "B W", "embedded", W=self.num_columns)
         hidden = self.main(embedded)
         gate_input = torch.cat([self.prior(embedded), hidden.detach()], dim=1)
-        gates = [gate(gate_input) for gate in self.gates]
+        return self.gated(hidden, [gate(gate_input) for gate in self.gates])
+
+    def gated(self, hidden: Tensor, gates: list[Tensor]) -> Tensor:
+        """Return (B,) logits of the main input (B, W) and what the gates say of it."""
         # The first gate is that of the input: with it taken out, gate l is the one after layer l.
         if self.config.gate == "gate_input":
             hidden = hidden * gates.pop(0)
@@ -83,6 +91,57 @@ class Ppnet(DenseRanker):
         for layer, gate in zip(self.layers, gates, strict=False):
             hidden = self.dropout(torch.relu(layer(hidden)) * gate)
         return self.layers[-1](hidden).squeeze(1)
+
+    def of_requests(self, is_shared: Sequence[bool]) -> nn.Module | None:
+        """See `DenseRanker`: what gates read first is a sum of a part of the request and one of the row."""
+        return RequestPpnet(self, is_shared) if any(is_shared) and not all(is_shared) else None
+
+
+@final
+class RequestPpnet(nn.Module):
+    """PPNet whose gates read a request once: W [u, i] = W_u u + W_i i, of all gates in one product.
+
+    What a gate reads, priors and main input, are pieces of the embedded features and sums of such. So its
+    first linear map is one of these themselves, with columns of the request and columns of the row.
+    """
+
+    def __init__(self, ranker: Ppnet, is_shared: Sequence[bool]) -> None:
+        """Split the maps; see `DenseRanker.of_requests`."""
+        super().__init__()
+        self.ranker = ranker
+        of_feature = torch.tensor(is_shared)
+        shared = of_feature.repeat_interleave(ranker.num_columns // len(is_shared))
+        inner = [gate.inner for gate in ranker.gate_units]
+        with torch.no_grad():
+            # What the pieces make of each column alone is the column's part in what they make of all.
+            columns = torch.eye(ranker.num_columns)
+            read = torch.cat([ranker.prior(columns), ranker.main(columns)], dim=1)
+            weight = torch.cat([layer.weight for layer in inner]) @ read.T
+        self.of_request = _linear(weight[:, shared], torch.cat([layer.bias for layer in inner]))
+        self.of_row = _linear(weight[:, ~shared], None)
+        # Where the columns of features lie behind each other, those of requests first.
+        order = torch.cat([shared.nonzero(), (~shared).nonzero()]).squeeze(1)
+        self.register_buffer("places", order.argsort())
+        self.gate_dim = ranker.config.gate_dim
+
+    places: Tensor
+
+    def forward(self, shared: Tensor, own: Tensor, owners: Tensor) -> Tensor:
+        """Return (B,) logits of requests (Q, S * dim), rows (B, I * dim) and their requests (B,)."""
+        read = torch.relu(self.of_request(shared).index_select(0, owners) + self.of_row(own))
+        embedded = torch.cat([shared.index_select(0, owners), own], dim=1).index_select(1, self.places)
+        parts = zip(self.ranker.gate_units, read.split(self.gate_dim, dim=1), strict=True)
+        return self.ranker.gated(self.ranker.main(embedded), [gate.open(part) for gate, part in parts])
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a linear map of (out, in) weights."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer
 
 
 _OWN = ("user", "item", "item_code", "item_prefix")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trec_semid.checkpoints.manifest import FeatureFacts, FileFacts, RankerFacts, TableFacts
+from trec_semid.checkpoints.manifest import FeatureFacts, FileFacts, ProgramFacts, RankerFacts, TableFacts
 from trec_semid.core.arrays import Array
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
@@ -33,6 +33,8 @@ class RankerParts(NamedTuple):
     dim: int
     dense: nn.Module
     """(rows, F * D) to (rows,) logits."""
+    of_requests: nn.Module | None
+    """The same with what is of a request computed once (`DenseRanker.of_requests`); None for nothing."""
     stretches: Callable[[str], Iterable[Tensor]]
     """Of a table by its name: (n, D) consecutive rows each."""
 
@@ -73,6 +75,7 @@ def write_ranker(
             "pooling": parts.pooling,
             "dim": parts.dim,
             "program": program,
+            "of_requests": _of_requests(folder, parts, settings),
         }
     )
     return facts, tables
@@ -83,3 +86,23 @@ def _write_counts(folder: str, parts: RankerParts) -> FileFacts | None:
         return None
     counts = np.asarray(parts.item_counts, np.int64)
     return write_arrays(folder, "items/counts.safetensors", {"counts": counts})
+
+
+def _of_requests(folder: str, parts: RankerParts, settings: WriteSettings) -> ProgramFacts | None:
+    """Write the program that reads requests once."""
+    if parts.of_requests is None:
+        return None
+    num_own = sum(feature.entity == "item" for feature in parts.features)
+    num_shared = len(parts.features) - num_own
+    # Requests and rows of different numbers, or torch would take them for the same.
+    example = torch.zeros(2, num_shared * parts.dim), torch.zeros(3, num_own * parts.dim)
+    rows = {0: torch.export.Dim("rows", min=2)}
+    return write_program(
+        folder,
+        "programs/score-requests",
+        parts.of_requests,
+        [*example, torch.tensor([0, 1, 1])],
+        [{0: torch.export.Dim("requests", min=2)}, rows, rows],
+        outputs=("logits",),
+        forms=settings.forms,
+    )

@@ -17,6 +17,7 @@ from trec_semid.data.ranking.source import Codes
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.models.methods import build_dense_ranker
+from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.ranking.setup import RankConfig
 
@@ -64,7 +65,7 @@ class ServedRanker:
         """Yield (n, D) consecutive rows of a table."""
         return self._at.stretches(self._names[table], _ROWS_AT_ONCE)
 
-    def dense(self) -> nn.Module:
+    def dense(self) -> DenseRanker:
         """Return the part over embedded features, with its weights."""
         dense = build_dense_ranker(self.config.model, self.data.features, self.config.tables.dim)
         name = next(name for name in self._at.names if ".dense." in name)
@@ -72,6 +73,10 @@ class ServedRanker:
         own = [name for name in self._at.names if name.startswith(prefix)]
         dense.load_state_dict({name.removeprefix(prefix): self._at.whole(name) for name in own})
         return dense
+
+    def of_requests(self, dense: DenseRanker) -> nn.Module | None:
+        """Return what scores the same with what is of a request computed once; None where nothing is won."""
+        return dense.of_requests([feature.entity != "item" for feature in self.data.features])
 
     def known_events(self) -> tuple[Ints, Ints] | None:
         """Return user and item rows (E,) of the events that histories are made of; None without histories."""
