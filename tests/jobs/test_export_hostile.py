@@ -61,7 +61,7 @@ def names_a_file_outside(place: str) -> Any:
 
 
 def holds_a_program(content: bytes) -> Any:
-    return lambda manifest, copy: replaced(manifest["ranker"]["program"], copy, content)
+    return lambda manifest, copy: replaced(manifest["ranker"]["of_requests"], copy, content)
 
 
 def declares_a_huge_shape(manifest: dict[str, Any], copy: Path) -> None:
