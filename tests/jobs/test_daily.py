@@ -187,6 +187,8 @@ def test_a_run_that_is_stopped_on_a_day_goes_on_as_if_it_had_not(shop: Path, mon
         assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
     expected, state = last_state(str(shop / "run")), last_state(str(shop / "stopped"))
     assert all((state[name] == value).all() for name, value in expected.items())
+    page = (shop / "stopped/days.html").read_text()
+    assert page.count("2024-01-06: 0.") == len(told(config.run)[1]["metrics"])
     # The same command once more changes nothing; a later last day goes on.
     before = (shop / "stopped/days.json").read_bytes()
     daily.run(config)

@@ -12,7 +12,15 @@ from trec_semid.data.schema import Dataset
 from trec_semid.report.collect import collect_runs
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 
-OF_ONE_PROCESS = ("run.json", "processes.json", "config.toml", "study.html", "report.html", "report.md")
+OF_ONE_PROCESS = (
+    "run.json",
+    "processes.json",
+    "config.toml",
+    "study.html",
+    "report.html",
+    "report.md",
+    "days.html",
+)
 """Files that tell how and when, and pages that tell it again; `report.json` and `study.json` say the same."""
 NOT_RESULTS = ("checkpoints", "log.", "logs", "events.", ".")
 """What files and folders begin with that no reader of results opens."""
@@ -21,7 +29,7 @@ HALF_WRITTEN = "partial"
 VOLATILE = frozenset(
     {
         *("wall_s", "wall_s_last", "command", "commands", "commit", "commits", "config_checksum"),
-        *("was_kept", "processes", "learning", "config.toml", "run.json"),
+        *("was_kept", "processes", "learning", "config.toml", "run.json", "seconds", "waited_s"),
     }
 )
 """Keys of what differs between processes, or with the folder's name."""
@@ -86,12 +94,20 @@ def _read_bundle(folder: str) -> None:
         read_checked(folder, facts)
 
 
+def _read_days(folder: str) -> None:
+    """Read what is said of all three days; of fewer, a daily training is not over."""
+    done = json.loads(read_bytes(f"{folder}/days.json"))["days"]
+    if len(done) < 3:
+        raise FileNotFoundError("not all days are done")
+
+
 READERS: Mapping[str, Callable[[str], object]] = {
     "prepare": lambda folder: Dataset(folder).events(),
     "tokenize": lambda folder: SemanticIds.load(semantic_ids_file(folder)),
     "assign": lambda folder: SemanticIds.load(semantic_ids_file(folder)),
     "rank": lambda folder: collect_runs([folder]),
     "retrieve": lambda folder: collect_runs([folder]),
+    "daily": _read_days,
     "export": _read_bundle,
     "report": lambda folder: json.loads(read_bytes(f"{folder}/report.json")),
     "study": lambda folder: json.loads(read_bytes(f"{folder}/study.json")),

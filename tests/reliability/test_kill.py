@@ -64,6 +64,14 @@ train = {{ batch_size = 16, max_epochs = 4, patience = 4 }}
 evaluation = {{ cutoffs = [5, 10] }}
 checkpoints = {{ every_steps = 3 }}
 """
+DAILY = """
+first_day = 2017-07-15
+last_day = 2017-07-17
+dataset = "{root}/days/{{day}}"
+keep_last = 1
+prepare = {{ files = ["{root}/prepare.toml"], set = {{ source.interactions.path = "{root}/raw/days.csv" }} }}
+train = {{ files = ["{root}/rank.toml"], set = {{ representation = "item", semantic_ids = "" }} }}
+"""
 ASSIGN = """
 tokenizer = "{root}/codes"
 items = "{root}/raw/new.parquet"
@@ -98,6 +106,7 @@ CONFIGS = {
     "assign": ASSIGN,
     "rank": RANK,
     "retrieve": RETRIEVE,
+    "daily": DAILY,
     "export": EXPORT,
     "study": STUDY,
 }
@@ -130,7 +139,7 @@ class World:
         """Return the command after `trec-semid`."""
         if verb == "report":
             return ["report", f"{self.root}/ranked", f"{self.root}/codes", "--out", folder]
-        key = "run" if verb in ("tokenize", "rank", "retrieve") else "out"
+        key = "run" if verb in ("tokenize", "rank", "retrieve", "daily") else "out"
         return [verb, f"{self.root}/{verb}.toml", "--set", f"{key}={folder}"]
 
     def begin(self, verb: str, folder: str, *, ranks: int = 1) -> list[int]:
@@ -168,6 +177,10 @@ def write_raw(raw: Path) -> None:
         rows.append(f"u{user},i{item},{liked},{1_500_000_000 + number}")
     (raw / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
     (raw / "log.csv").write_text("\n".join(rows))
+    # The same over four days.
+    events = (row.rpartition(",") for row in rows[1:])
+    slow = [f"{event},{1_500_000_000 + 200 * (int(time_s) - 1_500_000_000)}" for event, _, time_s in events]
+    (raw / "days.csv").write_text("\n".join([rows[0], *slow]))
 
 
 def write_new_items(root: str) -> None:

@@ -184,7 +184,7 @@ def daily(files: Files, sets: Sets = None) -> None:
 
     \b
     Reads:    the log, by a config of prepare, or a dataset a day; a config of rank or of retrieve.
-    Writes:   RUN/days.json, RUN/days/<day>/ run folders, RUN/data/<day>/, RUN/semantic_ids/.
+    Writes:   RUN/days.json and .html, RUN/days/<day>/ run folders, RUN/data/<day>/, RUN/semantic_ids/.
     Example:  trec-semid daily configs/daily/ml100k.toml --set last_day=1998-01-11
     Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main daily configs/daily/ml100k.toml
     Exit:     2 where a config is bad, or a day is missing and `missing.then` is 'stop'.

@@ -20,13 +20,14 @@ from trec_semid.checkpoints.folder import best_step
 from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.ids import rows_of
-from trec_semid.core.paths import exists, join, remove
+from trec_semid.core.paths import exists, join, remove, write_bytes
 from trec_semid.data.events.splits import EMPTY_DAY, ByDay, split_rule
 from trec_semid.data.new_items import write_items
 from trec_semid.data.schema import DESCRIPTION, Dataset, DatasetFacts, open_dataset, read_facts
 from trec_semid.evaluation.days import day_counts, day_metrics, moved_share, table_of_days
 from trec_semid.jobs import generations, prepare
 from trec_semid.jobs.verbs import job_named
+from trec_semid.report.days import render_days
 from trec_semid.runtime.logs import RunLog, say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks, barrier, process_group
@@ -114,7 +115,10 @@ class _Days:
             log.event("day", **{key: value for key, value in entry.items() if not isinstance(value, dict)})
             self._forget_checkpoints()
         if self.ranks.is_main:
-            say(f"{table_of_days(self.entries, self.config.verb)}\nall of it: {self.folder.path(DAYS)}")
+            page = render_days(self.config.run, self.entries)
+            write_bytes(self.folder.path("days.html"), page.encode())
+            table = table_of_days(self.entries, self.config.verb)
+            say(f"{table}\nall of it: {self.folder.path(DAYS)}, days.html")
         return {"verb": self.config.verb, "days": self.entries}
 
     def _one(self, day: date, log: RunLog) -> dict[str, Any]:
