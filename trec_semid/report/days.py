@@ -43,7 +43,9 @@ def render_days(run: str, entries: Sequence[Entry]) -> str:
     words = Words(told + f"intervals under draws of users; pictures show the last {_MOST} days.")
     sections = [Section("days", "Day by day", [words, Figures(drawn)])] if drawn else []
     sections.append(Section("table", "The days as a table", [_table(entries, names)]))
-    return render_sections(f"Daily training: {run}", f"{len(done)} of {len(entries)} days", sections)
+    return render_sections(
+        f"Daily training: {run}", f"{len(done)} of {len(entries)} days", sections, "days.json"
+    )
 
 
 def _picture(done: Sequence[Entry], name: str) -> Markup:

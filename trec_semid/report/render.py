@@ -46,14 +46,14 @@ from trec_semid.report.words import (
     things,
 )
 
-PACKAGE = "trec_semid.report"
 SPECIAL = str.maketrans({each: f"\\{each}" for each in "\\`*_[]<>|#&"})
 """What Markdown would take for itself."""
 
 
 def render_page(report: Report) -> str:
     """Return the report as one HTML page; every text from data is escaped."""
-    return render_sections(report.title, subtitle(report), all_sections(report))
+    beside = "report.json and report.md"
+    return render_sections(report.title, subtitle(report), all_sections(report), beside)
 
 
 def render_json(report: Report) -> str:

@@ -119,12 +119,12 @@ def verify(
     if alone:
         _verify(folder, expected, (0, 1), remedy, mode)
         return
-    import torch.distributed as dist  # slow, and readers of data do without
+    # Slow, and readers of data do without.
+    from trec_semid.runtime.ranks import broadcast_object, gather_objects, place_among_ranks
 
-    from trec_semid.runtime.ranks import broadcast_object, gather_objects
-
-    place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    _verify(folder, expected, place, remedy, mode, broadcast=broadcast_object, gather=gather_objects)
+    _verify(
+        folder, expected, place_among_ranks(), remedy, mode, broadcast=broadcast_object, gather=gather_objects
+    )
 
 
 def _verify(

@@ -32,6 +32,8 @@ _STORES: dict[str, Store] = {}
 """Of the launches that this process was part of, by address."""
 _WATCHES: list[Watch] = []
 """Of the group that this process is in."""
+_ALONE: list[bool] = []
+"""Not empty while this rank does what a single process would."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def process_group(*, patience_s: float | None = None, has_lone_work: bool = Fals
     patience_s = patience_s or _patience_s()
     me = _this_rank()
     if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size(), me.local_rank, me.device)
+        yield Ranks(*place_among_ranks(), me.local_rank, me.device)
         return
     backend = "cpu:gloo,cuda:nccl" if me.device.type == "cuda" else "gloo"
     # Longer than the patience: the watch, which can name the rank that is missing, is to speak first.
@@ -231,7 +233,7 @@ def lone_work() -> Iterator[None]:
 def signal_on_any_rank() -> int:
     """Return the number of a signal that asked any rank to stop, the same on each, or 0; all ranks ask."""
     mine = stopping.signal_asked()
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if num_ranks() == 1:
         return mine
     asked = torch.tensor([mine])
     dist.all_reduce(asked, op=dist.ReduceOp.MAX)
@@ -272,14 +274,29 @@ def leave_if_asked() -> None:
         raise stopping.Stopped(number)
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this rank do inside what a single process does: nothing is exchanged, and no other need come."""
+    _ALONE.append(True)
+    try:
+        yield
+    finally:
+        _ALONE.pop()
+
+
+def place_among_ranks() -> tuple[int, int]:
+    """Return which of the processes that work together this is, and how many they are; (0, 1) alone."""
+    return (0, 1) if _ALONE or not dist.is_initialized() else (dist.get_rank(), dist.get_world_size())
+
+
 def num_ranks() -> int:
     """Return how many processes work together; 1 where no group was joined."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return place_among_ranks()[1]
 
 
 def gather_objects(value: Any) -> list[Any]:
     """Return every rank's value, on every rank; [value] outside a process group."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if num_ranks() == 1:
         return [value]
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
@@ -288,7 +305,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 def broadcast_object(value: Any) -> Any:
     """Return rank 0's value on every rank."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if num_ranks() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -297,5 +314,5 @@ def broadcast_object(value: Any) -> Any:
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if num_ranks() > 1:
         dist.barrier()

@@ -18,7 +18,7 @@ from trec_semid.core.text_columns import as_text
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog, say, set_up_console
-from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
+from trec_semid.runtime.ranks import Ranks, alone, barrier, broadcast_object, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.apply import dense_parameters
 from trec_semid.sharding.tables import find_tables
@@ -344,7 +344,8 @@ def on_main(ranks: Ranks, work: Callable[[], T]) -> T:
     outcome: Any = None
     if ranks.is_main:
         try:
-            outcome = work()
+            with alone():  # what it calls may share work among ranks, and these do not come
+                outcome = work()
         except SemidError as refusal:
             # Not raised yet: the other ranks wait in the broadcast, and are to refuse the same.
             outcome = refusal

@@ -13,13 +13,14 @@ from trec_semid.report.page.parts import Part, Section
 PACKAGE = "trec_semid.report"
 
 
-def render_sections(title: str, told: str, sections: Sequence[Section]) -> str:
+def render_sections(title: str, told: str, sections: Sequence[Section], beside: str) -> str:
     """Return sections as one HTML page.
 
     Args:
         title: of the page.
         told: the line under it.
         sections: in order.
+        beside: files with the same numbers.
     """
     environment = Environment(
         loader=PackageLoader(PACKAGE),
@@ -34,6 +35,7 @@ def render_sections(title: str, told: str, sections: Sequence[Section]) -> str:
         title=title,
         subtitle=told,
         sections=sections,
+        beside=beside,
         legend_mark=legend_mark,
         style=Markup(style),  # noqa: S704 - our own file
         version=__version__,

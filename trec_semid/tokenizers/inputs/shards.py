@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from trec_semid.core.arrays import Array
 from trec_semid.core.errors import SemidError
-from trec_semid.runtime.ranks import gather_objects
+from trec_semid.runtime.ranks import gather_objects, place_among_ranks
 
 
 def world_size() -> int:
     """Return how many ranks there are; 1 outside a process group."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return place_among_ranks()[1]
 
 
 def my_rank() -> int:
     """Return which of them this one is."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return place_among_ranks()[0]
 
 
 def my_share(rows: Array) -> Array:
