@@ -9,11 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 
 from tests.datasets import describe_again, write_small_dataset
+from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import read_bytes
 from trec_semid.data.schema import EVENT_SCHEMA, Dataset
 from trec_semid.jobs import assign, tokenize
+from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.tokenizers.methods import load_tokenizer
 from trec_semid.training.finetune.tokenizer import open_content
@@ -34,8 +38,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def learn(data: Path, run: Path, kind: str) -> dict[str, Any]:
-    config = {"dataset": str(data), "run": str(run), "behaviour": VIEW, "tokenizer": KINDS[kind]}
+def learn(data: Path, run: Path, kind: str, **behaviour: Any) -> dict[str, Any]:
+    view = {**VIEW, **behaviour}
+    config = {"dataset": str(data), "run": str(run), "behaviour": view, "tokenizer": KINDS[kind]}
     tokenize.run(tokenize.TokenizeConfig.model_validate(config))
     return json.loads(read_bytes(f"{run}/quality.json"))
 
@@ -129,3 +134,35 @@ def test_codes_are_of_the_content_and_whoever_tunes_the_tokenizer_reads_the_view
     assert catalogue.dims == tokenizer.dims == {"text": 16, "image": 8, "behaviour": 6}
     np.testing.assert_array_equal(tokenizer.encode(catalogue.batch(np.arange(200))).numpy(), ids.codes)
     assert tokenizer.position_names == ("shared_0", "behaviour_0", "text_0")
+
+
+def test_each_kind_of_events_is_a_view_that_the_others_do_not_touch(world: Path, tmp_path: Path):
+    def bought(columns: dict[str, list[Any]], moved: int = 0) -> dict[str, list[Any]]:
+        for at, (split, user) in enumerate(zip(columns["split"], columns["user_row"], strict=True)):
+            if split == "train":
+                columns["behaviour"][at] = "purchase" if (at + user) % 3 == 0 else "click"
+                if columns["behaviour"][at] == "purchase" and at < moved:
+                    columns["item_row"][at] = (columns["item_row"][at] + 1) % 198
+        return columns
+
+    named = {"kinds": ["click", "purchase"]}
+    learn(altered(world, tmp_path / "data", bought), tmp_path / "a", "rq_kmeans", **named)
+    learn(altered(world, tmp_path / "other", lambda c: bought(c, 50)), tmp_path / "b", "rq_kmeans", **named)
+    own, other = (
+        safetensors.torch.load(read_bytes(f"{tmp_path / run}/tokenizer/behaviour.safetensors"))
+        for run in "ab"
+    )
+    changed = {name for name, values in own.items() if not torch.equal(values, other[name])}
+    assert changed == {name for name in own if name.startswith("behaviour_purchase/")}
+    tokenizer = load_tokenizer(f"{tmp_path}/a/tokenizer")
+    assert tokenizer.dims == {"text": 16, "image": 8, "behaviour_click": 6, "behaviour_purchase": 6}
+    dataset = Dataset(str(tmp_path / "data"))
+    content = {name: np.array(dataset.content(name)) for name in ("text", "image")}
+    masks = {name: np.array(dataset.content_mask(name)) for name in content}
+    completed = tokenizer.complete(ItemContents(content, masks).batch(np.arange(200)))
+    codes = SemanticIds.load(f"{tmp_path}/a/semantic_ids.parquet").codes
+    np.testing.assert_array_equal(tokenizer.encode(completed).numpy(), codes)
+    with pytest.raises(
+        ConfigError, match=r"is a 'clik'; did you mean 'click'\?\. There are: click, purchase"
+    ):
+        learn(tmp_path / "data", tmp_path / "c", "rq_kmeans", kinds=["clik"])

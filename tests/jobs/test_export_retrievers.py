@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.datasets import write_small_dataset
 from tests.jobs.conftest import Bundles
 from tests.jobs.exported_kinds import KINDS
 from tests.jobs.exporting import export_quickly
@@ -22,12 +23,18 @@ from trec_semid.core.errors import CheckpointError, ConfigError, DataError
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.target_positions import distinct_targets, read_target_positions
-from trec_semid.jobs import export, retrieve
+from trec_semid.jobs import export, retrieve, tokenize
 from trec_semid.jobs.export import ExportConfig, Exported
 from trec_semid.jobs.retrieve import RetrieveConfig
+from trec_semid.jobs.tokenize import TokenizeConfig
 from trec_semid.serving.engine import Engine, Filters, NotServedError, RankAsked, RetrieveAsked, open_engine
+from trec_semid.serving.opened import OpenBundle
 from trec_semid.serving.reader import Reader
 from trec_semid.serving.retrieving import RetrieveEngine
+from trec_semid.tokenizers.inputs.behaviour_fit import principal_part
+from trec_semid.tokenizers.inputs.contents import ItemContents
+from trec_semid.tokenizers.methods import load_tokenizer
+from trec_semid.tokenizers.tokenizer import Tokenizer
 from trec_semid.training.served.retriever import ServedMember
 
 EVERYTHING = 40
@@ -338,3 +345,40 @@ def test_a_bundle_that_lists_otherwise_is_not_written(
     with pytest.raises(CheckpointError, match=r"scores of the bundle's lists are .*\. Nothing was written"):
         export.run(ExportConfig(run=runs("sasrec"), out=str(tmp_path / "out")))
     assert not list(tmp_path.iterdir())
+
+
+def test_item_vectors_of_a_bundle_teach_a_view_of_content(
+    bundles: Bundles, problem: dict[str, Any], tmp_path: Path
+):
+    def learn(run: str, **behaviour: Any) -> Tokenizer:
+        tokenizer = {"kind": "rq_kmeans", "codebook_size": 8, "levels": 2}
+        config = {
+            "run": str(tmp_path / run),
+            "behaviour": {"dropout": 0.0, **behaviour},
+            "tokenizer": tokenizer,
+        }
+        tokenize.run(TokenizeConfig.model_validate({"dataset": problem["dataset"]} | config))
+        return load_tokenizer(f"{tmp_path / run}/tokenizer")
+
+    teacher = OpenBundle(bundles("hybrid"), verify=True)
+    facts, dataset = teacher.manifest.retriever, Dataset(problem["dataset"])
+    assert facts is not None
+    assert facts.members[0].vectors is not None
+    learnt = learn("taught", teacher=bundles("hybrid"), dim=8, epochs=150, batch_size=16)
+    assert learnt.behaviour is not None
+    content = ItemContents(
+        {name: np.array(dataset.content(name)) for name in ("text", "image")},
+        {name: np.array(dataset.content_mask(name)) for name in ("text", "image")},
+    )
+    h = learnt.behaviour.of(content.batch(np.arange(EVERYTHING)))[0].float().numpy()
+    vectors = principal_part(teacher.reader.tables[facts.members[0].vectors].rows(np.arange(EVERYTHING)), 8)
+    seen = teacher.arrays(facts.items.file)["counts"] > 0
+    assert 0 < seen.sum() < EVERYTHING
+    assert (h * vectors).sum(1)[seen].mean() > 0.9
+    with pytest.raises(ConfigError, match="scores no items by vectors"):
+        learn("none", teacher=bundles("popularity"), dim=8)
+    with pytest.raises(ValueError, match=r"behaviour\.kinds: behaviour\.teacher reads no events: leave out"):
+        learn("none", teacher=bundles("hybrid"), kinds=["click"])
+    problem = {"dataset": write_small_dataset(str(tmp_path / "other"), seed=5)}
+    with pytest.raises(ConfigError, match="was trained on other data"):
+        learn("none", teacher=bundles("hybrid"), dim=8)

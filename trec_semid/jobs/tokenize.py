@@ -1,6 +1,7 @@
 """`trec-semid tokenize`: the content of a dataset to a tokenizer and semantic IDs."""
 
 import logging
+from collections.abc import Mapping
 from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import NonNegativeInt
 
+from trec_semid.checkpoints.manifest import manifest_version, read_manifest
 from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError
@@ -20,9 +22,16 @@ from trec_semid.runtime.logs import RunLog, say, set_up_console, track, working
 from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, process_group
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.serving.opened import OpenBundle
 from trec_semid.tokenizers.collisions import Resolution, resolve_collisions
 from trec_semid.tokenizers.encode import coefficients_of, encode_catalogue
-from trec_semid.tokenizers.inputs.behaviour import BEHAVIOUR, BehaviourConfig, BehaviourView, training_pairs
+from trec_semid.tokenizers.inputs.behaviour import BEHAVIOUR, BehaviourView, view_names
+from trec_semid.tokenizers.inputs.behaviour_fit import (
+    BehaviourConfig,
+    TaughtVectors,
+    TrainingPairs,
+    training_pairs,
+)
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.shards import my_rank
 from trec_semid.tokenizers.maps.coefficients import FILE as COEFFICIENTS
@@ -54,8 +63,9 @@ class TokenizeConfig(DatasetConfig):
     """What happens to items of equal tuples: nothing; `extra_code`: one more position numbers them;
     `next_nearest`: all but the first move to the nearest tuple that is free."""
     behaviour: BehaviourConfig | None = None
-    """A further modality, `behaviour`, that is learnt from content and training events alone. It is a
-    function of content: new items have it, and whoever assigns or serves them brings the content."""
+    """A further modality, `behaviour`, that is learnt from content and training events alone, or one for
+    each kind of events. It is a function of content: new items have it, and whoever assigns or serves them
+    brings the content."""
     tokenizer: TokenizerConfig
 
 
@@ -77,7 +87,8 @@ def run(config: TokenizeConfig) -> Tokenized:
         set_up_console(ranks)
         with own_folder(config.run, "tokenize", ranks):
             folder, dataset = RunFolder(config.run, "tokenize"), open_dataset(config.dataset, config.verify)
-            if broadcast_object(ranks.is_main and _is_finished(folder, config, dataset)):
+            inputs = _inputs(config, dataset)
+            if broadcast_object(ranks.is_main and folder.is_finished(config, inputs)):
                 _log.info("%s is already done", config.run)
             else:
                 _tokenize(config, folder, dataset, ranks)
@@ -85,19 +96,22 @@ def run(config: TokenizeConfig) -> Tokenized:
         return Tokenized(config.run, folder.read_json("metrics.json")["metrics"])
 
 
-def _is_finished(folder: RunFolder, config: TokenizeConfig, dataset: Dataset) -> bool:
-    return folder.is_finished(config, _inputs(dataset))
+def _inputs(config: TokenizeConfig, dataset: Dataset) -> dict[str, str]:
+    teacher = config.behaviour.teacher if config.behaviour else None
+    taught = {"teacher": _version_of(teacher)} if teacher else {}
+    return {"dataset": dataset.facts.checksum, **taught}
 
 
-def _inputs(dataset: Dataset) -> dict[str, str]:
-    return {"dataset": dataset.facts.checksum}
+def _version_of(bundle: str) -> str:
+    read_manifest(bundle)  # says what is wrong where there is none
+    return manifest_version(bundle)
 
 
 def _tokenize(config: TokenizeConfig, folder: RunFolder, dataset: Dataset, ranks: Ranks) -> None:
     content = _open_catalogue(config, dataset)
     rows = _rows_to_fit(config, dataset, content)
     if ranks.is_main:
-        folder.start(config, _inputs(dataset))
+        folder.start(config, _inputs(config, dataset))
     barrier()
     log = RunLog(config.run, ranks.rank, tensorboard=True)
     try:
@@ -131,11 +145,12 @@ def _open_catalogue(config: TokenizeConfig, dataset: Dataset) -> ItemContents:
             known = f"It has: {', '.join(have) or 'none'}."
             raise ConfigError(f"modalities: no '{name}' in {dataset.uri}{did_you_mean(name, have)}. {known}")
     names = config.modalities or tuple(have)
-    if config.behaviour and BEHAVIOUR in names:
-        raise ConfigError(
-            f"behaviour: {dataset.uri} has a modality of this name, which the view takes. Leave [behaviour] "
-            "out, or name other modalities."
-        )
+    for name in view_names(config.behaviour) if config.behaviour else ():
+        if name in names:
+            raise ConfigError(
+                f"behaviour: {dataset.uri} has a modality '{name}', a name that the view takes. Leave "
+                "[behaviour] out, or name other modalities."
+            )
     return ItemContents(
         {name: dataset.content(name) for name in names}, {name: dataset.content_mask(name) for name in names}
     )
@@ -160,23 +175,79 @@ def _in_training(events: pa.RecordBatch) -> Flags:
 def _learn_view(
     config: TokenizeConfig, dataset: Dataset, content: ItemContents, rows: Ints, log: RunLog
 ) -> BehaviourView | None:
-    """Learn the behaviour view from content and training events; None where the config has none."""
+    """Learn the behaviour views from content and training events; None where the config has none."""
     if config.behaviour is None:
         return None
-    users, items = list[Array](), list[Array]()
+    if config.behaviour.teacher:
+        sources: Mapping[str, TrainingPairs | TaughtVectors] = {
+            BEHAVIOUR: _taught(config.behaviour.teacher, dataset)
+        }
+    else:
+        sources = _pairs(config.behaviour, dataset)
+    view = BehaviourView(config.behaviour, content.dims)
+    for name, losses in view.fit(content, rows, sources, config.seed).items():
+        for epoch, loss in enumerate(losses, 1):
+            log.scalars({f"{name}/loss": loss}, step=epoch)
+    return view
+
+
+def _pairs(config: BehaviourConfig, dataset: Dataset) -> dict[str, TrainingPairs]:
+    """Return what each view learns from, by its name.
+
+    Raises:
+        ConfigError: training has no event of a kind.
+    """
+    names, kinds = view_names(config), set[str]()
+    events: list[list[tuple[Array, Array]]] = [[] for _ in names]
     for batch in dataset.event_batches(["user_row", "item_row", "label", "split", "behaviour"]):
+        is_training, told = _in_training(batch), np.asarray(batch["behaviour"].cast("string"))
+        users, items = (np.asarray(batch[name]) for name in ("user_row", "item_row"))
         # Events without a label count; what a user did not like does not.
         liked = np.nan_to_num(batch["label"].to_numpy(zero_copy_only=False).astype(np.float32), nan=1.0) > 0
-        counts = _in_training(batch) & liked
-        users.append(np.asarray(batch["user_row"])[counts])
-        items.append(np.asarray(batch["item_row"])[counts])
-    pairs = training_pairs(
-        np.concatenate(users), np.concatenate(items), content.num_items, config.behaviour.window
-    )
-    view = BehaviourView(config.behaviour, content.dims)
-    for epoch, loss in enumerate(view.fit(content, rows, pairs, config.seed), 1):
-        log.scalars({"behaviour/loss": loss}, step=epoch)
-    return view
+        for own, counts in zip(events, [told == kind for kind in config.kinds] or [liked], strict=True):
+            own.append((users[is_training & counts], items[is_training & counts]))
+        kinds |= {str(kind) for kind in np.unique(told[is_training].astype(str))} if config.kinds else set()
+    for kind in config.kinds:
+        if kind not in kinds:
+            there_are = f"There are: {', '.join(sorted(kinds))}."
+            raise ConfigError(
+                f"behaviour.kinds: no training event of {dataset.uri} is a '{kind}'"
+                f"{did_you_mean(kind, kinds)}. {there_are}"
+            )
+    together = [[np.concatenate(side) for side in zip(*own, strict=True)] for own in events]
+    num_items = dataset.facts.num_items
+    return {
+        name: training_pairs(users, items, num_items, config.window)
+        for name, (users, items) in zip(names, together, strict=True)
+    }
+
+
+def _taught(place: str, dataset: Dataset) -> TaughtVectors:
+    """Return the item vectors of an exported retriever; those of an ensemble stand side by side.
+
+    Raises:
+        ConfigError: it is of other data, or has none.
+        DataError: it is no bundle, or a damaged one.
+    """
+    bundle = OpenBundle(place, verify=True)
+    try:
+        facts = bundle.manifest.retriever
+        names = [member.vectors for member in facts.members] if facts else []
+        if facts is None or not names or None in names:
+            raise ConfigError(
+                f"behaviour.teacher: {place} scores no items by vectors. Name another retriever."
+            )
+        if bundle.manifest.dataset_checksum != dataset.facts.checksum:
+            raise ConfigError(
+                f"behaviour.teacher: {place} was trained on other data than {dataset.uri}, and may have seen "
+                "what is validation or test there. Train and export a retriever on this dataset."
+            )
+        rows = np.arange(dataset.facts.num_items)
+        vectors = [bundle.reader.tables[str(name)].rows(rows) for name in names]
+        counts = np.array(bundle.arrays(facts.items.file)["counts"])
+        return TaughtVectors(np.concatenate(vectors, axis=1), counts)
+    finally:
+        bundle.close()
 
 
 def _fit(

@@ -45,14 +45,24 @@ class PairedItems(NamedTuple):
     """(P,): taken off the score of the item where it stands among those to choose from."""
 
 
-def paired_info_nce(left: PairedItems, right: PairedItems, *, temperature: float) -> Tensor:
+def paired_info_nce(
+    left: PairedItems, right: PairedItems, *, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Return the mean over pairs (i, j) of -log softmax_j(h_i . h_j / temperature - penalty_j), both ways.
 
     The other items of the batch are negatives, but neither j again, nor i itself. With log(events of j)
     as penalty it is the sampled softmax over all items (On Sampling Strategies for Neural Network-based
     Collaborative Filtering, 2017; logQ correction), as items occur in a batch by their events.
+
+    Args:
+        left: of the pairs.
+        right: of the pairs.
+        temperature: small is sharp.
+        weights: (P,) of pairs in the mean; equal where not given.
     """
-    return _PairedInfoNce.apply(left.vectors, right.vectors, left[1:], right[1:], 1 / temperature)
+    own = torch.ones_like(left.penalty) if weights is None else weights
+    shares = own / own.sum()
+    return _PairedInfoNce.apply(left.vectors, right.vectors, left[1:], right[1:], (1 / temperature, shares))
 
 
 class _PairedInfoNce(torch.autograd.Function):
@@ -71,9 +81,10 @@ class _PairedInfoNce(torch.autograd.Function):
         right: Tensor,
         asked: tuple[Tensor, Tensor],
         choices: tuple[Tensor, Tensor],
-        sharpness: float,
+        settings: tuple[float, Tensor],
     ) -> Tensor:
-        """Return () the loss."""
+        """Return () the loss; settings are 1 / temperature, and the pairs' shares (P,) in the mean."""
+        sharpness, shares = settings
         dtype = _wide_enough(left.dtype, sharpness, asked[1], choices[1])
         one, other = left.to(dtype), right.to(dtype)
         # Of a choice's terms: on the right, where the left is asked, and on the left.
@@ -83,11 +94,11 @@ class _PairedInfoNce(torch.autograd.Function):
         own = sharpness * (one * other).sum(1)
         penalties = choices[1], asked[1]
         losses = [total.log() - own + penalty for total, penalty in zip(totals, penalties, strict=True)]
-        # Of each way, d loss / d scores = (softmax - identity) / P, and half of both counts.
-        scale = sharpness / len(left)
+        # Of each way, d loss / d scores = (softmax - identity) x the pair's share, and half of both counts.
+        scale = sharpness * shares.to(dtype)
         of_rows = torch.stack([0.5 * scale / totals[0], weights[1]], 1)
         of_columns = torch.stack([weights[0], 0.5 * scale / totals[1]])
-        to_left, to_right = -scale * other, -scale * one
+        to_left, to_right = -scale.unsqueeze(1) * other, -scale.unsqueeze(1) * one
         for rows, _, *again in stretches:
             factors = of_rows[rows] @ of_columns
             for way, (at, beside) in enumerate(again):
@@ -96,7 +107,7 @@ class _PairedInfoNce(torch.autograd.Function):
             to_left[rows].addmm_(gradient, other)
             to_right.addmm_(gradient.T, one[rows])
         ctx.save_for_backward(to_left.to(left.dtype), to_right.to(left.dtype))
-        return (losses[0].mean() + losses[1].mean()).to(left.dtype) / 2
+        return ((losses[0] + losses[1]) @ shares.to(dtype)).to(left.dtype) / 2
 
     @staticmethod
     @once_differentiable

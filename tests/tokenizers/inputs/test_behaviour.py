@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trec_semid.core.errors import DataError
-from trec_semid.tokenizers.inputs.behaviour import BehaviourConfig, BehaviourView, training_pairs
+from trec_semid.layers.contrastive import PairedItems, paired_info_nce
+from trec_semid.tokenizers.inputs import behaviour_fit
+from trec_semid.tokenizers.inputs.behaviour import BehaviourView
+from trec_semid.tokenizers.inputs.behaviour_fit import (
+    BehaviourConfig,
+    TaughtVectors,
+    TrainingPairs,
+    principal_part,
+    training_pairs,
+)
 from trec_semid.tokenizers.inputs.contents import ItemContents
 
 NUM_ITEMS, KINDS = 240, 6
@@ -34,12 +43,17 @@ def events(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return users, np.array([rng.choice(np.flatnonzero(kinds == user % KINDS)) for user in users])
 
 
+def fit(
+    view: BehaviourView, items: ItemContents, source: TrainingPairs | TaughtVectors, seed: int
+) -> list[float]:
+    return view.fit(items, items.rows_with_content(), {"behaviour": source}, seed)["behaviour"]
+
+
 @pytest.fixture(scope="module")
 def learned() -> tuple[BehaviourView, list[float]]:
     items, kinds = catalogue()
     view = BehaviourView(CONFIG, items.dims)
-    losses = view.fit(items, items.rows_with_content(), training_pairs(*events(kinds), NUM_ITEMS, 1), 0)
-    return view, losses
+    return view, fit(view, items, training_pairs(*events(kinds), NUM_ITEMS, 1), 0)
 
 
 @given(
@@ -73,7 +87,7 @@ def test_items_of_one_users_taste_come_to_lie_together_whatever_they_look_like(l
     contents = items.batch(both)
     before = auc_of_kinds(view.standardiser(contents), kinds[both])
     assert before < 0.75
-    assert auc_of_kinds(view.of(contents), kinds[both]) > 0.9
+    assert auc_of_kinds(view.of(contents)[0], kinds[both]) > 0.9
     assert losses[-1] < losses[0]
 
 
@@ -97,11 +111,11 @@ def test_saved_view_is_the_same_and_its_seed_decides_it(learned):
     view, _ = learned
     items, kinds = catalogue()
     again = BehaviourView.restored(json.loads(json.dumps(view.described())), view.weights())
-    assert torch.equal(again.of(items.batch(np.arange(30))), view.of(items.batch(np.arange(30))))
+    assert torch.equal(again.of(items.batch(np.arange(30)))[0], view.of(items.batch(np.arange(30)))[0])
     pairs = training_pairs(*events(kinds), NUM_ITEMS, 1)
     same, other = (BehaviourView(CONFIG.model_copy(update={"epochs": 12}), items.dims) for _ in range(2))
-    same.fit(items, items.rows_with_content(), pairs, 0)
-    other.fit(items, items.rows_with_content(), pairs, 1)
+    fit(same, items, pairs, 0)
+    fit(other, items, pairs, 1)
     assert same.weights() == view.weights() != other.weights()
 
 
@@ -111,4 +125,57 @@ def test_nothing_to_learn_from_is_refused():
     with pytest.raises(
         DataError, match=r"field 'behaviour': .* that follow each other in training \(got 0\)"
     ):
-        BehaviourView(CONFIG, items.dims).fit(items, items.rows_with_content(), nobody, 0)
+        fit(BehaviourView(CONFIG, items.dims), items, nobody, 0)
+    nothing = TaughtVectors(np.ones((NUM_ITEMS, 8), np.float32), np.zeros(NUM_ITEMS, np.int64))
+    with pytest.raises(DataError, match=r"that its teacher has seen in training \(got 0\)"):
+        fit(BehaviourView(CONFIG, items.dims), items, nothing, 0)
+
+
+def test_a_pair_counts_by_its_rarer_item(monkeypatch: pytest.MonkeyPatch):
+    items, kinds = catalogue()
+    pairs, told = training_pairs(*events(kinds), NUM_ITEMS, 1), []
+
+    def noted(
+        left: PairedItems, right: PairedItems, *, weights: torch.Tensor, **settings: float
+    ) -> torch.Tensor:
+        told.extend(zip(left.penalty.tolist(), right.penalty.tolist(), weights.tolist(), strict=True))
+        return paired_info_nce(left, right, weights=weights, **settings)
+
+    monkeypatch.setattr(behaviour_fit, "paired_info_nce", noted)
+    fit(
+        BehaviourView(CONFIG.model_copy(update={"reliability": 6.0, "epochs": 1}), items.dims),
+        items,
+        pairs,
+        0,
+    )
+    for left, right, weight in told:  # a penalty is log(events + 1)
+        rarer = np.expm1(min(left, right))
+        assert weight == pytest.approx(rarer / (rarer + 6), rel=1e-4)
+    assert len(told) > 1000
+    assert len({round(weight, 4) for *_, weight in told}) > 5
+
+
+def test_a_teachers_vectors_are_rebuilt_of_content_also_for_items_it_has_not_seen():
+    items, _ = catalogue()
+    view = BehaviourView(CONFIG.model_copy(update={"teacher": "bundle", "dim": 4, "epochs": 80}), items.dims)
+    rng = np.random.default_rng(3)
+    view.standardiser.fit(items, items.rows_with_content())
+    x = view.standardiser(items.batch(np.arange(NUM_ITEMS)))
+    taught = (x[:, :16] @ torch.tensor(rng.normal(size=(16, 9)), dtype=torch.float32)).numpy()
+    counts = np.where(np.arange(NUM_ITEMS) < 180, 1 + rng.integers(20, size=NUM_ITEMS), 0)
+    losses = fit(view, items, TaughtVectors(taught * rng.uniform(1, 9, (NUM_ITEMS, 1)), counts), 0)
+    assert losses[-1] < 0.1 < losses[0]
+    new = np.flatnonzero((counts == 0) & items.present["text"])
+    expected, rebuilt = torch.from_numpy(principal_part(taught, 4)[new]), view.of(items.batch(new))[0].float()
+    assert float((expected * rebuilt).sum(1).mean()) > 0.8
+
+
+def test_the_part_of_vectors_that_is_taught_has_their_cosines_as_far_as_so_few_numbers_can():
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(50, 3)) @ rng.normal(size=(3, 7))).astype(np.float32)  # of rank 3
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for dim in (3, 5):
+        part = principal_part(vectors, dim)
+        np.testing.assert_allclose(part @ part.T, unit @ unit.T, atol=1e-4)
+    with pytest.raises(DataError, match=r"are 7 wide \(got 8\)\. Set behaviour.dim = 7 or less"):
+        principal_part(vectors, 8)

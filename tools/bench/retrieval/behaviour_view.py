@@ -26,9 +26,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from trec_semid.data.schema import Dataset, open_dataset  # noqa: E402
-from trec_semid.tokenizers.inputs.behaviour import (  # noqa: E402
+from trec_semid.tokenizers.inputs.behaviour import BEHAVIOUR, BehaviourView  # noqa: E402
+from trec_semid.tokenizers.inputs.behaviour_fit import (  # noqa: E402
     BehaviourConfig,
-    BehaviourView,
     TrainingPairs,
     training_pairs,
 )
@@ -53,7 +53,10 @@ def area(vectors: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
 
 def seconds_of_products(view: BehaviourView, pairs: TrainingPairs) -> float:
     """Return the processor time that the matrix products of an epoch take, batch by batch."""
-    size, dims = view.config.batch_size, [view.mlp.in_dim, *view.config.hidden_widths, view.config.dim]
+    size, dims = (
+        view.config.batch_size,
+        [sum(view.dims.values()), *view.config.hidden_widths, view.config.dim],
+    )
     order = np.random.default_rng(0).permutation(len(pairs.left))
     inputs = [torch.ones(2 * size + 2, dim) for dim in dims]
     weights = [torch.ones(fan_in, fan_out) for fan_in, fan_out in pairwise(dims)]
@@ -85,7 +88,7 @@ def main() -> None:
     left, right = last[asked][known], right[known]
     view = BehaviourView(BehaviourConfig(epochs=OPTIONS.epochs), content.dims)
     begun = time.process_time()
-    view.fit(content, content.rows_with_content(), pairs, OPTIONS.seed)
+    view.fit(content, content.rows_with_content(), {BEHAVIOUR: pairs}, OPTIONS.seed)
     spent = (time.process_time() - begun) / OPTIONS.epochs
     x = view.standardiser.unit(content.batch(np.arange(content.num_items))).numpy()
     h = view.complete_catalogue(content).vectors["behaviour"].astype(np.float32)
