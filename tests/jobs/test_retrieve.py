@@ -28,6 +28,7 @@ CODES_ALONE = {"item": NO_ITEM, "loss": {"item_weight": 0.0}}
 CHAINED = {"loss": {"item_weight": 0.0, "code_heads": "chained"}, "evaluation": {"beam_width": 40}}
 TWO_STAGE = {"loss": {"code_heads": "chained"}, "evaluation": {"candidates": 30, "beam_width": 40}}
 TUNED = {"estimator": "straight_through", "warmup_epochs": 0, "learning_rate": 0.01, "entropy_floor": 0.0}
+VARIED = {"augment": {"crop_prob": 0.5, "shuffle_prob": 0.6}}
 HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
 
@@ -104,11 +105,11 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
         {},
         {"loss": {"item_weight": 0.0}},
         {"loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
-        {"loss": {"code_weight": 0.0}, "model": HETERREC},
+        {"loss": {"code_weight": 0.0}, "model": HETERREC, "sequences": VARIED},
         {
             "loss": {"code_weight": 0.0, "item_similarity_is_cosine": True, "negatives": "seen"},
             "window": 3,
-            "sequences": {"rows": "sliding"},
+            "sequences": {"rows": "sliding", **VARIED},
         },
         {**CHAINED, "window": 2},
         {**TWO_STAGE, "item": {"content": ["text"]}},
@@ -116,7 +117,8 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
         {"finetune": TUNED, "loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
     ],
     ids=[
-        *("all items", "named items", "codes alone", "codes read", "three of a sliding row, seen items"),
+        *("all items", "named items", "codes alone", "codes read, varied rows"),
+        "three of a varied sliding row, seen items",
         *("chained", "chained codes propose"),
         *("tuned, all items", "tuned, named items"),
     ],
@@ -156,7 +158,7 @@ def test_products_in_bfloat16_train_about_as_those_in_float32(problem, tmp_path,
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monkeypatch, accumulate, last):
     """Three batches an epoch: with two a step, an epoch's second step has one."""
     model = {"kind": "sasrec", "transformer": {**STILL, "dropout": 0.3}, "dropout": 0.3}
-    changes = {"model": model, "train": {"accumulate": accumulate}}
+    changes = {"model": model, "train": {"accumulate": accumulate}, "sequences": VARIED}
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **changes)).metrics
     every = {"every_steps": 1 if accumulate > 1 else 2}
     config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints=every, **changes)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from trec_semid.core.seeds import numpy_generator
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged
+from trec_semid.data.retrieval.augment import AugmentConfig, draw_changes
 from trec_semid.data.retrieval.batches import (
     ItemFeatures,
     SequenceMaker,
@@ -217,3 +218,75 @@ def test_rows_are_read_with_those_of_about_their_length(lengths):
         assert max([1, *found]) == longest
         assert all(2 * max(length, 1) > longest for length in found)
     assert 1 <= len(places.stretches) <= 7  # 0 and 1, 2, 3 and 4, to 8, to 16, to 32, to 64
+
+
+AUGMENT = AugmentConfig(crop_prob=0.6, crop_share=0.5, shuffle_prob=0.7, shuffle_share=0.6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.booleans(), st.integers(1, 3))
+def test_a_place_of_a_varied_row_has_read_what_came_before_its_targets_and_nothing_else(
+    seed: int, last_only: bool, num_targets: int
+):
+    rng = np.random.default_rng(seed)
+    rows = [list(range(100 * row, 100 * row + int(rng.integers(2, 9)))) for row in range(6)]
+    window = Window(num_targets, last_only, augment=AUGMENT)
+    features = ItemFeatures((), Sources({}, None))
+    maker = SequenceMaker(ragged(rows), features, window)
+    chosen = np.arange(6)
+    changes = maker.draw_changes(chosen, rng)
+    assert changes is not None
+    batch = maker.make(chosen, 0, rng, changes)
+    found = predictions_of(batch)
+    assert len(found) == maker.num_places(chosen, changes) >= 6
+    ended = set()
+    for history, targets in found:
+        row, (first, stay) = (
+            targets[0] // 100,
+            (int(changes.first[targets[0] // 100]), int(changes.lengths[targets[0] // 100])),
+        )
+        stays = rows[row][first : first + stay]
+        at = stays.index(targets[0])
+        assert sorted(history) == stays[:at]  # in whatever order, all that came before and no more
+        assert targets == stays[at : at + num_targets]
+        ended.add(row)
+    assert ended == set(range(6))
+
+
+def test_rows_that_are_varied_are_those_of_one_rank_on_two_and_of_a_run_that_goes_on():
+    rows = [list(range(row % 5, row % 5 + 3 + row % 5)) for row in range(23)]
+    maker = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, is_last_only=False, augment=AUGMENT))
+
+    def batches(rank: int = 0, world_size: int = 1, epoch: int = 1, step: int = 0):
+        loader = SequenceLoader(maker, batch_size=8, seed=3, rank=rank, world_size=world_size)
+        loader.load_state_dict({"epoch": epoch, "step": step})
+        return [
+            (batch.rows.tolist(), sorted(predictions_of(batch)), batch.global_size)
+            for batch in loader.batches()
+        ]
+
+    alone, parts = batches(), [batches(rank, 2) for rank in range(2)]
+    for (own, found, size), *others in zip(alone, *parts, strict=True):
+        assert sorted(own) == sorted(row for part, _, _ in others for row in part)
+        assert found == sorted(place for _, places, _ in others for place in places)
+        assert {size} == {each for _, _, each in others} == {len(found)}
+    assert batches(step=2) == alone[2:]
+    assert [found for _, found, _ in batches(epoch=2)] != [found for _, found, _ in alone]
+    plain = SequenceMaker(ragged(rows), ITEM_FEATURES, Window(1, is_last_only=False))
+    varied = sum(len(history) for _, found, _ in alone for history, _ in found)
+    assert varied < sum(len(row) * (len(row) - 1) // 2 for row in rows)
+    assert plain.draw_changes(np.arange(5), np.random.default_rng(0)) is None
+
+
+def test_shares_of_rows_are_cropped_and_shuffled_as_often_and_as_far_as_is_said():
+    lengths = np.full(20_000, 20)
+    changes = draw_changes(AUGMENT, lengths, 1, np.random.default_rng(0))
+    cropped, shuffled = changes.lengths < 20, changes.size > 0
+    assert cropped.mean() == pytest.approx(0.6, abs=0.02)
+    assert shuffled.mean() == pytest.approx(0.7, abs=0.02)
+    assert set(changes.lengths[cropped]) == {10}
+    assert set(changes.size[shuffled & ~cropped]) == {11}  # of the 19 that are read
+    assert set(changes.first[cropped]) == set(range(11))
+    ends = changes.start + changes.size
+    assert (ends <= changes.lengths - 1).all()
+    assert set(ends[shuffled & ~cropped]) == set(range(11, 20))

@@ -15,6 +15,7 @@ from trec_semid.core.arrays import Array
 from trec_semid.data.batches import Jagged
 from trec_semid.data.features import Feature, Sources
 from trec_semid.data.ragged import Ragged, positions
+from trec_semid.data.retrieval.augment import AugmentConfig, Changes, draw_changes
 from trec_semid.data.retrieval.places import (
     Places,
     coded_histories,
@@ -140,6 +141,8 @@ class Window(NamedTuple):
     a row of W items or fewer reads its first."""
     taught: Array | None = None
     """(rows,) last items of each row that may be targets; all but the first where not given."""
+    augment: AugmentConfig | None = None
+    """How rows are varied, all of whose items but the first are targets; not at all where not given."""
 
     def num_read(self, lengths: Array, taught: Array) -> Array:
         """Return (n,): how many items a model reads of rows; all others are targets alone.
@@ -189,20 +192,44 @@ class SequenceMaker:
             self._listed_rows = torch.from_numpy(listed).pin_memory() if pinned else torch.from_numpy(listed)
         self._place = None if listed is None else _places_of(listed)
 
-    def num_places(self, rows: Array) -> int:
-        """Return how many positions of (b,) rows predict."""
-        return len(rows) if self._config.is_last_only else int(self._taught[rows].sum())
+    def draw_changes(self, rows: Array, generator: np.random.Generator) -> Changes | None:
+        """Return what happens to (B,) rows of a global batch in a step; None where rows are as they were."""
+        if self._config.augment is None:
+            return None
+        ahead = self._config.num_targets if self._config.is_last_only else 1
+        return draw_changes(self._config.augment, self.windows.lengths[rows], ahead, generator)
 
-    def make(self, rows: Array, global_size: int, generator: np.random.Generator) -> SequenceBatch:
+    def num_places(self, rows: Array, changes: Changes | None = None) -> int:
+        """Return how many positions of (b,) rows, to which some changes happen, predict."""
+        if self._config.is_last_only:
+            return len(rows)
+        if changes is not None:
+            return int((changes.lengths - 1 - changes.num_silent).sum())
+        return int(self._taught[rows].sum())
+
+    def make(
+        self,
+        rows: Array,
+        global_size: int,
+        generator: np.random.Generator,
+        changes: Changes | None = None,
+    ) -> SequenceBatch:
         """Return the batch of the given row numbers, in their order.
 
         Args:
             rows: (B,) row numbers.
             global_size: predicting positions of the global batch.
             generator: draws the sampled items.
+            changes: what happens to these rows; nothing where not given.
         """
         values, lengths = self.windows.take(rows)
         taught, coded = self._taught[rows], None
+        order: Array | None = None
+        if changes is not None:
+            values = values[positions(np.cumsum(lengths) - lengths + changes.first, changes.lengths)]
+            lengths, taught, order = changes.lengths, changes.lengths - 1, changes.order()
+            if self._config.is_last_only:  # targets stand behind all that is shuffled
+                values, order = values[order], None
         read = self._config.num_read(lengths, taught)
         if self._num_in_full is not None:
             assert self._config.is_last_only, "a config of other rows is refused"
@@ -212,10 +239,14 @@ class SequenceMaker:
         items, places_in_list = self._list(np.concatenate([values, drawn]))
         named, sampled = places_in_list[: len(values)], places_in_list[len(values) :]
         starts = np.cumsum(lengths) - lengths
-        inputs = filled_up(named[positions(starts, read)], read)
+        seen = named if order is None else named[order]
+        inputs = filled_up(seen[positions(starts, read)], read)
         place = np.arange(inputs.shape[1])
         first = read - 1 if self._config.is_last_only else lengths - 1 - taught
         predicts = (place < read[:, None]) & (place >= first[:, None])
+        if changes is not None and order is not None:
+            start, end = changes.start[:, None], (changes.start + changes.num_silent)[:, None]
+            predicts &= (place < start) | (place >= end)
         predicting, targets = self._targets(named, starts, lengths, predicts)
         places = Places(
             torch.from_numpy(inputs),

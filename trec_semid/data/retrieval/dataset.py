@@ -184,7 +184,7 @@ class RetrievalData:
         return SequenceMaker(
             windows,
             self.item_features,
-            Window(num_targets, self._config.rows == "sliding", taught),
+            Window(num_targets, self._config.rows == "sliding", taught, self._config.augment),
             listed=listed,
             sampled=drawn,
             num_in_full=num_in_full,

@@ -41,6 +41,11 @@ class SequenceLoader(EpochBatches[SequenceBatch]):
         for step, rows in enumerate(self.rows_of_batches(self.epoch)):
             if step >= first_step:
                 generator = numpy_generator(self._seed, "sampled items", self.epoch, step, self._rank)
-                by_length = rows[np.argsort(self._maker.windows.lengths[rows], kind="stable")]
-                own = by_length[self._rank :: self._world_size]
-                yield self._maker.make(own, self._maker.num_places(rows), generator)
+                # Of the whole batch on every rank: what it holds does not depend on how many there are.
+                changes = self._maker.draw_changes(
+                    rows, numpy_generator(self._seed, "augment", self.epoch, step)
+                )
+                lengths = self._maker.windows.lengths[rows] if changes is None else changes.lengths
+                own = np.argsort(lengths, kind="stable")[self._rank :: self._world_size]
+                num_places = self._maker.num_places(rows, changes)
+                yield self._maker.make(rows[own], num_places, generator, changes and changes.of(own))

@@ -13,6 +13,7 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.data.histories import Events
 from trec_semid.data.ragged import Ragged
+from trec_semid.data.retrieval.augment import AugmentConfig
 from trec_semid.data.schema import SPLITS, Split
 
 
@@ -23,6 +24,8 @@ class SequencesConfig(Config):
     """Most recent items that a model reads."""
     events: Literal["positives", "all"] = "all"
     """`positives`: events with label 1; `all`: whatever the label. Sampled negatives never count."""
+    augment: AugmentConfig | None = None
+    """How rows of training are varied from epoch to epoch; they are as they happened where not given."""
     rows: Literal["dense", "last", "sliding"] = "dense"
     """`dense`: every position predicts the next, in one row a user, several where events are more;
     `last`: the last of these rows alone, whatever came before teaches nothing;

@@ -131,6 +131,7 @@ class RetrieveConfig(TrainingRunConfig):
         given += keys_given(self.loss, "loss", ("code_facets", *OF_CODE_LOSSES))
         effects = {
             "window": self.window > 1,
+            "sequences.augment": self.sequences.augment is not None,
             "loss.negatives": self.loss.negatives != "all",
             "loss.code_weight": self.loss.code_weight > 0,
             "loss.code_heads": self.loss.code_heads != "independent",
@@ -209,6 +210,11 @@ class RetrieveConfig(TrainingRunConfig):
         if rows and self.sequences.rows != rows:
             says = "predicts at the end of a row alone" if rows == "sliding" else f"reads {rows} rows"
             faults.append(f"model.kind = '{self.model.kind}' {says}: set sequences.rows = '{rows}'")
+        if self.sequences.augment and self.test_then_train:
+            faults.append(
+                "sequences.augment: with test_then_train rows teach their last items alone, which a crop may "
+                "lack: leave out sequences.augment"
+            )
         if self.window > 1 and self.retriever.needs.one_target:
             faults.append(f"window: model.kind = '{self.model.kind}' predicts one item a row: set window = 1")
         return faults
