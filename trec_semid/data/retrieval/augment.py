@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from trec_semid.core.arrays import Array, Ints
+from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.config import Config
 
 _FEWEST_ITEMS = 2
@@ -48,13 +48,18 @@ class Changes(NamedTuple):
     """(B, L) in [0, 1): items of a stretch stand in their order."""
 
     def of(self, rows: Array) -> "Changes":
-        """Return the changes of some of the rows."""
+        """Return the changes of (n,) of the rows."""
         return Changes(*(part[rows] for part in self))
 
     @property
     def num_silent(self) -> Ints:
         """(B,) places that read part of a stretch alone, and predict nothing where every place predicts."""
         return np.maximum(self.size - 1, 0)
+
+    def has_read_all(self, places: Ints) -> Flags:
+        """Return (B, P) bool of (P,) places of each row: those that have not read part of a stretch alone."""
+        start = self.start[:, None]
+        return (places < start) | (places >= start + self.num_silent[:, None])
 
     def order(self) -> Array:
         """Return (sum of lengths,) where each item that is read comes from, one row after another."""

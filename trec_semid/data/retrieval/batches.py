@@ -222,14 +222,8 @@ class SequenceMaker:
             generator: draws the sampled items.
             changes: what happens to these rows; nothing where not given.
         """
-        values, lengths = self.windows.take(rows)
-        taught, coded = self._taught[rows], None
-        order: Array | None = None
-        if changes is not None:
-            values = values[positions(np.cumsum(lengths) - lengths + changes.first, changes.lengths)]
-            lengths, taught, order = changes.lengths, changes.lengths - 1, changes.order()
-            if self._config.is_last_only:  # targets stand behind all that is shuffled
-                values, order = values[order], None
+        (values, lengths), taught, order = self._taken(rows, changes)
+        coded = None
         read = self._config.num_read(lengths, taught)
         if self._num_in_full is not None:
             assert self._config.is_last_only, "a config of other rows is refused"
@@ -245,8 +239,7 @@ class SequenceMaker:
         first = read - 1 if self._config.is_last_only else lengths - 1 - taught
         predicts = (place < read[:, None]) & (place >= first[:, None])
         if changes is not None and order is not None:
-            start, end = changes.start[:, None], (changes.start + changes.num_silent)[:, None]
-            predicts &= (place < start) | (place >= end)
+            predicts &= changes.has_read_all(place)
         predicting, targets = self._targets(named, starts, lengths, predicts)
         places = Places(
             torch.from_numpy(inputs),
@@ -268,6 +261,17 @@ class SequenceMaker:
             torch.from_numpy(_named(inputs, targets)) if self._finds_named else None,
         )
         return batch.pinned() if self._pinned else batch
+
+    def _taken(self, rows: Array, changes: Changes | None) -> tuple[tuple[Array, Array], Array, Array | None]:
+        """Return items and lengths of (B,) rows, how many may be targets, and the order of what is read."""
+        values, lengths = self.windows.take(rows)
+        if changes is None:
+            return (values, lengths), self._taught[rows], None
+        values = values[positions(np.cumsum(lengths) - lengths + changes.first, changes.lengths)]
+        order, taught = changes.order(), changes.lengths - 1
+        if self._config.is_last_only:  # targets stand behind all that is shuffled
+            return (values[order], changes.lengths), taught, None
+        return (values, changes.lengths), taught, order
 
     def _list(self, named: Array) -> tuple[Array, Array]:
         """Return the listed item rows and where each named one stands among them."""
