@@ -256,6 +256,17 @@ def test_retrievers_go_through_days_as_well(shop: Path):
     assert days[0]["metrics"]["recall@10"]["value"] < days[2]["metrics"]["recall@10"]["value"]
 
 
+def test_a_day_of_new_users_alone_teaches_a_retriever_nothing_and_is_skipped(tmp_path: Path):
+    write_log(tmp_path, without=5)
+    with (tmp_path / "events.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(("nobody", "i1", 1, FIRST + 5 * DAY_S))
+    daily.run(config_of(tmp_path, verb="retrieve", first_day="2024-01-06"))
+    first, second = told(str(tmp_path / "run"))
+    assert first["state"] == "missing"
+    assert "no user of the day has an event before it" in first["problem"]
+    assert second["state"] == "done"
+
+
 def on_rank(config: DailyConfig) -> None:
     daily.run(config)
 

@@ -127,21 +127,30 @@ class _Days:
         named = {"day": str(day), "last": str(self._rule(day).last)}
         facts, why, waited_s = on_main(self.ranks, partial(self._wait_for, day))
         if facts is None:
-            if self.ranks.is_main:
-                _log.warning("%s is missing: %s. It is skipped", day, why)
-            log.event("missing", day=str(day), problem=why, waited_s=waited_s)
-            return {**named, "state": "missing", "problem": why, "waited_s": waited_s}
+            return {**named, **self._missing(day, why, waited_s, log)}
         prepared = time.monotonic()
         before = next((one for one in reversed(self.entries) if one["state"] == "done"), None)
         codes = self._codes_of(day)
         coded = time.monotonic()
         run = self._config_of_run(day, self._start(before, codes))
-        self._job.run(run)
+        try:
+            self._job.run(run)
+        except DataError as error:
+            if error.field != EMPTY_DAY or self.config.missing.then == "stop":
+                raise
+            return {**named, **self._missing(day, error.problem, waited_s, log)}
         measured = on_main(self.ranks, partial(self._measure, run, facts, before, codes))
         trained_s = float(RunFolder(run.run, "").read_json("metrics.json")["wall_s"])
         seconds = {"prepare": prepared - began - waited_s, "codes": coded - prepared, "run": trained_s}
         rounded = {name: round(value, 3) for name, value in seconds.items()}
         return {**named, "state": "done", **measured, "waited_s": waited_s, "seconds": rounded}
+
+    def _missing(self, day: date, why: str, waited_s: float, log: RunLog) -> dict[str, Any]:
+        """Say that a day is skipped, and return what its entry says of it."""
+        if self.ranks.is_main:
+            _log.warning("%s is missing: %s. It is skipped", day, why)
+        log.event("missing", day=str(day), problem=why, waited_s=waited_s)
+        return {"state": "missing", "problem": why, "waited_s": waited_s}
 
     def _measure(
         self, run: TrainingRunConfig, facts: DatasetFacts, before: dict[str, Any] | None, codes: _Codes | None

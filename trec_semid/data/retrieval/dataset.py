@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
+from trec_semid.data.events.splits import EMPTY_DAY
 from trec_semid.data.features import Feature, check_ids, describe_item, read_sources
 from trec_semid.data.histories import as_of_test, read_events
 from trec_semid.data.retrieval.batches import (
@@ -133,20 +134,26 @@ class RetrievalData:
         if self._tests_first:
             validation = self.sequences.counts[:, SPLITS.index("test")]
             training = self.sequences.counts.sum(1) * (validation > 0)
+            if not (training > 1).any():
+                problem = "no user of the day has an event before it" + self._of_liked
+                raise DataError(problem, file=self._uri, field=EMPTY_DAY, remedy="Take more days at a time")
         if not (training > 1).any():
             self._refuse("no user with two training events", "What comes after the first is learnt")
         if not validation.any():
             self._refuse("no validation events", "The best step is chosen by them")
 
     def _refuse(self, problem: str, reason: str) -> NoReturn:
-        is_liked = self._config.events == "positives"
         remedy = f"{reason}: prepare the dataset with another split rule"
         raise DataError(
-            problem + (" with label 1" if is_liked else ""),
+            problem + self._of_liked,
             file=self._uri,
             field="split",
-            remedy=remedy + (", or set sequences.events = 'all'" if is_liked else ""),
+            remedy=remedy + (", or set sequences.events = 'all'" if self._of_liked else ""),
         )
+
+    @property
+    def _of_liked(self) -> str:
+        return " with label 1" if self._config.events == "positives" else ""
 
     def maker(
         self,
