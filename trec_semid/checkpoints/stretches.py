@@ -1,21 +1,26 @@
-"""Tensors of a checkpoint a stretch of rows at a time: memory is that of a stretch and of a saved piece.
+"""Tensors of a checkpoint a stretch of rows at a time: memory is that of a stretch, however large a piece is.
+
+torch.distributed.checkpoint reads a saved piece whole for any part of it, and what one process saves of a
+table is one piece. So torch is asked where the numbers lie, and only those of the rows are read.
 
 Legend: N rows of a saved tensor, n of a stretch.
 """
 
+import math
 from collections.abc import Iterator
-from typing import Any, final
+from typing import Any, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents it under this name
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.utils import _create_file_view  # pyright: ignore[reportPrivateUsage]
 
 from trec_semid.checkpoints.failures import FAILURES, expect_not_stopped, reason
 from trec_semid.checkpoints.folder import TENSORS, step_fault, step_folder
 from trec_semid.checkpoints.storage import storage_reader
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.paths import join
+from trec_semid.core.paths import join, open_file
 
 
 @final
@@ -35,21 +40,36 @@ class SavedTensors:
         """
         if fault := step_fault(folder, step):
             raise CheckpointError(fault)
-        self._at, self._prefix = join(step_folder(folder, step), TENSORS), prefix
+        self._open(join(step_folder(folder, step), TENSORS), prefix)
+
+    @classmethod
+    def of_tensors(cls, at: str, prefix: str) -> Self:
+        """Return the tensors of a folder that torch.distributed.checkpoint wrote; no file is checked."""
+        saved = cls.__new__(cls)
+        saved._open(at, prefix)
+        return saved
+
+    def _open(self, at: str, prefix: str) -> None:
+        self._at, self._prefix = at, prefix
+        self._pieces: dict[MetadataIndex, _Piece] = {}
         try:
-            self._entries: dict[str, Any] = dict(storage_reader(self._at).read_metadata().state_dict_metadata)
+            self._metadata: Any = storage_reader(self._at).read_metadata()
         except FAILURES as error:  # a pickle: whatever another version of torch makes of it
             raise self._failed(error) from error
 
     @property
     def names(self) -> list[str]:
         """Of all tensors under the prefix."""
-        found = (name for name, entry in self._entries.items() if isinstance(entry, TensorStorageMetadata))
+        found = (
+            name
+            for name, entry in self._metadata.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        )
         return [name.removeprefix(self._prefix) for name in found if name.startswith(self._prefix)]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor."""
-        return tuple(self._entries[self._prefix + name].size)
+        return tuple(self._metadata.state_dict_metadata[self._prefix + name].size)
 
     def whole(self, name: str) -> Tensor:
         """Return a tensor (...)."""
@@ -63,81 +83,79 @@ class SavedTensors:
             yield self._read(name, first, min(first + num_rows, total))
 
     def _read(self, name: str, first: int, last: int) -> Tensor:
-        entry = self._entries[self._prefix + name]
+        entry = self._metadata.state_dict_metadata[self._prefix + name]
         shape = list(entry.size)
         if shape:
             shape[0] = last - first
         rows = torch.empty(shape, dtype=entry.properties.dtype)
-        items = [
-            item
-            for number, chunk in enumerate(entry.chunks)
-            if (item := _item(self._prefix + name, number, chunk, first, last)) is not None
-        ]
-        reader = storage_reader(self._at)
         try:
-            metadata = reader.read_metadata()
-            reader.set_up_storage_reader(metadata, is_coordinator=True)
-            plan = reader.prepare_local_plan(LoadPlan(items))
-            reader.read_data(reader.prepare_global_plan([plan])[0], _Into(rows)).wait()
+            for chunk in entry.chunks:
+                self._fill(rows, first, self._piece(name, chunk))
         except FAILURES as error:
             expect_not_stopped(error)
             raise self._failed(error) from error
         return rows
 
+    def _fill(self, rows: Tensor, first: int, piece: "_Piece") -> None:
+        """Put what a piece has of consecutive rows (n, ...), which begin at `first`, into its place."""
+        begin, into = 0, rows
+        if rows.dim():
+            begin = max(first, piece.starts[0])
+            end = min(first + len(rows), piece.starts[0] + piece.sizes[0])
+            if begin >= end:
+                return
+            into = rows[begin - first : end - first]
+            for dim in range(1, rows.dim()):
+                into = into.narrow(dim, piece.starts[dim], piece.sizes[dim])
+            begin -= piece.starts[0]
+        # A piece of some columns is read beside its place.
+        read = into if into.is_contiguous() else torch.empty_like(into, memory_format=torch.contiguous_format)
+        row_bytes = read.element_size() * math.prod(piece.sizes[1:])
+        _read_into(read, piece.file, piece.offset + begin * row_bytes)
+        if read is not into:
+            into.copy_(read)
+
+    def _piece(self, name: str, chunk: Any) -> "_Piece":
+        """Return where the numbers of a saved piece lie: torch reads all but them."""
+        index = MetadataIndex(self._prefix + name, chunk.offsets)
+        if index not in self._pieces:
+            stored = self._metadata.storage_data[index]
+            file = join(self._at, stored.relative_path)
+            with open_file(file) as file_of_piece, FakeTensorMode():
+                opened: Any = file_of_piece
+                view: Any = _create_file_view(opened, stored.offset, stored.length)
+                shell: Tensor = torch.load(view, map_location="cpu", weights_only=True)
+            if list(shell.shape) != list(chunk.sizes) or not shell.is_contiguous():
+                raise CheckpointError(f"{file}: a piece of '{name}' is not the one that was saved.")
+            at: Any = shell.untyped_storage()
+            offset = stored.offset + at._checkpoint_offset + shell.storage_offset() * shell.element_size()
+            self._pieces[index] = _Piece(file, offset, tuple(chunk.offsets), tuple(chunk.sizes))
+        return self._pieces[index]
+
     def _failed(self, error: BaseException) -> CheckpointError:
         return CheckpointError(f"{self._at}: not readable: {reason(error)}. Load another step.")
 
 
-def _item(name: str, number: int, chunk: Any, first: int, last: int) -> ReadItem | None:
-    """Return what is read of a saved piece for rows `first` up to `last`; None where it has none of them."""
-    offsets, lengths = list(chunk.offsets), list(chunk.sizes)
-    saved, into = [0] * len(offsets), list(offsets)
-    if offsets:
-        begin, end = max(first, offsets[0]), min(last, offsets[0] + lengths[0])
-        if begin >= end:
-            return None
-        saved[0], into[0], lengths[0] = begin - offsets[0], begin - first, end - begin
-    return ReadItem(
-        type=LoadItemType.TENSOR,
-        dest_index=MetadataIndex(name),
-        dest_offsets=torch.Size(into),
-        storage_index=MetadataIndex(name, chunk.offsets, number),
-        storage_offsets=torch.Size(saved),
-        lengths=torch.Size(lengths),
-    )
+class _Piece(NamedTuple):
+    """Where a rank's part of a tensor lies."""
+
+    file: str
+    offset: int
+    """Of its first number in the file [bytes]; the others follow it, row by row."""
+    starts: tuple[int, ...]
+    """Of its first number in the tensor."""
+    sizes: tuple[int, ...]
 
 
-@final
-class _Into(LoadPlanner):
-    """Puts what is read into one tensor."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self._rows = rows
-
-    def set_up_planner(self, state_dict: Any, metadata: Any = None, is_coordinator: bool = False) -> None:
-        """Nothing is planned."""
-
-    def create_local_plan(self) -> LoadPlan:
-        """Return nothing: the plan is made already."""
-        return LoadPlan([])
-
-    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
-        """Return it as it is."""
-        return global_plan
-
-    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
-        """Return it as it is."""
-        return central_plan
-
-    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
-        """Take nothing: tensors alone are asked for."""
-
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        """Return the part (...) that a piece goes to."""
-        part = self._rows
-        for dim, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
-            part = part.narrow(dim, start, length)
-        return part
-
-    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        """Take the (...) part: it lies in the tensor already."""
+def _read_into(rows: Tensor, file: str, offset: int) -> None:
+    """Read (...) contiguous numbers that lie at some place of a file."""
+    content = rows.flatten().view(torch.uint8).numpy().data
+    with open_file(file) as file_of_piece:
+        opened: Any = file_of_piece
+        opened.seek(offset)
+        done = 0
+        while done < len(content):
+            part = opened.readinto(content[done:])
+            if not part:
+                raise OSError(f"{file} ends too early")
+            done += part
