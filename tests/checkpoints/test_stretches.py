@@ -1,0 +1,52 @@
+"""Rows of a table that one process saved are read alone, however large the piece they lie in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from trec_semid.checkpoints import stretches
+from trec_semid.checkpoints.storage import alone_without_warning
+from trec_semid.checkpoints.stretches import SavedTensors
+
+
+def test_each_number_of_a_piece_is_read_once_and_nothing_of_other_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    table, other = torch.randn(3000, 16), torch.randn(9000, 16).half()
+    with alone_without_warning():
+        dcp.save({"table": table, "other": other, "one": torch.tensor(3.0)}, checkpoint_id=tmp_path)
+    num_read, opened = [0], stretches.open_file
+
+    def counted(uri: str) -> Any:
+        file: Any = opened(uri)
+        read_into = file.readinto
+
+        class Counting:
+            def __enter__(self) -> "Counting":
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                file.close()
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(file, name)
+
+            def readinto(self, into: Any) -> int:
+                size = read_into(into)
+                num_read[0] += size
+                return size
+
+        return Counting()
+
+    saved = SavedTensors.of_tensors(str(tmp_path), "")
+    assert torch.equal(saved.whole("other"), other)
+    assert float(saved.whole("one")) == 3.0
+    list(saved.stretches("table", 1000))  # where the piece lies is looked up once
+    monkeypatch.setattr(stretches, "open_file", counted)
+    parts = list(saved.stretches("table", 700))
+    assert torch.equal(torch.cat(parts), table)
+    assert [len(part) for part in parts] == [700] * 4 + [200]
+    assert num_read[0] == table.numel() * 4
