@@ -18,6 +18,12 @@ from torchx import specs
 from torchx.components.dist import ddp
 
 Component = Callable[..., specs.AppDef]
+_STEP = (
+    "step() { \"$$@\" & child=$$!; trap 'kill -TERM $$child; wait $$child; exit' TERM INT; wait $$child; }"
+)
+"""A shell that runs several commands keeps signals to itself: a step is told to stop, and waited for."""
+_MEETING = "--rdzv_conf join_timeout=86400,read_timeout=86400"
+"""Nodes without work in a step, such as an export, come to the next one early: they wait up to a day."""
 MODULE = "trec_semid.cli.main"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 """Two threads a rank collapse where ranks share cores."""
@@ -147,7 +153,8 @@ def _step_by_step(*args: str, verb: str, name: str, port: int = 29500, **flags: 
     ]
     role = apps[0].roles[0]
     role.name = verb
-    role.args = [role.args[0], " && ".join(app.roles[0].args[1] for app in apps)]
+    commands = (app.roles[0].args[1].replace("torchrun ", f"step torchrun {_MEETING} ", 1) for app in apps)
+    role.args = [role.args[0], f"{_STEP}; {' && '.join(commands)}"]
     return apps[0]
 
 

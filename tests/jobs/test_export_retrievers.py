@@ -1,6 +1,7 @@
 """Every kind of retriever as a bundle: lists by ids are those of the run, and filters hold."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -379,6 +380,11 @@ def test_item_vectors_of_a_bundle_teach_a_view_of_content(
         learn("none", teacher=bundles("popularity"), dim=8)
     with pytest.raises(ValueError, match=r"behaviour\.kinds: behaviour\.teacher reads no events: leave out"):
         learn("none", teacher=bundles("hybrid"), kinds=["click"])
+    of_day = shutil.copytree(bundles("hybrid"), tmp_path / "of_day")
+    manifest = json.loads((of_day / "manifest.json").read_text())
+    (of_day / "manifest.json").write_text(json.dumps({**manifest, "learnt_test": True}))
+    with pytest.raises(ConfigError, match="has learnt the test split of"):
+        learn("none", teacher=str(of_day), dim=8)
     problem = {"dataset": write_small_dataset(str(tmp_path / "other"), seed=5)}
     with pytest.raises(ConfigError, match="was trained on other data"):
         learn("none", teacher=bundles("hybrid"), dim=8)

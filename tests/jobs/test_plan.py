@@ -13,8 +13,10 @@ from trec_semid.core.errors import ConfigError, DataError, PlanError
 from trec_semid.data.schema import Dataset
 from trec_semid.jobs.plan import PlanConfig, Planned, run, sort_files
 from trec_semid.sharding.plan import TablePlan
-from trec_semid.sharding.topology import GIB
+from trec_semid.sharding.topology import GIB, ClusterConfig
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
+from trec_semid.training.planning.ways_to_fit import ways_to_fit
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 INDUSTRIAL = "configs/plan/industrial.toml"
 
@@ -254,6 +256,24 @@ def test_the_smallest_cluster_that_holds_the_tables_is_told(rank_file: str, tmp_
         config = load_config(PlanConfig, [rank_file], [*sets, f"cluster={file}"])
         with nullcontext() if is_enough else pytest.raises(PlanError):
             run(config)
+
+
+def test_widths_that_the_model_refuses_are_passed_over():
+    """Eight heads take multiples of eight; 4, the narrowest that kernels take, is none."""
+    asked = list[int]()
+
+    def place(config: RetrieveConfig, cluster: ClusterConfig) -> None:
+        asked.append(config.tables.dim)
+        if cluster.num_nodes > 1 or config.tables.dim % 8:
+            raise ConfigError("tables.dim: 8 heads")
+        if config.tables.dim > 24:
+            raise PlanError("too large")
+
+    config = RetrieveConfig.model_validate({"dataset": "d", "run": "r", "tables": {"dim": 128}})
+    cluster = load_config(ClusterConfig, ["configs/cluster/laptop_cpu.toml"])
+    ways = ways_to_fit(place, config, cluster)
+    assert [way.change for way in ways] == ["--set tables.dim=24"]
+    assert len(set(asked)) < 12
 
 
 def test_what_no_single_change_helps_says_so(rank_file: str):

@@ -4,11 +4,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from torchx.specs import AppDef
+from torchx.specs import AppDef, macros
 from torchx.specs.file_linter import get_fn_docstring, validate
 
 from launch import components
@@ -16,7 +17,7 @@ from tests.datasets import write_small_dataset
 from tests.launch.golden import CASES, golden, golden_file
 from trec_semid.checkpoints.folder import latest_step, read_facts
 from trec_semid.data.schema import SPLITS, Dataset
-from trec_semid.jobs.verbs import JOBS
+from trec_semid.jobs.verbs import JOBS, is_left_to_the_first
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
@@ -101,19 +102,58 @@ def test_a_pipeline_runs_its_steps_in_order_each_with_a_port_of_its_own():
     app = components.pipeline(
         "prepare=a.toml", "rank=b.toml,c.toml", "export=d.toml", j="2x8", max_restarts=1
     )
-    steps = command_of(app).split(" && ")
+    steps = command_of(app).partition("; step ")[2].split(" && step ")
     assert [step.partition(" -m trec_semid.cli.main ")[2] for step in steps] == [
         "prepare a.toml",
         "rank b.toml c.toml",
         "export d.toml",
     ]
-    assert all(step.startswith("torchrun --max-restarts 1 ") and "--nnodes 2" in step for step in steps)
+    assert all(step.startswith("torchrun --rdzv_conf join_timeout=86400,") for step in steps)
+    assert all("--max-restarts 1 " in step and "--nnodes 2" in step for step in steps)
     assert [re.findall(r":(\d+) ", step) for step in steps] == [["29500"], ["29501"], ["29502"]]
     assert (app.name, app.roles[0].name, app.roles[0].num_replicas) == ("pipeline", "pipeline", 2)
     assert validate(str(ROOT / FILE), "pipeline") == []
     _, flags = get_fn_docstring(components.pipeline)
     assert "VERB=CONFIG" in flags["args"]
     assert set(flags) == set(inspect.signature(components.pipeline).parameters)
+
+
+def test_the_first_rank_alone_does_a_verb_of_one_process(monkeypatch: pytest.MonkeyPatch):
+    for rank, verb, is_left in (("0", "export", False), ("1", "export", True), ("1", "rank", False)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert is_left_to_the_first(verb) == is_left
+        assert ("WORLD_SIZE" in os.environ) == (verb == "rank")  # the first is no rank of others then
+
+
+def test_a_pipeline_that_is_told_to_stop_lets_its_step_stop_first(tmp_path: Path):
+    """In place of torchrun stands a program that notes its calls, and ends a while after it is told to."""
+    stand_in = tmp_path / "torchrun"
+    stand_in.write_text(
+        f"""#!{sys.executable}
+import signal, sys, time
+note = open({str(tmp_path / "note")!r}, "a", buffering=1)
+def stop(*_):
+    time.sleep(0.2)
+    note.write("stopped\\n")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+note.write(sys.argv[-2] + "\\n")
+time.sleep(0 if "prepare" in sys.argv else 60)
+"""
+    )
+    stand_in.chmod(0o755)
+    app = components.pipeline("prepare=a.toml", "rank=b.toml", "export=c.toml", j="1x2")
+    command = macros.Values("", "", "id", "0").apply(app.roles[0]).args
+    note, path = tmp_path / "note", f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    job = subprocess.Popen(["bash", *command], env={**os.environ, "PATH": path})
+    deadline = time.monotonic() + 60
+    while not note.exists() or "rank" not in note.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    job.terminate()
+    assert job.wait(60) == 143
+    assert note.read_text().splitlines() == ["prepare", "rank", "stopped"]
 
 
 @pytest.mark.parametrize("word", ["rank", "rank=", "study=a.toml", "renk=a.toml"])

@@ -39,6 +39,23 @@ def test_the_smallest_limit_of_the_group_and_those_above_counts(
         assert (total_memory_bytes(groups, said), free_memory_bytes(groups, said)) == (3_000_000, 2_000_000)
 
 
+@pytest.mark.parametrize(
+    ("line", "folder", "files", "key"),
+    [
+        ("0::/", "", ("memory__max", "memory__current"), "inactive_file"),
+        ("9:memory:/", "memory", ("memory__limit_in_bytes", "memory__usage_in_bytes"), "total_inactive_file"),
+    ],
+)
+def test_files_that_were_read_leave_when_room_is_needed(
+    line: str, folder: str, files: tuple[str, str], key: str, tmp_path: Path
+):
+    groups, said = tmp_path / "groups", tmp_path / "own"
+    said.write_text(f"{line}\n")
+    write(groups / folder, **{files[0]: 3_000_000, files[1]: 2_990_000})
+    (groups / folder / "memory.stat").write_text(f"anon 5\ninactive_anon 7\n{key} 2_000\n{key} 2000000\n")
+    assert (total_memory_bytes(groups, said), free_memory_bytes(groups, said)) == (3_000_000, 2_010_000)
+
+
 def test_without_a_limit_the_machine_counts(tmp_path: Path):
     groups, said = tmp_path / "groups", tmp_path / "own"
     assert total_memory_bytes(groups, said) == MACHINE  # no such files

@@ -265,6 +265,9 @@ class Manifest(Config):
     """Of the run, at export."""
     measured: Measured | None = None
     checked: Checked | None = None
+    learnt_test: bool = False
+    """Whether the model has learnt from the test split since it was measured, as a day's model has: then
+    `checked` compares with the run, and says nothing of new events."""
     reach: ReachFacts | None = None
     """Of lists: how much of the catalogue they show, over the users of `checked`, and what they lack."""
 

@@ -356,9 +356,9 @@ def _run(
     verb: str, files: list[str], sets: list[str] | None, options: Mapping[str, object] | None = None
 ) -> None:
     from trec_semid.core.config import load_config, toml_value
-    from trec_semid.jobs.verbs import ALONE, job_named
+    from trec_semid.jobs.verbs import is_left_to_the_first, job_named
 
-    if verb in ALONE and int(os.environ.get("RANK", "0")):
+    if is_left_to_the_first(verb):
         return
     job = job_named(verb)
     gc.freeze()  # what was imported stays: later searches for garbage leave it out

@@ -22,6 +22,7 @@ from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.paths import exists, staged_folder
 from trec_semid.core.processes import scratch_folder
+from trec_semid.core.toml_text import read_toml
 from trec_semid.data.folder import writing
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
 from trec_semid.metrics.retrieval import best_places, shares_listed
@@ -205,6 +206,7 @@ def _said(
         "tokenizer": write_files(folder, of_tokenizer(stored)),
         "beside": (write_reader(folder),),
         "metrics": facts["metrics"],
+        "learnt_test": bool(read_toml(trained.path("config.toml")).get("test_then_train", False)),
         "measured": measured_of(config.run, facts, is_ranker=trained.read_json("run.json")["job"] == "rank"),
     }
 

@@ -242,6 +242,11 @@ def _taught(place: str, dataset: Dataset) -> TaughtVectors:
                 f"behaviour.teacher: {place} was trained on other data than {dataset.uri}, and may have seen "
                 "what is validation or test there. Train and export a retriever on this dataset."
             )
+        if bundle.manifest.learnt_test:
+            raise ConfigError(
+                f"behaviour.teacher: {place} has learnt the test split of {dataset.uri}, as a day's model "
+                "has. Name a retriever that was trained without it."
+            )
         rows = np.arange(dataset.facts.num_items)
         vectors = [bundle.reader.tables[str(name)].rows(rows) for name in names]
         counts = np.array(bundle.arrays(facts.items.file)["counts"])

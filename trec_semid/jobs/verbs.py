@@ -1,6 +1,7 @@
 """The jobs a config file can run: one row a verb, imported only when asked for (torch takes seconds)."""
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,16 @@ WITHOUT_CONFIG = (
     "generations",  # a store of semantic IDs -> what it has, or its next generation
 )
 """Verbs that read no config file; their functions live there too."""
+
+
+def is_left_to_the_first(verb: str) -> bool:
+    """Return whether another rank does this verb. If it needs no ranks, the first is none from then on."""
+    if verb not in ALONE:
+        return False
+    is_first = os.environ.get("RANK", "0") == "0"
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    return not is_first
 
 
 @dataclass(frozen=True)

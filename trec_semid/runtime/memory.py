@@ -22,7 +22,10 @@ def total_memory_bytes(groups: Path = _GROUPS, own: Path = _OWN) -> int:
 
 
 def free_memory_bytes(groups: Path = _GROUPS, own: Path = _OWN) -> int:
-    """Return the memory that can be had without swapping [bytes]; arguments as above."""
+    """Return the memory that can be had without swapping [bytes]; arguments as above.
+
+    Files that a group has read count as its memory until somebody needs the room, so they are left out.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -48,14 +51,26 @@ def _limits(groups: Path, own: Path) -> Iterator[_Limit]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2: one tree for all
-            root, files = groups, ("memory.max", "memory.current")
+            root, files = groups, ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):  # version 1: a tree a controller
-            root, files = groups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            root = groups / "memory"
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
         group = root / path.strip("/")
         for folder in [group, *group.parents]:
             with suppress(OSError, ValueError):  # no such folder, or 'max': no limit
-                yield _Limit(*(int((folder / file).read_text()) for file in files))
+                limit, used = (int((folder / file).read_text()) for file in files[:2])
+                yield _Limit(limit, max(used - _read_files(folder, files[2]), 0))
             if folder == root:
                 break
+
+
+def _read_files(folder: Path, key: str) -> int:
+    """Return the bytes of files that a group holds in memory and did not use lately."""
+    with suppress(OSError):
+        for line in (folder / "memory.stat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key and value.isdecimal():
+                return int(value)
+    return 0

@@ -115,6 +115,8 @@ def _checked(manifest: Manifest) -> Iterator[str]:
     what = "rows" if manifest.kind == "ranker" else "users"
     yield ""
     yield f"Read back without torchrec, over {checked.num:,} {what} of the test split:"
+    if manifest.learnt_test:
+        yield "(The model has learnt these events since: they say that the bundle is the run's, and no more.)"
     yield ""
     rows = [
         (name, f"{value:.4f}", f"{checked.change.get(name, 0.0):+.6f}")

@@ -63,14 +63,19 @@ def _by_nodes(fits: Callable[..., bool], cluster: ClusterConfig) -> Iterator[Way
 
 
 def _by_width(fits: Callable[..., bool], config: RankConfig | RetrieveConfig) -> Iterator[Way]:
+    """Yield the widest tables that fit, from halves down: some widths the model refuses, as heads do."""
     now = config.tables.dim
 
     def narrow(steps: int) -> bool:  # the kernels take multiples of 4
         return fits({"tables.dim": now - 4 * steps})
 
-    most = now // 4 - 1
-    if most and narrow(most):
-        yield Way(f"--set tables.dim={now - 4 * _least(narrow, 0, most)}", f"{now}")
+    wide = 0
+    for halves in range(1, now.bit_length()):
+        steps = now // 4 - max(now >> halves, 4) // 4
+        if steps > wide and narrow(steps):
+            yield Way(f"--set tables.dim={now - 4 * _least(narrow, wide, steps)}", f"{now}")
+            return
+        wide = steps
 
 
 def _by_less(fits: Callable[..., bool], config: RankConfig | RetrieveConfig) -> Iterator[Way]:
