@@ -124,5 +124,7 @@ def test_given_edges_are_the_same_whatever_the_items_are(logs: tuple[Path, Path]
         table = data.items(["item_id", "price"])
         known = np.array([prices[item] for item in table["item_id"].to_pylist()])
         assert table["price"].to_pylist() == (1 + np.digitize(known, [5, 10.5])).tolist()
+    with pytest.raises(ValueError, match="buckets and edges"):
+        config_of(logs[0], out, "2024-01-08", items={"fields": {"price": {**price, "buckets": 4}}})
     with pytest.raises(ValueError, match="edges: each has to be larger"):
         config_of(logs[0], out, "2024-01-08", items={"fields": {"price": {**price, "edges": [2, 2]}}})

@@ -166,3 +166,5 @@ def test_each_kind_of_events_is_a_view_that_the_others_do_not_touch(world: Path,
         ConfigError, match=r"is a 'clik'; did you mean 'click'\?\. There are: click, purchase"
     ):
         learn(tmp_path / "data", tmp_path / "c", "rq_kmeans", kinds=["clik"])
+    with pytest.raises(ValueError, match="one of them is there twice"):
+        learn(tmp_path / "data", tmp_path / "c", "rq_kmeans", kinds=["click", "click"])

@@ -18,7 +18,7 @@ from tests.jobs.conftest import Bundles
 from tests.jobs.exported_kinds import KINDS
 from tests.jobs.exporting import export_quickly
 from tests.jobs.retrieving import retrieve_config
-from trec_semid.checkpoints.manifest import read_manifest
+from trec_semid.checkpoints.manifest import read_manifest, write_manifest
 from trec_semid.core.config import load_saved
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError
 from trec_semid.data.retrieval.dataset import RetrievalData
@@ -381,8 +381,7 @@ def test_item_vectors_of_a_bundle_teach_a_view_of_content(
     with pytest.raises(ValueError, match=r"behaviour\.kinds: behaviour\.teacher reads no events: leave out"):
         learn("none", teacher=bundles("hybrid"), kinds=["click"])
     of_day = shutil.copytree(bundles("hybrid"), tmp_path / "of_day")
-    manifest = json.loads((of_day / "manifest.json").read_text())
-    (of_day / "manifest.json").write_text(json.dumps({**manifest, "learnt_test": True}))
+    write_manifest(str(of_day), teacher.manifest.model_copy(update={"learnt_test": True}))
     with pytest.raises(ConfigError, match="has learnt the test split of"):
         learn("none", teacher=str(of_day), dim=8)
     problem = {"dataset": write_small_dataset(str(tmp_path / "other"), seed=5)}

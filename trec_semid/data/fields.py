@@ -1,11 +1,11 @@
 """Side fields: categories and numbers of items and users as small integer ids with a vocabulary."""
 
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from trec_semid.core.arrays import Floats, Ints
 from trec_semid.core.config import Config
@@ -41,6 +41,12 @@ class NumberField(Config):
         if edges and not np.all(np.diff(edges) > 0):
             raise ValueError("edges: each has to be larger than the one before")
         return edges
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.edges and "buckets" in self.model_fields_set:
+            raise ValueError("buckets and edges: edges say how many buckets there are; leave buckets out")
+        return self
 
 
 FieldConfig = Annotated[CategoryField | NumberField, Field(discriminator="kind")]

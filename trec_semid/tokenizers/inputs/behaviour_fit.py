@@ -57,6 +57,8 @@ class BehaviourConfig(Config):
 
     @model_validator(mode="after")
     def _reads_what_it_names(self) -> Self:
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"behaviour.kinds: {', '.join(self.kinds)}: one of them is there twice")
         of_events = ("kinds", "window", "popularity_correction", "temperature")
         if self.teacher and (
             faults := faults_of_unread(self, "behaviour", of_events, "behaviour.teacher reads no events")
