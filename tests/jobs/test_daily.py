@@ -14,16 +14,21 @@ import pytest
 import tomli_w
 
 from tests.data.test_by_day import DAY_S, FIRST
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import run_until
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step
 from trec_semid.checkpoints.load import read_tensors
+from trec_semid.core.config import load_config
 from trec_semid.core.errors import ConfigError, DataError
+from trec_semid.data.ranking.dataset import RankingData
+from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
 from trec_semid.evaluation.target_positions import read_target_positions
-from trec_semid.jobs import daily, evaluate, rank
+from trec_semid.jobs import daily, export, rank
 from trec_semid.jobs.daily import DailyConfig
-from trec_semid.jobs.evaluate import EvaluateConfig
+from trec_semid.jobs.export import ExportConfig
+from trec_semid.serving.engine import RankAsked, RetrieveAsked, open_engine
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
 RANK = {
@@ -161,17 +166,56 @@ def test_a_day_is_tested_with_the_model_of_the_day_before(shop: Path, tmp_path: 
     assert {"auc", "gauc", "log_loss"} <= days[2]["metrics"].keys()
 
 
-@pytest.mark.parametrize("verb", ["rank", "retrieve"])
-def test_what_is_exported_is_held_against_the_weights_after_the_day(shop: Path, tmp_path: Path, verb: str):
-    if verb == "retrieve":
-        daily.run(config_of(shop, "short", verb=verb, last_day="2024-01-05"))
-    run = told(str(shop / ("run" if verb == "rank" else "short")))[-1]["run"]
-    asked = {"runs": [run], "run": str(tmp_path / "asked"), "splits": ["test"]}
-    evaluate.run(EvaluateConfig.model_validate(asked))
-    read = read_predictions if verb == "rank" else read_target_positions
-    after, now, before = (read(place, "test") for place in (f"{run}/after", asked["run"], run))
-    assert all((left == right).all() for left, right in zip(after, now, strict=True) if verb == "rank")
-    assert (after[-1] == now[-1]).all()
+@pytest.fixture(scope="module")
+def gated_run(shop: Path) -> str:
+    more = {"features": {"id_min_events": 3}}  # items of the day before have as many, but none further back
+    daily.run(config_of(shop, "gated", more=more, last_day="2024-01-05"))
+    return told(str(shop / "gated"))[-1]["run"]
+
+
+@pytest.fixture(scope="module")
+def retrieve_run(shop: Path) -> str:
+    daily.run(config_of(shop, "short", verb="retrieve", last_day="2024-01-05"))
+    return told(str(shop / "short"))[-1]["run"]
+
+
+def test_an_exported_ranker_scores_with_the_weights_and_the_gate_after_the_day(
+    gated_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    export_quickly(monkeypatch)
+    assert export.run(ExportConfig(run=gated_run, out=str(tmp_path / "bundle"))).largest_difference < 1e-5
+    config = load_config(rank.RankConfig, [f"{gated_run}/config.toml"], of_run=True)
+    dataset = Dataset(config.dataset)
+    read = dataset, config.features, config.history, config.representation, None
+    data = RankingData(*read, test_then_train=True)
+    assert (data.train_counts()[1] >= 3).sum() > (RankingData(*read).train_counts()[1] >= 3).sum()
+    rows, items = data.rows("test", "online"), dataset.item_ids.to_pylist()
+    users = dataset.users(["user_id"])["user_id"].to_pylist()
+    assert rows.histories
+    asked = [
+        RankAsked(
+            users[user],
+            tuple(items[each] for each in rows.histories.take(np.array([row]))[0]),
+            {},
+            (items[item],),
+        )
+        for row, (user, item) in enumerate(zip(rows.users, rows.items, strict=True))
+    ]
+    answers = open_engine(str(tmp_path / "bundle")).rank(asked)
+    after, before = (read_predictions(run, "test").score for run in (f"{gated_run}/after", gated_run))
+    np.testing.assert_allclose([answer.scores[0] for answer in answers], after, atol=1e-5)
+    assert abs(after - before).max() > 1e-3
+
+
+def test_an_exported_retriever_lists_as_it_did_after_the_day(
+    retrieve_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    export_quickly(monkeypatch)
+    out = str(tmp_path / "bundle")
+    assert export.run(ExportConfig(run=retrieve_run, out=out)).largest_difference <= 1e-4
+    (listed,) = open_engine(out).retrieve([RetrieveAsked(None, ("i1", "i2"), 5)])
+    assert len(listed.items) == 5
+    after, before = (read_target_positions(run, "test") for run in (f"{retrieve_run}/after", retrieve_run))
     assert (after[-1] != before[-1]).any()
 
 

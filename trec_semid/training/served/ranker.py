@@ -58,7 +58,9 @@ class ServedRanker:
         """
         codes = Codes(ids.codes, ids.sizes) if ids else None
         self.config, self._at = config, at
-        self.data = RankingData(dataset, config.features, config.history, config.representation, codes)
+        read = dataset, config.features, config.history, config.representation, codes
+        # Which events count decides which items have an ID of their own.
+        self.data = RankingData(*read, test_then_train=config.test_then_train)
         self._names = {name.split(".")[-2]: name for name in at.names if name.endswith(".weight")}
 
     def stretches(self, table: str) -> Iterator[Tensor]:
