@@ -4,9 +4,10 @@ import json
 import re
 
 import pytest
+from torch.distributed import HashStore
 
 from tests.commands import run_command
-from trec_semid.runtime.watch import Sign, late_rank
+from trec_semid.runtime.watch import Sign, Watch, late_rank
 
 Ends = dict[str, dict[str, tuple[int | str, str]]]
 REFUSED = "x.csv, row 7: ratings are no numbers"
@@ -137,3 +138,19 @@ def signs(*waited_s: float, alone: int | None = None) -> dict[int, Sign]:
 def test_late_rank_is_the_one_that_does_not_wait(given: dict[int, Sign], named: int | None):
     fault = late_rank(given, 10.0)
     assert (fault.rank if fault else None) == named
+
+
+def test_a_job_within_another_says_for_itself_whether_ranks_may_work_alone():
+    watch = Watch(HashStore(), 0, 2, patience_s=10.0, has_lone_work=True)
+
+    def is_alone() -> bool:
+        watch._beat()
+        return watch._signs([0])[0].is_alone
+
+    assert is_alone()
+    with watch.of_job(has_lone_work=False):
+        assert not is_alone()
+        with watch.lone_work():
+            assert is_alone()
+        assert not is_alone()
+    assert is_alone()

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -72,7 +72,9 @@ def process_group(*, patience_s: float | None = None, has_lone_work: bool = Fals
     patience_s = patience_s or _patience_s()
     me = _this_rank()
     if dist.is_initialized():
-        yield Ranks(*place_among_ranks(), me.local_rank, me.device)
+        # A job within another: while it lasts, whether ranks may wait for long is for it to say.
+        with _WATCHES[-1].of_job(has_lone_work=has_lone_work) if _WATCHES and not _ALONE else nullcontext():
+            yield Ranks(*place_among_ranks(), me.local_rank, me.device)
         return
     backend = "cpu:gloo,cuda:nccl" if me.device.type == "cuda" else "gloo"
     # Longer than the patience: the watch, which can name the rank that is missing, is to speak first.

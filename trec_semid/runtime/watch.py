@@ -77,6 +77,15 @@ class Watch:
             threading.Thread(target=work, name=f"watch {work.__name__}", daemon=True).start()
 
     @contextmanager
+    def of_job(self, *, has_lone_work: bool) -> Iterator[None]:
+        """Let a job within another be watched as one of its own is."""
+        before, self._is_alone = self._is_alone, has_lone_work
+        try:
+            yield
+        finally:
+            self._is_alone = before
+
+    @contextmanager
     def lone_work(self) -> Iterator[None]:
         """Let rank 0 work alone as long as it takes; the others wait at the end, not in a collective."""
         self._alone_count += 1
