@@ -266,6 +266,49 @@ def test_a_missing_day_is_skipped_by_name_or_ends_it(tmp_path: Path, monkeypatch
     assert [day["state"] for day in told(str(tmp_path / "late"))] == ["done"]
 
 
+def test_days_missing_at_the_end_are_asked_again_and_a_step_needs_every_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_log(tmp_path)
+    slept: list[float] = []
+    monkeypatch.setattr(daily.time, "sleep", slept.append)
+    signs = {"sign": f"{tmp_path}/{{day}}.done"}
+    asked = {"first_day": "2024-01-03", "last_day": "2024-01-08", "num_days": 2}
+    (tmp_path / "2024-01-03.done").touch()
+    config = config_of(tmp_path, missing=signs, **asked)
+    daily.run(config)  # a sign of the first day alone
+    assert [day["state"] for day in told(config.run)] == ["missing"] * 3
+    assert f"{tmp_path}/2024-01-04.done is not there" in told(config.run)[0]["problem"]
+    for day in ("05", "06"):
+        (tmp_path / f"2024-01-{day}.done").touch()
+    daily.run(config_of(tmp_path, missing={**signs, "wait_s": 0.01, "poll_s": 60}, **asked))
+    assert [day["state"] for day in told(config.run)] == ["missing", "done", "missing"]
+    assert 0 < min(slept) <= max(slept) <= 0.01  # less than a poll, but not nothing
+    for day in ("04", "07", "08"):
+        (tmp_path / f"2024-01-{day}.done").touch()
+    daily.run(config)
+    assert [day["state"] for day in told(config.run)] == ["missing", "done", "done"]
+
+
+def test_a_copy_goes_on_in_its_own_folder_and_with_its_own_configs(shop: Path):
+    began = config_of(shop, "began", last_day="2024-01-05", keep_last=1)
+    daily.run(began)
+    shutil.copytree(began.run, shop / "copy")
+    before = sorted(str(path) for path in Path(began.run).rglob("*"))
+    files = {"train": {"files": began.train.files}, "keep_last": 1, "last_day": "2024-01-06"}
+    daily.run(config_of(shop, "copy", **files))
+    assert sorted(str(path) for path in Path(began.run).rglob("*")) == before
+    for entry in told(str(shop / "copy")):
+        assert all(entry[key].startswith(f"{shop}/copy/") for key in ("run", "checkpoint", "dataset"))
+    assert best_step(f"{shop}/copy/days/2024-01-05/checkpoints") is None
+    assert told(str(shop / "copy"))[1]["metrics"] == told(str(shop / "run"))[1]["metrics"]
+    write_config(
+        shop, "rank-began", {**RANK, "tables": {"dim": 8}, "train": {"batch_size": 40, "max_epochs": 3}}
+    )
+    with pytest.raises(ConfigError, match=r"rank: tables.dim: 4 there, 8 now; .*max_epochs: 2 there, 3 now"):
+        daily.run(config_of(shop, "copy", **{**files, "last_day": "2024-01-07"}))
+
+
 def codes_of(folder: Path, policy: str) -> dict[str, Any]:
     tokenizer = {"tokenizer": {"kind": "rq_kmeans", "codebook_size": 4, "levels": 2}}
     return {"policy": policy, "tokenize": {"files": write_config(folder, "tokenize", tokenizer)}, "every": 2}

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trec_semid.checkpoints.folder import best_step
-from trec_semid.core.config import load_config
+from trec_semid.core.config import Config, load_config
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.ids import rows_of
 from trec_semid.core.paths import exists, join, remove, write_bytes
@@ -39,6 +39,7 @@ from trec_semid.tokenizers.generations.store import is_store, open_store
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.training.config import TrainingRunConfig
 from trec_semid.training.daily.config import DailyConfig, FilesConfig
+from trec_semid.training.daily.sub_configs import refuse_other_configs, save_configs
 from trec_semid.training.run import on_main, refuse_other_run
 
 __all__ = ["DailyConfig", "run"]
@@ -68,9 +69,11 @@ def run(config: DailyConfig) -> dict[str, Any]:
             folder = RunFolder(config.run, "daily")
             on_main(ranks, partial(refuse_other_run, folder, config))
             days = _Days(config, folder, ranks)
-            days.expect_configs()
+            configs = days.expect_configs()
+            on_main(ranks, partial(refuse_other_configs, folder, configs))
             if ranks.is_main:
                 folder.start(config, goes_on=exists(folder.path("run.json")))
+                save_configs(folder, configs)
             barrier()
             with closing(RunLog(config.run, ranks.rank)) as log:
                 return days.run(log)
@@ -83,27 +86,32 @@ class _Days:
         self.config, self.folder, self.ranks = config, folder, ranks
         self._job = job_named(config.verb)
         said = on_main(ranks, lambda: folder.read_json(DAYS) if exists(folder.path(DAYS)) else {})
-        self.entries: list[dict[str, Any]] = said.get("days", [])
+        self.entries = [self._placed_here(entry) for entry in said.get("days", [])]
         self._open: dict[str, Any] = said.get("open", {})
 
-    def expect_configs(self) -> None:
-        """Refuse configs of other verbs that cannot be used, before any day begins.
+    def expect_configs(self) -> dict[str, Config]:
+        """Refuse configs of other verbs that cannot be used, before any day begins; return those of a day.
 
         Raises:
             ConfigError: names file, key and value.
         """
         day, codes = self.config.days()[0], self.config.codes
-        self._config_of_prepare(day)
+        configs: dict[str, Config] = {}
+        if prepared := self._config_of_prepare(day):
+            configs["prepare"] = prepared
         if codes and codes.tokenize:
-            self._config_of_tokenize(day)
+            configs["tokenize"] = self._config_of_tokenize(day)
         ids = {"semantic_ids": "codes.parquet"} if codes else {}
-        self._config_of_run(day, ids)
+        configs[self.config.verb] = self._config_of_run(day, ids)
         anew = {"start_codes": "anew"} if codes and codes.policy == "retrain" else {}
         start = {"start_from": "run/checkpoints/step-1", "start_optimizers": True}
         self._config_of_run(day, {**ids, **start, **anew})
+        return configs
 
     def run(self, log: RunLog) -> dict[str, Any]:
-        """Go through the days; what is done stays."""
+        """Go through the days; what is done stays, and days that were missing at the end are asked again."""
+        while self.entries and self.entries[-1]["state"] == "missing":
+            self.entries.pop()
         done = {entry["day"] for entry in self.entries}
         for day in self.config.days():
             if str(day) in done:
@@ -194,19 +202,20 @@ class _Days:
             looked = time.monotonic()
             facts, why = self._look_for(day)
             waited_s = looked - began
-            if facts is not None or waited_s + missing.poll_s > missing.wait_s:
+            left_s = missing.wait_s - waited_s
+            if facts is not None or left_s <= 0:
                 break
             _log.info("%s is not there yet: %s", day, why)
-            time.sleep(missing.poll_s)
+            time.sleep(min(missing.poll_s, left_s))
         if facts is None and missing.then == "stop":
             remedy = "Run the same command once it is there; or set missing.then = 'skip', or missing.wait_s"
             raise DataError(f"{day} is missing: {why}", field="missing.then", remedy=remedy)
         return facts, why, round(waited_s, 3)
 
     def _look_for(self, day: date) -> tuple[DatasetFacts | None, str]:
-        sign = self.config.missing.sign
-        if sign and not exists(place := sign.replace("{day}", str(day))):
-            return None, f"{place} is not there"
+        for sign in self.config.signs_of(day):
+            if not exists(sign):
+                return None, f"{sign} is not there"
         making = self._config_of_prepare(day)
         if making is None:
             place = self._dataset_of(day)
@@ -241,7 +250,9 @@ class _Days:
         if policy is None:
             return None
         if self._open.get("day") == str(day):
-            return _Codes(**self._open["codes"])
+            return _Codes(**self._open["codes"])._replace(
+                place=self._place_of_codes(day, self._open["codes"]["generation"])
+            )
         num_done = sum(entry["state"] == "done" for entry in self.entries)
         is_first = not on_main(self.ranks, partial(is_store, self._store))
         if is_first and policy.tokenize is None:
@@ -270,7 +281,7 @@ class _Days:
             job = job_named("assign")
             job.run(job.config.model_validate({"items": file, "into": self._store}))
             current = store.current()
-        return _Codes(f"{self._store}@{current.number}", _root_of(current), current.number)
+        return _Codes(self._place_of_codes(day, current.number), _root_of(current), current.number)
 
     def _missing_codes(self, day: date) -> _Codes:
         """Write the codes of a day's items, those that the store lacks with 'missing' at every position."""
@@ -280,14 +291,35 @@ class _Days:
         items = load_items(store.folder(generation.number)).live
         rows = rows_of(dataset.item_ids, items.item_ids)
         codes = np.where((rows >= 0)[:, None], items.codes[rows], np.array(generation.sizes)).astype(np.int32)
-        place = self.folder.path("codes", f"{day}.parquet")
+        place = self._place_of_codes(day, generation.number)
         SemanticIds(dataset.item_ids, codes, generation.sizes).save(place)
         return _Codes(place, _root_of(generation), generation.number)
+
+    def _place_of_codes(self, day: date, generation: int) -> str:
+        assert self.config.codes, "asked of runs with codes"
+        if self.config.codes.policy == "keep":
+            return self.folder.path("codes", f"{day}.parquet")
+        return f"{self._store}@{generation}"
 
     @property
     def _store(self) -> str:
         assert self.config.codes, "asked of runs with codes"
         return self.config.codes.store or self.folder.path("semantic_ids")
+
+    def _placed_here(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return an entry with its places in this folder, which may be a copy of another."""
+        if entry["state"] != "done":
+            return entry
+        day = date.fromisoformat(entry["day"])
+        run = self._run_of(day)
+        checkpoint = join(run, "checkpoints", entry["checkpoint"].rpartition("/")[2])
+        placed = {**entry, "run": run, "checkpoint": checkpoint, "dataset": self._dataset_of(day)}
+        if codes := entry.get("codes"):
+            placed["codes"] = {**codes, "place": self._place_of_codes(day, codes["generation"])}
+        return placed
+
+    def _run_of(self, day: date) -> str:
+        return self.folder.path("days", str(day))
 
     def _rule(self, day: date) -> ByDay:
         return ByDay(day=day, num_days=self.config.num_days)
@@ -308,7 +340,7 @@ class _Days:
         return _loaded("tokenize", self.config.codes.tokenize, values)
 
     def _config_of_run(self, day: date, values: dict[str, Any]) -> TrainingRunConfig:
-        own = {"dataset": self._dataset_of(day), "run": self.folder.path("days", str(day))}
+        own = {"dataset": self._dataset_of(day), "run": self._run_of(day)}
         return _loaded(self.config.verb, self.config.train, {**own, "test_then_train": True, **values})
 
     def _write(self) -> None:
@@ -322,7 +354,7 @@ class _Days:
         done = [entry for entry in self.entries if entry["state"] == "done"]
         if self.ranks.is_main:
             for entry in done[: -self.config.keep_last]:
-                remove(join(entry["run"], "checkpoints"))
+                remove(join(self._run_of(date.fromisoformat(entry["day"])), "checkpoints"))
 
 
 def _loaded(verb: str, given: FilesConfig, values: dict[str, Any]) -> Any:

@@ -22,14 +22,15 @@ class MissingConfig(Config):
     """What happens to a day that is late."""
 
     sign: str | None = None
-    """Path that is there once a day is complete, as `raw/day={day}/_SUCCESS`. Where not given, a day is there
-    as soon as it has an event, or a dataset."""
+    """Path that is there once a day is complete, as `raw/day={day}/_SUCCESS`; of a step of several days, each
+    has to have its own. Where not given, a step is there as soon as it has an event, or a dataset."""
     wait_s: Annotated[NonNegativeFloat, MayChange()] = 0.0
     """How long a day is waited for."""
     poll_s: Annotated[PositiveFloat, MayChange()] = 60.0
     """Time between two looks."""
     then: Annotated[Literal["skip", "stop"], MayChange()] = "skip"
-    """What comes after that: the next day, or the end with exit code 2."""
+    """What comes after that: the next day, or the end with exit code 2. The next command asks again for days
+    that were missing with none done after them."""
 
 
 class CodesConfig(Config):
@@ -99,3 +100,10 @@ class DailyConfig(Config):
         """Return the first day of each step; one that `last_day` cuts short is left out."""
         num_steps = ((self.last_day - self.first_day).days + 1) // self.num_days
         return [self.first_day + timedelta(days=step * self.num_days) for step in range(max(0, num_steps))]
+
+    def signs_of(self, day: date) -> list[str]:
+        """Return the paths that say that all days of a step are complete; none where no sign is given."""
+        if not self.missing.sign:
+            return []
+        days = [str(day + timedelta(days=later)) for later in range(self.num_days)]
+        return list(dict.fromkeys(self.missing.sign.replace("{day}", each) for each in days))
