@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from trec_semid.core.arrays import Floats, Ints
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, keys_given
 from trec_semid.data.raw.columns import Where, as_numbers, as_text, series
 from trec_semid.data.raw.entities import Entities
 from trec_semid.data.schema import FieldFacts
@@ -44,7 +44,8 @@ class NumberField(Config):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        if self.edges and "buckets" in self.model_fields_set:
+        # By the value: a config that was written out in full and is read again names the default as well.
+        if self.edges and keys_given(self, "", ["buckets"]):
             raise ValueError("buckets and edges: edges say how many buckets there are; leave buckets out")
         return self
 
