@@ -24,10 +24,13 @@ from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.data.ranking.dataset import RankingData
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.predictions import read_predictions
+from trec_semid.evaluation.resampling import Draws, RunReader, ranker_metrics
+from trec_semid.evaluation.strata import training_strata
 from trec_semid.evaluation.target_positions import read_target_positions
 from trec_semid.jobs import daily, export, rank
 from trec_semid.jobs.daily import DailyConfig
 from trec_semid.jobs.export import ExportConfig
+from trec_semid.metrics.intervals import interval
 from trec_semid.serving.engine import RankAsked, RetrieveAsked, open_engine
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 
@@ -164,6 +167,19 @@ def test_a_day_is_tested_with_the_model_of_the_day_before(shop: Path, tmp_path: 
     assert calibration["value"] == pytest.approx(ours.score.mean() / ours.label.mean(), rel=1e-5)
     assert calibration["low"] < calibration["value"] < calibration["high"]
     assert {"auc", "gauc", "log_loss"} <= days[2]["metrics"].keys()
+
+
+def test_slices_of_a_day_count_all_that_came_before_it(shop: Path):
+    day = told(str(shop / "run"))[0]
+    metrics = json.loads(Path(day["run"], "metrics.json").read_text())["metrics"]
+    names = [name for name in metrics if name.startswith("test/auc/")]
+    drawn = RunReader().draw_rankers([day["run"]], ranker_metrics(names), {"test": Draws(100)})
+    assert {"test/auc/popularity_tail", "test/auc/activity_low"} <= drawn.keys()
+    for name, each in drawn.items():  # but for slices of so few users that a draw may have none
+        assert interval([each]).value == pytest.approx(metrics[name], rel=1e-5), name
+    dataset = Dataset(day["dataset"])
+    with_valid, without = training_strata(dataset, test_then_train=True), training_strata(dataset)
+    assert (with_valid.items != without.items).any()
 
 
 @pytest.fixture(scope="module")

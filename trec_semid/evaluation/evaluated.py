@@ -22,15 +22,24 @@ def kind_of_run(folder: str, verb: str) -> str:
 
 def dataset_of(folder: str) -> str:
     """Return the dataset that a finished run read, as its config names it."""
-    own = _read_config(folder)
-    if "dataset" not in own and exists(join(folder, EVALUATED)):
-        own = _read_evaluated(folder)["config"]
-    return str(own["dataset"])
+    return str(_config_of_run(folder)["dataset"])
+
+
+def tests_then_trains(folder: str) -> bool:
+    """Return whether a finished run is of a day that was tested first, so that validation was training."""
+    return bool(_config_of_run(folder).get("test_then_train", False))
 
 
 def strata_config_of(folder: str) -> StrataConfig:
     """Return how the metrics of a finished run were cut in strata."""
     return StrataConfig.model_validate(_read_config(folder).get("strata", {}))
+
+
+def _config_of_run(folder: str) -> dict[str, Any]:
+    own = _read_config(folder)
+    if "dataset" not in own and exists(join(folder, EVALUATED)):
+        own = _read_evaluated(folder)["config"]
+    return own
 
 
 def _read_config(folder: str) -> dict[str, Any]:

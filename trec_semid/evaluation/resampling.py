@@ -17,7 +17,7 @@ import numpy as np
 from trec_semid.core.arrays import Array
 from trec_semid.core.paths import exists
 from trec_semid.data.schema import Split, open_dataset
-from trec_semid.evaluation.evaluated import dataset_of, strata_config_of
+from trec_semid.evaluation.evaluated import dataset_of, strata_config_of, tests_then_trains
 from trec_semid.evaluation.predictions import Predictions, predictions_uri, read_predictions
 from trec_semid.evaluation.strata import Strata, StrataConfig, training_strata
 from trec_semid.evaluation.target_positions import bootstrap_target_positions, read_target_positions
@@ -121,7 +121,7 @@ class RunReader:
     """Draws metrics of run folders; strata of a dataset are counted once for each way to cut them."""
 
     def __init__(self) -> None:
-        self._strata: dict[tuple[str, StrataConfig], Strata] = {}
+        self._strata: dict[tuple[str, StrataConfig, bool], Strata] = {}
 
     def draw_rankers(
         self, folders: Sequence[str], metrics: Sequence[RankerMetric], draws: Mapping[Split, Draws]
@@ -181,9 +181,11 @@ class RunReader:
 
     def _strata_of(self, folder: str) -> Strata:
         dataset, cuts = dataset_of(folder), strata_config_of(folder)
-        if (dataset, cuts) not in self._strata:
-            self._strata[dataset, cuts] = training_strata(open_dataset(dataset), cuts)
-        return self._strata[dataset, cuts]
+        asked = dataset, cuts, tests_then_trains(folder)
+        if asked not in self._strata:
+            opened = open_dataset(dataset)
+            self._strata[asked] = training_strata(opened, cuts, test_then_train=asked[-1])
+        return self._strata[asked]
 
 
 def has_predictions(folder: str, split: Split) -> bool:

@@ -50,11 +50,20 @@ class Strata(NamedTuple):
                 yield name, member == index
 
 
-def training_strata(dataset: Dataset, cuts: "StrataConfig | None" = None) -> Strata:
-    """Count the training events of each item and user, batch by batch, and cut the strata."""
+def training_strata(
+    dataset: Dataset, cuts: "StrataConfig | None" = None, *, test_then_train: bool = False
+) -> Strata:
+    """Count the training events of each item and user, batch by batch, and cut the strata.
+
+    Args:
+        dataset: that has the events.
+        cuts: how wide the strata are.
+        test_then_train: whether it is of a day that is tested first: validation counts as training.
+    """
     facts = dataset.facts
     item_events, user_events = np.zeros(facts.num_items, np.int64), np.zeros(facts.num_users, np.int64)
-    in_training = (pads.field("split") == "train") & _happened()
+    known = ["train", "valid"] if test_then_train else ["train"]
+    in_training = pads.field("split").isin(known) & _happened()
     for batch in dataset.event_files().to_batches(columns=["item_row", "user_row"], filter=in_training):
         item_events += _count(batch["item_row"].to_numpy(), facts.num_items, "item_row")
         user_events += _count(batch["user_row"].to_numpy(), facts.num_users, "user_row")

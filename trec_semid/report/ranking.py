@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from trec_semid.core.arrays import Array, Float32s
 from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.evaluated import tests_then_trains
 from trec_semid.evaluation.predictions import Predictions, read_predictions
 from trec_semid.evaluation.ranking import RANK_METRICS, rank_metrics, split_metrics
 from trec_semid.evaluation.resampling import Draws, draw_ranker, ranker_metrics
@@ -62,7 +63,7 @@ def measure_ranking(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap) -
         DataError: predictions are absent or damaged, are over other rows than those of the first run,
             or disagree with the run's `metrics.json`.
     """
-    strata = training_strata(dataset)
+    strata = training_strata(dataset, test_then_train=tests_then_trains(arms[0].runs[0].uri))
     total = sum(len(arm.runs) for arm in arms)
     steps = iter(track(range(total), "measuring runs", total))
     first: tuple[FinishedRun, Predictions] | None = None

@@ -13,6 +13,7 @@ from trec_semid.core.arrays import Array, Floats, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
 from trec_semid.data.schema import Dataset
+from trec_semid.evaluation.evaluated import tests_then_trains
 from trec_semid.evaluation.retrieval import retrieval_metrics
 from trec_semid.evaluation.strata import POPULARITY, Strata, training_strata
 from trec_semid.evaluation.target_positions import (
@@ -80,7 +81,8 @@ def measure_retrieval(arms: Sequence[ArmRuns], dataset: Dataset, how: Bootstrap)
         DataError: ranks are absent or damaged, are of other targets than those of the first run, disagree
             with the run's `metrics.json`, or no list length was evaluated by all runs.
     """
-    asked, strata = _ask(arms), training_strata(dataset)
+    asked = _ask(arms)
+    strata = training_strata(dataset, test_then_train=tests_then_trains(arms[0].runs[0].uri))
     total = sum(len(arm.runs) for arm in arms)
     steps = iter(track(range(total), "measuring runs", total))
     first: tuple[FinishedRun, TargetPositions] | None = None
