@@ -189,12 +189,6 @@ def gated_run(shop: Path) -> str:
     return told(str(shop / "gated"))[-1]["run"]
 
 
-@pytest.fixture(scope="module")
-def retrieve_run(shop: Path) -> str:
-    daily.run(config_of(shop, "short", verb="retrieve", last_day="2024-01-05"))
-    return told(str(shop / "short"))[-1]["run"]
-
-
 def test_an_exported_ranker_scores_with_the_weights_and_the_gate_after_the_day(
     gated_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -224,9 +218,11 @@ def test_an_exported_ranker_scores_with_the_weights_and_the_gate_after_the_day(
 
 
 def test_an_exported_retriever_lists_as_it_did_after_the_day(
-    retrieve_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     export_quickly(monkeypatch)
+    daily.run(config_of(shop, "short", verb="retrieve", last_day="2024-01-05"))
+    retrieve_run = told(str(shop / "short"))[-1]["run"]
     out = str(tmp_path / "bundle")
     assert export.run(ExportConfig(run=retrieve_run, out=out)).largest_difference <= 1e-4
     (listed,) = open_engine(out).retrieve([RetrieveAsked(None, ("i1", "i2"), 5)])
