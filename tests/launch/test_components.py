@@ -212,6 +212,7 @@ def run_torchx(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # ten interpreters with torch, one after another
 def test_a_pipeline_on_two_ranks_does_what_comes_before_a_step_that_fails(tmp_path: Path):
     dataset = write_small_dataset(str(tmp_path / "dataset"))
     files = {verb: tmp_path / f"{verb}.toml" for verb in ("tokenize", "rank", "export")}
