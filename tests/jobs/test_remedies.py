@@ -24,7 +24,7 @@ from trec_semid.training.retrieval.setup import RetrieveConfig
 SOURCES = Path(__file__).parents[2] / "trec_semid"
 HOLE = "…"
 """Stands in a text for what is filled in when it is said."""
-NOT_KEYS = re.compile(r".*\.(toml|json|parquet|npy|py|csv|md|save)|torch\..*|e\.g")
+NOT_KEYS = re.compile(r".*\.(toml|json|parquet|npy|py|csv|md|html|save)|torch\..*|e\.g")
 DOTTED = re.compile(rf"(?<![\w./{HOLE}])([a-z_]+(?:\.[a-z_][a-z_{HOLE}]*)+)(?![\w/({HOLE}])")
 ASSIGNED = re.compile(r"(?<![\w.])([a-z_][a-z_.]*) = ('[^']*'|\"[^\"]*\"|true|false|\[\]|-?\d+(?:\.\d+)?)")
 SECTION = re.compile(r"(?<!\w)\[([a-z_]+)\](?!\()")  # not the extra of a package

@@ -164,6 +164,7 @@ def _serve(server: socket.socket) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # every worked example, one after another: two minutes of a processor
 @pytest.mark.usefixtures("forked_command")
 def test_commands_of_this_house_s_documents_work():
     code, said = check()
