@@ -5,7 +5,6 @@ in Gama, Sebastiao and Rodrigues, "On evaluating stream learning algorithms", 20
 own over a dataset of its own, which ends with that day: nothing of a later day is anywhere it could be read.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -345,8 +344,7 @@ class _Days:
 
     def _write(self) -> None:
         if self.ranks.is_main:
-            told = {"verb": self.config.verb, "days": self.entries, "open": self._open}
-            self.folder.write_json(DAYS, json.loads(json.dumps(told)))
+            self.folder.write_json(DAYS, {"verb": self.config.verb, "days": self.entries, "open": self._open})
         barrier()
 
     def _forget_checkpoints(self) -> None:

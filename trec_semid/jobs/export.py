@@ -22,9 +22,9 @@ from trec_semid.core.config import Place, load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.core.paths import exists, staged_folder
 from trec_semid.core.processes import scratch_folder
-from trec_semid.core.toml_text import read_toml
 from trec_semid.data.folder import writing
 from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
+from trec_semid.evaluation.evaluated import tests_then_trains
 from trec_semid.metrics.retrieval import best_places, shares_listed
 from trec_semid.metrics.target_positions import TopItems
 from trec_semid.runtime.logs import say, set_up_console
@@ -206,7 +206,7 @@ def _said(
         "tokenizer": write_files(folder, of_tokenizer(stored)),
         "beside": (write_reader(folder),),
         "metrics": facts["metrics"],
-        "learnt_test": bool(read_toml(trained.path("config.toml")).get("test_then_train", False)),
+        "learnt_test": tests_then_trains(config.run),
         "measured": measured_of(config.run, facts, is_ranker=trained.read_json("run.json")["job"] == "rank"),
     }
 

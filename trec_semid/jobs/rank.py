@@ -2,8 +2,8 @@
 
 from contextlib import closing
 from functools import partial
-from typing import Any
 
+from trec_semid.data.schema import Split
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.own_folder import own_folder
@@ -17,7 +17,6 @@ from trec_semid.training.ranking.task import ranking_task
 from trec_semid.training.run import (
     Trained,
     run_once,
-    train_after_test,
     train_and_write,
     training_ranks,
     with_pinned_codes,
@@ -48,16 +47,9 @@ def _rank(
         task = ranking_task(config, inputs, folder, ranks, log)
         scorer = Scorer(task.model, inputs.data, distinct_items(config.finetune))
         scoring = scoring_of(config, inputs)
-        of_run: dict[str, Any] = {
-            "config": config,
-            "start": start,
-            "folder": folder,
-            "ranks": ranks,
-            "log": log,
-        }
-        if config.test_then_train:
-            of_test = scoring._replace(splits=("test",))
-            return train_after_test(
-                task, lambda into: write_predictions([scorer], of_test, into, ranks), **of_run
-            )
-        return train_and_write(task, partial(write_predictions, [scorer], scoring, folder, ranks), **of_run)
+
+        def write(into: RunFolder, splits: tuple[Split, ...]) -> Named:
+            """Score splits by the weights that are there, under both protocols."""
+            return write_predictions([scorer], scoring._replace(splits=splits), into, ranks)
+
+        return train_and_write(task, write, config=config, start=start, folder=folder, ranks=ranks, log=log)

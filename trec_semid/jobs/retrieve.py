@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog
@@ -17,7 +16,6 @@ from trec_semid.training.retrieval.task import retrieval_task
 from trec_semid.training.run import (
     Trained,
     run_once,
-    train_after_test,
     train_and_write,
     training_ranks,
     with_pinned_codes,
@@ -56,13 +54,12 @@ def _retrieve(
         return evaluator_without_model(config, inputs, folder, ranks).write(folder)
     with closing(RunLog(config.run, ranks.rank, tensorboard=True)) as log:
         task, evaluator = retrieval_task(config, inputs, folder, ranks, log)
-        of_run: dict[str, Any] = {
-            "config": config,
-            "start": start,
-            "folder": folder,
-            "ranks": ranks,
-            "log": log,
-        }
-        if config.test_then_train:
-            return train_after_test(task, partial(evaluator.write, splits=("test",)), **of_run)
-        return train_and_write(task, partial(evaluator.write, folder), **of_run)
+        return train_and_write(
+            task,
+            lambda into, splits: evaluator.write(into, splits=splits),
+            config=config,
+            start=start,
+            folder=folder,
+            ranks=ranks,
+            log=log,
+        )

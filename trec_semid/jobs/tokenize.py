@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import NonNegativeInt
 
 from trec_semid.checkpoints.manifest import manifest_version, read_manifest
@@ -200,13 +201,21 @@ def _pairs(config: BehaviourConfig, dataset: Dataset) -> dict[str, TrainingPairs
     names, kinds = view_names(config), set[str]()
     events: list[list[tuple[Array, Array]]] = [[] for _ in names]
     for batch in dataset.event_batches(["user_row", "item_row", "label", "split", "behaviour"]):
-        is_training, told = _in_training(batch), np.asarray(batch["behaviour"].cast("string"))
+        is_training = _in_training(batch)
         users, items = (np.asarray(batch[name]) for name in ("user_row", "item_row"))
-        # Events without a label count; what a user did not like does not.
-        liked = np.nan_to_num(batch["label"].to_numpy(zero_copy_only=False).astype(np.float32), nan=1.0) > 0
-        for own, counts in zip(events, [told == kind for kind in config.kinds] or [liked], strict=True):
+        if config.kinds:
+            told = batch["behaviour"].cast("string")
+            chosen = [
+                np.asarray(pc.call_function("is_in", [told], pc.SetLookupOptions(pa.array([kind]))))
+                for kind in config.kinds
+            ]
+            kinds |= set(told.filter(pa.array(is_training)).unique().to_pylist())
+        else:
+            # Events without a label count; what a user did not like does not.
+            label = batch["label"].to_numpy(zero_copy_only=False).astype(np.float32)
+            chosen = [np.nan_to_num(label, nan=1.0) > 0]
+        for own, counts in zip(events, chosen, strict=True):
             own.append((users[is_training & counts], items[is_training & counts]))
-        kinds |= {str(kind) for kind in np.unique(told[is_training].astype(str))} if config.kinds else set()
     for kind in config.kinds:
         if kind not in kinds:
             there_are = f"There are: {', '.join(sorted(kinds))}."

@@ -17,8 +17,7 @@ def total_memory_bytes(groups: Path = _GROUPS, own: Path = _OWN) -> int:
         groups: where control groups are mounted.
         own: says in which group this process is.
     """
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *(group.limit for group in _limits(groups, own))])
+    return min([_machine_bytes(), *(group.limit for group in _limits(groups, own))])
 
 
 def free_memory_bytes(groups: Path = _GROUPS, own: Path = _OWN) -> int:
@@ -30,8 +29,12 @@ def free_memory_bytes(groups: Path = _GROUPS, own: Path = _OWN) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = _machine_bytes()
     return min([free, *(group.limit - group.used for group in _limits(groups, own))])
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class _Limit(NamedTuple):

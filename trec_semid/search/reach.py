@@ -19,7 +19,7 @@ from torch import Tensor
 from trec_semid.core.arrays import Array, Flags, Int32s, Ints
 from trec_semid.core.hashing import Hashes, hash_columns
 from trec_semid.metrics.retrieval import Absent, ReachFacts, Reason, best_places
-from trec_semid.runtime.ranks import gather_objects
+from trec_semid.runtime.ranks import gather_objects, num_ranks
 from trec_semid.search.catalogue import Catalogue
 
 _EXAMPLES = 5
@@ -152,7 +152,7 @@ def reached_from(starts: Ints, ahead: Callable[[Ints], Ints], num_items: int) ->
 
 def _over_ranks(places: Int32s) -> Int32s:
     best = torch.from_numpy(places)
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if num_ranks() > 1:
         dist.all_reduce(best, op=dist.ReduceOp.MIN)
     return np.asarray(best)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -62,49 +62,15 @@ class Pace:
         return said
 
 
-class Finished(NamedTuple):
-    """Where training ended."""
+class Loop:
+    """How far training is, and what happens after a step: log, evaluation, selection, checkpoint.
 
-    steps: int
-    """Optimizer steps done, those before a resume included."""
-    best_step: int
-    """Whose weights are in place."""
+    `resume` comes first, then `run`. Both raise
 
-
-def train(
-    task: Task,
-    *,
-    config: TrainingRunConfig,
-    folder: RunFolder,
-    ranks: Ranks,
-    log: RunLog,
-    start: StartWeights | None = None,
-) -> Finished:
-    """Train until the last epoch or until patience is at its end, and leave the best weights in place.
-
-    A run that has checkpoints goes on from the newest sound one; `refuse_other_inputs` comes first.
-
-    Args:
-        task: what is trained.
-        config: of the run: how long, when to save, and which step to go on from.
-        folder: of the run.
-        ranks: this process among its peers.
-        log: of this rank.
-        start: another run's weights, which a run without a checkpoint starts from.
-
-    Raises:
         CheckpointError: a checkpoint does not fit, or the best one so far is lost.
         TrainingError: a loss or a weight is not finite, or the codes have collapsed.
         Stopped: a signal has come; the step is saved.
     """
-    loop = Loop(task, config, folder, ranks, log)
-    loop.resume(start)
-    loop.run()
-    return Finished(loop.steps, loop.selection.best_step)
-
-
-class Loop:
-    """How far training is, and what happens after a step: log, evaluation, selection, checkpoint."""
 
     def __init__(
         self, task: Task, config: TrainingRunConfig, folder: RunFolder, ranks: Ranks, log: RunLog
@@ -242,8 +208,10 @@ class Loop:
 
         A last step of fewer batches than the others takes the last of the epoch before it is done.
         """
-        if not self.task.select_by or self._forgot_best or self._last_evaluated == self.steps:
-            return bool(self.task.select_by) and self._forgot_best
+        if not self.task.select_by:
+            return False
+        if self._forgot_best or self._last_evaluated == self.steps:
+            return self._forgot_best
         every = self.config.train.evaluate_every_steps
         at_an_end = self.task.batches.epoch > 0 and self.task.batches.state_dict()["step"] == 0
         is_last = self.task.batches.epoch == self.config.train.max_epochs

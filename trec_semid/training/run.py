@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from trec_semid.core.config import Config
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError, SemidError
 from trec_semid.core.paths import exists, is_folder, join, list_folder, read_bytes
 from trec_semid.core.text_columns import as_text
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, Split
 from trec_semid.evaluation.ranking import Named
 from trec_semid.runtime.logs import RunLog, say, set_up_console
 from trec_semid.runtime.ranks import Ranks, alone, barrier, broadcast_object, process_group
@@ -26,10 +27,10 @@ from trec_semid.tokenizers.generations.manifest import GENERATION, ReadGeneratio
 from trec_semid.tokenizers.generations.store import resolve
 from trec_semid.tokenizers.maps.record import write_record
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
-from trec_semid.training.config import AFTER, TrainConfig, TrainingRunConfig
+from trec_semid.training.config import TrainConfig, TrainingRunConfig
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.known_rows import write_known_rows
-from trec_semid.training.loop import Loop, note_time, train
+from trec_semid.training.loop import Loop, note_time
 from trec_semid.training.resume import expect_start, newest_loop, refuse_other_inputs
 from trec_semid.training.start_weights import StartInputs, StartWeights, find_start_weights
 from trec_semid.training.task import Task
@@ -169,7 +170,7 @@ def summary(run: str, metrics: Mapping[str, float]) -> str:
 
 def train_and_write(
     task: Task,
-    write: Callable[[], Named],
+    write: Callable[[RunFolder, tuple[Split, ...]], Named],
     *,
     config: TrainingRunConfig,
     start: StartWeights | None,
@@ -179,65 +180,46 @@ def train_and_write(
 ) -> Named:
     """Train to the end, write what the best weights and the tuned tokenizer give; return metrics and counts.
 
+    A run that tests, then trains, returns those of what it starts from, before its first step.
+
     Args:
         task: what is trained.
-        write: evaluates its model, whose weights are then the best ones, and returns metrics and counts.
+        write: evaluates its model on splits, writes predictions into a folder, returns metrics and counts.
         config: of the run.
         start: another run's weights to start from.
         folder: of the run.
         ranks: this process among its peers.
         log: of this rank.
     """
-    try:
-        finished = train(task, config=config, folder=folder, ranks=ranks, log=log, start=start)
-        metrics, counts = write()
-    finally:
-        note_time(folder, ranks)
-    if task.finetuning:
-        metrics = metrics | task.finetuning.write(folder)
-    log.event("finish", step=finished.steps, best_step=finished.best_step)
-    return metrics, counts | parameter_counts(task.model)
-
-
-def train_after_test(
-    task: Task,
-    write: Callable[[RunFolder], Named],
-    *,
-    config: TrainingRunConfig,
-    start: StartWeights | None,
-    folder: RunFolder,
-    ranks: Ranks,
-    log: RunLog,
-) -> Named:
-    """Evaluate what training starts from, then train to the end; return metrics and counts of before.
-
-    Args:
-        task: what is trained; nothing is selected.
-        write: evaluates its model, writes predictions into a folder, and returns metrics and counts.
-        config: of the run.
-        start: another run's weights to start from.
-        folder: of the run.
-        ranks: this process among its peers.
-        log: of this rank.
-    """
+    tests_first = config.test_then_train
+    splits: tuple[Split, ...] = ("test",) if tests_first else ("valid", "test")
     loop = Loop(task, config, folder, ranks, log)
     try:
         loop.resume(start)
-        if not loop.steps:  # nothing of what is asked has been seen yet
-            metrics, counts = write(folder)
-            log.event(
-                "tested", step=0, **{name: value for name, value in metrics.items() if name.count("/") == 1}
-            )
-            if ranks.is_main:
-                folder.write_json(_TESTED, {"metrics": metrics, "counts": counts})
-            barrier()
+        if tests_first and not loop.steps:  # nothing of what is asked has been seen yet
+            _note_tested(write(folder, splits), folder, ranks, log)
         loop.run()
-        write(RunFolder(folder.path(AFTER), folder.job))
+        done = write(RunFolder(config.predictions_of(folder.uri), folder.job), splits)
     finally:
         note_time(folder, ranks)
-    log.event("finish", step=loop.steps, best_step=loop.steps)
-    tested = on_main(ranks, lambda: folder.read_json(_TESTED))
-    return tested["metrics"], tested["counts"] | parameter_counts(task.model)
+    metrics, counts = on_main(ranks, partial(_read_tested, folder)) if tests_first else done
+    if task.finetuning:
+        metrics = metrics | task.finetuning.write(folder)
+    log.event("finish", step=loop.steps, best_step=loop.selection.best_step)
+    return metrics, counts | parameter_counts(task.model)
+
+
+def _note_tested(tested: Named, folder: RunFolder, ranks: Ranks, log: RunLog) -> None:
+    metrics, counts = tested
+    log.event("tested", step=0, **{name: value for name, value in metrics.items() if name.count("/") == 1})
+    if ranks.is_main:
+        folder.write_json(_TESTED, {"metrics": metrics, "counts": counts})
+    barrier()
+
+
+def _read_tested(folder: RunFolder) -> Named:
+    tested = folder.read_json(_TESTED)
+    return tested["metrics"], tested["counts"]
 
 
 @contextmanager

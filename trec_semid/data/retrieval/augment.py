@@ -86,6 +86,7 @@ def draw_changes(
     """
 
     def share_of(sizes: Ints, share: float, prob: float, otherwise: Ints) -> Ints:
+        """Return (B,) a share of the sizes, with a probability, or else the other numbers."""
         return np.where(
             generator.random(len(sizes)) < prob, np.floor(share * sizes).astype(np.int64), otherwise
         )

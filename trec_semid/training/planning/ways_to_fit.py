@@ -36,6 +36,7 @@ def ways_to_fit(
     """
 
     def fits(changes: dict[str, Any], on: ClusterConfig = cluster) -> bool:
+        """Return whether the tables fit with other values at dotted keys, on this or another cluster."""
         try:
             plan(_changed(config, changes), on)
         except (PlanError, ConfigError, ValueError):  # a value that the config refuses is no way either
