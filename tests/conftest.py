@@ -1,8 +1,10 @@
 """Fixtures that every room's tests may use, and the account of what each test costs."""
 
+import faulthandler
 import json
 import os
 import resource
+import sys
 from collections.abc import Generator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -42,6 +44,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files first that start processes or are slow: a worker that began one last would be left alone."""
     marked = {item.path for item in items for mark in ("slow", "ranks") if item.get_closest_marker(mark)}
     items.sort(key=lambda item: item.path not in marked)  # stable: files stay whole, tests in their order
+
+
+_GRACE_S = 120
+"""Time [s] that a test has, once it is past its limit and told so, to end what it has started."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """End this process, with all stacks, where a test neither ends nor heeds that its time is up.
+
+    pytest-timeout raises an error once, in the main thread: what is blocked outside of Python never sees it,
+    and clearing up after it has no limit. Another worker goes on with the tests that are left.
+    """
+    mark = item.get_closest_marker("timeout")
+    limit_s = float(mark.args[0] if mark else item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(limit_s + _GRACE_S, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _processor_s() -> float:

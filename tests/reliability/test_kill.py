@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.commands import free_port
 from tests.reliability.results import READERS, differences, leftovers, results
 from tests.reliability.zygote import Zygote
 from trec_semid.core.errors import SemidError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.slow
 PREPARE = """
 name = "shop"
 label = {{ kind = "given" }}
@@ -144,12 +144,9 @@ class World:
 
     def begin(self, verb: str, folder: str, *, ranks: int = 1) -> list[int]:
         """Start the command, on several ranks as torchrun does."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
         of_all = {
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
+            "MASTER_PORT": free_port(),
             "WORLD_SIZE": str(ranks),
             "LOCAL_WORLD_SIZE": str(ranks),
         }
