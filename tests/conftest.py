@@ -4,7 +4,6 @@ import faulthandler
 import json
 import os
 import resource
-import sys
 from collections.abc import Generator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import engine
 
 from tests.forked_server import fork_this_process
 
@@ -23,6 +23,8 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("house"), max_examples=1000)
 settings.load_profile("house")
+# What fails is made small for a minute, not for five: the rest of the tests, and their limits, wait for it.
+engine.MAX_SHRINKING_SECONDS = 60
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,8 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--costs", default=None, help="write processor seconds of every test to this JSON file")
 
 
+_STDERR = pytest.StashKey[int]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Let a worker's ranks and commands be forks of it, as it is before pytest's filters and threads."""
+    config.stash[_STDERR] = os.dup(2)  # while tests run, the standard error is caught
     if hasattr(config, "workerinput"):
         fork_this_process()
 
@@ -55,11 +61,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """End this process, with all stacks, where a test neither ends nor heeds that its time is up.
 
     pytest-timeout raises an error once, in the main thread: what is blocked outside of Python never sees it,
-    and clearing up after it has no limit. Another worker goes on with the tests that are left.
+    hypothesis takes it for one more failing example and shrinks on, and clearing up after it has no limit.
     """
     mark = item.get_closest_marker("timeout")
-    limit_s = float(mark.args[0] if mark else item.config.getini("timeout"))
-    faulthandler.dump_traceback_later(limit_s + _GRACE_S, exit=True, file=sys.__stderr__)
+    if limit_s := float(mark.args[0] if mark else item.config.getini("timeout")):
+        faulthandler.dump_traceback_later(limit_s + _GRACE_S, exit=True, file=item.config.stash[_STDERR])
     try:
         return (yield)
     finally:

@@ -15,7 +15,7 @@ import tomli_w
 
 from tests.data.test_by_day import DAY_S, FIRST
 from tests.jobs.exporting import export_quickly
-from tests.jobs.ranking import run_until
+from tests.jobs.ranking import about, run_until
 from tests.ranks import run_ranks
 from trec_semid.checkpoints.folder import best_step
 from trec_semid.checkpoints.load import read_tensors
@@ -380,9 +380,9 @@ def test_two_ranks_come_to_what_one_does(shop: Path):
     daily.run(one)
     two = config_of(shop, "two", more={**more, **row_wise}, **asked)
     run_ranks(on_rank, 2, two)
-    for ours, theirs in zip(told(two.run), told(one.run), strict=True):
-        for name, known in theirs["metrics"].items():
-            assert ours["metrics"][name]["value"] == pytest.approx(known["value"], rel=1e-3), name
+    for days in zip(told(two.run), told(one.run), strict=True):
+        ours, theirs = ({name: each["value"] for name, each in day["metrics"].items()} for day in days)
+        assert ours == about(theirs)
 
 
 def test_configs_that_cannot_be_used_are_told_before_a_day_begins(shop: Path, tmp_path: Path):

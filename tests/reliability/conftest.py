@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test a limit that a run which hangs reaches soon; a killed verb takes up to 30 s of a core."""
+    """Give each test a limit that a run which hangs reaches soon; a killed verb takes up to 30 s."""
     limit_s = 300 + 150 * int(config.getoption("--kills") or 0)
     for item in items:
         if item.path.parent == Path(__file__).parent:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from trec_semid.core.paths import (
     unfinished_note,
     write_bytes,
 )
-from trec_semid.core.processes import scratch_folder, scratch_prefix, sweep_scratch
+from trec_semid.core.processes import ProcessId, scratch_folder, scratch_prefix, sweep_scratch
 from trec_semid.runtime.leftovers import is_unfinished, sweep
-from trec_semid.runtime.locks import FolderLock, new_owner
+from trec_semid.runtime.locks import FolderLock, lock_uri, new_owner
 from trec_semid.runtime.own_folder import own_folder
 
 LEFT = [
@@ -78,6 +79,20 @@ def test_who_does_not_hold_the_lock_removes_nothing(root):
     with pytest.raises(Exception, match="this is a retrieve run"), own_folder(run, "rank"):
         pass
     assert find_files(run) == sorted([*LEFT, "run.json"])
+
+
+@pytest.mark.parametrize("inner", ["run", "arm/seed-0"])
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_what_others_below_still_write_is_left_and_what_dead_ones_left_is_not(root, inner, is_alive):
+    study = join(root, "study")
+    fill(study, ["study.json.partial-0a1b2c3d", *(f"{inner}/{name}" for name in LEFT), f"{inner}2/{LEFT[0]}"])
+    owner = new_owner("rank")
+    if not is_alive:
+        owner = replace(owner, process=ProcessId("far", "ffffffff", 1, 1.0), beat=0.0)
+    write_bytes(lock_uri(join(study, inner)), owner.to_bytes())
+    with own_folder(study, "study", beside=[study]):
+        left = [name for name in find_files(study) if not name.endswith(".lock")]
+    assert left == (sorted(f"{inner}/{name}" for name in LEFT) if is_alive else [])
 
 
 def test_folder_that_was_being_replaced_comes_back(tmp_path):

@@ -99,6 +99,33 @@ def test_every_spelling_of_a_folder_is_the_same_lock(tmp_path, monkeypatch, spel
     held.release()
 
 
+def test_who_holds_a_folder_is_told_while_they_live(root):
+    folder = join(root, "a/run")
+    assert locks.holder_of(folder) is None
+    held = lock(folder)
+    held.take()
+    assert locks.holder_of(folder) == held.owner
+    held.release()
+    assert locks.holder_of(folder) is None
+    write_bytes(lock_uri(folder), replace(new_owner("rank"), process=gone()).to_bytes())
+    assert locks.holder_of(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("a/.run.lock", "a/run"),
+        (".run.lock", "run"),
+        ("a/.lock", "a"),
+        (".lock", None),
+        ("a/run.lock", None),
+        ("memory://a/.x.y.lock", "memory://a/x.y"),
+    ],
+)
+def test_a_lock_names_its_folder(uri, folder):
+    assert locks.folder_of(uri) == folder
+
+
 def test_refusal_and_release_leave_no_folder_that_was_not_there(root):
     one = lock(join(root, "deep/er/run"))
     one.take()

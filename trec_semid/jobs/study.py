@@ -23,7 +23,7 @@ from trec_semid.runtime.stopping import Stopped
 from trec_semid.study.compare import compare, with_tokenizers
 from trec_semid.study.grid import PlannedRun, StudyConfig, plan_runs
 from trec_semid.study.pools import pool_runs
-from trec_semid.study.running import look_at_all, remove_stale, run_all, started_workers
+from trec_semid.study.running import await_orphans, look_at_all, remove_stale, run_all, started_workers
 from trec_semid.study.schedule import Schedule
 from trec_semid.study.summary import as_markdown, lay_out, render_study, tabulate
 from trec_semid.study.workers import FindJob, Outcome
@@ -59,6 +59,7 @@ def _run(config: StudyConfig, find_job: FindJob) -> dict[str, Any]:
     # Says whose the folder is, long before there is a table.
     RunFolder(config.out, "study").write_json("run.json", {"job": "study", "command": shlex.join(sys.argv)})
     with started_workers(config, find_job, len(planned)) as workers:
+        await_orphans(planned)
         finished = remove_stale(planned, look_at_all(planned, workers))
         schedule = Schedule(planned, finished)
         waiting = [one for one in planned if one.label not in finished]

@@ -16,6 +16,7 @@ from trec_semid.core.paths import (
     remove,
     unfinished_note,
 )
+from trec_semid.runtime.locks import folder_of, holder_of
 
 _PARTIAL = re.compile(r"(?P<name>.+)\.partial-[0-9a-f]{8}(?P<old>-old)?")
 _OURS = re.compile(
@@ -32,14 +33,15 @@ _OURS = re.compile(
 def sweep(folder: str) -> list[str]:
     """Remove what was never finished in a folder and beside it; only the one that holds its lock may.
 
-    A folder that was about to be replaced comes back when its successor did not take its place.
+    A folder that was about to be replaced comes back when its successor did not take its place. What lies in
+    a folder below that somebody else works on, such as a run of a study that was killed, is theirs.
 
     Returns:
         What was removed, sorted.
     """
     removed = _sweep_beside(folder) + _sweep_unfinished(folder)
     if is_folder(folder):
-        for name in {part for file in _all_below(folder) for part in _partial_parts(file)}:
+        for name in _unfinished_below(folder):
             remove(join(folder, name))
             removed.append(join(folder, name))
         for note in (name for name in list_folder(folder) if name == ".tokenizer.unfinished"):
@@ -77,6 +79,14 @@ def _sweep_beside(folder: str) -> list[str]:
     for name in names:
         remove(join(parent, name))
     return [join(parent, name) for name in names]
+
+
+def _unfinished_below(folder: str) -> set[str]:
+    """Return what jobs never finished below a folder, relative to it, but for what others work on."""
+    files = _all_below(folder)
+    locked = [inner for file in files if (inner := folder_of(file)) and holder_of(join(folder, inner))]
+    theirs = tuple(f"{inner}{end}" for inner in locked for end in ("/", ".partial-"))
+    return {part for file in files if not file.startswith(theirs) for part in _partial_parts(file)}
 
 
 def _all_below(folder: str) -> list[str]:

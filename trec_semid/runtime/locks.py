@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -164,6 +165,19 @@ def lock_uri(folder: str) -> str:
     return join(place, ".lock") if inside else join(parent, f".{place.rsplit('/', 1)[-1]}.lock")
 
 
+def holder_of(folder: str) -> Owner | None:
+    """Return who works on a folder now; None where nobody does who still lives."""
+    uri = lock_uri(folder)
+    return (_LocalFile(uri) if is_local(folder) else _StoreObject(uri)).holder()
+
+
+def folder_of(uri: str) -> str | None:
+    """Return which folder a lock is of, as the lock's own path is spelled; None where it is no lock."""
+    parent, _, name = uri.rpartition("/")
+    named = re.fullmatch(r"\.(?:(?P<name>.+)\.)?lock", name)
+    return "/".join(part for part in (parent, named["name"]) if part) or None if named else None
+
+
 def stop_at_once(folder: str, other: Owner) -> None:
     """End this process, which was taken for dead: two that write would spoil each other's files."""
     end_now(f"error: {folder} now belongs to another ({other.described()}): this process stops at once", 1)
@@ -221,6 +235,15 @@ class _LocalFile:
                 os.unlink(self._path)
                 raise
             return before
+
+    def holder(self) -> Owner | None:
+        """Return the owner, where one lives."""
+        try:
+            with open(self._path, "rb") as file:
+                owner = Owner.from_bytes(file.read())
+        except OSError:
+            return None
+        return owner if owner and not owner.is_gone() else None
 
     def refresh(self, owner: Owner) -> Owner | None:
         """Write a sign of life; return another owner where there is one by now."""
@@ -314,6 +337,11 @@ class _StoreObject:
         if now is None or now.token != owner.token:
             raise _HeldError(now)
         return before
+
+    def holder(self) -> Owner | None:
+        """Return the owner, where one lives."""
+        owner = self._read()
+        return owner if owner and not owner.is_gone() else None
 
     def refresh(self, owner: Owner) -> Owner | None:
         """Write a sign of life; return another owner where there is one by now."""

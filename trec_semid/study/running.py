@@ -9,8 +9,9 @@ from multiprocessing.connection import wait
 
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.paths import exists, join, remove
+from trec_semid.runtime.locks import holder_of
 from trec_semid.runtime.own_folder import locked_folder
-from trec_semid.runtime.stopping import heeding_signals
+from trec_semid.runtime.stopping import GRACE_S, heeding_signals
 from trec_semid.study.grid import PlannedRun, StudyConfig
 from trec_semid.study.progress import StudyProgress
 from trec_semid.study.schedule import Schedule, what_to_keep
@@ -73,6 +74,21 @@ def look_at_all(planned: list[PlannedRun], workers: list[Worker]) -> list[Look]:
     if faults:
         raise ConfigError(f"nothing ran, {len(faults)} configs have faults:\n" + "\n".join(faults))
     return looks
+
+
+def await_orphans(planned: list[PlannedRun]) -> None:
+    """Wait, for a while, until nobody works in the folders of runs any more.
+
+    Workers of a study that was killed notice within a second that it is gone, and save before they end.
+    Whoever is still there after that was started by somebody else: that run fails and names them.
+    """
+    until, told = time.monotonic() + GRACE_S + _STOP_S, set[str]()
+    for one in planned:
+        while (holder := holder_of(one.folder)) and time.monotonic() < until:
+            if one.label not in told:
+                told.add(one.label)
+                _log.info("%s: waiting for another process to end (%s)", one.label, holder.described())
+            time.sleep(0.2)
 
 
 def remove_stale(planned: list[PlannedRun], looks: list[Look]) -> set[str]:

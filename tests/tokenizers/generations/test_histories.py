@@ -51,6 +51,7 @@ class Histories(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp()
         self.uri = f"memory://{uuid.uuid4().hex}/store" if in_memory else f"{self.folder}/store"
         self.known: dict[int, Told] = {}
+        self.ever: dict[int, Told] = {}  # also what was collected since: others were appended to it
         self.used: set[int] = set()
         self.current: int | None = None
         self.publish_retrained(batch)
@@ -74,7 +75,8 @@ class Histories(RuleBasedStateMachine):
             ]
             assert change.drift == pytest.approx(shares)
         self.used.add(number)
-        self.known[number], self.current = told, number
+        self.known[number] = self.ever[number] = told
+        self.current = number
         for model in self.known:
             readable = readable_by(self.store, self.store.generation(model).as_read("model"))
             assert {*readable} == {now for now in self.known if self.can_read(model, now)}
@@ -178,8 +180,8 @@ class Histories(RuleBasedStateMachine):
     def can_read(self, model: int, now: int) -> bool:
         """By a walk back over what was appended, with nothing removed on the way."""
         number: int | None = now
-        while number and number != model and number in self.known and not self.known[number].removes:
-            number = self.known[number].before
+        while number and number != model and not self.ever[number].removes:
+            number = self.ever[number].before
         return number == model
 
     @invariant()
