@@ -16,12 +16,17 @@ from hypothesis.internal.conjecture import engine
 
 from tests.forked_server import fork_this_process
 
-# How long an example takes says how busy the machine is, not whether the code is right. Every run draws other
-# examples; `--hypothesis-profile thorough` draws more of them where a test does not say how many.
+# How long an example takes says how busy the machine is, not whether the code is right. Every run draws the same
+# examples, so that a change is not refused for what another one did; `--hypothesis-profile thorough` draws other
+# ones, and more of them where a test does not say how many.
 settings.register_profile(
-    "house", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+    "house",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("thorough", settings.get_profile("house"), max_examples=1000)
+settings.register_profile("thorough", settings.get_profile("house"), derandomize=False, max_examples=1000)
 settings.load_profile("house")
 # What fails is made small for a minute, not for five: the rest of the tests, and their limits, wait for it.
 engine.MAX_SHRINKING_SECONDS = 60
