@@ -16,9 +16,9 @@ from hypothesis.internal.conjecture import engine
 
 from tests.forked_server import fork_this_process
 
-# How long an example takes says how busy the machine is, not whether the code is right. Every run draws the same
-# examples, so that a change is not refused for what another one did; `--hypothesis-profile thorough` draws other
-# ones, and more of them where a test does not say how many.
+# How long an example takes says how busy the machine is, not whether the code is right. Every run draws the
+# same examples, so that a change is not refused for what another one did; `--hypothesis-profile thorough`
+# draws other ones, and more of them where a test does not say how many.
 settings.register_profile(
     "house",
     deadline=None,

@@ -49,11 +49,6 @@ def on_two_ranks(folder: str) -> dict[str, Any]:
             load_checkpoint(folder + "/two", columns.trainable)
         except CheckpointError as error:
             facts["other columns"] = str(error)
-        replicated = set_up(ranks, bags="data_parallel")
-        try:
-            load_checkpoint(folder + "/two", replicated.trainable)
-        except CheckpointError as error:
-            facts["replicated"] = str(error)
         try:
             save_checkpoint("memory://x", 1, setup.trainable, loop={})
         except CheckpointError as error:
@@ -123,14 +118,8 @@ def test_one_rank_loads_what_two_saved_and_trains_on(facts: dict[str, Any]):
 
 def test_row_state_of_other_column_shards_is_refused_with_a_remedy(facts: dict[str, Any]):
     for text in of_ranks(facts, "other columns"):
-        assert "optimizer/tables/bags.embedding_bags.t_user.weight/t_user.momentum1: got (37,)" in text
+        assert "optimizer/fused/bags.embedding_bags.t_user.weight/t_user.momentum1: got (37,)" in text
         assert "or leave the optimizer out" in text
-
-
-def test_optimizer_state_of_sharded_tables_is_not_silently_dropped_for_replicated_ones(facts: dict[str, Any]):
-    for text in of_ranks(facts, "replicated"):
-        assert "t_user.momentum1: in the checkpoint, not in the model" in text
-        assert "tables, sizes and placement must agree" in text
 
 
 def test_several_ranks_cannot_save_to_private_memory(facts: dict[str, Any]):

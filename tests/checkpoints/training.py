@@ -9,10 +9,11 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from tests.sharding.models import BAGS, TinyModel, global_batch, my_part
+from trec_semid.checkpoints.placements import FUSED, REPLICATED
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable, named_tensors
 from trec_semid.runtime.ranks import Ranks
-from trec_semid.sharding.apply import dense_parameters, shard_model
+from trec_semid.sharding.apply import dense_parameters, replicated_table_optimizer, shard_model
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
@@ -27,7 +28,14 @@ class Setup(NamedTuple):
     schedule: LambdaLR
 
 
-def set_up(ranks: Ranks, *, bags: str = "row_wise", codes: str = "table_wise", seed: int = 1) -> Setup:
+def set_up(
+    ranks: Ranks,
+    *,
+    bags: str = "row_wise",
+    codes: str = "table_wise",
+    seed: int = 1,
+    optimizer: SparseOptimizerConfig = OPTIMIZER,
+) -> Setup:
     rules = ShardingConfig.model_validate(
         {
             "tables": {
@@ -37,26 +45,33 @@ def set_up(ranks: Ranks, *, bags: str = "row_wise", codes: str = "table_wise", s
         }
     )
     model = TinyModel()
-    plan = plan_on_ranks(model, ranks, rules, batch_size=5, optimizer=OPTIMIZER)
-    sharded = shard_model(model, plan, ranks, OPTIMIZER)
+    plan = plan_on_ranks(model, ranks, rules, batch_size=5, optimizer=optimizer)
+    sharded = shard_model(model, plan, ranks, optimizer)
     initialise_tables(sharded, std=0.3, seed=seed)
     dense = torch.optim.AdamW(list(dense_parameters(sharded).values()), lr=0.05, weight_decay=0.1, fused=True)
     schedule = LambdaLR(dense, lambda step: 0.8**step)
-    return Setup(Trainable(sharded, {"tables": sharded.fused_optimizer, "dense": dense}), schedule)
+    optimizers: dict[str, Any] = {FUSED: sharded.fused_optimizer, "dense": dense}
+    if replicated := replicated_table_optimizer(sharded, optimizer):
+        optimizers[REPLICATED] = replicated
+    return Setup(Trainable(sharded, optimizers), schedule)
 
 
-def train(setup: Setup, ranks: Ranks, start: int, stop: int) -> list[float]:
+def train(setup: Setup, ranks: Ranks, start: int, stop: int, *, dropout: float = 0.3) -> list[float]:
     losses: list[float] = []
-    model, dense = setup.trainable.model, setup.trainable.optimizers["dense"]
+    model = setup.trainable.model
+    # The fused optimizer has updated its tables inside backward.
+    stepped = [one for name, one in setup.trainable.optimizers.items() if name != FUSED]
     for step in range(start, stop):
         batch = global_batch(step)
         mine, weights = my_part(batch, ranks.rank, ranks.world_size)
-        logits = functional.dropout(model(mine.keyed_jagged(BAGS), mine.keyed_jagged(("code",))), 0.3)
+        logits = functional.dropout(model(mine.keyed_jagged(BAGS), mine.keyed_jagged(("code",))), dropout)
         total = functional.binary_cross_entropy_with_logits(logits, mine.labels, weights, reduction="sum")
         loss = total * ranks.world_size / len(batch.labels)
-        dense.zero_grad()
+        for optimizer in stepped:
+            optimizer.zero_grad()
         loss.backward()
-        dense.step()
+        for optimizer in stepped:
+            optimizer.step()
         setup.schedule.step()
         whole = loss.detach().clone()
         dist.all_reduce(whole)

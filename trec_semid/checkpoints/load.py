@@ -20,7 +20,8 @@ from trec_semid.checkpoints.folder import (
     step_fault,
     step_folder,
 )
-from trec_semid.checkpoints.mapped import RowMap, expect_mappable, take_rows
+from trec_semid.checkpoints.mapped import RowMap, every_row, expect_mappable, take_rows
+from trec_semid.checkpoints.placements import Shapes, as_placed_now, sources_of_state
 from trec_semid.checkpoints.random_state import restore_random_state
 from trec_semid.checkpoints.storage import alone_without_warning, storage_reader
 from trec_semid.checkpoints.tensors import (
@@ -68,6 +69,8 @@ def load_checkpoint(
 
     On as many ranks and with the placement it was saved with, training goes on as if it had never stopped.
     On another number of ranks the tensors are cut anew and random generators start from another rank's.
+    Tables that are replicated now and were not, or the reverse, take their state over
+    (`checkpoints.placements`).
     Optimizers left out of `trainable` are not loaded. A module that is `Particular` has the last word.
     Tensors that are `mapped`, by name, take over rows as told, and so does the optimizer state of their rows;
     each is read as a whole on every rank in turn.
@@ -85,17 +88,23 @@ def load_checkpoint(
     # Before names are taken: a fresh optimizer has no state yet, and what has no name is not read.
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
-    by_row = _with_state(mapped or {}, _relevant(saved, trainable))
-    _expect_fit(at, saved, trainable, tensors, by_row)
-    # torch loads into tensors of the saved shape; mapped ones may have other rows and are read as a whole
-    # below. Of optimizer state a rank has that of its own shards only.
-    apart = {name: tensors.pop(name) for name in by_row if name in tensors}
+    shapes = _shapes_on_all_ranks(tensors)
+    sources = sources_of_state(saved, shapes)
+    placed = as_placed_now(saved, shapes)
+    by_row = _with_state(mapped or {}, _relevant(placed, trainable))
+    _expect_fit(at, placed, trainable, shapes, by_row)
+    # torch loads into tensors of the saved shape; mapped ones may have other rows, and state of tables that
+    # were placed otherwise another shape: these are read as a whole below. Of optimizer state a rank has that
+    # of its own shards only.
+    apart = {name: tensors.pop(name) for name in {**by_row, **sources} if name in tensors}
+    counts = {name: tensors.pop(name) for name in [*tensors] if name not in saved}
     _read(tensors, at, is_alone=not dist.is_initialized())
     for name, now in apart.items():
-        whole = {name: torch.empty(saved[name], dtype=_saved_entries(at)[name].properties.dtype)}
-        _read(whole, at, is_alone=True)
-        take_rows(now, whole[name], by_row[name])
-    take_over(trainable, tensors | apart)
+        rows = by_row.get(name) or every_row(shapes[name][0])
+        take_rows(now, _read_whole(at, sources.get(name, name)), rows)
+    for count in counts.values():
+        count.fill_(step)
+    take_over(trainable, tensors | apart | counts)
     # After the mapped rows too: a module is to judge what it ends up with.
     for module in _particular(trainable.model):
         module.expect_loaded()
@@ -113,7 +122,7 @@ def expect_fit(folder: str, trainable: Trainable, *, step: int, mapped: Mapping[
     at = join(step_folder(folder, step), TENSORS)
     saved = _saved_shapes(at)
     by_row = _with_state(mapped, _relevant(saved, trainable))
-    _expect_fit(at, saved, trainable, named_tensors(trainable), by_row)
+    _expect_fit(at, saved, trainable, _shapes_on_all_ranks(named_tensors(trainable)), by_row)
 
 
 def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
@@ -182,16 +191,23 @@ def _saved_entries(at: str) -> Mapping[str, Any]:
         raise CheckpointError(f"{at}: not readable: {reason(error)}. Load another step.") from error
 
 
+def _read_whole(at: str, name: str) -> Tensor:
+    entry = _saved_entries(at)[name]
+    whole: Tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype)}
+    _read(whole, at, is_alone=True)
+    return whole[name]
+
+
 def _saved_shapes(at: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(getattr(entry, "size", ())) for name, entry in _saved_entries(at).items()}
 
 
-def _relevant(saved: Mapping[str, tuple[int, ...]], trainable: Trainable) -> dict[str, tuple[int, ...]]:
+def _relevant(saved: Shapes, trainable: Trainable) -> dict[str, tuple[int, ...]]:
     prefixes = ("model/", *(f"optimizer/{name}/" for name in trainable.optimizers))
     return {name: shape for name, shape in saved.items() if name.startswith(prefixes)}
 
 
-def _with_state(mapped: Mapping[str, RowMap], saved: Mapping[str, tuple[int, ...]]) -> dict[str, RowMap]:
+def _with_state(mapped: Mapping[str, RowMap], saved: Shapes) -> dict[str, RowMap]:
     """Return mapped tensors together with saved optimizer state that has a number or more for each row."""
     by_row = dict(mapped)
     for name, shape in saved.items():
@@ -210,23 +226,26 @@ def _particular(model: nn.Module) -> Iterator[Particular]:
 
 def _expect_fit(
     at: str,
-    saved: Mapping[str, tuple[int, ...]],
+    saved: Shapes,
     trainable: Trainable,
-    tensors: Tensors,
+    now: Shapes,
     mapped: Mapping[str, RowMap],
 ) -> None:
     """Compare shapes by name; those of mapped tensors may have other rows."""
     relevant = {name: shape for name, shape in _relevant(saved, trainable).items() if name not in mapped}
-    _check_fit(at, {name: one for name, one in tensors.items() if name not in mapped}, relevant)
+    _check_fit(at, {name: shape for name, shape in now.items() if name not in mapped}, relevant)
     for name, rows in mapped.items():
-        if name in tensors:
-            expect_mappable(name, saved.get(name, ()), shape_of(tensors[name]), rows)
+        if name in now:
+            expect_mappable(name, saved.get(name, ()), now[name], rows)
 
 
-def _check_fit(at: str, tensors: Tensors, saved: Mapping[str, tuple[int, ...]]) -> None:
+def _shapes_on_all_ranks(tensors: Tensors) -> dict[str, tuple[int, ...]]:
     # A rank lists the optimizer state of its own shards only, so the model is what all ranks list together.
     mine = {name: shape_of(tensor) for name, tensor in tensors.items()}
-    shapes = {name: shape for one in gather_objects(mine) for name, shape in one.items()}
+    return {name: shape for one in gather_objects(mine) for name, shape in one.items()}
+
+
+def _check_fit(at: str, shapes: Shapes, saved: Shapes) -> None:
     problems = [f"{name}: in the model, not in the checkpoint" for name in shapes if name not in saved]
     problems += [f"{name}: in the checkpoint, not in the model" for name in saved if name not in shapes]
     differing = [name for name, shape in shapes.items() if name in saved and saved[name] != shape]

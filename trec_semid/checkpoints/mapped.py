@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,11 @@ class RowMap(NamedTuple):
         return int((self.old_rows >= 0).sum())
 
 
+def every_row(num_rows: int) -> RowMap:
+    """Return the map of a table whose rows are as they were saved."""
+    return RowMap(np.arange(num_rows), num_rows)
+
+
 def expect_mappable(name: str, saved: tuple[int, ...], now: tuple[int, ...], rows: RowMap) -> None:
     """Refuse tables whose rows are of another width, or other rows than the map is for.
 
@@ -40,11 +46,14 @@ def expect_mappable(name: str, saved: tuple[int, ...], now: tuple[int, ...], row
 
 @torch.no_grad()
 def take_rows(weight: Any, saved: Tensor, rows: RowMap) -> None:
-    """Copy rows of a whole saved tensor (rows, D) or (rows,) into its parts on this rank; others stay."""
+    """Copy rows of a whole saved tensor (rows, D) or (rows,) into its parts on this rank; others stay.
+
+    Where D is 1, either may be without it.
+    """
     for first_row, first_column, part in table_shards(weight):
         old = torch.from_numpy(rows.old_rows[first_row : first_row + part.shape[0]])
         is_taken = old >= 0
         taken = saved[old[is_taken]]
-        if taken.ndim > 1:
+        if taken.ndim == part.ndim == 2:
             taken = taken[:, first_column : first_column + part.shape[1]]
-        part[is_taken.to(part.device)] = taken.to(part)
+        part[is_taken.to(part.device)] = taken.reshape(len(taken), *part.shape[1:]).to(part)

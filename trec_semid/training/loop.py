@@ -11,6 +11,7 @@ import torch
 
 from trec_semid.checkpoints.folder import latest_step, step_folder
 from trec_semid.checkpoints.load import load_checkpoint
+from trec_semid.checkpoints.placements import FUSED, REPLICATED
 from trec_semid.checkpoints.save import CheckpointWriter
 from trec_semid.checkpoints.tensors import Trainable
 from trec_semid.core.errors import CheckpointError, DataError
@@ -301,9 +302,9 @@ class Loop:
             self._known_finite = self.steps
 
     def _trainable(self) -> Trainable:
-        optimizers = {"fused": self.task.model.fused_optimizer, "dense": self.task.updates.dense}
+        optimizers = {FUSED: self.task.model.fused_optimizer, "dense": self.task.updates.dense}
         if self.task.updates.replicated:
-            optimizers["replicated"] = self.task.updates.replicated
+            optimizers[REPLICATED] = self.task.updates.replicated
         return Trainable(self.task.model, optimizers)
 
     def _last_good(self) -> str | None:
