@@ -1,7 +1,9 @@
 """Fixtures that every room's tests may use, and the account of what each test costs."""
 
 import faulthandler
+import gc
 import json
+import logging
 import os
 import resource
 from collections.abc import Generator
@@ -15,6 +17,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import engine
 
 from tests.forked_server import fork_this_process
+
+# What imports and collection make, a million objects, stays to the end. Python would look through it again
+# and again, each time it has grown by a quarter; after collection it is told that these never go.
+gc.disable()
 
 # How long an example takes says how busy the machine is, not whether the code is right. Every run draws the
 # same examples, so that a change is not refused for what another one did; `--hypothesis-profile thorough`
@@ -47,8 +53,16 @@ _STDERR = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     """Let a worker's ranks and commands be forks of it, as it is before pytest's filters and threads."""
     config.stash[_STDERR] = os.dup(2)  # while tests run, the standard error is caught
+    # torch tells this one of every tensor of a checkpoint, twice, and pytest would format each record thrice.
+    logging.getLogger("c10d-NullHandler-dcp_logger").disabled = True
     if hasattr(config, "workerinput"):
         fork_this_process()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but never look at what is there already."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,7 @@
 """The fork server as a fork of a test worker: what both need is imported once, at 6 s of a processor."""
 
 import faulthandler
+import gc
 import os
 import signal
 import socket
@@ -45,6 +46,7 @@ def _serve(listener: int, alive: int) -> None:
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
         _warn_as_a_new_interpreter()
+        gc.enable()  # the worker does so after collection
         sys.modules["torch"].set_num_threads(1)  # as OMP_NUM_THREADS asks of a server that starts anew
         sys.argv = ["fork-server"]
         forkserver.main(listener, alive, [])

@@ -1,5 +1,6 @@
 """What a process that others are forked from has imported: torch, torchrec, and every verb."""
 
+import gc
 from importlib import import_module
 
 from trec_semid.jobs.verbs import JOBS, job_named
@@ -13,3 +14,5 @@ for _module in (
     import_module(_module)
 for _verb in JOBS:
     job_named(_verb)
+
+gc.freeze()  # a fork that looked through all of it for garbage would copy it, page by page
