@@ -14,6 +14,7 @@ from torchx.specs.file_linter import get_fn_docstring, validate
 
 from launch import components
 from tests.datasets import write_small_dataset
+from tests.forked_shell import forked_commands
 from tests.launch.golden import CASES, golden, golden_file
 from trec_semid.checkpoints.folder import latest_step, read_facts
 from trec_semid.data.schema import SPLITS, Dataset
@@ -212,7 +213,6 @@ def run_torchx(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.ranks
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # ten interpreters with torch, one after another
 def test_a_pipeline_on_two_ranks_does_what_comes_before_a_step_that_fails(tmp_path: Path):
     dataset = write_small_dataset(str(tmp_path / "dataset"))
     files = {verb: tmp_path / f"{verb}.toml" for verb in ("tokenize", "rank", "export")}
@@ -222,7 +222,8 @@ def test_a_pipeline_on_two_ranks_does_what_comes_before_a_step_that_fails(tmp_pa
     )
     files["export"].write_text(f'run = "{tmp_path}/nowhere"\nout = "{tmp_path}/bundle"\n')
     words = ["-j", "1x2", "--max_restarts", "0", "--", *(f"{verb}={file}" for verb, file in files.items())]
-    broken = run_torchx(f"{FILE}:pipeline", *words, folder=tmp_path)
+    with forked_commands(tmp_path, {"torchrun": "tests.forking_torchrun"}):
+        broken = run_torchx(f"{FILE}:pipeline", *words, folder=tmp_path)
     assert broken.returncode != 0
     assert "nowhere" in broken.stderr + broken.stdout
 

@@ -1,15 +1,11 @@
-import json
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.commands import start_command
+from tests.forked_shell import forked_commands
 from trec_semid import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,49 +114,10 @@ def test_documents_of_this_house_link_to_and_name_what_exists():
     assert code == 0, said
 
 
-CLIENT = """
-import json, os, socket, sys
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect(sys.argv[1])
-    asked = {"words": sys.argv[2:], "pid": os.getpid(), "folder": os.getcwd(), "environment": {**os.environ}}
-    server.sendall(json.dumps(asked).encode())
-    server.shutdown(socket.SHUT_WR)
-    sys.exit(int(server.makefile().read()))
-"""
-
-
 @pytest.fixture
-def forked_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make `trec-semid` of bash a fork that imports nothing; its words, folder and exit code are as ever."""
-    (tmp_path / "client.py").write_text(CLIENT)
-    client = f"{sys.executable} -S -E {tmp_path}/client.py {tmp_path}/socket"
-    (tmp_path / "functions.sh").write_text(f'trec-semid() {{ {client} "$@"; }}\n')
-    monkeypatch.setenv("BASH_ENV", str(tmp_path / "functions.sh"))  # read by every bash that runs commands
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "socket"))
-        server.listen()
-        threading.Thread(target=_serve, args=(server,), daemon=True).start()
+def forked_command(tmp_path: Path) -> Iterator[None]:
+    with forked_commands(tmp_path, {"trec-semid": "trec_semid.cli.main"}):
         yield
-        server.shutdown(socket.SHUT_RDWR)
-
-
-def _serve(server: socket.socket) -> None:
-    with suppress(OSError):
-        while True:
-            client, _ = server.accept()
-            with client, client.makefile() as words:
-                asked = json.load(words)
-                out, err = (Path(f"/proc/{asked['pid']}/fd/{number}") for number in (1, 2))
-                process = start_command(
-                    "trec_semid.cli.main",
-                    *asked["words"],
-                    stdout=out,
-                    stderr=err,
-                    environment=asked["environment"],
-                    folder=asked["folder"],
-                )
-                process.join()
-                client.sendall(str(process.exitcode).encode())
 
 
 @pytest.mark.slow
