@@ -260,12 +260,13 @@ def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -
         stored = stored_files(trained, served.step)
         known = _map(config, trained, stored, dataset)
         served.place(plans)
+        users = served.test_users(config.check_rows)
+        _expect_indexable(config.index, served, users)  # before programs are traced, which takes a while
         written = [
             write_member(folder, number, _parts(member), config.settings)
             for number, member in enumerate(served.members)
         ]
         evaluation = asked_for.evaluation
-        users = served.test_users(config.check_rows)
         length = min(max(evaluation.cutoffs), served.data.num_items)
         top = served.lists(users, length)
         index = _write_index(config.index, folder, served, (users, top))
@@ -317,6 +318,12 @@ class _Indexed(NamedTuple):
     """(B, N) of the users that the bundle is held against."""
 
 
+def _expect_indexable(config: IndexConfig | None, served: ServedRetriever, users: TestUsers) -> None:
+    if config is not None and not isinstance(config, NoIndexConfig):
+        catalogues = [member.catalogue for member in served.members]
+        expect_indexable(catalogues, served.listed_by, lambda: served.is_one_vector(users))
+
+
 def _write_index(
     config: IndexConfig | None, folder: str, served: ServedRetriever, exact: tuple[TestUsers, TopItems]
 ) -> _Indexed | None:
@@ -324,9 +331,8 @@ def _write_index(
     if config is None or isinstance(config, NoIndexConfig):
         return None
     users, top = exact
-    catalogues = [member.catalogue for member in served.members]
-    expect_indexable(catalogues, served.listed_by, lambda: served.is_one_vector(users))
-    facts, search = write_index(folder, config, catalogues[0], torch.from_numpy(served.penalties()))
+    catalogue = served.members[0].catalogue
+    facts, search = write_index(folder, config, catalogue, torch.from_numpy(served.penalties()))
     lists = served.lists(users, top.items.shape[1], search)
     recall = served.shares_of(lists, top)
     return _Indexed(facts.model_copy(update={"recall": recall}), search, lists)
