@@ -7,7 +7,6 @@ import logging
 import os
 import resource
 from collections.abc import Generator
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import engine
 
-from tests.forked_server import fork_this_process
+from tests.forked_server import fork_server_pid, fork_this_process
 
 # What imports and collection make, a million objects, stays to the end. Python would look through it again
 # and again, each time it has grown by a quarter; after collection it is told that these never go.
@@ -94,7 +93,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 def _processor_s() -> float:
     """Processor time [s] of this process, its children that have ended, and the server that forks ranks."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    server = forkserver._forkserver._forkserver_pid
+    server = fork_server_pid()
     forked = psutil.Process(server).cpu_times()[:4] if server and psutil.pid_exists(server) else ()
     return sum(part.ru_utime + part.ru_stime for part in used) + sum(forked)
 

@@ -8,7 +8,16 @@ import socket
 import sys
 import warnings
 from importlib import import_module
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker
+from typing import Any
+
+_SERVER: Any = vars(forkserver)["_forkserver"]
+"""What multiprocessing knows of the server that it forks from."""
+
+
+def fork_server_pid() -> int | None:
+    """Return the server's number; None before it is started."""
+    return _SERVER._forkserver_pid
 
 
 def fork_this_process() -> None:
@@ -19,9 +28,8 @@ def fork_this_process() -> None:
     """
     import_module("tests.preloaded")
     resource_tracker.ensure_running()
-    server = forkserver._forkserver
     with socket.socket(socket.AF_UNIX) as listener:
-        address = connection.arbitrary_address("AF_UNIX")
+        address = import_module("multiprocessing.connection").arbitrary_address("AF_UNIX")
         listener.bind(address)
         listener.listen()
         alive_read, alive_write = os.pipe()
@@ -29,9 +37,9 @@ def fork_this_process() -> None:
         if not pid:
             _serve(listener.detach(), alive_read)
         os.close(alive_read)
-    server._forkserver_address = address
-    server._forkserver_alive_fd = alive_write
-    server._forkserver_pid = pid
+    _SERVER._forkserver_address = address
+    _SERVER._forkserver_alive_fd = alive_write
+    _SERVER._forkserver_pid = pid
 
 
 def _serve(listener: int, alive: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from torchx.specs import AppDef, macros
+from torchx.specs import AppDef, BindMount, macros
 from torchx.specs.file_linter import get_fn_docstring, validate
 
 from launch import components
@@ -181,9 +181,7 @@ def test_resources_retries_and_mounts_reach_the_role():
         "a.toml", cpu=96, mem_mb=1000, max_retries=3, mounts=["type=bind", "src=/data", "dst=/d", "readonly"]
     ).roles[0]
     assert (role.resource.cpu, role.resource.memMB, role.max_retries) == (96, 1000, 3)
-    assert [(mount.src_path, mount.dst_path, mount.read_only) for mount in role.mounts] == [
-        ("/data", "/d", True)
-    ]
+    assert role.mounts == [BindMount(src_path="/data", dst_path="/d", read_only=True)]
 
 
 @pytest.mark.parametrize("file", [path.name for path in SCHEDULER_FILES])
