@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as pads
 import pytest
 
 from trec_semid.core.errors import DataError
 from trec_semid.data.prepare import PrepareConfig, prepare_dataset
-from trec_semid.data.schema import Dataset
+from trec_semid.data.schema import Dataset, RowCounts
 
 DAY_S, FIRST = 86_400, 1_704_067_200  # 2024-01-01
 
@@ -128,3 +129,28 @@ def test_given_edges_are_the_same_whatever_the_items_are(logs: tuple[Path, Path]
         config_of(logs[0], out, "2024-01-08", items={"fields": {"price": {**price, "buckets": 4}}})
     with pytest.raises(ValueError, match="edges: each has to be larger"):
         config_of(logs[0], out, "2024-01-08", items={"fields": {"price": {**price, "edges": [2, 2]}}})
+
+
+@pytest.mark.parametrize("known_days", [2, 50])
+def test_what_happened_before_the_known_days_is_as_if_it_had_never_happened(
+    logs: tuple[Path, Path], tmp_path: Path, known_days: int
+):
+    first, *rows = list(csv.reader((logs[0] / "interactions.csv").open()))
+    since = FIRST + (7 - known_days) * DAY_S  # the day is the eighth
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "items.csv").write_bytes((logs[0] / "items.csv").read_bytes())
+    with (cut / "interactions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([first, *(row for row in rows if int(row[3]) >= since)])
+    rule = {"kind": "by_day", "day": "2024-01-08"}
+    ours = prepare_dataset(
+        config_of(logs[0], tmp_path / "ours", "x", split={**rule, "known_days": known_days})
+    )
+    prepare_dataset(config_of(cut, tmp_path / "theirs", "x", split=rule))
+    for name in ("items.parquet", "users.parquet", "events"):
+        one, other = (pads.dataset(tmp_path / each / name).to_table() for each in ("ours", "theirs"))
+        assert one.equals(other), name
+    num_earlier = sum(int(row[3]) < since for row in rows)
+    assert ours.dropped.get("earlier", RowCounts()).events == num_earlier
+    assert (num_earlier > 0) == (known_days == 2)
+    assert ours.read.events == len(rows) == ours.num_events + num_earlier

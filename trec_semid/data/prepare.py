@@ -1,5 +1,6 @@
 """From raw data to a dataset folder."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -27,9 +28,9 @@ from trec_semid.data.events.splits import (
     EMPTY_DAY,
     ItemHoldout,
     SplitConfig,
-    later_events,
     needs_times,
     split_rule,
+    unknown_events,
 )
 from trec_semid.data.events.timeline import Timeline, arrange, describe_splits, with_negatives
 from trec_semid.data.fields import FieldConfig, SideField, build_field
@@ -154,7 +155,7 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
         DataError: input that cannot be used, or a place that cannot be written.
     """
     check_owner(config.out, "prepare", [*config.inputs(), *config.picture_folders()])
-    source, links, timeline, num_later = _read(config)
+    source, links, timeline, unknown = _read(config)
     with writing(config.out), staged_folder(config.out, DESCRIPTION) as folder:
         item_fields = _write_linked(folder, links.items, config.items)
         user_fields = _write_linked(folder, links.users, config.users)
@@ -179,8 +180,8 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
             sampled_negatives=int(timeline.is_negative.sum()),
             rows=config.rows and config.rows.facts(),
             filter_rule=config.filter.rule(config.items.keep_where),
-            read=links.read.model_copy(update={"events": links.read.events + num_later}),
-            dropped=_dropped(links, timeline, num_later),
+            read=links.read.model_copy(update={"events": links.read.events + sum(unknown.values())}),
+            dropped=_dropped(links, timeline, unknown),
             duplicate_events=links.duplicates,
             similar_ids=_similar_ids(source),
             source=_origin(config),
@@ -192,16 +193,17 @@ def prepare_dataset(config: PrepareConfig) -> DatasetFacts:
     return facts
 
 
-def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline, int]:
-    """Return what there is, joined and in order, and how many events come after all that the split knows."""
+def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline, dict[str, int]]:
+    """Return what there is, joined and in order, and how many events the split does not know, by why."""
     source = read_source(config.source, config.needs())
-    raw, num_later = source.events, 0
-    if (later := later_events(config.split, raw.times)) is not None:
+    raw, unknown = source.events, unknown_events(config.split, source.events.times)
+    if unknown:
         # Before all else: nothing of them may count, be it in the order of ids or in a filter.
-        if later.all():
+        known = ~np.logical_or.reduce(list(unknown.values()))
+        if not known.any():
             remedy = "Name a day of the log, or one after it has begun"
             raise DataError(f"no event by then ({split_rule(config.split)})", field=EMPTY_DAY, remedy=remedy)
-        raw, num_later = raw.select(~later), int(later.sum())
+        raw = raw.select(known)
         source = source._replace(events=raw)
     links = link(source, make_labels(config.label, raw), config.filter, config.items.keep_where)
     timeline = arrange(
@@ -216,7 +218,7 @@ def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline, int]:
     if config.negatives:
         timeline = with_negatives(timeline, config.negatives, len(links.items.ids), config.seed)
     check_classes(config.label, timeline.labels, raw.file)
-    return source, links, timeline, num_later
+    return source, links, timeline, {why: int(events.sum()) for why, events in unknown.items()}
 
 
 def _write_rows(
@@ -243,10 +245,10 @@ def _unlabelled(timeline: Timeline) -> int:
     return int(np.isnan(timeline.labels).sum())
 
 
-def _dropped(links: Links, timeline: Timeline, num_later: int) -> dict[str, RowCounts]:
-    later = {"later": RowCounts(events=num_later)} if num_later else {}
+def _dropped(links: Links, timeline: Timeline, unknown: Mapping[str, int]) -> dict[str, RowCounts]:
+    by_time = {why: RowCounts(events=count) for why, count in unknown.items() if count}
     held_out = {"item_holdout": RowCounts(events=timeline.held_out)} if timeline.held_out else {}
-    return later | links.dropped | held_out
+    return by_time | links.dropped | held_out
 
 
 def _clock(config: PrepareConfig, source: Source, timeline: Timeline) -> dict[str, Any]:

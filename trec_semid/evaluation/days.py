@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from rich.table import Column, Table
 
-from trec_semid.core.ids import rows_of
-from trec_semid.core.paths import exists
+from trec_semid.core.ids import id_array, rows_of
+from trec_semid.core.paths import exists, join
 from trec_semid.core.text_columns import as_text
 from trec_semid.data.histories import read_events
-from trec_semid.data.schema import SPLITS, Dataset, Split
+from trec_semid.data.schema import DESCRIPTION, SPLITS, Dataset, Split
 from trec_semid.evaluation.resampling import Draws, RunReader, ranker_metrics
 from trec_semid.metrics.intervals import interval
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
@@ -55,6 +55,19 @@ def day_counts(dataset: Dataset) -> dict[str, int]:
         )
         counts |= {name: int(now.sum()), f"new_{name}": int((now & ~before).sum())}
     return counts
+
+
+def gone_counts(dataset: Dataset, before: str | None) -> dict[str, int]:
+    """Return how many users and items the dataset of the day before has and this one has no more.
+
+    Empty where there is no day before, or its dataset was removed.
+    """
+    if before is None or not exists(join(before, DESCRIPTION)):
+        return {}
+    earlier = Dataset(before)
+    users = [id_array(each.users(["user_id"])["user_id"]) for each in (earlier, dataset)]
+    pairs = {"users": users, "items": [earlier.item_ids, dataset.item_ids]}
+    return {f"gone_{name}": int((rows_of(old, new) < 0).sum()) for name, (old, new) in pairs.items()}
 
 
 def moved_share(before: str, now: str) -> float | None:

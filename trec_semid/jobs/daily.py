@@ -23,7 +23,7 @@ from trec_semid.core.paths import exists, join, remove, write_bytes
 from trec_semid.data.events.splits import EMPTY_DAY, ByDay, split_rule
 from trec_semid.data.new_items import write_items
 from trec_semid.data.schema import DESCRIPTION, Dataset, DatasetFacts, open_dataset, read_facts
-from trec_semid.evaluation.days import day_counts, day_metrics, moved_share, table_of_days
+from trec_semid.evaluation.days import day_counts, day_metrics, gone_counts, moved_share, table_of_days
 from trec_semid.jobs import generations, prepare
 from trec_semid.jobs.verbs import job_named
 from trec_semid.report.days import render_days
@@ -162,16 +162,17 @@ class _Days:
     def _measure(
         self, run: TrainingRunConfig, facts: DatasetFacts, before: dict[str, Any] | None, codes: _Codes | None
     ) -> dict[str, Any]:
-        step = best_step(join(run.run, "checkpoints"))
+        step, dataset = best_step(join(run.run, "checkpoints")), open_dataset(run.dataset, alone=True)
         told: dict[str, Any] = {
             "dataset": run.dataset,
             "dataset_checksum": facts.checksum,
             "run": run.run,
             "checkpoint": join(run.run, "checkpoints", f"step-{step}"),
             "start_from": run.start_from,
-            **day_counts(open_dataset(run.dataset, alone=True)),
+            **day_counts(dataset),
             "known_users": facts.num_users,
             "known_items": facts.num_items,
+            **gone_counts(dataset, before["dataset"] if before else None),
             "metrics": day_metrics(run.run, self.config.verb, self.config.num_draws),
         }
         if codes:
@@ -231,8 +232,8 @@ class _Days:
     def _expect_day(self, facts: DatasetFacts, day: date) -> DatasetFacts:
         expected = split_rule(self._rule(day))
         if facts.split_rule != expected:
-            num_days = self.config.num_days
-            remedy = f"Prepare it with split.kind = 'by_day', split.day = {day}, split.num_days = {num_days}"
+            rule = self._rule(day).model_dump(mode="json", exclude_none=True)
+            remedy = f"Prepare it with {', '.join(f'split.{key} = {value}' for key, value in rule.items())}"
             place = join(self._dataset_of(day), DESCRIPTION)
             raise DataError(
                 f"not the dataset of {day}",
@@ -321,7 +322,7 @@ class _Days:
         return self.folder.path("days", str(day))
 
     def _rule(self, day: date) -> ByDay:
-        return ByDay(day=day, num_days=self.config.num_days)
+        return ByDay(day=day, num_days=self.config.num_days, known_days=self.config.known_days)
 
     def _dataset_of(self, day: date) -> str:
         return (self.config.dataset or self.folder.path("data", "{day}")).replace("{day}", str(day))
@@ -329,7 +330,7 @@ class _Days:
     def _config_of_prepare(self, day: date) -> prepare.PrepareConfig | None:
         if self.config.prepare is None:
             return None
-        rule = self._rule(day).model_dump(mode="json")
+        rule = self._rule(day).model_dump(mode="json", exclude_none=True)
         return _loaded("prepare", self.config.prepare, {"out": self._dataset_of(day), "split": rule})
 
     def _config_of_tokenize(self, day: date) -> Any:

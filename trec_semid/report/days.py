@@ -25,6 +25,8 @@ _SIZES = {
     "new_items": "new items",
     "known_users": "users known",
     "known_items": "items known",
+    "gone_users": "users forgotten",
+    "gone_items": "items forgotten",
 }
 Entry = Mapping[str, Any]
 
@@ -74,7 +76,7 @@ def _row(entry: Entry, names: Sequence[str]) -> list[Cell]:
     moved = entry.get("codes", {}).get("moved_share")
     return [
         Cell(entry["day"]),
-        *(Cell(f"{entry[name]:,}") for name in _SIZES),
+        *(Cell(f"{entry[name]:,}" if name in entry else "") for name in _SIZES),
         *(_metric(entry["metrics"].get(name)) for name in names),
         Cell("" if moved is None else f"{moved:.1%}"),
         Cell(f"{sum(entry['seconds'].values()):.1f}"),

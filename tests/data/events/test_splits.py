@@ -20,9 +20,9 @@ from trec_semid.data.events.splits import (
     LeaveOneOut,
     PerUserTemporal,
     SplitConfig,
-    later_events,
     split_events,
     split_rule,
+    unknown_events,
 )
 from trec_semid.data.raw.times import PER_SECOND, Times
 
@@ -154,16 +154,21 @@ def test_every_rule_says_itself_in_words(kind):
 @given(
     st.lists(st.integers(0, 9 * 86_400), min_size=1, max_size=40),
     st.integers(1, 3),
+    st.sampled_from([None, 1, 3]),
     st.sampled_from(["s", "ms", "ns"]),
 )
-def test_a_day_is_what_calendars_say_and_what_comes_later_is_marked(seconds, num_days, unit):
-    config = ByDay(day=date(1970, 1, 5), num_days=num_days)
+def test_a_day_is_what_calendars_say_and_what_it_does_not_know_is_marked(seconds, num_days, known_days, unit):
+    config = ByDay(day=date(1970, 1, 5), num_days=num_days, known_days=known_days)
     times = Times(np.sort(seconds) * PER_SECOND[unit], unit)
     ages = [datetime.fromtimestamp(int(one), UTC).date() - config.day for one in np.sort(seconds)]
-    later = later_events(config, times)
-    assert later is not None
+    unknown = unknown_events(config, times)
+    later = unknown["later"]
     assert later.tolist() == [age.days >= num_days for age in ages]
-    known = [age.days for age in ages if age.days < num_days]
+    assert ("earlier" in unknown) == (known_days is not None)
+    if known_days:
+        assert unknown["earlier"].tolist() == [age.days < -known_days for age in ages]
+        later = later | unknown["earlier"]
+    known = [age.days for age in ages if -(known_days or 99) <= age.days < num_days]
     expected = [TEST if age >= 0 else VALID if age >= -num_days else TRAIN for age in known]
     users = np.zeros(len(known), int)
     if TEST not in expected:

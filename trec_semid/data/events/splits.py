@@ -57,7 +57,8 @@ class LeaveOneOut(Config):
 class ByDay(Config):
     """What was known when a day was over: its events are test, and whatever came later is not there.
 
-    The stretch before is validation, all before that training; both may be empty.
+    The stretch before is validation, all before that training; both may be empty. Of `known_days`, what came
+    earlier is not there either: users who did nothing since, and items that nobody touched, are forgotten.
     """
 
     kind: Literal["by_day"] = "by_day"
@@ -65,6 +66,13 @@ class ByDay(Config):
     """First day of the test part, in UTC."""
     num_days: PositiveInt = 1
     """Days of the test part, and of the validation part before it."""
+    known_days: PositiveInt | None = None
+    """Days before the test part whose events are known; all of them where not given."""
+
+    @property
+    def known_from(self) -> date | None:
+        """The first day whose events are known; None where all before are."""
+        return self.day - timedelta(days=self.known_days) if self.known_days else None
 
     @property
     def last(self) -> date:
@@ -110,11 +118,17 @@ def needs_times(config: SplitConfig) -> bool:
     return isinstance(rule, GlobalTemporal | ByDay)
 
 
-def later_events(config: SplitConfig, times: Times | None) -> Flags | None:
-    """Return (n,) which events come after all that the rule knows; None where it knows all of them."""
+def unknown_events(config: SplitConfig, times: Times | None) -> dict[str, Flags]:
+    """Return (n,) which events a rule does not know, as they come `later` or `earlier` than what it knows.
+
+    Empty where it knows whatever there is.
+    """
     if not isinstance(config, ByDay) or times is None:
-        return None
-    return times.values >= _start_of(config.last + timedelta(days=1), times.unit)
+        return {}
+    unknown = {"later": times.values >= _start_of(config.last + timedelta(days=1), times.unit)}
+    if config.known_from:
+        unknown["earlier"] = times.values < _start_of(config.known_from, times.unit)
+    return unknown
 
 
 def _start_of(day: date, unit: TimeUnit) -> int:
@@ -138,7 +152,8 @@ def split_rule(config: SplitConfig) -> str:
         case ByDay():
             return (
                 f"by day: test is {config.day} to {config.last}, valid the days before, as many, train all "
-                "before that; later events are left out"
+                f"before that{f' from {config.known_from}' if config.known_from else ''}; "
+                f"{'earlier and ' if config.known_from else ''}later events are left out"
             )
         case ItemHoldout():
             return (

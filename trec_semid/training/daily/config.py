@@ -66,6 +66,9 @@ class DailyConfig(Config):
     """The last one; it may be later the next time."""
     num_days: PositiveInt = 1
     """Days of a step, which are tested and trained together, and called by the first."""
+    known_days: PositiveInt | None = None
+    """Days before a step whose events are known; all of them where not given. Rows of users, and of items
+    where `filter.min_item_events` asks for an event, are evicted with their last known one."""
     verb: Literal["rank", "retrieve"] = "rank"
     train: FilesConfig
     """Config of `rank` or `retrieve`; dataset, run and where it starts are filled in."""
