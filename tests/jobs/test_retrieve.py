@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +9,8 @@ import pytest
 
 from tests.datasets import write_small_dataset
 from tests.jobs.ranking import losses_of, run_until
-from tests.jobs.retrieving import STILL, retrieve_config, retrieve_with_plan
+from tests.jobs.retrieving import STILL, retrieve_config
 from tests.jobs.test_rank_finetune import PUBLISHED, side_by_side, write_problem
-from tests.ranks import run_ranks
 from trec_semid.core.errors import CheckpointError, ConfigError
 from trec_semid.data.schema import Dataset
 from trec_semid.evaluation.retrieval import retrieval_metrics
@@ -25,19 +25,19 @@ from trec_semid.training.retrieval.setup import read_inputs
 
 NO_ITEM = {"id": False, "fields": [], "content": []}
 CODES_ALONE = {"item": NO_ITEM, "loss": {"item_weight": 0.0}}
-CHAINED = {"loss": {"item_weight": 0.0, "code_heads": "chained"}, "evaluation": {"beam_width": 40}}
-TWO_STAGE = {"loss": {"code_heads": "chained"}, "evaluation": {"candidates": 30, "beam_width": 40}}
 TUNED = {"estimator": "straight_through", "warmup_epochs": 0, "learning_rate": 0.01, "entropy_floor": 0.0}
 VARIED = {"augment": {"crop_prob": 0.5, "shuffle_prob": 0.6}}
 HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory):
+def problem(tmp_path_factory: pytest.TempPathFactory):
     return side_by_side(write_problem(str(tmp_path_factory.mktemp("retrieval"))))
 
 
-def test_a_finished_run_is_left_and_tells_its_metrics_again(finished, problem, capsys):
+def test_a_finished_run_is_left_and_tells_its_metrics_again(
+    finished: Any, problem: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
     folder, metrics = finished
     written = Path(folder, "metrics.json").stat().st_mtime_ns
     assert run(retrieve_config(problem, folder)).metrics == metrics
@@ -48,12 +48,12 @@ def test_a_finished_run_is_left_and_tells_its_metrics_again(finished, problem, c
 
 
 @pytest.fixture(scope="module")
-def finished(problem, tmp_path_factory):
+def finished(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory):
     folder = str(tmp_path_factory.mktemp("runs") / "both")
     return folder, run(retrieve_config(problem, folder)).metrics
 
 
-def test_metrics_equal_those_of_the_written_ranks(finished, problem):
+def test_metrics_equal_those_of_the_written_ranks(finished: Any, problem: dict[str, Any]):
     folder, metrics = finished
     for split in ("valid", "test"):
         found = read_target_positions(folder, split)
@@ -66,7 +66,7 @@ def test_metrics_equal_those_of_the_written_ranks(finished, problem):
         assert stored[f"{split}/targets"] == counts["targets"] == len(found.position) > 0
 
 
-def test_targets_are_the_liked_items_of_the_split_once_a_user(finished, problem):
+def test_targets_are_the_liked_items_of_the_split_once_a_user(finished: Any, problem: dict[str, Any]):
     found = read_target_positions(finished[0], "test")
     events = Dataset(problem["dataset"]).events(split="test").to_pandas()
     liked = events[events.label > 0.5][["user_row", "item_row"]].drop_duplicates()
@@ -75,7 +75,7 @@ def test_targets_are_the_liked_items_of_the_split_once_a_user(finished, problem)
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory):
+def crowd(tmp_path_factory: pytest.TempPathFactory):
     """Codes tell the clusters: about ten of forty items are of a user's own, and liked six times as often."""
     folder = str(tmp_path_factory.mktemp("crowd"))
     dataset = write_small_dataset(f"{folder}/data", num_users=500)
@@ -85,7 +85,7 @@ def crowd(tmp_path_factory):
 
 
 @pytest.mark.parametrize("model", [None, HETERREC, {"kind": "rpg", "transformer": STILL, "dropout": 0.0}])
-def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
+def test_what_users_like_is_learned_through_codes_alone(crowd: dict[str, Any], tmp_path: Path, model: Any):
     config = retrieve_config(
         crowd,
         str(tmp_path / "r"),
@@ -98,53 +98,14 @@ def test_what_users_like_is_learned_through_codes_alone(crowd, tmp_path, model):
     assert run(config).metrics["test/recall@10"] > 0.4  # a list drawn at random has 0.25
 
 
-@pytest.mark.ranks
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"loss": {"item_weight": 0.0}},
-        {"loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
-        {"loss": {"code_weight": 0.0}, "model": HETERREC, "sequences": VARIED},
-        {
-            "loss": {"code_weight": 0.0, "item_similarity_is_cosine": True, "negatives": "seen"},
-            "window": 3,
-            "sequences": {"rows": "sliding", **VARIED},
-        },
-        {**CHAINED, "window": 2},
-        {**TWO_STAGE, "item": {"content": ["text"]}},
-        {"finetune": TUNED, "window": 2},
-        {"finetune": TUNED, "loss": {"item_weight": 0.0}, "item": NO_ITEM, "model": HETERREC},
-    ],
-    ids=[
-        *("all items", "named items", "codes alone", "codes read, varied rows"),
-        "three of a varied sliding row, seen items",
-        *("chained", "chained codes propose"),
-        *("tuned, all items", "tuned, named items"),
-    ],
-)
-def test_two_ranks_train_and_retrieve_as_one(problem, tmp_path, changes):
-    one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", changes)
-    two = run_ranks(retrieve_with_plan, 2, problem, str(tmp_path / "two"), "row_wise", changes)[0]
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert two["metrics"].keys() == one["metrics"].keys()
-    assert two["metrics"]["test/ndcg@10"] == pytest.approx(one["metrics"]["test/ndcg@10"], abs=0.01)
-
-
-@pytest.mark.ranks
-def test_items_drawn_by_two_ranks_stand_for_the_catalogue_as_those_of_one(problem, tmp_path):
-    changes = {"loss": {"code_weight": 0.0}, "sampled": {"num_sampled": 20_000}}
-    one = retrieve_with_plan(problem, str(tmp_path / "one"), "row_wise", changes)
-    two = run_ranks(retrieve_with_plan, 2, problem, str(tmp_path / "two"), "row_wise", changes)[0]
-    assert two["losses"][:3] == pytest.approx(one["losses"][:3], rel=0.01)  # other draws, so they drift
-
-
 @pytest.mark.parametrize(
     "changes",
     [{}, {"model": HETERREC}, {"loss": {"code_weight": 0.0}, "sampled": {"num_sampled": 5000}}],
     ids=["sasrec", "heterrec", "sampled"],
 )
-def test_products_in_bfloat16_train_about_as_those_in_float32(problem, tmp_path, changes):
+def test_products_in_bfloat16_train_about_as_those_in_float32(
+    problem: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+):
     losses = []
     for precision in ("float32", "bfloat16"):
         folder = str(tmp_path / precision)
@@ -155,10 +116,12 @@ def test_products_in_bfloat16_train_about_as_those_in_float32(problem, tmp_path,
 
 
 @pytest.mark.parametrize(("accumulate", "last"), [(1, 5), (2, 2), (2, 3), (2, 4)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monkeypatch, accumulate, last):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, last: int
+):
     """Three batches an epoch: with two a step, an epoch's second step has one."""
     model = {"kind": "sasrec", "transformer": {**STILL, "dropout": 0.3}, "dropout": 0.3}
-    changes = {"model": model, "train": {"accumulate": accumulate}, "sequences": VARIED}
+    changes = {"model": model, "train": {"accumulate": accumulate, "max_epochs": 3}, "sequences": VARIED}
     whole = run(retrieve_config(problem, str(tmp_path / "whole"), **changes)).metrics
     every = {"every_steps": 1 if accumulate > 1 else 2}
     config = retrieve_config(problem, str(tmp_path / "stopped"), checkpoints=every, **changes)
@@ -169,7 +132,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path, monke
 @pytest.mark.parametrize(
     "changes", [{}, {"loss": {"code_weight": 0.0}, "item": NO_ITEM}], ids=["all", "codes read"]
 )
-def test_a_frozen_tokenizer_in_the_loop_changes_nothing(problem, tmp_path, changes):
+def test_a_frozen_tokenizer_in_the_loop_changes_nothing(
+    problem: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+):
     plain = retrieve_config(problem, str(tmp_path / "plain"), model=HETERREC, **changes)
     in_the_loop = {"finetune": {"estimator": "frozen", "warmup_epochs": 0}}
     frozen = retrieve_config(problem, str(tmp_path / "frozen"), model=HETERREC, **changes, **in_the_loop)
@@ -181,7 +146,7 @@ def test_a_frozen_tokenizer_in_the_loop_changes_nothing(problem, tmp_path, chang
 @pytest.mark.parametrize("estimator", ["straight_through", "gumbel"])
 @pytest.mark.parametrize(("item_weight", "code_weight"), [(0, 1), (1, 1), (1, 0)])
 def test_a_tuned_tokenizer_moves_codes_and_is_kept_with_its_map(
-    problem, tmp_path, estimator, item_weight, code_weight
+    problem: dict[str, Any], tmp_path: Path, estimator: str, item_weight: float, code_weight: float
 ):
     config = retrieve_config(
         problem,
@@ -198,7 +163,7 @@ def test_a_tuned_tokenizer_moves_codes_and_is_kept_with_its_map(
     assert np.isfinite(metrics["all/reconstruction"])
 
 
-def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
+def test_items_of_nothing_and_unknown_content_are_refused(problem: dict[str, Any], tmp_path: Path):
     with pytest.raises(ValueError, match=r"item\.id_min_events: items are nothing but their IDs"):
         retrieve_config(
             problem,
@@ -217,7 +182,7 @@ def test_items_of_nothing_and_unknown_content_are_refused(problem, tmp_path):
     assert not Path(config.run).exists()
 
 
-def test_maps_of_content_start_as_wide_as_rows_of_tables(problem, tmp_path):
+def test_maps_of_content_start_as_wide_as_rows_of_tables(problem: dict[str, Any], tmp_path: Path):
     config = retrieve_config(problem, str(tmp_path / "run"), tables={"init_std": 0.3})
     model = build_model(config, parts_of(config, read_inputs(config)), None, world_size=1)
     maps = {name: weight for name, weight in model.named_parameters() if ".content.maps." in name}
@@ -228,7 +193,7 @@ def test_maps_of_content_start_as_wide_as_rows_of_tables(problem, tmp_path):
     assert not any(bias.any() for name, bias in maps.items() if name.endswith("bias"))
 
 
-def test_popularity_lists_items_by_their_training_events(problem, tmp_path):
+def test_popularity_lists_items_by_their_training_events(problem: dict[str, Any], tmp_path: Path):
     config = retrieve_config(
         {**problem, "semantic_ids": None},
         str(tmp_path / "popular"),
@@ -245,7 +210,9 @@ def test_popularity_lists_items_by_their_training_events(problem, tmp_path):
     assert found.position.tolist() == place[found.item_row].tolist()
 
 
-def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, tmp_path):
+def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(
+    problem: dict[str, Any], tmp_path: Path
+):
     exact = retrieve_config(problem, str(tmp_path / "exact"), model=HETERREC, **CODES_ALONE)
     beam = retrieve_config(
         problem, str(tmp_path / "beam"), model=HETERREC, **CODES_ALONE, evaluation={"beam_width": 50}
@@ -256,7 +223,7 @@ def test_a_beam_as_wide_as_the_catalogue_finds_what_exact_scores_find(problem, t
     assert shares == {"valid/beam_agreement@5": 1.0, "valid/beam_agreement@10": 1.0}
 
 
-def test_a_narrow_beam_says_what_it_misses(problem, tmp_path):
+def test_a_narrow_beam_says_what_it_misses(problem: dict[str, Any], tmp_path: Path):
     narrow = retrieve_config(
         problem,
         str(tmp_path / "beam"),
@@ -277,7 +244,9 @@ def test_a_narrow_beam_says_what_it_misses(problem, tmp_path):
 
 
 @pytest.mark.parametrize("beam_width", [None, 50])
-def test_codes_from_elsewhere_are_read_whatever_their_sizes(problem, tmp_path, beam_width):
+def test_codes_from_elsewhere_are_read_whatever_their_sizes(
+    problem: dict[str, Any], tmp_path: Path, beam_width: int | None
+):
     """Sizes that the codes tell and sizes that the file states give the same run."""
     ids = Dataset(problem["dataset"]).item_ids
     table = pa.table({"item_id": ids, "codes": [[row % 3, row % 7, row // 20] for row in range(len(ids))]})
@@ -306,7 +275,7 @@ TIGER = {
 }
 
 
-def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):
+def test_tiger_trains_and_lists_items_by_its_beam(crowd: dict[str, Any], tmp_path: Path):
     config = retrieve_config(
         crowd,
         str(tmp_path / "tiger"),
@@ -321,7 +290,7 @@ def test_tiger_trains_and_lists_items_by_its_beam(crowd, tmp_path):
     assert metrics["valid/beam_agreement@10"] == 1.0  # as wide as the catalogue
 
 
-def test_a_narrow_beam_of_tiger_says_what_it_misses(problem, tmp_path):
+def test_a_narrow_beam_of_tiger_says_what_it_misses(problem: dict[str, Any], tmp_path: Path):
     config = retrieve_config(
         problem,
         str(tmp_path / "tiger"),
@@ -363,12 +332,14 @@ WIDE = {"beam_width": 40}
         ({"model": {"kind": "popularity"}}, "learns nothing: leave out semantic_ids"),
     ],
 )
-def test_configs_whose_parts_do_not_fit_are_refused_before_anything_runs(problem, changes, words):
+def test_configs_whose_parts_do_not_fit_are_refused_before_anything_runs(
+    problem: dict[str, Any], changes: dict[str, Any], words: str
+):
     with pytest.raises(ValueError, match=words):
         retrieve_config(problem, "r", **changes)
 
 
-def test_weights_of_another_map_are_refused(problem, tmp_path):
+def test_weights_of_another_map_are_refused(problem: dict[str, Any], tmp_path: Path):
     ids = Dataset(problem["dataset"]).item_ids
     place = str(tmp_path / "other.parquet")
     pq.write_table(pa.table({"item_id": ids, "codes": [[row % 5] * 6 for row in range(len(ids))]}), place)
