@@ -1,4 +1,6 @@
 import os
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,17 +17,19 @@ from trec_semid.runtime.ranks import process_group
 
 CASES = {
     # name: (rows, users, distinct scores, max_rows, how rows fall on ranks)
-    "spread": (3000, 40, 700, 1 << 24, "any"),
-    "spilled": (3000, 40, 700, 64, "any"),
-    "one heavy user": (3000, 1, 100, 50, "any"),
-    "one score": (2000, 3, 1, 40, "any"),
+    "counted by the first": (3000, 40, 700, 1 << 24, "any"),
+    "spread": (30_000, 40, 700, 1 << 24, "any"),
+    "few but for the last rank": (6000, 40, 700, 1 << 24, "last"),
+    "spilled": (1000, 40, 300, 64, "any"),
+    "one heavy user": (1000, 1, 100, 50, "any"),
+    "one score": (800, 3, 1, 40, "any"),
     "all on the last rank": (500, 20, 90, 30, "last"),
     "few rows": (2, 1, 5, 10, "any"),
     "no rows": (0, 1, 1, 10, "any"),
 }
 
 
-def rows_of(name):
+def rows_of(name: str):
     num_rows, num_users, num_scores, max_rows, fall = CASES[name]
     rng = np.random.default_rng(len(name))
     scores = (rng.integers(0, num_scores, num_rows) / num_scores).astype(np.float32)
@@ -56,7 +60,7 @@ def three_ranks():
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", CASES)
-def test_three_ranks_give_what_one_process_gives(three_ranks, name):
+def test_three_ranks_give_what_one_process_gives(three_ranks: Any, name: str):
     scores, labels, users, _, _ = rows_of(name)
     area, group, binary = three_ranks[0][name]
     if len(scores):
@@ -70,7 +74,7 @@ def test_three_ranks_give_what_one_process_gives(three_ranks, name):
 
 
 @pytest.mark.ranks
-def test_every_rank_has_the_very_same_result(three_ranks):
+def test_every_rank_has_the_very_same_result(three_ranks: Any):
     assert repr(three_ranks[0]) == repr(three_ranks[1]) == repr(three_ranks[2])
 
 
@@ -85,7 +89,7 @@ def test_spilled_runs_are_sorted_and_hold_every_key():
     np.testing.assert_array_equal(np.sort(np.concatenate(runs)), np.sort(keys))
 
 
-def test_spilled_runs_leave_the_disk_with_their_store(tmp_path):
+def test_spilled_runs_leave_the_disk_with_their_store(tmp_path: Path):
     with mock.patch("tempfile.tempdir", str(tmp_path)):
         store = SortedRuns(max_rows=10)
         store.append(np.arange(100, dtype=np.uint64))
@@ -95,7 +99,7 @@ def test_spilled_runs_leave_the_disk_with_their_store(tmp_path):
 
 
 @pytest.mark.parametrize("num_scores", [1, 7, 100_000])
-def test_counting_holds_no_more_rows_than_the_bound_at_once(num_scores, monkeypatch):
+def test_counting_holds_no_more_rows_than_the_bound_at_once(num_scores: Any, monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(0)
     store = SortedRuns(max_rows=1000)
     scores = rng.integers(0, num_scores, 50_000).astype(np.float32)

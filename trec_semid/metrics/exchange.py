@@ -4,7 +4,8 @@ Every rank keeps its rows as sorted runs; what exceeds the bound lies on its dis
 agree on boundaries between keys, from a sample of every run, such that few rows lie between two of
 them. Each such range goes to one rank, one range per rank and round, and is sorted and counted there.
 A user (or, for AUC, the one user that stands for all) whose rows span several ranges is put together
-from what each range says of it, so no user need fit into memory.
+from what each range says of it, so no user need fit into memory. A few rows go to the first rank at once:
+to part them would take more messages than they are worth.
 """
 
 import math
@@ -23,10 +24,12 @@ from trec_semid.core.arrays import Ints
 from trec_semid.core.processes import scratch_prefix
 from trec_semid.metrics.keys import USER_SHIFT, Keys, sort_keys
 from trec_semid.metrics.pairs import PairCounts, count_pairs
-from trec_semid.runtime.ranks import gather_objects
+from trec_semid.runtime.ranks import gather_objects, num_ranks
 
 MAX_ROWS_IN_MEMORY = 1 << 24
 """Rows a rank holds before it writes a sorted run to disk, and rows moved at once when counting."""
+_FEW_ROWS = 1 << 14
+"""Rows of all ranks together that the first counts alone."""
 
 
 class SortedRuns:
@@ -84,11 +87,15 @@ def count_pairs_over_ranks(store: SortedRuns) -> Iterator[PairCounts]:
     about two times `max_rows`, whatever the number of users or the size of one.
     """
     runs = store.runs()
-    facts = gather_objects((store.num_rows, len(runs), store.max_rows))
+    facts = gather_objects((store.num_rows, len(runs), store.max_rows, _few(store, runs)))
     world_size, rank = len(facts), dist.get_rank() if len(facts) > 1 else 0
     num_rows, num_runs = sum(fact[0] for fact in facts), sum(fact[1] for fact in facts)
     if world_size == 1 and num_runs <= 1:
         yield from (count_pairs(run) for run in runs)
+        return
+    if all(fact[3] is not None for fact in facts):
+        if rank == 0:
+            yield count_pairs(_sorted([fact[3] for fact in facts]))
         return
     max_rows = min(fact[2] for fact in facts)
     # A range may hold twice as many, and in a round a rank may send one range's rows to every rank: together
@@ -110,6 +117,13 @@ def count_pairs_over_ranks(store: SortedRuns) -> Iterator[PairCounts]:
     gathered = [part for each in gather_objects(parts) for part in each]
     if rank == 0:
         yield _join_parts(gathered)
+
+
+def _few(store: SortedRuns, runs: Sequence[Keys]) -> Keys | None:
+    """Return this rank's keys where its share of a few, and of what may be held at once, has room."""
+    if num_ranks() == 1 or store.num_rows > min(_FEW_ROWS, store.max_rows) // num_ranks():
+        return None
+    return np.concatenate([np.empty(0, np.uint64), *runs])
 
 
 def _sorted(buffer: Sequence[Keys]) -> Keys:
