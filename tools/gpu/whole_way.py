@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,23 @@ class Way:
         self.out: Path = options.out.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
 
-    def start(self, verb: str, config: str | None, settings: Facts, *words: str) -> subprocess.Popen[bytes]:
+    def start(
+        self,
+        verb: str,
+        config: str | None,
+        settings: Facts,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
         """Start a verb, what it says going to a file of its own."""
         files = [str(ROOT / config)] if config else []
         sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
         with (self.out / f"{verb}.log").open("ab") as log:
             self.offset = log.tell()
             command = [*VERB, verb, *files, *words, *sets]
-            return subprocess.Popen(command, cwd=self.out, env=environment, stdout=log, stderr=log)
+            env = {**os.environ, **path, **(environment or {})}
+            return subprocess.Popen(command, cwd=self.out, env=env, stdout=log, stderr=log)
 
     def run(self, verb: str, config: str | None, settings: Facts, *words: str) -> None:
         """Run a verb to its end."""
@@ -67,6 +75,10 @@ class Way:
     def said(self, verb: str) -> str:
         """Return the end of what the last run of a verb said."""
         return (self.out / f"{verb}.log").read_bytes()[self.offset :].decode()[-1500:]
+
+    def write(self, name: str) -> None:
+        """Write what was checked."""
+        (self.out / name).write_text(json.dumps(self.results, indent=1) + "\n")
 
     @contextmanager
     def check(self, name: str) -> Iterator[Facts]:
@@ -239,7 +251,7 @@ def main() -> int:
     for each in (verbs, killed, stopped, flipped):
         if not way.options.only or each.__name__ in way.options.only:
             each(way)
-    (way.out / "whole_way.json").write_text(json.dumps(way.results, indent=1) + "\n")
+    way.write("whole_way.json")
     return 0 if all(facts["holds"] for facts in way.results) else 1
 
 
