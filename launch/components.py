@@ -23,7 +23,7 @@ _STEP = (
 )
 """A shell that runs several commands keeps signals to itself: a step is told to stop, and waited for."""
 _MEETING = "--rdzv_conf join_timeout=86400,read_timeout=86400"
-"""Nodes without work in a step, such as an export, come to the next one early: they wait up to a day."""
+"""Nodes without work in a step, such as a report, come to the next one early: they wait up to a day."""
 MODULE = "trec_semid.cli.main"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 """Two threads a rank collapse where ranks share cores."""
@@ -241,9 +241,9 @@ def evaluate(*args: str) -> specs.AppDef:
     ...
 
 
-@_with_flags_of(_in_one_process)
+@_with_flags_of(_on_ranks)
 def export(*args: str) -> specs.AppDef:
-    """Write the best checkpoint of a rank run as a bundle for serving, checked first."""
+    """Write the best checkpoint of a ranker or retriever as a bundle for serving, checked first."""
     ...
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -44,9 +45,19 @@ def test_each_number_of_a_piece_is_read_once_and_nothing_of_other_tables(
     saved = SavedTensors.of_tensors(str(tmp_path), "")
     assert torch.equal(saved.whole("other"), other)
     assert float(saved.whole("one")) == 3.0
-    list(saved.stretches("table", 1000))  # where the piece lies is looked up once
+    saved.rows("table", 0, 1000)  # where the piece lies is looked up once
     monkeypatch.setattr(stretches, "open_file", counted)
-    parts = list(saved.stretches("table", 700))
+    parts = [saved.rows("table", first, min(first + 700, 3000)) for first in range(0, 3000, 700)]
     assert torch.equal(torch.cat(parts), table)
     assert [len(part) for part in parts] == [700] * 4 + [200]
     assert num_read[0] == table.numel() * 4
+    monkeypatch.setattr(stretches, "_NEAR_BYTES", 10 * table[0].numel() * 4)
+    asked = np.array([2999, 5, 5, 9, 0, 1500, 2980])
+    num_read[0] = 0
+    assert torch.equal(saved.some("table", asked), table[torch.from_numpy(asked)])
+    # What lies between near rows is read as well: 0 to 9, 1500, and the last two each by itself.
+    assert num_read[0] == (10 + 1 + 1 + 1) * table[0].numel() * 4
+    monkeypatch.setattr(stretches, "_MOST_BYTES", 100 * table[0].numel() * 4)
+    every = np.arange(3000)
+    assert torch.equal(saved.some("table", every), table)
+    assert tuple(saved.some("table", every[:0]).shape) == (0, *table.shape[1:])

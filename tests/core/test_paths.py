@@ -124,6 +124,23 @@ def test_files_and_folders_are_moved_and_removed(root: str):
     remove(join(root, "b"))  # nothing there is fine
 
 
+def test_a_folder_that_another_still_writes_to_is_removed_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = tmp_path / "staged"
+    write_bytes(str(place / "a.txt"), b"1")
+    take_away, late = os.rmdir, ["b.txt", "c.txt"]
+
+    def with_a_late_writer(*asked: Any, **more: Any) -> None:
+        if late:
+            (place / late.pop()).write_bytes(b"2")
+        take_away(*asked, **more)
+
+    monkeypatch.setattr(os, "rmdir", with_a_late_writer)
+    remove(str(place))
+    assert (late, place.exists()) == ([], False)
+
+
 def test_file_at_the_root_of_a_store_makes_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_bytes("memory://lonely.txt", b"1")

@@ -46,8 +46,8 @@ def command_of(app: AppDef) -> str:
     return app.roles[0].args[1]
 
 
-ON_RANKS = ["tokenize", "rank", "retrieve", "daily", "evaluate", "predict"]
-IN_ONE_PROCESS = ["prepare", "assign", "export", "serve", "report", "plan", "study"]
+ON_RANKS = ["tokenize", "rank", "retrieve", "daily", "evaluate", "export", "predict"]
+IN_ONE_PROCESS = ["prepare", "assign", "serve", "report", "plan", "study"]
 
 
 def test_every_verb_that_a_config_runs_has_a_component():
@@ -120,11 +120,11 @@ def test_a_pipeline_runs_its_steps_in_order_each_with_a_port_of_its_own():
 
 
 def test_the_first_rank_alone_does_a_verb_of_one_process(monkeypatch: pytest.MonkeyPatch):
-    for rank, verb, is_left in (("0", "export", False), ("1", "export", True), ("1", "rank", False)):
+    for rank, verb, is_left in (("0", "report", False), ("1", "report", True), ("1", "export", False)):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert is_left_to_the_first(verb) == is_left
-        assert ("WORLD_SIZE" in os.environ) == (verb == "rank")  # the first is no rank of others then
+        assert ("WORLD_SIZE" in os.environ) == (verb == "export")  # the first is no rank of others then
 
 
 def test_a_pipeline_that_is_told_to_stop_lets_its_step_stop_first(tmp_path: Path):

@@ -9,11 +9,17 @@ from trec_semid.metrics.retrieval import best_places, shares_listed
 from trec_semid.metrics.target_positions import UserItems
 from trec_semid.models.retrieval_model import Queries
 from trec_semid.runtime.ranks import process_group
+from trec_semid.search import reach
 from trec_semid.search.catalogue import Catalogue, stretch_of
 from trec_semid.search.exact import ExactSearch
 from trec_semid.search.reach import Missing, Scored, Shown, missed_items, reach_of, reached_from
 
 N, DIM = 60, 4
+
+
+@pytest.fixture(autouse=True)
+def vectors_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "_ITEMS_AT_ONCE", 7)
 
 
 def catalogue(codes: bool = False) -> Catalogue:

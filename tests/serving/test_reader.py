@@ -17,7 +17,7 @@ from trec_semid.checkpoints.manifest import TableType
 from trec_semid.serving import reader
 from trec_semid.serving.reader import BundleError, IdMap, Table, hash_ids, map_tensors
 from trec_semid.serving.writing.ids import write_ids
-from trec_semid.serving.writing.tables import write_table
+from trec_semid.serving.writing.tables import TableRows, write_tables
 
 WORD = 2**64
 
@@ -70,16 +70,17 @@ def test_ids_of_one_hash_are_told_apart_by_themselves(tmp_path: Path, monkeypatc
     assert known.rows_of([*ids, "nothing", "xxxx"]).tolist() == [*range(200), -1, -1]
 
 
+def rows_of(whole: torch.Tensor, kind: TableType) -> TableRows:
+    return TableRows("t", len(whole), kind, lambda first, last: whole[first:last])
+
+
 @pytest.mark.parametrize(("kind", "levels"), [("fp32", 0), ("fp16", 0), ("int8", 255), ("int4", 15)])
 @pytest.mark.parametrize("width", [7, 8])
-def test_a_table_comes_back_in_shards_of_any_stretches(
-    tmp_path: Path, kind: TableType, levels: int, width: int
-):
+def test_a_table_comes_back_in_shards(tmp_path: Path, kind: TableType, levels: int, width: int):
     generator = torch.Generator().manual_seed(1)
     whole = torch.randn(50, width, generator=generator)
     whole[11] = 0.25  # a row without spread
-    stretches = whole.split([3, 20, 1, 26])
-    facts = write_table(str(tmp_path), "t", stretches, kind, shard_rows=16)
+    (facts,) = write_tables(str(tmp_path), [rows_of(whole, kind)], shard_rows=16)
     assert [shard.num_rows for shard in facts.shards] == [16, 16, 16, 2]
     table = Table(str(tmp_path), facts.model_dump())
     rows = np.array([49, 0, 16, 15, 11, 11])
@@ -98,7 +99,7 @@ def test_a_table_comes_back_in_shards_of_any_stretches(
 
 
 def test_reading_a_row_reads_that_row_alone(tmp_path: Path):
-    facts = write_table(str(tmp_path), "t", torch.zeros(100, 4).split(10), "fp32", shard_rows=100)
+    (facts,) = write_tables(str(tmp_path), [rows_of(torch.zeros(100, 4), "fp32")], shard_rows=100)
     table = Table(str(tmp_path), facts.model_dump())
     memory: Any = table.stretch(0, 100)
     while isinstance(memory, np.ndarray):

@@ -38,7 +38,9 @@ def reason(error: BaseException) -> str:
 
 
 def expect_not_stopped(error: BaseException) -> None:
-    """Raise what ends this process, such as Ctrl-C, which torch takes for a failure of the checkpoint."""
+    """Raise what ends this process, such as Ctrl-C, which would be taken for a failure of the checkpoint."""
+    if is_interruption(error):
+        raise error
     if isinstance(error, CheckpointException):
         one, _ = error.failures.get(dist.get_rank() if dist.is_initialized() else 0, (None, None))
         if one is not None and (not isinstance(one, FAILURES) or is_interruption(one)):

@@ -1,7 +1,7 @@
 """Loading a complete step into a model and its optimizers, on the same ranks or on others."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -106,8 +106,7 @@ def load_checkpoint(
         count.fill_(step)
     take_over(trainable, tensors | apart | counts)
     # After the mapped rows too: a module is to judge what it ends up with.
-    for module in _particular(trainable.model):
-        module.expect_loaded()
+    expect_loaded(trainable.model)
     return Loaded(step, _resume_loop(folder, step, trainable))
 
 
@@ -218,10 +217,15 @@ def _with_state(mapped: Mapping[str, RowMap], saved: Shapes) -> dict[str, RowMap
     return by_row
 
 
-def _particular(model: nn.Module) -> Iterator[Particular]:
+def expect_loaded(model: nn.Module) -> None:
+    """Let every module that is `Particular` judge what was loaded into it.
+
+    Raises:
+        CheckpointError: it does not fit what the module was built for.
+    """
     for module in model.modules():
         if isinstance(module, Particular):
-            yield module
+            module.expect_loaded()
 
 
 def _expect_fit(

@@ -7,9 +7,9 @@ Legend: N rows of a saved tensor, n of a stretch.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents it under this name
@@ -19,8 +19,14 @@ from torch.distributed.checkpoint.utils import _create_file_view  # pyright: ign
 from trec_semid.checkpoints.failures import FAILURES, expect_not_stopped, reason
 from trec_semid.checkpoints.folder import TENSORS, step_fault, step_folder
 from trec_semid.checkpoints.storage import storage_reader
+from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import join, open_file
+
+_NEAR_BYTES = 1 << 16
+"""To read so many bytes that nobody asks for takes less time than to begin anew behind them."""
+_MOST_BYTES = 1 << 24
+"""Read at once where rows are picked."""
 
 
 @final
@@ -55,6 +61,7 @@ class SavedTensors:
         try:
             self._metadata: Any = storage_reader(self._at).read_metadata()
         except FAILURES as error:  # a pickle: whatever another version of torch makes of it
+            expect_not_stopped(error)
             raise self._failed(error) from error
 
     @property
@@ -74,15 +81,10 @@ class SavedTensors:
     def whole(self, name: str) -> Tensor:
         """Return a tensor (...)."""
         shape = self.shape(name)
-        return self._read(name, 0, shape[0] if shape else 1)
+        return self.rows(name, 0, shape[0] if shape else 1)
 
-    def stretches(self, name: str, num_rows: int) -> Iterator[Tensor]:
-        """Yield (n, ...) consecutive rows of a tensor, so many at a time."""
-        total = self.shape(name)[0]
-        for first in range(0, total, num_rows):
-            yield self._read(name, first, min(first + num_rows, total))
-
-    def _read(self, name: str, first: int, last: int) -> Tensor:
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Return (n, ...) consecutive rows of a tensor, from one up to another."""
         entry = self._metadata.state_dict_metadata[self._prefix + name]
         shape = list(entry.size)
         if shape:
@@ -95,6 +97,22 @@ class SavedTensors:
             expect_not_stopped(error)
             raise self._failed(error) from error
         return rows
+
+    def some(self, name: str, rows: Ints) -> Tensor:
+        """Return (n, ...) rows of a tensor, of (n,) row numbers; those between near ones are read as well."""
+        near, most = (max(1, size // max(1, self._row_bytes(name))) for size in (_NEAR_BYTES, _MOST_BYTES))
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        breaks = np.flatnonzero((np.diff(distinct) > near) | (np.diff(distinct // most) > 0)) + 1
+        parts: list[Tensor] = []
+        for own in np.split(distinct, breaks) if len(distinct) else ():
+            read = self.rows(name, int(own[0]), int(own[-1]) + 1)
+            parts.append(read if len(read) == len(own) else read[torch.from_numpy(own - own[0])])
+        kept = torch.cat(parts) if parts else self.rows(name, 0, 0)
+        return kept[torch.from_numpy(inverse.reshape(-1))]
+
+    def _row_bytes(self, name: str) -> int:
+        entry = self._metadata.state_dict_metadata[self._prefix + name]
+        return entry.properties.dtype.itemsize * math.prod(entry.size[1:])
 
     def _fill(self, rows: Tensor, first: int, piece: "_Piece") -> None:
         """Put what a piece has of consecutive rows (n, ...), which begin at `first`, into its place."""

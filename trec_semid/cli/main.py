@@ -219,6 +219,7 @@ def export(files: Files, sets: Sets = None) -> None:
     Writes:   OUT/manifest.json, README.md, ids/, fields/, items/, histories.safetensors, tables/,
               programs/, semantic_ids.parquet, tokenizer/ where there is one, reader.py.
     Example:  trec-semid export configs/export.toml --set run=runs/ppnet --set out=bundles/ppnet
+    Ranks:    torchrun --nproc-per-node 2 -m trec_semid.cli.main export configs/export.toml
     """
     _run("export", files, sets)
 

@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import errno
 import os
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ _FLAT = {"s3", "gs", "abfs", "az"}
 for _scheme in _FLAT:
     # Listings that a file system remembers miss what another process writes.
     fsspec_settings.setdefault(_scheme, {}).setdefault("use_listings_cache", False)
+_REMOVALS = 20
+"""How often a folder that others still write to is removed anew."""
 _EXCHANGE, _HERE = 2, -100
 """Of Linux's renameat2: RENAME_EXCHANGE and AT_FDCWD."""
 
@@ -177,8 +180,16 @@ def make_folder(uri: str) -> str:
 def remove(uri: str) -> None:
     """Remove a file or a folder with all that is in it; nothing there is fine."""
     fs, inner = filesystem(uri)
-    if fs.exists(inner):
-        fs.rm(inner, recursive=True)
+    for is_last in (False,) * _REMOVALS + (True,):
+        try:
+            if fs.exists(inner):
+                fs.rm(inner, recursive=True)
+        except OSError as error:
+            # Another process removes it as well, or has put a file into a folder that was empty just now.
+            if is_last or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
+        else:
+            return
 
 
 def move(source: str, target: str) -> None:

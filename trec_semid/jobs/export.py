@@ -1,10 +1,12 @@
 """`trec-semid export`: a finished run to a bundle for serving, checked first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import PositiveInt
+from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step
 from trec_semid.checkpoints.manifest import (
@@ -12,27 +14,30 @@ from trec_semid.checkpoints.manifest import (
     IndexFacts,
     Manifest,
     RetrieverFacts,
+    TableFacts,
     TableType,
     write_file,
     write_manifest,
 )
 from trec_semid.checkpoints.stretches import SavedTensors
-from trec_semid.core.arrays import Array
+from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Place, load_saved
-from trec_semid.core.errors import CheckpointError, DataError
-from trec_semid.core.paths import exists, staged_folder
+from trec_semid.core.errors import CheckpointError
+from trec_semid.core.paths import is_local
 from trec_semid.core.processes import scratch_folder
 from trec_semid.data.folder import writing
-from trec_semid.data.schema import Dataset, VerifyConfig, open_dataset
-from trec_semid.evaluation.evaluated import tests_then_trains
+from trec_semid.data.schema import Dataset, VerifyConfig
 from trec_semid.metrics.retrieval import best_places, shares_listed
 from trec_semid.metrics.target_positions import TopItems
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
-from trec_semid.runtime.ranks import process_group
+from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.runtime.runs import RunFolder
+from trec_semid.runtime.staged import staged_by_ranks
 from trec_semid.search.ann import IndexConfig, IndexSearch, NoIndexConfig
 from trec_semid.serving.check import ask_alone, asked_of_ranker, asked_of_retriever
+from trec_semid.serving.reader import Table
+from trec_semid.serving.writing.beside import Beside, ReadMap, write_beside
 from trec_semid.serving.writing.card import CARD, card_of
 from trec_semid.serving.writing.comparison import (
     compare_lists,
@@ -40,24 +45,25 @@ from trec_semid.serving.writing.comparison import (
     expect_lists,
     expect_scores,
 )
-from trec_semid.serving.writing.dataset import (
-    KnownEvents,
-    write_dataset,
-    write_files,
-    write_map,
-    write_reader,
-)
+from trec_semid.serving.writing.dataset import KnownEvents
 from trec_semid.serving.writing.forms import Forms
 from trec_semid.serving.writing.index import expect_indexable, write_index
-from trec_semid.serving.writing.intervals import measured_of
 from trec_semid.serving.writing.rankers import RankerParts, write_ranker
-from trec_semid.serving.writing.retrievers import MemberParts, write_items, write_member
-from trec_semid.serving.writing.settings import WriteSettings
-from trec_semid.tokenizers.generations.manifest import GENERATION, read_before
+from trec_semid.serving.writing.retrievers import (
+    ItemRows,
+    MemberParts,
+    member_tables,
+    vectors_of,
+    write_items,
+    write_member,
+)
+from trec_semid.serving.writing.tables import TableRows, write_tables
 from trec_semid.training.finished import FinishedRun
 from trec_semid.training.ranking.setup import RankConfig
 from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
-from trec_semid.training.served.map import ServedMap, of_tokenizer, served_map, stored_files
+from trec_semid.training.run import on_main
+from trec_semid.training.served.inputs import dataset_of, finished_run, map_of
+from trec_semid.training.served.map import ServedMap, of_tokenizer, stored_files
 from trec_semid.training.served.ranker import ServedRanker
 from trec_semid.training.served.reach import reach_of_bundle
 from trec_semid.training.served.retriever import ServedMember, ServedRetriever, TestUsers
@@ -90,9 +96,9 @@ class ExportConfig(VerifyConfig):
     """Rows, or users, of the test split whose scores must be those of the run."""
 
     @property
-    def settings(self) -> WriteSettings:
-        """How models are written."""
-        return WriteSettings(self.tables, self.shard_rows, Forms(self.onnx, self.compiled))
+    def forms(self) -> Forms:
+        """How programs are written."""
+        return Forms(self.onnx, self.compiled)
 
 
 class Exported(NamedTuple):
@@ -109,52 +115,50 @@ class Exported(NamedTuple):
 def run(config: ExportConfig) -> Exported:
     """Write the bundle, re-load it in a clean process, compare its scores with the run's; or write nothing.
 
+    Of several ranks each writes a stretch of the tables' shards, and the first all else.
+
     Raises:
         DataError: the run is not finished, or `out` cannot be written.
         CheckpointError: no best checkpoint, or the bundle does not score like the run.
     """
-    set_up_console()
-    config.settings.forms.expect_available()
-    with own_folder(config.out, "export"):
-        return _run(config)
+    config.forms.expect_available()
+    with process_group(has_lone_work=True) as ranks:
+        set_up_console(ranks)
+        with own_folder(config.out, "export", ranks):
+            return _run(config, ranks)
 
 
-def _run(config: ExportConfig) -> Exported:
-    trained, job = _finished(config.run)
-    write = {"rank": _write_rank_run, "retrieve": _write_retrieve_run}[job]
-    with writing(config.out), staged_folder(config.out, MANIFEST, in_place=False) as folder:
-        manifest, asked, compare = write(config, trained, folder)
-        manifest = compare(manifest, ask_alone(config.out, folder, asked))
-        card = write_file(folder, CARD, card_of(manifest).encode())
-        manifest = manifest.model_copy(update={"beside": (*manifest.beside, card)})
-        write_manifest(folder, manifest)
+def _run(config: ExportConfig, ranks: Ranks) -> Exported:
+    trained, job = finished_run(config.run)
+    write_run = {"rank": _write_rank_run, "retrieve": _write_retrieve_run}[job]
+    with writing(config.out), staged_by_ranks(config.out, MANIFEST, ranks) as folder:
+        write = write_run(config, trained, folder, ranks)
+        manifest = on_main(ranks, partial(_finish, config, folder, write))
     checked = manifest.checked
     assert checked is not None, "compared"
     num_bytes = sum(facts.num_bytes for facts in manifest.files())
     changes = ", ".join(f"{name} {change:+.5f}" for name, change in checked.change.items())
     step = "" if manifest.step is None else f"step {manifest.step}, "
     what = "test rows" if manifest.ranker else "test users"
-    say(
+    told = (
         f"{config.out}: {step}{len(manifest.tables)} tables ({config.tables}), "
         f"{num_bytes / 2**20:,.1f} MiB. Scores of {checked.num:,} {what}, re-loaded in a process of "
         f"its own without torchrec, differ from the run's by at most {checked.largest_difference:.1e}"
         f"{f' ({changes})' if changes else ''}."
     )
+    if ranks.is_main:
+        say(told)
     return Exported(config.out, checked.largest_difference, num_bytes, checked.change)
 
 
-def _finished(run: str) -> tuple[RunFolder, str]:
-    """Return a finished run's folder, and its verb."""
-    trained = RunFolder(run, "rank")
-    if not exists(trained.path("metrics.json")):
-        problem, remedy = "not a finished run", "Run it to its end"
-        raise DataError(problem, file=trained.path("metrics.json"), remedy=remedy)
-    job = str(trained.read_json("run.json").get("job"))
-    if job not in ("rank", "retrieve"):
-        remedy = "Export the run of a ranker or a retriever"
-        problem = "not a run of rank or retrieve"
-        raise DataError(problem, file=trained.path("run.json"), field="job", value=job, remedy=remedy)
-    return trained, job
+def _finish(config: ExportConfig, folder: str, write: Callable[[], "_Written"]) -> Manifest:
+    """Write what tables are not, and hold the bundle against the run."""
+    manifest, asked, compare = write()
+    manifest = compare(manifest, ask_alone(config.out, folder, asked))
+    card = write_file(folder, CARD, card_of(manifest).encode())
+    manifest = manifest.model_copy(update={"beside": (*manifest.beside, card)})
+    write_manifest(folder, manifest)
+    return manifest
 
 
 class _Written(NamedTuple):
@@ -166,62 +170,60 @@ class _Written(NamedTuple):
     """Of the manifest and what the bundle answers, to the manifest that says how good the answers are."""
 
 
-def _dataset(config: ExportConfig, trained: RunFolder, uri: str) -> Dataset:
-    dataset = open_dataset(uri, config.verify)
-    if dataset.facts.checksum != trained.read_json("metrics.json")["dataset_checksum"]:
-        problem = "not the data that the run was trained on (its checksum differs)"
-        raise DataError(problem, file=uri, remedy="Prepare that data again, or train again")
-    return dataset
-
-
-def _map(
-    config: ExportConfig, trained: RunFolder, stored: Mapping[str, bytes], dataset: Dataset
-) -> ServedMap | None:
-    read = read_before(trained.read_json("run.json")) if GENERATION in stored else None
-    return served_map(stored, dataset, read, config.semantic_ids)
-
-
-class _Beside(NamedTuple):
-    """What goes along with a model."""
-
-    events: tuple[Array, Array] | None
-    """User and item rows (E,) of histories; None without any."""
-    stored: Mapping[str, bytes]
-    """Files of its checkpoint."""
-    known: ServedMap | None
-
-
-def _said(
-    config: ExportConfig, trained: RunFolder, folder: str, dataset: Dataset, beside: _Beside
-) -> dict[str, Any]:
-    """Write what bundles of any model hold; return what their manifest says of it."""
-    facts, (events, stored, known) = trained.read_json("metrics.json"), beside
+def _beside(
+    config: ExportConfig,
+    trained: RunFolder,
+    dataset: Dataset,
+    events: tuple[Ints, Ints] | None,
+    stored: Mapping[str, bytes],
+    known: ServedMap | None,
+) -> Beside:
+    """Return what goes along with a model: (E,) user and item rows of histories, files of its checkpoint."""
     kept = KnownEvents(*events) if events is not None and config.histories else None
-    return {
-        "run": config.run,
-        "commit": str(facts.get("commit", "")),
-        "versions": facts["versions"],
-        **write_dataset(folder, dataset, kept),
-        "semantic_ids": write_map(folder, known.content, known.ids, known.read) if known else None,
-        "tokenizer": write_files(folder, of_tokenizer(stored)),
-        "beside": (write_reader(folder),),
-        "metrics": facts["metrics"],
-        "learnt_test": tests_then_trains(config.run),
-        "measured": measured_of(config.run, facts, is_ranker=trained.read_json("run.json")["job"] == "rank"),
-    }
+    results, own = trained.read_json("metrics.json"), None if known is None else ReadMap(*known)
+    return Beside(config.run, results, dataset, kept, own, of_tokenizer(stored))
 
 
-def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _Written:
+def _write_rank_run(
+    config: ExportConfig, trained: RunFolder, folder: str, ranks: Ranks
+) -> Callable[[], _Written]:
+    """Write a ranker's tables; return what writes the rest, on one rank."""
     ranked, checkpoints = load_saved(RankConfig, trained.path("config.toml")), trained.path("checkpoints")
     step = best_step(checkpoints)
     if step is None:
         raise CheckpointError(f"{checkpoints}: no best checkpoint to export.")
-    dataset, stored = _dataset(config, trained, ranked.dataset), stored_files(trained, step)
-    known = _map(config, trained, stored, dataset)
-    served = ServedRanker(
-        ranked, dataset, known.ids if known else None, SavedTensors(checkpoints, step, "model/")
-    )
-    dense = served.dense()
+    at = SavedTensors(checkpoints, step, "model/")
+
+    @cache
+    def read() -> tuple[ServedRanker, Beside]:
+        """Read the data, of which tables know nothing."""
+        dataset, stored = dataset_of(trained, ranked.dataset, config.verify), stored_files(trained, step)
+        known = map_of(trained, stored, dataset, config.semantic_ids)
+        served = ServedRanker(ranked, dataset, known.ids if known else None, at)
+        return served, _beside(config, trained, dataset, served.known_events(), stored, known)
+
+    def table_names() -> dict[str, str]:
+        """Return the tables, by one rank that has read the data."""
+        return read()[0].tables()
+
+    tables = on_main(ranks, table_names)
+    rows = [
+        TableRows(name, at.shape(tensor)[0], config.tables, partial(at.rows, tensor))
+        for name, tensor in tables.items()
+    ]
+    written = write_tables(folder, rows, config.shard_rows)
+    return lambda: _write_ranker(config, folder, read(), step, written)
+
+
+def _write_ranker(
+    config: ExportConfig,
+    folder: str,
+    read: tuple[ServedRanker, Beside],
+    step: int,
+    tables: tuple[TableFacts, ...],
+) -> _Written:
+    served, beside = read
+    ranked, dense = served.config, served.dense()
     parts = RankerParts(
         served.data.features,
         ranked.representation,
@@ -232,10 +234,9 @@ def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _W
         ranked.tables.dim,
         dense,
         served.of_requests(dense),
-        served.stretches,
     )
-    ranker, tables = write_ranker(folder, parts, config.settings)
-    said = _said(config, trained, folder, dataset, _Beside(served.known_events(), stored, known))
+    ranker = write_ranker(folder, parts, config.forms)
+    said = write_beside(folder, beside, is_ranker=True)
     model: dict[str, Any] = {"method": ranked.model.kind, "step": step, "ranker": ranker, "tables": tables}
     manifest = Manifest(kind="ranker", **model, **said)
     write_manifest(folder, manifest)
@@ -251,41 +252,58 @@ def _write_rank_run(config: ExportConfig, trained: RunFolder, folder: str) -> _W
     return _Written(manifest, asked_of_ranker(rows.users, rows.items, histories), compare)
 
 
-def _write_retrieve_run(config: ExportConfig, trained: RunFolder, folder: str) -> _Written:
+def _write_retrieve_run(
+    config: ExportConfig, trained: RunFolder, folder: str, ranks: Ranks
+) -> Callable[[], _Written]:
+    """Write a retriever's tables; return what writes the rest, on one rank."""
     asked_for = load_saved(RetrieveConfig, trained.path("config.toml"))
-    dataset = _dataset(config, trained, asked_for.dataset)
-    with process_group() as ranks, scratch_folder() as plans:
-        run = FinishedRun(config.run)
-        served = ServedRetriever(run, asked_for, read_inputs(asked_for), ranks)
-        stored = stored_files(trained, served.step)
-        known = _map(config, trained, stored, dataset)
-        served.place(plans)
+    dataset = dataset_of(trained, asked_for.dataset, config.verify)
+    served = ServedRetriever(FinishedRun(config.run), asked_for, read_inputs(asked_for), ranks)
+    served.place()
+    rows = member_tables([_item_rows(member) for member in served.members], config.tables)
+    tables = write_tables(folder, rows, config.shard_rows)
+    return lambda: _write_retriever(config, trained, folder, dataset, served, tables)
+
+
+def _write_retriever(
+    config: ExportConfig,
+    trained: RunFolder,
+    folder: str,
+    dataset: Dataset,
+    served: ServedRetriever,
+    tables: tuple[TableFacts, ...],
+) -> _Written:
+    stored = stored_files(trained, served.step)
+    known = map_of(trained, stored, dataset, config.semantic_ids)
+    with scratch_folder() as scratch:
+        for number, member in enumerate(served.members):
+            member.build_catalogue(scratch, number, _vectors(member, number, folder, tables))
         users = served.test_users(config.check_rows)
         _expect_indexable(config.index, served, users)  # before programs are traced, which takes a while
         written = [
-            write_member(folder, number, _parts(member), config.settings)
+            write_member(folder, number, _parts(member), config.forms)
             for number, member in enumerate(served.members)
         ]
-        evaluation = asked_for.evaluation
+        evaluation = served.config.evaluation
         length = min(max(evaluation.cutoffs), served.data.num_items)
         top = served.lists(users, length)
         index = _write_index(config.index, folder, served, (users, top))
         retriever = RetrieverFacts(
-            members=tuple(facts for facts, _ in written),
+            members=tuple(written),
             items=write_items(folder, served.data.item_counts, served.penalties()),
             index=index.facts if index else None,
             **served.ways(),
         )
         of_index = (index.search, index.lists) if index else None
         reach = reach_of_bundle(served, users, top.items.numpy(), served.data.item_ids, of_index)
-        said = _said(config, trained, folder, dataset, _Beside(served.known_events(), stored, known))
+        beside = _beside(config, trained, dataset, served.known_events(), stored, known)
         manifest = Manifest(
             kind="retriever",
-            method=asked_for.model.kind,
+            method=served.config.model.kind,
             step=served.step,
             retriever=retriever,
-            tables=tuple(table for _, tables in written for table in tables),
-            **said,
+            tables=tables,
+            **write_beside(folder, beside, is_ranker=False),
         )
         write_manifest(folder, manifest)
 
@@ -338,6 +356,24 @@ def _write_index(
     return _Indexed(facts.model_copy(update={"recall": recall}), search, lists)
 
 
+def _item_rows(member: ServedMember) -> ItemRows:
+    """Return what of every item is written."""
+    has_vectors = member.asked.model.has_item_vectors
+    vectors = member.vectors if has_vectors else None
+    return ItemRows(member.asked.data.num_items, member.tokens, member.exported.has_numbers, vectors)
+
+
+def _vectors(
+    member: ServedMember, number: int, folder: str, tables: Sequence[TableFacts]
+) -> Callable[[int, int], Tensor]:
+    """Return what gives (n, D) item vectors: those that are written, where they are so in full."""
+    table = next((each for each in tables if each.name == vectors_of(number)), None)
+    if table is None or table.dtype != "fp32" or not is_local(folder):
+        return member.vectors
+    written = Table(folder, table.model_dump())
+    return lambda first, last: torch.from_numpy(written.stretch(first, last))
+
+
 def _parts(member: ServedMember) -> MemberParts:
     """Return what of a model is written."""
     asked, config = member.asked, member.config
@@ -346,8 +382,8 @@ def _parts(member: ServedMember) -> MemberParts:
         run=member.run.uri,
         method=config.model.kind,
         exported=member.exported,
-        tokens=member.tokens(),
-        vectors=member.catalogue.vectors,
+        token=member.token_shape,
+        has_vectors=asked.model.has_item_vectors,
         codes=member.catalogue.codes,
         sizes=live.sizes if live else (),
         weighs_interests=config.evaluation.interests_of(config.retriever).merge == "weighted",

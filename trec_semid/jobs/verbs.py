@@ -28,7 +28,7 @@ JOBS = {
     "study": "StudyConfig",  # a grid of the others
 }
 """Verb -> name of its config class; both it and `run` live in `trec_semid/jobs/<verb>.py`."""
-ALONE = ("assign", "export", "report", "plan")
+ALONE = ("assign", "report", "plan")
 """Verbs of one process: under torchrun the first rank works, and the others leave at once."""
 WITHOUT_CONFIG = (
     "doctor",  # this machine -> does its stack work?

@@ -232,6 +232,15 @@ def lone_work() -> Iterator[None]:
         yield
 
 
+def tell_ranks(error: BaseException) -> None:
+    """Let all ranks hear of an error of this one, and end, before what they work on is taken away.
+
+    The error is to be raised out of the group's block next.
+    """
+    if _WATCHES and not _ALONE:
+        _WATCHES[-1].blame(error)
+
+
 def signal_on_any_rank() -> int:
     """Return the number of a signal that asked any rank to stop, the same on each, or 0; all ranks ask."""
     mine = stopping.signal_asked()

@@ -64,6 +64,7 @@ class Watch:
         self._poll_s = min(max(_POLL_S, world_size / _RANKS_PER_S), patience_s / 4)
         self._over, self._count, self._alone_count = threading.Event(), 0, 0
         self._is_leaving, self._timer = False, None
+        self._blamed: tuple[BaseException, PeerError | None] | None = None
         self._stand = _Stand()
         self._heard: dict[int, tuple[int, float]] = dict.fromkeys(self._watched(), (0, 0.0))
         self._talked = time.monotonic()
@@ -110,11 +111,16 @@ class Watch:
         self._end()
 
     def blame(self, error: BaseException) -> PeerError | None:
-        """Tell all ranks of an error here, and end the watch.
+        """Tell all ranks of an error here, and end the watch; told again it says the same.
 
         Returns:
             The error to raise instead, where this one is only what another rank's end looks like from here.
         """
+        if self._blamed is None or self._blamed[0] is not error:
+            self._blamed = error, self._tell(error)
+        return self._blamed[1]
+
+    def _tell(self, error: BaseException) -> PeerError | None:
         self._is_leaving = True
         is_own = isinstance(error, (SemidError, stopping.Stopped))
         try:

@@ -23,6 +23,8 @@ from trec_semid.runtime.ranks import gather_objects, num_ranks
 from trec_semid.search.catalogue import Catalogue
 
 _EXAMPLES = 5
+_ITEMS_AT_ONCE = 1 << 16
+"""Whose vectors are looked at together."""
 
 
 class Scored(NamedTuple):
@@ -171,14 +173,22 @@ def _absent(missing: Missing, names: Callable[[Ints], Sequence[str]]) -> Absent:
 
 def _keys(catalogues: Sequence[Catalogue]) -> Hashes:
     """Return (m,) hashes that are equal where items have one score."""
+    rows = catalogues[0].rows
+    firsts = range(0, rows.stop - rows.start, _ITEMS_AT_ONCE)
+    keys = [_keys_of(catalogues, slice(first, first + _ITEMS_AT_ONCE)) for first in firsts]
+    return np.concatenate(keys) if keys else np.zeros(0, np.uint64)
+
+
+def _keys_of(catalogues: Sequence[Catalogue], items: slice) -> Hashes:
+    """Return (n,) of some of the items that are here."""
     parts: list[Array] = []
     for catalogue in catalogues:
         if catalogue.vectors is not None:
             # The bits of numbers, as integers; -0.0 + 0.0 = 0.0, which scores the same.
-            bits = (catalogue.vectors.float() + 0.0).cpu().numpy().view(np.int32)
+            bits = (catalogue.vectors[items].float() + 0.0).cpu().numpy().view(np.int32)
             parts += list(bits.T)
         if catalogue.codes is not None:
-            parts += list(catalogue.codes.cpu().numpy().T)
+            parts += list(catalogue.codes[items].cpu().numpy().T)
     return hash_columns(parts)
 
 
@@ -188,7 +198,9 @@ def _blank(catalogues: Sequence[Catalogue], sizes: Sequence[int] | None) -> Flag
     blank = np.ones(rows.stop - rows.start, bool)
     for catalogue in catalogues:
         if catalogue.vectors is not None:
-            blank &= ~catalogue.vectors.bool().any(1).cpu().numpy()
+            blank &= np.concatenate(
+                [~part.bool().any(1).cpu().numpy() for part in catalogue.vectors.split(_ITEMS_AT_ONCE)]
+            )
         if catalogue.codes is not None:
             blank &= (catalogue.codes.cpu().numpy() == np.asarray(-1 if sizes is None else sizes)).all(1)
     return blank

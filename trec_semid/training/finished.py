@@ -140,13 +140,26 @@ def load_weights(run: FinishedRun, model: nn.Module, inputs: dict[str, str]) -> 
         ConfigError: the run was trained on other data or codes, or has no checkpoint left.
         CheckpointError: the checkpoint is gone or damaged.
     """
+    load_checkpoint(run.checkpoints, Trainable(model), step=step_of_weights(run, inputs))
+
+
+def step_of_weights(run: FinishedRun, inputs: Mapping[str, str]) -> int:
+    """Return the step whose weights count: the run's, or its best one; all ranks call it together.
+
+    Args:
+        run: whose they are.
+        inputs: checksums of what is there now; the run has to be trained on the same.
+
+    Raises:
+        ConfigError: the run was trained on other data or codes, or has no checkpoint left.
+    """
     newest = broadcast_object(latest_step(run.checkpoints))
     if newest is None:
         raise ConfigError(f"{run.uri} has no checkpoint left.")
     loop = read_loop(run.checkpoints, newest)
     if loop["inputs"] != inputs:
         raise ConfigError(f"{run.uri} was trained on other data or codes than are there now.")
-    load_checkpoint(run.checkpoints, Trainable(model), step=run.step or loop["selection"]["best_step"])
+    return run.step or loop["selection"]["best_step"]
 
 
 def checksum_of_results(runs: Sequence[str]) -> str:

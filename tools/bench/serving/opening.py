@@ -7,15 +7,21 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 
 import psutil
 import torch
 
 from trec_semid.checkpoints.manifest import read_manifest, write_manifest
 from trec_semid.serving.engine import open_engine
-from trec_semid.serving.writing.tables import write_table
+from trec_semid.serving.writing.tables import TableRows, write_tables
 
 WIDTH = 64
+
+
+def planted(generator: torch.Generator, first: int, last: int) -> torch.Tensor:
+    """Return (n, D) numbers."""
+    return torch.randn(last - first, WIDTH, generator=generator)
 
 
 def main() -> None:
@@ -25,11 +31,8 @@ def main() -> None:
         copy = f"{folder}/bundle"
         shutil.copytree(bundle, copy)
         generator = torch.Generator().manual_seed(0)
-        stretches = (
-            torch.randn(min(65_536, num_rows - first), WIDTH, generator=generator)
-            for first in range(0, num_rows, 65_536)
-        )
-        table = write_table(copy, "large", stretches, "fp32", shard_rows=1_000_000)
+        large = TableRows("large", num_rows, "fp32", partial(planted, generator))
+        (table,) = write_tables(copy, [large], shard_rows=1_000_000)
         manifest = read_manifest(copy)
         write_manifest(copy, manifest.model_copy(update={"tables": (*manifest.tables, table)}))
         open_engine(bundle).close()  # what is imported is imported now

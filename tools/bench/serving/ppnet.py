@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from trec_semid.models.rankers.ppnet import Ppnet, PpnetConfig
 from trec_semid.serving.programs import read_program
 from trec_semid.serving.writing.forms import Forms
 from trec_semid.serving.writing.rankers import RankerParts, write_ranker
-from trec_semid.serving.writing.settings import WriteSettings
 
 PASSES = 300
 SHAPES = ((3, 2, 16), (8, 8, 16), (8, 8, 32), (16, 8, 32))
@@ -36,11 +34,6 @@ def features_of(num_own: int, num_shared: int) -> tuple[Feature, ...]:
         *(Feature(f"item_{number}", "item_field", "t", 2) for number in range(num_own - 1)),
         *(Feature(f"user_{number}", "user_field", "t", 2) for number in range(num_shared - 1)),
     )
-
-
-def rows_of(dim: int, table: str) -> list[torch.Tensor]:
-    """Return the rows of a table, (2, dim), which nothing reads."""
-    return [torch.zeros(2, dim)]
 
 
 def median_ms(passes: Sequence[float]) -> float:
@@ -68,9 +61,8 @@ def main() -> None:
                 dim,
                 ranker,
                 once,
-                partial(rows_of, dim),
             )
-            facts, _ = write_ranker(folder, parts, WriteSettings("fp32", 10, Forms()))
+            facts = write_ranker(folder, parts, Forms())
             assert isinstance(facts.of_requests, ProgramFacts)
             plain, split = (read_program(folder, each) for each in (facts.program, facts.of_requests))
         own, shared = torch.randn(rows, num_own * dim), torch.randn(1, num_shared * dim)

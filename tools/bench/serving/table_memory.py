@@ -11,15 +11,16 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
 
 from trec_semid.checkpoints.stretches import SavedTensors
-from trec_semid.serving.writing.tables import write_table
+from trec_semid.serving.writing.tables import TableRows, write_tables
 
-WIDTH, STRETCH_ROWS = 64, 1 << 18
+WIDTH = 64
 
 
 def write(folder: str, rows: int) -> None:
@@ -28,7 +29,8 @@ def write(folder: str, rows: int) -> None:
     saved = SavedTensors.of_tensors(folder, "")
     Path("/proc/self/clear_refs").write_text("5")  # what was held before counts no more as the most
     before, start = _peak_mib(), time.process_time()
-    write_table(folder, "t", saved.stretches("table", STRETCH_ROWS), "fp32", shard_rows=rows // 20)
+    table = TableRows("t", rows, "fp32", partial(saved.rows, "table"))
+    write_tables(folder, [table], rows // 20)
     held, took = _peak_mib() - before, time.process_time() - start
     size = rows * WIDTH * 4 / 2**20
     print(f"table of {size:,.0f} MiB: {held:,.0f} MiB more held, {took:.1f} processor s", flush=True)

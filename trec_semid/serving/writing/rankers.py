@@ -1,23 +1,21 @@
-"""Writes a ranker's tables and program.
+"""Writes a ranker's program, and what it needs beside its tables.
 
-Legend: n rows of a stretch, F features, D table width.
+Legend: F features, D table width.
 """
 
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from trec_semid.checkpoints.manifest import FeatureFacts, FileFacts, ProgramFacts, RankerFacts, TableFacts
+from trec_semid.checkpoints.manifest import FeatureFacts, FileFacts, ProgramFacts, RankerFacts
 from trec_semid.core.arrays import Array
 from trec_semid.data.features import Feature, FeaturesConfig, Representation
 from trec_semid.data.histories import HistoryConfig
+from trec_semid.serving.writing.forms import Forms
 from trec_semid.serving.writing.ids import write_arrays
 from trec_semid.serving.writing.programs import write_program
-from trec_semid.serving.writing.settings import WriteSettings
-from trec_semid.serving.writing.tables import write_table
 
 
 class RankerParts(NamedTuple):
@@ -35,25 +33,16 @@ class RankerParts(NamedTuple):
     """(rows, F * D) to (rows,) logits."""
     of_requests: nn.Module | None
     """The same with what is of a request computed once (`DenseRanker.of_requests`); None for nothing."""
-    stretches: Callable[[str], Iterable[Tensor]]
-    """Of a table by its name: (n, D) consecutive rows each."""
 
 
-def write_ranker(
-    folder: str, parts: RankerParts, settings: WriteSettings
-) -> tuple[RankerFacts, tuple[TableFacts, ...]]:
-    """Write a ranker; memory is that of a shard.
+def write_ranker(folder: str, parts: RankerParts, forms: Forms) -> RankerFacts:
+    """Write a ranker but for its tables.
 
     Args:
         folder: of the bundle.
         parts: of the model.
-        settings: of its tables and its program.
+        forms: of its programs.
     """
-    names = dict.fromkeys(feature.table for feature in parts.features)
-    tables = tuple(
-        write_table(folder, name, parts.stretches(name), settings.dtype, shard_rows=settings.shard_rows)
-        for name in names
-    )
     example = torch.zeros(2, len(parts.features) * parts.dim)
     rows = {0: torch.export.Dim("rows", min=1)}
     program = write_program(
@@ -63,9 +52,9 @@ def write_ranker(
         [example],
         [rows],
         outputs=("logits",),
-        forms=settings.forms,
+        forms=forms,
     )
-    facts = RankerFacts.model_validate(
+    return RankerFacts.model_validate(
         {
             "representation": parts.representation,
             "features": tuple(FeatureFacts(**feature._asdict()) for feature in parts.features),
@@ -75,10 +64,9 @@ def write_ranker(
             "pooling": parts.pooling,
             "dim": parts.dim,
             "program": program,
-            "of_requests": _of_requests(folder, parts, settings),
+            "of_requests": _of_requests(folder, parts, forms),
         }
     )
-    return facts, tables
 
 
 def _write_counts(folder: str, parts: RankerParts) -> FileFacts | None:
@@ -88,7 +76,7 @@ def _write_counts(folder: str, parts: RankerParts) -> FileFacts | None:
     return write_arrays(folder, "items/counts.safetensors", {"counts": counts})
 
 
-def _of_requests(folder: str, parts: RankerParts, settings: WriteSettings) -> ProgramFacts | None:
+def _of_requests(folder: str, parts: RankerParts, forms: Forms) -> ProgramFacts | None:
     """Write the program that reads requests once."""
     if parts.of_requests is None:
         return None
@@ -104,5 +92,5 @@ def _of_requests(folder: str, parts: RankerParts, settings: WriteSettings) -> Pr
         [*example, torch.tensor([0, 1, 1])],
         [{0: torch.export.Dim("requests", min=2)}, rows, rows],
         outputs=("logits",),
-        forms=settings.forms,
+        forms=forms,
     )

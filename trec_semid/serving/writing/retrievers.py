@@ -4,21 +4,21 @@ Legend: N items, n of a stretch, B users, L longest history, F tokens of an item
 D width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trec_semid.checkpoints.manifest import FileFacts, MemberFacts, ProgramFacts, TableFacts, TableType
+from trec_semid.checkpoints.manifest import FileFacts, MemberFacts, ProgramFacts, TableType
 from trec_semid.core.arrays import Array
 from trec_semid.models.exported import OF_QUERIES, Exported
 from trec_semid.serving.writing.forms import Forms
 from trec_semid.serving.writing.ids import write_arrays
 from trec_semid.serving.writing.programs import write_program
-from trec_semid.serving.writing.settings import WriteSettings
-from trec_semid.serving.writing.tables import write_table
+from trec_semid.serving.writing.tables import TableRows
 
 _MOST_OF_SIZE = 1 << 20
 """Bound on users and beams of a call, which torch wants to be told."""
@@ -30,10 +30,9 @@ class MemberParts(NamedTuple):
     run: str
     method: str
     exported: Exported
-    tokens: Iterable[Tensor]
-    """(n, F, D) of consecutive items each."""
-    vectors: Tensor | None
-    """(N, D)."""
+    token: tuple[int, int]
+    """F and D."""
+    has_vectors: bool
     codes: Tensor | None
     """(N, R)."""
     sizes: tuple[int, ...]
@@ -42,47 +41,71 @@ class MemberParts(NamedTuple):
     max_len: int
 
 
-def write_member(
-    folder: str, number: int, parts: MemberParts, settings: WriteSettings
-) -> tuple[MemberFacts, tuple[TableFacts, ...]]:
-    """Write one model.
+class ItemRows(NamedTuple):
+    """What of every item one model's tables are made of, stretch by stretch."""
+
+    num_items: int
+    tokens: Callable[[int, int], Tensor]
+    """Gives (n, F, D) of items from one row up to another."""
+    has_numbers: bool
+    """Whether tokens hold numbers of things, which fewer bits would change into others."""
+    vectors: Callable[[int, int], Tensor] | None
+    """Gives (n, D)."""
+
+
+def member_tables(members: Sequence[ItemRows], dtype: TableType) -> list[TableRows]:
+    """Return the tables of models, in their order; `dtype` is how numbers are to be stored."""
+    tables: list[TableRows] = []
+    for number, member in enumerate(members):
+        of_tokens: TableType = "fp32" if member.has_numbers else dtype
+        read = partial(_flat, member.tokens)
+        tables.append(TableRows(_tokens_of(number), member.num_items, of_tokens, read))
+        if member.vectors is not None:
+            tables.append(TableRows(vectors_of(number), member.num_items, dtype, member.vectors))
+    return tables
+
+
+def vectors_of(number: int) -> str:
+    """Return the name of the table of a model's item vectors."""
+    return f"member-{number}/vectors"
+
+
+def _tokens_of(number: int) -> str:
+    return f"member-{number}/tokens"
+
+
+def _flat(tokens: Callable[[int, int], Tensor], first: int, last: int) -> Tensor:
+    """Return (n, F * D)."""
+    return tokens(first, last).flatten(1)
+
+
+def write_member(folder: str, number: int, parts: MemberParts, forms: Forms) -> MemberFacts:
+    """Write one model but for its tables.
 
     Args:
         folder: of the bundle.
         number: which member it is, from 0.
         parts: of the model.
-        settings: of its tables and programs.
+        forms: of its programs.
 
     Raises:
         ConfigError: torch cannot export its programs.
     """
-    at, shape = f"member-{number}", list[int]()
-    dtype: TableType = "fp32" if parts.exported.has_numbers else settings.dtype
-    tables = [
-        write_table(folder, f"{at}/tokens", _flat(parts.tokens, shape), dtype, shard_rows=settings.shard_rows)
-    ]
-    if parts.vectors is not None:
-        stretches = parts.vectors.cpu().split(settings.shard_rows)
-        vectors = write_table(
-            folder, f"{at}/vectors", stretches, settings.dtype, shard_rows=settings.shard_rows
-        )
-        tables.append(vectors)
-    codes = None
+    at, codes = f"member-{number}", None
     if parts.codes is not None:
         arrays: dict[str, Array] = {
             "codes": parts.codes.cpu().numpy().astype(np.int32),
             "sizes": np.array(parts.sizes, np.int64),
         }
         codes = write_arrays(folder, f"items/{at}/codes.safetensors", arrays)
-    num_tokens, width = shape
-    user, steps, least = _write_programs(folder, f"programs/{at}", parts, (num_tokens, width), settings.forms)
-    facts = MemberFacts(
+    user, steps, least = _write_programs(folder, f"programs/{at}", parts, forms)
+    return MemberFacts(
         run=parts.run,
         method=parts.method,
-        tokens=f"{at}/tokens",
-        num_tokens=num_tokens,
-        token_dim=width,
-        vectors=f"{at}/vectors" if parts.vectors is not None else None,
+        tokens=_tokens_of(number),
+        num_tokens=parts.token[0],
+        token_dim=parts.token[1],
+        vectors=vectors_of(number) if parts.has_vectors else None,
         user=user,
         least_length=least,
         steps=steps,
@@ -90,7 +113,6 @@ def write_member(
         code_share=parts.exported.code_share,
         weighs_interests=parts.weighs_interests,
     )
-    return facts, tuple(tables)
 
 
 def write_items(folder: str, counts: Array, penalties: Array) -> FileFacts:
@@ -102,15 +124,8 @@ def write_items(folder: str, counts: Array, penalties: Array) -> FileFacts:
     return write_arrays(folder, "items/counts.safetensors", arrays)
 
 
-def _flat(tokens: Iterable[Tensor], shape: list[int]) -> Iterable[Tensor]:
-    """Yield (n, F * D), and note F and D."""
-    for part in tokens:
-        shape[:] = part.shape[1:]
-        yield part.flatten(1).cpu()
-
-
 def _write_programs(
-    folder: str, at: str, parts: MemberParts, token: tuple[int, int], forms: Forms
+    folder: str, at: str, parts: MemberParts, forms: Forms
 ) -> tuple[ProgramFacts, tuple[ProgramFacts, ...], int]:
     """Return what the user program and the steps are, and the least L."""
     exported, max_len = parts.exported, parts.max_len
@@ -121,7 +136,7 @@ def _write_programs(
     if max_len > least:  # histories of one length have no other
         of_histories[1] = torch.export.Dim("items", min=least, max=max_len)
         longest = least + 1
-    example = torch.zeros(3, longest, *token), torch.full((3,), longest)
+    example = torch.zeros(3, longest, *parts.token), torch.full((3,), longest)
     user = write_program(
         folder,
         f"{at}/user",

@@ -3,7 +3,8 @@
 `serving.reader` maps and decodes them. Legend: N rows, n of a stretch, D width.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -11,54 +12,75 @@ from torch import Tensor
 
 from trec_semid.checkpoints.manifest import ShardFacts, TableFacts, TableType, write_file
 from trec_semid.core.errors import ShapeError
+from trec_semid.runtime.ranks import gather_objects, place_among_ranks
+from trec_semid.search.catalogue import stretch_of
 
 _LARGEST_HALF = torch.finfo(torch.float16).max
 
 
-def write_table(
-    bundle: str, name: str, stretches: Iterable[Tensor], dtype: TableType, *, shard_rows: int
-) -> TableFacts:
-    """Write a table in shards of `shard_rows` rows, the last one shorter.
+class TableRows(NamedTuple):
+    """A table that is to be written."""
 
-    Memory is that of a shard and a stretch.
+    name: str
+    num_rows: int
+    dtype: TableType
+    """How numbers are stored."""
+    read: Callable[[int, int], Tensor]
+    """Gives (n, D) consecutive rows, from one up to another."""
+
+
+class _Shard(NamedTuple):
+    table: int
+    """Which of the tables it is of."""
+    number: int
+    first_row: int
+    num_rows: int
+
+
+def write_tables(bundle: str, tables: Sequence[TableRows], shard_rows: int) -> tuple[TableFacts, ...]:
+    """Write tables in shards of `shard_rows` rows, the last one of each shorter; all ranks together.
+
+    Of all shards, table after table, every rank writes a stretch. Memory is that of a shard.
 
     Args:
-        bundle: folder.
-        name: of the table.
-        stretches: (n, D) consecutive rows each, all of one width.
-        dtype: how numbers are stored.
+        bundle: folder, which all ranks can write to.
+        tables: the same on every rank.
         shard_rows: of each file.
 
     Raises:
         ShapeError: a table without rows.
     """
-    shards: list[ShardFacts] = []
-    first, dim = 0, 0
-    for part in _regrouped(stretches, shard_rows):
-        content = safetensors.torch.save(encode(part.float(), dtype))
-        known = write_file(bundle, f"tables/{name}/shard-{len(shards):05d}.safetensors", content)
-        shards.append(ShardFacts(**known.model_dump(), first_row=first, num_rows=len(part)))
-        first, dim = first + len(part), part.shape[1]
-    if not shards:
-        raise ShapeError(f"table {name}: has no rows.")
-    return TableFacts(name=name, rows=first, dim=dim, dtype=dtype, shards=tuple(shards))
+    for table in tables:
+        if not table.num_rows:
+            raise ShapeError(f"table {table.name}: has no rows.")
+    shards = [
+        _Shard(at, number, first, min(shard_rows, table.num_rows - first))
+        for at, table in enumerate(tables)
+        for number, first in enumerate(range(0, table.num_rows, shard_rows))
+    ]
+    own = shards[stretch_of(*place_among_ranks(), len(shards))]
+    written = [_write(bundle, tables[shard.table], shard) for shard in own]
+    of_all = [each for of_rank in gather_objects(written) for each in of_rank]
+    facts: list[TableFacts] = []
+    for at, table in enumerate(tables):
+        parts = [each for shard, each in zip(shards, of_all, strict=True) if shard.table == at]
+        ranges = tuple(known for known, _ in parts)
+        dim = parts[0][1]
+        facts.append(
+            TableFacts(name=table.name, rows=table.num_rows, dim=dim, dtype=table.dtype, shards=ranges)
+        )
+    return tuple(facts)
 
 
-def _regrouped(stretches: Iterable[Tensor], shard_rows: int) -> Iterator[Tensor]:
-    """Yield the same rows, so many at a time."""
-    kept: list[Tensor] = []
-    num_kept = 0
-    for stretch in stretches:
-        for part in stretch.split(shard_rows):
-            kept.append(part)
-            num_kept += len(part)
-            while num_kept >= shard_rows:
-                rows = torch.cat(kept)
-                yield rows[:shard_rows]
-                kept = [rows[shard_rows:].clone()] if num_kept > shard_rows else []
-                num_kept -= shard_rows
-    if num_kept:
-        yield torch.cat(kept)
+def _write(bundle: str, table: TableRows, shard: _Shard) -> tuple[ShardFacts, int]:
+    """Write a shard; return what it is, and D."""
+    rows = table.read(shard.first_row, shard.first_row + shard.num_rows)
+    content = safetensors.torch.save(encode(rows.float(), table.dtype))
+    known = write_file(bundle, f"tables/{table.name}/shard-{shard.number:05d}.safetensors", content)
+    return (
+        ShardFacts(**known.model_dump(), first_row=shard.first_row, num_rows=shard.num_rows),
+        rows.shape[1],
+    )
 
 
 def encode(rows: Tensor, dtype: TableType) -> dict[str, Tensor]:

@@ -1,13 +1,12 @@
 """A finished ranker as it goes to serving: its tables stay in the checkpoint and are read in stretches.
 
-Legend: n rows of a stretch, R rows of the test split, D table width.
+Legend: R rows of the test split.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple, final
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from trec_semid.checkpoints.stretches import SavedTensors
 from trec_semid.core.arrays import Array, Ints
@@ -20,8 +19,6 @@ from trec_semid.models.methods import build_dense_ranker
 from trec_semid.models.ranker import DenseRanker
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.ranking.setup import RankConfig
-
-_ROWS_AT_ONCE = 1 << 18
 
 
 class TestRows(NamedTuple):
@@ -63,9 +60,9 @@ class ServedRanker:
         self.data = RankingData(*read, test_then_train=config.test_then_train)
         self._names = {name.split(".")[-2]: name for name in at.names if name.endswith(".weight")}
 
-    def stretches(self, table: str) -> Iterator[Tensor]:
-        """Yield (n, D) consecutive rows of a table."""
-        return self._at.stretches(self._names[table], _ROWS_AT_ONCE)
+    def tables(self) -> dict[str, str]:
+        """Return the tables that features read, by name, with the names of their tensors."""
+        return {feature.table: self._names[feature.table] for feature in self.data.features}
 
     def dense(self) -> DenseRanker:
         """Return the part over embedded features, with its weights."""

@@ -1,9 +1,10 @@
-"""A finished retriever as it goes to serving: its models placed, and the lists that they make themselves.
+"""A finished retriever as it goes to serving: its models, and the lists that they make themselves.
 
 Legend: N items, n of a stretch, B users, T their targets, F tokens of an item, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -12,17 +13,15 @@ from torch import Tensor
 
 from trec_semid.checkpoints.folder import best_step
 from trec_semid.core.arrays import Float32s, Ints
-from trec_semid.core.errors import ConfigError
-from trec_semid.core.paths import join
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.evaluation.target_positions import distinct_targets, read_target_positions
 from trec_semid.metrics.target_positions import TopItems, UserItems, list_top_items
 from trec_semid.models.exported import Exported
+from trec_semid.models.item_tokens import Listed
 from trec_semid.models.queries import Queries, TwoStageQueries
 from trec_semid.models.retriever import SearchKind
 from trec_semid.runtime.ranks import Ranks
-from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.ann import IndexSearch
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.catalogue import Catalogue
@@ -32,9 +31,11 @@ from trec_semid.search.retrieved import agreement, unlisted_rows
 from trec_semid.search.two_stage import TwoStageSearch
 from trec_semid.training.finished import FinishedRun
 from trec_semid.training.retrieval.asked import AskedModel, code_prior_of, penalties_of
-from trec_semid.training.retrieval.finished import Member, members_of, place_finished
+from trec_semid.training.retrieval.finished import Member, members_of
 from trec_semid.training.retrieval.listing import less_gains
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+from trec_semid.training.served.kept import keep_rows
+from trec_semid.training.served.stretched import place_stretched
 
 _ITEMS_AT_ONCE = 65_536
 _USERS_AT_ONCE = 256
@@ -59,13 +60,41 @@ class TestUsers(NamedTuple):
     """(T,) from 1."""
 
 
-class ServedMember(NamedTuple):
+@final
+@dataclass
+class ServedMember:
     """One model that scores."""
 
     run: FinishedRun
     config: RetrieveConfig
     asked: AskedModel
-    catalogue: Catalogue
+    _catalogue: Catalogue | None = None
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What items are scored by; there once it is built."""
+        assert self._catalogue is not None, "built before lists are asked for"
+        return self._catalogue
+
+    @torch.no_grad()
+    def build_catalogue(self, folder: str, number: int, read: Callable[[int, int], Tensor]) -> None:
+        """Let the model take note of its item vectors, which lie in a file and are mapped into memory.
+
+        Args:
+            folder: on a local disk, for the file.
+            number: which of the models it is.
+            read: gives (n, D) vectors of consecutive items, as `vectors` does.
+        """
+        model, num_items = self.asked.model, self.asked.data.num_items
+        vectors = None
+        if model.has_item_vectors:
+            kept = keep_rows(f"{folder}/vectors-{number}", read, num_items, _ITEMS_AT_ONCE)
+            vectors = kept.to(self.asked.ranks.device)
+            model.catalogue_facts = model.note_catalogue(vectors, slice(0, num_items))
+        live = model.items.live if model.predicts_codes else None
+        self._catalogue = Catalogue(
+            num_items, 0, vectors, live.codes if live else None, live.tables().detach() if live else None
+        )
 
     @property
     def exported(self) -> Exported:
@@ -78,13 +107,34 @@ class ServedMember(NamedTuple):
         interests = self.config.evaluation.interests_of(self.config.retriever)
         return interests.counted(self.asked.queries(histories, own))
 
-    def tokens(self) -> Iterator[Tensor]:
-        """Yield (n, F, D), what is read of consecutive items in a history."""
-        asked = self.asked
-        with torch.no_grad():
-            for first in range(0, asked.data.num_items, _ITEMS_AT_ONCE):
-                listed = asked.feed.chunk(first, min(first + _ITEMS_AT_ONCE, asked.data.num_items))
-                yield asked.model.read_of(asked.model.items(listed), listed.rows).float()
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """F and D."""
+        _, number, width = self.tokens(0, 1).shape
+        return number, width
+
+    def tokens(self, first: int, last: int) -> Tensor:
+        """Return (n, F, D), what is read of consecutive items in a history."""
+        model = self.asked.model
+        return self._of_items(first, last, lambda listed: model.read_of(model.items(listed), listed.rows))
+
+    def vectors(self, first: int, last: int) -> Tensor:
+        """Return (n, D), what consecutive items are scored by."""
+        model = self.asked.model
+        return self._of_items(first, last, lambda listed: model.item_vectors(model.items(listed)))
+
+    @torch.no_grad()
+    def _of_items(self, first: int, last: int, ask: Callable[[Listed], Tensor]) -> Tensor:
+        """Return (n, ...) numbers of items, on the CPU, a chunk at a time from the first one on."""
+        found: Tensor | None = None
+        for start in range(first, last, _ITEMS_AT_ONCE):
+            stop = min(start + _ITEMS_AT_ONCE, last)
+            part = ask(self.asked.feed.chunk(start, stop)).float().cpu()
+            if found is None:  # filled in place: chunks that are joined at the end take the memory twice
+                found = part.new_empty(last - first, *part.shape[1:])
+            found[start - first : stop - first] = part
+        assert found is not None, "there are items"
+        return found
 
 
 @final
@@ -100,27 +150,23 @@ class ServedRetriever:
             run: finished.
             config: of it.
             inputs: that it was trained on.
-            ranks: this process, alone.
-
-        Raises:
-            ConfigError: several processes, or the run was trained on other data than are there now.
+            ranks: this process among its peers.
         """
-        if ranks.world_size > 1:
-            raise ConfigError("export: a retriever is exported by one process. Start it without torchrun.")
         self.run, self.config, self.data, self.ranks = run, config, inputs.data, ranks
         self.members: tuple[ServedMember, ...] = ()
 
-    def place(self, plans: str) -> None:
-        """Place the models that score, with their weights; plans are written below a folder."""
+    def place(self) -> None:
+        """Read the models that score; all ranks together.
+
+        Raises:
+            ConfigError: a run was trained on other data than are there now.
+            CheckpointError: a checkpoint cannot be read.
+        """
         members = members_of(self.config, {})
         members = [Member(self.run, self.config)] if self.config.learns else members
-        placed: list[ServedMember] = []
-        for number, member in enumerate(members):
-            finished = place_finished(member, RunFolder(join(plans, str(number)), "retrieve"), self.ranks)
-            finished.model.eval()
-            catalogue = finished.asked.catalogue()
-            placed.append(ServedMember(member.run, member.config, finished.asked, catalogue))
-        self.members = tuple(placed)
+        self.members = tuple(
+            ServedMember(member.run, member.config, place_stretched(member, self.ranks)) for member in members
+        )
 
     @property
     def step(self) -> int | None:
