@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from trec_semid.checkpoints import stretches
 from trec_semid.checkpoints.storage import alone_without_warning
@@ -18,7 +18,7 @@ def test_each_number_of_a_piece_is_read_once_and_nothing_of_other_tables(
 ):
     table, other = torch.randn(3000, 16), torch.randn(9000, 16).half()
     with alone_without_warning():
-        dcp.save({"table": table, "other": other, "one": torch.tensor(3.0)}, checkpoint_id=tmp_path)
+        save({"table": table, "other": other, "one": torch.tensor(3.0)}, checkpoint_id=tmp_path)
     num_read, opened = [0], stretches.open_file
 
     def counted(uri: str) -> Any:

@@ -247,7 +247,8 @@ def test_arrow_reads_and_writes_the_same_place(root: str):
 def test_iopath_goes_through_the_same_door():
     root = f"memory://{uuid.uuid4().hex}"
     PATHS.mkdirs(root)
-    with PATHS.open(f"{root}/a.txt", "w") as file:
+    with PATHS.open(f"{root}/a.txt", "w") as opened:
+        file: Any = opened
         file.write("one")
     assert read_bytes(f"{root}/a.txt") == b"one"
     assert PATHS.ls(root) == ["a.txt"]

@@ -41,7 +41,7 @@ def exports(runs: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 def export_all(exports: Exports, folder: str) -> None:
     for name, config in exports.items():
-        export.run(ExportConfig(out=f"{folder}/{name}", **config))
+        export.run(ExportConfig.model_validate({"out": f"{folder}/{name}", **config}))
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -68,7 +68,7 @@ def test_bundles_of_several_ranks_are_those_of_one_process(
 
 def fail_at(rank: int, error: BaseException, config: dict[str, Any], told: str) -> None:
     """Export where one rank fails at its second shard, and end as the command line does."""
-    write: Callable[..., Any] = tables._write
+    write: Callable[..., Any] = tables.write_shard
     num_written, me = list[Any](), os.environ["RANK"]
 
     def failing(*asked: Any) -> Any:
@@ -77,10 +77,10 @@ def fail_at(rank: int, error: BaseException, config: dict[str, Any], told: str) 
             raise error
         return write(*asked)
 
-    tables._write = failing
+    tables.write_shard = failing
     with heeding_signals():
         try:
-            export.run(ExportConfig(**config))
+            export.run(ExportConfig.model_validate(config))
         except (SemidError, RuntimeError) as heard:
             Path(told, me).write_text(f"{type(heard).__name__}: {heard}")
             leave(1)
@@ -92,7 +92,7 @@ def test_where_a_rank_fails_all_end_and_what_was_there_before_stays(
 ):
     place, told = tmp_path / "bundles", tmp_path / "told"
     config = {**exports["hybrid"], "shard_rows": 4, "out": str(place / "out")}
-    export.run(ExportConfig(**config))
+    export.run(ExportConfig.model_validate(config))
     whole = checksums(place)
     new = {**config, "out": str(place / "new")}
     for error, own in (

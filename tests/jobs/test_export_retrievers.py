@@ -47,11 +47,16 @@ def problem(listed_problem: dict[str, Any]) -> dict[str, Any]:
     return listed_problem
 
 
+def opened(bundle: str) -> Any:
+    """Return the engine of a bundle of any kind."""
+    return open_engine(bundle)
+
+
 @pytest.mark.parametrize("name", list(KINDS))
 def test_lists_by_ids_have_targets_where_the_run_has_them(
     runs: Bundles, bundles: Bundles, problem: dict[str, Any], name: str
 ):
-    run, engine = runs(name), open_engine(bundles(name))
+    run, engine = runs(name), opened(bundles(name))
     config, dataset = load_saved(RetrieveConfig, f"{run}/config.toml"), Dataset(problem["dataset"])
     data = RetrievalData(dataset, config.item, config.sequences)
     rows = distinct_targets(data.sequences.evaluation_rows("test", config.sequences.max_len))
@@ -104,7 +109,7 @@ def brute_force(engine: Engine, problem: dict[str, Any], asked: RetrieveAsked) -
 def test_filters_leave_the_best_of_what_is_allowed_and_never_fewer_than_there_are(
     bundles: Bundles, problem: dict[str, Any], name: str
 ):
-    engine, rng = open_engine(bundles(name)), np.random.default_rng(3)
+    engine, rng = opened(bundles(name)), np.random.default_rng(3)
     ids = Dataset(problem["dataset"]).item_ids.to_pylist()
     values = [str(value) for value in Dataset(problem["dataset"]).vocabulary("item_genres").to_pylist()[1:]]
     asked = []
@@ -137,7 +142,7 @@ def test_filters_leave_the_best_of_what_is_allowed_and_never_fewer_than_there_ar
 def test_a_filtered_beam_as_wide_as_there_are_tuples_is_exact(
     bundles: Bundles, problem: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ):
-    engine, rng = open_engine(bundles(name)), np.random.default_rng(4)
+    engine, rng = opened(bundles(name)), np.random.default_rng(4)
     facts = engine.manifest.retriever.model_copy(update={"beam_width": 1000})
     monkeypatch.setattr(engine._listers, "_facts", facts)
     ids = Dataset(problem["dataset"]).item_ids.to_pylist()
@@ -150,7 +155,7 @@ def test_a_filtered_beam_as_wide_as_there_are_tuples_is_exact(
 def test_a_known_user_is_listed_for_by_what_is_stored_and_a_strange_one_gets_what_is_popular(
     bundles: Bundles, problem: dict[str, Any]
 ):
-    engine, reader = open_engine(bundles("hybrid")), Reader(bundles("hybrid"))
+    engine, reader = opened(bundles("hybrid")), Reader(bundles("hybrid"))
     history = tuple(reader.history("u003"))
     events = Dataset(problem["dataset"]).events(["user_row", "item_row", "label"])
     liked = events.to_pandas().query("user_row == 3 and label > 0.5").item_row
@@ -174,7 +179,9 @@ def test_a_known_user_is_listed_for_by_what_is_stored_and_a_strange_one_gets_wha
 def _is_train(problem: dict[str, Any]) -> Any:
     import pyarrow.compute as pc
 
-    return pc.equal(Dataset(problem["dataset"]).events(["split"])["split"].cast("string"), "train")
+    return pc.call_function(
+        "equal", [Dataset(problem["dataset"]).events(["split"])["split"].cast("string"), "train"]
+    )
 
 
 def test_an_ensemble_lists_by_the_mean_of_its_members_scores(
@@ -189,12 +196,12 @@ def test_an_ensemble_lists_by_the_mean_of_its_members_scores(
     retrieve.run(config)
     out = str(tmp_path / "bundle")
     assert export.run(ExportConfig(run=config.run, out=out)).largest_difference <= 1e-4
-    engine, asked = open_engine(out), RetrieveAsked("u007", None, 40)
+    engine, asked = opened(out), RetrieveAsked("u007", None, 40)
     (mean,) = engine.retrieve([asked])
     assert len(engine.manifest.retriever.members) == 2
     parts = []
     for each in alone:
-        (part,) = open_engine(each).retrieve([asked])
+        (part,) = opened(each).retrieve([asked])
         parts.append(dict(zip(part.items, part.scores, strict=True)))
     expected = [(parts[0][item] + parts[1][item]) / 2 for item in mean.items]
     np.testing.assert_allclose(mean.scores, expected, atol=1e-5)
@@ -259,7 +266,7 @@ def test_the_reader_in_the_bundle_scores_with_numpy_and_pyarrow_alone(
     bundles: Bundles, of_bits: Callable[[str], Exported], kind: str
 ):
     out = bundles("comirec") if kind == "fp32" else of_bits(kind).out
-    engine = open_engine(out)
+    engine = opened(out)
     said = engine._listers.members[0].read(np.array([3, 5, 3]), np.array([3]))
     query = said["vectors"][0]
     words = [sys.executable, "-I", "-c", ALONE, out, "i009", json.dumps(query.tolist())]
@@ -287,7 +294,7 @@ def test_what_no_index_can_list_gets_none(runs: Bundles, tmp_path: Path, kind: s
 
 
 def test_what_a_bundle_cannot_do_is_said(bundles: Bundles):
-    engine = open_engine(bundles("tiger"))
+    engine = opened(bundles("tiger"))
     with pytest.raises(NotServedError, match="this bundle is of a retriever"):
         engine.rank([RankAsked(None, None, {}, ("i001",))])
     with pytest.raises(NotServedError, match=r"search = 'exact' is not in this bundle\. It lists by: beam"):
@@ -308,7 +315,7 @@ def _content() -> Any:
 
 
 def test_facts_of_an_item_are_those_of_the_dataset(bundles: Bundles, problem: dict[str, Any]):
-    engine, dataset = open_engine(bundles("hybrid")), Dataset(problem["dataset"])
+    engine, dataset = opened(bundles("hybrid")), Dataset(problem["dataset"])
     facts = engine.item("i004")
     assert facts.readable["title"] == dataset.items(["title"])["title"][4].as_py()
     names = dataset.vocabulary("item_genres").to_pylist()
@@ -325,7 +332,7 @@ def test_facts_of_an_item_are_those_of_the_dataset(bundles: Bundles, problem: di
 
 
 def test_items_are_found_by_words_of_their_titles_best_known_first(bundles: Bundles, problem: dict[str, Any]):
-    engine, dataset = open_engine(bundles("hybrid")), Dataset(problem["dataset"])
+    engine, dataset = opened(bundles("hybrid")), Dataset(problem["dataset"])
     titles = dataset.items(["title"])["title"].to_pylist()
     events = dataset.events(["item_row"]).filter(_is_train(problem))
     counts = np.bincount(np.asarray(events["item_row"]), minlength=40)

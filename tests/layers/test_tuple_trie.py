@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,9 @@ def prefixes_by_hand(catalogue: Catalogue, length: int) -> list[tuple[int, ...]]
     return sorted({found[:length] for found in catalogue.tuples})
 
 
-def listed(trie: TupleTrie, level: int, parents: list[list[int]], counts=None, room: int = 0):
+def listed(
+    trie: TupleTrie, level: int, parents: list[list[int]], counts: Any = None, room: int = 0
+) -> list[list[tuple[int, int]]]:
     nodes = torch.tensor(parents)
     asked = trie.count_children(level, nodes) if counts is None else torch.tensor(counts)
     children = trie.children(level, nodes, asked, int(asked.sum(1).max()) + room)
@@ -27,7 +31,7 @@ def listed(trie: TupleTrie, level: int, parents: list[list[int]], counts=None, r
 
 
 @given(catalogues)
-def test_every_level_holds_the_distinct_prefixes_in_lexicographic_order(catalogue):
+def test_every_level_holds_the_distinct_prefixes_in_lexicographic_order(catalogue: Catalogue):
     trie = TupleTrie.build(catalogue.codes, catalogue.sizes)
     known, by_node = [()], [()]
     for level in range(trie.num_positions):
@@ -41,7 +45,7 @@ def test_every_level_holds_the_distinct_prefixes_in_lexicographic_order(catalogu
 
 
 @given(catalogues)
-def test_a_leaf_holds_the_items_of_its_tuple_by_ascending_row(catalogue):
+def test_a_leaf_holds_the_items_of_its_tuple_by_ascending_row(catalogue: Catalogue):
     trie = TupleTrie.build(catalogue.codes, catalogue.sizes)
     leaves = prefixes_by_hand(catalogue, trie.num_positions)
     owned = [[] for _ in leaves]
@@ -51,7 +55,7 @@ def test_a_leaf_holds_the_items_of_its_tuple_by_ascending_row(catalogue):
 
 
 @given(catalogues, st.data())
-def test_children_of_any_parents_are_cut_at_the_asked_counts(catalogue, data):
+def test_children_of_any_parents_are_cut_at_the_asked_counts(catalogue: Catalogue, data: Any):
     trie = TupleTrie.build(catalogue.codes, catalogue.sizes)
     level = data.draw(st.integers(1, trie.num_positions))
     node = st.integers(0, len(trie.codes[level - 1]) - 1)
@@ -91,7 +95,7 @@ def test_it_moves_to_a_device_whole():
 
 
 @pytest.mark.parametrize(("code", "position"), [(-1, 0), (4, 0), (7, 1)])
-def test_a_code_outside_its_codebook_is_named(code, position):
+def test_a_code_outside_its_codebook_is_named(code: Any, position: Any):
     codes = np.ones((3, 2), np.int32)
     codes[2, position] = code
     with pytest.raises(
@@ -106,7 +110,7 @@ def test_an_empty_catalogue_is_refused_with_a_remedy():
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 3)])
-def test_tuples_of_another_length_than_the_codebooks_are_refused(shape):
+def test_tuples_of_another_length_than_the_codebooks_are_refused(shape: Any):
     with pytest.raises(ShapeError, match="R = 2"):
         TupleTrie.build(np.zeros(shape, np.int32), (3, 6))
 
@@ -114,3 +118,41 @@ def test_tuples_of_another_length_than_the_codebooks_are_refused(shape):
 def test_a_map_without_positions_is_refused():
     with pytest.raises(ShapeError):
         TupleTrie.build(np.zeros((3, 0), np.int32), ())
+
+
+@given(catalogues)
+def test_its_arrays_make_it_again(catalogue: Catalogue):
+    trie = TupleTrie.build(catalogue.codes, catalogue.sizes)
+    again = TupleTrie.of_arrays(trie.arrays(), catalogue.sizes, len(catalogue.codes))
+    assert (again.sizes, again.highest) == (trie.sizes, trie.highest)
+    for name in ("codes", "offsets", "starts"):
+        for one, other in zip(getattr(trie, name), getattr(again, name), strict=True):
+            assert torch.equal(one, other)
+    assert torch.equal(again.items, trie.items)
+    assert torch.equal(again.place_of, trie.place_of)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("items", lambda values: values[:-1], "other names, types or sizes"),
+        ("items", lambda values: values.astype(np.int32), "other names, types or sizes"),
+        ("items", lambda values: values + 1, "not each item once"),
+        ("items", lambda values: np.full_like(values, -1), "not each item once"),
+        ("items", np.zeros_like, "not each item once"),
+        ("place_of", lambda values: values[::-1].copy(), "not each item once"),
+        ("codes-1", lambda values: values + 2**20, "codes-1 are outside of their codebook"),
+        ("codes-0", lambda values: values - 2**20, "codes-0 are outside of their codebook"),
+        ("highest", lambda values: values + 1, "outside of their codebook"),
+        ("offsets-1", lambda values: values + 1, "offsets-1 does not divide"),
+        ("offsets-2", lambda values: values[::-1].copy(), "offsets-2 does not divide"),
+        ("starts-0", np.zeros_like, "starts-0 does not divide 50"),
+        ("another", lambda values: values, "other names, types or sizes"),
+    ],
+)
+def test_arrays_that_are_no_trie_are_refused(name: Any, change: Any, told: Any):
+    codes = np.random.default_rng(0).integers(0, 4, (50, 2))
+    arrays = TupleTrie.build(codes, (4, 4)).arrays()
+    changed = {**arrays, name: change(arrays.get(name, arrays["items"]))}
+    with pytest.raises(DataError, match=rf"no trie of 50 items: .*{told}"):
+        TupleTrie.of_arrays(changed, (4, 4), 50)

@@ -142,10 +142,10 @@ def test_a_file_that_declares_what_it_does_not_hold_is_refused_before_memory_is_
 
 
 def test_what_safetensors_writes_is_mapped_as_it_reads_it(tmp_path: Path):
-    arrays = {
+    arrays: dict[str, Any] = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b": np.array([], np.int64),
-        "c": np.uint64([7]),
+        "c": np.array([7], np.uint64),
     }
     (tmp_path / "x").write_bytes(safetensors.numpy.save(arrays, metadata={"made": "here"}))
     mapped = map_tensors(str(tmp_path / "x"))
@@ -155,11 +155,13 @@ def test_what_safetensors_writes_is_mapped_as_it_reads_it(tmp_path: Path):
         assert mapped[name].dtype == values.dtype
 
 
-def test_ids_that_are_remembered_have_the_rows_of_those_that_are_not(tmp_path: Path, monkeypatch):
+def test_ids_that_are_remembered_have_the_rows_of_those_that_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(reader, "_MOST_SEEN", 7)
     ids = [f"i{number}" for number in range(50)]
     facts = write_ids(str(tmp_path), "ids", pa.array(ids))
-    known = IdMap(str(tmp_path / facts.ids.file), str(tmp_path / facts.index.file))
+    known: Any = IdMap(str(tmp_path / facts.ids.file), str(tmp_path / facts.index.file))
     rng = np.random.default_rng(0)
     for size in (0, 1, 3, 5, 30, 4, 1, 60):
         asked = [f"i{number}" for number in rng.integers(-9, 60, size)]

@@ -169,6 +169,9 @@ class MemberFacts(Config):
     codes: FileFacts | None = None
     """safetensors: `codes` (N, R) int32 by which items are scored or listed, and `sizes` (R,) int64 without
     'missing'."""
+    trie: FileFacts | None = None
+    """Their tuples in order (`layers.tuple_trie`); None where no beam goes over them. Of bundles that lack it
+    it is built."""
     code_share: float = 0.0
     """Of the sum of log-probabilities of an item's codes in its score."""
     weighs_interests: bool = False

@@ -281,7 +281,7 @@ def _write_retriever(
         users = served.test_users(config.check_rows)
         _expect_indexable(config.index, served, users)  # before programs are traced, which takes a while
         written = [
-            write_member(folder, number, _parts(member), config.forms)
+            write_member(folder, number, _parts(member, served.listed_by), config.forms)
             for number, member in enumerate(served.members)
         ]
         evaluation = served.config.evaluation
@@ -374,7 +374,7 @@ def _vectors(
     return lambda first, last: torch.from_numpy(written.stretch(first, last))
 
 
-def _parts(member: ServedMember) -> MemberParts:
+def _parts(member: ServedMember, listed_by: str) -> MemberParts:
     """Return what of a model is written."""
     asked, config = member.asked, member.config
     live = asked.model.items.live if asked.model.predicts_codes else None
@@ -386,6 +386,7 @@ def _parts(member: ServedMember) -> MemberParts:
         has_vectors=asked.model.has_item_vectors,
         codes=member.catalogue.codes,
         sizes=live.sizes if live else (),
+        has_trie=listed_by in ("beam", "two_stage"),
         weighs_interests=config.evaluation.interests_of(config.retriever).merge == "weighted",
         max_len=config.sequences.max_len,
     )

@@ -4,7 +4,7 @@ Legend: N items, R positions, M_r distinct prefixes of r + 1 codes (nodes of lev
 C children of a row, S items to leave out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trec_semid.core.arrays import AnyInts
+from trec_semid.core.arrays import AnyInts, Array
 from trec_semid.core.errors import DataError, ShapeError
 
 
@@ -92,6 +92,41 @@ class TupleTrie:
             starts=tuple(torch.from_numpy(bound.astype(np.int32)) for bound in bounds[1:]),
             place_of=torch.from_numpy(place_of),
             highest=tuple(int(end.max()) for end in ends),
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        """Return it as named arrays (n,), of which `of_arrays` makes it again without sorting anything."""
+        parts = {"codes": self.codes, "offsets": self.offsets, "starts": self.starts}
+        named = {f"{name}-{level}": part for name, own in parts.items() for level, part in enumerate(own)}
+        named |= {"items": self.items, "place_of": self.place_of}
+        highest = np.array(self.highest, np.int64)
+        return {**{name: part.cpu().numpy() for name, part in named.items()}, "highest": highest}
+
+    @staticmethod
+    def of_arrays(arrays: Mapping[str, Array], sizes: Sequence[int], num_items: int) -> "TupleTrie":
+        """Return the trie of arrays (n,) as `arrays` gives them, which may be mapped: none is copied.
+
+        Args:
+            arrays: by name.
+            sizes: R, codebook size of each position.
+            num_items: N.
+
+        Raises:
+            DataError: they are no trie of so many items and such codes.
+        """
+        fault = trie_fault(arrays, sizes, num_items)
+        if fault is not None:
+            raise DataError(f"no trie of {num_items:,} items: {fault}", field="trie")
+        tensors = {name: torch.from_numpy(np.asarray(values)) for name, values in arrays.items()}
+        levels = range(len(sizes))
+        return TupleTrie(
+            sizes=tuple(sizes),
+            codes=tuple(tensors[f"codes-{level}"] for level in levels),
+            offsets=tuple(tensors[f"offsets-{level}"] for level in range(len(sizes) + 1)),
+            items=tensors["items"],
+            starts=tuple(tensors[f"starts-{level}"] for level in levels),
+            place_of=tensors["place_of"],
+            highest=tuple(tensors["highest"].tolist()),
         )
 
     @property
@@ -184,6 +219,46 @@ class TupleTrie:
         slots = torch.arange(num_slots, device=parents.device)
         nodes = (shifts.gather(1, owners) + slots).mul_(exists)
         return Children(nodes, owners, exists)
+
+
+def trie_fault(arrays: Mapping[str, Array], sizes: Sequence[int], num_items: int) -> str | None:
+    """Return what makes arrays (n,) no trie (see `TupleTrie.of_arrays`), or None.
+
+    Whether tuples are those of a map is not asked; that nothing points outside is.
+    """
+    levels = len(sizes)
+    counts = [len(arrays.get(f"codes-{level}", ())) for level in range(levels)]
+    wanted = {
+        "highest": (np.int64, levels),
+        "items": (np.int64, num_items),
+        "place_of": (np.int64, num_items),
+    }
+    wanted |= {f"codes-{level}": (np.int32, counts[level]) for level in range(levels)}
+    wanted |= {f"starts-{level}": (np.int32, counts[level] + 1) for level in range(levels)}
+    wanted |= {f"offsets-{level}": (np.int32, (1, *counts)[level] + 1) for level in range(levels + 1)}
+    have = {name: (values.dtype.type, values.shape) for name, values in arrays.items()}
+    if have != {name: (dtype, (size,)) for name, (dtype, size) in wanted.items()}:
+        return "arrays of other names, types or sizes"
+    return next(_pointing_outside(arrays, sizes, (*counts, num_items)), None)
+
+
+def _pointing_outside(
+    arrays: Mapping[str, Array], sizes: Sequence[int], counts: Sequence[int]
+) -> Iterator[str]:
+    """Yield what is wrong with arrays of the right sizes; `counts` has the nodes of each level, and N."""
+    ranges = [(f"offsets-{level}", count) for level, count in enumerate(counts)]
+    ranges += [(f"starts-{level}", counts[-1]) for level in range(len(sizes))]
+    for name, end in ranges:
+        bounds = np.asarray(arrays[name])
+        if bounds[0] != 0 or bounds[-1] != end or (bounds[1:] <= bounds[:-1]).any():
+            yield f"{name} does not divide {end:,}"
+    for level, size in enumerate(sizes):
+        codes = np.asarray(arrays[f"codes-{level}"])
+        if codes.min() < 0 or codes.max() > size or int(arrays["highest"][level]) != codes.max():
+            yield f"codes-{level} are outside of their codebook"
+    items, place_of = np.asarray(arrays["items"]), np.asarray(arrays["place_of"])
+    if items.min() < 0 or items.max() >= counts[-1] or (place_of[items] != np.arange(counts[-1])).any():
+        yield "items are not each item once"
 
 
 def check_codes(codes: AnyInts, num_codes: Sequence[int]) -> None:

@@ -163,11 +163,9 @@ class Listers:
 
         return list_top_items(of_allowed, asked.users, self.num_items, list_length=length)
 
-    @cached_property
+    @property
     def _trie(self) -> TupleTrie:
-        codes = self.members[0].codes
-        assert codes is not None, "a beam goes over codes"
-        return TupleTrie.build(codes, self.members[0].sizes)
+        return self.members[0].trie
 
     @cached_property
     def _gains(self) -> tuple[Tensor, ...] | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from trec_semid.checkpoints.manifest import MemberFacts
 from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.errors import DataError
+from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.models.exported import OF_QUERIES
 from trec_semid.models.heads.beams import Beams, NextLogProbs, parallel_heads
 from trec_semid.models.queries import Queries
@@ -63,6 +64,22 @@ class ServedModel:
         """R, codes that each position knows without 'missing'."""
         assert self._facts.codes is not None, "asked where there are codes"
         return tuple(self._bundle.arrays(self._facts.codes.file)["sizes"].tolist())
+
+    @cached_property
+    def trie(self) -> TupleTrie:
+        """The tuples that exist; mapped where the bundle has it, else built of the codes.
+
+        Raises:
+            DataError: it is none of these items.
+        """
+        assert self.codes is not None, "a beam goes over codes"
+        if self._facts.trie is None:
+            return TupleTrie.build(self.codes, self.sizes)
+        try:
+            arrays = self._bundle.arrays(self._facts.trie.file)
+            return TupleTrie.of_arrays(arrays, self.sizes, len(self._bundle.items))
+        except DataError as error:
+            raise self._refused(error.problem) from None
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -48,14 +48,14 @@ def main() -> None:
     for num_own, num_shared, dim in SHAPES:
         torch.manual_seed(0)
         features = features_of(num_own, num_shared)
-        ranker = Ppnet(PpnetConfig(), features, dim).eval()
+        ranker = Ppnet(PpnetConfig.model_validate({}), features, dim).eval()
         once = ranker.of_requests([feature.entity != "item" for feature in features])
         with tempfile.TemporaryDirectory() as folder:
             parts = RankerParts(
                 features,
                 "item",
                 FeaturesConfig(),
-                HistoryConfig(),
+                HistoryConfig.model_validate({}),
                 np.ones(1, np.int64),
                 "mean",
                 dim,

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from trec_semid.checkpoints.stretches import SavedTensors
 from trec_semid.serving.writing.tables import TableRows, write_tables
@@ -46,7 +46,7 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000
     with tempfile.TemporaryDirectory() as folder:
         planted = {"table": torch.randn(rows, WIDTH)}
-        dcp.save(planted, checkpoint_id=folder, no_dist=True)
+        save(planted, checkpoint_id=folder, no_dist=True)
         del planted
         worker = multiprocessing.get_context("spawn").Process(target=write, args=(folder, rows))
         worker.start()

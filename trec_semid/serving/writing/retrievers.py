@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trec_semid.checkpoints.manifest import FileFacts, MemberFacts, ProgramFacts, TableType
 from trec_semid.core.arrays import Array
+from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.models.exported import OF_QUERIES, Exported
 from trec_semid.serving.writing.forms import Forms
 from trec_semid.serving.writing.ids import write_arrays
@@ -37,6 +38,8 @@ class MemberParts(NamedTuple):
     """(N, R)."""
     sizes: tuple[int, ...]
     """R, codes of each position without 'missing'."""
+    has_trie: bool
+    """Whether a beam goes over codes."""
     weighs_interests: bool
     max_len: int
 
@@ -91,13 +94,16 @@ def write_member(folder: str, number: int, parts: MemberParts, forms: Forms) -> 
     Raises:
         ConfigError: torch cannot export its programs.
     """
-    at, codes = f"member-{number}", None
+    at, codes, trie = f"member-{number}", None, None
     if parts.codes is not None:
         arrays: dict[str, Array] = {
             "codes": parts.codes.cpu().numpy().astype(np.int32),
             "sizes": np.array(parts.sizes, np.int64),
         }
         codes = write_arrays(folder, f"items/{at}/codes.safetensors", arrays)
+        if parts.has_trie:
+            sorted_tuples = TupleTrie.build(parts.codes, parts.sizes).arrays()
+            trie = write_arrays(folder, f"items/{at}/trie.safetensors", sorted_tuples)
     user, steps, least = _write_programs(folder, f"programs/{at}", parts, forms)
     return MemberFacts(
         run=parts.run,
@@ -110,6 +116,7 @@ def write_member(folder: str, number: int, parts: MemberParts, forms: Forms) -> 
         least_length=least,
         steps=steps,
         codes=codes,
+        trie=trie,
         code_share=parts.exported.code_share,
         weighs_interests=parts.weighs_interests,
     )

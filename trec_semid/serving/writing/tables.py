@@ -29,7 +29,9 @@ class TableRows(NamedTuple):
     """Gives (n, D) consecutive rows, from one up to another."""
 
 
-class _Shard(NamedTuple):
+class Shard(NamedTuple):
+    """Some rows of a table."""
+
     table: int
     """Which of the tables it is of."""
     number: int
@@ -54,12 +56,12 @@ def write_tables(bundle: str, tables: Sequence[TableRows], shard_rows: int) -> t
         if not table.num_rows:
             raise ShapeError(f"table {table.name}: has no rows.")
     shards = [
-        _Shard(at, number, first, min(shard_rows, table.num_rows - first))
+        Shard(at, number, first, min(shard_rows, table.num_rows - first))
         for at, table in enumerate(tables)
         for number, first in enumerate(range(0, table.num_rows, shard_rows))
     ]
     own = shards[stretch_of(*place_among_ranks(), len(shards))]
-    written = [_write(bundle, tables[shard.table], shard) for shard in own]
+    written = [write_shard(bundle, tables[shard.table], shard) for shard in own]
     of_all = [each for of_rank in gather_objects(written) for each in of_rank]
     facts: list[TableFacts] = []
     for at, table in enumerate(tables):
@@ -72,8 +74,14 @@ def write_tables(bundle: str, tables: Sequence[TableRows], shard_rows: int) -> t
     return tuple(facts)
 
 
-def _write(bundle: str, table: TableRows, shard: _Shard) -> tuple[ShardFacts, int]:
-    """Write a shard; return what it is, and D."""
+def write_shard(bundle: str, table: TableRows, shard: Shard) -> tuple[ShardFacts, int]:
+    """Write a file of a table; return what it is, and D.
+
+    Args:
+        bundle: folder.
+        table: that it is of.
+        shard: which rows.
+    """
     rows = table.read(shard.first_row, shard.first_row + shard.num_rows)
     content = safetensors.torch.save(encode(rows.float(), table.dtype))
     known = write_file(bundle, f"tables/{table.name}/shard-{shard.number:05d}.safetensors", content)
