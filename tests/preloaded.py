@@ -1,4 +1,4 @@
-"""What a process that others are forked from has imported: torch, torchrec, and every verb."""
+"""What a process that others are forked from has imported: torch, torchrec, every verb and its needs."""
 
 import gc
 from importlib import import_module
@@ -9,6 +9,9 @@ for _module in (
     "torchrec",
     "torch.distributed.checkpoint",
     "torch.utils.tensorboard",
+    # Those that export, report or measure would each import for half a second:
+    *("networkx", "matplotlib.backends.backend_svg", "matplotlib.textpath"),
+    *("scipy.stats", "scipy.sparse.linalg"),
     "trec_semid.serving.server.process",
 ):
     import_module(_module)

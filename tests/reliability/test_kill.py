@@ -42,7 +42,7 @@ dataset = "{root}/data"
 kind = "mmq"
 codebook_size = 4
 [tokenizer.fit]
-epochs = 20
+epochs = 10
 """
 RANK = """
 dataset = "{root}/data"
@@ -51,7 +51,7 @@ representation = "both"
 history = {{ max_len = 8 }}
 tables = {{ dim = 8 }}
 model = {{ layer_dims = [8], gate_dim = 4 }}
-train = {{ batch_size = 128, max_epochs = 4, patience = 4 }}
+train = {{ batch_size = 128, max_epochs = 2, patience = 2 }}
 checkpoints = {{ every_steps = 3 }}
 """
 RETRIEVE = """
@@ -60,7 +60,7 @@ semantic_ids = "{root}/codes"
 sequences = {{ max_len = 12 }}
 tables = {{ dim = 8 }}
 model = {{ kind = "sasrec", transformer = {{ num_layers = 1, num_heads = 2 }} }}
-train = {{ batch_size = 16, max_epochs = 4, patience = 4 }}
+train = {{ batch_size = 16, max_epochs = 2, patience = 2 }}
 evaluation = {{ cutoffs = [5, 10] }}
 checkpoints = {{ every_steps = 3 }}
 """
@@ -94,7 +94,7 @@ name = "{{arm}}"
 verb = "rank"
 seeds = true
 files = ["{root}/rank.toml"]
-set = {{ representation = "{{arm}}", train = {{ max_epochs = 2 }} }}
+set = {{ representation = "{{arm}}", train = {{ max_epochs = 1 }} }}
 grid.arm = {{ item = {{ semantic_ids = "" }}, both = {{ semantic_ids = "{{codes}}" }} }}
 [[step]]
 name = "report"

@@ -60,7 +60,8 @@ def serve(line: Connection) -> None:
     multiprocessing.get_context = lambda method=None: real("fork" if method == "spawn" else method)
     # So has what scores a bundle.
     score = partial(score_in_fork, context=real("fork"))
-    import_module("trec_semid.jobs.export").subprocess = SimpleNamespace(run=score)
+    check: Any = import_module("trec_semid.serving.check")
+    check.subprocess = SimpleNamespace(run=score)
     while True:
         try:
             order = line.recv()
