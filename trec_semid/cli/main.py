@@ -270,7 +270,7 @@ def report(
     Of rankers or of retrievers, with learning curves, codebooks, the plan, and the commands behind it.
 
     \b
-    Reads:    run folders of rank or retrieve, and of tokenize, and the dataset they read.
+    Reads:    run folders of rank or retrieve, and of tokenize, and their dataset; or those of daily alone.
     Writes:   FOLDER/report.html (one self-contained file), report.md and report.json; without --out
               in the run's own folder, for several runs in 'report' beside the first.
     Example:  trec-semid report runs/quickstart/item/seed-* runs/quickstart/both/seed-* --out report

@@ -10,6 +10,14 @@ from trec_semid.data.schema import VerifyConfig
 from trec_semid.report.build import build_report
 from trec_semid.report.collect import collect_runs
 from trec_semid.report.content import Report
+from trec_semid.report.day_arms import (
+    DayArms,
+    are_daily,
+    as_json,
+    as_markdown,
+    compare_days,
+    render_day_arms,
+)
 from trec_semid.report.render import render_json, render_markdown, render_page
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
@@ -19,7 +27,8 @@ class ReportConfig(VerifyConfig):
     """What to report, and where to."""
 
     runs: list[Place] = Field(min_length=1)
-    """Run folders of `rank` or `retrieve`, and of `tokenize`; tokenizers that the former read are added."""
+    """Run folders of `rank` or `retrieve`, and of `tokenize`; tokenizers that the former read are added. Or
+    of `daily` alone, which are compared day by day."""
     out: Place | None = None
     """Folder for the report; None = the run's own folder for one run, `report` beside the first for more."""
     title: str | None = None
@@ -40,7 +49,7 @@ class WrittenReport(NamedTuple):
     page: str
     markdown: str
     numbers: str
-    report: Report
+    report: Report | DayArms
 
 
 def run(config: ReportConfig) -> WrittenReport:
@@ -53,7 +62,7 @@ def run(config: ReportConfig) -> WrittenReport:
     set_up_console()
     folder = config.out or default_folder(config.runs)
     with own_folder(folder, "report", beside=config.runs):
-        return _run(config, folder)
+        return _run_days(config, folder) if are_daily(config.runs) else _run(config, folder)
 
 
 def _run(config: ReportConfig, folder: str) -> WrittenReport:
@@ -69,14 +78,24 @@ def _run(config: ReportConfig, folder: str) -> WrittenReport:
         "report.md": render_markdown(report),
         "report.html": render_page(report),
     }
+    return _written(folder, files, report.headline[0] + "\n", report)
+
+
+def _run_days(config: ReportConfig, folder: str) -> WrittenReport:
+    arms = compare_days(config.runs, config.baseline)
+    files = {
+        "report.json": as_json(arms),
+        "report.md": as_markdown(arms),
+        "report.html": render_day_arms(arms, config.title),
+    }
+    return _written(folder, files, files["report.md"], arms)
+
+
+def _written(folder: str, files: dict[str, str], answer: str, report: Report | DayArms) -> WrittenReport:
     write_files(folder, {name: text.encode() for name, text in files.items()})
-    say(f"{report.headline[0]}\nreport: {join(folder, 'report.html')}")
-    return WrittenReport(
-        page=join(folder, "report.html"),
-        markdown=join(folder, "report.md"),
-        numbers=join(folder, "report.json"),
-        report=report,
-    )
+    page, markdown, numbers = (join(folder, f"report.{kind}") for kind in ("html", "md", "json"))
+    say(f"{answer}report: {page}")
+    return WrittenReport(page, markdown, numbers, report)
 
 
 def default_folder(runs: list[str]) -> str:

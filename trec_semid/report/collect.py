@@ -194,7 +194,11 @@ def read_run(uri: str) -> FinishedRun:
     if job == "evaluate":
         return _read_evaluation(uri, start)
     if job not in FILES_OF_JOB:
-        remedy = "Only runs of the jobs rank, retrieve and tokenize can be reported"
+        remedy = (
+            "Report daily trainings by themselves: they are compared day by day"
+            if job == "daily"
+            else "Only runs of the jobs rank, retrieve and tokenize can be reported"
+        )
         raise DataError(
             "another job's run", file=join(uri, "run.json"), field="job", value=job, remedy=remedy
         )
@@ -204,6 +208,14 @@ def read_run(uri: str) -> FinishedRun:
         config = tomllib.loads(read_bytes(join(uri, "config.toml")).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not TOML: {error}", file=join(uri, "config.toml")) from None
+    if config.get("test_then_train"):
+        raise DataError(
+            "a run that was tested before it was trained validates nothing, and a report needs that",
+            file=join(uri, "config.toml"),
+            field="test_then_train",
+            value=True,
+            remedy="Report the folder of the daily training, or read metrics.json",
+        )
     return FinishedRun(uri, job, config, start, result, uri.rstrip("/").rpartition("/")[2])
 
 

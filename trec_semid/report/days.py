@@ -40,7 +40,7 @@ def render_days(run: str, entries: Sequence[Entry]) -> str:
     """
     done = [entry for entry in entries if entry["state"] == "done"]
     names: list[str] = list(dict.fromkeys(name for entry in done for name in entry["metrics"]))
-    drawn = [Figure(_picture(done, name), _WORDS.get(name, name)) for name in names]
+    drawn = [Figure(draw_days({"": done}, name), metric_words(name)) for name in names]
     told = "Each day was tested with the weights of the day before, and trained on afterwards. Bars are 95 % "
     words = Words(told + f"intervals under draws of users; pictures show the last {_MOST} days.")
     sections = [Section("days", "Day by day", [words, Figures(drawn)])] if drawn else []
@@ -50,20 +50,29 @@ def render_days(run: str, entries: Sequence[Entry]) -> str:
     )
 
 
-def _picture(done: Sequence[Entry], name: str) -> Markup:
-    rows: list[Row] = []
-    for entry in done[-_MOST:]:
-        if (each := entry["metrics"].get(name)) is not None:
-            told = f"{entry['day']}: {each['value']:.4f} ({each['low']:.4f} to {each['high']:.4f})"
-            rows.append(Row(entry["day"], "", [Dot(1, each["value"], each["low"], each["high"], told)]))
-    words = _WORDS.get(name, name)
+def metric_words(name: str) -> str:
+    """Return what a page calls a metric."""
+    return _WORDS.get(name, name)
+
+
+def draw_days(arms: Mapping[str, Sequence[Entry]], name: str) -> Markup:
+    """Draw a metric by day, of one daily training or of several, which have the same days."""
+    rows: dict[str, list[Dot]] = {}
+    for series, (arm, done) in enumerate(arms.items(), start=1):
+        for entry in done[-_MOST:]:
+            if (each := entry["metrics"].get(name)) is not None:
+                told = f"{entry['day']}: {each['value']:.4f} ({each['low']:.4f} to {each['high']:.4f})"
+                dot = Dot(series, each["value"], each["low"], each["high"], f"{arm} {told}".strip())
+                rows.setdefault(entry["day"], []).append(dot)
+    words = metric_words(name)
     line_at = 1.0 if name == "calibration" else None
-    return draw_dots(rows, f"{words} by day with 95 % intervals", words, line_at=line_at)
+    drawn = [Row(day, "", dots) for day, dots in rows.items()]
+    return draw_dots(drawn, f"{words} by day with 95 % intervals", words, line_at=line_at)
 
 
 def _table(entries: Sequence[Entry], names: Sequence[str]) -> Table:
     columns = [Column("day"), *(Column(title) for title in _SIZES.values())]
-    columns += [Column(_WORDS.get(name, name), "95 % interval") for name in names]
+    columns += [Column(metric_words(name), "95 % interval") for name in names]
     columns += [Column("codes moved"), Column("seconds")]
     rows = [_row(entry, names) for entry in entries]
     return Table("Days of the log, tested before they were trained on", columns, [Block("", rows)])
