@@ -169,7 +169,7 @@ def _step(base: str, target: str, folder: str, before: FileFacts | None, now: Fi
         return Step(file=now.file, how="same"), 0
     content = read_checked(target, now)
     if before is not None and now.file.endswith(".safetensors"):
-        changed = _changed_rows(read_checked(base, before), content)
+        changed = changed_rows(read_checked(base, before), content)
         if changed is not None and len(changed[0]) < _WORTH * len(content):
             name = f"{_ROWS}/{now.file}"
             write_bytes(join(folder, name), changed[0])
@@ -191,7 +191,7 @@ def _made(base: str, delta: str, before: FileFacts | None, step: Step | None, fa
     parts = [read_checked(base, before)] if step.how != "whole" and before is not None else []
     parts += [read_checked(delta, step.carried)] if step.carried is not None else []
     try:
-        content = _with_rows(*parts) if step.how == "rows" else parts[0]
+        content = with_rows(*parts) if step.how == "rows" else parts[0]
     except (SafetensorError, KeyError, RuntimeError, ValueError, IndexError) as error:
         problem = f"cannot be applied: {str(error).splitlines()[0]}"
         raise DataError(problem, file=join(delta, step.file), remedy=_AGAIN) from None
@@ -201,7 +201,7 @@ def _made(base: str, delta: str, before: FileFacts | None, step: Step | None, fa
     return content
 
 
-def _changed_rows(before: bytes, now: bytes) -> tuple[bytes, int] | None:
+def changed_rows(before: bytes, now: bytes) -> tuple[bytes, int] | None:
     """Return a safetensors file of the rows that differ, and their number; None where that makes no file.
 
     Of a tensor (n, ...) it has `<name>.at` int64 and `<name>.rows`; beside them the header of the file now.
@@ -217,9 +217,9 @@ def _changed_rows(before: bytes, now: bytes) -> tuple[bytes, int] | None:
             return None
         at = _differing(known, values)
         num_rows += len(at)
-        carried |= {f"{name}{_AT}": at, f"{name}{_ROWS_OF}": values[at]}
+        carried |= {f"{name}{_AT}": at, f"{name}{_ROWS_OF}": _plain(values)[at].view(values.dtype)}
     content = safetensors.torch.save(carried, {_HEADER: _header(now).decode()})
-    return (content, num_rows) if _with_rows(before, content) == now else None
+    return (content, num_rows) if with_rows(before, content) == now else None
 
 
 def _differing(known: Tensor, values: Tensor) -> Tensor:
@@ -233,7 +233,13 @@ def _differing(known: Tensor, values: Tensor) -> Tensor:
     return torch.cat([(pair[0] != pair[1]).any(1).nonzero().squeeze(1), more])
 
 
-def _with_rows(before: bytes, carried: bytes) -> bytes:
+def _plain(values: Tensor) -> Tensor:
+    """Return (...) the same memory as numbers that torch can pick rows of, which unsigned ones are not."""
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+    return values.view(signed.get(values.dtype, values.dtype))
+
+
+def with_rows(before: bytes, carried: bytes) -> bytes:
     """Return the safetensors file that carried rows make of the one before.
 
     It is laid out by the header that was carried: a library may write the same tensors another way.
@@ -248,7 +254,7 @@ def _with_rows(before: bytes, carried: bytes) -> bytes:
         values = known.new_empty(each["shape"])
         both = min(len(values), len(known))
         values[:both] = known[:both]
-        values[at] = rows[f"{name}{_ROWS_OF}"]
+        _plain(values)[at] = _plain(rows[f"{name}{_ROWS_OF}"])
         start, stop = each["data_offsets"]
         body[start:stop] = values.flatten().view(torch.uint8).numpy().tobytes()
     return len(header).to_bytes(8, "little") + header + bytes(body)

@@ -86,7 +86,9 @@ def expected_list(
 class WholeNumbers:
     """Computes by arrays what `expected_rank` and `expected_list` tell one by one; notes how it is used."""
 
-    manifest: Any = SimpleNamespace(kind="retriever", items=SimpleNamespace(num_ids=ITEMS), reach=None)
+    manifest: Any = SimpleNamespace(
+        kind="retriever", items=SimpleNamespace(num_ids=ITEMS), reach=None, semantic_ids=None
+    )
 
     def __init__(
         self, version: str = "v1", *, seconds: float = 0.0, can: Sequence[str] = ("rank", "retrieve")
@@ -110,7 +112,7 @@ class WholeNumbers:
         if kind in ("rank", "retrieve") and kind not in self.can:
             raise NotServedError(f"this bundle cannot {kind}")
 
-    def _user(self, user: str | None, history: tuple[str, ...] | None) -> tuple[list[int], str, int]:
+    def _user(self, user: str | None, history: tuple[str, ...] | None) -> tuple[list[int], Any, int]:
         if self.poison is not None and user == self.poison:
             raise self.fault
         basis = "history" if history is not None else "stored" if user in STORED else "unknown_user"
@@ -123,8 +125,8 @@ class WholeNumbers:
         answers = []
         for user, history, context, candidates in asked:
             if "age" in context and not isinstance(context["age"], float):
-                told = {"field": "context.age", "value": context["age"], "remedy": "Send a number"}
-                raise DataError("no number", **told)
+                remedy = "Send a number"
+                raise DataError("no number", field="context.age", value=context["age"], remedy=remedy)
             rows, basis, unknown = self._user(user, history)
             wanted = [row_of(each) for each in candidates]
             products = self.items[[row or 0 for row in wanted]] @ self.items[rows].sum(0)
@@ -141,9 +143,8 @@ class WholeNumbers:
             keep = np.ones(ITEMS, bool)
             keep[rows] = False
             if filters.allowed is not None:
-                keep &= np.isin(
-                    np.arange(ITEMS), [row_of(item) for item in filters.allowed if row_of(item) is not None]
-                )
+                known = [row for row in map(row_of, filters.allowed) if row is not None]
+                keep &= np.isin(np.arange(ITEMS), np.array(known, np.int64))
             keep[[row for row in map(row_of, filters.forbidden) if row is not None]] = False
             order = np.argsort(-scores, kind="stable")
             best = order[keep[order]][:n]

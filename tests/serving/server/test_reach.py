@@ -19,7 +19,7 @@ FACTS = ReachFacts(
 
 
 def bundle(version: str, kind: str = "retriever", facts: ReachFacts | None = None) -> Any:
-    manifest = SimpleNamespace(kind=kind, items=SimpleNamespace(num_ids=N), reach=facts)
+    manifest = SimpleNamespace(kind=kind, items=SimpleNamespace(num_ids=N), reach=facts, semantic_ids=None)
     return SimpleNamespace(version=version, manifest=manifest)
 
 
@@ -70,3 +70,16 @@ def test_a_bundle_of_a_ranker_tells_nothing_of_lists():
     assert told(alone)["listed_items", "a"] == 2
     alone.begin(bundle("b", "ranker"))
     assert told(alone) == {}
+
+
+def test_the_generation_of_semantic_ids_is_that_of_the_bundle_that_is_served():
+    listed, served = ListedItems(None), bundle("a")
+    listed.begin(served)
+    assert not any(name == "generation" for name, *_ in told(listed))
+    for version, number in (("b", 3), ("c", 4)):
+        again = bundle(version)
+        read = SimpleNamespace(store="s1", number=number)
+        again.manifest.semantic_ids = SimpleNamespace(generation=read)
+        listed.begin(again)
+        assert told(listed)["generation", version, "s1"] == number
+        assert sum(name == "generation" for name, *_ in told(listed)) == 1

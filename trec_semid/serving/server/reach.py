@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from trec_semid.core.arrays import Bytes, Ints
 from trec_semid.metrics.retrieval import ReachFacts
 from trec_semid.serving.engine import Engine
+from trec_semid.tokenizers.generations.manifest import ReadGeneration
 
 _FILE = "listed-"
 
@@ -29,6 +30,8 @@ class _Bundle(NamedTuple):
     listed: Bytes
     """(N,) 1 of items that were in a list."""
     facts: ReachFacts | None
+    read: ReadGeneration | None
+    """The generation of a store that its codes are; None of any other map, or of none."""
 
 
 @final
@@ -51,7 +54,8 @@ class ListedItems(Collector):
         own: list[_Bundle] = []
         if manifest.kind == "retriever":
             listed = self._flags(engine.version, manifest.items.num_ids)
-            own = [_Bundle(engine.version, listed, manifest.reach)]
+            ids = manifest.semantic_ids
+            own = [_Bundle(engine.version, listed, manifest.reach, ids.generation if ids else None)]
         before = [each for each in self._bundles if each.version != engine.version]
         self._bundles, self._served = [*before[-1:], *own], engine.version
         self._forget({each.version for each in self._bundles})
@@ -71,14 +75,17 @@ class ListedItems(Collector):
             "Items that lists of a length lacked at export, by reason",
             ["version", "reason", "search", "length"],
         )
+        generation = _gauge("generation", "Generation of the bundle's semantic IDs", ["version", "store"])
         own = [each for each in self._bundles if each.version == self._served]
-        for version, flags, facts in own:
+        for version, flags, facts, read in own:
+            if read is not None:
+                generation.add_metric([version, read.store], read.number)
             items.add_metric([version], len(flags))
             listed.add_metric([version], int(np.count_nonzero(flags)))
             for each in facts.absent if facts else ():
                 for length, number in each.counts.items():
                     absent.add_metric([version, each.reason, each.search, str(length)], number)
-        yield from (items, listed, absent)
+        yield from (items, listed, absent, generation)
 
     def _flags(self, version: str, num_items: int) -> Bytes:
         if self._shared is None or not num_items:
