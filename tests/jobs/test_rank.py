@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -34,24 +35,24 @@ PLANS = ("row_wise", "table_wise")
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory):
+def problem(tmp_path_factory: pytest.TempPathFactory):
     return write_problem(str(tmp_path_factory.mktemp("ranking")))
 
 
 @pytest.fixture(scope="module")
-def finished(problem, tmp_path_factory):
+def finished(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory):
     folder = str(tmp_path_factory.mktemp("runs") / "both")
     return folder, run(rank_config(problem, folder)).metrics
 
 
-def test_the_run_folder_holds_what_other_programs_read(finished):
+def test_the_run_folder_holds_what_other_programs_read(finished: Any):
     names = {path.name for path in Path(finished[0]).iterdir()}
     wanted = {"config.toml", "run.json", "log.jsonl", "plan.json", "plan.txt", "checkpoints", "predictions"}
     assert wanted | {"metrics.json", "semantic_ids.parquet"} <= names
     assert any(name.startswith("events.") for name in names)
 
 
-def test_metrics_equal_those_of_the_written_predictions(finished, problem):
+def test_metrics_equal_those_of_the_written_predictions(finished: Any, problem: dict[str, Any]):
     folder, metrics = finished
     for split in ("valid", "test"):
         predictions = read_predictions(folder, split)
@@ -67,7 +68,7 @@ def test_metrics_equal_those_of_the_written_predictions(finished, problem):
         assert counts.items() <= stored.items()
 
 
-def test_predictions_stand_in_the_order_of_the_splits_events(finished, problem):
+def test_predictions_stand_in_the_order_of_the_splits_events(finished: Any, problem: dict[str, Any]):
     events = Dataset(problem["dataset"]).events(split="test").to_pandas()
     table = pq.read_table(f"{finished[0]}/predictions/test-rank-0.parquet").to_pandas()
     assert table.row.tolist() == list(range(len(events)))
@@ -77,7 +78,7 @@ def test_predictions_stand_in_the_order_of_the_splits_events(finished, problem):
     assert (table.score != table.score_frozen).any()
 
 
-def test_the_signal_of_the_data_is_learned_through_semantic_ids(problem, tmp_path):
+def test_the_signal_of_the_data_is_learned_through_semantic_ids(problem: dict[str, Any], tmp_path: Path):
     # Codes tell the clusters that decide the labels; a perfect ranker has an AUC near 0.87.
     config = rank_config(
         problem,
@@ -85,14 +86,14 @@ def test_the_signal_of_the_data_is_learned_through_semantic_ids(problem, tmp_pat
         representation="semantic",
         tables={"init_std": 0.3},
         optimizers={"dense": {"learning_rate": 0.01}, "tables": {"learning_rate": 0.3}},
-        train={"batch_size": 100, "max_epochs": 12, "patience": 12, "log_every_steps": 20},
+        train={"batch_size": 100, "max_epochs": 12, "evaluate_every_steps": 1000, "log_every_steps": 20},
     )
     metrics = run(config).metrics
     assert metrics["test/auc"] > 0.72
     assert metrics["test/gauc"] > 0.72
 
 
-def test_the_log_tells_every_step_evaluation_and_the_best(finished):
+def test_the_log_tells_every_step_evaluation_and_the_best(finished: Any):
     events = read_events(f"{finished[0]}/log.jsonl")
     kinds = [event["event"] for event in events]
     assert kinds[0] == "start"
@@ -104,7 +105,7 @@ def test_the_log_tells_every_step_evaluation_and_the_best(finished):
     assert len(losses_of(finished[0])) == 21
 
 
-def test_the_weights_of_the_best_evaluation_are_the_ones_that_count(finished):
+def test_the_weights_of_the_best_evaluation_are_the_ones_that_count(finished: Any):
     folder, metrics = finished
     evaluations = [event for event in read_events(f"{folder}/log.jsonl") if event["event"] == "evaluate"]
     best = max(evaluations, key=lambda event: event["valid/auc"])
@@ -112,7 +113,7 @@ def test_the_weights_of_the_best_evaluation_are_the_ones_that_count(finished):
     assert best_step(f"{folder}/checkpoints") == best["step"]
 
 
-def test_an_earlier_best_step_is_loaded_back(problem, tmp_path):
+def test_an_earlier_best_step_is_loaded_back(problem: dict[str, Any], tmp_path: Path):
     config = rank_config(
         problem,
         str(tmp_path / "r"),
@@ -127,14 +128,14 @@ def test_an_earlier_best_step_is_loaded_back(problem, tmp_path):
     assert len(aucs) == min(aucs.index(max(aucs)) + 3, 6)
 
 
-def test_a_finished_run_is_left_as_it_is(finished, problem):
+def test_a_finished_run_is_left_as_it_is(finished: Any, problem: dict[str, Any]):
     folder, metrics = finished
     before = Path(folder, "metrics.json").stat().st_mtime_ns
     assert run(rank_config(problem, folder)).metrics == metrics
     assert Path(folder, "metrics.json").stat().st_mtime_ns == before
 
 
-def test_another_config_does_not_overwrite_a_run(finished, problem):
+def test_another_config_does_not_overwrite_a_run(finished: Any, problem: dict[str, Any]):
     with pytest.raises(ConfigError, match="holds a run of another config: seed: 0 there, 5 now"):
         run(rank_config(problem, finished[0], seed=5))
 
@@ -148,7 +149,13 @@ def test_another_config_does_not_overwrite_a_run(finished, problem):
         (9, {"sharding": {"tables": {"t_*": {"sharding_types": ["data_parallel"]}}}}),
     ],
 )
-def test_an_interrupted_run_ends_like_one_that_was_not(problem, tmp_path, monkeypatch, stop, changes):
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    problem: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+    changes: dict[str, Any],
+):
     changes = {"model": {"dropout": 0.3}, "optimizers": {"dense": {"schedule": "cosine"}}, **changes}
     whole = rank_config(problem, str(tmp_path / "whole"), **changes)
     expected = run(whole).metrics
@@ -161,7 +168,9 @@ def test_an_interrupted_run_ends_like_one_that_was_not(problem, tmp_path, monkey
     assert losses_of(config.run)[-1] == losses_of(whole.run)[-1]
 
 
-def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
+def test_a_run_does_not_go_on_with_other_data(
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     shutil.copytree(problem["dataset"], tmp_path / "data")
     config = rank_config({**problem, "dataset": str(tmp_path / "data")}, str(tmp_path / "run"))
     run_until(monkeypatch, config, 8)
@@ -170,7 +179,7 @@ def test_a_run_does_not_go_on_with_other_data(problem, tmp_path, monkeypatch):
         run(config)
 
 
-def other_codes(problem, folder: Path) -> dict:
+def other_codes(problem: dict[str, Any], folder: Path) -> dict:
     """Return the problem with a copy of its semantic IDs in a tokenize run's place."""
     folder.mkdir()
     shutil.copy(problem["semantic_ids"], folder / "semantic_ids.parquet")
@@ -185,7 +194,7 @@ def retokenize(folder: Path, dataset: str) -> None:
 
 
 def test_a_run_does_not_go_on_with_other_codes_and_keeps_those_it_was_trained_with(
-    problem, tmp_path, monkeypatch
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = rank_config(other_codes(problem, tmp_path / "tokenizer"), str(tmp_path / "run"))
     run_until(monkeypatch, config, 8)
@@ -198,7 +207,7 @@ def test_a_run_does_not_go_on_with_other_codes_and_keeps_those_it_was_trained_wi
     assert (tmp_path / "run/run.json").read_bytes() == made
 
 
-def test_a_finished_run_of_other_codes_is_not_called_done(problem, tmp_path):
+def test_a_finished_run_of_other_codes_is_not_called_done(problem: dict[str, Any], tmp_path: Path):
     config = rank_config(
         other_codes(problem, tmp_path / "tokenizer"), str(tmp_path / "run"), train={"max_epochs": 1}
     )
@@ -210,14 +219,16 @@ def test_a_finished_run_of_other_codes_is_not_called_done(problem, tmp_path):
     assert (tmp_path / "run/metrics.json").exists()
 
 
-def test_checkpoints_hold_the_semantic_ids_they_were_trained_with(finished):
+def test_checkpoints_hold_the_semantic_ids_they_were_trained_with(finished: Any):
     (step, *_) = complete_steps(f"{finished[0]}/checkpoints")
     inside = Path(finished[0], "checkpoints", f"step-{step}", "semantic_ids.parquet").read_bytes()
     assert inside == Path(finished[0], "semantic_ids.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("representation", ["item", "semantic"])
-def test_items_can_be_their_ids_or_their_codes_alone(problem, tmp_path, representation):
+def test_items_can_be_their_ids_or_their_codes_alone(
+    problem: dict[str, Any], tmp_path: Path, representation: str
+):
     changes = {"representation": representation, "train": {"max_epochs": 1}}
     run(rank_config(problem, str(tmp_path / "r"), **changes))
     assert (tmp_path / "r/semantic_ids.parquet").exists() == (representation == "semantic")
@@ -232,7 +243,7 @@ def test_items_can_be_their_ids_or_their_codes_alone(problem, tmp_path, represen
     assert is_same == (representation == "item")
 
 
-def test_runs_can_live_in_any_file_system(problem, finished):
+def test_runs_can_live_in_any_file_system(problem: dict[str, Any], finished: Any):
     folder, metrics = finished
     assert run(rank_config(problem, "memory://rank/r")).metrics == metrics
     there = {name.partition("/")[0] for name in find_files("memory://rank/r")}
@@ -245,30 +256,32 @@ def test_runs_can_live_in_any_file_system(problem, finished):
 
 
 @pytest.mark.parametrize("names", [["ppnet"], ["ppnet_cluster"], ["ppnet", "ppnet_gate_output"]])
-def test_the_ready_configs_are_valid(names):
+def test_the_ready_configs_are_valid(names: list[str]):
     folder = Path(__file__).resolve().parents[2] / "configs" / "rankers"
     config = load_config(RankConfig, [str(folder / f"{name}.toml") for name in names])
-    assert config.model.gate == ("gate_output" if "ppnet_gate_output" in names else "gate_input")
+    assert config.model.model_dump()["gate"] == (
+        "gate_output" if "ppnet_gate_output" in names else "gate_input"
+    )
 
 
-def test_codes_need_a_tokenizer(problem):
+def test_codes_need_a_tokenizer(problem: dict[str, Any]):
     with pytest.raises(ConfigError, match="representation 'semantic' needs semantic_ids"):
         load_config(RankConfig, [], ["dataset=d", "run=r", "representation=semantic"])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(problem, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(problem: dict[str, Any], tmp_path: Path):
     config = rank_config(problem, str(tmp_path / "r"), optimizers={"tables": {"learning_rate": 1e38}})
     with pytest.raises(TrainingError, match=r"step \d+: the loss is (nan|inf).*learning rates"):
         run(config)
     assert not (tmp_path / "r/metrics.json").exists()
 
 
-def on_ranks(problem, folder: str):
+def on_ranks(problem: dict[str, Any], folder: str):
     return {plan: train_with_plan(problem, f"{folder}/{plan}", plan) for plan in PLANS}
 
 
 @pytest.fixture(scope="module")
-def on_one_two_and_four(problem, tmp_path_factory):
+def on_one_two_and_four(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("ranks")
     alone = train_with_plan(problem, str(folder / "alone"), "table_wise")
     return alone, {n: run_ranks(on_ranks, n, problem, str(folder / f"on-{n}")) for n in (2, 4)}, folder
@@ -277,7 +290,7 @@ def on_one_two_and_four(problem, tmp_path_factory):
 @pytest.mark.ranks
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_several_ranks_train_like_one(on_one_two_and_four, world_size, plan):
+def test_several_ranks_train_like_one(on_one_two_and_four: Any, world_size: int, plan: str):
     alone, several, _ = on_one_two_and_four
     for result in several[world_size]:
         assert result[plan]["losses"] == pytest.approx(alone["losses"], rel=2e-5)
@@ -285,7 +298,7 @@ def test_several_ranks_train_like_one(on_one_two_and_four, world_size, plan):
 
 
 @pytest.mark.ranks
-def test_predictions_of_all_ranks_together_are_those_of_one(on_one_two_and_four):
+def test_predictions_of_all_ranks_together_are_those_of_one(on_one_two_and_four: Any):
     _, _, folder = on_one_two_and_four
     expected = read_predictions(str(folder / "alone"), "test")
     for world_size in (2, 4):
@@ -294,7 +307,9 @@ def test_predictions_of_all_ranks_together_are_those_of_one(on_one_two_and_four)
         assert found.score == pytest.approx(expected.score, rel=1e-3)
 
 
-def test_item_ids_beside_semantic_ids_that_nothing_reads_are_refused_with_how_to_take_them_back(problem):
+def test_item_ids_beside_semantic_ids_that_nothing_reads_are_refused_with_how_to_take_them_back(
+    problem: dict[str, Any],
+):
     values = {**problem, "run": "nowhere", "representation": "item"}
     with pytest.raises(
         ValidationError, match=r"reads no semantic_ids \(got '.*codes\.parquet'\).*semantic_ids = ''"

@@ -1,5 +1,8 @@
 """Items without a training event, which a loss may take for wrong answers or leave alone."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,13 +20,15 @@ HETERREC = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory: pytest.TempPathFactory):
     return {"dataset": write_small_dataset(str(tmp_path_factory.mktemp("unseen") / "data"))}
 
 
 @pytest.mark.parametrize("sampled", [None, {"num_sampled": 400, "power": 0.0}])
 @pytest.mark.parametrize("negatives", ["all", "seen"])
-def test_ids_of_unseen_items_learn_where_they_are_wrong_answers(data, tmp_path, negatives, sampled):
+def test_ids_of_unseen_items_learn_where_they_are_wrong_answers(
+    data: Any, tmp_path: Path, negatives: Any, sampled: Any
+):
     before, after = (
         _learnt_ids(data, str(tmp_path / str(epochs)), epochs, negatives, sampled) for epochs in (1, 2)
     )
@@ -37,7 +42,7 @@ def test_ids_of_unseen_items_learn_where_they_are_wrong_answers(data, tmp_path, 
     assert has_learnt[counts == 0].any() == (negatives == "all")
 
 
-def _learnt_ids(data, folder, epochs, negatives, sampled):
+def _learnt_ids(data: Any, folder: str, epochs: Any, negatives: Any, sampled: Any):
     config = retrieve_config(
         data,
         folder,
@@ -55,7 +60,7 @@ def _learnt_ids(data, folder, epochs, negatives, sampled):
     return table.numpy()
 
 
-def test_users_without_a_history_get_the_most_popular_items(data, tmp_path):
+def test_users_without_a_history_get_the_most_popular_items(data: Any, tmp_path: Path):
     loss = {"code_weight": 0.0}
     popular = retrieve_config(data, str(tmp_path / "popular"), model={"kind": "popularity"}, loss=loss)
     learned = retrieve_config(data, str(tmp_path / "learned"), loss=loss, train={"max_epochs": 1})
@@ -71,7 +76,7 @@ def test_users_without_a_history_get_the_most_popular_items(data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "heterrec"])
-def test_unseen_items_are_found_by_their_content_where_they_are_no_wrong_answers(tmp_path, kind):
+def test_unseen_items_are_found_by_their_content_where_they_are_no_wrong_answers(tmp_path: Path, kind: Any):
     dataset = {"dataset": write_small_dataset(str(tmp_path / "data"), num_users=500)}
     found = {}
     for negatives in ("all", "seen"):
@@ -80,7 +85,7 @@ def test_unseen_items_are_found_by_their_content_where_they_are_no_wrong_answers
             str(tmp_path / negatives),
             model={"sasrec": SASREC, "heterrec": HETERREC}[kind],
             loss={"negatives": negatives, "code_weight": 0.0},
-            train={"batch_size": 50, "max_epochs": 6, "patience": 6},
+            train={"batch_size": 50, "max_epochs": 6, "evaluate_every_steps": 1000},  # once, at the end
             evaluation={"masks_history": False},
         )
         found[negatives] = run(config).metrics["test/recall@10/popularity_unseen"]
@@ -88,7 +93,7 @@ def test_unseen_items_are_found_by_their_content_where_they_are_no_wrong_answers
 
 
 @pytest.fixture(scope="module")
-def seen_only(data, tmp_path_factory):
+def seen_only(data: Any, tmp_path_factory: pytest.TempPathFactory):
     """A run that took no unseen item for a wrong answer."""
     folder = str(tmp_path_factory.mktemp("seen"))
     config = retrieve_config(
@@ -97,12 +102,14 @@ def seen_only(data, tmp_path_factory):
     return config, run(config).metrics
 
 
-def asked_again(folder, config, penalty):
+def asked_again(folder: Path | str, config: Any, penalty: Any):
     values = {"run": str(folder), "runs": [config.run], "retrieval": {"unseen_penalty": penalty}}
     return evaluate.run(evaluate.EvaluateConfig.model_validate(values)).metrics
 
 
-def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, tmp_path, seen_only):
+def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(
+    data: Any, tmp_path: Path, seen_only: Any
+):
     config, found = seen_only
     same, none = (asked_again(tmp_path / str(penalty), config, penalty) for penalty in (0.0, 1e3))
     assert same == pytest.approx(found, abs=1e-6)
@@ -118,7 +125,7 @@ def test_a_finished_run_lists_fewer_unseen_items_the_higher_their_penalty(data, 
     assert any(none[name] > found[name] for name in known)
 
 
-def test_asked_again_a_run_has_the_penalty_of_the_asking(data, tmp_path, seen_only):
+def test_asked_again_a_run_has_the_penalty_of_the_asking(data: Any, tmp_path: Path, seen_only: Any):
     config, found = seen_only
     lowered = config.model_copy(
         update={
@@ -131,7 +138,9 @@ def test_asked_again_a_run_has_the_penalty_of_the_asking(data, tmp_path, seen_on
     assert again == pytest.approx(found, abs=1e-6)
 
 
-def test_a_run_with_a_penalty_is_the_run_without_asked_again_with_it(data, tmp_path, seen_only):
+def test_a_run_with_a_penalty_is_the_run_without_asked_again_with_it(
+    data: Any, tmp_path: Path, seen_only: Any
+):
     config, _ = seen_only
     lowered = retrieve_config(
         data,
