@@ -106,7 +106,7 @@ def run(config: PredictConfig) -> Predicted:
     set_up_console()
     with process_group() as ranks, own_folder(config.out, "predict", ranks):
         bundle = config.bundle or on_main(ranks, partial(_exported, config))
-        engine = open_engine(bundle, verify=ranks.is_main)
+        engine = open_engine(bundle)  # ranks share the reading of what is verified: all of them call
         try:
             return _answer_all(config, engine, ranks)
         finally:
