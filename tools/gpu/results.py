@@ -45,19 +45,21 @@ def table(told: dict[str, Any]) -> str:
         "|---|---|",
     ]
     for part, values in (told["speed"] or {}).items():
-        numbers = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
-        lines.append(f"| {part} | {numbers} |")
+        lines.append(f"| {part} | {_told(values)} |")
     for part in ("against_cpu", "whole_way"):
         for facts in told[part] or []:
             known = {key: value for key, value in facts.items() if key not in ("name", "holds", "said")}
-            numbers = ", ".join(
-                f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in known.items()
-            )
-            lines.append(f"| {facts['name']} | {'holds' if facts['holds'] else 'FAILS'}: {numbers} |")
+            lines.append(f"| {facts['name']} | {'holds' if facts['holds'] else 'FAILS'}: {_told(known)} |")
     absent = [part for part in PARTS if told[part] is None]
     lines += [f"| {part} | was cut off |" for part in absent]
     return "\n".join(lines) + "\n"
+
+
+def _told(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in values.items()
+    )
 
 
 def main() -> int:

@@ -11,8 +11,10 @@ Each part prints one line of JSON, and all stand in OUT/speed.json; `--small` is
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,19 +215,26 @@ def checkpoint(small: bool, out: Path, turns: int) -> dict[str, float]:
     return {"mb": megabytes, **rates, "background_stall_s": statistics.median(stalls[1:])}
 
 
-def main() -> None:
-    """Measure every part."""
+def main() -> int:
+    """Measure every part; 1 where one fails."""
     options = PARSER.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    told: dict[str, dict[str, float]] = {}
-    for part in (ppnet, softmax_over_items, soft_index, exact_lists, beam_lists):
-        told[part.__name__] = part(options.small, options.turns)
-        print(json.dumps({part.__name__: told[part.__name__]}), flush=True)
-    told["checkpoint"] = checkpoint(options.small, options.out, options.turns)
-    print(json.dumps({"checkpoint": told["checkpoint"]}), flush=True)
-    (options.out / "speed.json").write_text(json.dumps(told, indent=1) + "\n")
+    told: dict[str, dict[str, Any]] = {}
+    parts: dict[str, Callable[[], dict[str, float]]] = {
+        part.__name__: partial(part, options.small, options.turns)
+        for part in (ppnet, softmax_over_items, soft_index, exact_lists, beam_lists)
+    }
+    parts["checkpoint"] = partial(checkpoint, options.small, options.out, options.turns)
+    for name, part in parts.items():
+        try:
+            told[name] = part()
+        except Exception as error:  # such as too little memory: the others tell what they tell
+            told[name] = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({name: told[name]}), flush=True)
+        (options.out / "speed.json").write_text(json.dumps(told, indent=1) + "\n")
+    return int(any("error" in each for each in told.values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

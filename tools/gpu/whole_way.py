@@ -38,8 +38,8 @@ Facts = dict[str, Any]
 class Way:
     """Runs verbs in a folder and keeps what was checked."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.results, self.offset = options, list[Facts](), 0
+    def __init__(self, options: argparse.Namespace, file: str) -> None:
+        self.options, self.results, self.offset, self.file = options, list[Facts](), 0, file
         self.out: Path = options.out.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -76,10 +76,6 @@ class Way:
         """Return the end of what the last run of a verb said."""
         return (self.out / f"{verb}.log").read_bytes()[self.offset :].decode()[-1500:]
 
-    def write(self, name: str) -> None:
-        """Write what was checked."""
-        (self.out / name).write_text(json.dumps(self.results, indent=1) + "\n")
-
     @contextmanager
     def check(self, name: str) -> Iterator[Facts]:
         """Note whether the body holds; what it puts into the facts is printed with it."""
@@ -92,6 +88,8 @@ class Way:
         facts["seconds"] = round(time.monotonic() - began, 1)
         self.results.append(facts)
         print(json.dumps(facts), flush=True)
+        # After each, so that a part that is cut off leaves what it has.
+        (self.out / self.file).write_text(json.dumps(self.results, indent=1) + "\n")
 
 
 RANKER = "configs/rankers/ppnet.toml"
@@ -247,11 +245,10 @@ def flipped(way: Way) -> None:
 
 def main() -> int:
     """Run the checks."""
-    way = Way(PARSER.parse_args())
+    way = Way(PARSER.parse_args(), "whole_way.json")
     for each in (verbs, killed, stopped, flipped):
         if not way.options.only or each.__name__ in way.options.only:
             each(way)
-    way.write("whole_way.json")
     return 0 if all(facts["holds"] for facts in way.results) else 1
 
 
