@@ -11,6 +11,7 @@ from tests.checkpoints.training import Setup, contents, save_checkpoint, set_up,
 from tests.ranks import run_ranks
 from tests.sharding.models import ROWS
 from trec_semid.checkpoints.load import load_checkpoint
+from trec_semid.checkpoints.mapped import RowMap
 from trec_semid.checkpoints.placements import as_placed_now, sources_of_state
 from trec_semid.checkpoints.tensors import named_tensors
 from trec_semid.core.errors import CheckpointError
@@ -177,3 +178,29 @@ def test_state_that_was_never_there_is_refused(tmp_path: Path):
         after = set_up(ranks)  # row-wise Adagrad
         with pytest.raises(CheckpointError, match=r"t_item.momentum1: in the model, not in the checkpoint"):
             load_checkpoint(str(tmp_path), after.trainable)
+
+
+@pytest.mark.filterwarnings("ignore:.*an autograd kernel was not registered.*:UserWarning")
+@pytest.mark.parametrize(("before", "now"), [("copies", "by rows"), ("by rows", "copies")])
+def test_rows_that_move_take_their_state_along_under_another_placement(tmp_path: Path, before: str, now: str):
+    case = Case(str(tmp_path), "row_wise_adagrad", [])
+    rng = np.random.default_rng(0)
+    old_rows = rng.permutation(ROWS["t_user"])
+    old_rows[rng.random(len(old_rows)) < 0.3] = -1
+    with process_group() as ranks:
+        saved = case.set_up(ranks, before, seed=1)
+        train(saved, ranks, 0, STEPS, dropout=0.0)
+        save_checkpoint(str(tmp_path), STEPS, saved.trainable)
+        loaded = case.set_up(ranks, now, seed=2)
+        fresh = parts_of(loaded)
+        mapped = {"model/bags.embedding_bags.t_user.weight": RowMap(old_rows, ROWS["t_user"])}
+        load_checkpoint(str(tmp_path), loaded.trainable, mapped=mapped)
+        for of in ("tables", "sums"):
+            one, new, other = (
+                whole([parts], of, "t_user") for parts in (parts_of(saved), fresh, parts_of(loaded))
+            )
+            expected = np.where((old_rows >= 0)[:, None], one[old_rows], new)
+            np.testing.assert_array_equal(other, expected)
+            np.testing.assert_array_equal(
+                whole([parts_of(saved)], of, "t_item"), whole([parts_of(loaded)], of, "t_item")
+            )

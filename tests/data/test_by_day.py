@@ -154,3 +154,30 @@ def test_what_happened_before_the_known_days_is_as_if_it_had_never_happened(
     assert ours.dropped.get("earlier", RowCounts()).events == num_earlier
     assert (num_earlier > 0) == (known_days == 2)
     assert ours.read.events == len(rows) == ours.num_events + num_earlier
+
+
+def test_days_that_cannot_be_known_are_refused_and_a_log_that_is_too_old_says_so(
+    logs: tuple[Path, Path], tmp_path: Path
+):
+    rule = {"kind": "by_day", "day": "2024-01-08"}
+    with pytest.raises(ValueError, match="known_days = 2: what a step of num_days = 3 days"):
+        config_of(logs[0], tmp_path, "x", split={**rule, "num_days": 3, "known_days": 2})
+    with pytest.raises(ValueError, match="before all calendars"):
+        config_of(logs[0], tmp_path, "x", split={**rule, "known_days": 1_000_000})
+    late = {**rule, "day": "2025-01-08", "known_days": 9}
+    with pytest.raises(DataError, match=r"0 later, 900 earlier.*give more known_days") as refused:
+        prepare_dataset(config_of(logs[0], tmp_path / "late", "x", split=late))
+    assert refused.value.field == "split.day"
+
+
+def test_an_item_leaves_with_fewer_known_events_than_the_filter_wants(
+    logs: tuple[Path, Path], tmp_path: Path
+):
+    rule = {"kind": "by_day", "day": "2024-01-08", "known_days": 1}
+    prepare_dataset(config_of(logs[0], tmp_path / "all", "x", split=rule))
+    prepare_dataset(config_of(logs[0], tmp_path / "some", "x", split=rule, filter={"min_item_events": 6}))
+    whole, some = (Dataset(str(tmp_path / name)) for name in ("all", "some"))
+    counts = np.bincount(whole.events(["item_row"])["item_row"].to_numpy())
+    often = [item for item, count in zip(whole.item_ids.to_pylist(), counts, strict=True) if count >= 6]
+    assert 0 < len(often) < len(counts)
+    assert some.item_ids.to_pylist() == often

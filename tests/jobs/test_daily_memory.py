@@ -18,13 +18,14 @@ KNOWN = 2
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a log of which two users and two items come on the third day, and again on the seventh alone."""
+    """Return a log of two users and two items of the third day and the seventh alone, and a user of the fourth."""
     folder = tmp_path_factory.mktemp("shop")
     write_log(folder)
     with (folder / "events.csv").open("a", newline="") as file:
         for day in (2, 6):
             rows = [(f"again{at}", f"i{28 + at}", at, FIRST + day * DAY_S + at) for at in range(2)]
             csv.writer(file).writerows(rows)
+        csv.writer(file).writerow(["quiet", "i3", 1, FIRST + 3 * DAY_S])
     return folder
 
 
@@ -39,6 +40,15 @@ def weights(entry: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
         (values,) = [value.numpy() for name, value in tensors.items() if name.endswith(f".{table}.weight")]
         tables[table] = dict(zip(rows.to_pylist(), values[-len(rows) :], strict=True))
     return tables
+
+
+def state_of_users(entry: dict[str, Any]) -> dict[str, float]:
+    """Return the sum of squared gradients of each user's row by id, as the day left it."""
+    place = Path(entry["checkpoint"])
+    tensors = read_tensors(str(place.parent), int(place.name.removeprefix("step-")), "optimizer/fused/")
+    (sums,) = [value for name, value in tensors.items() if name.endswith("t_user_id.momentum1")]
+    ids = Dataset(entry["dataset"]).users(["user_id"])["user_id"].to_pylist()
+    return dict(zip(ids, sums.flatten().tolist()[-len(ids) :], strict=True))
 
 
 def seen_in(shop: Path, column: int, first: int, last: int) -> set[str]:
@@ -68,6 +78,19 @@ def test_rows_go_with_the_last_known_event_and_come_anew(shop: Path):
         there = [one in tables[table] for tables in kept]
         assert there == [True, True, False, True]
         assert (kept[0][table][one] != kept[-1][table][one]).any()
+
+
+def test_who_stays_keeps_the_state_of_the_optimizer(shop: Path):
+    config = config_of(shop, "states", known_days=KNOWN, keep_last=9, first_day="2024-01-04")
+    states = [state_of_users(day) for day in daily.run(config)["days"]]
+    num_quiet = 0
+    for number, (before, after) in enumerate(pairwise(states), start=4):
+        # Rows of a day are of its own users: who did nothing has what the day before left.
+        quiet = before.keys() & after.keys() - seen_in(shop, 0, number, number)
+        assert {one: after[one] for one in quiet} == {one: before[one] for one in quiet}
+        num_quiet += sum(before[one] > 0 for one in quiet)
+        assert all(after[one] >= before[one] for one in before.keys() & after.keys())
+    assert num_quiet
 
 
 def test_where_nothing_is_old_enough_all_is_as_without(shop: Path):

@@ -15,7 +15,13 @@ DAYS = [f"2024-01-0{day}" for day in range(1, 8)]
 
 
 def write_daily(
-    folder: Path, values: list[float], *, days: list[str] = DAYS, verb: str = "rank", num_events: int = 100
+    folder: Path,
+    values: list[float],
+    *,
+    days: list[str] = DAYS,
+    verb: str = "rank",
+    num_events: int = 100,
+    **more: int,
 ) -> str:
     """Write what `daily` leaves of its days; a value of NaN is a day that was missing."""
     folder.mkdir()
@@ -23,7 +29,7 @@ def write_daily(
     entries: list[dict[str, Any]] = []
     for day, value in zip(days, values, strict=True):
         metrics = {"auc": {"value": value, "low": value - 0.1, "high": value + 0.1}}
-        done = {"state": "done", "events": num_events, "metrics": metrics}
+        done = {"state": "done", "events": num_events, "metrics": metrics, **more}
         missing = {"state": "missing", "problem": "no event"}
         entries.append({"day": day, "last": day, **(missing if np.isnan(value) else done)})
     (folder / "days.json").write_text(json.dumps({"verb": verb, "days": entries}))
@@ -85,7 +91,7 @@ def test_another_baseline_turns_signs_round(tmp_path: Path):
     [
         ({"days": ["2025-01-01", *DAYS[1:2], "2025-01-03"]}, "1 days are done by all"),
         ({"verb": "retrieve"}, "not of one verb"),
-        ({"num_events": 99}, r"2024-01-01 is of other events \(a: 100 to 2024-01-01, b: 99"),
+        ({"num_events": 99}, r"2024-01-01: b was tested on others \(events 99, not 100\)"),
     ],
 )
 def test_trainings_that_cannot_be_compared_are_refused(tmp_path: Path, changes: dict[str, Any], problem: str):
@@ -94,5 +100,16 @@ def test_trainings_that_cannot_be_compared_are_refused(tmp_path: Path, changes: 
     with pytest.raises(DataError, match=problem):
         run(ReportConfig(runs=runs, out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match=r"nothing to compare.*days\.html"):
+        run(ReportConfig(runs=[runs[0], f"{runs[0]}/"], out=str(tmp_path / "out")))
     with pytest.raises(DataError, match=r"no such arm \(got 'c'\).*Arms are: a, b"):
         run(ReportConfig(runs=runs, out=str(tmp_path / "out"), baseline="c"))
+
+
+def test_lists_of_retrievers_over_other_catalogues_are_not_compared(tmp_path: Path):
+    runs = [
+        write_daily(tmp_path / name, [0.5, 0.6, 0.7], days=DAYS[:3], verb="retrieve", known_items=number)
+        for name, number in (("a", 20), ("b", 19))
+    ]
+    with pytest.raises(DataError, match=r"b was tested on others \(known_items 19, not 20\)"):
+        run(ReportConfig(runs=runs, out=str(tmp_path / "out")))

@@ -201,8 +201,10 @@ def _read(config: PrepareConfig) -> tuple[Source, Links, Timeline, dict[str, int
         # Before all else: nothing of them may count, be it in the order of ids or in a filter.
         known = ~np.logical_or.reduce(list(unknown.values()))
         if not known.any():
-            remedy = "Name a day of the log, or one after it has begun"
-            raise DataError(f"no event by then ({split_rule(config.split)})", field=EMPTY_DAY, remedy=remedy)
+            told = ", ".join(f"{int(events.sum()):,} {why}" for why, events in unknown.items())
+            remedy = "Name a day of the log, or one after it has begun; or give more known_days"
+            problem = f"no event is known by then ({told}; {split_rule(config.split)})"
+            raise DataError(problem, field=EMPTY_DAY, remedy=remedy)
         raw = raw.select(known)
         source = source._replace(events=raw)
     links = link(source, make_labels(config.label, raw), config.filter, config.items.keep_where)

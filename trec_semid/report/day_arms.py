@@ -20,7 +20,7 @@ from trec_semid.report.page.parts import Block, Cell, Column, Figure, Figures, S
 from trec_semid.runtime.runs import RunFolder
 
 _FEWEST = 2
-"""Days without which nothing tells how much days vary."""
+"""Arms without which nothing is compared, and days without which nothing tells how much days vary."""
 
 
 class DayArms(NamedTuple):
@@ -56,8 +56,8 @@ def compare_days(runs: Sequence[str], baseline: str | None) -> DayArms:
         baseline: name of an arm, which is that of its folder.
 
     Raises:
-        DataError: there is no such baseline, verbs differ, or fewer than two days of the same events are done
-            by all.
+        DataError: there is one folder or no such baseline, verbs differ, fewer than two days are done by all,
+            or a day was tested on other events, or a retriever's over another catalogue.
     """
     folders = _named(runs)
     base = baseline or next(iter(folders))
@@ -74,10 +74,12 @@ def compare_days(runs: Sequence[str], baseline: str | None) -> DayArms:
         for name, each in told.items()
     }
     days = [day for day in done[base] if all(day in each for each in done.values())]
-    _expect_same_events(done, days)
+    _expect_same_events(done, days, told[base]["verb"])
     entries = {name: [each[day] for day in days] for name, each in done.items()}
     every = [entry["metrics"] for each in entries.values() for entry in each]
     metrics = [metric for metric in every[0] if all(metric in one for one in every)]
+    if not metrics:
+        raise DataError("no metric is there on every day", field="runs", remedy="See each days.html")
     arms = {name: ArmResults({}, dict(enumerate(map(_values, each)))) for name, each in entries.items()}
     compared = compare_with_baseline(arms, base, [f"test/{metric}" for metric in metrics])
     plain = {
@@ -157,7 +159,10 @@ def _row(arms: DayArms, name: str) -> list[Cell]:
 
 
 def _named(runs: Sequence[str]) -> dict[str, str]:
-    folders = [run.rstrip("/") for run in dict.fromkeys(runs)]
+    folders = list(dict.fromkeys(run.rstrip("/") for run in runs))
+    if len(folders) < _FEWEST:
+        remedy = "Name two or more; one by itself has its days.html"
+        raise DataError("nothing to compare", field="runs", value=", ".join(folders), remedy=remedy)
     short = [folder.rpartition("/")[2] for folder in folders]
     return dict(zip(short if len({*short}) == len(short) else folders, folders, strict=True))
 
@@ -177,14 +182,22 @@ def _read(folder: str) -> dict[str, Any]:
     return json.loads(read_bytes(file))
 
 
-def _expect_same_events(done: Mapping[str, Mapping[str, Entry]], days: Sequence[str]) -> None:
+def _expect_same_events(done: Mapping[str, Mapping[str, Entry]], days: Sequence[str], verb: str) -> None:
     if len(days) < _FEWEST:
         problem = f"{len(days)} days are done by all, and a comparison needs {_FEWEST}"
         remedy = "Let them go through the same days; each has its own days.html"
         raise DataError(problem, field="runs", remedy=remedy)
+    # What decides how hard a day is. Lists over fewer items find more.
+    keys = ["last", "events", "users", "items", *(["known_items"] if verb == "retrieve" else [])]
     for day in days:
-        counts = {name: (each[day]["events"], each[day]["last"]) for name, each in done.items()}
-        if len({*counts.values()}) > 1:
-            told = ", ".join(f"{name}: {count:,} to {last}" for name, (count, last) in counts.items())
-            remedy = "Compare trainings over one log, with the same num_days"
-            raise DataError(f"{day} is of other events ({told})", field="runs", remedy=remedy)
+        counts = {name: [each[day].get(key) for key in keys] for name, each in done.items()}
+        first = next(iter(counts.values()))
+        for name, own in counts.items():
+            if own != first:
+                told = ", ".join(
+                    f"{key} {value}, not {other}"
+                    for key, value, other in zip(keys, own, first, strict=True)
+                    if value != other
+                )
+                remedy = "Compare trainings over one log, with the same num_days, known_days and filter"
+                raise DataError(f"{day}: {name} was tested on others ({told})", field="runs", remedy=remedy)

@@ -69,6 +69,18 @@ class ByDay(Config):
     known_days: PositiveInt | None = None
     """Days before the test part whose events are known; all of them where not given."""
 
+    @model_validator(mode="after")
+    def _knows_days_that_there_are(self) -> "ByDay":
+        if self.known_days is not None:
+            if self.known_days < self.num_days:
+                raise ValueError(
+                    f"known_days = {self.known_days}: what a step of num_days = {self.num_days} days has "
+                    "trained on would be forgotten at the next one; give as many or more"
+                )
+            if self.known_days >= self.day.toordinal():
+                raise ValueError(f"known_days = {self.known_days}: before all calendars; leave it out")
+        return self
+
     @property
     def known_from(self) -> date | None:
         """The first day whose events are known; None where all before are."""

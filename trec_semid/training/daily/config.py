@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.identity import MayChange, SamePlace
+from trec_semid.data.events.splits import ByDay
 
 
 class FilesConfig(Config):
@@ -67,8 +68,8 @@ class DailyConfig(Config):
     num_days: PositiveInt = 1
     """Days of a step, which are tested and trained together, and called by the first."""
     known_days: PositiveInt | None = None
-    """Days before a step whose events are known; all of them where not given. Rows of users, and of items
-    where `filter.min_item_events` asks for an event, are evicted with their last known one."""
+    """Days before a step whose events are known; all of them where not given. Users and items that the filter
+    of `prepare` wants more known events of are evicted."""
     verb: Literal["rank", "retrieve"] = "rank"
     train: FilesConfig
     """Config of `rank` or `retrieve`; dataset, run and where it starts are filled in."""
@@ -93,6 +94,7 @@ class DailyConfig(Config):
                 f"last_day: no whole step of {self.num_days} days from {self.first_day} to {self.last_day}: "
                 "set last_day later"
             )
+        ByDay(day=self.first_day, num_days=self.num_days, known_days=self.known_days)  # has the same rules
         if self.dataset and "{day}" not in self.dataset:
             raise ValueError(f"dataset: '{self.dataset}' is one place for all days: put {{day}} into it")
         if not self.dataset and not self.prepare:
