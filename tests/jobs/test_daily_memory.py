@@ -18,7 +18,7 @@ KNOWN = 2
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a log of two users and two items of the third day and the seventh alone, and a user of the fourth."""
+    """Return a log with users and items of the third day and the seventh alone, and a user of the fourth."""
     folder = tmp_path_factory.mktemp("shop")
     write_log(folder)
     with (folder / "events.csv").open("a", newline="") as file:

@@ -298,13 +298,21 @@ def test_several_ranks_train_like_one(on_one_two_and_four: Any, world_size: int,
 
 
 @pytest.mark.ranks
-def test_predictions_of_all_ranks_together_are_those_of_one(on_one_two_and_four: Any):
-    _, _, folder = on_one_two_and_four
+def test_predictions_of_all_ranks_together_are_those_of_one_and_give_its_metrics(
+    on_one_two_and_four: Any, problem: dict[str, Any]
+):
+    _, several, folder = on_one_two_and_four
+    strata = training_strata(Dataset(problem["dataset"]))
     expected = read_predictions(str(folder / "alone"), "test")
     for world_size in (2, 4):
         found = read_predictions(str(folder / f"on-{world_size}" / "row_wise"), "test")
         assert found.user_row.tolist() == expected.user_row.tolist()
         assert found.score == pytest.approx(expected.score, rel=1e-3)
+        # Exact, where `about` is not: metrics that ranks count together are those of what they wrote.
+        metrics = several[world_size][0]["row_wise"]["metrics"]
+        measured, _ = split_metrics("test", found, strata)
+        assert measured == pytest.approx({k: v for k, v in metrics.items() if k.startswith("test")}, rel=1e-6)
+        assert metrics["test/auc"] == pytest.approx(roc_auc_score(found.label, found.score), rel=1e-6)
 
 
 def test_item_ids_beside_semantic_ids_that_nothing_reads_are_refused_with_how_to_take_them_back(

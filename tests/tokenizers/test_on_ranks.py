@@ -142,7 +142,7 @@ def test_the_comparison_covers_revival_and_masked_items(facts: Facts, name: str)
 
 
 @pytest.mark.parametrize("name", list(rare.CONFIGS))
-def test_forty_pictures_among_many_items_make_codebooks_of_sixteen_on_any_number_of_ranks(
+def test_forty_pictures_among_many_items_make_codebooks_of_sixteen_on_one_rank_and_two(
     facts: Facts, name: str
 ):
     for seed in (0, 1):
