@@ -141,6 +141,33 @@ def test_a_folder_that_another_still_writes_to_is_removed_to_its_end(
     assert (late, place.exists()) == ([], False)
 
 
+def test_what_another_has_just_removed_from_a_store_is_no_fault(monkeypatch: pytest.MonkeyPatch):
+    root = f"memory://test-{uuid.uuid4().hex}"
+    for name in ("a/x.txt", "a/y.txt", "b/z.txt"):
+        write_bytes(join(root, name), b"1")
+    store = type(filesystem(root)[0])
+    take_away, others = store.rm_file, ["x.txt"]
+
+    def with_another_remover(self: Any, path: str) -> None:
+        if others and path.endswith(others[0]):
+            others.clear()
+            take_away(self, path)
+        take_away(self, path)
+
+    def refusing(self: Any, path: str) -> None:
+        raise PermissionError(path)
+
+    with pytest.raises(FileNotFoundError) as gone:  # what makes this a case of its own
+        filesystem(root)[0].rm(filesystem(join(root, "none.txt"))[1])
+    assert gone.value.errno is None
+    monkeypatch.setattr(store, "rm_file", with_another_remover)
+    remove(join(root, "a"))
+    assert (others, find_files(root)) == ([], ["b/z.txt"])
+    monkeypatch.setattr(store, "rm_file", refusing)
+    with pytest.raises(PermissionError):
+        remove(join(root, "b"))
+
+
 def test_file_at_the_root_of_a_store_makes_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_bytes("memory://lonely.txt", b"1")

@@ -184,9 +184,13 @@ def remove(uri: str) -> None:
         try:
             if fs.exists(inner):
                 fs.rm(inner, recursive=True)
+        except FileNotFoundError:
+            # Another process removes it as well; object stores say so without an errno.
+            if is_last:
+                raise
         except OSError as error:
-            # Another process removes it as well, or has put a file into a folder that was empty just now.
-            if is_last or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            # Another process has put a file into a folder that was empty just now.
+            if is_last or error.errno != errno.ENOTEMPTY:
                 raise
         else:
             return
