@@ -20,7 +20,9 @@ from trec_semid.tokenizers.generations.manifest import ReadGeneration
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sha256"
 """The manifest's own sha256, as `sha256sum manifest.json` prints it."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""Written; 2 is the same without `MemberFacts.trie`, which its readers refuse."""
+READ_VERSIONS = (2, SCHEMA_VERSION)
 TableType = Literal["fp32", "fp16", "int8", "int4"]
 ListedBy = Literal["exact", "merged", "beam", "two_stage", "popularity", "index"]
 """How lists are made: every item is scored, or that for each interest and these lists are merged, a beam goes
@@ -328,8 +330,8 @@ def read_manifest(bundle: str) -> Manifest:
     try:
         written = read_bytes(uri)
         content = json.loads(written)
-        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-            remedy = f"This version reads version {SCHEMA_VERSION}: export again"
+        if not isinstance(content, dict) or content.get("schema_version") not in READ_VERSIONS:
+            remedy = f"This version reads {READ_VERSIONS}: export again, or update what reads it"
             version = content.get("schema_version") if isinstance(content, dict) else None
             raise DataError(
                 "bundle of another version", file=uri, field="schema_version", value=version, remedy=remedy

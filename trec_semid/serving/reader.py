@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSIONS = (2, 3)
 _TYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U64": "<u8", "U8": "|u1", "BOOL": "|b1"}
 _MOST_HEADER_BYTES = 100_000_000
 _ADDED, _FIRST_FACTOR, _SECOND_FACTOR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -363,7 +363,7 @@ def _manifest_of(folder: str, *, verify: bool) -> dict[str, Any]:
         if file.read().split()[:1] != [hashlib.sha256(content).hexdigest().encode()]:
             raise BundleError(f"{folder}: the manifest is not the one that was exported")
     manifest: dict[str, Any] = json.loads(content)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
+    if manifest.get("schema_version") not in SCHEMA_VERSIONS:
         raise BundleError(f"{folder}: a bundle of version {manifest.get('schema_version')}")
     for facts in _files_in(manifest):
         name = facts["file"]
