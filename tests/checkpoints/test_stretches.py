@@ -1,5 +1,6 @@
 """Rows of a table that one process saved are read alone, however large the piece they lie in."""
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from trec_semid.checkpoints import stretches
 from trec_semid.checkpoints.storage import alone_without_warning
 from trec_semid.checkpoints.stretches import SavedTensors
+from trec_semid.core.paths import filesystem, find_files, join, read_bytes, write_bytes
 
 
 def test_each_number_of_a_piece_is_read_once_and_nothing_of_other_tables(
@@ -61,3 +63,41 @@ def test_each_number_of_a_piece_is_read_once_and_nothing_of_other_tables(
     every = np.arange(3000)
     assert torch.equal(saved.some("table", every), table)
     assert tuple(saved.some("table", every[:0]).shape) == (0, *table.shape[1:])
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_rows_far_apart_take_one_opening_of_a_file_and_a_remote_one_is_fetched_once(
+    tmp_path: Path, is_local: bool, monkeypatch: pytest.MonkeyPatch
+):
+    table = torch.randn(20_000, 16)
+    with alone_without_warning():
+        save({"table": table}, checkpoint_id=tmp_path)
+    at = str(tmp_path) if is_local else f"memory://test-{uuid.uuid4().hex}"
+    if not is_local:
+        for name in find_files(str(tmp_path)):
+            write_bytes(join(at, name), read_bytes(str(tmp_path / name)))
+    saved = SavedTensors.of_tensors(at, "")
+    assert torch.equal(saved.rows("table", 7, 9), table[7:9])  # where the piece lies is looked up once
+    opened: list[str] = []
+    fetched: list[str] = []
+    store, really, fetch = filesystem(at)[0], stretches.open_file, filesystem(at)[0].get
+
+    def opening(uri: str) -> Any:
+        opened.append(uri)
+        return really(uri)
+
+    def getting(source: str, target: str, **more: Any) -> None:
+        fetched.append(target)
+        fetch(source, target, **more)
+
+    monkeypatch.setattr(stretches, "open_file", opening)
+    monkeypatch.setattr(store, "get", getting)
+    monkeypatch.setattr(stretches, "_NEAR_BYTES", 1)
+    asked = np.random.default_rng(0).permutation(20_000)[:2000]
+    for turn in (1, 2):
+        assert torch.equal(saved.some("table", asked), table[torch.from_numpy(asked)])
+        assert len(opened) == turn
+    assert [Path(each).parent == tmp_path for each in opened] == [is_local] * 2
+    assert len(fetched) == (0 if is_local else 1)
+    del saved
+    assert [Path(each).exists() for each in opened] == [is_local] * 2

@@ -7,6 +7,9 @@ Legend: N rows of a saved tensor, n of a stretch.
 """
 
 import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Self, final
 
 import numpy as np
@@ -21,7 +24,7 @@ from trec_semid.checkpoints.folder import TENSORS, step_fault, step_folder
 from trec_semid.checkpoints.storage import storage_reader
 from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import CheckpointError
-from trec_semid.core.paths import join, open_file
+from trec_semid.core.paths import join, local_copy, open_file
 
 _NEAR_BYTES = 1 << 16
 """To read so many bytes that nobody asks for takes less time than to begin anew behind them."""
@@ -58,6 +61,9 @@ class SavedTensors:
     def _open(self, at: str, prefix: str) -> None:
         self._at, self._prefix = at, prefix
         self._pieces: dict[MetadataIndex, _Piece] = {}
+        self._copies: dict[str, str] = {}
+        self._scratch = ExitStack()
+        weakref.finalize(self, self._scratch.close)
         try:
             self._metadata: Any = storage_reader(self._at).read_metadata()
         except FAILURES as error:  # a pickle: whatever another version of torch makes of it
@@ -85,36 +91,57 @@ class SavedTensors:
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Return (n, ...) consecutive rows of a tensor, from one up to another."""
+        with self._reading() as files:
+            return self._rows(name, first, last, files)
+
+    def _rows(self, name: str, first: int, last: int, files: "_Files") -> Tensor:
         entry = self._metadata.state_dict_metadata[self._prefix + name]
         shape = list(entry.size)
         if shape:
             shape[0] = last - first
         rows = torch.empty(shape, dtype=entry.properties.dtype)
-        try:
-            for chunk in entry.chunks:
-                self._fill(rows, first, self._piece(name, chunk))
-        except FAILURES as error:
-            expect_not_stopped(error)
-            raise self._failed(error) from error
+        for chunk in entry.chunks:
+            self._fill(rows, first, self._piece(name, chunk), files)
         return rows
 
     def some(self, name: str, rows: Ints) -> Tensor:
-        """Return (n, ...) rows of a tensor, of (n,) row numbers; those between near ones are read as well."""
+        """Return (n, ...) rows of a tensor, of (n,) row numbers; those between near ones are read as well.
+
+        A file is opened once. One that is not on a local disk is copied there at first, as reading here and
+        there in it takes a request each; the copy stays as long as this does.
+        """
         near, most = (max(1, size // max(1, self._row_bytes(name))) for size in (_NEAR_BYTES, _MOST_BYTES))
         distinct, inverse = np.unique(rows, return_inverse=True)
         breaks = np.flatnonzero((np.diff(distinct) > near) | (np.diff(distinct // most) > 0)) + 1
         parts: list[Tensor] = []
-        for own in np.split(distinct, breaks) if len(distinct) else ():
-            read = self.rows(name, int(own[0]), int(own[-1]) + 1)
-            parts.append(read if len(read) == len(own) else read[torch.from_numpy(own - own[0])])
+        with self._reading(self._local) as files:
+            for own in np.split(distinct, breaks) if len(distinct) else ():
+                read = self._rows(name, int(own[0]), int(own[-1]) + 1, files)
+                parts.append(read if len(read) == len(own) else read[torch.from_numpy(own - own[0])])
         kept = torch.cat(parts) if parts else self.rows(name, 0, 0)
         return kept[torch.from_numpy(inverse.reshape(-1))]
+
+    @contextmanager
+    def _reading(self, place: Callable[[str], str] = str) -> Iterator["_Files"]:
+        """Yield what opens files, where `place` says that they lie, until the block ends."""
+        try:
+            with ExitStack() as opened:
+                yield _Files(place, opened)
+        except FAILURES as error:
+            expect_not_stopped(error)
+            raise self._failed(error) from error
+
+    def _local(self, file: str) -> str:
+        """Return where a file lies on a local disk."""
+        if file not in self._copies:
+            self._copies[file] = self._scratch.enter_context(local_copy(file))
+        return self._copies[file]
 
     def _row_bytes(self, name: str) -> int:
         entry = self._metadata.state_dict_metadata[self._prefix + name]
         return entry.properties.dtype.itemsize * math.prod(entry.size[1:])
 
-    def _fill(self, rows: Tensor, first: int, piece: "_Piece") -> None:
+    def _fill(self, rows: Tensor, first: int, piece: "_Piece", files: "_Files") -> None:
         """Put what a piece has of consecutive rows (n, ...), which begin at `first`, into its place."""
         begin, into = 0, rows
         if rows.dim():
@@ -129,7 +156,7 @@ class SavedTensors:
         # A piece of some columns is read beside its place.
         read = into if into.is_contiguous() else torch.empty_like(into, memory_format=torch.contiguous_format)
         row_bytes = read.element_size() * math.prod(piece.sizes[1:])
-        _read_into(read, piece.file, piece.offset + begin * row_bytes)
+        _read_into(read, piece.file, files.opened(piece.file), piece.offset + begin * row_bytes)
         if read is not into:
             into.copy_(read)
 
@@ -165,15 +192,28 @@ class _Piece(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def _read_into(rows: Tensor, file: str, offset: int) -> None:
-    """Read (...) contiguous numbers that lie at some place of a file."""
+@final
+class _Files:
+    """Files that are open, each once."""
+
+    def __init__(self, place: Callable[[str], str], stack: ExitStack) -> None:
+        self._place, self._stack = place, stack
+        self._opened: dict[str, Any] = {}
+
+    def opened(self, file: str) -> Any:
+        """Return a file; it is closed with the stack."""
+        if file not in self._opened:
+            self._opened[file] = self._stack.enter_context(open_file(self._place(file)))
+        return self._opened[file]
+
+
+def _read_into(rows: Tensor, file: str, opened: Any, offset: int) -> None:
+    """Read (...) contiguous numbers that lie at some place of an open file, from there on."""
     content = rows.flatten().view(torch.uint8).numpy().data
-    with open_file(file) as file_of_piece:
-        opened: Any = file_of_piece
-        opened.seek(offset)
-        done = 0
-        while done < len(content):
-            part = opened.readinto(content[done:])
-            if not part:
-                raise OSError(f"{file} ends too early")
-            done += part
+    opened.seek(offset)
+    done = 0
+    while done < len(content):
+        part = opened.readinto(content[done:])
+        if not part:
+            raise OSError(f"{file} ends too early")
+        done += part
