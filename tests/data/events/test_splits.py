@@ -154,7 +154,7 @@ def test_every_rule_says_itself_in_words(kind):
 @given(
     st.lists(st.integers(0, 9 * 86_400), min_size=1, max_size=40),
     st.integers(1, 3),
-    st.sampled_from([None, 1, 3]),
+    st.sampled_from([None, 3, 4]),
     st.sampled_from(["s", "ms", "ns"]),
 )
 def test_a_day_is_what_calendars_say_and_what_it_does_not_know_is_marked(seconds, num_days, known_days, unit):
