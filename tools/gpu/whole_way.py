@@ -72,9 +72,9 @@ class Way:
         if code:
             raise RuntimeError(f"{verb} ended with {code}: {self.said(verb)}")
 
-    def said(self, verb: str) -> str:
-        """Return the end of what the last run of a verb said."""
-        return (self.out / f"{verb}.log").read_bytes()[self.offset :].decode()[-1500:]
+    def said(self, verb: str, *, length: int = 1500) -> str:
+        """Return the end of what the last run of a verb said; all of it where `length` is 0."""
+        return (self.out / f"{verb}.log").read_bytes()[self.offset :].decode()[-length:]
 
     @contextmanager
     def check(self, name: str) -> Iterator[Facts]:
@@ -112,10 +112,11 @@ CODES = {
 RETRIEVER = {"sasrec": SUMMED, "heterrec": SUMMED, "tiger": CODES}
 
 
-def ranker(run: str, representation: str = "both") -> Facts:
-    """Return the settings of the ranker that the faults are tried on."""
-    codes = {} if representation == "item" else {"semantic_ids": "mmq"}
-    train = {"batch_size": 4096, "max_epochs": 4, "patience": 9, "log_every_steps": 10}
+def ranker(way: Way, run: str, representation: str = "both") -> Facts:
+    """Return the settings of the ranker that the faults are tried on: some eighty steps an epoch."""
+    codes = {"semantic_ids": "" if representation == "item" else "mmq"}
+    batch_size = max(32, way.options.events // 100)
+    train = {"batch_size": batch_size, "max_epochs": 4, "patience": 9, "log_every_steps": 10}
     saving = {"checkpoints.every_steps": 10, "checkpoints.in_background": True}
     settings = {f"train.{key}": value for key, value in train.items()} | saving | codes
     return {"dataset": "data", "run": run, "representation": representation, **settings}
@@ -128,10 +129,10 @@ def metrics(way: Way, run: str, *names: str) -> dict[str, float]:
 
 
 def speed(way: Way, run: str) -> dict[str, float]:
-    """Return the median of samples/s that a run logged."""
+    """Return the median of samples/s that a run logged; nothing of one that was too short to."""
     said = [json.loads(line) for line in (way.out / run / "log.jsonl").read_text().splitlines()]
     rates = [line["train/samples_per_s"] for line in said if "train/samples_per_s" in line]
-    return {"samples_per_s": statistics.median(rates)}
+    return {"samples_per_s": statistics.median(rates)} if rates else {}
 
 
 def checkpoints(way: Way, run: str) -> list[Path]:
@@ -173,10 +174,10 @@ def train(way: Way) -> None:
     for representation in ("item", "both"):
         with way.check(f"rank {representation}") as facts:
             run = f"rank-{representation}"
-            way.run("rank", RANKER, ranker(run, representation))
+            way.run("rank", RANKER, ranker(way, run, representation))
             facts.update(metrics(way, run, "test/auc") | speed(way, run))
     with way.check("rank tuned") as facts:
-        settings = ranker("rank-tuned") | {"train.max_epochs": 3}
+        settings = ranker(way, "rank-tuned") | {"train.max_epochs": 3}
         way.run("rank", "configs/rankers/ppnet_tuned.toml", settings)
         facts.update(metrics(way, "rank-tuned", "test/auc") | speed(way, "rank-tuned"))
     for kind in ("sasrec", "heterrec", "tiger"):
@@ -202,32 +203,32 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], 
 def killed(way: Way) -> None:
     """Kill the ranker once a checkpoint is there; run it again; set it beside the undisturbed one."""
     with way.check("killed") as facts:
-        process = way.start("rank", RANKER, ranker("rank-killed"))
+        process = way.start("rank", RANKER, ranker(way, "rank-killed"))
         wait_for(lambda: checkpoints(way, "rank-killed"), process, way.options.timeout_s)
         process.kill()
         process.wait()
         facts["went_on_from"] = checkpoints(way, "rank-killed")[-1].name
-        way.run("rank", RANKER, ranker("rank-killed"))
+        way.run("rank", RANKER, ranker(way, "rank-killed"))
         facts.update(largest_difference(way, "rank-killed"))
 
 
 def stopped(way: Way) -> None:
     """Stop the ranker with SIGTERM while it trains; run it again; set it beside the undisturbed one."""
     with way.check("stopped") as facts:
-        process = way.start("rank", RANKER, ranker("rank-stopped"))
+        process = way.start("rank", RANKER, ranker(way, "rank-stopped"))
         wait_for(lambda: checkpoints(way, "rank-stopped"), process, way.options.timeout_s)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         facts["exit_code"] = process.wait(60)
         facts["stopped_within_s"] = round(time.monotonic() - began, 1)
-        way.run("rank", RANKER, ranker("rank-stopped"))
+        way.run("rank", RANKER, ranker(way, "rank-stopped"))
         facts.update(largest_difference(way, "rank-stopped"))
 
 
 def flipped(way: Way) -> None:
     """Change one byte of the newest checkpoint of a run that was killed: the step before must be used."""
     with way.check("flipped") as facts:
-        process = way.start("rank", RANKER, ranker("rank-flipped"))
+        process = way.start("rank", RANKER, ranker(way, "rank-flipped"))
         wait_for(lambda: len(checkpoints(way, "rank-flipped")) > 1, process, way.options.timeout_s)
         process.kill()
         process.wait()
@@ -236,8 +237,8 @@ def flipped(way: Way) -> None:
         content = bytearray(file.read_bytes())
         content[random.Random(0).randrange(len(content) // 2, len(content))] ^= 1
         file.write_bytes(content)
-        way.run("rank", RANKER, ranker("rank-flipped"))
-        facts["said"] = [line for line in way.said("rank").splitlines() if newest.name in line][-3:]
+        way.run("rank", RANKER, ranker(way, "rank-flipped"))
+        facts["said"] = [line for line in way.said("rank", length=0).splitlines() if newest.name in line][-3:]
         if not facts["said"]:
             raise RuntimeError(f"nothing was said of {newest.name}")
         facts.update(largest_difference(way, "rank-flipped"))
