@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 import warnings
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker
@@ -42,15 +43,28 @@ def fork_this_process() -> None:
     _SERVER._forkserver_pid = pid
 
 
+def forget_files(*kept: int) -> None:
+    """Let go of all open files of the process that this one is a fork of, but for the standard ones.
+
+    Others notice when that process is gone. The numbers stay taken, by what swallows all that is written:
+    Python's objects, such as handlers of logs that were made while pytest caught the standard error, go on
+    writing to them, and a number that was free would come to mean a socket of gloo, or the pipe whose first
+    byte ends the fork server.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number > 2 and number not in (nowhere, *kept):
+            os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
 def _serve(listener: int, alive: int) -> None:
     """Serve until the last client is gone, without pytest's pipes, streams and signals."""
     try:
         faulthandler.disable()  # it would write to pytest's copy of the standard error
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
-        first, second = sorted((listener, alive))
-        for begin, end in ((3, first), (first + 1, second), (second + 1, 4096)):
-            os.closerange(begin, end)
+        forget_files(listener, alive)
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)
         _warn_as_a_new_interpreter()
@@ -58,6 +72,9 @@ def _serve(listener: int, alive: int) -> None:
         sys.modules["torch"].set_num_threads(1)  # as OMP_NUM_THREADS asks of a server that starts anew
         sys.argv = ["fork-server"]
         forkserver.main(listener, alive, [])
+    except BaseException as error:
+        if not isinstance(error, SystemExit):  # the last client is gone
+            os.write(2, f"the fork server of the tests ends:\n{traceback.format_exc()}".encode())
     finally:
         os._exit(0)
 

@@ -13,6 +13,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from tests.commands import become
+from tests.forked_server import forget_files
 
 FORK = multiprocessing.get_context("fork")
 
@@ -49,7 +50,7 @@ def _be_rank(program: str, words: tuple[str, ...], env: dict[str, str]) -> None:
     ):  # the agent has handlers, a new process none
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.closerange(3, 4096)  # the agent's sockets: others notice when it is gone
+    forget_files()  # the agent's sockets
     os.environ.clear()
     os.environ.update(env)
     become(program, words)

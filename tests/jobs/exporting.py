@@ -17,7 +17,8 @@ import pytest
 from torch import nn
 
 from tests.commands import run_command
-from trec_semid.checkpoints.manifest import ProgramFacts, write_file
+from trec_semid.checkpoints.bundle_files import write_file
+from trec_semid.checkpoints.manifest import ProgramFacts
 from trec_semid.core.paths import join, read_bytes
 from trec_semid.serving import check
 from trec_semid.serving.writing import rankers, retrievers

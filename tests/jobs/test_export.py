@@ -19,7 +19,7 @@ from tests.jobs.ranking import rank_config, write_problem
 from tests.jobs.test_rank_finetune import tuned
 from tests.jobs.test_rank_finetune import write_problem as write_tuned_problem
 from tests.ranks import run_ranks
-from trec_semid.checkpoints.manifest import read_manifest
+from trec_semid.checkpoints.bundle_files import read_manifest
 from trec_semid.core.config import load_saved
 from trec_semid.core.errors import CheckpointError, DataError
 from trec_semid.data.ranking.dataset import RankingData

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.conftest import Bundles
-from trec_semid.checkpoints.manifest import read_manifest
+from trec_semid.checkpoints.bundle_files import read_manifest
 from trec_semid.evaluation.target_positions import bootstrap_target_positions, read_target_positions
 from trec_semid.metrics.intervals import interval
 from trec_semid.serving.engine import open_engine

@@ -18,7 +18,7 @@ from tests.jobs.conftest import Bundles
 from tests.jobs.exported_kinds import KINDS
 from tests.jobs.exporting import export_quickly
 from tests.jobs.retrieving import retrieve_config
-from trec_semid.checkpoints.manifest import read_manifest, write_manifest
+from trec_semid.checkpoints.bundle_files import read_manifest, write_manifest
 from trec_semid.core.config import load_saved
 from trec_semid.core.errors import CheckpointError, ConfigError, DataError
 from trec_semid.data.retrieval.dataset import RetrievalData

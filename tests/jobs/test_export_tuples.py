@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from tests.jobs.conftest import Bundles
-from trec_semid.checkpoints.manifest import read_manifest, write_manifest
+from trec_semid.checkpoints.bundle_files import read_manifest, write_manifest
 from trec_semid.core.errors import DataError
 from trec_semid.layers.tuple_trie import TupleTrie
 from trec_semid.serving.engine import RetrieveAsked, open_engine

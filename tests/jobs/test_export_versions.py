@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.jobs.conftest import Bundles
-from trec_semid.checkpoints.manifest import SCHEMA_VERSION, read_manifest
+from trec_semid.checkpoints.bundle_files import read_manifest
+from trec_semid.checkpoints.manifest import SCHEMA_VERSION
 from trec_semid.core.errors import DataError
 from trec_semid.serving.engine import RetrieveAsked, open_engine
 from trec_semid.serving.reader import SCHEMA_VERSIONS, BundleError, Reader

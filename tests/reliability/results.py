@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trec_semid.checkpoints.manifest import read_checked, read_manifest
+from trec_semid.checkpoints.bundle_files import read_checked, read_manifest
 from trec_semid.core.paths import read_bytes
 from trec_semid.data.schema import Dataset
 from trec_semid.report.collect import collect_runs

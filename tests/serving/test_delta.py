@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trec_semid.checkpoints.manifest import MANIFEST, SIGNATURE, FileFacts, file_facts
+from trec_semid.checkpoints.bundle_files import MANIFEST, SIGNATURE, file_facts
+from trec_semid.checkpoints.manifest import FileFacts
 from trec_semid.core.errors import DataError
 from trec_semid.runtime.fingerprints import Fingerprint, verify
 from trec_semid.serving import delta

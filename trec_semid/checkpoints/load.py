@@ -84,7 +84,8 @@ def load_checkpoint(
     if not is_checked:
         _expect_sound(folder, step)
     at = join(step_folder(folder, step), TENSORS)
-    saved = _saved_shapes(at)
+    entries = _saved_entries(at)
+    saved = _shapes_of(entries)
     # Before names are taken: a fresh optimizer has no state yet, and what has no name is not read.
     make_state(trainable, set(saved))
     tensors = named_tensors(trainable)
@@ -101,7 +102,8 @@ def load_checkpoint(
     _read(tensors, at, is_alone=not dist.is_initialized())
     for name, now in apart.items():
         rows = by_row.get(name) or every_row(shapes[name][0])
-        take_rows(now, _read_whole(at, sources.get(name, name)), rows)
+        source = sources.get(name, name)
+        take_rows(now, _read_whole(at, source, entries[source]), rows)
     for count in counts.values():
         count.fill_(step)
     take_over(trainable, tensors | apart | counts)
@@ -119,7 +121,7 @@ def expect_fit(folder: str, trainable: Trainable, *, step: int, mapped: Mapping[
         CheckpointError: model and checkpoint differ, as `load_checkpoint` would say it.
     """
     at = join(step_folder(folder, step), TENSORS)
-    saved = _saved_shapes(at)
+    saved = _shapes_of(_saved_entries(at))
     by_row = _with_state(mapped, _relevant(saved, trainable))
     _expect_fit(at, saved, trainable, _shapes_on_all_ranks(named_tensors(trainable)), by_row)
 
@@ -190,15 +192,14 @@ def _saved_entries(at: str) -> Mapping[str, Any]:
         raise CheckpointError(f"{at}: not readable: {reason(error)}. Load another step.") from error
 
 
-def _read_whole(at: str, name: str) -> Tensor:
-    entry = _saved_entries(at)[name]
+def _read_whole(at: str, name: str, entry: Any) -> Tensor:
     whole: Tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype)}
     _read(whole, at, is_alone=True)
     return whole[name]
 
 
-def _saved_shapes(at: str) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(getattr(entry, "size", ())) for name, entry in _saved_entries(at).items()}
+def _shapes_of(entries: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(getattr(entry, "size", ())) for name, entry in entries.items()}
 
 
 def _relevant(saved: Shapes, trainable: Trainable) -> dict[str, tuple[int, ...]]:

@@ -31,8 +31,8 @@ def sources_of_state(saved: Collection[str], now: Collection[str]) -> dict[str, 
     Returns:
         The model's name -> the checkpoint's. Empty where both place tables alike.
     """
-    others = {other: name for name in now if name not in saved for other in [_under_other_placement(name)]}
-    return {name: other for other, name in others.items() if other in saved}
+    absent = (name for name in now if name not in saved)
+    return {name: other for name in absent if (other := _under_other_placement(name)) in saved}
 
 
 def counts_steps_alone(name: str) -> bool:

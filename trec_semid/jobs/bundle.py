@@ -2,7 +2,8 @@
 
 from rich.table import Table
 
-from trec_semid.checkpoints.manifest import Manifest, read_manifest, verify_bundle
+from trec_semid.checkpoints.bundle_files import read_manifest, verify_bundle
+from trec_semid.checkpoints.manifest import Manifest
 from trec_semid.core.text_columns import as_text
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder

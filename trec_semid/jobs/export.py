@@ -8,17 +8,9 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from trec_semid.checkpoints.bundle_files import MANIFEST, write_file, write_manifest
 from trec_semid.checkpoints.folder import best_step
-from trec_semid.checkpoints.manifest import (
-    MANIFEST,
-    IndexFacts,
-    Manifest,
-    RetrieverFacts,
-    TableFacts,
-    TableType,
-    write_file,
-    write_manifest,
-)
+from trec_semid.checkpoints.manifest import IndexFacts, Manifest, RetrieverFacts, TableFacts, TableType
 from trec_semid.checkpoints.stretches import SavedTensors
 from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.config import Place, load_saved

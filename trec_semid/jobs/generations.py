@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Column, Table
 
-from trec_semid.checkpoints.manifest import MANIFEST, read_manifest
+from trec_semid.checkpoints.bundle_files import MANIFEST, read_manifest
 from trec_semid.core.config import load_saved
 from trec_semid.core.errors import ConfigError, DataError
 from trec_semid.core.paths import exists, is_folder, join, write_bytes

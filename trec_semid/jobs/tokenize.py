@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import NonNegativeInt
 
-from trec_semid.checkpoints.manifest import manifest_version, read_manifest
+from trec_semid.checkpoints.bundle_files import manifest_version, read_manifest
 from trec_semid.core.arrays import Array, Flags, Ints
 from trec_semid.core.config import Place
 from trec_semid.core.errors import ConfigError

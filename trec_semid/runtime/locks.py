@@ -168,7 +168,8 @@ def lock_uri(folder: str) -> str:
 def holder_of(folder: str) -> Owner | None:
     """Return who works on a folder now; None where nobody does who still lives."""
     uri = lock_uri(folder)
-    return (_LocalFile(uri) if is_local(folder) else _StoreObject(uri)).holder()
+    owner = (_LocalFile(uri) if is_local(folder) else _StoreObject(uri)).read()
+    return owner if owner and not owner.is_gone() else None
 
 
 def folder_of(uri: str) -> str | None:
@@ -236,14 +237,13 @@ class _LocalFile:
                 raise
             return before
 
-    def holder(self) -> Owner | None:
-        """Return the owner, where one lives."""
+    def read(self) -> Owner | None:
+        """Return the owner that the file names, if any."""
         try:
             with open(self._path, "rb") as file:
-                owner = Owner.from_bytes(file.read())
+                return Owner.from_bytes(file.read())
         except OSError:
             return None
-        return owner if owner and not owner.is_gone() else None
 
     def refresh(self, owner: Owner) -> Owner | None:
         """Write a sign of life; return another owner where there is one by now."""
@@ -324,7 +324,7 @@ class _StoreObject:
 
     def claim(self, owner: Owner) -> Owner | None:
         """Write the owner unless another one lives; return the one before."""
-        before = self._read()
+        before = self.read()
         if before:
             if not before.is_gone():
                 raise _HeldError(before)
@@ -333,19 +333,14 @@ class _StoreObject:
         self._create(owner)
         if before:
             time.sleep(SETTLE_S)  # another one that saw the same dead owner may have removed ours
-        now = self._read()
+        now = self.read()
         if now is None or now.token != owner.token:
             raise _HeldError(now)
         return before
 
-    def holder(self) -> Owner | None:
-        """Return the owner, where one lives."""
-        owner = self._read()
-        return owner if owner and not owner.is_gone() else None
-
     def refresh(self, owner: Owner) -> Owner | None:
         """Write a sign of life; return another owner where there is one by now."""
-        now = self._read()
+        now = self.read()
         if now and now.token != owner.token:
             return now
         fs, inner = filesystem(self.uri)
@@ -354,11 +349,12 @@ class _StoreObject:
 
     def drop(self, owner: Owner) -> None:
         """Remove the object where it is this owner's."""
-        now = self._read()
+        now = self.read()
         if now and now.token == owner.token:
             remove(self.uri)
 
-    def _read(self) -> Owner | None:
+    def read(self) -> Owner | None:
+        """Return the owner that the object names, if any."""
         try:
             return Owner.from_bytes(read_bytes(self.uri)) if exists(self.uri) else None
         except FileNotFoundError:
@@ -370,7 +366,7 @@ class _StoreObject:
         try:
             fs.pipe_file(inner, owner.to_bytes(), mode="create")
         except OSError:  # FileExistsError, or what the store says of two at once
-            now = self._read()
+            now = self.read()
             if now is None:
                 raise
             if now.token != owner.token:  # else it is written, and only the answer was lost

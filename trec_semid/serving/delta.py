@@ -23,16 +23,15 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from trec_semid.checkpoints.manifest import (
+from trec_semid.checkpoints.bundle_files import (
     MANIFEST,
     SIGNATURE,
-    FileFacts,
-    Manifest,
     file_facts,
     read_checked,
     read_manifest,
     verify_bundle,
 )
+from trec_semid.checkpoints.manifest import FileFacts, Manifest
 from trec_semid.core.config import Config
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, read_bytes, staged_folder, write_bytes

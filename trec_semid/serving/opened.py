@@ -9,13 +9,8 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from trec_semid.checkpoints.manifest import (
-    FieldFacts,
-    Manifest,
-    ProgramFacts,
-    manifest_version,
-    verify_bundle,
-)
+from trec_semid.checkpoints.bundle_files import manifest_version, verify_bundle
+from trec_semid.checkpoints.manifest import FieldFacts, Manifest, ProgramFacts
 from trec_semid.core.arrays import Array, Ints
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join, local_copy

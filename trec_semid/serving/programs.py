@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch._inductor import aoti_load_package  # torch documents it under this name
 
-from trec_semid.checkpoints.manifest import CompiledFacts, ProgramFacts, read_checked
+from trec_semid.checkpoints.bundle_files import read_checked
+from trec_semid.checkpoints.manifest import CompiledFacts, ProgramFacts
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import join
 from trec_semid.serving.graphs import GraphError, read_graph

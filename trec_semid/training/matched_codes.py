@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from trec_semid.checkpoints.manifest import MANIFEST, verify_bundle
+from trec_semid.checkpoints.bundle_files import MANIFEST, verify_bundle
 from trec_semid.core.arrays import Ints
 from trec_semid.core.errors import DataError
 from trec_semid.core.ids import rows_of

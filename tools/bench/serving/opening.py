@@ -12,7 +12,7 @@ from functools import partial
 import psutil
 import torch
 
-from trec_semid.checkpoints.manifest import read_manifest, write_manifest
+from trec_semid.checkpoints.bundle_files import read_manifest, write_manifest
 from trec_semid.serving.engine import open_engine
 from trec_semid.serving.writing.tables import TableRows, write_tables
 

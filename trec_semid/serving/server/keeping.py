@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar, final
 
 import numpy as np
 
-from trec_semid.checkpoints.manifest import MANIFEST, SIGNATURE
+from trec_semid.checkpoints.bundle_files import MANIFEST, SIGNATURE
 from trec_semid.core.errors import DataError
 from trec_semid.core.paths import exists, is_local, join, parent_of, read_bytes
 from trec_semid.serving.engine import Engine, NotServedError, RankAsked, RetrieveAsked

@@ -156,6 +156,7 @@ def _describe(app: FastAPI, service: Service, verb: _Verb, body: type[BaseModel]
     """Put a route into the description; `Front` has it answered directly, so that this is never called."""
 
     async def described(asked: Any) -> Response:
+        """Stand for the route in the description; its words are those of the body."""
         raise AssertionError
 
     parameter = inspect.signature(described).parameters["asked"].replace(annotation=body)
@@ -231,9 +232,11 @@ def _add_page(app: FastAPI) -> None:
     folder = files("trec_semid.serving.server") / "page"
 
     def add(path: str, name: str, kind: str) -> None:
+        """Answer a path with a file of the page."""
         content = (folder / name).read_bytes()
 
         async def page() -> Response:
+            """Return the file."""
             return Response(content, media_type=kind, headers=_PAGE_HEADERS)
 
         app.get(path, include_in_schema=False)(page)
@@ -244,15 +247,18 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_handlers(app: FastAPI, service: Service) -> None:
     async def on_refusal(request: Request, error: Exception) -> Response:
+        """Answer what we refuse, and what went wrong, in one form."""
         return refused(of_error(error), request.scope["trace"], service.batcher.version)
 
     async def on_http(request: Request, error: Exception) -> Response:
+        """Answer what the framework refuses, such as an unknown route, in the same form."""
         assert isinstance(error, HTTPException)
         kind = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "refused")
         refusal = Refusal(error.status_code, kind, str(error.detail), headers=error.headers)
         return await on_refusal(request, refusal)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
+        """Answer a body that is not of its schema, field by field."""
         assert isinstance(error, RequestValidationError)
         return await on_refusal(request, of_invalid(error.errors()))
 

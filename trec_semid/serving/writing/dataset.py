@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trec_semid.checkpoints.manifest import FileFacts, MapFacts, write_file
+from trec_semid.checkpoints.bundle_files import write_file
+from trec_semid.checkpoints.manifest import FileFacts, MapFacts
 from trec_semid.core.arrays import Array
 from trec_semid.core.paths import join, read_bytes
 from trec_semid.data.schema import Dataset

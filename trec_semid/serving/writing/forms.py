@@ -17,7 +17,8 @@ from torch import Tensor
 from torch._inductor import aoti_compile_and_package  # torch documents it under this name
 from torch.export import ExportedProgram
 
-from trec_semid.checkpoints.manifest import CompiledFacts, FileFacts, write_file
+from trec_semid.checkpoints.bundle_files import write_file
+from trec_semid.checkpoints.manifest import CompiledFacts, FileFacts
 from trec_semid.core.errors import StackError
 from trec_semid.serving.programs import this_processor
 

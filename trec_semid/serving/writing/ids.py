@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import safetensors.numpy
 
-from trec_semid.checkpoints.manifest import FieldFacts, FileFacts, IdMapFacts, write_file
+from trec_semid.checkpoints.bundle_files import write_file
+from trec_semid.checkpoints.manifest import FieldFacts, FileFacts, IdMapFacts
 from trec_semid.core.arrays import Array
 from trec_semid.core.ids import id_array
 from trec_semid.data.ragged import ragged_from_arrow

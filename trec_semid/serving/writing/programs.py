@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trec_semid.checkpoints.manifest import ProgramFacts, write_file
+from trec_semid.checkpoints.bundle_files import write_file
+from trec_semid.checkpoints.manifest import ProgramFacts
 from trec_semid.core.errors import ConfigError
 from trec_semid.serving.writing.forms import Forms, write_compiled, write_onnx
 

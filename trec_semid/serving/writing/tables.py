@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trec_semid.checkpoints.manifest import ShardFacts, TableFacts, TableType, write_file
+from trec_semid.checkpoints.bundle_files import write_file
+from trec_semid.checkpoints.manifest import ShardFacts, TableFacts, TableType
 from trec_semid.core.errors import ShapeError
 from trec_semid.runtime.ranks import gather_objects, place_among_ranks
 from trec_semid.search.catalogue import stretch_of

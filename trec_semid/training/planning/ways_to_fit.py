@@ -53,6 +53,7 @@ def ways_to_fit(
 
 def _by_nodes(fits: Callable[..., bool], cluster: ClusterConfig) -> Iterator[Way]:
     def enough(nodes: int) -> bool:
+        """Return whether the tables fit on so many nodes."""
         return fits({}, cluster.model_copy(update={"num_nodes": nodes}))
 
     short, most = cluster.num_nodes, cluster.num_nodes * _MOST_TIMES
@@ -67,7 +68,8 @@ def _by_width(fits: Callable[..., bool], config: RankConfig | RetrieveConfig) ->
     """Yield the widest tables that fit, from halves down: some widths the model refuses, as heads do."""
     now = config.tables.dim
 
-    def narrow(steps: int) -> bool:  # the kernels take multiples of 4
+    def narrow(steps: int) -> bool:
+        """Return whether tables fit that are so many steps narrower; the kernels take multiples of 4."""
         return fits({"tables.dim": now - 4 * steps})
 
     wide = 0
