@@ -122,8 +122,8 @@ def test_two_that_begin_at_once_are_told_apart_by_the_store(bucket: str):
     """Both see no lock; S3 creates an object only once."""
     one, other = (FolderLock(f"{bucket}/race/run", new_owner("rank")) for _ in range(2))
     hidden: Any = other
-    real, answers = hidden._file._read, iter([None])
-    hidden._file._read = lambda: next(answers, None) or real()
+    real, answers = hidden._file.read, iter([None])
+    hidden._file.read = lambda: next(answers, None) or real()
     one.take()
     with pytest.raises(LockError, match=f"process {os.getpid()} on"):
         other.take()

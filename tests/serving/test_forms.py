@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trec_semid.checkpoints.manifest import ProgramFacts
-from trec_semid.core.errors import StackError
+from trec_semid.core.errors import ConfigError, StackError
 from trec_semid.models.item_transformer import ItemTransformer
 from trec_semid.models.retrievers.sasrec import SasrecConfig
 from trec_semid.serving.graphs import Graph
@@ -47,6 +47,28 @@ def test_onnx_computes_the_same_for_any_number_of_rows(tmp_path: Path):
         x = torch.randn(num_rows, 6)
         ours = dense()(x).detach().numpy()
         assert answered(tmp_path / facts.onnx.file, {"input": x.numpy()}) == pytest.approx(ours, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_refused"), [(0, False), (1, False), (2, True)], ids=["never", "once", "twice"]
+)
+def test_a_program_whose_tracer_has_lost_a_value_is_traced_once_more(
+    losses: int, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    export, tries = torch.export.export, iter(range(9))
+
+    def losing(*given: Any, **more: Any) -> Any:
+        if next(tries) < losses:
+            raise RuntimeError("We found a fake tensor in the exported program constant's list. It may be x.")
+        return export(*given, **more)
+
+    monkeypatch.setattr(torch.export, "export", losing)
+    if is_refused:
+        with pytest.raises(ConfigError, match="cannot export this model: We found a fake tensor"):
+            write(tmp_path, dense())
+        return
+    x, run = torch.randn(3, 6), read_program(str(tmp_path), write(tmp_path, dense()))
+    assert torch.equal(run(x), dense()(x))
 
 
 class OfHistories(nn.Module):

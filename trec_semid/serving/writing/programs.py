@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from trec_semid.checkpoints.bundle_files import write_file
 from trec_semid.checkpoints.manifest import ProgramFacts
 from trec_semid.core.errors import ConfigError
 from trec_semid.serving.writing.forms import Forms, write_compiled, write_onnx
+
+_LOST = "fake tensor in the exported program constant's list"
 
 
 def write_program(
@@ -38,11 +41,7 @@ def write_program(
         ConfigError: torch cannot export it.
     """
     try:
-        # Strict tracing refuses named tuples and closures that it need not look into.
-        with torch.no_grad():
-            program = torch.export.export(
-                module.eval(), tuple(example), dynamic_shapes=tuple(sizes), strict=False
-            )
+        program = _traced(module, example, sizes)
     except Exception as error:  # torch raises as many kinds as there are reasons
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{name}: torch cannot export this model: {told}") from error
@@ -56,3 +55,22 @@ def write_program(
     torch.export.save(program, content)
     known = write_file(bundle, f"{name}.pt2", content.getvalue())
     return ProgramFacts(**known.model_dump(), outputs=outputs, onnx=onnx, compiled=compiled)
+
+
+def _traced(module: nn.Module, example: Sequence[Any], sizes: Sequence[Any]) -> ExportedProgram:
+    """Return what a module computes in evaluation mode, traced again where the tracer has lost a value.
+
+    Once in some thousand exports torch takes a value that it has computed for a constant, and refuses its own
+    program; the same module traced again is fine.
+    """
+    for tries_left in (1, 0):
+        try:
+            # Strict tracing refuses named tuples and closures that it need not look into.
+            with torch.no_grad():
+                return torch.export.export(
+                    module.eval(), tuple(example), dynamic_shapes=tuple(sizes), strict=False
+                )
+        except RuntimeError as error:
+            if not tries_left or _LOST not in str(error):
+                raise
+    raise AssertionError("the last try returns or raises")
