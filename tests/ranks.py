@@ -4,7 +4,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
@@ -22,8 +22,12 @@ def fork_server() -> ForkServerContext:
     """Return what starts processes as forks of a server that has imported torch, torchrec and every verb.
 
     A new interpreter costs 6 s of a processor until it has; the server does it once for a pytest process.
+    What it has forked asks it, too: Python would start another one there.
     """
     context = get_context("forkserver")
+    server: Any = vars(forkserver)["_forkserver"]
+    if server._forkserver_address and not server._forkserver_pid:  # known, and no child of this process
+        server.ensure_running = resource_tracker.ensure_running
     context.set_forkserver_preload(["tests.preloaded"])
     return context
 

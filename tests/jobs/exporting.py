@@ -1,6 +1,6 @@
 """Exports of tests score their bundle in a fork, and trace a program once however often it is exported.
 
-An interpreter of its own takes 4 s of a processor; a fork has torch imported, and torchrec, for which it has
+An interpreter of its own takes 3 s of a processor; a fork has torch imported, and torchrec, for which it has
 no need. `tests/jobs/test_export_retrievers.py` lets one bundle be scored by an interpreter, as it is outside
 of tests. To trace a program takes 1 to 10 s; of the same module with the same weights it would be the same
 program.
@@ -36,7 +36,17 @@ def score_in_fork(
     return done
 
 
-IN_FORKS = SimpleNamespace(run=score_in_fork)
+def score_alone(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    """Score in an interpreter, as outside of tests; it says what it imports, which is no compiler of programs."""
+    interpreter, *words = command
+    done = subprocess.run([interpreter, "-X", "importtime", *words], **more)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "trec_semid.serving.opened" in imported
+    assert imported.isdisjoint({"torchrec", "torch._dynamo", "torch._inductor", "sympy"})
+    return done
+
+
+IN_FORKS, ALONE = SimpleNamespace(run=score_in_fork), SimpleNamespace(run=score_alone)
 """What `check.subprocess` is in tests."""
 _traced: dict[str, tuple[ProgramFacts, bytes]] = {}
 
@@ -57,7 +67,6 @@ def write_once(bundle: str, name: str, module: nn.Module, *given: Any, **more: A
 
 def export_quickly(patch: pytest.MonkeyPatch, *, in_forks: bool = True) -> None:
     """Let exports be as quick as they can be."""
-    if in_forks:
-        patch.setattr(check, "subprocess", IN_FORKS)
+    patch.setattr(check, "subprocess", IN_FORKS if in_forks else ALONE)
     for room in (rankers, retrievers):
         patch.setattr(room, "write_program", write_once)

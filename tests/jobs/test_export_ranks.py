@@ -11,6 +11,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from tests.jobs.conftest import Bundles
+from tests.jobs.exporting import export_quickly
 from tests.jobs.ranking import rank_config, write_problem
 from tests.ranks import run_ranks
 from trec_semid.core.errors import DataError, SemidError
@@ -40,8 +41,11 @@ def exports(runs: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Exports:
 
 
 def export_all(exports: Exports, folder: str) -> None:
-    for name, config in exports.items():
-        export.run(ExportConfig.model_validate({"out": f"{folder}/{name}", **config}))
+    # What scores a bundle is a fork: each of these would wait for an interpreter to import torch.
+    with pytest.MonkeyPatch.context() as patch:
+        export_quickly(patch)
+        for name, config in exports.items():
+            export.run(ExportConfig.model_validate({"out": f"{folder}/{name}", **config}))
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -95,7 +99,7 @@ def test_where_a_rank_fails_all_end_and_what_was_there_before_stays(
 ):
     place, told = tmp_path / "bundles", tmp_path / "told"
     config = {**exports["hybrid"], "shard_rows": 4, "out": str(place / "out")}
-    export.run(ExportConfig.model_validate(config))
+    export_all({"out": config}, str(place))
     whole = checksums(place)
     new = {**config, "out": str(place / "new")}
     for error, own in (

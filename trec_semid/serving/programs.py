@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._inductor import aoti_load_package  # torch documents it under this name
 
 from trec_semid.checkpoints.bundle_files import read_checked
 from trec_semid.checkpoints.manifest import CompiledFacts, ProgramFacts
@@ -56,6 +55,9 @@ def _compiled(bundle: str, facts: CompiledFacts | None) -> Callable[..., Any] | 
         _log.info("%s: the portable program runs instead: %s", facts.file, told)
         return None
     read_checked(bundle, facts)
+    # torch documents it under this name; it takes 1.5 s of a processor to import.
+    from torch._inductor import aoti_load_package
+
     try:
         native: Any = aoti_load_package(join(bundle, facts.file))
     except Exception as error:  # of a processor that says one thing and lacks another, say

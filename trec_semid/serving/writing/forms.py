@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch._inductor import aoti_compile_and_package  # torch documents it under this name
 from torch.export import ExportedProgram
 
 from trec_semid.checkpoints.bundle_files import write_file
@@ -118,6 +117,9 @@ def write_compiled(bundle: str, name: str, program: ExportedProgram) -> Compiled
         name: of the file.
         program: as exported.
     """
+    # torch documents it under this name; it takes 1.5 s of a processor to import.
+    from torch._inductor import aoti_compile_and_package
+
     with tempfile.TemporaryDirectory() as scratch:
         place = str(Path(scratch, "compiled.pt2"))
         try:
