@@ -36,10 +36,10 @@ def score_in_fork(
     return done
 
 
-def score_alone(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
-    """Score in an interpreter, as outside of tests; it says what it imports, which is no compiler of programs."""
+def score_alone(command: list[str], *, check: bool, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Score in an interpreter, as outside of tests; it says what it imports: no compiler of programs."""
     interpreter, *words = command
-    done = subprocess.run([interpreter, "-X", "importtime", *words], **more)
+    done = subprocess.run([interpreter, "-X", "importtime", *words], check=check, **more)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "trec_semid.serving.opened" in imported
     assert imported.isdisjoint({"torchrec", "torch._dynamo", "torch._inductor", "sympy"})
