@@ -1,5 +1,5 @@
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -79,7 +79,7 @@ def test_what_may_grow_may_not_shrink_and_some_keys_fix_others():
 
 
 @given(st.lists(st.sampled_from(["a", "b", ".", "..", "runs"]), min_size=1, max_size=5), st.booleans())
-def test_a_place_is_the_same_however_it_is_spelled(parts, with_slash):
+def test_a_place_is_the_same_however_it_is_spelled(parts: Any, with_slash: bool):
     spelled = "/".join(parts) + ("/" if with_slash else "")
     absolute = os.path.abspath(spelled)
     assert not said(Job(place=spelled), Job(place=absolute))
@@ -89,7 +89,7 @@ def test_a_place_is_the_same_however_it_is_spelled(parts, with_slash):
 
 
 @given(st.builds(Job, section=st.builds(Section), falls=st.booleans()), st.builds(Section))
-def test_two_configs_are_of_one_run_exactly_if_what_counts_is_equal(there, section):
+def test_two_configs_are_of_one_run_exactly_if_what_counts_is_equal(there: Any, section: Any):
     now = there.model_copy(update={"section": section})
     same = section.size == there.section.size
     grown = section.length >= there.section.length and not (
@@ -98,10 +98,11 @@ def test_two_configs_are_of_one_run_exactly_if_what_counts_is_equal(there, secti
     assert (not said(there, now)) == (same and grown)
 
 
-KEYS = {
+KEYS: dict[Any, set[str]] = {
     RankConfig: {
         "dataset", "run", "semantic_ids", "sharding", "checkpoints", "resume_from", "train.patience",
-        "train.max_epochs", "train.log_every_steps", "train.evaluation_batch_size", "verify",
+        "train.max_epochs", "train.log_every_steps", "train.evaluation_batch_size", "train.pipeline",
+        "verify",
     },
     AssignConfig: set(),
 }  # fmt: skip
@@ -119,13 +120,13 @@ def free_keys(kind: type[Config], at: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize("kind", list(KEYS))
-def test_the_keys_that_may_change_are_these_and_no_others(kind):
+def test_the_keys_that_may_change_are_these_and_no_others(kind: type[Config]):
     assert free_keys(kind) == KEYS[kind]
 
 
 @pytest.mark.parametrize("kind", [RankConfig, RetrieveConfig])
-def test_a_finished_run_has_more_to_do_under_more_patience_not_under_less(kind):
-    train = kind.model_fields["train"].annotation
+def test_a_finished_run_has_more_to_do_under_more_patience_not_under_less(kind: type[Config]):
+    train: Any = kind.model_fields["train"].annotation
     one, other = train(patience=3), train(patience=4)
     assert compare(one, other) == ([], True)
     assert compare(other, one) == ([], False)

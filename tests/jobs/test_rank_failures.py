@@ -1,5 +1,6 @@
 import json
 import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from trec_semid.training import loop as training_loop
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory):
+def problem(tmp_path_factory: pytest.TempPathFactory):
     return write_problem(str(tmp_path_factory.mktemp("failing")))
 
 
-def test_metrics_tell_the_time_the_commits_and_the_commands_of_all_processes(problem, tmp_path, monkeypatch):
+def test_metrics_tell_the_time_the_commits_and_the_commands_of_all_processes(
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "r"
     monkeypatch.setattr(runs, "code_commit", lambda: "first")
     run_until(monkeypatch, rank_config(problem, str(folder)), 9)
@@ -36,7 +39,9 @@ def test_metrics_tell_the_time_the_commits_and_the_commands_of_all_processes(pro
     assert 0 < stated["wall_s_last"] < 600
 
 
-def test_the_time_of_a_killed_process_is_known_up_to_its_last_checkpoint(problem, tmp_path, monkeypatch):
+def test_the_time_of_a_killed_process_is_known_up_to_its_last_checkpoint(
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "r"
     plain = training_loop.CheckpointWriter.save
     noted: list[float] = []
@@ -53,7 +58,9 @@ def test_the_time_of_a_killed_process_is_known_up_to_its_last_checkpoint(problem
 
 
 @pytest.mark.parametrize("changes", [{}, {"checkpoints": {"in_background": True}}])
-def test_an_update_that_goes_wrong_in_the_last_step_of_all_is_found(problem, tmp_path, changes):
+def test_an_update_that_goes_wrong_in_the_last_step_of_all_is_found(
+    problem: dict[str, Any], tmp_path: Path, changes: Any
+):
     # One step in all: its loss is that of weights that were still fine.
     changes = {**changes, "train": {"batch_size": 100_000, "max_epochs": 1}}
     changes["optimizers"] = {"tables": {"learning_rate": 3e38}}
@@ -67,14 +74,16 @@ def test_an_update_that_goes_wrong_in_the_last_step_of_all_is_found(problem, tmp
 
 
 @pytest.mark.parametrize("where", ["dense", "table", "state"])
-def test_a_number_that_is_not_finite_in_any_last_step_is_named(problem, tmp_path, monkeypatch, where):
+def test_a_number_that_is_not_finite_in_any_last_step_is_named(
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+):
     folder = tmp_path / "r"
     plain = training_loop.train_steps
 
-    def poisoned(model: Any, updates: Any, *args: Any, **kwargs: Any) -> Any:
-        for report in plain(model, updates, *args, **kwargs):
+    def poisoned(passes: Any, updates: Any, *args: Any, **kwargs: Any) -> Any:
+        for report in plain(passes, updates, *args, **kwargs):
             if report.step == 21:
-                named = dict(model.named_parameters())
+                named = dict(passes.trained.model.named_parameters())
                 name = next(key for key in named if ("t_user_id" in key) == (where == "table"))
                 with torch.no_grad():
                     if where == "state":
@@ -93,7 +102,7 @@ def test_a_number_that_is_not_finite_in_any_last_step_is_named(problem, tmp_path
 
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_its_metrics(
-    problem, tmp_path, in_background
+    problem: dict[str, Any], tmp_path: Path, in_background: bool
 ):
     folder = tmp_path / "r"
     changes = {"tables": {"dim": 64}, "train": {"max_epochs": 2}}

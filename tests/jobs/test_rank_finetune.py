@@ -28,6 +28,7 @@ from trec_semid.tokenizers.rq_vae import RqVaeConfig
 from trec_semid.training import loop as training_loop
 from trec_semid.training.finetune.finetuning import live_codes_of
 from trec_semid.training.loop import Loop
+from trec_semid.training.passes import Passes
 
 FIT = CodebookFitConfig(epochs=4, warmup_epochs=1, batch_size=16)
 CARRYING = MmqFitConfig(**FIT.model_dump())
@@ -276,10 +277,10 @@ def test_no_map_is_made_of_a_tokenizer_whose_weights_are_no_numbers(
     plain, maps = training_loop.train_steps, {}
     models: list[nn.Module] = []
 
-    def poisoned(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        models.append(model)
-        live = live_codes_of(model)
-        for done in plain(model, *args, **kwargs):
+    def poisoned(passes: Passes, *args: Any, **kwargs: Any) -> Any:
+        models.append(passes.trained.model)
+        live = live_codes_of(passes.trained.model)
+        for done in plain(passes, *args, **kwargs):
             maps[done.step] = live.codes.numpy().copy()  # as the step read it
             if done.step == at:
                 assert live.tokenizer is not None

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.training.finite import StepLosses
 from trec_semid.training.optimizers import DenseOptimizerConfig, OptimizersConfig, build_updates, rate_factor
+from trec_semid.training.passes import PlainPasses, Trained
 from trec_semid.training.ranking.setup import build_model, read_inputs, table_specs
 from trec_semid.training.steps import train_steps
 
@@ -23,13 +25,13 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory):
+def setting(tmp_path_factory: pytest.TempPathFactory):
     config = rank_config(write_problem(str(tmp_path_factory.mktemp("steps"))), "unused")
     inputs = read_inputs(config)
     return config, inputs, list(inputs.data.training(Asked(250), seed=0).batches())[:STEPS]
 
 
-def by_hand(setting, clip_norm=None) -> tuple[list[float], dict[str, torch.Tensor]]:
+def by_hand(setting: Any, clip_norm: float | None = None) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The whole training in plain torch: embedding_bag, row-wise Adagrad written out, AdamW, mean loss."""
     config, inputs, batches = setting
     features = inputs.data.features
@@ -57,13 +59,22 @@ def by_hand(setting, clip_norm=None) -> tuple[list[float], dict[str, torch.Tenso
             torch.nn.utils.clip_grad_norm_(dense.parameters(), clip_norm)
         adamw.step()
         for name, leaf in leaves.items():
+            assert leaf.grad is not None
             sums[name] += leaf.grad.pow(2).mean(1)
             tables[name] = tables[name] - 0.1 * leaf.grad / (sums[name].sqrt() + 1e-8)[:, None]
         losses.append(loss.item())
     return losses, tables
 
 
-def by_the_loop(setting, batches=None, *, tables=None, accumulate=1, precision=torch.float32, **changes):
+def by_the_loop(
+    setting: Any,
+    batches: Any = None,
+    *,
+    tables: Any = None,
+    accumulate: int = 1,
+    precision: torch.dtype = torch.float32,
+    **changes: Any,
+):
     config, inputs, own = setting
     with process_group() as ranks:
         model = build_model(config, inputs.data.features, world_size=1)
@@ -73,17 +84,8 @@ def by_the_loop(setting, batches=None, *, tables=None, accumulate=1, precision=t
         initialise_tables(sharded, std=config.tables.init_std, seed=config.seed)
         dense = config.optimizers.dense.model_copy(update=changes)
         updates = build_updates(sharded, OptimizersConfig(dense=dense, tables=optimizers), total_steps=100)
-        reports = list(
-            train_steps(
-                sharded,
-                updates,
-                batches or own,
-                steps_done=3,
-                ranks=ranks,
-                accumulate=accumulate,
-                precision=precision,
-            )
-        )
+        passes = PlainPasses(Trained(sharded, ranks, precision=precision))
+        reports = list(train_steps(passes, updates, batches or own, steps_done=3, accumulate=accumulate))
         weights = {
             name: value.local_shards()[0].tensor.clone() if hasattr(value, "local_shards") else value
             for name, value in sharded.state_dict().items()
@@ -92,7 +94,9 @@ def by_the_loop(setting, batches=None, *, tables=None, accumulate=1, precision=t
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
-def test_the_sharded_loop_equals_the_training_written_out_in_plain_torch(setting, clip_norm):
+def test_the_sharded_loop_equals_the_training_written_out_in_plain_torch(
+    setting: Any, clip_norm: float | None
+):
     losses, tables = by_hand(setting, clip_norm)
     reports, weights = by_the_loop(setting, clip_norm=clip_norm)
     assert [report.loss.item() for report in reports] == pytest.approx(losses, rel=1e-5)
@@ -103,12 +107,12 @@ def test_the_sharded_loop_equals_the_training_written_out_in_plain_torch(setting
 
 
 @pytest.mark.filterwarnings("ignore:.*an autograd kernel was not registered")
-def test_batches_of_a_step_add_up_to_one_of_their_rows(setting):
+def test_batches_of_a_step_add_up_to_one_of_their_rows(setting: Any):
     """Adam's tables are replicated, so that nothing is updated before the step's last batch."""
     _, inputs, batches = setting
     maker, adam = (
         inputs.data.maker_of(inputs.data.rows("train", "frozen")),
-        SparseOptimizerConfig(kind="adam"),
+        SparseOptimizerConfig.model_validate({"kind": "adam"}),
     )
     # Parts of unlike size: the mean is over rows, not over batches.
     parts = [
@@ -127,7 +131,7 @@ def test_batches_of_a_step_add_up_to_one_of_their_rows(setting):
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=2e-5)
 
 
-def test_lower_precision_trains_alike_and_leaves_weights_in_float32(setting):
+def test_lower_precision_trains_alike_and_leaves_weights_in_float32(setting: Any):
     whole, _ = by_the_loop(setting)
     lower, weights = by_the_loop(setting, precision=torch.bfloat16)
     losses = np.array([[one.loss.item() for one in reports] for reports in (whole, lower)])
@@ -136,7 +140,7 @@ def test_lower_precision_trains_alike_and_leaves_weights_in_float32(setting):
     assert all(weight.dtype == torch.float32 for weight in weights.values() if weight.is_floating_point())
 
 
-def test_a_loss_that_is_not_finite_is_named_by_its_step_when_losses_are_read(setting):
+def test_a_loss_that_is_not_finite_is_named_by_its_step_when_losses_are_read(setting: Any):
     _, _, batches = setting
     broken = batches[1]._replace(labels=batches[1].labels.clone().fill_(math.nan))
     reports, _ = by_the_loop(setting, [batches[0], broken, batches[2]])

@@ -136,6 +136,12 @@ def test_a_question_to_the_device_is_seen(ask: Any):
     assert watched.waits
 
 
+def test_a_ranker_in_a_pipeline(problem: dict[str, Any], tmp_path: Any, steps: list[Watched]):
+    train = {"max_epochs": 1, "pipeline": "sparse_dist"}
+    rank.run(tuned(problem, str(tmp_path / "run"), finetune=None, train=train))
+    expect_no_waits(steps)
+
+
 @pytest.mark.parametrize(
     "tuning", [None, LIVE, {**LIVE, "recent_items": 2}], ids=["plain", "live codes", "some live codes"]
 )

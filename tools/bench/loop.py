@@ -66,9 +66,10 @@ from trec_semid.tokenizers.inputs.contents import ItemContents, Standardised  # 
 from trec_semid.tokenizers.mmq_published import PublishedMmq as Mmq  # noqa: E402
 from trec_semid.tokenizers.mmq_published import PublishedMmqConfig as MmqConfig  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_updates  # noqa: E402
+from trec_semid.training.passes import Arguments, PlainPasses, Trained, plain_arguments  # noqa: E402
 from trec_semid.training.placement import fill_content  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402
-from trec_semid.training.steps import Arguments, plain_arguments, train_steps  # noqa: E402
+from trec_semid.training.steps import train_steps  # noqa: E402
 
 POSITIONS = 6
 RULES = ShardingConfig(tables={"t_*": TableRule(sharding_types=["table_wise"])})
@@ -114,21 +115,20 @@ def build_tokenizer(catalogue: ItemContents) -> Mmq:
     return tokenizer
 
 
-def stepper(
-    model: nn.Module, updates: Any, batches: list[RankingBatch], ranks: Ranks, arguments: Any
-) -> Step:
+def stepper(model: Any, updates: Any, batches: list[RankingBatch], ranks: Ranks, arguments: Any) -> Step:
     """Return a function that trains on batch number n."""
+    passes = PlainPasses(Trained(model, ranks, arguments))
 
     def step(number: int) -> None:
         batch = batches[number % len(batches)]
-        next(train_steps(model, updates, [batch], steps_done=0, ranks=ranks, arguments=arguments))
+        next(train_steps(passes, updates, [batch], steps_done=0))
 
     return step
 
 
 def frozen_step(features: tuple[Feature, ...], codes: np.ndarray, ranks: Ranks) -> Step:
     """Return the plain ranker's step."""
-    tables, optimizers = TablesConfig(dim=OPTIONS.dim), OptimizersConfig()
+    tables, optimizers = TablesConfig.model_validate({"dim": OPTIONS.dim}), OptimizersConfig()
     sparse = PooledTables(table_specs(features), tables, [f.name for f in features], device="meta")
     torch.manual_seed(0)
     dense = Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim)
@@ -144,7 +144,7 @@ def loop_step(
     features: tuple[Feature, ...], codes: np.ndarray, catalogue: ItemContents, tokenizer: Mmq, ranks: Ranks
 ) -> tuple[Step, list[RankingBatch]]:
     """Return the step with everything in the loop, and its batches."""
-    tables, optimizers = TablesConfig(dim=OPTIONS.dim), OptimizersConfig()
+    tables, optimizers = TablesConfig.model_validate({"dim": OPTIONS.dim}), OptimizersConfig()
     pooled = tuple(feature for feature in features if feature.role not in CODE_ROLES)
     sparse = PooledTables(table_specs(pooled), tables, [f.name for f in pooled], device="meta")
     code_tables = [CodeTable(f"t_code_{r}", OPTIONS.codebook + 1) for r in range(POSITIONS)]
@@ -154,7 +154,7 @@ def loop_step(
     )
     dense = Ppnet(PpnetConfig.model_validate({}), features, OPTIONS.dim)
     ranker = RankerInTheLoop(sparse, live, dense, features)
-    model = RankerInTheLoopWithLoss(ranker, FinetuneConfig(), world_size=1)
+    model = RankerInTheLoopWithLoss(ranker, FinetuneConfig.model_validate({}), world_size=1)
     plan = plan_on_ranks(model, ranks, RULES, batch_size=OPTIONS.batch, optimizer=optimizers.tables)
     sharded = shard_model(model, plan, ranks, optimizers.tables, skips_parameters=True)
     initialise_tables(sharded, std=tables.init_std, seed=0)

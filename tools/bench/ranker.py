@@ -16,7 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 PARSER.add_argument("--users", type=int, default=1_000_000)
@@ -52,6 +52,7 @@ from trec_semid.sharding.constraints import ShardingConfig, TableRule  # noqa: E
 from trec_semid.sharding.initialise import initialise_tables  # noqa: E402
 from trec_semid.sharding.plan import plan_on_ranks  # noqa: E402
 from trec_semid.training.optimizers import OptimizersConfig, build_dense_optimizer, build_updates  # noqa: E402
+from trec_semid.training.passes import PlainPasses, Trained  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import train_steps  # noqa: E402
 
@@ -96,7 +97,7 @@ def build_dense(features: tuple[Feature, ...]) -> Ppnet:
 
 def our_step(features: tuple[Feature, ...], ranks: Ranks) -> Step:
     """Return the step of this package."""
-    tables = TablesConfig(dim=OPTIONS.dim)
+    tables = TablesConfig.model_validate({"dim": OPTIONS.dim})
     sparse = PooledTables(table_specs(features), tables, [f.name for f in features], device="meta")
     model = RankerWithLoss(Ranker(sparse, build_dense(features)), world_size=1)
     optimizers = OptimizersConfig()
@@ -106,8 +107,10 @@ def our_step(features: tuple[Feature, ...], ranks: Ranks) -> Step:
     initialise_tables(sharded, std=tables.init_std, seed=0)
     updates = build_updates(sharded, optimizers, total_steps=10**6)
 
+    passes = PlainPasses(Trained(sharded, ranks))
+
     def step(batch: RankingBatch) -> float:
-        return next(train_steps(sharded, updates, [batch], steps_done=0, ranks=ranks)).loss.item()
+        return next(train_steps(passes, updates, [batch], steps_done=0)).loss.item()
 
     return step
 
@@ -126,7 +129,7 @@ class PlainRanker(nn.Module):
             }
         )
         for table in self.tables.values():
-            nn.init.normal_(table.weight, std=0.01)
+            nn.init.normal_(cast(Tensor, table.weight), std=0.01)
 
     def forward(self, values: list[Tensor], offsets: list[Tensor]) -> Tensor:
         """Return the logits."""

@@ -79,7 +79,8 @@ def on_both(way: Way, verb: str, config: str, settings: Facts, name: str, facts:
         raise
     if any(codes):
         raise RuntimeError(f"{verb} ended with {codes}: {way.said(verb)}")
-    compare(way, *runs, facts)
+    on_device, on_cpu = runs
+    compare(way, on_device, on_cpu, facts)
 
 
 def main() -> int:
@@ -112,6 +113,10 @@ def main() -> int:
             way.run("rank", RANKER, RANK | changes | {"run": run})
             facts.update(speed(way, run) | {"float32": speed(way, "rank-device")["samples_per_s"]})
             compare(way, run, "rank-device", facts, loss=0.02, metric=0.02)
+    with way.check("rank, pipelined") as facts:
+        way.run("rank", RANKER, RANK | {"train.pipeline": "sparse_dist", "run": "rank-pipelined"})
+        facts.update(speed(way, "rank-pipelined") | {"plain": speed(way, "rank-device")["samples_per_s"]})
+        compare(way, "rank-pipelined", "rank-device", facts)
     for name, kernel in HOST_TABLES.items():
         with way.check(f"rank, tables by {kernel}") as facts:
             if not has_gpu:

@@ -37,17 +37,23 @@ class PooledTables(nn.Module):
 
     def forward(self, features: KeyedJaggedTensor) -> Tensor:
         """Look up, pool, and put the features side by side: (B, F * dim)."""
-        pooled: Any = self.tables(features)
-        if isinstance(pooled, LazyAwaitable):
-            pooled = pooled.wait()
-        summed = KeyedTensor.regroup([pooled], [self.features])[0]
-        if self.pooling == "sum":
-            return summed
-        # Lengths stand in the order of the batch's keys, sums in that of self.features.
-        order = [features.keys().index(name) for name in self.features]
-        # Where there are no ids the sum is zeros: divided by 1 it stays so.
-        lengths = features.lengths().view(len(features.keys()), -1)[order].clamp(min=1)
-        return (summed.unflatten(1, (len(order), -1)) / lengths.T.unsqueeze(2)).flatten(1)
+        return _side_by_side(self.tables(features), features, self.features, self.pooling)
+
+
+# A leaf to torchrec's pipelines, which trace the model down to its sharded tables: it counts keys.
+@torch.fx.wrap
+def _side_by_side(pooled: Any, features: KeyedJaggedTensor, names: Sequence[str], pooling: str) -> Tensor:
+    """Return (B, F * dim): sums or means of bags, in the order of the names."""
+    if isinstance(pooled, LazyAwaitable):
+        pooled = pooled.wait()
+    summed = KeyedTensor.regroup([pooled], [list(names)])[0]
+    if pooling == "sum":
+        return summed
+    # Lengths stand in the order of the batch's keys, sums in that of the names.
+    order = [features.keys().index(name) for name in names]
+    # Where there are no ids the sum is zeros: divided by 1 it stays so.
+    lengths = features.lengths().view(len(features.keys()), -1)[order].clamp(min=1)
+    return (summed.unflatten(1, (len(order), -1)) / lengths.T.unsqueeze(2)).flatten(1)
 
 
 def keyed_jagged(keys: Sequence[str], values: Tensor, lengths: Tensor) -> KeyedJaggedTensor:

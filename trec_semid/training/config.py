@@ -11,6 +11,7 @@ from trec_semid.data.schema import DatasetConfig
 from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
+from trec_semid.training.passes import PipelineKind
 
 AFTER = "after"
 """Folder in a run that tested, then trained: predictions of its last weights, which `export` holds a bundle
@@ -38,6 +39,9 @@ class TrainConfig(Config):
     stay in float32, and so does evaluation."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Of float32 matrix products, as torch names them: `high` is TF32 on a GPU, `medium` bfloat16."""
+
+    pipeline: Annotated[PipelineKind, MayChange()] = "plain"
+    """`sparse_dist` exchanges the ids of the next batch while one is computed; results are the same."""
 
     def steps_of(self, num_batches: int) -> int:
         """Return the optimizer steps of an epoch of so many batches."""

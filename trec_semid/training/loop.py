@@ -22,6 +22,7 @@ from trec_semid.runtime.stopping import Stopped, deferring
 from trec_semid.training.config import TrainingRunConfig
 from trec_semid.training.finetune.finetuning import Finetuning
 from trec_semid.training.finite import StepLosses, expect_finite
+from trec_semid.training.passes import Trained, build_passes
 from trec_semid.training.resume import best_fault, find_start
 from trec_semid.training.selection import Selection
 from trec_semid.training.start_weights import StartWeights
@@ -86,6 +87,11 @@ class Loop:
             keep_last=config.checkpoints.keep_last,
             in_background=config.checkpoints.in_background,
         )
+        self._passes = build_passes(
+            config.train.pipeline,
+            Trained(task.model, ranks, task.arguments, getattr(torch, config.train.precision)),
+        )
+        self._position = task.batches.state_dict()  # of the next batch to train on
         self._pace, self._losses, self._signal = Pace(), StepLosses(), SharedSignal()
         self._last_evaluated = self._known_finite = 0
         self._went_back_to: int | None = None
@@ -108,7 +114,8 @@ class Loop:
         step, loop = start.step, start.loop
         load_checkpoint(self.checkpoints, self._trainable(), step=step, is_checked=True)
         self.steps = step
-        self.task.batches.load_state_dict(loop["loader"])
+        self._position = loop["loader"]
+        self.task.batches.load_state_dict(self._position)
         self.selection.load_state_dict(loop["selection"])
         self._last_evaluated = loop["last_evaluated"]
         self._went_back_to = start.went_back_to
@@ -139,6 +146,7 @@ class Loop:
                     self._save(is_best=True)
                 self._writer.wait()
                 leave_if_asked()
+                self._passes.release()
         except BaseException:
             # A collapse names a checkpoint: it must be whole when the run ends. No collective: after an
             # error other ranks may never come to it.
@@ -149,17 +157,18 @@ class Loop:
     def _train_epoch(self, work: Work) -> None:
         train, self._pace = self.config.train, Pace()
         reports = train_steps(
-            self.task.model,
+            self._passes,
             self.task.updates,
             self.task.batches.batches(),
             steps_done=self.steps,
-            ranks=self.ranks,
-            arguments=self.task.arguments,
             accumulate=train.accumulate,
-            precision=getattr(torch, train.precision),
         )
+        first, num_done = self._position["step"], 0
         for report in reports:
             self.steps = report.step
+            # Batches themselves may be further: a pipeline has taken some that are not trained yet.
+            num_done += report.num_batches
+            self._position = {**self._position, "step": first + num_done}
             self._losses.add(report)
             if self.task.finetuning:
                 self.task.finetuning.after_step(report)
@@ -196,6 +205,7 @@ class Loop:
             finetuning.refresh(self.steps)
 
     def _end_epoch(self) -> None:
+        self._position = self.task.batches.state_dict()
         self._read_losses()
         is_last = self.task.batches.epoch == self.config.train.max_epochs
         if not self.task.select_by:
@@ -207,14 +217,14 @@ class Loop:
     def _owes_an_evaluation(self) -> bool:
         """Whether a checkpoint holds a step after which training evaluates, but not what that said.
 
-        A last step of fewer batches than the others takes the last of the epoch before it is done.
+        That at the end of an epoch may have been stopped itself.
         """
         if not self.task.select_by:
             return False
         if self._forgot_best or self._last_evaluated == self.steps:
             return self._forgot_best
         every = self.config.train.evaluate_every_steps
-        at_an_end = self.task.batches.epoch > 0 and self.task.batches.state_dict()["step"] == 0
+        at_an_end = self.task.batches.epoch > 0 and self._position["step"] == 0
         is_last = self.task.batches.epoch == self.config.train.max_epochs
         return bool(every and self.steps % every == 0) or (at_an_end and (is_last or not every))
 
@@ -227,6 +237,7 @@ class Loop:
     def _evaluate(self) -> None:
         self._forgot_best = False
         self._expect_finite()
+        self._passes.release()
         if finetuning := self.task.finetuning:
             finetuning.before_evaluation(self.steps, self._last_good())
             # A tuned run stands for tuned codes: its best step is one at which they had moved.
@@ -273,7 +284,7 @@ class Loop:
     def _save(self, *, is_best: bool) -> None:
         self._expect_finite()
         loop = {
-            "loader": self.task.batches.state_dict(),
+            "loader": self._position,
             "selection": self.selection.state_dict(),
             "last_evaluated": self._last_evaluated,
             "inputs": self.task.inputs,

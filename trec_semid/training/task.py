@@ -8,7 +8,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trec_semid.training.finetune.finetuning import Finetuning
 from trec_semid.training.optimizers import Updates
-from trec_semid.training.steps import Arguments
+from trec_semid.training.passes import Arguments
 
 
 class Batches(Protocol):

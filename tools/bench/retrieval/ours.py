@@ -35,8 +35,9 @@ from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.plan import plan_on_ranks
 from trec_semid.tokenizers.inputs.contents import Standardised
 from trec_semid.training.optimizers import OptimizersConfig, build_updates
+from trec_semid.training.passes import Arguments, PlainPasses, Trained
 from trec_semid.training.retrieval.item_feed import ItemFeed, Lookup
-from trec_semid.training.steps import Arguments, train_steps
+from trec_semid.training.steps import train_steps
 
 CONTENT_DIMS = {"text": 384, "attributes": 128}
 """Of Amazon Beauty."""
@@ -128,11 +129,8 @@ class Contestant:
         def arguments(batch: Any, step: int) -> Arguments:
             return Arguments((self.feed.listed(batch), batch.places, batch.global_size), {})
 
-        batches: Any = [batch]
-        reports = train_steps(
-            self.sharded, self.updates, batches, steps_done=0, ranks=self._ranks, arguments=arguments
-        )
-        next(reports)
+        passes = PlainPasses(Trained(self.sharded, self._ranks, arguments))
+        next(train_steps(passes, self.updates, [batch], steps_done=0))
 
 
 class Lists:

@@ -20,7 +20,7 @@ from trec_semid.evaluation.strata import Strata
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
-from trec_semid.training.steps import plain_arguments
+from trec_semid.training.passes import plain_arguments
 
 _COLUMNS: dict[Protocol, str] = {"online": "score", "frozen": "score_frozen"}
 _SUFFIXES: dict[Protocol, str] = {"online": "", "frozen": "-frozen"}

@@ -69,6 +69,11 @@ class RankConfig(TrainingRunConfig):
                 f"features.id_min_events ({self.features.id_min_events}): representation 'semantic' reads no "
                 "item IDs: set it to 'both', or leave id_min_events out"
             )
+        if self.finetune and self.train.pipeline != "plain":
+            raise ValueError(
+                f"train.pipeline ('{self.train.pipeline}'): with [finetune] the model asks tables for codes "
+                "that it chooses in the step, which cannot be asked ahead: set train.pipeline = 'plain'"
+            )
         if self.stream and self.test_then_train:
             raise ValueError("stream: test_then_train holds the events in memory: leave [stream] out")
         if self.finetune and self.finetune.warmup_epochs >= self.train.max_epochs:

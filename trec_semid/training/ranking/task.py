@@ -16,11 +16,11 @@ from trec_semid.training.finetune.finetuning import Finetuning, distinct_items, 
 from trec_semid.training.finetune.start import ContentUse, start_finetuning
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.optimizers import build_updates
+from trec_semid.training.passes import Arguments, plain_arguments
 from trec_semid.training.placement import place_model, tell_plan
 from trec_semid.training.ranking.predict import evaluate
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker
 from trec_semid.training.run import snapshot
-from trec_semid.training.steps import Arguments, plain_arguments
 from trec_semid.training.task import Task
 
 

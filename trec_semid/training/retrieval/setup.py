@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import PositiveInt, ValidationInfo, model_validator
+from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
 
 from trec_semid.core.config import faults_of_unread, is_saved, keys_given
 from trec_semid.core.errors import ConfigError
@@ -56,6 +56,14 @@ class RetrieveTrainConfig(TrainConfig):
     patience: Annotated[PositiveInt, MayChange(reopens="larger")] = 5
     select_by: Literal["ndcg@10", "recall@10", "ndcg@5", "recall@5"] = "ndcg@10"
     """Metric of the validation split that decides which step is best."""
+
+    @field_validator("pipeline")
+    @classmethod
+    def _is_traceable(cls, kind: str) -> str:
+        if kind != "plain":
+            problem = "retrievers branch on shapes, which torch.fx cannot trace"
+            raise ValueError(f"{problem}: set train.pipeline = 'plain'")
+        return kind
 
 
 class RetrieveConfig(TrainingRunConfig):

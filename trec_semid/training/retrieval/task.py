@@ -12,13 +12,13 @@ from trec_semid.training.finetune.finetuning import Finetuning
 from trec_semid.training.finetune.start import ContentUse, start_finetuning
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.optimizers import build_updates
+from trec_semid.training.passes import Arguments
 from trec_semid.training.retrieval.evaluation import Evaluator
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
 from trec_semid.training.retrieval.listing import lister_of, merging_lister_of
 from trec_semid.training.retrieval.placed import place_retriever
 from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
 from trec_semid.training.run import snapshot
-from trec_semid.training.steps import Arguments
 from trec_semid.training.task import Task
 
 
