@@ -23,7 +23,7 @@ from trec_semid.checkpoints.folder import (
 from trec_semid.checkpoints.mapped import RowMap, every_row, expect_mappable, take_rows
 from trec_semid.checkpoints.placements import Shapes, as_placed_now, sources_of_state
 from trec_semid.checkpoints.random_state import restore_random_state
-from trec_semid.checkpoints.storage import alone_without_warning, storage_reader
+from trec_semid.checkpoints.storage import alone_without_warning, is_alone, storage_reader
 from trec_semid.checkpoints.tensors import (
     Tensors,
     Trainable,
@@ -99,7 +99,7 @@ def load_checkpoint(
     # of its own shards only.
     apart = {name: tensors.pop(name) for name in {**by_row, **sources} if name in tensors}
     counts = {name: tensors.pop(name) for name in [*tensors] if name not in saved}
-    _read(tensors, at, is_alone=not dist.is_initialized())
+    _read(tensors, at, alone=is_alone())
     for name, now in apart.items():
         rows = by_row.get(name) or every_row(shapes[name][0])
         source = sources.get(name, name)
@@ -147,7 +147,7 @@ def read_tensors(folder: str, step: int, prefix: str) -> dict[str, Tensor]:
         for name, entry in entries.items()
         if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
-    _read(tensors, at, is_alone=True)
+    _read(tensors, at, alone=True)
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
@@ -176,10 +176,10 @@ def _expect_sound(folder: str, step: int) -> None:
         raise CheckpointError(fault)
 
 
-def _read(tensors: Tensors, at: str, *, is_alone: bool) -> None:
+def _read(tensors: Tensors, at: str, *, alone: bool) -> None:
     try:
         with alone_without_warning():
-            load(tensors, storage_reader=storage_reader(at), no_dist=is_alone)
+            load(tensors, storage_reader=storage_reader(at), no_dist=alone)
     except FAILURES as error:
         expect_not_stopped(error)
         raise CheckpointError(f"{at}: cannot load: {reason(error)}.") from error
@@ -194,7 +194,7 @@ def _saved_entries(at: str) -> Mapping[str, Any]:
 
 def _read_whole(at: str, name: str, entry: Any) -> Tensor:
     whole: Tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype)}
-    _read(whole, at, is_alone=True)
+    _read(whole, at, alone=True)
     return whole[name]
 
 

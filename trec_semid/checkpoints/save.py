@@ -21,7 +21,7 @@ from trec_semid.checkpoints.folder import (
     prune,
 )
 from trec_semid.checkpoints.random_state import capture_random_state
-from trec_semid.checkpoints.storage import alone_without_warning, storage_writer
+from trec_semid.checkpoints.storage import alone_without_warning, is_alone, storage_writer
 from trec_semid.checkpoints.tensors import Tensors, Trainable, hyperparameters, named_tensors
 from trec_semid.core.errors import CheckpointError
 from trec_semid.core.paths import exists, join
@@ -166,11 +166,10 @@ class _Running:
 def _write(tensors: Tensors, at: str, group: dist.ProcessGroup | None) -> dict[str, Fingerprint]:
     """Write this rank's tensors; return what all ranks wrote, by its name in the step's folder."""
     writer = storage_writer(join(at, TENSORS))
-    alone = not dist.is_initialized()
     with alone_without_warning():
-        save(tensors, storage_writer=writer, process_group=group, no_dist=alone)
+        save(tensors, storage_writer=writer, process_group=group, no_dist=is_alone())
     each: list[Any] = [writer.files.written]
-    if not alone and dist.get_world_size() > 1:
+    if not is_alone():
         # all_gather_object fills a list of that length; what stands in it before does not matter.
         each = each * dist.get_world_size()
         dist.all_gather_object(each, writer.files.written, group=group)

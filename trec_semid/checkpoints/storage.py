@@ -14,9 +14,14 @@ from torch.distributed.checkpoint._fsspec_filesystem import (  # torch offers fs
     FileSystem as FsspecFileSystem,
 )
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import (
+    FileSystem,
+    FileSystemReader,
+    FileSystemWriter,
+    _StorageWriterTransforms,  # pyright: ignore[reportPrivateUsage] - no public name says how to write
+)
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 from torch.futures import Future
 
@@ -27,6 +32,8 @@ from trec_semid.runtime.stopping import interruption_in
 
 _LARGE_BYTES = 1 << 20
 """A piece at least this large is hashed in a thread of its own."""
+_SMALL_BYTES = 1 << 16
+"""A tensor smaller than this is put together in memory."""
 
 
 class _HashingStream(io.IOBase):
@@ -65,7 +72,8 @@ class _HashingStream(io.IOBase):
             self._raw.flush()
 
     def fileno(self) -> int:
-        """Return the number of the file below, by which torch syncs it to the disk."""
+        """Return the number of the file below, by which torch syncs to the disk what was written so far."""
+        self.flush()
         return self._raw.fileno()
 
     def close(self) -> None:
@@ -77,6 +85,32 @@ class _HashingStream(io.IOBase):
     def fingerprint(self) -> Fingerprint:
         """Return what went through."""
         return Fingerprint(bytes=self._num_bytes, sha256=self._digest.hexdigest())
+
+
+class _Piece:
+    """A small tensor on its way to a stream: torch writes it in 40 parts, which arrive as one."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._held = stream, io.BytesIO()
+        self.write = self._held.write
+
+    def flush(self) -> None:
+        """Do nothing: it is not whole yet."""
+
+    def close(self) -> None:
+        """Write it."""
+        self._stream.write(self._held.getvalue())
+
+
+class _InPieces(_StorageWriterTransforms):
+    """How torch hands tensors on: the many small ones of a model each as one piece."""
+
+    def transform_save_stream(self, write_item: WriteItem, raw_stream: Any) -> tuple[Any, list[str]]:
+        """Return what a tensor is written to, and that it is not changed on its way."""
+        tensor = write_item.tensor_data
+        if tensor and tensor.size.numel() * tensor.properties.dtype.itemsize < _SMALL_BYTES:
+            return _Piece(raw_stream), []
+        return super().transform_save_stream(write_item, raw_stream)
 
 
 class _HashingFiles:
@@ -125,6 +159,7 @@ class HashingWriter(FileSystemWriter):
         inner = FileSystem() if on_disk else FsspecFileSystem()
         self.path = inner.init_path(place)
         self.files = _HashingFiles(inner)
+        self.transforms = _InPieces()
         self.fs = self.files  # pyright: ignore[reportAttributeAccessIssue] - it passes on what it lacks
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
@@ -155,7 +190,7 @@ def storage_writer(uri: str) -> HashingWriter:
     Raises:
         CheckpointError: several ranks are to share memory that each has for itself.
     """
-    if uri.startswith("memory://") and dist.is_initialized() and dist.get_world_size() > 1:
+    if uri.startswith("memory://") and not is_alone():
         raise CheckpointError(f"{uri}: memory:// is private to a process. Save several ranks to a disk.")
     return HashingWriter(uri)
 
@@ -165,9 +200,14 @@ def storage_reader(uri: str) -> StorageReader:
     return FileSystemReader(filesystem(uri)[1]) if is_local(uri) else FsspecReader(uri)
 
 
+def is_alone() -> bool:
+    """Say whether there is no other rank, to which torch would have to send pickled plans."""
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
 @contextmanager
 def alone_without_warning() -> Iterator[None]:
-    """Keep torch from warning that a single process saves or loads without a process group."""
+    """Keep torch from warning that a single process saves or loads without other ranks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
