@@ -102,7 +102,7 @@ KEYS: dict[Any, set[str]] = {
     RankConfig: {
         "dataset", "run", "semantic_ids", "sharding", "checkpoints", "resume_from", "train.patience",
         "train.max_epochs", "train.log_every_steps", "train.evaluation_batch_size", "train.pipeline",
-        "verify",
+        "profile", "verify",
     },
     AssignConfig: set(),
 }  # fmt: skip

@@ -12,6 +12,7 @@ from trec_semid.models.live_codes import FinetuneConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.training.optimizers import OptimizersConfig
 from trec_semid.training.passes import PipelineKind
+from trec_semid.training.profiling.trace import ProfileConfig
 
 AFTER = "after"
 """Folder in a run that tested, then trained: predictions of its last weights, which `export` holds a bundle
@@ -92,6 +93,8 @@ class TrainingRunConfig(DatasetConfig):
     """A step of this run's own checkpoints to go on from; the newest one where not given. Steps after it are
     removed once a new one is complete."""
     train: TrainConfig = TrainConfig()
+    profile: Annotated[ProfileConfig | None, MayChange()] = None
+    """Which steps are traced, into `profile/rank-N.json.gz`; none where not given."""
     finetune: FinetuneConfig | None = None
     """Fine-tuning of the tokenizer by the model's loss; codes stay as they are where not given."""
 

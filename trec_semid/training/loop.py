@@ -23,6 +23,8 @@ from trec_semid.training.config import TrainingRunConfig
 from trec_semid.training.finetune.finetuning import Finetuning
 from trec_semid.training.finite import StepLosses, expect_finite
 from trec_semid.training.passes import Trained, build_passes
+from trec_semid.training.profiling.times import StepTimes
+from trec_semid.training.profiling.trace import StepTrace
 from trec_semid.training.resume import best_fault, find_start
 from trec_semid.training.selection import Selection
 from trec_semid.training.start_weights import StartWeights
@@ -87,10 +89,10 @@ class Loop:
             keep_last=config.checkpoints.keep_last,
             in_background=config.checkpoints.in_background,
         )
-        self._passes = build_passes(
-            config.train.pipeline,
-            Trained(task.model, ranks, task.arguments, getattr(torch, config.train.precision)),
-        )
+        self._times, self._trace = StepTimes(), StepTrace(config.profile, folder, ranks)
+        precision = getattr(torch, config.train.precision)
+        trained = Trained(task.model, ranks, task.arguments, precision, self._times)
+        self._passes = build_passes(config.train.pipeline, trained)
         self._position = task.batches.state_dict()  # of the next batch to train on
         self._pace, self._losses, self._signal = Pace(), StepLosses(), SharedSignal()
         self._last_evaluated = self._known_finite = 0
@@ -147,10 +149,12 @@ class Loop:
                 self._writer.wait()
                 leave_if_asked()
                 self._passes.release()
+                self._trace.close()
         except BaseException:
             # A collapse names a checkpoint: it must be whole when the run ends. No collective: after an
             # error other ranks may never come to it.
             self._writer.settle(_SETTLE_S)
+            self._trace.close()
             raise
         self._take_best()
 
@@ -163,6 +167,7 @@ class Loop:
             steps_done=self.steps,
             accumulate=train.accumulate,
         )
+        self._trace.after(self.steps)
         first, num_done = self._position["step"], 0
         for report in reports:
             self.steps = report.step
@@ -177,7 +182,7 @@ class Loop:
             # Losses are read here, many at once: reading one waits for the device.
             if report.step % train.log_every_steps == 0:
                 self._read_losses()
-                self.log.scalars(self._pace.scalars(), step=report.step)
+                self.log.scalars(self._pace.scalars() | self._times.read(), step=report.step)
                 note_time(self.folder, self.ranks, every_s=_NOTE_S)
             # Before an evaluation that is due: the saved step owes it, and a run that goes on makes it first.
             if self._signal.is_asked():
@@ -194,6 +199,7 @@ class Loop:
             # Not after an evaluation, which has saved this step already.
             elif _is_due(report.step, self.config.checkpoints.every_steps):
                 self._save(is_best=False)
+            self._trace.after(report.step)
         self._end_epoch()
 
     def _refresh_map(self, finetuning: Finetuning) -> None:
@@ -244,7 +250,8 @@ class Loop:
             if finetuning.moves(self.steps) and not finetuning.moves(self.selection.best_step):
                 self.selection.restart()
         try:
-            metrics = self.task.evaluate()
+            with self._times.part("evaluation"):
+                metrics = self.task.evaluate()
         except Stopped:  # on all ranks at once
             self._save_and_stop()
         select_by = self.task.select_by
@@ -292,8 +299,9 @@ class Loop:
             # The key of checkpoints from when the section was called tuning: they can still be gone on from.
             "tuning": self.task.finetuning.state_dict() if self.task.finetuning else {},
         }
-        files = self.task.snapshot() if self.ranks.is_main else {}
-        self._writer.save(self.steps, self._trainable(), loop=loop, extra_files=files, is_best=is_best)
+        with self._times.part("checkpoint"):
+            files = self.task.snapshot() if self.ranks.is_main else {}
+            self._writer.save(self.steps, self._trainable(), loop=loop, extra_files=files, is_best=is_best)
         self.log.event("checkpoint", step=self.steps)
         note_time(self.folder, self.ranks)
 

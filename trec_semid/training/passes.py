@@ -2,19 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.fx._symbolic_trace import PHWithMeta
+from torch.profiler import record_function
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import TrainPipelineContext, TrainPipelineSparseDist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from trec_semid.data.batches import RankingBatch
 from trec_semid.embeddings.collection import keyed_jagged
 from trec_semid.runtime.ranks import Ranks
+from trec_semid.training.profiling.times import StepTimes
 
 PipelineKind = Literal["plain", "sparse_dist"]
 
@@ -52,7 +55,8 @@ class Passed(NamedTuple):
     """What the model said of it."""
 
 
-class Trained(NamedTuple):
+@dataclass(frozen=True)
+class Trained:
     """A sharded model as training calls it."""
 
     model: DistributedModelParallel
@@ -62,12 +66,18 @@ class Trained(NamedTuple):
     """Of the model, from a batch on this rank's device and the number of its step."""
     precision: torch.dtype = torch.float32
     """Of products inside the model, lower than float32 by autocast."""
+    times: StepTimes = field(default_factory=StepTimes)
+    """Where the time of a step goes."""
 
     def forward(self, of: StepBatch) -> Any:
         """Return what the model says of a batch that lies on the device."""
-        positional, named = self.arguments(of.batch, of.step)
         is_lower = self.precision != torch.float32
-        with torch.autocast(self.ranks.device.type, self.precision, enabled=is_lower):
+        with (
+            self.times.part("forward"),
+            record_function("forward"),
+            torch.autocast(self.ranks.device.type, self.precision, enabled=is_lower),
+        ):
+            positional, named = self.arguments(of.batch, of.step)
             return self.model(*positional, **named)
 
 
@@ -92,10 +102,13 @@ class PlainPasses(Passes):
 
     def over(self, batches: Iterator[StepBatch]) -> Iterator[Passed]:
         """See `Passes`."""
+        times = self.trained.times
         for on_host in batches:
-            of = on_host._replace(batch=on_host.batch.to(self.trained.ranks.device, non_blocking=True))
+            with times.part("input"):
+                of = on_host._replace(batch=on_host.batch.to(self.trained.ranks.device, non_blocking=True))
             output = self.trained.forward(of)
-            output.loss.backward()
+            with times.part("backward"), record_function("backward"):
+                output.loss.backward()
             yield Passed(of, output)
 
     def release(self) -> None:
@@ -113,7 +126,8 @@ class SparseDistPasses(Passes):
 
     def __init__(self, trained: Trained) -> None:
         super().__init__(trained)
-        self._pipeline: TrainPipelineSparseDist[_Fed, Passed] = TrainPipelineSparseDist(
+        self._pipeline = _TimedPipeline(
+            trained.times,
             trained.model,
             cast(torch.optim.Optimizer, _NoOptimizer()),
             trained.ranks.device,
@@ -125,7 +139,9 @@ class SparseDistPasses(Passes):
         fed = (_Fed(one) for one in batches)
         while True:
             try:
-                passed = self._pipeline.progress(fed)
+                # What is not counted as input, exchange or forward inside is the way back.
+                with self.trained.times.part("backward"):
+                    passed = self._pipeline.progress(fed)
             except StopIteration:  # which a generator may not let through
                 return
             yield passed
@@ -143,6 +159,25 @@ class SparseDistPasses(Passes):
 def build_passes(kind: PipelineKind, trained: Trained) -> Passes:
     """Return what a config names."""
     return SparseDistPasses(trained) if kind == "sparse_dist" else PlainPasses(trained)
+
+
+@final
+class _TimedPipeline(TrainPipelineSparseDist["_Fed", Passed]):
+    """torchrec's pipeline, with the time that it exchanges ids."""
+
+    def __init__(self, times: StepTimes, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._times = times
+
+    def start_sparse_data_dist(self, batch: "_Fed | None", context: TrainPipelineContext) -> None:
+        """Begin the exchange."""
+        with self._times.part("exchange"):
+            super().start_sparse_data_dist(batch, context)
+
+    def wait_sparse_data_dist(self, context: TrainPipelineContext) -> None:
+        """Wait until every rank knows how many ids come."""
+        with self._times.part("exchange"):
+            super().wait_sparse_data_dist(context)
 
 
 @final

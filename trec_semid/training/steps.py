@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trec_semid.training.optimizers import Updates, forget_gradients, update
 from trec_semid.training.passes import Passes, StepBatch
+from trec_semid.training.profiling.times import StepTimes
 
 
 class StepReport(NamedTuple):
@@ -42,16 +43,20 @@ def train_steps(
         steps_done: steps before the first batch.
         accumulate: batches of a step; the last step of all may have fewer.
     """
+    times = passes.trained.times
     losses: list[Tensor] = []
     _begin(passes, updates)
-    for of, output in passes.over(_of_steps(batches, accumulate, steps_done + 1)):
+    for of, output in passes.over(_of_steps(batches, accumulate, steps_done + 1, times)):
         # Whether it is finite is asked later, of many steps at once: to ask here would hold up the host, and
         # with it the whole device.
         losses.append(output.loss.detach().double())
         if of.is_last:
-            update(updates, of.step)
+            with times.part("optimizer"):
+                update(updates, of.step)
+            times.end_step()
             loss = torch.stack(losses).sum() if accumulate > 1 else losses[0]
-            yield StepReport(of.step, loss, of.batch.global_size, len(losses), output)
+            with times.part("between"):
+                yield StepReport(of.step, loss, of.batch.global_size, len(losses), output)
             losses = []
             _begin(passes, updates)
 
@@ -63,10 +68,14 @@ def _begin(passes: Passes, updates: Updates) -> None:
     forget_gradients(updates)
 
 
-def _of_steps(batches: Iterable[Any], size: int, first_step: int) -> Iterator[StepBatch]:
+def _of_steps(batches: Iterable[Any], size: int, first_step: int, times: StepTimes) -> Iterator[StepBatch]:
     """Yield batches with the step that each is part of; a step's are taken together."""
     iterator, step = iter(batches), first_step
-    while group := list(islice(iterator, size)):
+    while True:
+        with times.part("input"):
+            group = list(islice(iterator, size))
+        if not group:
+            return
         num_rows = sum(batch.global_size for batch in group)
         for number, batch in enumerate(group, 1):
             yield StepBatch(batch._replace(global_size=num_rows), step, number == len(group))
