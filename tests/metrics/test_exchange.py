@@ -108,7 +108,7 @@ def test_counting_holds_no_more_rows_than_the_bound_at_once(num_scores: Any, mon
     held = []
     count = exchange.count_pairs
     monkeypatch.setattr(exchange, "count_pairs", lambda keys: held.append(len(keys)) or count(keys))
-    counts = list(count_pairs_over_ranks(store))
+    counts = list(count_pairs_over_ranks(store)[0])
     assert max(held) <= 1000
     assert sum(int((each.negatives + each.positives).sum()) for each in counts) == 50_000
     users = np.concatenate([each.users for each in counts])

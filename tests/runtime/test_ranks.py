@@ -9,6 +9,7 @@ from tests.ranks import run_ranks
 from trec_semid.runtime import ranks
 from trec_semid.runtime.ranks import Ranks, barrier, broadcast_object, gather_objects, process_group
 
+LENGTHS = (0, 900, *range(1000, 1030), 1 << 20)
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -28,6 +29,10 @@ def facts_of_rank() -> dict:
             facts[f"total {turn}"] = total.item()
             facts["gathered"] = gather_objects({"rank": me.rank})
             facts["told"] = broadcast_object(f"from {me.rank}")
+            # Around what goes in one message, and of ranks of which only one has much to say.
+            long = [me.rank * bytes(size) for size in LENGTHS]
+            facts["long gathered"] = [[len(each) for each in gather_objects(content)] for content in long]
+            facts["long told"] = [broadcast_object(bytes([1 - me.rank]) * size).count(1) for size in LENGTHS]
             with process_group() as inner:
                 facts["inner"] = inner == me
             facts["still there"] = dist.is_initialized()
@@ -57,6 +62,8 @@ def test_objects_are_gathered_in_rank_order_and_told_by_rank_0(two_ranks: list[d
     for facts in two_ranks:
         assert facts["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert facts["told"] == "from 0"
+        assert facts["long gathered"] == [[0, size] for size in LENGTHS]
+        assert facts["long told"] == [*LENGTHS]
 
 
 @pytest.mark.ranks

@@ -1,8 +1,8 @@
 """Every ranking metric, over all rows and per stratum, under the names that `metrics.json` uses."""
 
 import math
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterator, Sequence
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,8 +13,10 @@ from trec_semid.evaluation.predictions import Predictions
 from trec_semid.evaluation.strata import STRATA, Strata
 from trec_semid.metrics.auc import AucAccumulator, auc
 from trec_semid.metrics.binary import BinaryAccumulator, BinaryMetrics, binary_metrics
-from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY
+from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
 from trec_semid.metrics.gauc import GaucAccumulator, GroupAuc, gauc
+from trec_semid.metrics.pairs import PairCounts
+from trec_semid.runtime.ranks import gather_objects
 
 RANK_METRICS = ("auc", "gauc", "gauc_user_mean", "log_loss", "normalised_entropy", "calibration")
 """`<metric>` or `<metric>/<stratum>`; a metric that its rows do not define is left out."""
@@ -107,8 +109,12 @@ class RankAccumulator:
         """Return metrics and counts over all ranks, the same on each. All ranks call it."""
         metrics: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for suffix, part in self._parts.items():
-            more_metrics, more_counts = part.result(suffix)
+        parts = self._parts.values()
+        # What ranks tell each other of one part, they tell of all at once: it is messages that take time.
+        counted = iter(count_pairs_over_ranks(*(store for part in parts for store in part.stores)))
+        told = gather_objects([part.share(next(counted), next(counted)) for part in parts])
+        for suffix, *shares in zip(self._parts, *told, strict=True):
+            more_metrics, more_counts = _Part.joined(suffix, shares)
             metrics |= more_metrics
             counts |= more_counts
         return metrics, counts
@@ -127,9 +133,29 @@ class _Part:
         self._auc.update(score, label)
         self._gauc.update(score, label, user)
 
-    def result(self, suffix: str) -> Named:
-        """Return metrics and counts over all ranks, their names ending in `suffix`; all ranks call it."""
-        return _name(suffix, self._binary.result(), self._auc.result(), self._gauc.result())
+    @property
+    def stores(self) -> tuple[SortedRuns, SortedRuns]:
+        """Rows that are to be counted: for the area over all, and within users."""
+        return self._auc.rows, self._gauc.rows
+
+    def share(self, of_all: Iterator[PairCounts], of_users: Iterator[PairCounts]) -> "_Share":
+        """Return what this rank knows, once its `stores` are counted."""
+        return self._binary.share(), AucAccumulator.share(of_all), GaucAccumulator.share(of_users)
+
+    @staticmethod
+    def joined(suffix: str, shares: "Sequence[_Share]") -> Named:
+        """Return metrics and counts of all ranks' shares, their names ending in `suffix`."""
+        binary, area, group = zip(*shares, strict=True)
+        return _name(
+            suffix,
+            BinaryAccumulator.joined(binary),
+            AucAccumulator.joined(area),
+            GaucAccumulator.joined(group),
+        )
+
+
+_Share = tuple[tuple[Any, ...], list[float], tuple[Any, ...]]
+"""Of a stratum: sums over rows, its area, and sums over users."""
 
 
 def _measure(score: Float32s, label: Float32s, user: Ints, suffix: str) -> Named:

@@ -1,5 +1,6 @@
 """Area under the ROC curve: the probability that a positive is scored above a negative."""
 
+from collections.abc import Iterable
 from typing import NamedTuple, final
 
 import numpy as np
@@ -9,7 +10,7 @@ from trec_semid.core.arrays import Flags, Floats
 from trec_semid.core.errors import DataError
 from trec_semid.metrics.exchange import MAX_ROWS_IN_MEMORY, SortedRuns, count_pairs_over_ranks
 from trec_semid.metrics.keys import check_float32, check_labels, check_scores, pack, sort_keys
-from trec_semid.metrics.pairs import count_pairs
+from trec_semid.metrics.pairs import PairCounts, count_pairs
 from trec_semid.runtime.ranks import gather_objects
 
 
@@ -72,7 +73,7 @@ class AucAccumulator:
     """
 
     def __init__(self, *, max_rows: int = MAX_ROWS_IN_MEMORY) -> None:
-        self._rows = SortedRuns(max_rows)
+        self.rows = SortedRuns(max_rows)
 
     def update(self, scores: ArrayLike, labels: ArrayLike) -> None:
         """Take (N,) float32 scores and (N,) labels of this rank.
@@ -82,13 +83,22 @@ class AucAccumulator:
             DataError: scores that are not float32 or NaN, or labels that are neither 0 nor 1.
         """
         checked = check_float32(scores)
-        self._rows.append(pack(checked, check_labels(labels, len(checked))))
+        self.rows.append(pack(checked, check_labels(labels, len(checked))))
 
     def result(self) -> float:
         """Return the AUC over all ranks, the same on each; NaN while a class is absent. All ranks call it."""
-        areas = [float(value) for counts in count_pairs_over_ranks(self._rows) for value in counts.auc]
-        everywhere = [value for values in gather_objects(areas) for value in values]
-        return everywhere[0] if everywhere else float("nan")
+        (counts,) = count_pairs_over_ranks(self.rows)
+        return self.joined(gather_objects(self.share(counts)))
+
+    @staticmethod
+    def share(counts: Iterable[PairCounts]) -> list[float]:
+        """Return what this rank knows once `rows` are counted: the area, on one of the ranks."""
+        return [float(value) for each in counts for value in each.auc]
+
+    @staticmethod
+    def joined(shares: Iterable[list[float]]) -> float:
+        """Return the AUC that all ranks' shares make; NaN while a class is absent."""
+        return next((value for values in shares for value in values), float("nan"))
 
 
 def _expect_both_classes(truth: Flags) -> None:

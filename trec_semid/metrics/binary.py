@@ -1,6 +1,7 @@
 """How good predicted probabilities are as probabilities: log loss, normalised entropy, calibration."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -186,8 +187,16 @@ class BinaryAccumulator:
 
     def result(self) -> BinaryMetrics:
         """Return the metrics over all ranks, the same on each. All ranks call it."""
-        gathered = [tuple(each) for each in gather_objects(tuple(self._sums))]
-        rows, positives, loss, predicted = zip(*gathered, strict=True)
+        return self.joined(gather_objects(self.share()))
+
+    def share(self) -> tuple[Any, ...]:
+        """Return what this rank knows: its sums."""
+        return tuple(self._sums)
+
+    @staticmethod
+    def joined(shares: Iterable[tuple[Any, ...]]) -> BinaryMetrics:
+        """Return the metrics of all ranks' shares."""
+        rows, positives, loss, predicted = zip(*shares, strict=True)
         return _metrics(ProbabilitySums(sum(rows), sum(positives), math.fsum(loss), math.fsum(predicted)))
 
     def local_result(self) -> BinaryMetrics:

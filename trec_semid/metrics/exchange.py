@@ -80,24 +80,45 @@ class _Part(NamedTuple):
     """None for a share of a single tie, whose pairs are known once all ranks' shares are added."""
 
 
-def count_pairs_over_ranks(store: SortedRuns) -> Iterator[PairCounts]:
-    """Yield the counts of every user that any rank holds rows of, each user on exactly one rank.
+class _Facts(NamedTuple):
+    """What a rank says of its rows before they are counted."""
 
-    Every rank must take part and exhaust the iterator. Rows in memory: at most the store's own plus
-    about two times `max_rows`, whatever the number of users or the size of one.
+    num_rows: int
+    num_runs: int
+    max_rows: int
+    few: Keys | None
+    """All of them, where they are few."""
+
+
+def count_pairs_over_ranks(*stores: SortedRuns) -> list[Iterator[PairCounts]]:
+    """Return for each store the counts of every user that any rank holds rows of, each on exactly one rank.
+
+    Every rank must take part and exhaust the iterators one after another. Rows in memory: at most the store's
+    own plus about two times `max_rows`, whatever the number of users or the size of one.
     """
-    runs = store.runs()
-    facts = gather_objects((store.num_rows, len(runs), store.max_rows, _few(store, runs)))
+    runs = [store.runs() for store in stores]
+    mine = [
+        _Facts(store.num_rows, len(own), store.max_rows, _few(store, own))
+        for store, own in zip(stores, runs, strict=True)
+    ]
+    # Of all stores at once: a message takes longer than most of them.
+    of_ranks = [[_Facts(*each) for each in said] for said in gather_objects([tuple(each) for each in mine])]
+    return [_count_pairs(own, facts) for own, *facts in zip(runs, *of_ranks, strict=True)]
+
+
+def _count_pairs(runs: list[Keys], facts: Sequence[_Facts]) -> Iterator[PairCounts]:
+    """Yield the counts of one store, of which each rank has said its facts."""
     world_size, rank = len(facts), dist.get_rank() if len(facts) > 1 else 0
-    num_rows, num_runs = sum(fact[0] for fact in facts), sum(fact[1] for fact in facts)
+    num_rows, num_runs = sum(fact.num_rows for fact in facts), sum(fact.num_runs for fact in facts)
     if world_size == 1 and num_runs <= 1:
         yield from (count_pairs(run) for run in runs)
         return
-    if all(fact[3] is not None for fact in facts):
+    few = [fact.few for fact in facts if fact.few is not None]
+    if len(few) == world_size:
         if rank == 0:
-            yield count_pairs(_sorted([fact[3] for fact in facts]))
+            yield count_pairs(_sorted(few))
         return
-    max_rows = min(fact[2] for fact in facts)
+    max_rows = min(fact.max_rows for fact in facts)
     # A range may hold twice as many, and in a round a rank may send one range's rows to every rank: together
     # at most `max_rows`.
     range_rows = max(1, min(max_rows // (2 * world_size), math.ceil(num_rows / world_size)))

@@ -1,6 +1,8 @@
 """GAUC: the AUC within each user, averaged by impressions."""
 
-from typing import NamedTuple, final
+from collections.abc import Iterable
+from functools import reduce
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -105,7 +107,7 @@ class GaucAccumulator:
     """
 
     def __init__(self, *, max_rows: int = MAX_ROWS_IN_MEMORY) -> None:
-        self._rows = SortedRuns(max_rows)
+        self.rows = SortedRuns(max_rows)
 
     def update(self, scores: ArrayLike, labels: ArrayLike, users: ArrayLike) -> None:
         """Take (N,) float32 scores, (N,) labels and (N,) user rows below 2^31 of this rank.
@@ -117,7 +119,7 @@ class GaucAccumulator:
         """
         checked = check_float32(scores)
         truth = check_labels(labels, len(checked))
-        self._rows.append(pack(checked, truth, check_users(users, len(checked))))
+        self.rows.append(pack(checked, truth, check_users(users, len(checked))))
 
     def result(self) -> GroupAuc:
         """Return GAUC over all ranks, the same on each; NaN while no user has both classes.
@@ -125,13 +127,18 @@ class GaucAccumulator:
         All ranks call it. The number of ranks and the order of rows move it by no more than the
         rounding of one float64 sum.
         """
-        sums = _Sums(0, 0, 0, 0.0, 0.0)
-        for counts in count_pairs_over_ranks(self._rows):
-            sums = sums.plus(_Sums.of_counts(counts))
-        total = _Sums(0, 0, 0, 0.0, 0.0)
-        for part in gather_objects(tuple(sums)):
-            total = total.plus(_Sums(*part))
-        return total.group_auc()
+        (counts,) = count_pairs_over_ranks(self.rows)
+        return self.joined(gather_objects(self.share(counts)))
+
+    @staticmethod
+    def share(counts: Iterable[PairCounts]) -> tuple[Any, ...]:
+        """Return what this rank knows once `rows` are counted: sums over the users that fell to it."""
+        return tuple(_Sums.total(map(_Sums.of_counts, counts)))
+
+    @staticmethod
+    def joined(shares: Iterable[tuple[Any, ...]]) -> GroupAuc:
+        """Return GAUC of all ranks' shares; NaN while no user has both classes."""
+        return _Sums.total(_Sums(*share) for share in shares).group_auc()
 
 
 class _Sums(NamedTuple):
@@ -158,6 +165,11 @@ class _Sums(NamedTuple):
     def of_counts(counts: PairCounts) -> "_Sums":
         """Return the sums over users whose pairs were counted."""
         return _Sums.of(counts.negatives + counts.positives, counts.auc)
+
+    @staticmethod
+    def total(parts: Iterable["_Sums"]) -> "_Sums":
+        """Return the sums over the users of all parts."""
+        return reduce(_Sums.plus, parts, _Sums(0, 0, 0, 0.0, 0.0))
 
     def plus(self, other: "_Sums") -> "_Sums":
         """Return the sums over the users of both."""

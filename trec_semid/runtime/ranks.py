@@ -1,6 +1,7 @@
 """Who am I among the processes, and the process group around a job."""
 
 import os
+import pickle
 import tempfile
 import threading
 import time
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
@@ -32,6 +35,8 @@ _STORES: dict[str, Store] = {}
 """Of the launches that this process was part of, by address."""
 _WATCHES: list[Watch] = []
 """Of the group that this process is in."""
+_MESSAGE_BYTES, _LENGTH_BYTES = 1024, 8
+"""What an object may have to go in one message, and its length before it."""
 _ALONE: list[bool] = []
 """Not empty while this rank does what a single process would."""
 
@@ -306,21 +311,56 @@ def num_ranks() -> int:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Return every rank's value, on every rank; [value] outside a process group."""
+    """Return every rank's value, on every rank; [value] outside a process group.
+
+    What is short goes in one message: torch's own sends the lengths ahead.
+    """
     if num_ranks() == 1:
         return [value]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
+    content = pickle.dumps(value)
+    boxes = _gathered(content, _MESSAGE_BYTES)
+    longest = max(map(_length_of, boxes))
+    if longest > _MESSAGE_BYTES:
+        boxes = _gathered(content, longest)
+    return [pickle.loads(_content_of(box)) for box in boxes]  # noqa: S301 - of our own ranks
 
 
 def broadcast_object(value: Any) -> Any:
     """Return rank 0's value on every rank."""
     if num_ranks() == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    content = pickle.dumps(value) if dist.get_rank() == 0 else b""
+    box = _box(content, _MESSAGE_BYTES)
+    dist.broadcast(box, src=0)
+    if _length_of(box) > _MESSAGE_BYTES:
+        box = _box(content, _length_of(box))
+        dist.broadcast(box, src=0)
+    return pickle.loads(_content_of(box))  # noqa: S301 - of our own ranks
+
+
+def _box(content: bytes, num_bytes: int) -> Tensor:
+    """Return the length of a content, and the content where it has room in so many bytes."""
+    box = np.zeros(_LENGTH_BYTES + num_bytes, np.uint8)
+    box[:_LENGTH_BYTES] = np.frombuffer(len(content).to_bytes(_LENGTH_BYTES, "little"), np.uint8)
+    if len(content) <= num_bytes:
+        box[_LENGTH_BYTES : _LENGTH_BYTES + len(content)] = np.frombuffer(content, np.uint8)
+    return torch.from_numpy(box)
+
+
+def _length_of(box: Tensor) -> int:
+    return int.from_bytes(box[:_LENGTH_BYTES].numpy().tobytes(), "little")
+
+
+def _content_of(box: Tensor) -> bytes:
+    return box[_LENGTH_BYTES : _LENGTH_BYTES + _length_of(box)].numpy().tobytes()
+
+
+def _gathered(content: bytes, num_bytes: int) -> list[Tensor]:
+    """Return what every rank has, each in a box of so many bytes."""
+    mine = _box(content, num_bytes)
+    boxes = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(boxes, mine)
+    return boxes
 
 
 def barrier() -> None:
