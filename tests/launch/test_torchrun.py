@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from tests.commands import free_port, start_command
 from tests.datasets import write_small_dataset
+from trec_semid import __version__
 from trec_semid.checkpoints.folder import latest_step
 from trec_semid.runtime.logs import read_events
 
@@ -70,6 +73,15 @@ def expect_same_result(run: Path, place: Path) -> None:
     for rank in (0, 1):
         name = f"predictions/test-rank-{rank}.parquet"
         assert (run / name).read_bytes() == (place / "well" / name).read_bytes()
+
+
+def test_launcher_itself_starts_the_command_on_each_rank():
+    # Elsewhere its ranks are forks: interpreters take long to import what a run needs, which these do not.
+    command = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2"]
+    command += ["--master-port", free_port(), "-m", "trec_semid.cli.main", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [__version__] * 2
 
 
 def test_run_that_fails_is_stopped_and_is_killed_twice_comes_to_the_same_result(place: Path):

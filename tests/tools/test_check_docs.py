@@ -116,7 +116,9 @@ def test_documents_of_this_house_link_to_and_name_what_exists():
 
 @pytest.fixture
 def forked_command(tmp_path: Path) -> Iterator[None]:
-    with forked_commands(tmp_path, {"trec-semid": "trec_semid.cli.main"}):
+    # What the launcher itself starts, tests/launch/test_torchrun.py looks at.
+    programs = {"trec-semid": "trec_semid.cli.main", "torchrun": "tests.forking_torchrun"}
+    with forked_commands(tmp_path, programs):
         yield
 
 
