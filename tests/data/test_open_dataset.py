@@ -20,7 +20,7 @@ from trec_semid.runtime.fingerprints import STAMP, read_signed, signed_json
 from trec_semid.runtime.ranks import barrier, process_group
 from trec_semid.study.grid import StudyConfig, plan_runs
 from trec_semid.training.ranking.setup import RankConfig, read_inputs
-from trec_semid.training.retrieval import setup as retrieve_setup
+from trec_semid.training.retrieval import inputs as retrieve_inputs
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ VERBS = {
         tokenize.TokenizeConfig.model_validate({"dataset": data, "run": run, "tokenizer": TOKENIZER})
     ),
     "rank": lambda data, run: read_inputs(RankConfig(dataset=data, run=run, representation="item")),
-    "retrieve": lambda data, run: retrieve_setup.read_inputs(
-        retrieve_setup.RetrieveConfig.model_validate(
+    "retrieve": lambda data, run: retrieve_inputs.read_inputs(
+        retrieve_inputs.RetrieveConfig.model_validate(
             {"dataset": data, "run": run, "model": {"kind": "popularity"}}
         )
     ),

@@ -14,7 +14,7 @@ from trec_semid.jobs.retrieve import RetrieveConfig
 from trec_semid.runtime.ranks import process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finished import FinishedRun
-from trec_semid.training.retrieval.asked import AskedModel
+from trec_semid.training.retrieval.evaluation.asked import AskedModel
 from trec_semid.training.retrieval.finished import Member, place_finished
 from trec_semid.training.served import retriever
 from trec_semid.training.served.kept import keep_rows

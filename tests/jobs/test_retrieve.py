@@ -21,7 +21,7 @@ from trec_semid.jobs.retrieve import run
 from trec_semid.metrics.retrieval import ReachFacts
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.retrieval.build import build_model, parts_of
-from trec_semid.training.retrieval.setup import read_inputs
+from trec_semid.training.retrieval.inputs import read_inputs
 
 NO_ITEM = {"id": False, "fields": [], "content": []}
 CODES_ALONE = {"item": NO_ITEM, "loss": {"item_weight": 0.0}}

@@ -17,7 +17,8 @@ from trec_semid.jobs import evaluate
 from trec_semid.jobs.retrieve import run
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.search.interests import InterestSearch
-from trec_semid.training.retrieval import merging, setup
+from trec_semid.training.retrieval import inputs
+from trec_semid.training.retrieval.evaluation import merging
 
 COMIREC: dict[str, Any] = {"model": {"kind": "comirec", "num_interests": 3}, "loss": {"code_weight": 0.0}}
 LIST_METRICS = {"category_field": "genres", "distance": True, "num_users": 40}
@@ -274,7 +275,7 @@ def test_a_finished_run_without_probabilities_is_not_asked_to_weigh(world: World
 def test_more_lists_of_an_index_than_items_of_a_rank_are_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, nlist: int, told: str
 ):
-    monkeypatch.setattr(setup, "num_ranks", lambda: ranks)
+    monkeypatch.setattr(inputs, "num_ranks", lambda: ranks)
     settings = {"index": {"kind": "ivf", "nlist": nlist, "nprobe": 1}}
     config = {"run": str(tmp_path / "r"), "runs": [world[1]], "retrieval": settings}
     with pytest.raises(ConfigError, match=rf"evaluation\.index\.nlist: {told} of a rank"):

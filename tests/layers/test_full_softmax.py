@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy, normalize
 from trec_semid.layers.full_softmax import (
     Drawn,
     full_softmax_loss,
+    list_softmax_loss,
     masked_softmax_loss,
     sampled_softmax_loss,
 )
@@ -184,3 +185,50 @@ def test_a_target_with_nothing_but_its_like_costs_nothing():
     items = torch.ones(3, 4) / 2
     losses = masked_softmax_loss(torch.randn(2, 4), items, torch.tensor([0, 2]), max_cosine=0.9)
     assert losses.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4 * 6 * 10, None])
+@pytest.mark.parametrize("num_queries", [1, 3])
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_items_of_a_list_are_scored_beside_all_others_by_every_query(
+    is_drawn: bool, num_queries: int, chunk_bytes: int | None
+):
+    """Every sum is written out: items of the list once, and each draw of any other by its weight."""
+    generator = torch.Generator().manual_seed(1)
+    queries = torch.randn(6, num_queries, 5, generator=generator, requires_grad=True)
+    items = torch.randn(20, 5, generator=generator, requires_grad=True)
+    lists = torch.stack([torch.randperm(20, generator=generator)[:4] for _ in range(6)])
+    lists[torch.rand(lists.shape, generator=generator) < 0.3] = -1
+    lists[2] = -1
+    rows = torch.randint(20, (9,), generator=generator)
+    log_q = torch.rand(9, generator=generator)
+    others = Drawn(items[rows], rows, log_q) if is_drawn else None
+    weights = torch.rand(6, num_queries, 4, generator=generator)
+    losses = list_softmax_loss(queries, items, lists, others, chunk_bytes=chunk_bytes)
+    (losses * weights).sum().backward()
+    ours = losses.detach(), queries.grad, items.grad
+    queries, items = (part.detach().clone().requires_grad_() for part in (queries, items))
+    each: list[torch.Tensor] = []
+    for user in range(6):
+        listed = [item for item in lists[user].tolist() if item >= 0]
+        for query in queries[user]:
+            scores = items @ query
+            counted = [scores[item] for item in listed]
+            if is_drawn:
+                pairs = zip(rows.tolist(), log_q.tolist(), strict=True)
+                counted += [scores[row] - q for row, q in pairs if row not in listed]
+            else:
+                counted += [scores[item] for item in range(20) if item not in listed]
+            total = torch.stack(counted).logsumexp(0)
+            each += [total - scores[item] if item >= 0 else total * 0 for item in lists[user].tolist()]
+    by_hand = torch.stack(each).view(losses.shape)
+    (by_hand * weights).sum().backward()
+    torch.testing.assert_close(ours, (by_hand.detach(), queries.grad, items.grad), atol=1e-5, rtol=1e-5)
+
+
+def test_a_list_that_is_all_that_was_drawn_has_no_other_wrong_answers():
+    queries, items = torch.randn(1, 1, 3), torch.randn(4, 3)
+    lists = torch.tensor([[3, 1]])
+    others = Drawn(items[[1, 3, 3]], torch.tensor([1, 3, 3]), torch.zeros(3))
+    wanted = -(items[[3, 1]] @ queries[0, 0]).log_softmax(0)
+    torch.testing.assert_close(list_softmax_loss(queries, items, lists, others)[0, 0], wanted)

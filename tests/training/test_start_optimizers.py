@@ -25,7 +25,7 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.ranking.setup import read_inputs as rank_inputs
 from trec_semid.training.ranking.task import ranking_task
-from trec_semid.training.retrieval.setup import read_inputs as retrieve_inputs
+from trec_semid.training.retrieval.inputs import read_inputs as retrieve_inputs
 from trec_semid.training.retrieval.task import retrieval_task
 from trec_semid.training.run import training_ranks
 from trec_semid.training.start_weights import find_start_weights

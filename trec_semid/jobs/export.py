@@ -52,7 +52,8 @@ from trec_semid.serving.writing.retrievers import (
 from trec_semid.serving.writing.tables import TableRows, write_tables
 from trec_semid.training.finished import FinishedRun
 from trec_semid.training.ranking.setup import RankConfig
-from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
+from trec_semid.training.retrieval.inputs import read_inputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 from trec_semid.training.run import on_main
 from trec_semid.training.served.inputs import dataset_of, finished_run, map_of
 from trec_semid.training.served.map import ServedMap, of_tokenizer, stored_files

@@ -11,8 +11,10 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.graph import expect_affordable
 from trec_semid.training.retrieval.build import build_retriever
 from trec_semid.training.retrieval.finished import evaluator_without_model, expect_members, members_of
-from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.training.retrieval.inputs import RetrieveInputs, read_inputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 from trec_semid.training.retrieval.task import retrieval_task
+from trec_semid.training.retrieval.teaching import with_teacher
 from trec_semid.training.run import (
     Trained,
     run_once,
@@ -33,7 +35,7 @@ def run(config: RetrieveConfig) -> Trained:
     """
     with training_ranks(config.train) as ranks, own_folder(config.run, "retrieve", ranks):
         config = with_pinned_codes(config, ranks)
-        folder, inputs = RunFolder(config.run, "retrieve"), read_inputs(config)
+        folder, inputs = RunFolder(config.run, "retrieve"), with_teacher(read_inputs(config), config)
         expect_members(members_of(config, {}), config)
         if config.evaluation.has_graph and inputs.semantic_ids:
             num_items, num_positions = inputs.semantic_ids.codes.shape

@@ -81,6 +81,44 @@ def sampled_softmax_loss(
     return (torch.logaddexp(own, others.view(own.shape)) - own).masked_fill(targets < 0, 0.0)
 
 
+def list_softmax_loss(
+    queries: Tensor,
+    items: Tensor,
+    lists: Tensor,
+    drawn: Drawn | None = None,
+    *,
+    chunk_bytes: int | None = None,
+) -> Tensor:
+    """Return (B, M, W): cross-entropy of each item of a list, by each of the M queries that have this list.
+
+    The log-normaliser of a query is over all items; or, where drawn items stand for these, over the list,
+    each item of which counts once, and drawn ones, of which those of the list are left out. So a query is
+    multiplied with drawn items once, however long its list is. Memory is bounded as in `full_softmax_loss`,
+    but for B W D numbers of the listed items.
+
+    Args:
+        queries: (B, M, D).
+        items: (N, D).
+        lists: (B, W) int64 rows of `items`, no row twice in a list; -1 for none, whose loss is 0.
+        drawn: items that stand for all others; none where not given.
+        chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
+    """
+    queries, items = _lowered(queries, items)
+    num_queries, is_none = queries.shape[1], (lists < 0).unsqueeze(1)
+    own = torch.einsum("bmd,bwd->bmw", queries, embedding(lists.clamp(min=0), items)).float()
+    flat, nothing = queries.flatten(0, 1), lists.new_zeros(queries.shape[0] * num_queries, 0)
+    if drawn is None:
+        total, _ = _Scores.apply(flat, items, nothing, _NOTHING, chunk_bytes)
+        total = total.view(own.shape[:2])
+    else:
+        left_out = lists.sort(1).values.repeat_interleave(num_queries, 0)
+        besides = _Besides(-drawn.log_q, drawn.rows, left_out)
+        others, _ = _Scores.apply(flat, drawn.items.to(flat.dtype), nothing, besides, chunk_bytes)
+        of_list = own.masked_fill(is_none, torch.finfo(own.dtype).min).logsumexp(2)
+        total = torch.logaddexp(of_list, others.view(of_list.shape))
+    return (total.unsqueeze(2) - own).masked_fill(is_none, 0.0)
+
+
 def masked_softmax_loss(
     queries: Tensor,
     items: Tensor,
@@ -133,7 +171,7 @@ class _Besides(NamedTuple):
     rows: Tensor | None
     """(N,): which item a column is."""
     left_out: Tensor | None
-    """(B,): the item whose columns a query leaves out."""
+    """(B,): the item whose columns a query leaves out; or (B, W) several, ascending."""
     of_targets: Tensor | None = None
     """(B, D): a query leaves out columns of a larger cosine with its own."""
     max_cosine: float = 1.0
@@ -145,11 +183,20 @@ class _Besides(NamedTuple):
         if self.bias is not None:
             scores += self.bias[part]
         if self.rows is not None and self.left_out is not None:
-            scores.masked_fill_(self.rows[part] == self.left_out[own].unsqueeze(1), -torch.inf)
+            scores.masked_fill_(_is_one_of(self.rows[part], self.left_out[own]), -torch.inf)
         if self.of_targets is not None:
             is_alike = self.of_targets[own] @ items[part].T > self.max_cosine
             scores.masked_fill_(is_alike, -torch.inf)
         return scores
+
+
+def _is_one_of(rows: Tensor, left_out: Tensor) -> Tensor:
+    """Return (b, n) bool: which of the (n,) items a query leaves out, by (b,) or ascending (b, W) of them."""
+    if left_out.dim() == 1:
+        return rows == left_out.unsqueeze(1)
+    asked = rows.expand(len(left_out), -1).contiguous()
+    at = torch.searchsorted(left_out, asked).clamp_(max=left_out.shape[1] - 1)
+    return left_out.gather(1, at) == asked
 
 
 _NOTHING = _Besides(None, None, None)

@@ -14,7 +14,14 @@ from torch.nn.functional import embedding
 
 from trec_semid.data.retrieval.places import Places
 from trec_semid.models.exported import Exported, HistoryProgram, of_last
-from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
+from trec_semid.models.item_scoring import (
+    item_losses,
+    item_vectors,
+    list_losses,
+    mean_of_lists,
+    mean_of_targets,
+    query_vectors,
+)
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.queries import Queries
 from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
@@ -72,7 +79,7 @@ class MultiInterestModel(RetrievalModel):
     def __init__(self, items: ItemTokens, extractor: InterestExtractor, config: LossConfig) -> None:
         super().__init__()
         self.items, self.extractor, self.config = items, extractor, config
-        self.loss_weights = {"items": config.item_weight}
+        self.loss_weights = config.weights()
 
     @property
     def has_item_vectors(self) -> bool:
@@ -91,13 +98,18 @@ class MultiInterestModel(RetrievalModel):
         return item_vectors(tokens, self.config)
 
     def forward(self, listed: Listed, places: Places) -> tuple[dict[str, Tensor], Tokens]:
-        """Return the loss of each place (P,), a mean over its targets, and the items' tokens."""
+        """Return the losses of each place (P,), that of items a mean over its targets, and items' tokens."""
         tokens = self.items(listed)
         vectors = item_vectors(tokens, self.config)
         queries = query_vectors(self.interests(tokens, places), self.config)
         chosen = chosen_interests(queries, vectors, places.targets)
         losses = losses_of_chosen(queries, vectors, chosen, places)
-        return {"items": mean_of_targets(losses, places.targets)}, tokens
+        of_places = {"items": mean_of_targets(losses, places.targets)}
+        if places.soft_targets is not None:
+            chosen = chosen_interests(queries, vectors, places.soft_targets)
+            of_lists = list_losses(queries, vectors, places).gather(1, chosen.unsqueeze(1)).squeeze(1)
+            of_places["listed_items"] = mean_of_lists(of_lists, places)
+        return of_places, tokens
 
     def read_of(self, tokens: Tokens, items: Tensor) -> Tensor:
         """See `RetrievalModel`: what the extractor reads, (U, F, D)."""

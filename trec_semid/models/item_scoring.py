@@ -1,13 +1,18 @@
-"""How items are scored by vectors, and the cross-entropy over them: the same for every model that does.
+"""How items are scored by vectors, and what is learnt of them: the same for every model that does.
 
-Legend: U listed items, P places that predict, W targets a place, D width.
+Legend: U listed items, P places that predict, W targets a place, T soft targets of a place, D width.
 """
 
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from trec_semid.data.retrieval.places import Places
-from trec_semid.layers.full_softmax import Drawn, full_softmax_loss, sampled_softmax_loss
+from trec_semid.layers.full_softmax import (
+    Drawn,
+    full_softmax_loss,
+    list_softmax_loss,
+    sampled_softmax_loss,
+)
 from trec_semid.models.item_tokens import Tokens
 from trec_semid.models.retriever import LossConfig
 
@@ -42,3 +47,26 @@ def item_losses(queries: Tensor, vectors: Tensor, targets: Tensor, places: Place
 def mean_of_targets(losses: Tensor, targets: Tensor) -> Tensor:
     """Return (P,): the mean over each place's targets, of (P, W) losses that are 0 where there is none."""
     return losses.sum(1) / (targets >= 0).sum(1).clamp(min=1)
+
+
+def list_losses(queries: Tensor, vectors: Tensor, places: Places) -> Tensor:
+    """Return (P, M, T): cross-entropy of each item of a teacher's lists, by each of M queries of a place.
+
+    Where items are drawn to stand for all others, those of a list are scored beside them.
+
+    Args:
+        queries: (P, M, D).
+        vectors: (U, D).
+        places: with `soft_targets`, whose sampled items stand for all others.
+    """
+    assert places.soft_targets is not None, "asked where a teacher lists something"
+    drawn: Drawn | None = None
+    if len(places.sampled):
+        drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
+    return list_softmax_loss(queries, vectors, places.soft_targets, drawn)
+
+
+def mean_of_lists(losses: Tensor, places: Places) -> Tensor:
+    """Return (P,): the sum over each place's list of (P, T) losses, times what its items are worth."""
+    assert places.soft_shares is not None, "asked where a teacher lists something"
+    return (losses * places.soft_shares).sum(1)

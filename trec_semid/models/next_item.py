@@ -19,7 +19,14 @@ from trec_semid.models.heads.chained import ChainedHeads
 from trec_semid.models.heads.code_heads import CodeHeads
 from trec_semid.models.heads.exported import steps_of
 from trec_semid.models.heads.independent import IndependentHeads
-from trec_semid.models.item_scoring import item_losses, item_vectors, mean_of_targets, query_vectors
+from trec_semid.models.item_scoring import (
+    item_losses,
+    item_vectors,
+    list_losses,
+    mean_of_lists,
+    mean_of_targets,
+    query_vectors,
+)
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.queries import Queries, TwoStageQueries
 from trec_semid.models.retrieval_model import RetrievalModel, read_by_length
@@ -82,7 +89,7 @@ class NextItemModel(RetrievalModel):
     ) -> None:
         super().__init__()
         self.items, self.sequences, self.config = items, sequences, config
-        self.loss_weights = {"items": config.item_weight, "codes": config.code_weight}
+        self.loss_weights = config.weights()
         self.heads: CodeHeads | None = None
         if has_codes and items.live is not None:
             self.heads = build_heads(items.live.codes.shape[1], items.dim, config)
@@ -194,13 +201,26 @@ class NextItemModel(RetrievalModel):
             queries, vectors = self.query_vectors(states), self.item_vectors(tokens)
             of_items = item_losses(queries, vectors, places.targets, places)
             losses["items"] = mean_of_targets(of_items, places.targets)
-        if self.heads is not None and tokens.codes is not None and tokens.code_tables is not None:
-            # Which codes are right has no gradient: only their choice in the input has one.
-            target_codes = tokens.codes[places.targets.clamp(min=0)]
-            target_codes = target_codes.masked_fill(places.targets.unsqueeze(2) < 0, -1)
-            loss = self.heads.loss(states, tokens.code_tables, target_codes)
-            losses["codes"] = mean_of_targets(loss, places.targets)
+            if places.soft_targets is not None:
+                of_lists = list_losses(queries.unsqueeze(1), vectors, places).squeeze(1)
+                losses["listed_items"] = mean_of_lists(of_lists, places)
+        if self.heads is not None:
+            losses["codes"] = mean_of_targets(
+                self._code_losses(states, tokens, places.targets), places.targets
+            )
+            if places.soft_targets is not None:
+                of_lists = self._code_losses(states, tokens, places.soft_targets)
+                losses["listed_codes"] = mean_of_lists(of_lists, places)
         return losses, tokens
+
+    def _code_losses(self, states: Tensor, tokens: Tokens, targets: Tensor) -> Tensor:
+        """Return (P, W) of states (P, D): the loss over the codes of targets (P, W), -1 for none."""
+        assert self.heads is not None, "asked where codes are predicted"
+        assert tokens.codes is not None, "heads have codes"
+        assert tokens.code_tables is not None, "and their rows"
+        # Which codes are right has no gradient: only their choice in the input has one.
+        codes = tokens.codes[targets.clamp(min=0)].masked_fill(targets.unsqueeze(2) < 0, -1)
+        return self.heads.loss(states, tokens.code_tables, codes)
 
 
 def build_heads(num_positions: int, dim: int, config: LossConfig) -> CodeHeads:

@@ -5,12 +5,13 @@ Nothing outside `models` asks what kind it is.
 """
 
 from abc import ABC
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from trec_semid.core.config import Config
+from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError
+from trec_semid.core.identity import SamePlace
 from trec_semid.data.retrieval.dataset import Negatives
 from trec_semid.layers.attention import TransformerConfig
 from trec_semid.models.item_tokens import ItemTokens
@@ -26,6 +27,26 @@ class RetrieverConfig(Config):
     """What `[model]` says of a retriever. A kind's own class gives `kind` its name and adds sizes."""
 
     kind: Any
+
+
+class TeacherConfig(Config):
+    """Finished runs whose lists a retriever learns besides: distillation of several into one.
+
+    L = loss(target) + w sum_k p(k) loss(k): the model's own losses, over items and over codes, of each of the
+    `top` items k that the teacher lists for a place, with p = softmax(t_k / T) over that list of its scores
+    t, the mean over runs. Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, over
+    the first items alone as in Tang and Wang, "Ranking Distillation", KDD 2018.
+    """
+
+    runs: Annotated[list[Place], SamePlace(), Field(min_length=1)]
+    """Folders of finished runs of `trec-semid retrieve` on the same dataset that score every item; several
+    score together as an ensemble does."""
+    weight: PositiveFloat = 1.0
+    """w."""
+    top: int = Field(default=50, ge=2)
+    """Items of a list, 6 bytes each for every training event."""
+    temperature: PositiveFloat = 1.0
+    """T: the higher, the more alike the items of a list count."""
 
 
 class LossConfig(Config):
@@ -53,6 +74,16 @@ class LossConfig(Config):
     code_share: NonNegativeFloat = 0.1
     """score = item score + code_share * sum of log-probabilities of the item's codes. The sum of R of these
     spreads wide: at 1 it outweighs a sharp item score."""
+    teacher: TeacherConfig | None = None
+    """Finished runs whose lists are learnt besides; none where not given."""
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each loss by its name: of targets, and of a teacher's lists."""
+        of_targets = {"items": self.item_weight, "codes": self.code_weight}
+        if self.teacher is None:
+            return of_targets
+        of_lists = {f"listed_{name}": self.teacher.weight * each for name, each in of_targets.items()}
+        return {**of_targets, **of_lists}
 
 
 class Needs(NamedTuple):
@@ -144,6 +175,11 @@ class Retriever(ABC, Generic[KindT]):
     def reads_codebook(self) -> bool:
         """Whether it reads what the tokenizer's codebook rebuilds of items (`Frame.compressed`)."""
         return False
+
+    @property
+    def can_be_taught(self) -> bool:
+        """Whether its model has losses over the lists of a teacher (`loss.teacher`)."""
+        return self.has_code_heads
 
     @property
     def weighs_interests(self) -> bool:

@@ -21,6 +21,10 @@ from trec_semid.training.config import TrainingRunConfig
 RunConfigT = TypeVar("RunConfigT", bound=TrainingRunConfig)
 
 
+TEACHER = "teacher"
+"""Among the inputs of a run: what taught it. It goes on with no other, but is asked without it."""
+
+
 class FinishedRun(NamedTuple):
     """A finished run, or one step of it."""
 
@@ -107,7 +111,7 @@ def expect_same_inputs(
         ConfigError: its data, codes or members are others, or it cannot read the generation of its codes.
     """
     said = RunFolder(run.uri, "").read_json("run.json")
-    recorded, read = said.get("inputs", inputs), read_before(said)
+    recorded, read = _without_teacher(said.get("inputs", inputs)), read_before(said)
     now = semantic_ids and semantic_ids.generation
     if read and now and (other := refusal(read, now)):
         raise ConfigError(f"{run.uri} was {other}")
@@ -157,13 +161,21 @@ def step_of_weights(run: FinishedRun, inputs: Mapping[str, str]) -> int:
     if newest is None:
         raise ConfigError(f"{run.uri} has no checkpoint left.")
     loop = read_loop(run.checkpoints, newest)
-    if loop["inputs"] != inputs:
+    if _without_teacher(loop["inputs"]) != inputs:
         raise ConfigError(f"{run.uri} was trained on other data or codes than are there now.")
     return run.step or loop["selection"]["best_step"]
 
 
-def checksum_of_results(runs: Sequence[str]) -> str:
+def _without_teacher(inputs: Mapping[str, str]) -> dict[str, str]:
+    return {name: checksum for name, checksum in inputs.items() if name != TEACHER}
+
+
+def checksum_of_results(runs: Sequence[str], *, key: str = "model.runs") -> str:
     """Return a checksum of what finished runs came to.
+
+    Args:
+        runs: their folders, or those of steps.
+        key: of the config that names them, which an error names.
 
     Raises:
         ConfigError: one of them is not finished.
@@ -172,6 +184,6 @@ def checksum_of_results(runs: Sequence[str]) -> str:
     for run in runs:
         place = join(run, "metrics.json")
         if not exists(place):
-            raise ConfigError(f"model.runs: {run} is not a finished run. Run it to its end.")
+            raise ConfigError(f"{key}: {run} is not a finished run. Run it to its end.")
         digest.update(read_bytes(place))
     return digest.hexdigest()

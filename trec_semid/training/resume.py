@@ -11,6 +11,7 @@ from trec_semid.core.errors import CheckpointError
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks, broadcast_object
 from trec_semid.training.config import CheckpointsConfig
+from trec_semid.training.finished import TEACHER
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def _other_inputs(checkpoints: str, inputs: dict[str, str], other_generation: st
     if before == inputs:
         return None
     what = "other semantic IDs" if before["dataset"] == inputs["dataset"] else "other data"
+    if {**before, TEACHER: ""} == {**inputs, TEACHER: ""}:
+        what = "another teacher, or another state of it,"
     return (
         f"{checkpoints}: step {step} was trained on {what} than the config names now. "
         "Set another `run`, or remove that folder."

@@ -16,6 +16,7 @@ from trec_semid.data.retrieval.batches import (
     sampled_by_popularity,
 )
 from trec_semid.data.retrieval.loader import SequenceLoader
+from trec_semid.data.retrieval.soft_targets import SoftTargets
 
 NUM_ITEMS = 11
 FIELD = Ragged(np.arange(NUM_ITEMS) * 2, np.arange(NUM_ITEMS) % 3, np.arange(2 * NUM_ITEMS + 2) % 7)
@@ -251,6 +252,45 @@ def test_a_place_of_a_varied_row_has_read_what_came_before_its_targets_and_nothi
         assert targets == stays[at : at + num_targets]
         ended.add(row)
     assert ended == set(range(6))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.booleans(),
+    st.integers(1, 3),
+    st.sampled_from([None, AUGMENT]),
+    st.sampled_from(["all", "drawn", "named"]),
+)
+def test_a_place_has_the_list_of_the_event_that_it_reads_last(
+    seed: int, last_only: bool, num_targets: int, augment: AugmentConfig | None, lists: str
+):
+    """Items of rows are their own events here, so a place's target says which event was read before it."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(2, 9, 6)
+    rows = [list(range(end - size, end)) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
+    num_events = int(sizes.sum())
+    items = rng.integers(-1, num_events, (num_events, 4)).astype(np.int32)
+    shares = np.where(items < 0, 0, rng.random(items.shape)).astype(np.float16)
+    sampled = sampled_by_popularity(np.ones(num_events), 3, 1.0) if lists == "drawn" else None
+    maker = SequenceMaker(
+        ragged(rows),
+        ItemFeatures((), Sources({}, None)),
+        Window(num_targets, last_only, None, augment, SoftTargets(items, shares)),
+        listed=np.arange(num_events) if lists == "all" else None,
+        sampled=sampled,
+    )
+    chosen = rng.permutation(6)[:4]
+    places = (batch := maker.make(chosen, 0, rng, maker.draw_changes(chosen, rng))).places
+    listed = batch.items.numpy()
+    assert places.soft_targets is not None
+    assert places.soft_shares is not None
+    found = np.where(places.soft_targets < 0, -1, listed[places.soft_targets.clamp(min=0)])
+    read = listed[places.targets[:, 0]] - 1
+    assert found.tolist() == items[read].tolist()
+    total = shares[read].astype(np.float64).sum(1, keepdims=True)
+    wanted = np.divide(shares[read], total, out=np.zeros(found.shape), where=total > 0)
+    assert places.soft_shares.numpy() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_rows_that_are_varied_are_those_of_one_rank_on_two_and_of_a_run_that_goes_on():

@@ -13,7 +13,7 @@ from tests.ranks import run_ranks
 from trec_semid.core.errors import ConfigError
 from trec_semid.jobs.retrieve import run
 from trec_semid.search.graph import build_all_edges
-from trec_semid.training.retrieval import listing
+from trec_semid.training.retrieval.evaluation import listing
 
 MIXTURE = {"content_projection": "mixture", "content_experts": 2, "content_hidden_dim": 16}
 NO_CONTENT = {"content": [], "content_projection": "linear", "content_experts": 4, "content_hidden_dim": 256}

@@ -17,7 +17,7 @@ from trec_semid.data.schema import Dataset, FieldFacts
 from trec_semid.jobs.retrieve import run
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.code_prior import CodePriorConfig
-from trec_semid.training.retrieval import setup as retrieve_setup
+from trec_semid.training.retrieval import inputs as retrieve_inputs
 from trec_semid.training.retrieval.setup import RetrieveConfig
 
 POPULAR = {"model": {"kind": "popularity"}}
@@ -299,15 +299,15 @@ def test_data_without_two_training_events_of_anyone_is_refused_before_training(t
 
 def test_as_many_items_as_the_loss_is_over_may_not_be_too_many(data, tmp_path, monkeypatch):
     """Two of the forty items have no training event."""
-    monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 38)
+    monkeypatch.setattr(retrieve_inputs, "MAX_SCORED_ITEMS", 38)
     config = retrieve_config(data, str(tmp_path / "all"))
     with pytest.raises(ConfigError, match=r"40 items are too many .*\(at most 38\)\. Add \[sampled\]"):
         run(config)
     seen = retrieve_config(data, "r", loss={"negatives": "seen"})
-    assert retrieve_setup.read_inputs(seen).data.num_items == 40
-    monkeypatch.setattr(retrieve_setup, "MAX_SCORED_ITEMS", 37)
+    assert retrieve_inputs.read_inputs(seen).data.num_items == 40
+    monkeypatch.setattr(retrieve_inputs, "MAX_SCORED_ITEMS", 37)
     with pytest.raises(ConfigError, match="38 items are too many"):
-        retrieve_setup.read_inputs(seen)
+        retrieve_inputs.read_inputs(seen)
 
 
 TIGER_NEEDS = {

@@ -16,12 +16,13 @@ from trec_semid.core.config import load_config
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finished import FinishedRun
-from trec_semid.training.retrieval.asked import Judge
-from trec_semid.training.retrieval.evaluation import Evaluator, agreement_with
+from trec_semid.training.retrieval.evaluation.asked import Judge
+from trec_semid.training.retrieval.evaluation.evaluator import Evaluator, agreement_with
+from trec_semid.training.retrieval.evaluation.listing import BeamLister, ExactLister
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.finished import Member, place_finished
-from trec_semid.training.retrieval.listing import BeamLister, ExactLister
-from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
+from trec_semid.training.retrieval.inputs import read_inputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 

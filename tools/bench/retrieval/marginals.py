@@ -36,11 +36,12 @@ from trec_semid.search.exact import CatalogueScores, rank_by, users_at_once
 from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds, semantic_ids_file
 from trec_semid.training.finished import FinishedRun
-from trec_semid.training.retrieval.asked import AskedModel
-from trec_semid.training.retrieval.evaluation import Evaluator
+from trec_semid.training.retrieval.evaluation.asked import AskedModel
+from trec_semid.training.retrieval.evaluation.evaluator import Evaluator
+from trec_semid.training.retrieval.evaluation.listing import ExactLister
 from trec_semid.training.retrieval.finished import Member, place_finished
-from trec_semid.training.retrieval.listing import ExactLister
-from trec_semid.training.retrieval.setup import RetrieveConfig, read_inputs
+from trec_semid.training.retrieval.inputs import read_inputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 LISTED, CANDIDATES = 10, 500
 

@@ -1,7 +1,7 @@
 """Batches of sequences over the distinct items they name: no Python loop over rows.
 
 Legend: B rows of this rank's part, L longest history of the batch, U listed items, P places that predict,
-W targets a place at most, S sampled items.
+W targets a place at most, T soft targets of a place, S sampled items.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from trec_semid.data.retrieval.places import (
     last_in_full,
     stretches_of,
 )
+from trec_semid.data.retrieval.soft_targets import SoftTargets
 
 
 class SequenceBatch(NamedTuple):
@@ -143,6 +144,8 @@ class Window(NamedTuple):
     """(rows,) last items of each row that may be targets; all but the first where not given."""
     augment: AugmentConfig | None = None
     """How rows are varied, all of whose items but the first are targets; not at all where not given."""
+    soft: SoftTargets | None = None
+    """What a teacher lists after each of the rows' `values`; nothing where not given."""
 
     def num_read(self, lengths: Array, taught: Array) -> Array:
         """Return (n,): how many items a model reads of rows; all others are targets alone.
@@ -229,17 +232,21 @@ class SequenceMaker:
             assert self._config.is_last_only, "a config of other rows is refused"
             coded = coded_histories(values[positions(np.cumsum(lengths) - lengths, read)], read)
             values, lengths, read = last_in_full(values, lengths, read, self._num_in_full)
-        drawn = self._sampled.draw(generator) if self._sampled else np.zeros(0, np.int64)
-        items, places_in_list = self._list(np.concatenate([values, drawn]))
-        named, sampled = places_in_list[: len(values)], places_in_list[len(values) :]
-        starts = np.cumsum(lengths) - lengths
-        seen = named if order is None else named[order]
-        inputs = filled_up(seen[positions(starts, read)], read)
-        place = np.arange(inputs.shape[1])
+        place = np.arange(max(int(read.max(initial=0)), 1))
         first = read - 1 if self._config.is_last_only else lengths - 1 - taught
         predicts = (place < read[:, None]) & (place >= first[:, None])
         if changes is not None and order is not None:
             predicts &= changes.has_read_all(place)
+        soft, shares = self._soft_of(rows, predicts, changes)
+        drawn = self._sampled.draw(generator) if self._sampled else np.zeros(0, np.int64)
+        listable = np.zeros(0, np.int64) if soft is None else soft[soft >= 0]
+        items, places_in_list = self._list(np.concatenate([values, drawn, listable]))
+        named, sampled, listable = np.split(places_in_list, np.cumsum([len(values), len(drawn)]))
+        if soft is not None:
+            soft[soft >= 0] = listable
+        starts = np.cumsum(lengths) - lengths
+        seen = named if order is None else named[order]
+        inputs = filled_up(seen[positions(starts, read)], read)
         predicting, targets = self._targets(named, starts, lengths, predicts)
         places = Places(
             torch.from_numpy(inputs),
@@ -250,6 +257,8 @@ class SequenceMaker:
             torch.from_numpy(self._sampled.log_q(items) if self._sampled else np.zeros(0, np.float32)),
             *stretches_of(read),
             coded,
+            None if soft is None else torch.from_numpy(soft),
+            None if shares is None else torch.from_numpy(shares),
         )
         features = self._features.of(items) if self._listed is None else None
         batch = SequenceBatch(
@@ -261,6 +270,23 @@ class SequenceMaker:
             torch.from_numpy(_named(inputs, targets)) if self._finds_named else None,
         )
         return batch.pinned() if self._pinned else batch
+
+    def _soft_of(
+        self, rows: Array, predicts: Array, changes: Changes | None
+    ) -> tuple[Array, Array] | tuple[None, None]:
+        """Return (P, T) item rows that a teacher lists, and their shares; None without one.
+
+        Args:
+            rows: (B,) row numbers.
+            predicts: (B, L) bool of places.
+            changes: what happens to these rows. A place that predicts has read all up to its last event, in
+                whatever order; what a crop has cut off before it the teacher has still read.
+        """
+        if self._config.soft is None:
+            return None, None
+        row, place = np.nonzero(predicts)
+        first = self.windows.starts[rows] + (0 if changes is None else changes.first)
+        return self._config.soft.of(first[row] + place)
 
     def _taken(self, rows: Array, changes: Changes | None) -> tuple[tuple[Array, Array], Array, Array | None]:
         """Return items and lengths of (B,) rows, how many may be targets, and the order of what is read."""

@@ -20,6 +20,7 @@ from trec_semid.data.retrieval.batches import (
     sampled_by_popularity,
 )
 from trec_semid.data.retrieval.sequences import SequencesConfig, build_sequences
+from trec_semid.data.retrieval.soft_targets import SoftTargets
 from trec_semid.data.schema import SPLITS, Dataset
 
 Negatives = Literal["all", "seen"]
@@ -162,6 +163,7 @@ class RetrievalData:
         listed: Array | None,
         sampled: SampledConfig | None,
         negatives: Negatives,
+        soft: SoftTargets | None = None,
         num_in_full: int | None = None,
         finds_named: bool = False,
         pinned: bool = False,
@@ -173,6 +175,7 @@ class RetrievalData:
             listed: (n,) item rows that every batch lists; those it names where not given.
             sampled: how items are drawn to stand for all others; none where not given.
             negatives: of which items these are drawn.
+            soft: what a teacher lists after every event of `sequences.items`; nothing where not given.
             num_in_full: last items of a history that are listed, and codes alone are read of others; all are
                 listed where not given.
             finds_named: whether batches say which listed items they name, for a tokenizer in the loop.
@@ -191,7 +194,7 @@ class RetrievalData:
         return SequenceMaker(
             windows,
             self.item_features,
-            Window(num_targets, self._config.rows == "sliding", taught, self._config.augment),
+            Window(num_targets, self._config.rows == "sliding", taught, self._config.augment, soft),
             listed=listed,
             sampled=drawn,
             num_in_full=num_in_full,

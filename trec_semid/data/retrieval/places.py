@@ -1,7 +1,8 @@
 """Histories over items, and which of their positions predict what.
 
 Legend: B rows of a rank's part of a batch, L longest history of the batch, U listed items, V items read by
-their codes alone, P places that predict, W targets a place at most, S sampled items.
+their codes alone, P places that predict, W targets a place at most, T soft targets of a place, S sampled
+items.
 """
 
 from collections.abc import Callable, Iterator
@@ -62,6 +63,11 @@ class Places(NamedTuple):
 
     coded: CodedHistories | None = None
     """All that histories hold, for a model that reads what is not recent by codes alone; None of others."""
+    soft_targets: Tensor | None = None
+    """(P, T) int64: positions among the listed items of those that a teacher lists, -1 for none; None without
+    a teacher."""
+    soft_shares: Tensor | None = None
+    """(P, T) float32: what it takes each of these to be worth, 1 in sum; all 0 where it lists nothing."""
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Places":
         """Copy to a device."""

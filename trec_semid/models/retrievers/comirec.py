@@ -116,6 +116,11 @@ class Comirec(Retriever[ComirecConfig]):
         """See `Retriever`."""
         return self.config.num_interests
 
+    @property
+    def can_be_taught(self) -> bool:
+        """See `Retriever`: the interest that likes an item best is taught what the teacher says of it."""
+        return True
+
     def faults(self, frame: Frame) -> list[str]:
         """See `Retriever`: each extractor has settings of its own."""
         if self.config.extractor == "attention":

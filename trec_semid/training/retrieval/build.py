@@ -18,7 +18,8 @@ from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.compressed import CompressedItems
 from trec_semid.training.finetune.tokenizer import load_learned
 from trec_semid.training.ranking.setup import table_specs
-from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+from trec_semid.training.retrieval.inputs import RetrieveInputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 
 class RetrieverParts(NamedTuple):
@@ -67,7 +68,9 @@ def items_at_once(config: RetrieveConfig, num_items: int, world_size: int) -> in
     drawn = config.sampled.num_sampled if config.sampled else 0
     ahead = config.window if config.sequences.rows == "sliding" else 1
     named = min(config.sequences.max_len, config.num_in_full or config.sequences.max_len)
-    return min(num_items, rows_of_rank * (named + ahead) + drawn)
+    places = 1 if config.sequences.rows == "sliding" else config.sequences.max_len
+    soft = places * config.loss.teacher.top if config.loss.teacher else 0
+    return min(num_items, rows_of_rank * (named + ahead + soft) + drawn)
 
 
 def build_retriever(config: RetrieveConfig, inputs: RetrieveInputs, *, world_size: int) -> RetrieverWithLoss:

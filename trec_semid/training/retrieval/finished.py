@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, final
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from trec_semid.core.config import Config, validate_saved
 from trec_semid.core.errors import ConfigError
@@ -30,17 +30,18 @@ from trec_semid.training.finished import (
     parse_run,
 )
 from trec_semid.training.matched_codes import read_semantic_ids
-from trec_semid.training.retrieval.asked import AskedModel, penalties_of
 from trec_semid.training.retrieval.code_faults import takes_prior
-from trec_semid.training.retrieval.evaluation import Evaluator
-from trec_semid.training.retrieval.listing import (
+from trec_semid.training.retrieval.evaluation.asked import AskedModel, penalties_of
+from trec_semid.training.retrieval.evaluation.evaluator import Evaluator
+from trec_semid.training.retrieval.evaluation.listing import (
     ExactLister,
     PopularityLister,
     lister_of,
     merging_lister_of,
 )
+from trec_semid.training.retrieval.inputs import RetrieveInputs, read_inputs
 from trec_semid.training.retrieval.placed import place_retriever
-from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 from trec_semid.training.run import parameter_counts
 
 
@@ -214,14 +215,34 @@ def ensemble_evaluator(
         plans: where plans of members are written, as `members/<n>`.
         ranks: all of them call it together.
     """
+    plans = RunFolder(plans.path("members"), "retrieve")
+    penalties = penalties_of(inputs.data, config.evaluation.unseen_penalty, ranks)
+    lister, models = ensemble_lister(members, plans, ranks, penalties)
+    return Evaluator(lister, models, inputs.data, config, ranks)
+
+
+def ensemble_lister(
+    members: Sequence[Member], plans: RunFolder, ranks: Ranks, penalties: Tensor | None
+) -> tuple[ExactLister, nn.ModuleList]:
+    """Return what lists by the mean of the members' scores, and their models, placed on the ranks.
+
+    Args:
+        members: each with its best weights, or those of its step.
+        plans: where plans of members are written, as `<n>`.
+        ranks: all of them call it together.
+        penalties: (N,) taken off the scores; None where nothing is.
+
+    Raises:
+        ConfigError: see `place_finished`.
+        CheckpointError: see there.
+    """
     placed = [
-        place_finished(member, RunFolder(plans.path("members", str(number)), "retrieve"), ranks)
+        place_finished(member, RunFolder(plans.path(str(number)), "retrieve"), ranks)
         for number, member in enumerate(members)
     ]
-    penalties = penalties_of(inputs.data, config.evaluation.unseen_penalty, ranks)
     interests = [member.config.evaluation.interests_of(member.config.retriever) for member in members]
     lister = ExactLister([member.asked for member in placed], penalties, interests)
-    return Evaluator(lister, nn.ModuleList(member.model for member in placed), inputs.data, config, ranks)
+    return lister, nn.ModuleList(member.model for member in placed)
 
 
 def members_of(config: RetrieveConfig, changes: Mapping[str, Any]) -> list[Member]:
@@ -234,33 +255,54 @@ def members_of(config: RetrieveConfig, changes: Mapping[str, Any]) -> list[Membe
     Raises:
         ConfigError: a run is not finished.
     """
-    runs = [parse_run(run) for run in config.retriever.members]
-    return [Member(run, config_of(RetrieveConfig, run, changes)) for run in runs]
+    return members_named(config.retriever.members, changes)
 
 
-def expect_members(members: Sequence[Member], config: RetrieveConfig) -> None:
-    """Check the finished runs of an ensemble before anything is written.
+def members_named(
+    runs: Sequence[str], changes: Mapping[str, Any], *, key: str = "model.runs"
+) -> list[Member]:
+    """Return finished runs that score together, with their configs.
 
     Args:
-        members: its runs.
-        config: of the ensemble.
+        runs: their folders, or those of steps.
+        changes: keys of their configs that say where things lie now.
+        key: of the config that names them, which an error names.
 
     Raises:
-        ConfigError: a run does not score the catalogue, reads other data or other histories than the
-            ensemble, or has no checkpoint left.
+        ConfigError: a run is not finished.
+    """
+    members: list[Member] = []
+    for place in runs:
+        try:
+            run = parse_run(place)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
+        members.append(Member(run, config_of(RetrieveConfig, run, changes)))
+    return members
+
+
+def expect_members(members: Sequence[Member], config: RetrieveConfig, *, key: str = "model.runs") -> None:
+    """Check finished runs that score together before anything is written.
+
+    Args:
+        members: the runs.
+        config: of the ensemble, or of whom they teach.
+        key: of it, that names them.
+
+    Raises:
+        ConfigError: a run does not score the catalogue, reads other data or other histories than that
+            config, or has no checkpoint left.
     """
     for run, member in members:
         if not member.scores_catalogue:
-            raise ConfigError(
-                f"model.runs: {run.uri} is {member.model.kind}, which does not score the catalogue."
-            )
+            raise ConfigError(f"{key}: {run.uri} is {member.model.kind}, which does not score the catalogue.")
         dataset = Dataset(member.dataset)
         if dataset.facts.checksum != Dataset(config.dataset).facts.checksum:
-            raise ConfigError(f"model.runs: {run.uri} reads other data than {config.dataset}.")
+            raise ConfigError(f"{key}: {run.uri} reads other data than {config.dataset}.")
         ours, theirs = config.sequences, member.sequences
         if (theirs.max_len, theirs.events) != (ours.max_len, ours.events):
             raise ConfigError(
-                f"model.runs: {run.uri} reads other histories. Set sequences.max_len = {theirs.max_len} and "
+                f"{key}: {run.uri} reads other histories. Set sequences.max_len = {theirs.max_len} and "
                 f"sequences.events = '{theirs.events}'."
             )
         _expect_weights(run, member)

@@ -15,10 +15,11 @@ from trec_semid.sharding.plan import TablePlan, plan_on_ranks
 from trec_semid.tokenizers.inputs.contents import ItemContents
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.training.placement import place_content, place_model, tell_plan
-from trec_semid.training.retrieval.asked import AskedModel
 from trec_semid.training.retrieval.build import build_retriever, items_at_once
+from trec_semid.training.retrieval.evaluation.asked import AskedModel
+from trec_semid.training.retrieval.inputs import RetrieveInputs
 from trec_semid.training.retrieval.item_feed import ItemFeed, Lookup, look_up
-from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 
 class PlacedRetriever(NamedTuple):

@@ -15,7 +15,8 @@ from trec_semid.tokenizers.maps.compressed import CompressedItems
 from trec_semid.training.placement import NOTHING_KEPT
 from trec_semid.training.planning.sizes import SizesConfig
 from trec_semid.training.retrieval.build import RetrieverParts, build_model, items_at_once
-from trec_semid.training.retrieval.setup import RetrieveConfig, expect_scorable
+from trec_semid.training.retrieval.inputs import expect_scorable
+from trec_semid.training.retrieval.setup import RetrieveConfig
 
 
 def plan_retriever(

@@ -1,31 +1,22 @@
-"""Config of `trec-semid retrieve`, and the data it reads."""
+"""Config of `trec-semid retrieve`."""
 
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
 
 from trec_semid.core.config import faults_of_unread, is_saved, keys_given
-from trec_semid.core.errors import ConfigError
 from trec_semid.core.identity import MayChange
-from trec_semid.data.retrieval.dataset import ItemConfig, RetrievalData, SampledConfig
+from trec_semid.data.retrieval.dataset import ItemConfig, SampledConfig
 from trec_semid.data.retrieval.sequences import SequencesConfig
-from trec_semid.data.schema import Dataset, open_dataset
 from trec_semid.embeddings.tables import TablesConfig
 from trec_semid.models.methods import AnyRetrieverConfig, retriever_of
 from trec_semid.models.retriever import Frame, LossConfig, Retriever
 from trec_semid.models.retrievers.sasrec import SasrecConfig
-from trec_semid.runtime.ranks import num_ranks
-from trec_semid.search.catalogue import shortest_stretch
-from trec_semid.tokenizers.maps.compressed import CompressedItems, read_compressed
-from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
-from trec_semid.training.finished import checksum_of_results
-from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.retrieval.code_faults import (
     OF_CODE_LOSSES,
     OF_MIXTURES,
     CodeFacts,
-    expect_facets,
     faults_of_candidates,
     faults_of_code_lists,
     faults_of_heads,
@@ -38,12 +29,8 @@ from trec_semid.training.retrieval.code_faults import (
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 from trec_semid.training.retrieval.vector_faults import (
     VectorFacts,
-    expect_category_fields,
     faults_of_vectors,
 )
-
-MAX_SCORED_ITEMS = 1_000_000
-"""Items that a loss over all of them takes in; beyond that they are sampled."""
 
 
 class RetrieveTrainConfig(TrainConfig):
@@ -127,6 +114,7 @@ class RetrieveConfig(TrainingRunConfig):
             *faults_of_code_lists(self.code_facts, self.loss, self.evaluation),
             *faults_of_states(self.code_facts, self.evaluation),
             *self._faults_of_vectors(),
+            *self._faults_of_teacher(),
             *self.retriever.faults(self.frame),
             *faults_of_start(self.code_facts, self.start_codes),
         ]
@@ -143,6 +131,7 @@ class RetrieveConfig(TrainingRunConfig):
             "loss.negatives": self.loss.negatives != "all",
             "loss.code_weight": self.loss.code_weight > 0,
             "loss.code_heads": self.loss.code_heads != "independent",
+            "loss.teacher": self.loss.teacher is not None,
             "evaluation.beam_width": self.evaluation.beam_width is not None,
             "evaluation.candidates": self.evaluation.candidates is not None,
             "evaluation.graph": self.evaluation.has_graph,
@@ -290,6 +279,18 @@ class RetrieveConfig(TrainingRunConfig):
         )
         return faults_of_vectors(facts, self.evaluation)
 
+    def _faults_of_teacher(self) -> list[str]:
+        if self.loss.teacher is None:
+            return []
+        why = ""
+        if not self.retriever.can_be_taught:
+            why = f"model.kind = '{self.model.kind}' has no losses over lists"
+        elif self.finetune:
+            why = "codes move with [finetune], and those of listed items would not"
+        elif self.test_then_train:
+            why = "with test_then_train a teacher of yesterday knows nothing of the day"
+        return [f"loss.teacher: {why}: leave out loss.teacher"] if why else []
+
     def _advice(self, *, alone: bool = False) -> str:
         """Return what is left to do for codes to be predicted, or for nothing else to be."""
         sets = ["loss.item_weight = 0"] if alone and self.scores_items else []
@@ -326,75 +327,3 @@ class RetrieveConfig(TrainingRunConfig):
     def scores_items(self) -> bool:
         """Whether items are scored by their vectors."""
         return self.loss.item_weight > 0
-
-
-class RetrieveInputs(NamedTuple):
-    """What is read before training."""
-
-    dataset: Dataset
-    data: RetrievalData
-    semantic_ids: SemanticIds | None
-    members: str | None = None
-    """Checksum of what the runs of an ensemble came to."""
-    compressed: CompressedItems | None = None
-    """Items as their codes rebuild them, where the method reads that."""
-
-    @property
-    def checksums(self) -> dict[str, str]:
-        """What a run is trained on."""
-        codes = {"semantic_ids": self.semantic_ids.checksum()} if self.semantic_ids else {}
-        members = {"members": self.members} if self.members else {}
-        return {"dataset": self.dataset.facts.checksum, **codes, **members}
-
-
-def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
-    """Read the dataset and the semantic IDs.
-
-    Raises:
-        ConfigError: unknown modality, too many wrong answers for a loss over all of them, or what the method
-            names is not there.
-        DataError: something is missing or does not fit together, or there is nothing to learn from, or
-            nothing to select a step by.
-    """
-    config.retriever.expect_available(config.frame)
-    dataset = open_dataset(config.dataset, config.verify)
-    for name in config.item.content:
-        if name not in dataset.facts.modalities:
-            have = ", ".join(dataset.facts.modalities) or "none"
-            raise ConfigError(f"item.content: {dataset.uri} has no content '{name}'. It has: {have}.")
-    ids = None
-    if config.semantic_ids:
-        ids = read_semantic_ids(config.semantic_ids, dataset)
-        expect_facets(config.loss, len(ids.sizes))
-    runs = config.retriever.members
-    members = checksum_of_results(runs) if runs else None
-    then_trains = {"test_then_train": config.test_then_train}
-    data = RetrievalData(dataset, config.item, config.sequences, **then_trains)
-    expect_category_fields(dataset, config.evaluation)
-    if (index := config.evaluation.index) is not None:
-        index.expect_fits(shortest_stretch(num_ranks(), data.num_items))
-    if config.learns:
-        expect_scorable(config, len(data.negatives(config.loss.negatives)))
-        data.expect_learnable()
-    compressed = None
-    if config.retriever.reads_codebook and config.semantic_ids and ids is not None:
-        compressed = read_compressed(config.semantic_ids, ids)
-    return RetrieveInputs(dataset, data, ids, members, compressed)
-
-
-def expect_scorable(config: RetrieveConfig, num_negatives: int) -> None:
-    """Refuse a catalogue that is too large for a loss over all items.
-
-    Args:
-        config: of a model that learns.
-        num_negatives: the items that `loss.negatives` names.
-
-    Raises:
-        ConfigError: says what to do instead.
-    """
-    if config.lists_all and num_negatives > MAX_SCORED_ITEMS:
-        raise ConfigError(
-            f"{num_negatives:,} items are too many for a loss over all of them (at most "
-            f"{MAX_SCORED_ITEMS:,}). Add [sampled], or predict codes: "
-            "set loss.item_weight = 0, loss.code_weight = 1."
-        )

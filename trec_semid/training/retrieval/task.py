@@ -5,6 +5,7 @@ from functools import partial
 from trec_semid.data.retrieval.batches import SequenceBatch
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.retrieval.loader import SequenceLoader
+from trec_semid.data.retrieval.soft_targets import SoftTargets
 from trec_semid.runtime.logs import RunLog
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
@@ -13,11 +14,13 @@ from trec_semid.training.finetune.start import ContentUse, start_finetuning
 from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.passes import Arguments
-from trec_semid.training.retrieval.evaluation import Evaluator
+from trec_semid.training.retrieval.evaluation.evaluator import Evaluator
+from trec_semid.training.retrieval.evaluation.listing import lister_of, merging_lister_of
+from trec_semid.training.retrieval.inputs import RetrieveInputs
 from trec_semid.training.retrieval.item_feed import ItemFeed, LiveItems
-from trec_semid.training.retrieval.listing import lister_of, merging_lister_of
 from trec_semid.training.retrieval.placed import place_retriever
-from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
+from trec_semid.training.retrieval.teaching import soft_targets
 from trec_semid.training.run import snapshot
 from trec_semid.training.task import Task
 
@@ -39,7 +42,8 @@ def retrieval_task(
         PlanError: the tables do not fit.
     """
     data = inputs.data
-    loader = _loader(config, data, ranks)
+    # First of all: the teacher's models are gone before the student's are there.
+    loader = _loader(config, data, soft_targets(config, data, folder, ranks), ranks)
     steps_per_epoch = config.train.steps_of(loader.steps_per_epoch)
     placed = place_retriever(config, inputs, folder, ranks)
     sharded, feed = placed.model, placed.feed
@@ -79,13 +83,16 @@ def retrieval_task(
     return task, evaluator
 
 
-def _loader(config: RetrieveConfig, data: RetrievalData, ranks: Ranks) -> SequenceLoader:
+def _loader(
+    config: RetrieveConfig, data: RetrievalData, soft: SoftTargets | None, ranks: Ranks
+) -> SequenceLoader:
     negatives = config.loss.negatives
     maker = data.maker(
         num_targets=config.window,
         listed=data.negatives(negatives) if config.lists_all else None,
         sampled=config.sampled,
         negatives=negatives,
+        soft=soft,
         num_in_full=config.num_in_full,
         finds_named=config.finetune is not None,
         pinned=ranks.device.type == "cuda",

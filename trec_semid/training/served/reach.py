@@ -13,7 +13,7 @@ from trec_semid.metrics.retrieval import ReachFacts, best_places, shares_listed
 from trec_semid.metrics.target_positions import TopItems
 from trec_semid.search.ann import IndexSearch
 from trec_semid.search.reach import Missing, Scored, Shown, missing_of, reach_of
-from trec_semid.training.retrieval.asked import NUM_JUDGED, penalties_of, scored_by
+from trec_semid.training.retrieval.evaluation.asked import NUM_JUDGED, penalties_of, scored_by
 from trec_semid.training.served.retriever import ServedRetriever, TestUsers
 
 

@@ -30,10 +30,11 @@ from trec_semid.search.interests import InterestsConfig, InterestSearch, scores_
 from trec_semid.search.retrieved import agreement, unlisted_rows
 from trec_semid.search.two_stage import TwoStageSearch
 from trec_semid.training.finished import FinishedRun
-from trec_semid.training.retrieval.asked import AskedModel, code_prior_of, penalties_of
+from trec_semid.training.retrieval.evaluation.asked import AskedModel, code_prior_of, penalties_of
+from trec_semid.training.retrieval.evaluation.listing import less_gains
 from trec_semid.training.retrieval.finished import Member, members_of
-from trec_semid.training.retrieval.listing import less_gains
-from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs
+from trec_semid.training.retrieval.inputs import RetrieveInputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 from trec_semid.training.served.kept import keep_rows
 from trec_semid.training.served.stretched import place_stretched
 

@@ -22,11 +22,12 @@ from trec_semid.runtime.ranks import Ranks
 from trec_semid.tokenizers.inputs.contents import ItemContents, Standardised
 from trec_semid.tokenizers.inputs.standardise import Standardiser
 from trec_semid.training.finished import step_of_weights
-from trec_semid.training.retrieval.asked import AskedModel
 from trec_semid.training.retrieval.build import build_retriever
+from trec_semid.training.retrieval.evaluation.asked import AskedModel
 from trec_semid.training.retrieval.finished import Member
+from trec_semid.training.retrieval.inputs import RetrieveInputs, read_inputs
 from trec_semid.training.retrieval.item_feed import ItemFeed
-from trec_semid.training.retrieval.setup import RetrieveConfig, RetrieveInputs, read_inputs
+from trec_semid.training.retrieval.setup import RetrieveConfig
 from trec_semid.training.run import on_main
 
 

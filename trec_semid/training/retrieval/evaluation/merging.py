@@ -19,7 +19,7 @@ from trec_semid.search.catalogue import Catalogue
 from trec_semid.search.exact import ExactSearch
 from trec_semid.search.interests import InterestSearch, MergedLists
 from trec_semid.search.stretches import vectors_of
-from trec_semid.training.retrieval.asked import AskedModel, Judge, penalties_of
+from trec_semid.training.retrieval.evaluation.asked import AskedModel, Judge, penalties_of
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
 
 _USERS_AT_ONCE = 4096

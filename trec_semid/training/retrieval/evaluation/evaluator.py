@@ -40,11 +40,11 @@ from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.reach import Missing, Shown, missing_of, reach_of
 from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.asked import AskedModel, Judge, Lister, scored_by
-from trec_semid.training.retrieval.listing import PopularityLister
-from trec_semid.training.retrieval.merging import MergingLister
+from trec_semid.training.retrieval.evaluation.asked import AskedModel, Judge, Lister, scored_by
+from trec_semid.training.retrieval.evaluation.listing import PopularityLister
+from trec_semid.training.retrieval.evaluation.merging import MergingLister
+from trec_semid.training.retrieval.evaluation.shown_users import shown_users
 from trec_semid.training.retrieval.setup import RetrieveConfig
-from trec_semid.training.retrieval.shown_users import shown_users
 
 
 class Lists(NamedTuple):

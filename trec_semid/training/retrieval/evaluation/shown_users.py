@@ -16,7 +16,7 @@ from trec_semid.data.retrieval.sequences import EvaluationRows
 from trec_semid.evaluation.shown_interests import UserVectors, draw_user
 from trec_semid.metrics.target_positions import UserItems
 from trec_semid.runtime.ranks import Ranks, gather_objects
-from trec_semid.training.retrieval.merging import MergingLister
+from trec_semid.training.retrieval.evaluation.merging import MergingLister
 
 NUM_USERS = 4
 NUM_TIMES = 10

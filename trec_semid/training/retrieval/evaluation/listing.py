@@ -14,7 +14,8 @@ from torch import Tensor
 from trec_semid.core.arrays import Array
 from trec_semid.data.ragged import Ragged
 from trec_semid.data.retrieval.dataset import RetrievalData
-from trec_semid.metrics.target_positions import ListedTargets, UserItems
+from trec_semid.metrics.target_positions import ListedTargets, TopItems, UserItems
+from trec_semid.models.queries import Queries
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.search.beam import BeamSearch
 from trec_semid.search.code_prior import CodePrior
@@ -24,7 +25,7 @@ from trec_semid.search.interests import InterestsConfig
 from trec_semid.search.popularity import PopularitySearch
 from trec_semid.search.two_stage import TwoStageSearch
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.asked import (
+from trec_semid.training.retrieval.evaluation.asked import (
     NUM_JUDGED,
     AskedModel,
     Judge,
@@ -32,8 +33,8 @@ from trec_semid.training.retrieval.asked import (
     code_prior_of,
     penalties_of,
 )
+from trec_semid.training.retrieval.evaluation.merging import MergingLister
 from trec_semid.training.retrieval.evaluation_config import EvaluationConfig
-from trec_semid.training.retrieval.merging import MergingLister
 
 MOST_TUPLES = 50_000
 """Of a beam over all tuples, over its users: what a decoder keeps of each is a few KB."""
@@ -128,16 +129,24 @@ class ExactLister:
 
     def places(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> ListedTargets | None:
         """See `Lister`; the chosen are (B,) rows."""
-        queries = [
-            interests.counted(member.queries(histories, chosen))
-            for member, interests in zip(self.members, self._interests, strict=True)
-        ]
+        queries = self._queries(histories, chosen)
         assert self._search is not None, "begun"
         if not self._search.is_shared and not len(chosen):
             return None
         # Without users of its own a rank still searches its stretch for those of others.
         places = self._search.places(queries, users, length)
         return places if len(chosen) else None
+
+    def top_items(self, histories: Ragged, chosen: Array, users: UserItems, length: int) -> TopItems:
+        """Return lists of the chosen (B,) rows with their scores; all ranks together."""
+        assert self._search is not None, "begun"
+        return self._search.top_items(self._queries(histories, chosen), users, length)
+
+    def _queries(self, histories: Ragged, chosen: Array) -> list[Queries]:
+        return [
+            interests.counted(member.queries(histories, chosen))
+            for member, interests in zip(self.members, self._interests, strict=True)
+        ]
 
     def exact(self) -> None:
         """See `Lister`: it is."""
