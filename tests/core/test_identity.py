@@ -100,7 +100,7 @@ def test_two_configs_are_of_one_run_exactly_if_what_counts_is_equal(there: Any, 
 
 KEYS: dict[Any, set[str]] = {
     RankConfig: {
-        "dataset", "run", "semantic_ids", "sharding", "checkpoints", "resume_from", "train.patience",
+        "dataset", "run", "semantic_ids", "sharding.tables", "checkpoints", "resume_from", "train.patience",
         "train.max_epochs", "train.log_every_steps", "train.evaluation_batch_size", "train.pipeline",
         "profile", "verify",
     },

@@ -11,6 +11,7 @@ from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, Dist
 
 from trec_semid.core.errors import PlanError
 from trec_semid.runtime.ranks import Ranks
+from trec_semid.sharding.comms import build_codecs
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.sharding.tables import find_tables, table_sharders, table_weights, without_library_warnings
@@ -51,12 +52,13 @@ def shard_model(
     for weight in table_weights(model).values():
         # One call each: the library changes the keyword arguments it is given.
         apply_in_backward(optimizer.torch_class, [weight], optimizer.arguments())
+    codecs = build_codecs(plan.comms, plan.batch_size * ranks.world_size)
     with without_library_warnings():
         return DistributedModelParallel(
             model,
             device=ranks.device,
             plan=plan.sharding_plan,
-            sharders=table_sharders(),
+            sharders=table_sharders(codecs),
             # A static graph may not leave out parameters in some steps; looking for unused ones costs time in
             # every step.
             data_parallel_wrapper=DefaultDataParallelWrapper(

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, PositiveInt, field_validator
 from torchrec.distributed.planner.types import ParameterConstraints
@@ -11,6 +11,8 @@ from torchrec.distributed.types import CacheParams
 from trec_semid.core.config import Config
 from trec_semid.core.errors import ConfigError
 from trec_semid.core.explain import did_you_mean
+from trec_semid.core.identity import MayChange
+from trec_semid.sharding.comms import CommsConfig
 from trec_semid.sharding.tables import (
     EVERY_TYPE,
     KERNELS,
@@ -58,14 +60,18 @@ class ShardingConfig(Config):
     (fbgemm 1.8, seen as a random 'more than 2B rows' in backward).
     """
 
-    tables: dict[str, TableRule] = {}
+    tables: Annotated[dict[str, TableRule], MayChange()] = {}
     """Table name or pattern (`t_item*`) to rule. An exact name beats patterns, a longer pattern beats a
     shorter one."""
+    comms: CommsConfig = CommsConfig()
 
     def part(self, prefix: str, *, is_inside: bool) -> "ShardingConfig":
-        """Return the rules whose name or pattern starts with a prefix, or those whose does not."""
+        """Return the rules whose name or pattern starts with a prefix, or those whose does not.
+
+        Those inside are of frozen content, which travels as it is.
+        """
         rules = {name: rule for name, rule in self.tables.items() if name.startswith(prefix) == is_inside}
-        return ShardingConfig(tables=rules)
+        return ShardingConfig(tables=rules, comms=CommsConfig() if is_inside else self.comms)
 
 
 def build_constraints(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from trec_semid.core.errors import PlanError, SemidError
 from trec_semid.runtime.ranks import Ranks, broadcast_object
+from trec_semid.sharding.comms import CommsConfig
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.placement import PlacedTable, RankLoad, rank_loads
@@ -32,6 +33,8 @@ class TablePlan:
     tables: tuple[PlacedTable, ...]
     sharding_plan: ShardingPlan
     """What torchrec is given."""
+    comms: CommsConfig = field(default_factory=CommsConfig)
+    """In which precision rows and their gradients travel."""
 
     def rank_loads(self) -> list[RankLoad]:
         """Return memory and time per rank, rank 0 first."""
@@ -45,6 +48,7 @@ class TablePlan:
             "batch_size": self.batch_size,
             "tables": [table.to_json() for table in self.tables],
             "ranks": [load._asdict() for load in self.rank_loads()],
+            "comms": self.comms.model_dump(),
             "sharding_plan": encode_plan(self.sharding_plan),
         }
         return json.dumps(content, allow_nan=False) + "\n"
@@ -63,13 +67,15 @@ class TablePlan:
                 batch_size=content["batch_size"],
                 tables=tuple(PlacedTable.from_json(table) for table in content["tables"]),
                 sharding_plan=decode_plan(content["sharding_plan"]),
+                comms=CommsConfig.model_validate(content.get("comms", {})),  # older plans have none
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"not a saved plan: {error!r}. Make it again: trec-semid plan.") from None
 
     def as_text(self) -> str:
         """Return the plan as plain text for people."""
-        return describe(self.cluster, self.batch_size, self.tables)
+        text = describe(self.cluster, self.batch_size, self.tables)
+        return text if self.comms.is_exact else f"{text}\nBetween ranks {self.comms}.\n"
 
     def changes_since(self, before: "TablePlan") -> str:
         """Return as plain text what differs from another plan, of any cluster."""
@@ -110,7 +116,7 @@ def plan_tables(
             result = search(model, cluster, sharding, Workload(batch_size, optimizer, mean_lengths or {}))
         except PlannerError as error:
             raise PlanError(_does_not_fit(error, model, cluster)) from error
-    return TablePlan(cluster, batch_size, result.tables, result.sharding_plan)
+    return TablePlan(cluster, batch_size, result.tables, result.sharding_plan, sharding.comms)
 
 
 def plan_on_ranks(

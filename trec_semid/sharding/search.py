@@ -18,6 +18,7 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
+from trec_semid.sharding.comms import build_codecs
 from trec_semid.sharding.constraints import ShardingConfig, build_constraints
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.placement import PlacedTable, Shard
@@ -73,7 +74,8 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
             offloads=offloads,
         )
         try:
-            return _search_once(model, tables, cluster, constraints, workload.batch_size)
+            sharders = table_sharders(build_codecs(sharding.comms, workload.batch_size * cluster.world_size))
+            return _search_once(model, sharders, cluster, constraints, workload.batch_size)
         except PlannerError:
             # On CPU the tables lie in host memory already: a second attempt would have nothing new to offer.
             if offloads or cluster.device == "cpu":
@@ -93,7 +95,7 @@ def _left_to_rules(cluster: ClusterConfig, optimizer: SparseOptimizerConfig) -> 
 
 def _search_once(
     model: nn.Module,
-    tables: list[Table],
+    sharders: list[ModuleSharder[Any]],
     cluster: ClusterConfig,
     constraints: dict[str, ParameterConstraints],
     batch_size: int,
@@ -111,9 +113,9 @@ def _search_once(
         debug=False,
     )
     with without_library_warnings():
-        plan = planner.plan(model, table_sharders())
+        plan = planner.plan(model, sharders)
     placed = {option.name: option for option in chosen_plan.options}
-    return Found(plan, tuple(_placed(placed[table.name], table) for table in tables))
+    return Found(plan, tuple(_placed(placed[table.name], table) for table in find_tables(model)))
 
 
 def _proposers(world_size: int) -> list[Proposer]:

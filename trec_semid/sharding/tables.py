@@ -10,7 +10,7 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import get_unwrapped_module
-from torchrec.distributed.types import ModuleSharder, ShardingType
+from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, ShardingType
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
@@ -130,9 +130,16 @@ def _kernels(sharding_type: str, device: str) -> list[str]:
     return [REPLICATED_KERNEL] if replicated else list(KERNELS[device])
 
 
-def table_sharders() -> list[ModuleSharder[Any]]:
-    """Return the sharders that both the planner and the sharded model are given."""
-    return [PooledTableSharder(), SequenceTableSharder()]
+def table_sharders(codecs: dict[str, QuantizedCommCodecs] | None = None) -> list[ModuleSharder[Any]]:
+    """Return the sharders that both the planner and the sharded model are given.
+
+    Args:
+        codecs: how values travel, by the name of the exchange; as they are where not given.
+    """
+    return [
+        PooledTableSharder(qcomm_codecs_registry=codecs),
+        SequenceTableSharder(qcomm_codecs_registry=codecs),
+    ]
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class TrainingRunConfig(DatasetConfig):
     file; items have no codes where not given. Empty text takes back what another file says:
     `--set semantic_ids=`."""
     optimizers: OptimizersConfig = OptimizersConfig()
-    sharding: Annotated[ShardingConfig, MayChange()] = ShardingConfig()
+    sharding: ShardingConfig = ShardingConfig()
     checkpoints: Annotated[CheckpointsConfig, MayChange()] = Field(default_factory=CheckpointsConfig)
     start_from: Annotated[Place | None, SamePlace()] = None
     """A checkpoint of another run, as `runs/x/checkpoints/step-12`: training starts from its weights, its
