@@ -10,7 +10,7 @@ for _module in (
     "torch.distributed.checkpoint",
     "torch.utils.tensorboard",
     # Those that export, report or measure would each import for half a second:
-    *("networkx", "matplotlib.backends.backend_svg", "matplotlib.textpath"),
+    *("networkx", "matplotlib.backends.backend_svg", "matplotlib.figure", "matplotlib.textpath"),
     *("scipy.stats", "scipy.sparse.linalg"),
     "trec_semid.serving.server.process",
 ):

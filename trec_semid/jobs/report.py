@@ -18,7 +18,7 @@ from trec_semid.report.day_arms import (
     compare_days,
     render_day_arms,
 )
-from trec_semid.report.render import render_json, render_markdown, render_page
+from trec_semid.report.render import all_sections, render_json, render_markdown, render_page
 from trec_semid.runtime.logs import say, set_up_console
 from trec_semid.runtime.own_folder import own_folder
 
@@ -73,10 +73,11 @@ def _run(config: ReportConfig, folder: str) -> WrittenReport:
         num_replicates=config.replicates,
         seed=config.seed,
     )
+    sections = all_sections(report)
     files = {
         "report.json": render_json(report),
-        "report.md": render_markdown(report),
-        "report.html": render_page(report),
+        "report.md": render_markdown(report, sections),
+        "report.html": render_page(report, sections),
     }
     return _written(folder, files, report.headline[0] + "\n", report)
 

@@ -50,10 +50,15 @@ SPECIAL = str.maketrans({each: f"\\{each}" for each in "\\`*_[]<>|#&"})
 """What Markdown would take for itself."""
 
 
-def render_page(report: Report) -> str:
-    """Return the report as one HTML page; every text from data is escaped."""
+def render_page(report: Report, sections: Sequence[Section] | None = None) -> str:
+    """Return the report as one HTML page; every text from data is escaped.
+
+    Args:
+        report: what is told.
+        sections: of `all_sections`, where they are made already: to draw their pictures takes long.
+    """
     beside = "report.json and report.md"
-    return render_sections(report.title, subtitle(report), all_sections(report), beside)
+    return render_sections(report.title, subtitle(report), sections or all_sections(report), beside)
 
 
 def render_json(report: Report) -> str:
@@ -61,10 +66,15 @@ def render_json(report: Report) -> str:
     return json.dumps(report.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def render_markdown(report: Report) -> str:
-    """Return the report as Markdown: words and tables without the pictures; texts from data are escaped."""
+def render_markdown(report: Report, sections: Sequence[Section] | None = None) -> str:
+    """Return the report as Markdown: words and tables without the pictures; texts from data are escaped.
+
+    Args:
+        report: what is told.
+        sections: of `all_sections`, where they are made already.
+    """
     parts = [f"# {plain(report.title)}", plain(subtitle(report))]
-    for section in all_sections(report):
+    for section in sections or all_sections(report):
         parts += [f"## {plain(section.title)}", *_shown(section.parts)]
     return "\n\n".join(parts) + "\n"
 
