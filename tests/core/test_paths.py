@@ -311,6 +311,7 @@ def test_helpers_go_through_the_path_manager(root: str, monkeypatch: pytest.Monk
     write_bytes(f"{root}/deep/a", b"1")
     assert read_bytes(f"{root}/deep/a") == b"1"
     assert exists(f"{root}/deep/a")
+    assert is_folder(f"{root}/deep")
     assert list_folder(f"{root}/deep") == ["a"]
     assert set(asked) == {"open", "exists", "isdir", "ls", "mkdirs"}
 

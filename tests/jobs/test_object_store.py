@@ -156,7 +156,7 @@ def _whole_way(root: str, tmp_path: Path, *, kills: bool) -> None:
     assert do("prepare", [f"{tmp_path}/prepare.toml"], out=data) == facts
     do("tokenize", [f"{tmp_path}/tokenize.toml"], dataset=data, run=codes)
     rank = {"dataset": data, "run": ranked, "representation": "both", "semantic_ids": codes}
-    rank |= {"train.max_epochs": 5 if kills else 1, "train.patience": 9}
+    rank |= {"train.max_epochs": 4 if kills else 1, "train.patience": 9}
     if kills:
         _kill_after_a_checkpoint([f"{tmp_path}/rank.toml"], rank)
         assert not exists(join(ranked, "metrics.json"))
@@ -192,7 +192,7 @@ def _kill_after_a_checkpoint(files: list[str], values: dict[str, Any]) -> None:
     while process.is_alive() and time.monotonic() < deadline:
         if complete_steps(join(values["run"], "checkpoints")):
             break
-        time.sleep(0.1)
+        time.sleep(0.25)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGSTOP)  # alive, and so the folder is its own
     assert process.is_alive(), "it was over before it could be killed"

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import fsspec
@@ -59,7 +59,9 @@ class FsspecHandler(PathHandler):
 
     def _ls(self, path: str, **kwargs: Any) -> list[str]:
         fs, inner = filesystem(path)
-        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(inner, detail=False))
+        found = [str(name).rstrip("/") for name in fs.ls(inner, detail=False)]
+        # What is listed by its own name is a file.
+        return sorted(name.rpartition("/")[2] for name in found if name != inner.rstrip("/"))
 
     def _mkdirs(self, path: str, **kwargs: Any) -> None:
         fs, inner = filesystem(path)
@@ -161,7 +163,9 @@ def is_folder(uri: str) -> bool:
 
 def list_folder(uri: str) -> list[str]:
     """Return the sorted names in a folder; empty when there is none."""
-    return PATHS.ls(uri) if PATHS.isdir(uri) else []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return PATHS.ls(uri)
+    return []
 
 
 def find_files(uri: str) -> list[str]:
