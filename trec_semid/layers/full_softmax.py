@@ -13,6 +13,8 @@ from torch.nn.functional import embedding
 
 _CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
 """Bound on one tensor of scores; on CPU it stays in a core's cache, which is faster."""
+_LISTED_AT_ONCE = 1 << 26
+"""Which items are in which lists, bytes."""
 _QUERIES_AT_ONCE = 1024
 """With more of them a tensor within the bound would be a few columns wide, and its products slow."""
 
@@ -104,18 +106,19 @@ def list_softmax_loss(
         chunk_bytes: bound on the scores of a chunk; what suits the device where not given.
     """
     queries, items = _lowered(queries, items)
-    num_queries, is_none = queries.shape[1], (lists < 0).unsqueeze(1)
+    is_none = (lists < 0).unsqueeze(1)
     own = torch.einsum("bmd,bwd->bmw", queries, embedding(lists.clamp(min=0), items)).float()
-    flat, nothing = queries.flatten(0, 1), lists.new_zeros(queries.shape[0] * num_queries, 0)
+    # The first queries of all lists, then the second ones: query number b is one of list b modulo B.
+    flat = queries.transpose(0, 1).flatten(0, 1)
+    nothing = lists.new_zeros(len(flat), 0)
     if drawn is None:
         total, _ = _Scores.apply(flat, items, nothing, _NOTHING, chunk_bytes)
-        total = total.view(own.shape[:2])
+        total = total.view(queries.shape[1], -1).T
     else:
-        left_out = lists.sort(1).values.repeat_interleave(num_queries, 0)
-        besides = _Besides(-drawn.log_q, drawn.rows, left_out)
+        besides = _Besides(-drawn.log_q, None, None, columns=_columns_of(lists, drawn.rows, len(items)))
         others, _ = _Scores.apply(flat, drawn.items.to(flat.dtype), nothing, besides, chunk_bytes)
         of_list = own.masked_fill(is_none, torch.finfo(own.dtype).min).logsumexp(2)
-        total = torch.logaddexp(of_list, others.view(of_list.shape))
+        total = torch.logaddexp(of_list, others.view(queries.shape[1], -1).T)
     return (total.unsqueeze(2) - own).masked_fill(is_none, 0.0)
 
 
@@ -171,11 +174,13 @@ class _Besides(NamedTuple):
     rows: Tensor | None
     """(N,): which item a column is."""
     left_out: Tensor | None
-    """(B,): the item whose columns a query leaves out; or (B, W) several, ascending."""
+    """(B,): the item whose columns a query leaves out."""
     of_targets: Tensor | None = None
     """(B, D): a query leaves out columns of a larger cosine with its own."""
     max_cosine: float = 1.0
     """The largest that is not left out."""
+    columns: Tensor | None = None
+    """(P, N) bool: the columns that query b leaves out besides, b modulo P."""
 
     def scores(self, queries: Tensor, items: Tensor, own: slice, part: slice) -> Tensor:
         """Return (b, n) float32 of a tile, in memory of its own."""
@@ -183,20 +188,24 @@ class _Besides(NamedTuple):
         if self.bias is not None:
             scores += self.bias[part]
         if self.rows is not None and self.left_out is not None:
-            scores.masked_fill_(_is_one_of(self.rows[part], self.left_out[own]), -torch.inf)
+            scores.masked_fill_(self.rows[part] == self.left_out[own].unsqueeze(1), -torch.inf)
         if self.of_targets is not None:
             is_alike = self.of_targets[own] @ items[part].T > self.max_cosine
             scores.masked_fill_(is_alike, -torch.inf)
+        if self.columns is not None:
+            rows = torch.arange(own.start, own.start + len(scores), device=scores.device) % len(self.columns)
+            scores.masked_fill_(self.columns[rows, part], -torch.inf)
         return scores
 
 
-def _is_one_of(rows: Tensor, left_out: Tensor) -> Tensor:
-    """Return (b, n) bool: which of the (n,) items a query leaves out, by (b,) or ascending (b, W) of them."""
-    if left_out.dim() == 1:
-        return rows == left_out.unsqueeze(1)
-    asked = rows.expand(len(left_out), -1).contiguous()
-    at = torch.searchsorted(left_out, asked).clamp_(max=left_out.shape[1] - 1)
-    return left_out.gather(1, at) == asked
+def _columns_of(lists: Tensor, rows: Tensor, num_items: int) -> Tensor:
+    """Return (B, S) bool: which of the drawn rows (S,) are in a list (B, W), of items below `num_items`."""
+    parts: list[Tensor] = []
+    for some in lists.split(max(1, _LISTED_AT_ONCE // num_items)):
+        is_listed = torch.zeros(len(some), num_items + 1, dtype=torch.bool, device=lists.device)
+        is_listed.scatter_(1, some.where(some >= 0, num_items), value=True)
+        parts.append(is_listed.index_select(1, rows))
+    return torch.cat(parts) if parts else torch.zeros(0, len(rows), dtype=torch.bool, device=lists.device)
 
 
 _NOTHING = _Besides(None, None, None)

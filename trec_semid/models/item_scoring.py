@@ -3,6 +3,7 @@
 Legend: U listed items, P places that predict, W targets a place, T soft targets of a place, D width.
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -64,6 +65,19 @@ def list_losses(queries: Tensor, vectors: Tensor, places: Places) -> Tensor:
     if len(places.sampled):
         drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
     return list_softmax_loss(queries, vectors, places.soft_targets, drawn)
+
+
+def target_and_list_losses(queries: Tensor, vectors: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    """Return (P, W) of `item_losses` and (P, T) of `list_losses`, of queries (P, D) and vectors (U, D).
+
+    Over all items both share a query's log-normaliser, which is nearly all that they cost.
+    """
+    assert places.soft_targets is not None, "asked where a teacher lists something"
+    if len(places.sampled):
+        of_lists = list_losses(queries.unsqueeze(1), vectors, places).squeeze(1)
+        return item_losses(queries, vectors, places.targets, places), of_lists
+    both = full_softmax_loss(queries, vectors, torch.cat([places.targets, places.soft_targets], 1))
+    return both[:, : places.targets.shape[1]], both[:, places.targets.shape[1] :]
 
 
 def mean_of_lists(losses: Tensor, places: Places) -> Tensor:

@@ -22,10 +22,10 @@ from trec_semid.models.heads.independent import IndependentHeads
 from trec_semid.models.item_scoring import (
     item_losses,
     item_vectors,
-    list_losses,
     mean_of_lists,
     mean_of_targets,
     query_vectors,
+    target_and_list_losses,
 )
 from trec_semid.models.item_tokens import ItemTokens, Listed, Tokens
 from trec_semid.models.queries import Queries, TwoStageQueries
@@ -199,11 +199,12 @@ class NextItemModel(RetrievalModel):
         losses: dict[str, Tensor] = {}
         if self.has_item_vectors:
             queries, vectors = self.query_vectors(states), self.item_vectors(tokens)
-            of_items = item_losses(queries, vectors, places.targets, places)
-            losses["items"] = mean_of_targets(of_items, places.targets)
-            if places.soft_targets is not None:
-                of_lists = list_losses(queries.unsqueeze(1), vectors, places).squeeze(1)
+            if places.soft_targets is None:
+                of_items = item_losses(queries, vectors, places.targets, places)
+            else:
+                of_items, of_lists = target_and_list_losses(queries, vectors, places)
                 losses["listed_items"] = mean_of_lists(of_lists, places)
+            losses["items"] = mean_of_targets(of_items, places.targets)
         if self.heads is not None:
             losses["codes"] = mean_of_targets(
                 self._code_losses(states, tokens, places.targets), places.targets
