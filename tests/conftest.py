@@ -41,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a planted proof be repeated with other seeds and rates, and verbs be killed more often."""
     parser.addoption("--planted-seed", type=int, default=0, help="seed of the planted proof of tuning")
     parser.addoption("--planted-rate", default=None, help="its learning rate, instead of the config's")
+    parser.addoption(
+        "--planted-set", action="append", default=[], help="a key of its [finetune], as turn_steps=20"
+    )
     parser.addoption("--kills", type=int, default=2, help="how often tests/reliability kills each verb")
     parser.addoption("--kill-seed", type=int, default=0, help="seed of the moments at which it does")
     parser.addoption("--costs", default=None, help="write processor seconds of every test to this JSON file")

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot, softmax
 
-from trec_semid.layers.soft_index import GumbelNoise, Similarity, soft_lookup
+from trec_semid.layers.soft_index import GumbelNoise, Similarity, effective_codes, soft_lookup
 
 B, R, K, D, V, TEMPERATURE = 7, 3, 5, 4, 6, 0.3
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "euclidean")
@@ -149,3 +149,29 @@ def test_absent_latents_read_the_row_of_the_missing_code_and_get_no_gradient(
     inputs = (latents, codebooks, values)
     for ours, theirs in zip(gradients(picked.vectors, inputs), gradients(expected, inputs), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("chunk_bytes", [1, None])
+def test_codes_in_effect_are_exp_of_the_entropy_by_definition(
+    similarity: Similarity, chunk_bytes: int | None
+) -> None:
+    latents, codebooks, _ = drawn()
+    temperatures = torch.linspace(0.1, 3.0, R, dtype=latents.dtype)
+    soft = softmax(scores_by_definition(latents, codebooks, similarity) / temperatures.view(1, R, 1), dim=-1)
+    each = torch.exp(-(soft * soft.log()).sum(-1))
+    given = {"similarity": similarity, "temperature": temperatures, "chunk_bytes": chunk_bytes}
+    assert torch.allclose(effective_codes(latents, codebooks, **given).double(), each.mean(0), atol=1e-5)
+    present = torch.arange(B * R).view(B, R) % 4 > 0
+    present[:, 1] = False
+    of_present = torch.stack([each[present[:, r], r].mean() for r in range(R)])
+    of_present[1] = 1.0
+    ours = effective_codes(latents, codebooks, present=present, **given)
+    assert torch.allclose(ours.double(), of_present.double(), atol=1e-5)
+
+
+def test_of_a_sharp_index_one_code_is_in_effect_and_of_a_flat_one_all() -> None:
+    latents, codebooks, _ = drawn()
+    for temperature, count in ((1e-9, 1), (1e9, K)):
+        said = effective_codes(latents, codebooks, similarity="euclidean", temperature=temperature)
+        assert said.tolist() == pytest.approx([count] * R, abs=1e-4)

@@ -231,6 +231,16 @@ def test_as_a_target_an_item_teaches_the_rows_of_its_codes_and_not_their_choice(
     assert others.grad.any()
 
 
+def test_a_target_s_choice_of_codes_has_a_gradient_where_that_is_asked_for():
+    tables, chosen = torch.randn(3, 6, 4), torch.tensor([[0, 5, 2], [1, 1, 4]])
+    soft = torch.randn(2, 3, 4, requires_grad=True)
+    codes = ChosenCodes(pick_codewords(tables, chosen) + soft - soft.detach(), chosen, tables, {}, True)
+    tokens = Tokens.of([torch.randn(2, 2, 4)], codes)
+    (tokens.as_targets() * torch.arange(8.0).view(2, 4)).sum().backward()
+    assert soft.grad is not None
+    assert soft.grad.tolist() == torch.arange(8.0).view(2, 1, 4).expand(2, 3, 4).tolist()
+
+
 @pytest.mark.parametrize(
     ("item_weight", "code_weight", "code_share", "is_cosine"),
     [(1, 1, 0.5, False), (1, 0, 1, False), (0, 1, 1, False), (1, 1, 0.5, True)],

@@ -76,6 +76,44 @@ def soft_lookup(
     return Picked(vectors.transpose(0, 1), codes.T)
 
 
+@torch.no_grad()
+def effective_codes(
+    latents: Tensor,
+    codebooks: Tensor,
+    *,
+    similarity: Similarity,
+    temperature: Tensor | float,
+    present: Tensor | None = None,
+    chunk_bytes: int | None = None,
+) -> Tensor:
+    """Return (R,): exp of the entropy of an item's soft index, a mean over the items that have the position.
+
+    Args:
+        latents: (B, R, D).
+        codebooks: (R, K, D).
+        similarity: how a code is chosen.
+        temperature: a number, or (R,).
+        present: (B, R) bool; all where not given. A position that no item has counts one code.
+        chunk_bytes: as of `soft_lookup`.
+    """
+    temperatures = torch.as_tensor(temperature, dtype=latents.dtype, device=latents.device)
+    queries, keys, scale, bias = _scored_by(
+        latents, codebooks, similarity, (1 / temperatures).reshape(-1, 1, 1)
+    )
+    scores = _Scores(scale, None, _chunk_rows(codebooks, chunk_bytes))
+    counts = torch.empty(queries.shape[:2], device=latents.device)
+    for rows, scored in scores.chunks(queries, keys, bias):
+        log_probs = scored.log_softmax(-1)
+        # A code of probability 0 adds nothing, and 0 times -inf is no number.
+        counts[:, rows] = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1)
+    counts = counts.exp()
+    if present is None:
+        return counts.mean(1)
+    total = present.T.sum(1)
+    sums = counts.masked_fill(~present.T, 0.0).sum(1)
+    return torch.where(total > 0, sums / total.clamp(min=1), 1.0)
+
+
 def _chunk_rows(codebooks: Tensor, chunk_bytes: int | None) -> int:
     bound = chunk_bytes or _CHUNK_BYTES.get(codebooks.device.type, _CHUNK_BYTES["cpu"])
     return max(1, bound // (4 * codebooks.shape[0] * codebooks.shape[1]))

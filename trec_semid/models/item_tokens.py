@@ -54,6 +54,8 @@ class Tokens(NamedTuple):
     """(U, D): the sum of an item's tokens."""
     reads_codes: bool = True
     """Whether codes are among the tokens; otherwise they are targets alone."""
+    targets_choose: bool = False
+    """Whether the choice of a target's codes has a gradient as well."""
 
     @staticmethod
     def of(parts: Sequence[Tensor], codes: ChosenCodes | None, *, reads_codes: bool = True) -> "Tokens":
@@ -69,7 +71,8 @@ class Tokens(NamedTuple):
             if codes.vectors is None
             else _sum_of([*parts, codes.vectors])
         )
-        return Tokens(tuple(parts), codes.codes, codes.tables, codes.vectors, codes.errors, total)
+        tokens = Tokens(tuple(parts), codes.codes, codes.tables, codes.vectors, codes.errors, total)
+        return tokens._replace(targets_choose=codes.targets_choose)
 
     @property
     def num_tokens(self) -> int:
@@ -90,8 +93,9 @@ class Tokens(NamedTuple):
         """Return (U, D): the sum of an item's tokens; rows of its codes learn from it, their choice does not.
 
         A target that could choose its codes would choose those that are easily predicted: all the same ones.
+        Where `targets_choose` it can all the same.
         """
-        if self.chosen is None or self.codes is None or self.code_tables is None:
+        if self.targets_choose or self.chosen is None or self.codes is None or self.code_tables is None:
             return self.total
         return _sum_of(self.parts, sum_codewords(self.code_tables, self.codes))
 

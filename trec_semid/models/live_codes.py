@@ -3,10 +3,10 @@
 Legend: U listed items, V of them live, R positions, K codes, D table width.
 """
 
-from typing import Literal, NamedTuple, final
+from typing import Literal, NamedTuple, Self, final
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,6 +26,9 @@ class FinetuneConfig(Config):
     noise that fades; `frozen` not at all, which is the baseline in the same harness."""
     temperature: PositiveFloat | None = None
     """Of the soft index, in the tokenizer's units; its own where not given."""
+    effective_codes: float | None = Field(default=None, gt=1)
+    """Sets the temperature of every position so that an item's soft index has so many codes in effect, exp of
+    its entropy and a mean over items, before the tokenizer moves. In place of `temperature`."""
     learning_rate: PositiveFloat = 1e-3
     """Of the tokenizer, beside the model's own."""
     reconstruction_weight: NonNegativeFloat = 0.5
@@ -34,6 +37,17 @@ class FinetuneConfig(Config):
     """beta' of the paper's eq 19."""
     warmup_epochs: NonNegativeFloat = 1.0
     """Epochs on frozen codes before the tokenizer moves."""
+    turn_steps: PositiveInt | None = None
+    """The tokenizer learns in every other stretch of so many steps, with the model; in between the model
+    learns on codes that stand still. It learns in every step where not given. Source: ETEGRec (2025), whose
+    tokenizer and recommender learn in turns."""
+    starts_from_codebooks: bool = False
+    """Whether rows of codes start as the codewords that they stand for, turned and scaled to be as wide and
+    as long as rows are, instead of at random: codes of like content start alike."""
+    moves_targets: bool = False
+    """Of a retriever: whether an item that is to be predicted chooses its codes with a gradient too. It may
+    then choose codes that are easily predicted, all the same ones: watch `codes/entropy`, whose fall below
+    `entropy_floor` ends the run. A ranker's candidates always choose."""
     recent_items: NonNegativeInt | Literal["all"] = "all"
     """History entries of a row, most recent first, whose codes are chosen afresh; older ones are looked up
     in the map. `all` is the paper's form."""
@@ -45,6 +59,12 @@ class FinetuneConfig(Config):
     """`gumbel`: epochs over which the noise fades to 0 in a straight line."""
     entropy_floor: float = Field(0.5, ge=0, le=1)
     """Collapse: the run stops where the mean entropy or the used codes fall below this share of the start."""
+
+    @model_validator(mode="after")
+    def _has_one_temperature(self) -> Self:
+        if self.temperature is not None and self.effective_codes is not None:
+            raise ValueError("effective_codes sets the temperature: leave out one of the two")
+        return self
 
 
 class LiveContents(NamedTuple):
@@ -71,6 +91,8 @@ class ChosenCodes(NamedTuple):
     """(R, K + 1, D): all rows of this step."""
     errors: dict[str, Tensor]
     """Name to (anchored items,): squared errors of their rebuilt content; empty where none are live."""
+    targets_choose: bool = False
+    """Whether the choice has a gradient where an item is to be predicted, and not only where it is read."""
 
     def rows(self) -> Tensor:
         """Return (U, R, D)."""
@@ -89,7 +111,7 @@ class LiveCodes(nn.Module):
         tables: CodeTables,
         codes: Tensor,
         tokenizer: LearnedTokenizer | None = None,
-        temperature: float | None = None,
+        finetune: FinetuneConfig | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -97,14 +119,17 @@ class LiveCodes(nn.Module):
             tables: one a position.
             codes: (N, R) item -> code map to start from.
             tokenizer: fitted; None keeps the map as it is.
-            temperature: of the soft index; None takes the tokenizer's.
+            finetune: how it learns; None where it does not.
         """
         super().__init__()
         self.tables, self.tokenizer = tables, tokenizer
+        self.targets_choose = finetune is not None and finetune.moves_targets
         self.register_buffer("codes", codes)
         if tokenizer is not None:
             # Not saved: config and tokenizer say it.
-            self.register_buffer("temperature", tokenizer.temperatures(temperature), persistent=False)
+            self.register_buffer(
+                "temperature", tokenizer.temperatures(finetune and finetune.temperature), persistent=False
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -124,7 +149,7 @@ class LiveCodes(nn.Module):
             # The map's rows first, then the live ones over them: only these have a gradient to the choice.
             vectors = pick_codewords(tables, others).index_copy(0, live.places, vectors)
             codes = others.index_copy(0, live.places, codes)
-        return ChosenCodes(vectors, codes, tables, errors)
+        return ChosenCodes(vectors, codes, tables, errors, self.targets_choose)
 
     def _choose(
         self, tokenizer: LearnedTokenizer, tables: Tensor, live: LiveContents

@@ -247,7 +247,7 @@ class Loop:
         if finetuning := self.task.finetuning:
             finetuning.before_evaluation(self.steps, self._last_good())
             # A tuned run stands for tuned codes: its best step is one at which they had moved.
-            if finetuning.moves(self.steps) and not finetuning.moves(self.selection.best_step):
+            if finetuning.has_moved(self.steps) and not finetuning.has_moved(self.selection.best_step):
                 self.selection.restart()
         try:
             with self._times.part("evaluation"):

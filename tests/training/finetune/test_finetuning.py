@@ -2,7 +2,7 @@
 
 Content shows eight loud factors that nobody cares for and a quiet one that decides what users like. Run
 with `-s`, it prints what it measured; `--planted-seed` plants, tokenizes and trains with another seed,
-`--planted-rate` tunes at another rate, of which nothing is expected.
+`--planted-rate` tunes at another rate, `--planted-set` with other keys; of these nothing is expected.
 """
 
 from pathlib import Path
@@ -95,14 +95,15 @@ def arms(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     )
     sets = [f"dataset={tastes}/data", f"run={root}/mmq", f"seed={seed}"]
     tokenize.run(load_config(tokenize.TokenizeConfig, [str(CONFIGS / "tokenizer.toml")], sets))
-    tuned = {"estimator": "straight_through"} | ({"learning_rate": rate} if rate else {})
+    others = [setting.partition("=")[::2] for setting in request.config.getoption("--planted-set")]
+    tuned = {"estimator": "straight_through"} | ({"learning_rate": rate} if rate else {}) | dict(others)
     measured = {
         "frozen": trained(tastes, root / "mmq", seed, {"estimator": "frozen"}),
         "tuned": trained(tastes, root / "mmq", seed, tuned),
         "tuned by coins": trained(coins, root / "mmq", seed, tuned),
     }
-    if rate:
-        pytest.skip("expectations are those of the config's own rate")
+    if rate or others:
+        pytest.skip("expectations are those of the config as it is")
     return measured
 
 

@@ -21,6 +21,7 @@ from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import FILE, SemanticIds
 from trec_semid.tokenizers.measures.quality import describe_quality, quality_metrics
 from trec_semid.training.finetune.code_watch import CodeWatch
+from trec_semid.training.finetune.effective_codes import codes_in_effect, sample_of, temperatures_of
 from trec_semid.training.finetune.tokenizer import TOKENIZER, kind_of
 from trec_semid.training.placement import PlacedContent
 from trec_semid.training.steps import StepReport
@@ -77,6 +78,10 @@ class Finetuning:
         self._equal: Tensor | float = 0.0
         self._seen = 0
         self._map_step = self._first_step  # until then nothing moves, and the map is exact
+        self._sample = sample_of(content.catalogue, self.tokenizer.device)
+        if config.effective_codes is not None:
+            found = temperatures_of(self.tokenizer, self._sample, config.effective_codes)
+            self._live.temperature.copy_(found)
 
     @property
     def tokenizer(self) -> LearnedTokenizer:
@@ -86,6 +91,11 @@ class Finetuning:
 
     def moves(self, step: int) -> bool:
         """Tell whether the tokenizer learns in this step, counted from 1."""
+        turn = self.config.turn_steps
+        return self.has_moved(step) and (turn is None or (step - self._first_step - 1) // turn % 2 == 0)
+
+    def has_moved(self, step: int) -> bool:
+        """Tell whether the tokenizer has learnt in this step or in one before."""
         return self.config.estimator != "frozen" and step > self._first_step
 
     def is_ahead(self, step: int) -> bool:
@@ -115,7 +125,8 @@ class Finetuning:
     def is_refresh_due(self, step: int) -> bool:
         """Tell whether the map is refreshed after this step, whatever is evaluated."""
         every = self.config.refresh_steps
-        return bool(every) and self.moves(step) and step % every == 0
+        is_end_of_turn = self.moves(step) and not self.moves(step + 1)  # what follows reads the map
+        return is_end_of_turn or (every is not None and self.moves(step) and step % every == 0)
 
     def refresh(self, step: int) -> None:
         """Give all items the codes of the tokenizer as it is after this step, whose weights are finite."""
@@ -127,7 +138,7 @@ class Finetuning:
         Raises:
             TrainingError: the codes have collapsed; names the last good checkpoint.
         """
-        if not self.moves(step):
+        if not self.has_moved(step):
             return
         # The left side comes first: `_refresh` sets `_map_step` to this step.
         staleness, encoded = step - self._map_step, self._refresh(step)
@@ -137,6 +148,7 @@ class Finetuning:
         known = max(int(present.any(1).sum()), 1)
         said["codes/reconstruction"] = float(encoded.errors.sum()) / known
         said["codes/agreement"] = self._agreement()
+        said |= self._in_effect()
         said["codes/staleness_steps"] = float(staleness)
         self._equal, self._seen = 0.0, 0
         self._log.scalars(said, step=step, event="codes")
@@ -150,6 +162,14 @@ class Finetuning:
                 "finetune.learning_rate, a higher finetune.temperature, or heavier "
                 f"anchors{self._other_estimator}."
             )
+
+    @torch.no_grad()
+    def _in_effect(self) -> dict[str, float]:
+        """Return how many codes of a position an item's soft index has in effect now."""
+        counts = codes_in_effect(self.tokenizer, self._sample, self._live.temperature)
+        by_name = zip(self.tokenizer.position_names, counts.tolist(), strict=True)
+        of_positions = {f"codes/effective/{name}": count for name, count in by_name}
+        return {"codes/effective": float(counts.mean()), **of_positions}
 
     @property
     def _other_estimator(self) -> str:

@@ -9,6 +9,7 @@ from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.sharding.plan import TablePlan
 from trec_semid.training.config import TrainingRunConfig
+from trec_semid.training.finetune.code_rows import start_from_codebooks
 from trec_semid.training.finetune.finetuning import Finetuning, live_codes_of
 from trec_semid.training.finetune.tokenizer import open_content
 from trec_semid.training.placement import place_content, tell_plan
@@ -26,6 +27,8 @@ class ContentUse(NamedTuple):
     """Whose content is looked up, at most."""
     plan_name: str
     """Of the plan's file in the run."""
+    rows_std: float
+    """Of a coordinate of the tables' first rows."""
 
 
 def start_finetuning(
@@ -65,6 +68,8 @@ def start_finetuning(
         beside=use.beside,
     )
     tell_plan(folder, content.plan, ranks, use.plan_name)
+    if config.finetune.starts_from_codebooks:
+        start_from_codebooks(live, std=use.rows_std, seed=config.seed)
     return Finetuning(
         config.finetune,
         live,

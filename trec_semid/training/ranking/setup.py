@@ -190,7 +190,7 @@ def build_model_in_the_loop(
     dense = build_dense_ranker(config.model, features, config.tables.dim)
     fits = max(ids.sizes) < torch.iinfo(torch.int16).max
     codes = torch.from_numpy(ids.codes).to(torch.int16 if fits else torch.int32)
-    live = LiveCodes(tables, codes, tokenizer, config.finetune.temperature)
+    live = LiveCodes(tables, codes, tokenizer, config.finetune)
     in_loop = LoopPrefixes(prefixes, ids.sizes, features) if prefixes else None
     ranker = RankerInTheLoop(sparse, live, dense, features, in_loop)
     return RankerInTheLoopWithLoss(ranker, config.finetune, world_size=world_size)

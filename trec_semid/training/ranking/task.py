@@ -52,6 +52,7 @@ def ranking_task(
         batch_size=_rows_of_rank(config, ranks),
         items_per_row=live_items(config.finetune, config.history.max_len) if config.finetune else 0.0,
         plan_name="content_plan",
+        rows_std=config.tables.init_std,
     )
     finetuning = start_finetuning(
         config, inputs, model, use, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch

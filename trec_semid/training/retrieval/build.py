@@ -101,8 +101,7 @@ def build_model(
         tables = CodeTables(
             [CodeTable(f"t_code_{r}", rows) for r in range(len(parts.codebook_sizes))], dim, device="meta"
         )
-        temperature = config.finetune.temperature if config.finetune else None
-        live = LiveCodes(tables, parts.codes, tokenizer, temperature)
+        live = LiveCodes(tables, parts.codes, tokenizer, config.finetune)
     item, mixture = config.item, None
     if item.content_projection == "mixture":
         mixture = MixtureSizes(item.content_experts, item.content_hidden_dim)

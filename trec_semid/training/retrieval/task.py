@@ -53,6 +53,7 @@ def retrieval_task(
         batch_size=placed.items_at_once,
         items_per_row=1.0,
         plan_name="tokenizer_content_plan",
+        rows_std=config.tables.init_std,
     )
     finetuning = start_finetuning(
         config, inputs, sharded, use, folder=folder, ranks=ranks, log=log, steps_per_epoch=steps_per_epoch
