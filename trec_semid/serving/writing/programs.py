@@ -63,10 +63,14 @@ def _traced(module: nn.Module, example: Sequence[Any], sizes: Sequence[Any]) -> 
     Once in some thousand exports torch takes a value that it has computed for a constant, and refuses its own
     program; the same module traced again is fine.
     """
+    from torch._dynamo import config as tracing  # 1.5 s of a processor to import, and only to export
+
     for tries_left in (1, 0):
         try:
-            # Strict tracing refuses named tuples and closures that it need not look into.
-            with torch.no_grad():
+            # What torch keeps of operations in case that the same come again takes a third of the time, and
+            # hardly one does where sizes are open. Strict tracing refuses named tuples and closures that it
+            # need not look into.
+            with torch.no_grad(), tracing.patch(fake_tensor_cache_enabled=False):
                 return torch.export.export(
                     module.eval(), tuple(example), dynamic_shapes=tuple(sizes), strict=False
                 )
