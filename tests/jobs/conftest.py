@@ -1,6 +1,9 @@
-"""Retrievers of every kind, trained and exported once for all tests that ask bundles."""
+"""Retrievers of every kind, trained and exported once for all tests that ask bundles, whichever worker runs them."""
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +21,45 @@ Bundles = Callable[[str], str]
 
 
 @pytest.fixture(scope="session")
-def listed_problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_problem(str(tmp_path_factory.mktemp("retrievers")))
+def kinds_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of all workers: what one of them has trained or exported, the others find."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kinds"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def made_once(place: str, mark: str) -> Iterator[bool]:
+    """Yield whether a folder is still to be made: the first that comes makes it, and others wait."""
+    with Path(f"{place}.taken").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield not Path(place, mark).exists()
 
 
 @pytest.fixture(scope="session")
-def runs(listed_problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+def listed_problem(kinds_folder: Path) -> dict[str, Any]:
+    place = str(kinds_folder / "problem")
+    with made_once(place, "codes.parquet") as is_first:
+        if is_first:
+            write_problem(place)
+    return {"dataset": f"{place}/data", "semantic_ids": f"{place}/codes.parquet"}
+
+
+@pytest.fixture(scope="session")
+def runs(listed_problem: dict[str, Any], kinds_folder: Path) -> Bundles:
     """Return the run of a kind, trained once."""
-    folder = tmp_path_factory.mktemp("runs")
 
     def run(name: str) -> str:
-        place = str(folder / name.replace(" ", "-"))
-        if not Path(place, "metrics.json").exists():
-            changes = {**(KINDS | MERGED)[name]}
-            own = {**listed_problem, **{key: changes.pop(key) for key in ("semantic_ids",) if key in changes}}
-            retrieve.run(retrieve_config(own, place, train={"max_epochs": 1}, **changes))
+        place = str(kinds_folder / name.replace(" ", "-"))
+        with made_once(place, "metrics.json") as is_first:
+            if is_first:
+                changes = {**(KINDS | MERGED)[name]}
+                own = {
+                    **listed_problem,
+                    **{key: changes.pop(key) for key in ("semantic_ids",) if key in changes},
+                }
+                retrieve.run(retrieve_config(own, place, train={"max_epochs": 1}, **changes))
         return place
 
     return run
@@ -47,11 +74,12 @@ def bundles(runs: Bundles) -> Bundles:
 
     def bundle(name: str) -> str:
         place = f"{runs(name)}-bundle"
-        if not Path(place, "manifest.json").exists():
-            with pytest.MonkeyPatch.context() as patch:
-                export_quickly(patch, in_forks=name != "tiger")
-                done = export.run(ExportConfig(run=runs(name), out=place, shard_rows=17))
-            assert done.largest_difference <= 1e-4
+        with made_once(place, "manifest.json") as is_first:
+            if is_first:
+                with pytest.MonkeyPatch.context() as patch:
+                    export_quickly(patch, in_forks=name != "tiger")
+                    done = export.run(ExportConfig(run=runs(name), out=place, shard_rows=17))
+                assert done.largest_difference <= 1e-4
         return place
 
     return bundle
