@@ -1,4 +1,4 @@
-"""Retrievers of every kind, trained and exported once for all tests that ask bundles, whichever worker runs them."""
+"""Retrievers of every kind, trained and exported once for all tests that ask bundles, on all workers."""
 
 import fcntl
 import os
