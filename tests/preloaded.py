@@ -13,6 +13,7 @@ for _module in (
     *("networkx", "matplotlib.backends.backend_svg", "matplotlib.figure", "matplotlib.textpath"),
     *("scipy.stats", "scipy.sparse.linalg"),
     "trec_semid.serving.server.process",
+    *("typer", "rich._emoji_codes"),  # of every command
 ):
     import_module(_module)
 for _verb in JOBS:

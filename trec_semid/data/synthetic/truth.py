@@ -10,6 +10,7 @@ that all of its information is that of a binary input in Gaussian noise, y = c +
 Legend: n events, B bins.
 """
 
+from functools import cache
 from typing import NamedTuple, final
 
 import numpy as np
@@ -54,6 +55,7 @@ def coin_bits(noise: float) -> float:
     return float(1 - weight @ np.logaddexp(0, -2 * y / noise**2) / np.log(2))
 
 
+@cache  # a third of a second, and worlds of other seeds have the same noises
 def parity_bits(first: float, second: float) -> float:
     """Return what two noisy coins say of their product [bits]."""
     (y, weight), (z, other) = _around_one(first), _around_one(second)
