@@ -233,6 +233,8 @@ def _without_library_notices() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             # Replicated tables on CPU: their gradient is right, as the tests of sharding show.
             warnings.filterwarnings("ignore", message=".*an autograd kernel was not registered")
+            # The compiler looks at what it is given, gradients of what is no leaf included.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             yield
     finally:
         tracing.setLevel(before)

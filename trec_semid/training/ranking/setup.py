@@ -36,6 +36,8 @@ class RankTrainConfig(TrainConfig):
 
     select_by: SelectBy = "auc"
     """Metric of the validation split (online protocol) that decides which step is best."""
+    compile: bool = False
+    """Whether `torch.compile` makes the dense part's forward and backward while it trains."""
 
 
 class RankConfig(TrainingRunConfig):

@@ -1,6 +1,7 @@
 """A ranker as a task: model, batches and evaluation that its config asks for, placed on the ranks."""
 
 from functools import partial
+from typing import Any, cast
 
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -18,6 +19,7 @@ from trec_semid.training.finetune.tokenizer import TOKENIZER
 from trec_semid.training.optimizers import build_updates
 from trec_semid.training.passes import Arguments, plain_arguments
 from trec_semid.training.placement import place_model, tell_plan
+from trec_semid.training.ranking.compiled import compile_dense
 from trec_semid.training.ranking.predict import evaluate
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker
 from trec_semid.training.run import snapshot
@@ -37,13 +39,15 @@ def ranking_task(
         log: of this rank.
 
     Raises:
-        ConfigError: the tokenizer cannot learn in the loop.
+        ConfigError: the tokenizer cannot learn in the loop, or nothing can be compiled here.
         PlanError: the tables do not fit.
     """
     items, is_pinned = distinct_items(config.finetune), ranks.device.type == "cuda"
     asked = Asked(config.train.batch_size, ranks.rank, ranks.world_size, items, is_pinned)
     model, plan = place_ranker(config, inputs, inputs.data.mean_lengths(), ranks)
     tell_plan(folder, plan, ranks)
+    if config.train.compile:
+        compile_dense(cast(Any, model.module).ranker.dense)
     batches = inputs.data.training(asked, config.seed)
     steps_per_epoch = config.train.steps_of(batches.steps_per_epoch)
     _log_start(log, config, inputs, steps_per_epoch, ranks)
