@@ -113,10 +113,14 @@ def main() -> int:
             way.run("rank", RANKER, RANK | changes | {"run": run})
             facts.update(speed(way, run) | {"float32": speed(way, "rank-device")["samples_per_s"]})
             compare(way, run, "rank-device", facts, loss=0.02, metric=0.02)
-    with way.check("rank, pipelined") as facts:
-        way.run("rank", RANKER, RANK | {"train.pipeline": "sparse_dist", "run": "rank-pipelined"})
-        facts.update(speed(way, "rank-pipelined") | {"plain": speed(way, "rank-device")["samples_per_s"]})
-        compare(way, "rank-pipelined", "rank-device", facts)
+    for name, changes in {
+        "pipelined": {"train.pipeline": "sparse_dist"},
+        "compiled": {"train.compile": True},
+    }.items():
+        with way.check(f"rank, {name}") as facts:
+            way.run("rank", RANKER, RANK | changes | {"run": f"rank-{name}"})
+            facts.update(speed(way, f"rank-{name}") | {"plain": speed(way, "rank-device")["samples_per_s"]})
+            compare(way, f"rank-{name}", "rank-device", facts)
     for name, kernel in HOST_TABLES.items():
         with way.check(f"rank, tables by {kernel}") as facts:
             if not has_gpu:
