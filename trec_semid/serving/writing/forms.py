@@ -24,6 +24,8 @@ from trec_semid.serving.programs import this_processor
 _log = logging.getLogger(__name__)
 _CLOSE = 1e-4
 """Largest difference of an ONNX program's numbers to torch's."""
+_COMPILED_ALONE = {"cpp_cache_precompile_headers": False}
+"""To precompile torch's headers takes 10 s and 300 MB of disk, more than the few programs of a bundle save."""
 _COMPILERS = ("g++", "c++", "clang++")
 
 
@@ -123,7 +125,7 @@ def write_compiled(bundle: str, name: str, program: ExportedProgram) -> Compiled
     with tempfile.TemporaryDirectory() as scratch:
         place = str(Path(scratch, "compiled.pt2"))
         try:
-            aoti_compile_and_package(program, package_path=place)
+            aoti_compile_and_package(program, package_path=place, inductor_configs=_COMPILED_ALONE)
         except Exception as error:
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
             _log.warning("%s: not written: %s", name, told)
