@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _CLOSE = 1e-4
 """Largest difference of an ONNX program's numbers to torch's."""
 _COMPILED_ALONE = {"cpp_cache_precompile_headers": False}
-"""To precompile torch's headers takes 10 s and 300 MB of disk, more than the few programs of a bundle save."""
+"""Headers precompiled take 10 s and 300 MB of disk, more than the few programs of a bundle save."""
 _COMPILERS = ("g++", "c++", "clang++")
 
 
