@@ -17,7 +17,7 @@ from trec_semid.core.identity import compare
 from trec_semid.embeddings.tables import initial_rows
 from trec_semid.runtime.ranks import Ranks, process_group
 from trec_semid.sharding.apply import shard_model
-from trec_semid.sharding.comms import CommsConfig, ScaledHalf, build_codecs
+from trec_semid.sharding.comms import CommsConfig, ScaledCodec, build_codecs
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.initialise import initialise_tables
 from trec_semid.sharding.plan import TablePlan, plan_on_ranks
@@ -63,6 +63,11 @@ def train(ranks: Ranks, case: Rounded) -> dict[str, Any]:
     sharded = shard_model(model, plan, ranks, optimizer)
     initialise_tables(sharded, std=STD, seed=SEED)
     logits, losses = [], []
+    first, _ = my_part(global_batch(0), ranks.rank, ranks.world_size)
+    with torch.no_grad():
+        sharded.eval()
+        evaluated = sharded(first.keyed_jagged(BAGS), first.keyed_jagged(("code",))).numpy().copy()
+    sharded.train()
     for step in range(STEPS):
         batch = global_batch(step)
         mine, weights = my_part(batch, ranks.rank, ranks.world_size)
@@ -79,7 +84,13 @@ def train(ranks: Ranks, case: Rounded) -> dict[str, Any]:
         for table in find_tables(sharded)
         for row, column, part in table_shards(state[table.key])
     }
-    return {"logits": logits, "losses": losses, "tables": tables, "text": plan.as_text()}
+    return {
+        "logits": logits,
+        "losses": losses,
+        "tables": tables,
+        "text": plan.as_text(),
+        "evaluated": evaluated,
+    }
 
 
 def train_all() -> dict[str, dict[str, Any]]:
@@ -115,6 +126,17 @@ def test_looked_up_vectors_are_rounded_once(two_ranks: list[dict[str, Any]], pre
         found = torch.from_numpy(facts[f"table_wise {precision} {precision}"]["logits"][0])
         torch.testing.assert_close(found, looked_up(rank, DTYPES[precision]), rtol=0, atol=1e-6)
         assert (found - looked_up(rank, torch.float32)).abs().max() > 1e-5
+
+
+@pytest.mark.ranks
+def test_nothing_is_rounded_in_evaluation(two_ranks: list[dict[str, Any]]):
+    for rank, facts in enumerate(two_ranks):
+        exact = looked_up(rank, torch.float32)
+        for name, case in CASES.items():
+            found = torch.from_numpy(facts[name]["evaluated"])
+            torch.testing.assert_close(found, exact, rtol=0, atol=4e-6)
+            trained = torch.from_numpy(facts[name]["logits"][0])
+            assert ((trained - exact).abs().max() > 4e-6) == (case.forward != "fp32")
 
 
 @pytest.mark.ranks
@@ -167,14 +189,14 @@ def test_replicated_tables_exchange_nothing(two_ranks: list[dict[str, Any]]):
 
 @pytest.mark.ranks
 def test_a_plan_says_what_is_rounded(two_ranks: list[dict[str, Any]]):
-    text = "Between ranks rows travel as bf16, their gradients as bf16."
+    text = "Between ranks, in training, rows travel as bf16, their gradients as bf16."
     assert text in two_ranks[1]["row_wise bf16 bf16"]["text"]
     assert "travel" not in two_ranks[1]["row_wise fp32 fp32"]["text"]
 
 
 def test_a_scaled_half_rounds_as_a_half_does_at_any_size():
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 1e-7
-    codec = ScaledHalf(2.0**23)
+    codec = ScaledCodec("fp16", 2.0**23)
     assert codec.encode(x).dtype == torch.float16
     back = codec.decode(codec.encode(x))
     assert ((back - x).abs() <= STEP["fp16"] * x.abs() + 1e-14).all()

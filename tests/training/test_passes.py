@@ -27,6 +27,7 @@ class Case(NamedTuple):
     accumulate: int = 1
     evaluate_every: int | None = None
     precision: torch.dtype = torch.float32
+    comms: str = "fp32"
 
 
 CASES = {
@@ -38,6 +39,7 @@ CASES = {
     "evaluated in between": Case("row_wise", accumulate=2, evaluate_every=1),
     "evaluated in between, replicated": Case("data_parallel", evaluate_every=2),
     "bfloat16": Case("table_wise", precision=torch.bfloat16),
+    "rounded between ranks": Case("row_wise", evaluate_every=3, comms="fp16"),
 }
 PER_EPOCH = 7
 """Batches, the last of fewer rows, so that ranks are filled up with rows of no weight."""
@@ -89,7 +91,8 @@ def train_both_ways(problem: dict[str, Any]) -> dict[str, dict[str, Any]]:
     with process_group() as ranks:
         facts: dict[str, dict[str, Any]] = {}
         for name, case in CASES.items():
-            rules = {"tables": {"t_*": {"sharding_types": [case.placement]}}}
+            comms = {"forward": case.comms, "backward": case.comms}
+            rules = {"tables": {"t_*": {"sharding_types": [case.placement]}}, "comms": comms}
             # Dropout: random numbers are drawn for batches in the same order.
             config = rank_config(problem, "unused", sharding=rules, model={"dropout": 0.3})
             inputs = read_inputs(config)

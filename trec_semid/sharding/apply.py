@@ -54,17 +54,20 @@ def shard_model(
         apply_in_backward(optimizer.torch_class, [weight], optimizer.arguments())
     codecs = build_codecs(plan.comms, plan.batch_size * ranks.world_size)
     with without_library_warnings():
-        return DistributedModelParallel(
+        sharded = DistributedModelParallel(
             model,
             device=ranks.device,
             plan=plan.sharding_plan,
-            sharders=table_sharders(codecs),
+            sharders=table_sharders(codecs and codecs.registry),
             # A static graph may not leave out parameters in some steps; looking for unused ones costs time in
             # every step.
             data_parallel_wrapper=DefaultDataParallelWrapper(
                 static_graph=not skips_parameters, find_unused_parameters=skips_parameters
             ),
         )
+    if codecs:
+        codecs.follow(sharded)
+    return sharded
 
 
 def shard_frozen(model: nn.Module, plan: TablePlan, ranks: Ranks) -> DistributedModelParallel:

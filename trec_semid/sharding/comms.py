@@ -1,17 +1,13 @@
 """In which precision looked-up rows and their gradients travel between ranks."""
 
 import math
-from typing import Any, Literal, cast, final
+from typing import Any, Literal, NamedTuple, cast, final
 
+import torch
 from fbgemm_gpu.split_embedding_configs import SparseType
-from torch import Tensor
-from torchrec.distributed.fbgemm_qcomm_codec import (
-    CommType,
-    FbgemmQuantizedCommCodec,
-    QCommsConfig,
-    get_qcomm_codecs,
-)
-from torchrec.distributed.types import CommOp, QuantizedCommCodecs
+from torch import Tensor, nn
+from torchrec.distributed.fbgemm_qcomm_codec import FbgemmQuantizedCommCodec
+from torchrec.distributed.types import CommOp, QuantizedCommCodecs, ShardedModule
 
 from trec_semid.core.config import Config
 
@@ -24,10 +20,13 @@ _EXCHANGES = (
 
 
 class CommsConfig(Config):
-    """Precision of what ranks exchange of sharded tables; tables, sums and updates stay in float32."""
+    """Precision of what ranks exchange of sharded tables in training; tables and updates stay in float32.
+
+    Evaluation exchanges float32, so that scores are those of the tables: every verb and a bundle give them.
+    """
 
     forward: Precision = "fp32"
-    """Of looked-up rows, in evaluation as well."""
+    """Of looked-up rows."""
     backward: Precision = "fp32"
     """Of their gradients. `fp16` is made for numbers from 6e-5 to 65504: gradients are multiplied on their
     way by about the rows of a global batch, over which the loss is the mean."""
@@ -42,8 +41,26 @@ class CommsConfig(Config):
         return f"rows travel as {self.forward}, their gradients as {self.backward}"
 
 
-def build_codecs(comms: CommsConfig, global_batch_size: int) -> dict[str, QuantizedCommCodecs] | None:
-    """Return what torchrec's sharders are given, by the name of the exchange; None where nothing changes.
+class Codecs(NamedTuple):
+    """What torchrec's sharders are given."""
+
+    registry: dict[str, QuantizedCommCodecs]
+    """By the name of the exchange."""
+    forward: "TrainingCodec"
+
+    def follow(self, sharded: nn.Module) -> None:
+        """Let rows be rounded where the modules that exchange them train, and nowhere else."""
+
+        def set_mode(module: nn.Module, given: Any) -> None:
+            self.forward.is_training = module.training
+
+        for module in sharded.modules():
+            if isinstance(module, ShardedModule):
+                module.register_forward_pre_hook(set_mode)
+
+
+def build_codecs(comms: CommsConfig, global_batch_size: int) -> Codecs | None:
+    """Return what makes values travel in these precisions; None where they travel as they are.
 
     torchrec's own registry would take fp16 for bf16 on a CPU, with a warning; gloo exchanges both.
 
@@ -53,30 +70,50 @@ def build_codecs(comms: CommsConfig, global_batch_size: int) -> dict[str, Quanti
     """
     if comms.is_exact:
         return None
-    config = QCommsConfig(CommType(comms.forward), CommType(comms.backward))
-    codecs = {exchange.name: get_qcomm_codecs(config) for exchange in _EXCHANGES}
-    if comms.backward == "fp16":
-        scale = 2.0 ** round(math.log2(max(global_batch_size, 1)))
-        for each in codecs.values():
-            each.backward = cast(Any, ScaledHalf(scale))  # the library itself casts its codec so
-    return codecs
+    scale = 2.0 ** round(math.log2(max(global_batch_size, 1))) if comms.backward == "fp16" else 1.0
+    forward, backward = TrainingCodec(comms.forward), ScaledCodec(comms.backward, scale)
+    # The library itself casts its codec so.
+    codecs = QuantizedCommCodecs(cast(Any, forward), cast(Any, backward))
+    return Codecs({exchange.name: codecs for exchange in _EXCHANGES}, forward)
 
 
 @final
-class ScaledHalf(FbgemmQuantizedCommCodec):
-    """float16 of numbers times a scale: decode(encode(x)) = half(x * scale) / scale.
+class TrainingCodec(FbgemmQuantizedCommCodec):
+    """Rounds in training, and leaves everything as it is in evaluation."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__(comm_precision=SparseType(precision))
+        self.is_training = True
+
+    @property
+    def quantized_dtype(self) -> torch.dtype:
+        """What `encode` returns now."""
+        return super().quantized_dtype if self.is_training else torch.float32
+
+    def encode(self, input_tensor: Tensor, ctx: Any = None) -> Tensor:
+        """Return (n,) numbers as they travel."""
+        return super().encode(input_tensor, ctx) if self.is_training else input_tensor
+
+    def decode(self, input_tensor: Tensor, ctx: Any = None) -> Tensor:
+        """Return (n,) float32."""
+        return super().decode(input_tensor, ctx) if self.is_training else input_tensor
+
+
+@final
+class ScaledCodec(FbgemmQuantizedCommCodec):
+    """Rounds numbers times a scale: decode(encode(x)) = round(x * scale) / scale.
 
     torchrec's `loss_scale` divides while the numbers are still float16, where small ones become 0 after all.
     """
 
-    def __init__(self, scale: float) -> None:
-        super().__init__(comm_precision=SparseType.FP16, is_fwd=False)
+    def __init__(self, precision: Precision, scale: float) -> None:
+        super().__init__(comm_precision=SparseType(precision), is_fwd=False)
         self._scale = scale
 
     def encode(self, input_tensor: Tensor, ctx: Any = None) -> Tensor:
-        """Return (n,) float16 of (n,) float32."""
+        """Return (n,) numbers as they travel."""
         return super().encode(input_tensor * self._scale, ctx)
 
     def decode(self, input_tensor: Tensor, ctx: Any = None) -> Tensor:
-        """Return (n,) float32 of (n,) float16."""
+        """Return (n,) float32."""
         return super().decode(input_tensor, ctx) / self._scale

@@ -34,7 +34,7 @@ class TablePlan:
     sharding_plan: ShardingPlan
     """What torchrec is given."""
     comms: CommsConfig = field(default_factory=CommsConfig)
-    """In which precision rows and their gradients travel."""
+    """In which precision rows and their gradients travel in training."""
 
     def rank_loads(self) -> list[RankLoad]:
         """Return memory and time per rank, rank 0 first."""
@@ -75,7 +75,7 @@ class TablePlan:
     def as_text(self) -> str:
         """Return the plan as plain text for people."""
         text = describe(self.cluster, self.batch_size, self.tables)
-        return text if self.comms.is_exact else f"{text}\nBetween ranks {self.comms}.\n"
+        return text if self.comms.is_exact else f"{text}\nBetween ranks, in training, {self.comms}.\n"
 
     def changes_since(self, before: "TablePlan") -> str:
         """Return as plain text what differs from another plan, of any cluster."""

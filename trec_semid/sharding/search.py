@@ -74,7 +74,8 @@ def search(model: nn.Module, cluster: ClusterConfig, sharding: ShardingConfig, w
             offloads=offloads,
         )
         try:
-            sharders = table_sharders(build_codecs(sharding.comms, workload.batch_size * cluster.world_size))
+            codecs = build_codecs(sharding.comms, workload.batch_size * cluster.world_size)
+            sharders = table_sharders(codecs and codecs.registry)
             return _search_once(model, sharders, cluster, constraints, workload.batch_size)
         except PlannerError:
             # On CPU the tables lie in host memory already: a second attempt would have nothing new to offer.
