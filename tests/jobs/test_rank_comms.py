@@ -38,5 +38,5 @@ def test_a_rounded_run_stays_near_goes_on_and_is_exported(tmp_path: Path, monkey
     # The bundle is held against the run's scores, to 1e-4: rounded ones would be further away.
     export_quickly(monkeypatch)
     export.run(ExportConfig.model_validate({"run": f"{tmp_path}/bf16", "out": f"{tmp_path}/bundle"}))
-    with pytest.raises(ConfigError, match=r"sharding.comms.forward: 'bf16' there, 'fp32' now"):
+    with pytest.raises(ConfigError, match=r'sharding.comms.forward: "bf16" there, "fp32" now'):
         rank.run(config_of(problem, f"{tmp_path}/bf16", "fp32", epochs=4))
