@@ -9,6 +9,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from tests.sharding.models import TinyModel
 from trec_semid.core.errors import ConfigError, PlanError
+from trec_semid.sharding import search
 from trec_semid.sharding.constraints import ShardingConfig
 from trec_semid.sharding.optimizer import SparseOptimizerConfig
 from trec_semid.sharding.placement import PlacedTable
@@ -89,6 +90,14 @@ def test_a_plan_survives_json(large: TablePlan):
 
 def test_planning_twice_gives_the_same_plan(large: TablePlan):
     assert plan(model_of(user=30_000_000, item=40_000_000, code=3001), gpus(2)).to_json() == large.to_json()
+
+
+def test_the_plan_is_that_of_torchrec_looking_through_all_names(
+    large: TablePlan, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(search, "_tell_marked", lambda _: None)
+    whole = plan(model_of(user=30_000_000, item=40_000_000, code=3001), gpus(2))
+    assert whole.to_json() == large.to_json()
 
 
 def test_planning_leaves_the_model_as_it_was():

@@ -15,6 +15,7 @@ from torchrec.distributed.planner.types import (
     Proposer,
     ShardingOption,
     Stats,
+    Topology,
 )
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
@@ -139,9 +140,27 @@ class _KeepBestPlan(Stats):
 class _SortedEnumerator(EmbeddingEnumerator):
     """Puts options into one order: the library's own follows the hash of strings, new in each process."""
 
+    def __init__(
+        self, topology: Topology, batch_size: int, constraints: dict[str, ParameterConstraints]
+    ) -> None:
+        super().__init__(topology, batch_size, constraints)
+        for estimator in self._estimators:
+            if config := getattr(estimator, "config", None):
+                _tell_marked(config)
+
     def enumerate(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> list[ShardingOption]:
         """Return every way to place every table, by table, sharding type and kernel."""
         return sorted(super().enumerate(module, sharders), key=_order)
+
+
+def _tell_marked(config: Any) -> None:
+    """Let a config list what is marked in it alone: the library looks through its names for each shard anew.
+
+    That was half of a search.
+    """
+    marked = [name for name in dir(config) if getattr(getattr(config, name), "__dict__", None)]
+    own = type(config)
+    config.__class__ = type(own.__name__, (own,), {"__dir__": lambda _: marked})
 
 
 def _order(option: ShardingOption) -> tuple[str, int, str]:
