@@ -6,9 +6,7 @@ import shutil
 import torch
 from torch import nn
 
-from trec_semid.core.errors import ConfigError
-
-_COMPILERS = ("g++", "clang++")
+from trec_semid.core.errors import StackError
 
 
 def compile_dense(dense: nn.Module) -> None:
@@ -21,15 +19,16 @@ def compile_dense(dense: nn.Module) -> None:
         dense: a `DenseRanker`.
 
     Raises:
-        ConfigError: there is no C++ compiler.
+        StackError: there is no C++ compiler.
     """
-    named = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
-    if not any(map(shutil.which, named)):
-        raise ConfigError(
-            f"train.compile: torch compiles with a C++ compiler, and there is none (looked for "
-            f"{', '.join(named)}). Install one, or set train.compile = false."
+    compiler = os.environ.get("CXX", "g++")  # as torch looks for it
+    if not shutil.which(compiler):
+        raise StackError(
+            f"train.compile: no C++ compiler here (looked for {compiler}). Remedy: install g++, name another "
+            "as CXX in the environment, or set train.compile = false."
         )
-    plain, compiled = dense.forward, torch.compile(dense.forward, dynamic=True)
+    plain = dense.forward
+    compiled = torch.compile(plain, dynamic=True)
 
     def forward(embedded: torch.Tensor) -> torch.Tensor:
         """Return (B,) logits of (B, F * dim)."""

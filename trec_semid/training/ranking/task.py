@@ -39,7 +39,8 @@ def ranking_task(
         log: of this rank.
 
     Raises:
-        ConfigError: the tokenizer cannot learn in the loop, or nothing can be compiled here.
+        ConfigError: the tokenizer cannot learn in the loop.
+        StackError: nothing can be compiled here.
         PlanError: the tables do not fit.
     """
     items, is_pinned = distinct_items(config.finetune), ranks.device.type == "cuda"
