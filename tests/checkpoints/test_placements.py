@@ -27,7 +27,7 @@ PLANS = {
 }
 ROW_WISE = [plan for plan in PLANS if plan != "by columns"]  # whose row state would be another one's
 SAVED_ON, LOADED_ON = (1, 3), (1, 2, 4)
-STEPS, MORE = 3, 6
+STEPS, MORE = 3, 5
 
 
 class Case:
