@@ -6,7 +6,7 @@ The limits of a server stand in the description of its own requests.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
 from trec_semid.serving.engine import (
     AssignAnswer,
@@ -148,11 +148,16 @@ def bodies(limits: LimitsConfig) -> Bodies:
 
 def _limited(kind: type[BodyT], **fields: Any) -> type[BodyT]:
     """Return a class with other types and defaults of fields, and the same words about them."""
-    described: dict[str, Any] = {
-        name: (Annotated[given, Field(description=kind.model_fields[name].description)], default)
-        for name, (given, default) in fields.items()
+    described = {
+        name: Annotated[given, Field(description=kind.model_fields[name].description)]
+        for name, (given, _) in fields.items()
     }
-    return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **described)
+    body: dict[str, Any] = {name: default for name, (_, default) in fields.items()}
+    # The words are there: pydantic would look for them in the source of every module that is imported.
+    body |= {"model_config": ConfigDict(use_attribute_docstrings=False), "__annotations__": described}
+    return type(kind)(
+        kind.__name__, (kind,), {**body, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    )
 
 
 class Answer(BaseModel):
