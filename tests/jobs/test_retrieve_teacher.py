@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tests.jobs.ranking import losses_of, write_problem
-from tests.jobs.retrieving import retrieve_config
+from tests.jobs.retrieving import STILL, retrieve_config
 from tests.ranks import run_ranks
 from trec_semid.core.errors import CheckpointError, ConfigError
+from trec_semid.data.retrieval.loader import SequenceLoader
+from trec_semid.data.retrieval.soft_targets import SoftTargets
 from trec_semid.jobs import evaluate, export
 from trec_semid.jobs.evaluate import EvaluateConfig
 from trec_semid.jobs.export import ExportConfig
@@ -86,25 +88,48 @@ def test_lists_are_the_best_of_the_mean_of_scores_by_hand(
                 assert history.tolist() == before[-12:]
                 barred = set(before) if config.evaluation.masks_history else set()
                 order = sorted(listable - barred, key=lambda item: (-scores[item], item))[:7]
-                assert soft.items[event].tolist() == order
+                assert soft.items[soft.rows[event]].tolist() == order
                 wanted = torch.tensor([scores[item] / 2.0 for item in order]).softmax(0)
-                assert soft.shares[event] == pytest.approx(wanted.numpy(), abs=1e-3)
+                assert soft.shares[soft.rows[event]] == pytest.approx(wanted.numpy(), abs=1e-3)
     unread = np.setdiff1d(np.arange(len(items)), read.events)
-    assert (soft.items[unread] == -1).all()
+    assert (soft.rows[unread] == -1).all()
 
 
-def test_every_place_of_every_row_has_a_list(taught_by: tuple[dict[str, Any], list[str]], tmp_path: Path):
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        {},
+        {"rows": "last"},
+        {"rows": "sliding"},
+        {"max_len": 3},
+        {"augment": {"crop_prob": 0.7, "crop_share": 0.3, "shuffle_prob": 0.5}},
+        {"rows": "sliding", "max_len": 5, "augment": {"crop_prob": 1.0, "crop_share": 0.3}},
+    ],
+    ids=["dense", "last", "sliding", "short", "varied", "varied sliding"],
+)
+def test_every_place_of_every_batch_has_a_list(
+    sequences: dict[str, Any], window: int, taught_by: tuple[dict[str, Any], list[str]], tmp_path: Path
+):
+    """Batches of three epochs are made; a place that no list is for ends them with an error."""
     problem, _ = taught_by
-    for number, sequences in enumerate(
-        ({}, {"rows": "last"}, {"rows": "sliding"}, {"max_len": 3}, {"augment": {"crop_prob": 1.0}})
-    ):
-        config = student(problem, tmp_path / str(number), ["r"], sequences=sequences)
-        data = read_inputs_without(config)
-        read = set(events_read(data.sequences, config).events.tolist())
-        rows = data.sequences.training_rows(config.sequences, 1)
-        for start, length in zip(rows.starts.tolist(), rows.lengths.tolist(), strict=True):
-            first = length - 2 if sequences.get("rows") == "sliding" else 0
-            assert set(range(start + first, start + length - 1)) <= read
+    config = student(problem, tmp_path / "r", ["r"], sequences=sequences, window=window)
+    data = read_inputs_without(config)
+    events = events_read(data.sequences, config).events
+    rows = np.full(len(data.sequences.items), -1, np.int32)
+    rows[events] = np.arange(len(events))
+    soft = SoftTargets(rows, np.zeros((len(events), 2), np.int32), np.full((len(events), 2), 0.5, np.float16))
+    maker = data.maker(
+        num_targets=window, listed=np.arange(data.num_items), sampled=None, negatives="all", soft=soft
+    )
+    loader = SequenceLoader(maker, batch_size=25, seed=0, rank=0, world_size=1)
+    seen = 0
+    for _ in range(3):
+        for batch in loader.batches():
+            assert batch.places.soft_shares is not None
+            assert batch.places.soft_shares.sum(1).tolist() == pytest.approx([1.0] * batch.global_size)
+            seen += batch.global_size
+    assert seen > 100
 
 
 def read_inputs_without(config):
@@ -113,7 +138,7 @@ def read_inputs_without(config):
     ).data
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "comirec", "codes"])
+@pytest.mark.parametrize("kind", ["sasrec", "comirec", "codes", "drawn", "heterrec"])
 def test_a_student_of_every_kind_comes_nearer_to_its_teacher(
     kind: str, taught_by: tuple[dict[str, Any], list[str]], tmp_path: Path
 ):
@@ -123,6 +148,10 @@ def test_a_student_of_every_kind_comes_nearer_to_its_teacher(
     loss: dict[str, Any] = {}
     if kind == "comirec":
         changes["model"] = SEVERAL
+    if kind == "drawn":
+        changes["sampled"] = {"num_sampled": 8}
+    if kind == "heterrec":
+        changes["model"] = {"kind": "heterrec", "tokens": STILL, "items": STILL, "dropout": 0.0}
     if kind == "codes":
         loss = {"item_weight": 0.0, "code_weight": 1.0, "code_share": 1.0}
     taught = student(problem, tmp_path / "taught", runs, teacher={"weight": 5.0}, loss=loss, **changes)
@@ -145,11 +174,11 @@ def test_a_student_of_every_kind_comes_nearer_to_its_teacher(
         }
     theirs = listed["teacher"]
     assert theirs is not None
-    has_list = theirs.items[:, 0] >= 0
     for config in (taught, alone):
         own = listed[config.run]
         assert own is not None
-        is_shared = (own.items[has_list][:, :, None] == theirs.items[has_list][:, None, :]).any(2)
+        assert (own.rows == theirs.rows).all()
+        is_shared = (own.items[:, :, None] == theirs.items[:, None, :]).any(2)
         shares.append(float(is_shared.mean()))
     assert shares[0] > shares[1] + 0.05
 
@@ -174,6 +203,9 @@ def test_a_stopped_student_goes_on_as_if_it_had_not_stopped_and_is_asked_without
     (teacher / "metrics.json").write_text((teacher / "metrics.json").read_text()[:-1])
     assert run(stopped).metrics == whole
     shutil.rmtree(teacher)
+    assert run(config).metrics == whole
+    with pytest.raises(ConfigError, match=r"loss\.teacher\.runs: .*teacher is not a finished run"):
+        run(student(problem, tmp_path / "another", [str(teacher)], **changes))
     asked = EvaluateConfig.model_validate({"runs": [config.run], "run": str(tmp_path / "asked")})
     again = evaluate.run(asked)
     assert again.metrics["test/ndcg@10"] == pytest.approx(whole["test/ndcg@10"], abs=1e-6)
@@ -200,6 +232,10 @@ def _ends_after(steps: int) -> Callable[..., Iterator[StepReport]]:
         ({"test_then_train": True}, "knows nothing of the day"),
         ({"teacher": {"top": 1}}, "greater than or equal to 2"),
         ({"teacher": {"runs": []}}, "at least 1 item"),
+        ({"teacher": {"runs": ["a", "b", "a/"]}}, "named twice"),
+        ({"teacher": {"runs": ["a/checkpoints/step-3"]}}, "is a step: name the run"),
+        ({"loss": {"code_weight": 1.0, "code_heads": "chained"},
+          "evaluation": {"beam_width": 10, "candidates": 10}}, "asked anew for every item"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taught_is_refused_by_name(
@@ -218,24 +254,43 @@ def test_teachers_that_are_none_are_refused_before_anything_is_written(
         run(student(problem, tmp_path / "r", [runs[0], "nowhere"]))
     with pytest.raises(ConfigError, match=r"loss\.teacher\.runs: .* reads other histories"):
         run(student(problem, tmp_path / "r", runs, sequences={"max_len": 5}))
-    popular = str(tmp_path / "popular")
-    run(retrieve_config({"dataset": problem["dataset"]}, popular, model={"kind": "popularity"}))
+    data = {"dataset": problem["dataset"]}
+    models = {"popular": {"kind": "popularity"}, "both": {"kind": "ensemble", "runs": runs}}
+    for name, model in models.items():
+        run(retrieve_config(data, str(tmp_path / name), model=model))
     with pytest.raises(ConfigError, match=r"popular is popularity, which does not score"):
-        run(student(problem, tmp_path / "r", [popular]))
+        run(student(problem, tmp_path / "r", [str(tmp_path / "popular")]))
+    with pytest.raises(ConfigError, match=r"both is ensemble, .* Name its runs instead"):
+        run(student(problem, tmp_path / "r", [str(tmp_path / "both")]))
     assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.ranks
 def test_two_ranks_are_taught_as_one(taught_by: tuple[dict[str, Any], list[str]], tmp_path: Path):
     problem, runs = taught_by
-    one, two = (
-        run_ranks(taught_on_ranks, number, problem, str(tmp_path / str(number)), runs)[0] for number in (1, 2)
+    one, *two = (
+        said
+        for number in (1, 2)
+        for said in run_ranks(taught_on_ranks, number, problem, str(tmp_path / str(number)), runs)
     )
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert two["metrics"] == pytest.approx(one["metrics"], abs=2e-2)
+    for other in two:
+        assert np.array_equal(other["rows"], one["rows"])
+        assert np.array_equal(other["items"], one["items"])
+        assert other["shares"] == pytest.approx(one["shares"], abs=2e-3)
+    assert two[0]["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two[0]["metrics"] == pytest.approx(one["metrics"], abs=2e-2)
 
 
 def taught_on_ranks(problem: dict[str, Any], folder: str, runs: list[str]) -> dict[str, Any]:
+    """Return the lists, and what a run that learns them comes to; the last batch leaves a rank without."""
     rules = {"tables": {"t_*": {"sharding_types": ["row_wise"]}}}
-    metrics = run(student(problem, folder, runs, sharding=rules)).metrics
-    return {"metrics": metrics, "losses": losses_of(folder)}
+    config = student(problem, folder, runs, sharding=rules)
+    with process_group() as ranks:
+        data = read_inputs(config).data
+        uneven = config.model_copy(
+            update={"train": config.train.model_copy(update={"evaluation_batch_size": 2})}
+        )
+        soft = soft_targets(uneven, data, RunFolder(f"{folder}-lists", "retrieve"), ranks)
+        assert soft is not None
+        metrics = run(config).metrics
+    return {"metrics": metrics, "losses": losses_of(folder), **soft._asdict()}

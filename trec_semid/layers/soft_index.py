@@ -108,7 +108,7 @@ def effective_codes(
         counts[:, rows] = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(-1)
     counts = counts.exp()
     if present is None:
-        return counts.mean(1)
+        return counts.mean(1) if len(latents) else torch.ones(len(counts), device=latents.device)
     total = present.T.sum(1)
     sums = counts.masked_fill(~present.T, 0.0).sum(1)
     return torch.where(total > 0, sums / total.clamp(min=1), 1.0)

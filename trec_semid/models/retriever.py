@@ -7,7 +7,7 @@ Nothing outside `models` asks what kind it is.
 from abc import ABC
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from trec_semid.core.config import Config, Place
 from trec_semid.core.errors import ConfigError
@@ -44,9 +44,19 @@ class TeacherConfig(Config):
     weight: PositiveFloat = 1.0
     """w."""
     top: int = Field(default=50, ge=2)
-    """Items of a list, 6 bytes each for every training event."""
+    """Items of a list, 6 bytes each for every training event that some row reads last."""
     temperature: PositiveFloat = 1.0
     """T: the higher, the more alike the items of a list count."""
+
+    @field_validator("runs")
+    @classmethod
+    def _are_runs_and_others(cls, runs: list[str]) -> list[str]:
+        for run in runs:
+            if run.rstrip("/").rpartition("/")[2].startswith("step-"):
+                raise ValueError(f"{run} is a step: name the run, whose best step teaches")
+        if len({run.rstrip("/") for run in runs}) < len(runs):
+            raise ValueError("a run is named twice: name each once")
+        return runs
 
 
 class LossConfig(Config):

@@ -113,6 +113,13 @@ class TrainingRunConfig(DatasetConfig):
         if self.start_from is None and (self.start_optimizers or self.start_codes != "same"):
             key = "start_optimizers" if self.start_optimizers else "start_codes"
             raise ValueError(f"{key}: there is nothing to start from: give start_from, or leave {key} out")
+        if self.finetune and self.sharding.comms.backward == "fp16":
+            raise ValueError(
+                "sharding.comms.backward = 'fp16': all codes are looked up for every row of a batch, so that "
+                "their gradients are sums already and would be cut off at its largest number: set 'bf16'"
+            )
+        if self.start_from and self.finetune and self.finetune.starts_from_codebooks:
+            raise ValueError("start_from brings rows of codes: leave out finetune.starts_from_codebooks")
         if self.start_codes == "anew" and self.finetune:
             raise ValueError("start_codes = 'anew': a tokenizer in the loop starts with its own codes")
         if self.test_then_train and self.finetune:

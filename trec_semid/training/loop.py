@@ -112,6 +112,8 @@ class Loop:
         if start is None:
             if weights:
                 weights.load(self._trainable())
+            if self.task.finetuning:
+                self.task.finetuning.begin()
             return
         step, loop = start.step, start.loop
         load_checkpoint(self.checkpoints, self._trainable(), step=step, is_checked=True)

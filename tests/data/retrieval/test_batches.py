@@ -276,7 +276,7 @@ def test_a_place_has_the_list_of_the_event_that_it_reads_last(
     maker = SequenceMaker(
         ragged(rows),
         ItemFeatures((), Sources({}, None)),
-        Window(num_targets, last_only, None, augment, SoftTargets(items, shares)),
+        Window(num_targets, last_only, None, augment, SoftTargets(np.arange(num_events), items, shares)),
         listed=np.arange(num_events) if lists == "all" else None,
         sampled=sampled,
     )

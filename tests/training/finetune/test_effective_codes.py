@@ -1,13 +1,16 @@
 """Temperatures by the number of codes that a soft index has in effect."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.jobs.test_rank_finetune import write_problem
+from tests.jobs.retrieving import retrieve_config
+from tests.jobs.test_rank_finetune import tuned, write_problem
 from trec_semid.core.errors import ConfigError
 from trec_semid.data.schema import Dataset
+from trec_semid.jobs import rank, retrieve
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.methods import as_learned, load_tokenizer
 from trec_semid.training.finetune.effective_codes import codes_in_effect, sample_of, temperatures_of
@@ -35,9 +38,15 @@ def test_at_the_temperatures_every_position_has_so_many_codes_in_effect(
     )
 
 
-def test_no_temperature_has_all_codes_in_effect(problem: Path):
-    tokenizer = as_learned(load_tokenizer(f"{problem}/mmq/tokenizer"))
-    assert isinstance(tokenizer, LearnedTokenizer)
-    sample = sample_of(open_content(Dataset(f"{problem}/data"), tokenizer), torch.device("cpu"))
+@pytest.mark.parametrize("job", ["rank", "retrieve"])
+def test_as_many_codes_as_there_are_are_refused_before_anything_is_written(
+    problem: Path, tmp_path: Path, job: str
+):
+    named = {"dataset": f"{problem}/data", "semantic_ids": f"{problem}/mmq"}
+    tuning = {"warmup_epochs": 0.5, "effective_codes": 6.0}
+    make: Any = tuned if job == "rank" else retrieve_config
+    run: Any = rank.run if job == "rank" else retrieve.run
+    config = make(named, f"{tmp_path}/run", finetune=tuning)
     with pytest.raises(ConfigError, match=r"effective_codes: 6 of 6 codes .* Set it below 6"):
-        temperatures_of(tokenizer, sample, 6.0)
+        run(config)
+    assert not (tmp_path / "run").exists()

@@ -187,6 +187,7 @@ class SequenceMaker:
             finds_named: whether batches say which of the listed items histories and targets name.
             pinned: whether batches lie in page-locked memory.
         """
+        assert config.soft is None or num_in_full is None, "no method that is taught reads less in full"
         self.windows, self._features, self._config = windows, item_features, config
         self._taught = windows.lengths - 1 if config.taught is None else config.taught
         self._listed, self._sampled, self._num_in_full = listed, sampled, num_in_full

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trec_semid.core.errors import ConfigError
 from trec_semid.layers.soft_index import effective_codes
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
 from trec_semid.tokenizers.learned import LearnedTokenizer
@@ -46,17 +45,9 @@ def codes_in_effect(tokenizer: LearnedTokenizer, sample: Contents, temperature: 
 def temperatures_of(tokenizer: LearnedTokenizer, sample: Contents, wanted: float) -> Tensor:
     """Return (R,) temperatures at which every position has so many codes in effect.
 
-    Entropy rises with temperature, from one code to all K, so halving a range finds it.
-
-    Raises:
-        ConfigError: no temperature has so many.
+    Entropy rises with temperature, from one code to all K, so halving a range finds it. What is asked for is
+    below K (`tokenizer.expect_effective`).
     """
-    most = min(tokenizer.codebook_sizes)
-    if wanted >= most:
-        raise ConfigError(
-            f"finetune.effective_codes: {wanted:g} of {most} codes of a position would be all of them. "
-            f"Set it below {most}."
-        )
     own = tokenizer.temperatures()
     low, high = (torch.full_like(own, math.log(end)) for end in _RANGE)
     for _ in range(_HALVINGS):

@@ -1,5 +1,7 @@
 """The tokenizer's part in a training run: content, map, noise, and a watch over the codes."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -79,9 +81,6 @@ class Finetuning:
         self._seen = 0
         self._map_step = self._first_step  # until then nothing moves, and the map is exact
         self._sample = sample_of(content.catalogue, self.tokenizer.device)
-        if config.effective_codes is not None:
-            found = temperatures_of(self.tokenizer, self._sample, config.effective_codes)
-            self._live.temperature.copy_(found)
 
     @property
     def tokenizer(self) -> LearnedTokenizer:
@@ -102,14 +101,24 @@ class Finetuning:
         """Tell whether the tokenizer has not moved yet at this step, but will."""
         return self.config.estimator != "frozen" and step <= self._first_step
 
-    def state_dict(self) -> dict[str, float]:
-        """Return what the next look at the codes says of the steps before it."""
-        return {"map_step": self._map_step, "equal": float(self._equal), "seen": self._seen}
+    def begin(self) -> None:
+        """Set the temperature by the weights that the run starts from, and log the codes in effect."""
+        if self.config.effective_codes is not None:
+            found = temperatures_of(self.tokenizer, self._sample, self.config.effective_codes)
+            self._live.temperature.copy_(found)
+        self._log.scalars(self._in_effect(), step=0, event="codes")
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next look at the codes says of the steps before it, and the temperature."""
+        said = {"map_step": self._map_step, "equal": float(self._equal), "seen": self._seen}
+        return {**said, "temperature": self._live.temperature.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint, whose map the model holds already."""
         self._map_step, self._seen = int(state["map_step"]), int(state["seen"])
         self._equal = state["equal"]
+        if "temperature" in state:  # of checkpoints from before it could be set by codes in effect
+            self._live.temperature.copy_(torch.tensor(state["temperature"]))
         self._watch.last = self.map().codes
 
     def contents(self, rows: Tensor) -> Standardised:
@@ -140,8 +149,9 @@ class Finetuning:
         """
         if not self.has_moved(step):
             return
-        # The left side comes first: `_refresh` sets `_map_step` to this step.
-        staleness, encoded = step - self._map_step, self._refresh(step)
+        # Before `_refresh`, which sets `_map_step` to this step. In the model's turns the map is exact.
+        staleness = sum(self.moves(each) for each in range(self._map_step + 1, step + 1))
+        encoded = self._refresh(step)
         health = self._watch.look(encoded.codes)
         said = health.scalars(self.tokenizer.position_names)
         present = np.stack([np.asarray(mask, bool) for mask in self.catalogue.present.values()], axis=1)
@@ -159,9 +169,14 @@ class Finetuning:
                 told = f"The last good checkpoint is {last_good}. Start another run from it (start_from)"
             raise TrainingError(
                 f"step {step}: the semantic IDs have collapsed: {collapse}. {told}, with a lower "
-                "finetune.learning_rate, a higher finetune.temperature, or heavier "
+                f"finetune.learning_rate, a higher {self._softness}, or heavier "
                 f"anchors{self._other_estimator}."
             )
+
+    @property
+    def _softness(self) -> str:
+        """The key that says how many codes pull at an item."""
+        return "finetune.temperature" if self.config.effective_codes is None else "finetune.effective_codes"
 
     @torch.no_grad()
     def _in_effect(self) -> dict[str, float]:

@@ -45,6 +45,20 @@ def load_learned(
     return tokenizer
 
 
+def expect_effective(finetune: FinetuneConfig | None, ids: SemanticIds | None) -> None:
+    """Refuse more codes in effect than a position has, before a run writes anything.
+
+    Raises:
+        ConfigError: says how many there are.
+    """
+    wanted = finetune and finetune.effective_codes
+    if wanted and ids and wanted >= min(ids.sizes):
+        raise ConfigError(
+            f"finetune.effective_codes: {wanted:g} of {min(ids.sizes)} codes of a position would be all of "
+            f"them. Set it below {min(ids.sizes)}."
+        )
+
+
 def _read(semantic_ids: str) -> LearnedTokenizer:
     if semantic_ids.endswith(".parquet"):
         raise ConfigError(

@@ -25,7 +25,7 @@ from trec_semid.models.rankers.ppnet import PpnetConfig
 from trec_semid.tokenizers.learned import LearnedTokenizer
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
 from trec_semid.training.config import TrainConfig, TrainingRunConfig
-from trec_semid.training.finetune.tokenizer import load_learned
+from trec_semid.training.finetune.tokenizer import expect_effective, load_learned
 from trec_semid.training.matched_codes import read_semantic_ids
 
 SelectBy = Literal["auc", "gauc", "log_loss"]
@@ -71,14 +71,24 @@ class RankConfig(TrainingRunConfig):
                 f"features.id_min_events ({self.features.id_min_events}): representation 'semantic' reads no "
                 "item IDs: set it to 'both', or leave id_min_events out"
             )
-        if self.finetune and self.train.pipeline != "plain":
+        if self.stream and self.test_then_train:
+            raise ValueError("stream: test_then_train holds the events in memory: leave [stream] out")
+        return self
+
+    @model_validator(mode="after")
+    def _can_finetune(self) -> Self:
+        if self.finetune is None:
+            return self
+        if self.finetune.moves_targets:
+            raise ValueError(
+                "finetune.moves_targets: is of retrievers; a ranker's candidates always choose: leave it out"
+            )
+        if self.train.pipeline != "plain":
             raise ValueError(
                 f"train.pipeline ('{self.train.pipeline}'): with [finetune] the model asks tables for codes "
                 "that it chooses in the step, which cannot be asked ahead: set train.pipeline = 'plain'"
             )
-        if self.stream and self.test_then_train:
-            raise ValueError("stream: test_then_train holds the events in memory: leave [stream] out")
-        if self.finetune and self.finetune.warmup_epochs >= self.train.max_epochs:
+        if self.finetune.warmup_epochs >= self.train.max_epochs:
             raise ValueError(
                 f"finetune.warmup_epochs ({self.finetune.warmup_epochs:g}) leaves no epoch of "
                 f"train.max_epochs ({self.train.max_epochs}) in which the tokenizer moves"
@@ -111,6 +121,7 @@ def read_inputs(config: RankConfig) -> RankInputs:
     semantic_ids = None
     if config.semantic_ids:
         semantic_ids = read_semantic_ids(config.semantic_ids, dataset)
+    expect_effective(config.finetune, semantic_ids)
     codes = Codes(semantic_ids.codes, semantic_ids.sizes) if semantic_ids else None
     read = dataset, config.features, config.history, config.representation, codes
     if config.stream:

@@ -65,19 +65,28 @@ def faults_of_items(facts: CodeFacts, item: ItemConfig, finetune: FinetuneConfig
     if not item.codes and (facts.are_items_codes or not facts.predicts_codes):
         cause = "nothing else is read" if facts.are_items_codes else "codes are not predicted either"
         faults.append(f"item.codes = false: {cause}: set item.codes = true")
-    elif not item.codes and finetune:
+    return [*faults, *(_faults_of_finetune(facts, item, finetune) if finetune else [])]
+
+
+def _faults_of_finetune(facts: CodeFacts, item: ItemConfig, finetune: FinetuneConfig) -> list[str]:
+    faults: list[str] = []
+    if not item.codes and facts.predicts_codes and not facts.are_items_codes:
         faults.append("item.codes = false: codes that nobody reads cannot be tuned: set item.codes = true")
-    if finetune and not facts.has_ids:
+    if not facts.has_ids:
         faults.append("finetune needs codes to tune: give semantic_ids")
-    if finetune and facts.reads_codebook:
+    if facts.reads_codebook:
         faults.append(
             "finetune: a tokenizer that is tuned has no codebook whose codes add up, which model.light_reads "
             "asks for: leave out finetune, or set model.light_reads = 'rows'"
         )
-    if finetune and finetune.recent_items != "all":
+    if finetune.recent_items != "all":
         faults.append(
             "finetune.recent_items: a retriever chooses the codes of all named items afresh: set "
             "finetune.recent_items = 'all'"
+        )
+    if finetune.moves_targets and not facts.scores_items:
+        faults.append(
+            "finetune.moves_targets: is of items that are scored, and codes alone are predicted: leave it out"
         )
     return faults
 

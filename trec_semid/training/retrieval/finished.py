@@ -295,7 +295,9 @@ def expect_members(members: Sequence[Member], config: RetrieveConfig, *, key: st
     """
     for run, member in members:
         if not member.scores_catalogue:
-            raise ConfigError(f"{key}: {run.uri} is {member.model.kind}, which does not score the catalogue.")
+            remedy = " Name its runs instead." if member.retriever.members else ""
+            told = f"{key}: {run.uri} is {member.model.kind}, which does not score the catalogue.{remedy}"
+            raise ConfigError(told)
         dataset = Dataset(member.dataset)
         if dataset.facts.checksum != Dataset(config.dataset).facts.checksum:
             raise ConfigError(f"{key}: {run.uri} reads other data than {config.dataset}.")

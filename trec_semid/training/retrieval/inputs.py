@@ -9,6 +9,7 @@ from trec_semid.runtime.ranks import num_ranks
 from trec_semid.search.catalogue import shortest_stretch
 from trec_semid.tokenizers.maps.compressed import CompressedItems, read_compressed
 from trec_semid.tokenizers.maps.semantic_ids import SemanticIds
+from trec_semid.training.finetune.tokenizer import expect_effective
 from trec_semid.training.finished import TEACHER, checksum_of_results
 from trec_semid.training.matched_codes import read_semantic_ids
 from trec_semid.training.retrieval.code_faults import expect_facets
@@ -60,6 +61,7 @@ def read_inputs(config: RetrieveConfig) -> RetrieveInputs:
     if config.semantic_ids:
         ids = read_semantic_ids(config.semantic_ids, dataset)
         expect_facets(config.loss, len(ids.sizes))
+    expect_effective(config.finetune, ids)
     runs = config.retriever.members
     members = checksum_of_results(runs) if runs else None
     then_trains = {"test_then_train": config.test_then_train}

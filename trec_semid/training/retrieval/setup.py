@@ -115,6 +115,7 @@ class RetrieveConfig(TrainingRunConfig):
             *faults_of_states(self.code_facts, self.evaluation),
             *self._faults_of_vectors(),
             *self._faults_of_teacher(),
+            *self._faults_of_comms(),
             *self.retriever.faults(self.frame),
             *faults_of_start(self.code_facts, self.start_codes),
         ]
@@ -279,12 +280,23 @@ class RetrieveConfig(TrainingRunConfig):
         )
         return faults_of_vectors(facts, self.evaluation)
 
+    def _faults_of_comms(self) -> list[str]:
+        if self.sharding.comms.backward != "fp16":
+            return []
+        told = (
+            "sharding.comms.backward = 'fp16': a listed item's gradient is a sum over all places of a batch, "
+            "which would be cut off at its largest number: set 'bf16'"
+        )
+        return [told]
+
     def _faults_of_teacher(self) -> list[str]:
         if self.loss.teacher is None:
             return []
         why = ""
         if not self.retriever.can_be_taught:
             why = f"model.kind = '{self.model.kind}' has no losses over lists"
+        elif self.predicts_codes and self.loss.code_heads == "chained":
+            why = "chained heads would be asked anew for every item of every list"
         elif self.finetune:
             why = "codes move with [finetune], and those of listed items would not"
         elif self.test_then_train:

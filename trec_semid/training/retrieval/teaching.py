@@ -1,6 +1,6 @@
 """A teacher's lists: finished runs list the catalogue after every training event, once, before training.
 
-Legend: E events of all sequences, n of them that are read last, B of a batch, T items of a list.
+Legend: n events that some place of a training row reads last, B of a batch, T items of a list.
 """
 
 from collections.abc import Iterator
@@ -11,22 +11,26 @@ import torch
 from torch import Tensor
 
 from trec_semid.core.arrays import Array, Ints
+from trec_semid.core.paths import exists, join
 from trec_semid.data.ragged import Ragged, positions
 from trec_semid.data.retrieval.batches import Window
 from trec_semid.data.retrieval.dataset import RetrievalData
 from trec_semid.data.retrieval.sequences import Sequences
 from trec_semid.data.retrieval.soft_targets import SoftTargets
 from trec_semid.metrics.target_positions import TopItems, UserItems
-from trec_semid.models.retriever import TeacherConfig
 from trec_semid.runtime.logs import working
 from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.finished import checksum_of_results
+from trec_semid.training.finished import TEACHER, checksum_of_results
 from trec_semid.training.retrieval.evaluation.listing import ExactLister
 from trec_semid.training.retrieval.finished import ensemble_lister, expect_members, members_named
 from trec_semid.training.retrieval.inputs import RetrieveInputs
 from trec_semid.training.retrieval.setup import RetrieveConfig
+
+_ROWS_AT_ONCE = 65_536
+"""Lists that ranks bring together at once."""
+_KEY = "loss.teacher.runs"
 
 
 class Read(NamedTuple):
@@ -48,9 +52,16 @@ def with_teacher(inputs: RetrieveInputs, config: RetrieveConfig) -> RetrieveInpu
     """
     if config.loss.teacher is None:
         return inputs
-    runs, key = config.loss.teacher.runs, "loss.teacher.runs"
-    expect_members(members_named(runs, {}, key=key), config, key=key)
-    return inputs._replace(teacher=checksum_of_results(runs, key=key))
+    runs = config.loss.teacher.runs
+    if all(exists(join(run, "metrics.json")) for run in runs):
+        expect_members(members_named(runs, {}, key=_KEY), config, key=_KEY)
+        return inputs._replace(teacher=checksum_of_results(runs, key=_KEY))
+    # A student that has learnt stands without its teacher.
+    if exists(join(config.run, "metrics.json")):
+        recorded = RunFolder(config.run, "retrieve").read_json("run.json").get("inputs", {})
+        return inputs._replace(teacher=recorded.get(TEACHER))
+    members_named(runs, {}, key=_KEY)  # says which is none
+    return inputs
 
 
 def soft_targets(
@@ -74,7 +85,7 @@ def soft_targets(
     teacher = config.loss.teacher
     if teacher is None:
         return None
-    members = members_named(teacher.runs, {}, key="loss.teacher.runs")
+    members = members_named(teacher.runs, {}, key=_KEY)
     plans = RunFolder(folder.path("teacher"), "retrieve")
     never = np.ones(data.num_items, bool)
     never[data.negatives(config.loss.negatives)] = False
@@ -82,18 +93,24 @@ def soft_targets(
     lister, models = ensemble_lister(members, plans, ranks, barred)
     models.eval()
     read = events_read(data.sequences, config)
-    items = torch.zeros(len(data.sequences.items), teacher.top, dtype=torch.int32)
-    shares = torch.zeros(items.shape, dtype=torch.float16)
+    items = np.zeros((len(read.events), teacher.top), np.int32)
+    shares = np.zeros(items.shape, np.float16)
     with working("the teacher's lists", len(read.events), shown=ranks.is_main) as work:
-        for chosen, top in _lists(lister, read, config, ranks):
-            at = torch.from_numpy(read.events[chosen])
-            listed, worth = _worth(top, teacher)
-            items[at, : listed.shape[1]] = (listed + 1).cpu().to(torch.int32)
-            shares[at, : listed.shape[1]] = worth.cpu().half()
+        for chosen, top in _lists(lister, read, config, teacher.top, ranks):
+            listed, worth = _worth(top, teacher.temperature)
+            items[chosen, : listed.shape[1]] = (listed + 1).cpu().numpy()
+            shares[chosen, : listed.shape[1]] = worth.cpu().numpy()
             work.advance(len(chosen) * ranks.world_size)
-    # What other ranks have listed is 0 here.
-    items, shares = (sum_over_ranks(part.to(ranks.device)).cpu() for part in (items, shares.float()))
-    return SoftTargets(items.numpy() - 1, shares.half().numpy())
+    if ranks.world_size > 1:
+        # What other ranks have listed is 0 here. A stretch at a time, as it goes over the device.
+        for start in range(0, len(items), _ROWS_AT_ONCE):
+            for part in (items[start : start + _ROWS_AT_ONCE], shares[start : start + _ROWS_AT_ONCE]):
+                wide = torch.from_numpy(part.astype(np.float64)).to(ranks.device)
+                part[:] = sum_over_ranks(wide).cpu().numpy()
+    items -= 1
+    rows = np.full(len(data.sequences.items), -1, np.int32)
+    rows[read.events] = np.arange(len(read.events))
+    return SoftTargets(rows, items, shares)
 
 
 def events_read(sequences: Sequences, config: RetrieveConfig) -> Read:
@@ -104,9 +121,9 @@ def events_read(sequences: Sequences, config: RetrieveConfig) -> Read:
         config: which rows there are, and which of their places predict; any of them in a row that is cropped.
     """
     rows = sequences.training_rows(config.sequences, config.window)
-    is_last_only = config.sequences.rows == "sliding"
-    ends = Window(config.window, is_last_only).num_read(rows.lengths, rows.lengths - 1)
-    is_end_alone = is_last_only and config.sequences.augment is None
+    is_end_alone = config.sequences.rows == "sliding" and config.sequences.augment is None
+    # A row that is cropped can end anywhere, and the shortest crop reads all but its last item.
+    ends = Window(config.window, is_end_alone).num_read(rows.lengths, rows.lengths - 1)
     firsts = ends - 1 if is_end_alone else np.zeros_like(ends)
     events = np.unique(positions(rows.starts + firsts, ends - firsts))
     begins = sequences.starts[np.searchsorted(sequences.starts, events, side="right") - 1]
@@ -120,11 +137,11 @@ def events_read(sequences: Sequences, config: RetrieveConfig) -> Read:
 
 @torch.no_grad()
 def _lists(
-    lister: ExactLister, read: Read, config: RetrieveConfig, ranks: Ranks
+    lister: ExactLister, read: Read, config: RetrieveConfig, length: int, ranks: Ranks
 ) -> Iterator[tuple[Array, TopItems]]:
     """Yield (B,) of this rank's share of the histories with their lists, in as many batches on every rank."""
     lister.begin()
-    length, world = config.loss.teacher.top if config.loss.teacher else 0, ranks.world_size
+    world = ranks.world_size
     size = world * min(-(-config.train.evaluation_batch_size // world), lister.users_at_once)
     for start in range(0, len(read.events), size):
         leave_if_asked()
@@ -140,9 +157,9 @@ def _lists(
         )
 
 
-def _worth(top: TopItems, teacher: TeacherConfig) -> tuple[Tensor, Tensor]:
-    """Return (B, T) items, -1 for none, and what each is worth: softmax(scores / T), 1 in sum."""
+def _worth(top: TopItems, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return (B, T) items, -1 for none, and what each is worth: softmax(scores / temperature), 1 in sum."""
     exists = (top.items >= 0) & top.scores.isfinite()
-    scores = (top.scores.float() / teacher.temperature).masked_fill(~exists, -torch.inf)
+    scores = (top.scores.float() / temperature).masked_fill(~exists, -torch.inf)
     worth = scores.softmax(1).nan_to_num(0.0)  # nothing may be listed: all are -inf
     return top.items.masked_fill(~exists, -1), worth
