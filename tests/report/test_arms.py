@@ -132,6 +132,21 @@ def test_what_an_item_is_to_a_retriever(run: FinishedRun, said: str):
     assert described.has_seed is (said != "")
 
 
+def test_a_student_is_named_by_its_teachers_and_students_of_their_seeds_are_one_arm():
+    students = [
+        retriever(
+            model={"kind": "sasrec"},
+            loss={"teacher": {"runs": [f"runs/comirec/seed-{seed}", "runs/hybrid"], "weight": 2.0}},
+        )
+        for seed in (0, 1)
+    ]
+    described = describe_retrievers(students, [None, None])
+    assert [each.parts for each in described] == 2 * [["sasrec", "ID", "taught by comirec + hybrid"]]
+    one, other = map(retriever_config, students)
+    assert one == other
+    assert one["loss"]["teacher"] == {"runs": ["comirec", "hybrid"], "weight": 2.0}
+
+
 def test_a_side_field_and_a_content_vector_of_one_name_are_told_apart_in_every_arm():
     runs = [
         retriever(item={"fields": ["class", "attributes"], "content": ["attributes"]}, semantic_ids="codes"),

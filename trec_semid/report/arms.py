@@ -325,8 +325,10 @@ def _describe(run: FinishedRun, tokenizer: str | None, tokens: Sequence[str], nu
         short = ["…", *tokens[num_shared:]] if num_shared else tokens
         representation = " + ".join([*tokens, "codes"] if reads_codes else tokens)
         named = " + ".join([*short, tokenizer or "codes"] if reads_codes else short)
+    teachers = _rows_of_teachers(run)
+    taught = f"taught by {' + '.join(dict.fromkeys(teachers))}" if teachers else ""
     return Description(
-        parts=[part for part in (model, named) if part],
+        parts=[part for part in (model, named, taught) if part],
         representation=representation,
         model=model,
         lists=list_rule(run),
@@ -344,15 +346,29 @@ def _item_tokens(run: FinishedRun, ambiguous: set[str]) -> list[str]:
 def retriever_config(run: FinishedRun) -> dict[str, Any]:
     """Return what of a run's config makes its arm.
 
-    Members of an ensemble are named by their rows: seeds of it may be of other seeds of them.
+    Members of an ensemble, and runs that teach, are named by their rows: seeds of it may be of other seeds of
+    them.
     """
-    own, members = own_config(run), _rows_of_members(run)
-    return {**own, "model": {**own["model"], "runs": members}} if members else own
+    own, members, teachers = own_config(run), _rows_of_members(run), _rows_of_teachers(run)
+    if members:
+        own = {**own, "model": {**own["model"], "runs": members}}
+    if teachers:
+        loss: dict[str, Any] = own["loss"]
+        own = {**own, "loss": {**loss, "teacher": {**loss["teacher"], "runs": teachers}}}
+    return own
 
 
 def _rows_of_members(run: FinishedRun) -> list[str]:
+    return _rows(run.config.get("model", {}).get("runs", []))
+
+
+def _rows_of_teachers(run: FinishedRun) -> list[str]:
+    return _rows(run.config.get("loss", {}).get("teacher", {}).get("runs", []))
+
+
+def _rows(runs: Sequence[str]) -> list[str]:
     """Return the last part of each run's folder, or the one before it where that is a study's `seed-<n>`."""
-    folders = [PurePosixPath(folder) for folder in run.config.get("model", {}).get("runs", [])]
+    folders = [PurePosixPath(folder) for folder in runs]
     return [folder.parent.name if _SEED.fullmatch(folder.name) else folder.name for folder in folders]
 
 
