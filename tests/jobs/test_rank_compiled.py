@@ -77,3 +77,4 @@ def test_without_a_compiler_it_is_refused_before_training(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(StackError, match=r"train.compile: no C\+\+ compiler .*looked for g\+\+"):
         run(rank_config(problem, str(tmp_path / "r"), train=COMPILED))
+    assert not (tmp_path / "r").exists()

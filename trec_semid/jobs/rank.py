@@ -10,6 +10,7 @@ from trec_semid.runtime.own_folder import own_folder
 from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.training.finetune.finetuning import distinct_items
+from trec_semid.training.ranking.compiled import expect_compiler
 from trec_semid.training.ranking.finished import scoring_of
 from trec_semid.training.ranking.predict import Scorer, write_predictions
 from trec_semid.training.ranking.setup import RankConfig, RankInputs, build_ranker, read_inputs
@@ -35,6 +36,8 @@ def run(config: RankConfig) -> Trained:
     with training_ranks(config.train) as ranks, own_folder(config.run, "rank", ranks):
         config = with_pinned_codes(config, ranks)
         folder, inputs = RunFolder(config.run, "rank"), read_inputs(config)
+        if config.train.compile:
+            expect_compiler()
         compute = partial(_rank, config, inputs, folder, ranks)
         build = partial(build_ranker, config, inputs, world_size=ranks.world_size)
         return run_once(folder, config, inputs, ranks, compute, build=build)

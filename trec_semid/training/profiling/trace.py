@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from typing import Self, final
 
 import torch
@@ -64,7 +65,8 @@ class StepTrace:
         if running is None:
             return
         if self._ranks.device.type == "cuda":
-            torch.cuda.synchronize()  # what was asked for in the last step belongs to it
+            with suppress(RuntimeError):  # after a fault of the device that fault is to be told
+                torch.cuda.synchronize()  # what was asked for in the last step belongs to it
         running.stop()
         name = f"rank-{self._ranks.rank}.json.gz"
         with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:

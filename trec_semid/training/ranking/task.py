@@ -40,7 +40,6 @@ def ranking_task(
 
     Raises:
         ConfigError: the tokenizer cannot learn in the loop.
-        StackError: nothing can be compiled here.
         PlanError: the tables do not fit.
     """
     items, is_pinned = distinct_items(config.finetune), ranks.device.type == "cuda"
