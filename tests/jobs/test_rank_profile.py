@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.jobs.ranking import events_of, losses_of, rank_config, run_until, write_problem
 from tests.ranks import run_ranks
+from trec_semid.data.batches import RankingBatch
 from trec_semid.jobs.rank import run
 
 PARTS = {"input", "forward", "backward", "optimizer", "between"}
@@ -112,6 +114,23 @@ def test_parts_add_up_to_no_more_than_the_time_of_training(problem: dict[str, An
         "checkpoint",
     }
     assert 0.5 * between < sum(parts.values()) * 7 / 1e3 < between + 0.01
+
+
+@pytest.mark.parametrize("pipeline", ["plain", "sparse_dist"])
+def test_the_copy_to_the_device_is_time_of_the_input(
+    problem: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str
+):
+    copy = RankingBatch.to
+
+    def slow_copy(self: RankingBatch, *args: Any, **named: Any) -> RankingBatch:
+        time.sleep(0.05)
+        return copy(self, *args, **named)
+
+    monkeypatch.setattr(RankingBatch, "to", slow_copy)
+    train = {"max_epochs": 1, "log_every_steps": 7, "pipeline": pipeline}
+    run(rank_config(problem, str(tmp_path / "r"), train=train))
+    (said,) = events_of(tmp_path / "r", "scalars")
+    assert said["time/input_ms"] >= 50  # seven copies in seven steps
 
 
 def test_steps_that_make_no_sense_are_refused(problem: dict[str, Any], tmp_path: Path):

@@ -163,11 +163,18 @@ def build_passes(kind: PipelineKind, trained: Trained) -> Passes:
 
 @final
 class _TimedPipeline(TrainPipelineSparseDist["_Fed", Passed]):
-    """torchrec's pipeline, with the time that it exchanges ids."""
+    """torchrec's pipeline, with the time of its input and of the exchange of ids."""
 
     def __init__(self, times: StepTimes, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._times = times
+
+    def copy_batch_to_gpu(
+        self, dataloader_iter: Iterator["_Fed"]
+    ) -> tuple["_Fed | None", TrainPipelineContext | None]:
+        """Take the next batch, and copy it to the device."""
+        with self._times.part("input"):
+            return super().copy_batch_to_gpu(dataloader_iter)
 
     def start_sparse_data_dist(self, batch: "_Fed | None", context: TrainPipelineContext) -> None:
         """Begin the exchange."""
