@@ -14,10 +14,10 @@ import pytest
 
 from tests.commands import free_port, start_command
 from tests.datasets import write_small_dataset
-from trec_semid import __version__
 from trec_semid.checkpoints.folder import latest_step
 from trec_semid.runtime.logs import read_events
 
+ROOT = Path(__file__).resolve().parents[2]
 RANK = """
 representation = "item"
 tables.dim = 8
@@ -75,13 +75,16 @@ def expect_same_result(run: Path, place: Path) -> None:
         assert (run / name).read_bytes() == (place / "well" / name).read_bytes()
 
 
-def test_launcher_itself_starts_the_command_on_each_rank():
-    # Elsewhere its ranks are forks: interpreters take long to import what a run needs, which these do not.
+def test_launcher_itself_starts_ranks_that_come_together():
+    # Elsewhere its ranks are forks of what has imported everything: here they are interpreters, as outside of
+    # tests, which read their environment as they start. Without a number of threads torchrun gives them one.
     command = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2"]
-    command += ["--master-port", free_port(), "-m", "trec_semid.cli.main", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--master-port", free_port(), "-m", "tests.launch.gathering"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [__version__] * 2
+    heard = [(0, 0, "1"), (1, 1, "1")]
+    assert sorted(done.stdout.splitlines()) == [f"{rank} of 2: {heard}" for rank in (0, 1)]
 
 
 def test_run_that_fails_is_stopped_and_is_killed_twice_comes_to_the_same_result(place: Path):
