@@ -14,6 +14,8 @@ from trec_semid.jobs.rank import run
 
 EPOCH = {"max_epochs": 1}
 COMPILED = {**EPOCH, "compile": True}
+ONE_LAYER = {"layer_dims": [8], "gate_dim": 8}
+"""Of the model: a kernel takes seconds of g++, and every layer brings some."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def compiled(problem: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     """Return the folder of a compiled run."""
     folder = str(tmp_path_factory.mktemp("runs") / "r")
     before = counters["stats"]["unique_graphs"]
-    run(rank_config(problem, folder, train=COMPILED))
+    run(rank_config(problem, folder, train=COMPILED, model=ONE_LAYER))
     # One graph for the batches of an epoch, the last and smaller one among them, and none for evaluation.
     assert counters["stats"]["unique_graphs"] == before + 1
     return folder
@@ -41,7 +43,7 @@ def test_losses_and_scores_are_those_of_the_plain_run_but_for_rounding(
     problem: dict[str, Any], compiled: str, tmp_path: Path
 ):
     plain = str(tmp_path / "r")
-    run(rank_config(problem, plain, train=EPOCH))
+    run(rank_config(problem, plain, train=EPOCH, model=ONE_LAYER))
     assert losses_of(compiled) == pytest.approx(losses_of(plain), rel=1e-5)
     np.testing.assert_allclose(scores_of(compiled), scores_of(plain), atol=1e-4)
 
@@ -51,7 +53,7 @@ def test_a_pipeline_trains_a_compiled_part_as_the_plain_loop_does(
     problem: dict[str, Any], compiled: str, tmp_path: Path
 ):
     piped = str(tmp_path / "r")
-    run(rank_config(problem, piped, train={**COMPILED, "pipeline": "sparse_dist"}))
+    run(rank_config(problem, piped, train={**COMPILED, "pipeline": "sparse_dist"}, model=ONE_LAYER))
     assert losses_of(piped) == losses_of(compiled)
 
 
@@ -61,7 +63,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
 ):
     changes: dict[str, Any] = {
         "train": COMPILED,
-        "model": {"dropout": 0.3},
+        "model": {**ONE_LAYER, "dropout": 0.3},
         "checkpoints": {"every_steps": 2},
     }
     whole = run(rank_config(problem, str(tmp_path / "whole"), **changes)).metrics
