@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from tests.jobs.ranking import losses_of
-from tests.jobs.test_rank_finetune import tuned, write_problem
+from tests.jobs.test_rank_finetune import TUNING, tuned, write_problem
 from tests.ranks import run_ranks
 from trec_semid.jobs.rank import run
 
 TUNED = ("mmq", "published", "rq_vae_aligned")
+OPTIONS = {"turn_steps": 2, "effective_codes": 3.0, "starts_from_codebooks": True}
+"""Of one of them: in the model's turns no rank has a gradient of the tokenizer."""
 Results = dict[str, dict[str, Any]]
 
 
@@ -19,7 +21,8 @@ def train_each(problem: dict[str, Any], folder: str) -> Results:
     for name in TUNED:
         changes = {"train": {"max_epochs": 2}, "features": {"prefixes": {"lengths": [2], "num_rows": 30}}}
         of_name = {**problem, "semantic_ids": str(problem["semantic_ids"]).replace("/mmq", f"/{name}")}
-        config = tuned(of_name, f"{folder}/{name}", **changes)
+        options = OPTIONS if name == "published" else {}
+        config = tuned(of_name, f"{folder}/{name}", finetune={**TUNING, **options}, **changes)
         facts[name] = {"metrics": run(config).metrics, "losses": losses_of(config.run)}
     return facts
 
