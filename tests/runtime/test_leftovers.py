@@ -32,6 +32,10 @@ LEFT = [
     "tokenizer.partial-0a1b2c3d/weights.safetensors",
     "tokenizer.partial-0a1b2c3d-old/weights.safetensors",
     "log.rank-1.jsonl.partial-00000000",
+    "days.json.partial-0a1b2c3d",
+    "days.html.partial-0a1b2c3d",
+    "profile/rank-0.json.gz.partial-0a1b2c3d",
+    "known_users.parquet.partial-0a1b2c3d",
 ]
 FOREIGN = [
     "notes.txt.partial-0a1b2c3d",

@@ -20,12 +20,11 @@ from trec_semid.runtime.locks import folder_of, holder_of
 
 _PARTIAL = re.compile(r"(?P<name>.+)\.partial-[0-9a-f]{8}(?P<old>-old)?")
 _OURS = re.compile(
-    r"(config|run|processes|metrics|quality|codes|rows|drift|dataset|manifest|study|report|checkpoint|loop|facts|store|generation)"
-    r"\.(json|toml|md|html)"
-    r"|manifest\.json\.\w+|(\w+_)?plan\.(json|txt)|log(\.rank-\d+)?\.jsonl|events\.out\.tfevents\..+"
-    r"|semantic_ids\.parquet|(train|valid|test)[\w-]*-rank-\d+\.parquet|(items|users)\.parquet"
+    # Of these kinds every name: a list of what verbs call theirs would lack what the next verb writes.
+    r"[\w-]+\.(json|json\.gz|toml|md|html|parquet)"
+    r"|manifest\.json\.\w+|(\w+_)?plan\.txt|log(\.rank-\d+)?\.jsonl|events\.out\.tfevents\..+"
     r"|tokenizer|weights\.safetensors|shard-\d+\.safetensors|program\.pt2|\w+(\.mask)?\.npy|step-\d+.*"
-    r"|generation-\d+|entry-\d+\.json"
+    r"|generation-\d+"
 )
 """Names that jobs write: what is called `<one of these>.partial-<8 hex digits>` is a job's own."""
 

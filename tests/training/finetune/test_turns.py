@@ -12,7 +12,7 @@ from tests.jobs.retrieving import retrieve_config
 from tests.jobs.test_rank_finetune import TUNING, looks_of, tuned, write_problem
 from trec_semid.checkpoints.folder import best_step, step_folder
 from trec_semid.jobs import retrieve
-from trec_semid.jobs.rank import run
+from trec_semid.jobs.rank import RankConfig, run
 from trec_semid.runtime.logs import read_events
 from trec_semid.tokenizers.encode import encode_catalogue
 from trec_semid.tokenizers.methods import load_tokenizer
@@ -23,6 +23,14 @@ from trec_semid.training.loop import Loop
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_problem(str(tmp_path_factory.mktemp("turns")))
+
+
+def start_of(config: RankConfig) -> dict[str, Any]:
+    """Return what the log says of the codes before the first step."""
+    (start,) = (
+        event for event in read_events(f"{config.run}/log.jsonl") if event["event"] == "codes_at_start"
+    )
+    return start
 
 
 def test_in_the_model_s_turn_the_tokenizer_stands_still_and_all_read_its_map(
@@ -56,7 +64,7 @@ def test_in_the_model_s_turn_the_tokenizer_stands_still_and_all_read_its_map(
         of_tokenizer = step > per_epoch and (step - per_epoch - 1) // 3 % 2 == 0
         assert torch.equal(before, now) != of_tokenizer
         assert is_read or of_tokenizer
-    _, *looks = looks_of(config)
+    looks = looks_of(config)
     stale, told = 0, []
     for step in range(per_epoch + 1, 3 * per_epoch + 1):
         moves, moves_next = ((each - per_epoch - 1) // 3 % 2 == 0 for each in (step, step + 1))
@@ -75,7 +83,8 @@ def test_the_log_says_how_many_codes_are_in_effect_and_the_temperature_can_be_se
         tuning = {**TUNING, "learning_rate": 1e-6, "effective_codes": wanted}
         config = tuned(problem, f"{tmp_path}/{number}", finetune=tuning, train={"max_epochs": 2})
         run(config)
-        start, look = looks_of(config)
+        (look,) = looks_of(config)
+        start = start_of(config)
         assert start["codes/effective"] == pytest.approx(wanted, rel=1e-3)
         assert look["codes/effective"] == pytest.approx(wanted, rel=0.01)
         said.append({name: value for name, value in look.items() if name.startswith("codes/effective/")})
@@ -99,7 +108,7 @@ def test_the_temperature_is_set_by_the_tokenizer_that_a_run_starts_from_and_stay
     changes = {"finetune": tuning, "checkpoints": {"every_steps": 2}, **start}
     whole = tuned(problem, f"{tmp_path}/whole", **changes)
     run(whole)
-    assert looks_of(whole)[0]["codes/effective"] == pytest.approx(3.0, rel=1e-3)
+    assert start_of(whole)["codes/effective"] == pytest.approx(3.0, rel=1e-3)
     broken = tuned(problem, f"{tmp_path}/broken", **changes)
     save: Any = vars(Loop)["_save"]
     per_epoch = read_events(f"{whole.run}/log.jsonl")[0]["steps_per_epoch"]

@@ -106,7 +106,7 @@ class Finetuning:
         if self.config.effective_codes is not None:
             found = temperatures_of(self.tokenizer, self._sample, self.config.effective_codes)
             self._live.temperature.copy_(found)
-        self._log.scalars(self._in_effect(), step=0, event="codes")
+        self._log.scalars(self._in_effect(), step=0, event="codes_at_start")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next look at the codes says of the steps before it, and the temperature."""
