@@ -126,7 +126,7 @@ class LiveCodes(nn.Module):
         self.targets_choose = finetune is not None and finetune.moves_targets
         self.register_buffer("codes", codes)
         if tokenizer is not None:
-            # Not saved: config and tokenizer say it.
+            # Not saved here: config and tokenizer say it, or `Finetuning`, which sets it by codes in effect.
             self.register_buffer(
                 "temperature", tokenizer.temperatures(finetune and finetune.temperature), persistent=False
             )

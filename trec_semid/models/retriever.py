@@ -52,7 +52,7 @@ class TeacherConfig(Config):
     @classmethod
     def _are_runs_and_others(cls, runs: list[str]) -> list[str]:
         for run in runs:
-            if run.rstrip("/").rpartition("/")[2].startswith("step-"):
+            if run.rstrip("/").split("/")[-2:-1] == ["checkpoints"]:
                 raise ValueError(f"{run} is a step: name the run, whose best step teaches")
         if len({run.rstrip("/") for run in runs}) < len(runs):
             raise ValueError("a run is named twice: name each once")

@@ -52,6 +52,7 @@ class Codecs(NamedTuple):
         """Let rows be rounded where the modules that exchange them train, and nowhere else."""
 
         def set_mode(module: nn.Module, given: Any) -> None:
+            """Do as the module does that is called."""
             self.forward.is_training = module.training
 
         for module in sharded.modules():

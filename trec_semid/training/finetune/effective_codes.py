@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trec_semid.layers.soft_index import effective_codes
 from trec_semid.tokenizers.inputs.contents import Contents, ItemContents
-from trec_semid.tokenizers.learned import LearnedTokenizer
+from trec_semid.tokenizers.learned import LearnedTokenizer, Views
 
 _SAMPLE = 4096
 """Items that stand for all."""
@@ -31,14 +31,7 @@ def sample_of(catalogue: ItemContents, device: torch.device) -> Contents:
 @torch.no_grad()
 def codes_in_effect(tokenizer: LearnedTokenizer, sample: Contents, temperature: Tensor) -> Tensor:
     """Return (R,): exp of the entropy of softmax(similarity / temperature), a mean over items of a sample."""
-    views = tokenizer.view(sample)
-    return effective_codes(
-        views.latents,
-        tokenizer.codebooks,
-        similarity=tokenizer.similarity,
-        temperature=temperature,
-        present=views.present,
-    )
+    return _in_effect(tokenizer, tokenizer.view(sample), temperature)
 
 
 @torch.no_grad()
@@ -48,10 +41,20 @@ def temperatures_of(tokenizer: LearnedTokenizer, sample: Contents, wanted: float
     Entropy rises with temperature, from one code to all K, so halving a range finds it. What is asked for is
     below K (`tokenizer.expect_effective`).
     """
-    own = tokenizer.temperatures()
+    own, views = tokenizer.temperatures(), tokenizer.view(sample)
     low, high = (torch.full_like(own, math.log(end)) for end in _RANGE)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        is_less = codes_in_effect(tokenizer, sample, own * middle.exp()) < wanted
+        is_less = _in_effect(tokenizer, views, own * middle.exp()) < wanted
         low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
     return own * high.exp()
+
+
+def _in_effect(tokenizer: LearnedTokenizer, views: Views, temperature: Tensor) -> Tensor:
+    return effective_codes(
+        views.latents,
+        tokenizer.codebooks,
+        similarity=tokenizer.similarity,
+        temperature=temperature,
+        present=views.present,
+    )

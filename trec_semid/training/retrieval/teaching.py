@@ -19,10 +19,11 @@ from trec_semid.data.retrieval.sequences import Sequences
 from trec_semid.data.retrieval.soft_targets import SoftTargets
 from trec_semid.metrics.target_positions import TopItems, UserItems
 from trec_semid.runtime.logs import working
-from trec_semid.runtime.ranks import Ranks, leave_if_asked
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
 from trec_semid.training.finished import TEACHER, checksum_of_results
+from trec_semid.training.retrieval.evaluation.asked import batches_of_ranks
 from trec_semid.training.retrieval.evaluation.listing import ExactLister
 from trec_semid.training.retrieval.finished import ensemble_lister, expect_members, members_named
 from trec_semid.training.retrieval.inputs import RetrieveInputs
@@ -53,15 +54,12 @@ def with_teacher(inputs: RetrieveInputs, config: RetrieveConfig) -> RetrieveInpu
     if config.loss.teacher is None:
         return inputs
     runs = config.loss.teacher.runs
-    if all(exists(join(run, "metrics.json")) for run in runs):
-        expect_members(members_named(runs, {}, key=_KEY), config, key=_KEY)
-        return inputs._replace(teacher=checksum_of_results(runs, key=_KEY))
-    # A student that has learnt stands without its teacher.
-    if exists(join(config.run, "metrics.json")):
+    has_learnt, *are_there = (exists(join(run, "metrics.json")) for run in (config.run, *runs))
+    if has_learnt and not all(are_there):  # a student stands without its teacher
         recorded = RunFolder(config.run, "retrieve").read_json("run.json").get("inputs", {})
         return inputs._replace(teacher=recorded.get(TEACHER))
-    members_named(runs, {}, key=_KEY)  # says which is none
-    return inputs
+    expect_members(members_named(runs, {}, key=_KEY), config, key=_KEY)
+    return inputs._replace(teacher=checksum_of_results(runs, key=_KEY))
 
 
 def soft_targets(
@@ -141,11 +139,8 @@ def _lists(
 ) -> Iterator[tuple[Array, TopItems]]:
     """Yield (B,) of this rank's share of the histories with their lists, in as many batches on every rank."""
     lister.begin()
-    world = ranks.world_size
-    size = world * min(-(-config.train.evaluation_batch_size // world), lister.users_at_once)
-    for start in range(0, len(read.events), size):
-        leave_if_asked()
-        chosen = np.arange(start, min(start + size, len(read.events)))[ranks.rank :: world]
+    batch_size = config.train.evaluation_batch_size
+    for chosen in batches_of_ranks(len(read.events), batch_size, lister.users_at_once, ranks):
         earlier = read.earlier.take(chosen)
         if not config.evaluation.masks_history:
             earlier = np.zeros(0, np.int64), np.zeros_like(chosen)

@@ -3,9 +3,11 @@
 Legend: B users of a batch, N items.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from trec_semid.models.live_codes import LiveCodes
 from trec_semid.models.queries import Queries
 from trec_semid.models.retrieval_model import RetrievalModel
 from trec_semid.models.retriever import Retriever, SearchKind
-from trec_semid.runtime.ranks import Ranks
+from trec_semid.runtime.ranks import Ranks, leave_if_asked
 from trec_semid.search.catalogue import Catalogue, build_catalogue
 from trec_semid.search.code_prior import CodePrior
 from trec_semid.search.reach import Scored
@@ -103,6 +105,23 @@ class AskedModel:
     def catalogue(self) -> Catalogue:
         """Return what items are scored by now, on several ranks a stretch on each; all ranks together."""
         return build_catalogue(self.model, self.feed.chunk, self.data.num_items, self.ranks)
+
+
+def batches_of_ranks(num_users: int, batch_size: int, users_at_once: int, ranks: Ranks) -> Iterator[Array]:
+    """Yield (B,) of this rank's share of so many users, in as many batches on every rank.
+
+    Args:
+        num_users: of all ranks.
+        batch_size: users of a global batch.
+        users_at_once: of a rank's batch, at most.
+        ranks: all of them go round together, and stop where they are asked to.
+    """
+    world = ranks.world_size
+    size = world * min(-(-batch_size // world), users_at_once)
+    # Over global batches, of which a rank takes every world-th user: all ranks go round equally often.
+    for start in range(0, num_users, size):
+        leave_if_asked()
+        yield np.arange(start, min(start + size, num_users))[ranks.rank :: world]
 
 
 def penalties_of(data: RetrievalData, unseen_penalty: float, ranks: Ranks) -> Tensor | None:

@@ -35,12 +35,18 @@ from trec_semid.metrics.retrieval import REACH
 from trec_semid.metrics.target_positions import ListedTargets, UserItems
 from trec_semid.models.retrieval_model import catalogue_facts
 from trec_semid.runtime.logs import working
-from trec_semid.runtime.ranks import Ranks, leave_if_asked
+from trec_semid.runtime.ranks import Ranks
 from trec_semid.runtime.runs import RunFolder
 from trec_semid.search.reach import Missing, Shown, missing_of, reach_of
 from trec_semid.search.retrieved import agreement
 from trec_semid.tokenizers.inputs.shards import sum_over_ranks
-from trec_semid.training.retrieval.evaluation.asked import AskedModel, Judge, Lister, scored_by
+from trec_semid.training.retrieval.evaluation.asked import (
+    AskedModel,
+    Judge,
+    Lister,
+    batches_of_ranks,
+    scored_by,
+)
 from trec_semid.training.retrieval.evaluation.listing import PopularityLister
 from trec_semid.training.retrieval.evaluation.merging import MergingLister
 from trec_semid.training.retrieval.evaluation.shown_users import shown_users
@@ -148,12 +154,8 @@ class Evaluator:
 
     def _batches(self, rows: EvaluationRows, users_at_once: int) -> Iterator[Array]:
         """Yield (B,) rows of this rank's users, in as many batches on every rank."""
-        world = self.ranks.world_size
-        size = world * min(-(-self.config.train.evaluation_batch_size // world), users_at_once)
-        # Over global batches, of which a rank takes every world-th user: all ranks go round equally often.
-        for start in range(0, len(rows.users), size):
-            leave_if_asked()
-            yield np.arange(start, min(start + size, len(rows.users)))[self.ranks.rank :: world]
+        batch_size = self.config.train.evaluation_batch_size
+        return batches_of_ranks(len(rows.users), batch_size, users_at_once, self.ranks)
 
     @torch.no_grad()
     def _list_metrics(self, rows: EvaluationRows) -> tuple[dict[str, float], int]:

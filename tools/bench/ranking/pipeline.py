@@ -1,6 +1,6 @@
 """Training samples/s of a sharded ranker: plain, pipelined, compiled, and with values rounded between ranks.
 
-    .venv/bin/torchrun --nproc-per-node 2 tools/bench/ranks/pipeline.py [--users N] [--items N] [--batch N]
+    .venv/bin/torchrun --nproc-per-node 2 tools/bench/ranking/pipeline.py [--users N] [--items N] [--batch N]
 
 All train the same PPNet on the same batches, its tables row-wise on all ranks: in the plain loop; by
 torchrec's pipeline (`train.pipeline = "sparse_dist"`); with a compiled dense part (`train.compile`); with
@@ -33,12 +33,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from drawn_rows import describe, make_maker  # noqa: E402
 
 from trec_semid.data.batches import RankingBatch  # noqa: E402
-from trec_semid.data.features import Feature, Sources  # noqa: E402
-from trec_semid.data.ragged import Ragged  # noqa: E402
-from trec_semid.data.ranking.batch_maker import BatchMaker  # noqa: E402
-from trec_semid.data.ranking.rows import RankingRows  # noqa: E402
+from trec_semid.data.features import Feature  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
@@ -53,7 +51,6 @@ from trec_semid.training.ranking.compiled import compile_dense  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import train_steps  # noqa: E402
 
-CODEBOOK = 1024
 NUM_BATCHES = 16
 
 
@@ -90,32 +87,10 @@ class Arm(NamedTuple):
     updates: Updates
 
 
-def describe() -> tuple[Feature, ...]:
-    """Return user, item and history features, with codes beside item IDs."""
-    codes = range(OPTIONS.codes)
-    return (
-        Feature("user_id", "user", "t_user_id", OPTIONS.users),
-        Feature("item_id", "item", "t_item_id", OPTIONS.items),
-        *(Feature(f"item_code_{r}", "item_code", f"t_code_{r}", CODEBOOK, r) for r in codes),
-        Feature("history_item", "history", "t_item_id", OPTIONS.items),
-        *(Feature(f"history_code_{r}", "history_code", f"t_code_{r}", CODEBOOK, r) for r in codes),
-    )
-
-
 def make_batches(features: tuple[Feature, ...], ranks: Ranks) -> list[RankingBatch]:
-    """Return this rank's parts of global batches of rows with Zipf-like users and items."""
-    rng, num_rows = np.random.default_rng(0), NUM_BATCHES * OPTIONS.batch
-
-    def draw(size: int, limit: int) -> np.ndarray:
-        return (limit * rng.random(size) ** 3).astype(np.int64)
-
-    events = draw(2_000_000, OPTIONS.items)
-    starts = rng.integers(0, len(events) - OPTIONS.history, num_rows)
-    histories = Ragged(starts, np.full(num_rows, OPTIONS.history), events)
-    labels = (rng.random(num_rows) < 0.3).astype(np.float32)
-    codes = rng.integers(0, CODEBOOK, (OPTIONS.items, OPTIONS.codes), np.int32)
-    rows = RankingRows(draw(num_rows, OPTIONS.users), draw(num_rows, OPTIONS.items), labels, histories)
-    maker = BatchMaker(rows, features, Sources({}, codes))
+    """Return this rank's parts of global batches."""
+    num_rows = NUM_BATCHES * OPTIONS.batch
+    maker = make_maker(OPTIONS, features, num_rows)
     parts = np.arange(num_rows).reshape(NUM_BATCHES, OPTIONS.batch)
     return [maker.make_part(part, ranks.rank, ranks.world_size) for part in parts]
 
@@ -160,7 +135,7 @@ def turn(arm: Arm, batches: list[RankingBatch], first: int) -> Speeds:
 
 def main() -> None:
     """Run the contest and print its table on rank 0."""
-    features = describe()
+    features = describe(OPTIONS)
     with process_group() as ranks:
         batches = make_batches(features, ranks)
         arms = {name: build_arm(features, ranks, way) for name, way in WAYS.items()}

@@ -1,6 +1,6 @@
 """Training samples/s of our sharded ranker step beside the same model on plain `torch.nn.EmbeddingBag`.
 
-    .venv/bin/python tools/bench/ranker.py [--users N] [--items N] [--dim D] [--history N] [--batch N]
+    .venv/bin/python tools/bench/ranking/ranker.py [--users N] [--items N] [--dim D] [--history N] [--batch N]
 
 Both train the same PPNet on the same batches. Ours: tables in a sharded collection on one rank, updated
 by fused row-wise Adagrad inside backward, and the loss read in every step. Plain: one
@@ -34,14 +34,13 @@ os.environ["OMP_NUM_THREADS"] = str(OPTIONS.threads)  # read when torch is impor
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from drawn_rows import describe, make_maker  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from trec_semid.data.batches import RankingBatch  # noqa: E402
-from trec_semid.data.features import Feature, Sources  # noqa: E402
-from trec_semid.data.ragged import Ragged  # noqa: E402
+from trec_semid.data.features import Feature  # noqa: E402
 from trec_semid.data.ranking.batch_maker import BatchMaker  # noqa: E402
-from trec_semid.data.ranking.rows import RankingRows  # noqa: E402
 from trec_semid.embeddings.collection import PooledTables  # noqa: E402
 from trec_semid.embeddings.tables import TablesConfig  # noqa: E402
 from trec_semid.models.ranker import Ranker, RankerWithLoss  # noqa: E402
@@ -56,37 +55,7 @@ from trec_semid.training.passes import PlainPasses, Trained  # noqa: E402
 from trec_semid.training.ranking.setup import table_specs  # noqa: E402
 from trec_semid.training.steps import train_steps  # noqa: E402
 
-CODEBOOK = 1024
 Step = Callable[[RankingBatch], float]
-
-
-def describe() -> tuple[Feature, ...]:
-    """Return user, item and history features, with codes beside item IDs."""
-    codes = range(OPTIONS.codes)
-    return (
-        Feature("user_id", "user", "t_user_id", OPTIONS.users),
-        Feature("item_id", "item", "t_item_id", OPTIONS.items),
-        *(Feature(f"item_code_{r}", "item_code", f"t_code_{r}", CODEBOOK, r) for r in codes),
-        Feature("history_item", "history", "t_item_id", OPTIONS.items),
-        *(Feature(f"history_code_{r}", "history_code", f"t_code_{r}", CODEBOOK, r) for r in codes),
-    )
-
-
-def make_maker(features: tuple[Feature, ...]) -> BatchMaker:
-    """Draw 64 batches of rows with Zipf-like users and items."""
-    rng = np.random.default_rng(0)
-    num_rows = 64 * OPTIONS.batch
-
-    def draw(size: int, limit: int) -> np.ndarray:
-        return (limit * rng.random(size) ** 3).astype(np.int64)
-
-    events = draw(max(num_rows, 2_000_000), OPTIONS.items)
-    starts = rng.integers(0, len(events) - OPTIONS.history, num_rows)
-    histories = Ragged(starts, np.full(num_rows, OPTIONS.history), events)
-    labels = (rng.random(num_rows) < 0.3).astype(np.float32)
-    codes = rng.integers(0, CODEBOOK, (OPTIONS.items, max(OPTIONS.codes, 1)), np.int32)
-    users, items = draw(num_rows, OPTIONS.users), draw(num_rows, OPTIONS.items)
-    return BatchMaker(RankingRows(users, items, labels, histories), features, Sources({}, codes))
 
 
 def build_dense(features: tuple[Feature, ...]) -> Ppnet:
@@ -188,8 +157,8 @@ def time_loader(maker: BatchMaker) -> list[float]:
 
 def main() -> None:
     """Run the contest and print its table."""
-    features = describe()
-    maker = make_maker(features)
+    features = describe(OPTIONS)
+    maker = make_maker(OPTIONS, features, 64 * OPTIONS.batch)
     batches = [
         maker.make(np.arange(start, start + OPTIONS.batch), OPTIONS.batch)
         for start in range(0, 16 * OPTIONS.batch, OPTIONS.batch)
