@@ -39,8 +39,7 @@ def item_losses(queries: Tensor, vectors: Tensor, targets: Tensor, places: Place
         targets: (P, W) positions among the listed items; -1 for none, whose loss is 0.
         places: whose sampled items stand for all others.
     """
-    if len(places.sampled):
-        drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
+    if (drawn := _drawn(vectors, places)) is not None:
         return sampled_softmax_loss(queries, vectors, targets, drawn)
     return full_softmax_loss(queries, vectors, targets)
 
@@ -61,10 +60,13 @@ def list_losses(queries: Tensor, vectors: Tensor, places: Places) -> Tensor:
         places: with `soft_targets`, whose sampled items stand for all others.
     """
     assert places.soft_targets is not None, "asked where a teacher lists something"
-    drawn: Drawn | None = None
-    if len(places.sampled):
-        drawn = Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
-    return list_softmax_loss(queries, vectors, places.soft_targets, drawn)
+    return list_softmax_loss(queries, vectors, places.soft_targets, _drawn(vectors, places))
+
+
+def _drawn(vectors: Tensor, places: Places) -> Drawn | None:
+    if not len(places.sampled):
+        return None
+    return Drawn(vectors[places.sampled], places.sampled, places.log_q[places.sampled])
 
 
 def target_and_list_losses(queries: Tensor, vectors: Tensor, places: Places) -> tuple[Tensor, Tensor]:
